@@ -1,0 +1,330 @@
+//! One forward pass: rows in, tile by tile, layer by layer, rows out.
+//!
+//! Rows are cut into tiles by their number alone, so that a row's bits depend neither on the other
+//! rows nor on the threads. A tile belongs to one thread from its first layer to its last; the pool
+//! is entered once.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::kernels::scan::{FromBytes, Scan};
+use crate::kernels::{DenseRows, DenseRowsMut, Lists, Span};
+use crate::network::Network;
+use crate::plan::ClassPlan;
+use crate::pool;
+use crate::rows::{Data, Rows};
+use crate::strategy::{self, Input, Needs};
+use crate::workspace::{Buffer, Sizes, Workspace};
+
+/// Rows of a full tile: enough to read a layer's weights from L3 rarely, few enough that the tile's
+/// activations stay in L2.
+pub(crate) const TILE: usize = 64;
+
+/// Looks at every layer while a pass runs. The engine's own observer sees nothing and costs nothing.
+pub(crate) trait Observer {
+    /// Whether every layer's input must exist as dense rows.
+    const DENSE_INPUTS: bool = false;
+    /// A layer is about to run.
+    fn before(&mut self, layer: usize, input: Input<'_>);
+    /// It has run, computing `computed` units over all rows of the tile.
+    fn after(&mut self, layer: usize, rows: usize, computed: usize);
+    /// The last layer's output.
+    fn output(&mut self, _rows: DenseRows<'_>) {}
+}
+
+/// Sees nothing.
+pub(crate) struct NoObserver;
+
+impl Observer for NoObserver {
+    #[inline(always)]
+    fn before(&mut self, _layer: usize, _input: Input<'_>) {}
+    #[inline(always)]
+    fn after(&mut self, _layer: usize, _rows: usize, _computed: usize) {}
+}
+
+impl Network {
+    /// Runs the network: `rows` in, raw outputs of the last layer into `out`, row by row.
+    ///
+    /// `threads` is the most threads to use, `None` for [`pool::num_threads`]. The result does not
+    /// depend on it.
+    ///
+    /// # Errors
+    /// Rows of another width than the network's, an `out` of another length than rows times
+    /// [`Network::output_size`], 0 threads, or threads that the system refuses.
+    pub fn forward(&self, rows: Rows<'_>, out: &mut [f32], threads: Option<usize>) -> Result<()> {
+        self.check_width(rows)?;
+        let outputs = self.output_size();
+        if out.len() != rows.rows * outputs {
+            return Err(Error::Shape {
+                name: "out".to_owned(),
+                expected: format!("({}, {outputs})", rows.rows),
+                got: format!("{} values", out.len()),
+            });
+        }
+        let class = self.plan.for_rows(rows.rows);
+        if rows.rows <= TILE {
+            // One tile belongs to one thread.
+            if let Some(0) = threads {
+                return Err(Error::Threads { name: "num_threads", got: "0".to_owned() });
+            }
+            self.run_tile(class, rows, out, &mut NoObserver);
+            return Ok(());
+        }
+        let threads = match threads {
+            None => pool::num_threads()?,
+            Some(0) => return Err(Error::Threads { name: "num_threads", got: "0".to_owned() }),
+            Some(threads) => threads,
+        };
+        let tiles = rows.rows.div_ceil(TILE);
+        let out = OutTiles { start: out.as_mut_ptr(), len: out.len(), tile: TILE * outputs };
+        pool::run(tiles, threads, self.serial_time(rows.rows), |tile| {
+            let first = tile * TILE;
+            let count = TILE.min(rows.rows - first);
+            // SAFETY: `pool::run` gives every tile number once, so no two tiles overlap.
+            let out = unsafe { out.tile(tile) };
+            self.run_tile(class, rows.slice(first, count), out, &mut NoObserver);
+        })
+    }
+
+    /// A lower estimate of what `rows` rows take on one thread: their multiplications at a twentieth
+    /// of dense, at 200 per nanosecond.
+    fn serial_time(&self, rows: usize) -> Duration {
+        let weights: usize = self.layers().map(|layer| layer.weight.len()).sum();
+        Duration::from_nanos((weights as u64).saturating_mul(rows as u64) / (20 * 200))
+    }
+
+    /// Runs one tile on this thread.
+    pub(crate) fn run_tile<O: Observer>(
+        &self,
+        class: &ClassPlan,
+        rows: Rows<'_>,
+        out: &mut [f32],
+        observer: &mut O,
+    ) {
+        let widest = self.layers().map(|layer| layer.inputs().max(layer.outputs())).max();
+        let ranks = self.layers.iter().filter_map(|layer| Some(layer.gate.as_ref()?.gate().rank()));
+        let sizes = Sizes {
+            rows: rows.rows,
+            columns: widest.unwrap_or(0),
+            rank: ranks.max().unwrap_or(0),
+        };
+        if rows.rows > 0 {
+            Workspace::with(sizes, |workspace| {
+                self.run_layers(class, rows, out, workspace, observer);
+            });
+        }
+    }
+
+    fn run_layers<O: Observer>(
+        &self,
+        class: &ClassPlan,
+        rows: Rows<'_>,
+        out: &mut [f32],
+        workspace: &mut Workspace,
+        observer: &mut O,
+    ) {
+        let n = rows.rows;
+        let last = self.layers.len() - 1;
+        let [first, second] = &mut workspace.buffers;
+        let (mut from, mut to) = (first, second);
+        let mut needs = self.needs::<O>(class, 0);
+        let mut input = self.read(rows, needs, from);
+        for (i, layer) in self.layers.iter().enumerate() {
+            let plan = class.layers[i];
+            let activation = layer.packed.layer().activation();
+            let outputs = layer.packed.layer().outputs();
+            observer.before(i, input);
+            let mut output = layer.packed.output();
+            if i < last {
+                needs = self.needs::<O>(class, i + 1);
+                let (dense, lists) = to.write(n, outputs);
+                output.dense = (needs.dense || activation.needs_finish()).then_some(dense);
+                output.lists = (needs.lists && !activation.needs_finish()).then_some(lists);
+            } else {
+                output.dense = Some(DenseRowsMut::new(out, n, outputs, outputs));
+            }
+            let gate = layer.gate.as_deref();
+            let computed = strategy::run(
+                plan.strategy,
+                self.isa,
+                &layer.packed,
+                gate,
+                input,
+                output,
+                &mut workspace.gate,
+            );
+            if i == last {
+                if activation.needs_finish() {
+                    out.chunks_exact_mut(outputs).for_each(|row| activation.finish_row(row));
+                }
+                observer.after(i, n, computed);
+                break;
+            }
+            if activation.needs_finish() {
+                let (mut dense, _) = to.write(n, outputs);
+                (0..n).for_each(|row| activation.finish_row(dense.row(row)));
+                if needs.lists {
+                    let (rows, lists) = to.rescan(n, outputs);
+                    self.isa.run(Scan { rows, lists });
+                }
+            }
+            observer.after(i, n, computed);
+            std::mem::swap(&mut from, &mut to);
+            input = Input {
+                rows: n,
+                dense: needs.dense.then(|| from.dense(n, outputs)),
+                lists: needs.lists.then(|| from.lists(n, outputs)),
+            };
+        }
+        let outputs = self.output_size();
+        observer.output(DenseRows::new(out, n, outputs, outputs));
+    }
+
+    fn needs<O: Observer>(&self, class: &ClassPlan, layer: usize) -> Needs {
+        let needs = class.layers[layer].strategy.needs();
+        Needs { dense: needs.dense || O::DENSE_INPUTS, ..needs }
+    }
+
+    /// The first layer's input from the caller's rows, in place where it can be.
+    fn read<'a>(&self, rows: Rows<'a>, needs: Needs, buffer: &'a mut Buffer) -> Input<'a> {
+        let Rows { rows: n, columns, data } = rows;
+        match data {
+            Data::F32 { data, stride } => {
+                let dense = DenseRows::new(data, n, columns, stride);
+                let mut lists = None;
+                if needs.lists {
+                    let (_, out) = buffer.write(n, columns);
+                    self.isa.run(Scan { rows: dense, lists: out });
+                    lists = Some(buffer.lists(n, columns));
+                }
+                Input { rows: n, dense: Some(dense), lists }
+            }
+            Data::U8 { data, stride } => {
+                let (dense, lists) = buffer.write(n, columns);
+                self.isa.run(FromBytes {
+                    data,
+                    stride,
+                    rows: n,
+                    columns,
+                    dense: needs.dense.then_some(dense),
+                    lists: needs.lists.then_some(lists),
+                });
+                let buffer = &*buffer;
+                Input {
+                    rows: n,
+                    dense: needs.dense.then(|| buffer.dense(n, columns)),
+                    lists: needs.lists.then(|| buffer.lists(n, columns)),
+                }
+            }
+            Data::Csr { starts, index, value } => {
+                let spans = buffer.spans(n);
+                for (span, pair) in spans.iter_mut().zip(starts.windows(2)) {
+                    let start = pair[0] as usize;
+                    *span = Span { start, len: pair[1] as usize - start };
+                }
+                let lists = Lists { columns, index, value, spans };
+                Input { rows: n, dense: None, lists: Some(lists) }
+            }
+        }
+    }
+
+    /// Every layer's input on these rows, as the plan for their number computes it: for layer i,
+    /// `rows * inputs` values. The first is `x scale + shift`.
+    ///
+    /// # Errors
+    /// Rows of another width than the network's.
+    pub fn layer_inputs(&self, rows: Rows<'_>) -> Result<Vec<Vec<f32>>> {
+        let mut capture = Capture { inputs: vec![Vec::new(); self.layers.len()] };
+        self.observe(self.plan.for_rows(rows.rows), rows, &mut capture)?;
+        let mut inputs = capture.inputs;
+        if let Some(map) = &self.input_map {
+            for row in inputs[0].chunks_exact_mut(self.input_size()) {
+                for (i, x) in row.iter_mut().enumerate() {
+                    *x = *x * map.scale(i) + map.shift(i);
+                }
+            }
+        }
+        Ok(inputs)
+    }
+
+    /// Runs all tiles on this thread under an observer.
+    pub(crate) fn observe<O: Observer>(
+        &self,
+        class: &ClassPlan,
+        rows: Rows<'_>,
+        observer: &mut O,
+    ) -> Result<()> {
+        self.check_width(rows)?;
+        let mut out = vec![0.0; TILE.min(rows.rows) * self.output_size()];
+        for rows in rows.batches(TILE) {
+            let out = &mut out[..rows.rows * self.output_size()];
+            self.run_tile(class, rows, out, observer);
+        }
+        Ok(())
+    }
+
+    fn check_width(&self, rows: Rows<'_>) -> Result<()> {
+        let width = self.input_size();
+        if rows.columns == width {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            name: "x".to_owned(),
+            expected: format!("(n, {width})"),
+            got: format!("({}, {})", rows.rows, rows.columns),
+        })
+    }
+}
+
+/// The output, to be handed out tile by tile to several threads.
+struct OutTiles {
+    start: *mut f32,
+    len: usize,
+    tile: usize,
+}
+
+// SAFETY: tiles do not overlap, and each is used by one thread (the promise of `OutTiles::tile`).
+unsafe impl Sync for OutTiles {}
+
+impl OutTiles {
+    /// # Safety
+    /// A tile may be taken once while the output is borrowed.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn tile(&self, tile: usize) -> &mut [f32] {
+        let start = tile * self.tile;
+        let len = self.tile.min(self.len - start);
+        // SAFETY: start + len <= self.len, and the caller promises that nobody else has this tile.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+}
+
+/// Keeps every layer's input.
+struct Capture {
+    inputs: Vec<Vec<f32>>,
+}
+
+impl Observer for Capture {
+    const DENSE_INPUTS: bool = true;
+    fn before(&mut self, layer: usize, input: Input<'_>) {
+        append_dense(&mut self.inputs[layer], input);
+    }
+    fn after(&mut self, _layer: usize, _rows: usize, _computed: usize) {}
+}
+
+/// Appends the rows of `input` to `out`, spreading lists where there are no dense rows.
+pub(crate) fn append_dense(out: &mut Vec<f32>, input: Input<'_>) {
+    for r in 0..input.rows {
+        match (input.dense, input.lists) {
+            (Some(rows), _) => out.extend_from_slice(rows.row(r)),
+            (None, Some(lists)) => {
+                let start = out.len();
+                out.resize(start + lists.columns, 0.0);
+                let (index, value) = lists.row(r);
+                for (i, x) in index.iter().zip(value) {
+                    out[start + *i as usize] += x;
+                }
+            }
+            (None, None) => {}
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The inner loops, each written once and generic over the instruction set.
+//!
+//! | file | loop | used by |
+//! |---|---|---|
+//! | `scan.rs` | rows in, lists of their non-zero entries out | skip, gate (first layer) |
+//! | `sparse.rs` | lists of non-zeros times packed panels | skip, gate's estimate |
+//! | `dense.rs` | dense rows times packed panels | dense, gate's estimate and scores |
+//! | `dot.rs` | chosen units' weight rows times dense rows | gate |
+//! | `emit.rs` | what happens to sixteen finished sums: bias, activation, store, list, threshold | all |
+//!
+//! Inside a kernel no vector operation may stand in a closure: a closure is compiled as a function of
+//! its own, without the instruction set's features, and its operations would not be inlined.
+//!
+//! Weights come in two layouts. [`Panels`] are columns of the layer, 64 at a time, input by input:
+//! one input's weights to 64 units are four consecutive vectors, so a zero input is skipped by not
+//! touching them, and a panel stays in L2 while a tile of rows passes over it. [`UnitRows`] are the
+//! layer's weight rows, one per unit: a unit that the gate turns off is never touched.
+
+pub(crate) mod dense;
+pub(crate) mod dot;
+pub(crate) mod emit;
+pub(crate) mod scan;
+pub(crate) mod sparse;
+
+use aligned_vec::{AVec, ConstAlign, avec};
+
+use crate::simd::LANES;
+
+/// A buffer that starts on a cache line.
+pub(crate) type Aligned<T> = AVec<T, ConstAlign<64>>;
+
+/// `len` zeros on a cache line.
+pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Aligned<T> {
+    avec![[64] | T::default(); len]
+}
+
+/// `n` rounded up to whole vectors.
+pub(crate) fn padded(n: usize) -> usize {
+    n.next_multiple_of(LANES)
+}
+
+/// Units in a full panel: four vectors, eight AVX2 registers.
+pub(crate) const PANEL: usize = 4 * LANES;
+
+/// A weight matrix as panels of 64 units: `[panel][input][64]`. The last panel is as many vectors
+/// wide as it needs; the padding is zero.
+pub(crate) struct Panels {
+    data: Aligned<f32>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Panels {
+    /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`.
+    pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32) -> Self {
+        let mut data = zeros(inputs * padded(outputs));
+        let mut at = 0;
+        for first in (0..outputs).step_by(PANEL) {
+            let width = padded(outputs - first).min(PANEL);
+            let used = (outputs - first).min(PANEL);
+            for i in 0..inputs {
+                for o in 0..used {
+                    data[at + o] = weight(i, first + o);
+                }
+                at += width;
+            }
+        }
+        Panels { data, inputs, outputs }
+    }
+
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.len() * size_of::<f32>()
+    }
+
+    /// Number of panels.
+    #[inline(always)]
+    pub(crate) fn count(&self) -> usize {
+        self.outputs.div_ceil(PANEL)
+    }
+
+    /// Panel `p`: its first unit, how many vectors wide it is, and its weights.
+    #[inline(always)]
+    pub(crate) fn panel(&self, p: usize) -> (usize, usize, &[f32]) {
+        let first = p * PANEL;
+        let width = (padded(self.outputs) - first).min(PANEL);
+        let panel = &self.data[first * self.inputs..(first + width) * self.inputs];
+        (first, width / LANES, panel)
+    }
+}
+
+/// A weight matrix as one zero-padded row per unit: `[unit][input]`.
+pub(crate) struct UnitRows {
+    data: Aligned<f32>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl UnitRows {
+    /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`.
+    pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32) -> Self {
+        let stride = padded(inputs);
+        let mut data = zeros(outputs * stride);
+        for (o, row) in data.chunks_exact_mut(stride).enumerate() {
+            for (i, w) in row.iter_mut().take(inputs).enumerate() {
+                *w = weight(i, o);
+            }
+        }
+        UnitRows { data, inputs, outputs }
+    }
+
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.len() * size_of::<f32>()
+    }
+
+    /// The padded weights of one unit.
+    #[inline(always)]
+    pub(crate) fn unit(&self, unit: usize) -> &[f32] {
+        let stride = padded(self.inputs);
+        &self.data[unit * stride..(unit + 1) * stride]
+    }
+}
+
+/// Where one row's entries stand in a [`Lists`].
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Span {
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+}
+
+/// The non-zero entries of a tile's rows, as columns and values.
+///
+/// Invariant: every span lies in both slices and every index is below `columns`. Lists are only
+/// made by `scan.rs` and `emit.rs`, which number columns they visit, and from CSR matrices whose
+/// indices were checked.
+#[derive(Clone, Copy)]
+pub(crate) struct Lists<'a> {
+    pub(crate) columns: usize,
+    pub(crate) index: &'a [u32],
+    pub(crate) value: &'a [f32],
+    pub(crate) spans: &'a [Span],
+}
+
+impl<'a> Lists<'a> {
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> (&'a [u32], &'a [f32]) {
+        let Span { start, len } = self.spans[row];
+        (&self.index[start..start + len], &self.value[start..start + len])
+    }
+}
+
+/// Dense f32 rows at a constant distance.
+///
+/// Invariant, checked by [`DenseRows::new`]: `columns` floats are readable at each row's start.
+#[derive(Clone, Copy)]
+pub(crate) struct DenseRows<'a> {
+    data: &'a [f32],
+    stride: usize,
+    rows: usize,
+    columns: usize,
+}
+
+impl<'a> DenseRows<'a> {
+    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
+        assert!(rows == 0 || (rows - 1) * stride + columns <= data.len());
+        DenseRows { data, stride, rows, columns }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> &'a [f32] {
+        &self.data[row * self.stride..row * self.stride + self.columns]
+    }
+}
+
+/// Dense f32 rows to write, at a constant distance.
+pub(crate) struct DenseRowsMut<'a> {
+    data: &'a mut [f32],
+    stride: usize,
+    columns: usize,
+}
+
+impl<'a> DenseRowsMut<'a> {
+    pub(crate) fn new(data: &'a mut [f32], rows: usize, columns: usize, stride: usize) -> Self {
+        assert!(columns <= stride || rows <= 1);
+        assert!(rows == 0 || (rows - 1) * stride + columns <= data.len());
+        DenseRowsMut { data, stride, columns }
+    }
+
+    #[inline(always)]
+    pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
+        &mut self.data[row * self.stride..row * self.stride + self.columns]
+    }
+}
+
+/// Lists being written, one region of `stride` entries per row.
+///
+/// A region has room for its columns and one vector more, since compressed vectors are stored whole.
+pub(crate) struct ListsMut<'a> {
+    pub(crate) index: &'a mut [u32],
+    pub(crate) value: &'a mut [f32],
+    pub(crate) spans: &'a mut [Span],
+    stride: usize,
+    columns: usize,
+}
+
+impl<'a> ListsMut<'a> {
+    /// Starts an empty list for each of `rows` rows of `columns` entries.
+    pub(crate) fn new(
+        index: &'a mut [u32],
+        value: &'a mut [f32],
+        spans: &'a mut [Span],
+        rows: usize,
+        columns: usize,
+    ) -> Self {
+        let stride = list_stride(columns);
+        assert!(rows * stride <= index.len() && rows * stride <= value.len());
+        for (row, span) in spans[..rows].iter_mut().enumerate() {
+            *span = Span { start: row * stride, len: 0 };
+        }
+        ListsMut { index, value, spans, stride, columns }
+    }
+
+    /// Room left in the row's region must be checked by the caller of the raw pointers.
+    #[inline(always)]
+    fn end(&mut self, row: usize) -> (*mut u32, *mut f32, &mut usize) {
+        let span = &mut self.spans[row];
+        debug_assert!(span.len + LANES <= self.stride);
+        let end = span.start + span.len;
+        (self.index[end..].as_mut_ptr(), self.value[end..].as_mut_ptr(), &mut span.len)
+    }
+
+    /// Appends one entry.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, row: usize, column: usize, value: f32) {
+        let span = &mut self.spans[row];
+        let end = span.start + span.len;
+        self.index[end] = column as u32;
+        self.value[end] = value;
+        span.len += 1;
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+}
+
+/// Entries a list region needs for `columns` columns.
+pub(crate) fn list_stride(columns: usize) -> usize {
+    padded(columns) + LANES
+}

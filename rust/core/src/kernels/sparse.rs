@@ -1,0 +1,118 @@
+//! Lists of non-zeros times packed panels: the skip kernel, and the gate's estimate on sparse rows.
+//!
+//! ```text
+//! for panel:                      # 64 units; stays in cache while the tile's rows pass
+//!     for row:
+//!         sums = 0                # registers
+//!         for (i, x) in list of row:
+//!             sums += x * panel[i]    # four vectors; what x = 0 would touch is never read
+//!         emit(sums)
+//! ```
+//!
+//! Entries go to [`chains`] independent sets of accumulators in turn, so that the latency of a
+//! multiply-add does not bound the loop. The order of a row's additions depends on its own list
+//! alone: a row has the same bits in any batch.
+
+use super::emit::Emit;
+use super::{Lists, Panels};
+use crate::simd::{Kernel, LANES, Simd};
+
+/// Multiplies each row's list with the panels.
+pub(crate) struct SparseTimesPanels<'a, E> {
+    pub(crate) lists: Lists<'a>,
+    pub(crate) panels: &'a Panels,
+    pub(crate) emit: &'a mut E,
+}
+
+/// How many entries ahead weights are asked for: enough to hide L3 at four lines an entry.
+const PREFETCH: usize = 6;
+
+impl<E: Emit> Kernel for SparseTimesPanels<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        assert_eq!(self.lists.columns, self.panels.inputs());
+        let Self { lists, panels, emit } = self;
+        for p in 0..panels.count() {
+            let (first, vectors, panel) = panels.panel(p);
+            match vectors {
+                4 => rows::<S, E, 4, 2>(simd, lists, panel, first, emit),
+                3 => rows::<S, E, 3, 2>(simd, lists, panel, first, emit),
+                2 => rows::<S, E, 2, 4>(simd, lists, panel, first, emit),
+                _ => rows::<S, E, 1, 4>(simd, lists, panel, first, emit),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn rows<S: Simd, E: Emit, const V: usize, const CHAINS: usize>(
+    simd: S,
+    lists: Lists<'_>,
+    panel: &[f32],
+    first: usize,
+    emit: &mut E,
+) {
+    assert_eq!(panel.len(), lists.columns * V * LANES);
+    // A tile's first row finds the panel cold.
+    for row in 0..lists.spans.len() {
+        let (index, value) = lists.row(row);
+        let sums = if row == 0 {
+            one_row::<S, V, CHAINS, true>(simd, index, value, panel)
+        } else {
+            one_row::<S, V, CHAINS, false>(simd, index, value, panel)
+        };
+        for (v, sum) in sums.into_iter().enumerate() {
+            emit.emit(simd, row, first + v * LANES, sum);
+        }
+    }
+}
+
+#[inline(always)]
+fn one_row<S: Simd, const V: usize, const CHAINS: usize, const COLD: bool>(
+    simd: S,
+    index: &[u32],
+    value: &[f32],
+    panel: &[f32],
+) -> [S::F32; V] {
+    let zero = simd.splat(0.0);
+    let mut sums = [[zero; V]; CHAINS];
+    let panel = panel.as_ptr();
+    let whole = index.len() / CHAINS * CHAINS;
+    // SAFETY: every index is below the panel's inputs (the invariant of `Lists`), so each load is
+    // inside the panel; `at` stays below `index.len() == value.len()`.
+    unsafe {
+        let mut at = 0;
+        while at < whole {
+            for (chain, sums) in sums.iter_mut().enumerate() {
+                if COLD {
+                    let ahead = *index.get_unchecked((at + chain + PREFETCH).min(index.len() - 1));
+                    let weights = panel.add(ahead as usize * V * LANES);
+                    for v in 0..V {
+                        simd.prefetch(weights.add(v * LANES));
+                    }
+                }
+                let weights = panel.add(*index.get_unchecked(at + chain) as usize * V * LANES);
+                let x = simd.splat(*value.get_unchecked(at + chain));
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    *sum = simd.mul_add(x, simd.load(weights.add(v * LANES)), *sum);
+                }
+            }
+            at += CHAINS;
+        }
+        for at in whole..index.len() {
+            let weights = panel.add(*index.get_unchecked(at) as usize * V * LANES);
+            let x = simd.splat(*value.get_unchecked(at));
+            for (v, sum) in sums[0].iter_mut().enumerate() {
+                *sum = simd.mul_add(x, simd.load(weights.add(v * LANES)), *sum);
+            }
+        }
+    }
+    let mut total = sums[0];
+    for other in &sums[1..] {
+        for (sum, other) in total.iter_mut().zip(other) {
+            *sum = simd.add(*sum, *other);
+        }
+    }
+    total
+}

@@ -1,0 +1,475 @@
+//! The model as data: layers, activations, gates, and the affine map from raw inputs.
+//!
+//! Everything is checked here, once, so that the engine need not. A [`Network`] never changes: the
+//! methods that change something return a new one that shares the weights.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::kernels::emit::Fused;
+use crate::plan::{Plan, Strategy};
+use crate::simd::Isa;
+use crate::strategy::{PackedGate, PackedLayer};
+
+/// What a layer applies to `x W^T + b`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// z.
+    Identity,
+    /// max(0, z).
+    Relu,
+    /// min(max(0, z), upper); `upper` 6 is torch's ReLU6.
+    ClippedRelu {
+        /// The largest output, above 0.
+        upper: f32,
+    },
+    /// z where z > threshold, else 0; torch's `Threshold(threshold, 0)`.
+    ThresholdedRelu {
+        /// Outputs at or below it are 0.
+        threshold: f32,
+    },
+    /// z where z > 0, else slope z.
+    LeakyRelu {
+        /// Factor of negative values.
+        slope: f32,
+    },
+    /// tanh z.
+    Tanh,
+    /// 1 / (1 + exp(-z)).
+    Sigmoid,
+    /// z times the normal distribution function of z (the exact form, with erf).
+    Gelu,
+    /// exp(z) over the sum of exp(z) of the row.
+    Softmax,
+}
+
+impl Activation {
+    /// Whether negative pre-activations become exact zeros, so that a gate makes sense.
+    pub fn has_hard_zero(self) -> bool {
+        matches!(
+            self,
+            Activation::Relu | Activation::ClippedRelu { .. } | Activation::ThresholdedRelu { .. }
+        )
+    }
+
+    /// Its name in files and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Identity => "identity",
+            Activation::Relu => "relu",
+            Activation::ClippedRelu { .. } => "clipped_relu",
+            Activation::ThresholdedRelu { .. } => "thresholded_relu",
+            Activation::LeakyRelu { .. } => "leaky_relu",
+            Activation::Tanh => "tanh",
+            Activation::Sigmoid => "sigmoid",
+            Activation::Gelu => "gelu",
+            Activation::Softmax => "softmax",
+        }
+    }
+
+    /// The part done in registers; the rest is [`Activation::finish_row`].
+    pub(crate) fn fused(self) -> Fused {
+        match self {
+            Activation::Relu => Fused::Relu,
+            Activation::ClippedRelu { upper } => Fused::Clipped { upper },
+            Activation::ThresholdedRelu { threshold } => Fused::Thresholded { threshold },
+            Activation::LeakyRelu { slope } => Fused::Leaky { slope },
+            _ => Fused::Identity,
+        }
+    }
+
+    /// Whether [`Activation::finish_row`] has anything to do.
+    pub(crate) fn needs_finish(self) -> bool {
+        use Activation::{Gelu, Sigmoid, Softmax, Tanh};
+        matches!(self, Tanh | Sigmoid | Gelu | Softmax)
+    }
+
+    /// Applies what is not fused to a finished row.
+    pub(crate) fn finish_row(self, row: &mut [f32]) {
+        match self {
+            Activation::Tanh => row.iter_mut().for_each(|z| *z = z.tanh()),
+            Activation::Sigmoid => row.iter_mut().for_each(|z| *z = 1.0 / (1.0 + (-*z).exp())),
+            Activation::Gelu => row.iter_mut().for_each(|z| {
+                *z *= 0.5 * (1.0 + libm::erff(*z * std::f32::consts::FRAC_1_SQRT_2));
+            }),
+            Activation::Softmax => softmax(row),
+            _ => {}
+        }
+    }
+
+    fn check(self, layer: usize) -> Result<()> {
+        let (name, value, good, expected) = match self {
+            Activation::ClippedRelu { upper } => {
+                ("upper", upper, upper > 0.0 && upper.is_finite(), "finite and above 0")
+            }
+            Activation::ThresholdedRelu { threshold } => {
+                ("threshold", threshold, threshold.is_finite(), "finite")
+            }
+            Activation::LeakyRelu { slope } => ("slope", slope, slope.is_finite(), "finite"),
+            _ => return Ok(()),
+        };
+        if good {
+            return Ok(());
+        }
+        Err(Error::Parameter {
+            name: format!("layers[{layer}]: {name} of {}", self.name()),
+            expected: expected.to_owned(),
+            got: value.to_string(),
+        })
+    }
+}
+
+fn softmax(row: &mut [f32]) {
+    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    row.iter_mut().for_each(|z| *z = (*z - largest).exp());
+    let total: f32 = row.iter().sum();
+    row.iter_mut().for_each(|z| *z /= total);
+}
+
+/// One fully connected layer: `activation(x weight^T + bias)`.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) inputs: usize,
+    pub(crate) activation: Activation,
+}
+
+impl Layer {
+    /// A layer from its weight, `(outputs, inputs)` row by row, and bias, `(outputs,)`.
+    ///
+    /// Lengths and values are checked by [`Network::new`].
+    pub fn new(weight: Vec<f32>, bias: Vec<f32>, inputs: usize, activation: Activation) -> Layer {
+        Layer { weight, bias, inputs, activation }
+    }
+
+    /// Width of a row going in.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+    /// Number of units.
+    pub fn outputs(&self) -> usize {
+        self.bias.len()
+    }
+    /// `(outputs, inputs)`, row by row.
+    pub fn weight(&self) -> &[f32] {
+        &self.weight
+    }
+    /// `(outputs,)`.
+    pub fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+    /// What follows the affine map.
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    fn check(&self, layer: usize) -> Result<()> {
+        let most = i32::MAX as usize;
+        for (axis, got) in [("rows", self.outputs()), ("columns", self.inputs)] {
+            if got == 0 || got > most {
+                return Err(Error::Width { layer, name: "weight", axis, got });
+            }
+        }
+        if Some(self.weight.len()) != self.inputs.checked_mul(self.outputs()) {
+            return Err(Error::Shape {
+                name: format!("layers[{layer}].weight"),
+                expected: format!("({}, {})", self.outputs(), self.inputs),
+                got: format!("{} values", self.weight.len()),
+            });
+        }
+        let inputs = self.inputs;
+        check_finite(&self.weight, || format!("layers[{layer}].weight"), |i| {
+            format!("({}, {})", i / inputs, i % inputs)
+        })?;
+        check_finite(&self.bias, || format!("layers[{layer}].bias"), |i| i.to_string())?;
+        self.activation.check(layer)
+    }
+}
+
+fn check_finite(
+    values: &[f32],
+    name: impl Fn() -> String,
+    index: impl Fn(usize) -> String,
+) -> Result<()> {
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(i) => Err(Error::NotFinite { name: name(), index: index(i), value: values[i] }),
+    }
+}
+
+/// The sign estimate of one layer (Davis and Arel 2013, arXiv 1312.4461): a unit is computed where
+/// `x u v + bias > 0`.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    pub(crate) u: Vec<f32>,
+    pub(crate) v: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) rank: usize,
+}
+
+impl Gate {
+    /// A gate from `u` (inputs, rank), `v` (rank, outputs), both row by row, and `bias` (outputs,),
+    /// into which thresholds are folded. Checked by [`Network::with_gates`].
+    pub fn new(u: Vec<f32>, v: Vec<f32>, bias: Vec<f32>, rank: usize) -> Gate {
+        Gate { u, v, bias, rank }
+    }
+    /// `(inputs, rank)`, row by row.
+    pub fn u(&self) -> &[f32] {
+        &self.u
+    }
+    /// `(rank, outputs)`, row by row.
+    pub fn v(&self) -> &[f32] {
+        &self.v
+    }
+    /// `(outputs,)`.
+    pub fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+    /// Inner width of the factors.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn check(&self, index: usize, layer: &Layer, last: bool) -> Result<()> {
+        if last || !layer.activation.has_hard_zero() {
+            return Err(Error::GateNotAllowed {
+                layer: index,
+                expected: "a hidden layer with relu, clipped_relu or thresholded_relu",
+                got: if last {
+                    "the last layer".to_owned()
+                } else {
+                    layer.activation.name().to_owned()
+                },
+            });
+        }
+        let (inputs, outputs, rank) = (layer.inputs(), layer.outputs(), self.rank);
+        let max = inputs.min(outputs);
+        if rank == 0 || rank > max {
+            return Err(Error::Rank { layer: index, max, got: rank });
+        }
+        for (part, values, rows, columns) in
+            [("u", &self.u, inputs, rank), ("v", &self.v, rank, outputs)]
+        {
+            if values.len() != rows * columns {
+                return Err(Error::Shape {
+                    name: format!("gates[{index}].{part}"),
+                    expected: format!("({rows}, {columns})"),
+                    got: format!("{} values", values.len()),
+                });
+            }
+            check_finite(values, || format!("gates[{index}].{part}"), |i| {
+                format!("({}, {})", i / columns, i % columns)
+            })?;
+        }
+        if self.bias.len() != outputs {
+            return Err(Error::Shape {
+                name: format!("gates[{index}].bias"),
+                expected: format!("({outputs},)"),
+                got: format!("({},)", self.bias.len()),
+            });
+        }
+        check_finite(&self.bias, || format!("gates[{index}].bias"), |i| i.to_string())
+    }
+}
+
+/// The map from raw inputs to what the first layer sees: `x scale + shift`, one pair per input.
+///
+/// It is folded into the first layer's packed weights and bias, so it costs nothing at run time and
+/// a raw zero stays a zero that is skipped, even where `shift` is not zero.
+#[derive(Clone, Debug)]
+pub struct InputMap {
+    pub(crate) scale: Vec<f32>,
+    pub(crate) shift: Vec<f32>,
+}
+
+impl InputMap {
+    /// A map from `scale` and `shift`, each of length 1 or the input width. Checked by
+    /// [`Network::new`].
+    pub fn new(scale: Vec<f32>, shift: Vec<f32>) -> InputMap {
+        InputMap { scale, shift }
+    }
+    /// `scale[i]`, or the one scale of all inputs.
+    pub fn scale(&self, i: usize) -> f32 {
+        if self.scale.len() == 1 { self.scale[0] } else { self.scale[i] }
+    }
+    /// `shift[i]`, or the one shift of all inputs.
+    pub fn shift(&self, i: usize) -> f32 {
+        if self.shift.len() == 1 { self.shift[0] } else { self.shift[i] }
+    }
+
+    fn check(&self, inputs: usize) -> Result<()> {
+        for (name, values) in [("input_scale", &self.scale), ("input_shift", &self.shift)] {
+            if values.len() != 1 && values.len() != inputs {
+                return Err(Error::Shape {
+                    name: name.to_owned(),
+                    expected: format!("() or ({inputs},)"),
+                    got: format!("({},)", values.len()),
+                });
+            }
+            check_finite(values, || name.to_owned(), |i| i.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// A trained network, checked, with its packed weights and its plan. Cheap to clone; never changes.
+#[derive(Clone)]
+pub struct Network {
+    pub(crate) layers: Vec<NetworkLayer>,
+    pub(crate) input_map: Option<Arc<InputMap>>,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) isa: Isa,
+}
+
+/// A layer and its gate, with their packed forms.
+#[derive(Clone)]
+pub(crate) struct NetworkLayer {
+    pub(crate) packed: Arc<PackedLayer>,
+    pub(crate) gate: Option<Arc<PackedGate>>,
+}
+
+impl Network {
+    /// Checks the layers and builds a network whose plan is dense everywhere.
+    ///
+    /// # Errors
+    /// Any layer that is malformed or does not fit the one before it, a malformed `input_map`, or
+    /// an `LRGATE_ISA` that this machine lacks.
+    pub fn new(layers: Vec<Layer>, input_map: Option<InputMap>) -> Result<Network> {
+        Network::with_isa(layers, input_map, Isa::detect()?)
+    }
+
+    /// [`Network::new`] on a given instruction set.
+    ///
+    /// # Errors
+    /// As [`Network::new`].
+    pub fn with_isa(
+        layers: Vec<Layer>,
+        input_map: Option<InputMap>,
+        isa: Isa,
+    ) -> Result<Network> {
+        if layers.is_empty() {
+            return Err(Error::NoLayers);
+        }
+        for (i, layer) in layers.iter().enumerate() {
+            layer.check(i)?;
+            if i > 0 && layers[i - 1].outputs() != layer.inputs() {
+                return Err(Error::Chain {
+                    layer: i,
+                    previous: i - 1,
+                    expected: layers[i - 1].outputs(),
+                    got: layer.inputs(),
+                });
+            }
+        }
+        if let Some(map) = &input_map {
+            map.check(layers[0].inputs())?;
+        }
+        let input_map = input_map.map(Arc::new);
+        let plan = Plan::uniform(Strategy::Dense, layers.len());
+        let layers = layers.into_iter().enumerate().map(|(i, layer)| {
+            let map = if i == 0 { input_map.clone() } else { None };
+            let packed = Arc::new(PackedLayer::new(i, layer, map)?);
+            Ok(NetworkLayer { packed, gate: None })
+        });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let network = Network { layers, input_map, plan: Arc::new(plan), isa };
+        network.pack();
+        Ok(network)
+    }
+
+    /// The same network with `gates[i]` on layer i (`None` takes a gate away). Layers that get a
+    /// gate run it in every batch class; layers that lose theirs run dense where they ran it.
+    ///
+    /// # Errors
+    /// A number of gates other than the number of layers, a gate on a layer that cannot have one,
+    /// a rank outside 1..=min(inputs, outputs), wrong lengths, values that are not finite.
+    pub fn with_gates(&self, gates: Vec<Option<Gate>>) -> Result<Network> {
+        if gates.len() != self.layers.len() {
+            return Err(Error::Shape {
+                name: "gates".to_owned(),
+                expected: format!("({},)", self.layers.len()),
+                got: format!("({},)", gates.len()),
+            });
+        }
+        let last = self.layers.len() - 1;
+        let mut network = self.clone();
+        let mut plan = Plan::clone(&self.plan);
+        for (i, gate) in gates.into_iter().enumerate() {
+            let layer = &mut network.layers[i];
+            layer.gate = match gate {
+                None => None,
+                Some(gate) => {
+                    gate.check(i, layer.packed.layer(), i == last)?;
+                    Some(Arc::new(PackedGate::new(i, gate, &layer.packed)?))
+                }
+            };
+            plan.gate_changed(i, layer.gate.is_some());
+        }
+        network.plan = Arc::new(plan);
+        network.pack();
+        Ok(network)
+    }
+
+    /// The same network under another plan.
+    ///
+    /// # Errors
+    /// A plan of another number of layers, or one that gates a layer without a gate.
+    pub fn with_plan(&self, plan: Plan) -> Result<Network> {
+        plan.check(self)?;
+        let network = Network { plan: Arc::new(plan), ..self.clone() };
+        network.pack();
+        Ok(network)
+    }
+
+    /// Packs what the plan needs and is not packed yet, so that no call pays for it.
+    fn pack(&self) {
+        for class in self.plan.classes() {
+            for (layer, plan) in self.layers.iter().zip(&class.layers) {
+                layer.packed.pack_for(plan.strategy);
+            }
+        }
+    }
+
+    /// The layers, in order.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = &Layer> {
+        self.layers.iter().map(|layer| layer.packed.layer())
+    }
+
+    /// The gate of layer `i`, if it has one.
+    pub fn gate(&self, i: usize) -> Option<&Gate> {
+        self.layers.get(i)?.gate.as_deref().map(PackedGate::gate)
+    }
+
+    /// The map from raw inputs to the first layer's.
+    pub fn input_map(&self) -> Option<&InputMap> {
+        self.input_map.as_deref()
+    }
+
+    /// The plan in use.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Width of an input row.
+    pub fn input_size(&self) -> usize {
+        self.layers[0].packed.layer().inputs()
+    }
+
+    /// Width of an output row.
+    pub fn output_size(&self) -> usize {
+        self.layers[self.layers.len() - 1].packed.layer().outputs()
+    }
+
+    /// Bytes of weights held, in all layouts packed so far.
+    pub fn nbytes(&self) -> usize {
+        let gate = |layer: &NetworkLayer| layer.gate.as_ref().map_or(0, |gate| gate.bytes());
+        self.layers.iter().map(|layer| layer.packed.bytes() + gate(layer)).sum()
+    }
+}

@@ -1,0 +1,155 @@
+//! Plans: which strategy and precision each layer uses, for which batch class.
+
+use crate::error::{Error, Result};
+use crate::network::Network;
+
+/// How a layer is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// Every multiplication.
+    Dense,
+    /// Inputs that are zero are not multiplied. Exact.
+    Skip,
+    /// Units whose low-rank sign estimate is not positive are not computed.
+    Gate,
+}
+
+impl Strategy {
+    /// All strategies.
+    pub const ALL: [Strategy; 3] = [Strategy::Dense, Strategy::Skip, Strategy::Gate];
+
+    /// Its name in files and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Strategy::Dense => "dense",
+            Strategy::Skip => "skip",
+            Strategy::Gate => "gate",
+        }
+    }
+
+    /// The strategy of this name.
+    pub fn by_name(name: &str) -> Option<Strategy> {
+        Strategy::ALL.into_iter().find(|strategy| strategy.name() == name)
+    }
+}
+
+/// The number format of one layer's weights and input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+}
+
+impl Precision {
+    /// Its name in files and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+        }
+    }
+}
+
+/// The plan of one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerPlan {
+    /// How it is computed.
+    pub strategy: Strategy,
+    /// In which number format.
+    pub precision: Precision,
+}
+
+/// The plan of one batch class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassPlan {
+    /// The number of rows it was made for.
+    pub rows: usize,
+    /// One plan per layer.
+    pub layers: Vec<LayerPlan>,
+}
+
+/// Plans for one or more batch classes. A call uses the class nearest to its number of rows on a
+/// logarithmic scale, the smaller of two equally near.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    classes: Vec<ClassPlan>,
+}
+
+impl Plan {
+    /// A plan from its classes, sorted here by rows.
+    ///
+    /// # Errors
+    /// No class at all, a class of 0 rows, or two classes of the same number of rows.
+    pub fn new(mut classes: Vec<ClassPlan>) -> Result<Plan> {
+        classes.sort_by_key(|class| class.rows);
+        let duplicate = classes.windows(2).find(|pair| pair[0].rows == pair[1].rows);
+        let got = match (classes.first(), duplicate) {
+            (None, _) => "none".to_owned(),
+            (Some(class), _) if class.rows == 0 => "0".to_owned(),
+            (_, Some(pair)) => format!("{} twice", pair[0].rows),
+            _ => return Ok(Plan { classes }),
+        };
+        let expected = "distinct numbers of rows, at least one, each at least 1".to_owned();
+        Err(Error::Parameter { name: "batch_sizes".to_owned(), expected, got })
+    }
+
+    /// One class, one strategy for all layers.
+    pub fn uniform(strategy: Strategy, layers: usize) -> Plan {
+        Plan::from_strategies(&vec![strategy; layers])
+    }
+
+    /// One class with these strategies, in f32.
+    pub fn from_strategies(strategies: &[Strategy]) -> Plan {
+        let layer = |&strategy| LayerPlan { strategy, precision: Precision::F32 };
+        let layers = strategies.iter().map(layer).collect();
+        Plan { classes: vec![ClassPlan { rows: 1, layers }] }
+    }
+
+    /// The classes, by ascending number of rows.
+    pub fn classes(&self) -> &[ClassPlan] {
+        &self.classes
+    }
+
+    /// The class that a call with `rows` rows uses.
+    pub fn for_rows(&self, rows: usize) -> &ClassPlan {
+        // a is nearer than b > a on a log scale where rows^2 <= a b.
+        let square = (rows as u128) * (rows as u128);
+        let nearer = |pair: &[ClassPlan]| square <= pair[0].rows as u128 * pair[1].rows as u128;
+        let at = self.classes.windows(2).position(nearer).unwrap_or(self.classes.len() - 1);
+        &self.classes[at]
+    }
+
+    pub(crate) fn gate_changed(&mut self, layer: usize, has_gate: bool) {
+        for class in &mut self.classes {
+            let strategy = &mut class.layers[layer].strategy;
+            if has_gate {
+                *strategy = Strategy::Gate;
+            } else if *strategy == Strategy::Gate {
+                *strategy = Strategy::Dense;
+            }
+        }
+    }
+
+    pub(crate) fn check(&self, network: &Network) -> Result<()> {
+        for class in &self.classes {
+            if class.layers.len() != network.layers.len() {
+                return Err(Error::Shape {
+                    name: "strategies".to_owned(),
+                    expected: format!("({},)", network.layers.len()),
+                    got: format!("({},)", class.layers.len()),
+                });
+            }
+            for (i, plan) in class.layers.iter().enumerate() {
+                if plan.strategy == Strategy::Gate && network.layers[i].gate.is_none() {
+                    return Err(Error::Plan {
+                        layer: i,
+                        expected: "'dense' or 'skip', since the layer has no gate".to_owned(),
+                        got: "'gate'".to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}

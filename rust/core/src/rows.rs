@@ -1,0 +1,185 @@
+//! Input rows as they come from callers: f32, uint8, or CSR, used in place.
+
+use crate::error::{Error, Result};
+
+/// A batch of input rows, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) data: Data<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Data<'a> {
+    F32 { data: &'a [f32], stride: usize },
+    U8 { data: &'a [u8], stride: usize },
+    Csr { starts: &'a [i32], index: &'a [u32], value: &'a [f32] },
+}
+
+impl<'a> Rows<'a> {
+    /// f32 rows of `columns` values, the starts of neighbours `stride` values apart.
+    ///
+    /// # Errors
+    /// `data` is too short.
+    pub fn f32(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Result<Self> {
+        check_length(data.len(), rows, columns, stride)?;
+        Ok(Rows { rows, columns, data: Data::F32 { data, stride } })
+    }
+
+    /// uint8 rows of `columns` values, the starts of neighbours `stride` values apart.
+    ///
+    /// # Errors
+    /// `data` is too short.
+    pub fn u8(data: &'a [u8], rows: usize, columns: usize, stride: usize) -> Result<Self> {
+        check_length(data.len(), rows, columns, stride)?;
+        Ok(Rows { rows, columns, data: Data::U8 { data, stride } })
+    }
+
+    /// Compressed sparse rows, as in scipy: row i holds `value[starts[i]..starts[i + 1]]` in columns
+    /// `index[..]`. Columns may come in any order and more than once; repeated ones add up.
+    ///
+    /// # Errors
+    /// Starts that are not ascending or leave the arrays, a column that is negative or not below
+    /// `columns`.
+    pub fn csr(
+        starts: &'a [i32],
+        index: &'a [i32],
+        value: &'a [f32],
+        columns: usize,
+    ) -> Result<Self> {
+        let wrong = |text: String| Err(Error::Csr(text));
+        let Some((&first, _)) = starts.split_first() else {
+            return wrong("indptr is empty".to_owned());
+        };
+        if first < 0 {
+            return wrong(format!("indptr[0] must be at least 0, got {first}"));
+        }
+        if let Some(i) = starts.windows(2).position(|pair| pair[0] > pair[1]) {
+            let (a, b) = (starts[i], starts[i + 1]);
+            return wrong(format!("indptr must not descend, got {a} then {b} at {i}"));
+        }
+        let end = starts[starts.len() - 1] as usize;
+        for (name, len) in [("indices", index.len()), ("data", value.len())] {
+            if len < end {
+                return wrong(format!("{name} must have at least {end} entries, got {len}"));
+            }
+        }
+        // A negative column is a large one when read as u32, so that one comparison checks both.
+        let used = &index[first as usize..end];
+        let largest = used.iter().fold(0, |largest, &i| largest.max(i as u32));
+        if !used.is_empty() && largest as usize >= columns {
+            let i = used.iter().position(|&i| i as u32 as usize >= columns).unwrap_or(0);
+            return wrong(format!("indices must be from 0 to {}, got {}", columns - 1, used[i]));
+        }
+        // SAFETY: i32 and u32 have one layout.
+        let index = unsafe { std::slice::from_raw_parts(index.as_ptr().cast::<u32>(), index.len()) };
+        Ok(Rows { rows: starts.len() - 1, columns, data: Data::Csr { starts, index, value } })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Values per row.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The rows in batches of `batch`, the last one shorter where they do not divide.
+    pub(crate) fn batches(self, batch: usize) -> impl Iterator<Item = Rows<'a>> {
+        (0..self.rows)
+            .step_by(batch)
+            .map(move |first| self.slice(first, batch.min(self.rows - first)))
+    }
+
+    /// The rows over and over, until there are at least `count`.
+    pub(crate) fn repeated(&self, count: usize) -> OwnedRows {
+        let copies = count.div_ceil(self.rows);
+        let columns = self.columns;
+        let data = match self.data {
+            Data::F32 { data, stride } => {
+                OwnedData::F32(copy_rows(data, self.rows, columns, stride).repeat(copies))
+            }
+            Data::U8 { data, stride } => {
+                OwnedData::U8(copy_rows(data, self.rows, columns, stride).repeat(copies))
+            }
+            Data::Csr { starts, index, value } => {
+                let used = starts[0] as usize..starts[self.rows] as usize;
+                let mut all = vec![0];
+                for _ in 0..copies {
+                    let base = all[all.len() - 1];
+                    all.extend(starts[1..].iter().map(|start| base + start - starts[0]));
+                }
+                let (index, value) = (index[used.clone()].repeat(copies), value[used].repeat(copies));
+                OwnedData::Csr { starts: all, index, value }
+            }
+        };
+        OwnedRows { rows: self.rows * copies, columns, data }
+    }
+
+    /// Rows `first..first + count`.
+    pub(crate) fn slice(&self, first: usize, count: usize) -> Rows<'a> {
+        let data = match self.data {
+            Data::F32 { data, stride } => {
+                Data::F32 { data: &data[(first * stride).min(data.len())..], stride }
+            }
+            Data::U8 { data, stride } => {
+                Data::U8 { data: &data[(first * stride).min(data.len())..], stride }
+            }
+            Data::Csr { starts, index, value } => {
+                Data::Csr { starts: &starts[first..=first + count], index, value }
+            }
+        };
+        Rows { rows: count, data, ..*self }
+    }
+}
+
+/// A batch of input rows, owned and without gaps.
+pub(crate) struct OwnedRows {
+    rows: usize,
+    columns: usize,
+    data: OwnedData,
+}
+
+enum OwnedData {
+    F32(Vec<f32>),
+    U8(Vec<u8>),
+    Csr { starts: Vec<i32>, index: Vec<u32>, value: Vec<f32> },
+}
+
+impl OwnedRows {
+    pub(crate) fn rows(&self) -> Rows<'_> {
+        let data = match &self.data {
+            OwnedData::F32(data) => Data::F32 { data, stride: self.columns },
+            OwnedData::U8(data) => Data::U8 { data, stride: self.columns },
+            OwnedData::Csr { starts, index, value } => Data::Csr { starts, index, value },
+        };
+        Rows { rows: self.rows, columns: self.columns, data }
+    }
+}
+
+fn copy_rows<T: Copy>(data: &[T], rows: usize, columns: usize, stride: usize) -> Vec<T> {
+    (0..rows).flat_map(|r| &data[r * stride..r * stride + columns]).copied().collect()
+}
+
+fn check_length(len: usize, rows: usize, columns: usize, stride: usize) -> Result<()> {
+    let needed = match rows {
+        0 => Some(0),
+        _ => stride.checked_mul(rows - 1).and_then(|start| start.checked_add(columns)),
+    };
+    if needed.is_some_and(|needed| needed <= len) {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        name: "x".to_owned(),
+        expected: format!("({rows}, {columns}) with {stride} values from row to row"),
+        got: format!("{len} values"),
+    })
+}

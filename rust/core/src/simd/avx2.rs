@@ -1,0 +1,216 @@
+//! AVX2 with FMA: two registers are a vector.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Simd};
+
+/// Proof that this CPU has AVX2, FMA, BMI2 and POPCNT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub(super) fn new() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt");
+        has.then_some(Avx2(()))
+    }
+}
+
+/// For each 8-bit mask, the positions of its set bits, in front.
+static COMPRESS: [[u32; 8]; 256] = compress_table();
+
+const fn compress_table() -> [[u32; 8]; 256] {
+    let mut table = [[0u32; 8]; 256];
+    let mut mask = 0;
+    while mask < 256 {
+        let mut lane = 0;
+        let mut filled = 0;
+        while lane < 8 {
+            if mask & (1 << lane) != 0 {
+                table[mask][filled] = lane;
+                filled += 1;
+            }
+            lane += 1;
+        }
+        mask += 1;
+    }
+    table
+}
+
+/// Two masks for `maskload`, of the first `n` of sixteen lanes.
+#[inline(always)]
+unsafe fn partial(n: usize) -> (__m256i, __m256i) {
+    // SAFETY: the caller holds an `Avx2`.
+    unsafe {
+        let count = _mm256_set1_epi32(n as i32);
+        let low = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let high = _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15);
+        (_mm256_cmpgt_epi32(count, low), _mm256_cmpgt_epi32(count, high))
+    }
+}
+
+/// Lane masks of the eight bits of `mask`.
+#[inline(always)]
+unsafe fn spread(mask: u16) -> __m256 {
+    // SAFETY: the caller holds an `Avx2`.
+    unsafe {
+        let bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+        let set = _mm256_and_si256(_mm256_set1_epi32(i32::from(mask)), bit);
+        _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bit))
+    }
+}
+
+// Every SAFETY below that says "the token" means: `self` exists, so the CPU has the features.
+impl Simd for Avx2 {
+    type F32 = (__m256, __m256);
+    const WIDE_REGISTER_FILE: bool = false;
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,bmi1,bmi2,popcnt")]
+        fn inner<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        // SAFETY: the token.
+        unsafe { inner(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F32 {
+        // SAFETY: the token.
+        unsafe { (_mm256_set1_ps(x), _mm256_set1_ps(x)) }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> Self::F32 {
+        // SAFETY: the token; the caller gives 16 readable f32.
+        unsafe { (_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> Self::F32 {
+        // SAFETY: the token; masked-off lanes are not accessed.
+        unsafe {
+            let (low, high) = partial(n);
+            (_mm256_maskload_ps(p, low), _mm256_maskload_ps(p.wrapping_add(8), high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> Self::F32 {
+        // SAFETY: the token; the caller gives 16 readable bytes.
+        unsafe {
+            let low = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+            let high = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8).cast()));
+            (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: Self::F32) {
+        // SAFETY: the token; the caller gives 16 writable f32.
+        unsafe {
+            _mm256_storeu_ps(p, v.0);
+            _mm256_storeu_ps(p.add(8), v.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: Self::F32) {
+        // SAFETY: the token; masked-off lanes are not accessed.
+        unsafe {
+            let (low, high) = partial(n);
+            _mm256_maskstore_ps(p, low, v.0);
+            _mm256_maskstore_ps(p.wrapping_add(8), high, v.1);
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: the token.
+        unsafe { (_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32 {
+        // SAFETY: the token.
+        unsafe { (_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32 {
+        // SAFETY: the token.
+        unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+    }
+    #[inline(always)]
+    fn at_least(self, v: Self::F32, low: Self::F32) -> Self::F32 {
+        // MAXPS returns its second operand when either is NaN, so v comes second.
+        // SAFETY: the token.
+        unsafe { (_mm256_max_ps(low.0, v.0), _mm256_max_ps(low.1, v.1)) }
+    }
+    #[inline(always)]
+    fn at_most(self, v: Self::F32, high: Self::F32) -> Self::F32 {
+        // SAFETY: the token; operand order as in `at_least`.
+        unsafe { (_mm256_min_ps(high.0, v.0), _mm256_min_ps(high.1, v.1)) }
+    }
+    #[inline(always)]
+    fn nonzero(self, v: Self::F32) -> u16 {
+        // SAFETY: the token.
+        unsafe {
+            let zero = _mm256_setzero_ps();
+            let low = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NEQ_UQ>(v.0, zero));
+            let high = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NEQ_UQ>(v.1, zero));
+            (low | (high << 8)) as u16
+        }
+    }
+    #[inline(always)]
+    fn not_at_most(self, v: Self::F32, limit: Self::F32) -> u16 {
+        // SAFETY: the token.
+        unsafe {
+            let low = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(v.0, limit.0));
+            let high = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(v.1, limit.1));
+            (low | (high << 8)) as u16
+        }
+    }
+    #[inline(always)]
+    fn keep(self, mask: u16, v: Self::F32) -> Self::F32 {
+        // SAFETY: the token.
+        unsafe {
+            (_mm256_and_ps(spread(mask & 0xff), v.0), _mm256_and_ps(spread(mask >> 8), v.1))
+        }
+    }
+    #[inline(always)]
+    fn sum(self, v: Self::F32) -> f32 {
+        // SAFETY: the token.
+        unsafe {
+            let eight = _mm256_add_ps(v.0, v.1);
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn compress(self, p: *mut f32, mask: u16, v: Self::F32) {
+        let (low, high) = (usize::from(mask & 0xff), usize::from(mask >> 8));
+        // SAFETY: the token; at most 8 + 8 floats are written from p on, and the caller gives 16.
+        unsafe {
+            let order = _mm256_loadu_si256(COMPRESS[low].as_ptr().cast());
+            _mm256_storeu_ps(p, _mm256_permutevar8x32_ps(v.0, order));
+            let order = _mm256_loadu_si256(COMPRESS[high].as_ptr().cast());
+            let p = p.add(low.count_ones() as usize);
+            _mm256_storeu_ps(p, _mm256_permutevar8x32_ps(v.1, order));
+        }
+    }
+    #[inline(always)]
+    unsafe fn compress_index(self, p: *mut u32, mask: u16, base: u32) {
+        let (low, high) = (usize::from(mask & 0xff), usize::from(mask >> 8));
+        // SAFETY: the token; at most 8 + 8 integers are written from p on, and the caller gives 16.
+        unsafe {
+            let order = _mm256_loadu_si256(COMPRESS[low].as_ptr().cast());
+            let first = _mm256_add_epi32(order, _mm256_set1_epi32(base as i32));
+            _mm256_storeu_si256(p.cast(), first);
+            let order = _mm256_loadu_si256(COMPRESS[high].as_ptr().cast());
+            let second = _mm256_add_epi32(order, _mm256_set1_epi32(base as i32 + 8));
+            _mm256_storeu_si256(p.add(low.count_ones() as usize).cast(), second);
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const f32) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+}

@@ -1,0 +1,186 @@
+//! Instruction sets behind one small trait.
+//!
+//! A vector is always sixteen f32 lanes: one register with AVX-512, two with AVX2, an array that
+//! the compiler turns into whatever the target has (NEON on aarch64) in the portable set. So every
+//! kernel is written once, panels have one layout, masks are always `u16`, and a result differs
+//! between instruction sets only where one lacks a fused multiply-add.
+//!
+//! A type of an instruction set can only be made where the CPU has it ([`Isa::detect`]), so holding
+//! one is the proof that its instructions may run. Only the outermost function per instruction set
+//! ([`Simd::run`]) carries `target_feature`; everything below it is `inline(always)` so that it is
+//! compiled inside that function, with its features.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use std::sync::OnceLock;
+
+use crate::error::{Error, Result};
+
+/// Lanes of a vector, in every instruction set.
+pub(crate) const LANES: usize = 16;
+
+/// An instruction set: sixteen-lane f32 vectors and the few operations the kernels need.
+///
+/// Pointers of `load` and `store` need no alignment.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// Sixteen f32.
+    type F32: Copy;
+    /// Whether 4 rows by 4 vectors of accumulators fit the register file.
+    const WIDE_REGISTER_FILE: bool;
+
+    /// Runs `kernel` in a function compiled for this instruction set.
+    fn run<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F32;
+    /// Sixteen floats from `p`.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading 16 f32.
+    unsafe fn load(self, p: *const f32) -> Self::F32;
+    /// `n` floats from `p`, zeros after them.
+    ///
+    /// # Safety
+    /// `n < 16` and `p` valid for reading `n` f32.
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> Self::F32;
+    /// Sixteen bytes from `p` as floats.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading 16 bytes.
+    unsafe fn load_u8(self, p: *const u8) -> Self::F32;
+    /// Sixteen floats to `p`.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing 16 f32.
+    unsafe fn store(self, p: *mut f32, v: Self::F32);
+    /// The first `n` lanes to `p`.
+    ///
+    /// # Safety
+    /// `n < 16` and `p` valid for writing `n` f32.
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: Self::F32);
+
+    /// `a + b`.
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b`.
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a * b + c`, fused where the instruction set can.
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// The larger of `low` and `v`; NaN in `v` stays NaN.
+    fn at_least(self, v: Self::F32, low: Self::F32) -> Self::F32;
+    /// The smaller of `high` and `v`; NaN in `v` stays NaN.
+    fn at_most(self, v: Self::F32, high: Self::F32) -> Self::F32;
+    /// Bit i set where lane i is not zero; NaN counts as not zero.
+    fn nonzero(self, v: Self::F32) -> u16;
+    /// Bit i set where not (`v <= limit`): greater, or NaN.
+    fn not_at_most(self, v: Self::F32, limit: Self::F32) -> u16;
+    /// `v` where the mask's bit is set, else zero.
+    fn keep(self, mask: u16, v: Self::F32) -> Self::F32;
+    /// Sum of the lanes, in a fixed order.
+    fn sum(self, v: Self::F32) -> f32;
+
+    /// Packs the lanes whose bit is set to the front and stores a whole vector.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing 16 f32, whatever the mask.
+    unsafe fn compress(self, p: *mut f32, mask: u16, v: Self::F32);
+    /// Packs `base + i` for each set bit i to the front and stores a whole vector.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing 16 u32, whatever the mask.
+    unsafe fn compress_index(self, p: *mut u32, mask: u16, base: u32);
+    /// Hints that the cache line at `p` is needed soon. Any address is allowed.
+    fn prefetch(self, p: *const f32);
+}
+
+/// Work that runs inside a function compiled for one instruction set.
+pub(crate) trait Kernel {
+    /// What the work yields.
+    type Output;
+    /// Does the work. Implementations are `inline(always)`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// An instruction set that this machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Inner);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Inner {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    Portable(portable::Portable),
+}
+
+impl Isa {
+    /// The instruction sets of this machine, best first.
+    pub fn available() -> Vec<Isa> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(avx512::Avx512::new().map(|isa| Isa(Inner::Avx512(isa))));
+            all.extend(avx2::Avx2::new().map(|isa| Isa(Inner::Avx2(isa))));
+        }
+        all.push(Isa(Inner::Portable(portable::Portable)));
+        all
+    }
+
+    /// The best instruction set of this machine.
+    pub fn best() -> Isa {
+        Isa::available()[0]
+    }
+
+    /// The instruction set with this name (`avx512`, `avx2`, `portable`), if this machine has it.
+    ///
+    /// # Errors
+    /// [`Error::Isa`] when the name is unknown or the machine lacks it.
+    pub fn by_name(name: &str) -> Result<Isa> {
+        let available = Isa::available();
+        available.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| Error::Isa {
+            available: available.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
+            got: name.to_owned(),
+        })
+    }
+
+    /// What this process uses: `LRGATE_ISA` if set, else the best. Read once.
+    ///
+    /// # Errors
+    /// [`Error::Isa`] when `LRGATE_ISA` is unknown or missing on this machine.
+    pub fn detect() -> Result<Isa> {
+        static ACTIVE: OnceLock<Result<Isa>> = OnceLock::new();
+        ACTIVE
+            .get_or_init(|| match std::env::var_os("LRGATE_ISA") {
+                Some(name) => Isa::by_name(&name.to_string_lossy()),
+                None => Ok(Isa::best()),
+            })
+            .clone()
+    }
+
+    /// Its name, as `LRGATE_ISA` takes it.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Inner::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Inner::Avx2(_) => "avx2",
+            Inner::Portable(_) => "portable",
+        }
+    }
+
+    /// Runs `kernel` compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Inner::Avx512(isa) => isa.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Inner::Avx2(isa) => isa.run(kernel),
+            Inner::Portable(isa) => isa.run(kernel),
+        }
+    }
+}

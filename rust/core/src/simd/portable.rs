@@ -1,0 +1,132 @@
+//! Any CPU: arrays of sixteen that the compiler vectorises with what the target always has (NEON on
+//! aarch64, SSE2 on x86-64). Multiply-add is fused only where that is one instruction.
+
+use super::{Kernel, LANES, Simd};
+
+/// The instruction set that needs nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Portable;
+
+/// Sixteen f32.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Lanes([f32; LANES]);
+
+#[inline(always)]
+fn zip(a: Lanes, b: Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
+    Lanes(std::array::from_fn(|i| f(a.0[i], b.0[i])))
+}
+
+#[inline(always)]
+fn mask(f: impl Fn(usize) -> bool) -> u16 {
+    (0..LANES).fold(0, |bits, i| bits | (u16::from(f(i)) << i))
+}
+
+impl Simd for Portable {
+    type F32 = Lanes;
+    const WIDE_REGISTER_FILE: bool = false;
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Lanes {
+        Lanes([x; LANES])
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> Lanes {
+        // SAFETY: the caller gives 16 readable f32.
+        Lanes(unsafe { p.cast::<[f32; LANES]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> Lanes {
+        let mut v = [0.0; LANES];
+        for (i, lane) in v.iter_mut().enumerate().take(n) {
+            // SAFETY: i < n, and the caller gives n readable f32.
+            *lane = unsafe { *p.add(i) };
+        }
+        Lanes(v)
+    }
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> Lanes {
+        // SAFETY: the caller gives 16 readable bytes.
+        let bytes = unsafe { p.cast::<[u8; LANES]>().read_unaligned() };
+        Lanes(bytes.map(f32::from))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: Lanes) {
+        // SAFETY: the caller gives 16 writable f32.
+        unsafe { p.cast::<[f32; LANES]>().write_unaligned(v.0) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: Lanes) {
+        for (i, lane) in v.0.iter().enumerate().take(n) {
+            // SAFETY: i < n, and the caller gives n writable f32.
+            unsafe { *p.add(i) = *lane }
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: Lanes, b: Lanes) -> Lanes {
+        zip(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Lanes, b: Lanes) -> Lanes {
+        zip(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
+        if cfg!(any(target_arch = "aarch64", target_feature = "fma")) {
+            Lanes(std::array::from_fn(|i| a.0[i].mul_add(b.0[i], c.0[i])))
+        } else {
+            Lanes(std::array::from_fn(|i| a.0[i] * b.0[i] + c.0[i]))
+        }
+    }
+    #[inline(always)]
+    fn at_least(self, v: Lanes, low: Lanes) -> Lanes {
+        zip(v, low, |v, low| if v < low { low } else { v })
+    }
+    #[inline(always)]
+    fn at_most(self, v: Lanes, high: Lanes) -> Lanes {
+        zip(v, high, |v, high| if v > high { high } else { v })
+    }
+    #[inline(always)]
+    fn nonzero(self, v: Lanes) -> u16 {
+        mask(|i| v.0[i] != 0.0)
+    }
+    #[inline(always)]
+    fn not_at_most(self, v: Lanes, limit: Lanes) -> u16 {
+        mask(|i| v.0[i] > limit.0[i] || v.0[i].is_nan() || limit.0[i].is_nan())
+    }
+    #[inline(always)]
+    fn keep(self, mask: u16, v: Lanes) -> Lanes {
+        Lanes(std::array::from_fn(|i| if mask & (1 << i) != 0 { v.0[i] } else { 0.0 }))
+    }
+    #[inline(always)]
+    fn sum(self, v: Lanes) -> f32 {
+        let eight: [f32; 8] = std::array::from_fn(|i| v.0[i] + v.0[i + 8]);
+        let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+    #[inline(always)]
+    unsafe fn compress(self, p: *mut f32, mask: u16, v: Lanes) {
+        let mut packed = 0;
+        for (i, lane) in v.0.iter().enumerate() {
+            // SAFETY: packed <= i < 16, and the caller gives 16 writable f32.
+            unsafe { *p.add(packed) = *lane };
+            packed += usize::from((mask >> i) & 1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn compress_index(self, p: *mut u32, mask: u16, base: u32) {
+        let mut packed = 0;
+        for i in 0..LANES {
+            // SAFETY: packed <= i < 16, and the caller gives 16 writable u32.
+            unsafe { *p.add(packed) = base + i as u32 };
+            packed += usize::from((mask >> i) & 1);
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, _p: *const f32) {}
+}

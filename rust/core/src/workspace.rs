@@ -1,0 +1,158 @@
+//! Scratch memory of a forward pass: one per thread, grown to the largest network seen, so that a
+//! call allocates nothing once a thread has run that network.
+
+use std::cell::RefCell;
+
+use crate::kernels::{
+    Aligned, DenseRows, DenseRowsMut, Lists, ListsMut, Span, list_stride, padded, zeros,
+};
+
+/// Everything a tile needs between its rows coming in and going out.
+pub(crate) struct Workspace {
+    /// The activations before and after a layer, by turns.
+    pub(crate) buffers: [Buffer; 2],
+    pub(crate) gate: GateScratch,
+}
+
+/// The activations between two layers: dense rows, lists of non-zeros, or both.
+pub(crate) struct Buffer {
+    dense: Aligned<f32>,
+    index: Aligned<u32>,
+    value: Aligned<f32>,
+    spans: Vec<Span>,
+}
+
+/// What a gate needs between its estimate and its dot products.
+pub(crate) struct GateScratch {
+    /// x u, rows by rank.
+    pub(crate) low_rank: Aligned<f32>,
+    /// Live units, per row.
+    pub(crate) live: Aligned<u32>,
+    pub(crate) live_spans: Vec<Span>,
+    pub(crate) unit_starts: Vec<u32>,
+    pub(crate) unit_rows: Vec<u32>,
+}
+
+impl Default for GateScratch {
+    fn default() -> GateScratch {
+        GateScratch {
+            low_rank: Aligned::new(64),
+            live: Aligned::new(64),
+            live_spans: Vec::new(),
+            unit_starts: Vec::new(),
+            unit_rows: Vec::new(),
+        }
+    }
+}
+
+/// Sizes that a workspace must have for one network and tile.
+#[derive(Clone, Copy)]
+pub(crate) struct Sizes {
+    pub(crate) rows: usize,
+    /// The widest row, inputs and outputs alike.
+    pub(crate) columns: usize,
+    /// The largest rank of a gate; 0 without gates.
+    pub(crate) rank: usize,
+}
+
+thread_local! {
+    static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace::new());
+}
+
+impl Workspace {
+    fn new() -> Workspace {
+        Workspace {
+            buffers: [Buffer::new(), Buffer::new()],
+            gate: GateScratch::default(),
+        }
+    }
+
+    /// Calls `f` with this thread's workspace, grown to `sizes`.
+    pub(crate) fn with<R>(sizes: Sizes, f: impl FnOnce(&mut Workspace) -> R) -> R {
+        WORKSPACE.with_borrow_mut(|workspace| {
+            workspace.grow(sizes);
+            f(workspace)
+        })
+    }
+
+    fn grow(&mut self, sizes: Sizes) {
+        let Sizes { rows, columns, rank } = sizes;
+        for buffer in &mut self.buffers {
+            grow(&mut buffer.dense, rows * padded(columns));
+            grow(&mut buffer.index, rows * list_stride(columns));
+            grow(&mut buffer.value, rows * list_stride(columns));
+            if buffer.spans.len() < rows {
+                buffer.spans.resize(rows, Span::default());
+            }
+        }
+        if rank > 0 {
+            let gate = &mut self.gate;
+            grow(&mut gate.low_rank, rows * padded(rank));
+            grow(&mut gate.live, rows * list_stride(columns));
+            if gate.live_spans.len() < rows {
+                gate.live_spans.resize(rows, Span::default());
+            }
+            if gate.unit_starts.len() <= columns {
+                gate.unit_starts.resize(columns + 1, 0);
+            }
+            if gate.unit_rows.len() < rows * columns {
+                gate.unit_rows.resize(rows * columns, 0);
+            }
+        }
+    }
+}
+
+/// Replaces the buffer by a longer one where it is too short. What it held is not needed.
+fn grow<T: Copy + Default>(buffer: &mut Aligned<T>, len: usize) {
+    if buffer.len() < len {
+        *buffer = zeros(len);
+    }
+}
+
+impl Buffer {
+    fn new() -> Buffer {
+        Buffer {
+            dense: Aligned::new(64),
+            index: Aligned::new(64),
+            value: Aligned::new(64),
+            spans: Vec::new(),
+        }
+    }
+
+    /// The dense rows written before.
+    pub(crate) fn dense(&self, rows: usize, columns: usize) -> DenseRows<'_> {
+        DenseRows::new(&self.dense, rows, columns, padded(columns))
+    }
+
+    /// The lists written before.
+    pub(crate) fn lists(&self, rows: usize, columns: usize) -> Lists<'_> {
+        Lists { columns, index: &self.index, value: &self.value, spans: &self.spans[..rows] }
+    }
+
+    /// Room for dense rows and empty lists of `rows` rows.
+    pub(crate) fn write(
+        &mut self,
+        rows: usize,
+        columns: usize,
+    ) -> (DenseRowsMut<'_>, ListsMut<'_>) {
+        let Buffer { dense, index, value, spans } = self;
+        (
+            DenseRowsMut::new(dense, rows, columns, padded(columns)),
+            ListsMut::new(index, value, spans, rows, columns),
+        )
+    }
+
+    /// Reads the dense rows while lists are written: for activations that are not fused.
+    pub(crate) fn rescan(&mut self, rows: usize, columns: usize) -> (DenseRows<'_>, ListsMut<'_>) {
+        let Buffer { dense, index, value, spans } = self;
+        (
+            DenseRows::new(dense, rows, columns, padded(columns)),
+            ListsMut::new(index, value, spans, rows, columns),
+        )
+    }
+
+    /// Spans only, for rows whose entries stand elsewhere (CSR).
+    pub(crate) fn spans(&mut self, rows: usize) -> &mut [Span] {
+        &mut self.spans[..rows]
+    }
+}
