@@ -1,0 +1,90 @@
+# Needs Python 3.11 or newer, stable Rust and GNU make; everything else goes into .venv.
+#
+#   make demo    install lrgate and run the demo
+#   make test    all Rust and Python tests, on every instruction set of this machine
+#   make lint    formatting, lints, types, documentation
+#   make bench   all benchmarks
+#   make clean   remove what the other targets made
+#
+# PYTHON=python3.12 chooses the interpreter that .venv is made from.
+
+VENV := .venv
+BIN := $(VENV)/bin
+CARGO ?= cargo
+
+# The first that really runs: a version manager's shim may stand for a Python that is not there.
+ifndef PYTHON
+PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; \
+	done)
+endif
+
+# What the installed package is made from; folders too, so that a removed file is noticed.
+SOURCES := $(shell find python rust -name __pycache__ -prune -o ! -name '*.so' ! -name '*.pyc' -print) \
+	Cargo.toml Cargo.lock pyproject.toml README.md
+
+EXTRAS_demo :=
+EXTRAS_test := [test,train]
+EXTRAS_lint := [lint]
+EXTRAS_bench := [bench]
+
+.PHONY: help demo test lint bench clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '/^#   make/s/^#   //p' Makefile
+
+demo: $(VENV)/installed-demo
+	$(BIN)/lrgate demo
+
+# The core's and the Python tests once for each instruction set; the whole of the Python suite on
+# the best one, last, and on the others what is marked `isa`. LRGATE_ISA is an order, not a wish: a
+# set that is not in use fails tests/test_isa.py.
+test: export LRGATE_REQUIRE_TORCH := 1
+test: $(VENV)/installed-test
+	@set -eu; \
+	isas=$$($(BIN)/python -c 'import lrgate; print(*lrgate.available_isas())'); \
+	echo "instruction sets, best first: $$isas"; \
+	for isa in $$isas; do \
+		echo "== Rust tests, LRGATE_ISA=$$isa"; \
+		LRGATE_ISA=$$isa $(CARGO) test --locked -p lrgate; \
+	done; \
+	best=$${isas%% *}; \
+	for isa in $$isas; do \
+		[ $$isa = $$best ] && continue; \
+		echo "== Python tests marked isa, LRGATE_ISA=$$isa"; \
+		LRGATE_ISA=$$isa $(BIN)/python -m pytest -q -m isa; \
+	done; \
+	echo "== Python tests, LRGATE_ISA=$$best"; \
+	LRGATE_ISA=$$best $(BIN)/python -m pytest
+
+lint: export PYO3_PYTHON := $(abspath $(BIN)/python)
+lint: export RUSTDOCFLAGS := -D warnings
+lint: $(VENV)/installed-lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) doc --locked --workspace --no-deps
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict python/lrgate
+	MYPYPATH=python $(BIN)/stubtest lrgate._core
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m pytest --benchmark-only
+
+clean:
+	rm -rf $(VENV) target dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@[ -n "$(PYTHON)" ] || { echo "lrgate needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lrgate needs Python 3.11 or newer")'
+	$(PYTHON) -m venv --clear $(VENV)
+
+# A copy of the package as users get it, not a link into python/.
+$(VENV)/installed-%: $(SOURCES) | $(BIN)/python
+	@command -v $(CARGO) >/dev/null || { echo "lrgate needs stable Rust: cargo is not on PATH" >&2; exit 1; }
+	@echo "building lrgate$(EXTRAS_$*) and installing it into $(VENV): takes a minute or more the first time"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet ".$(EXTRAS_$*)"
+	@touch $@

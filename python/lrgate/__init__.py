@@ -1,0 +1,37 @@
+"""Runs trained ReLU networks on CPUs without computing what will be zero.
+
+>>> import lrgate
+>>> net, x, y = lrgate.examples.mnist()
+>>> net.predict(x[:3]).tolist() == y[:3].tolist()
+True
+"""
+
+from __future__ import annotations
+
+from lrgate import estimators, examples
+from lrgate._core import VERSION as __version__
+from lrgate._core import available_isas, get_num_threads, isa
+from lrgate.files import FileFormatError
+from lrgate.model import Activation, Gate, Layer
+from lrgate.network import Network
+from lrgate.profiles import LayerProfile, Profile
+from lrgate.runtime import num_threads, set_num_threads, show_config
+
+__all__ = [
+    "Activation",
+    "FileFormatError",
+    "Gate",
+    "Layer",
+    "LayerProfile",
+    "Network",
+    "Profile",
+    "__version__",
+    "available_isas",
+    "estimators",
+    "examples",
+    "get_num_threads",
+    "isa",
+    "num_threads",
+    "set_num_threads",
+    "show_config",
+]

@@ -1,0 +1,763 @@
+"""Model files: `.npz` and `.safetensors`, the same keys in both.
+
+====================================  ==================================================
+key                                   what it holds
+====================================  ==================================================
+``layers.{i}.weight``                 (out, in)
+``layers.{i}.bias``                   (out,); zeros where it is missing
+``layers.{i}.gate.u``, ``.v``         (in, rank) and (rank, out)
+``layers.{i}.gate.bias``              (out,)
+``input.scale``, ``input.shift``      () or (d,)
+``probe.x``, ``probe.y``              (n, d) and (n, k)
+``lrgate``                            all that is no array, as JSON: see `_header`
+====================================  ==================================================
+
+In an `.npz` file ``lrgate`` is a 0-d array of text, in a `.safetensors` file an entry of the file's
+metadata. It may be missing: then hidden layers are ReLU and the last one is linear.
+
+A file is not trusted. Nothing in it is unpickled; every size that it states is checked against the
+bytes that are there before memory is taken for it; and whatever is wrong with it ends in a
+`FileFormatError` that names the file and the key. tests/attacks/README.md lists what was tried.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Final, NoReturn, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate.model import (
+    Activation,
+    ClassPlan,
+    Gate,
+    Layer,
+    Model,
+    Probe,
+    as_classes,
+    as_float32,
+    as_rows,
+)
+
+__all__ = ["FORMAT_VERSION", "MAX_BYTES", "FileFormatError", "load", "save"]
+
+FORMAT_VERSION: Final = 1
+MAX_BYTES: Final = 4 << 30
+
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+
+# No dimension, and no list of labels, of a real model comes near these.
+_MAX_DIMENSION: Final = 2**31 - 1
+_MAX_HEADER_CHARACTERS: Final = 4 << 20
+_MAX_LABEL_BYTES: Final = 64 << 20
+
+
+class FileFormatError(ValueError):
+    """A model file whose content cannot be used; the message starts with the file's path."""
+
+
+def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Model:
+    """Read a model from an `.npz` or `.safetensors` file.
+
+    Arrays may be float16, float32, float64, bool or integers; all but uint8 probe rows become
+    float32.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Its suffix names the format.
+    max_bytes : int, default 4 GiB
+        The most that the file's arrays may take in memory, in bytes, as they are stored.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ValueError
+        For another suffix, or a `max_bytes` below 1.
+    FileFormatError
+        For a file that is truncated, damaged, too large, from a newer lrgate, or not a model: an
+        unknown or missing key, a wrong type or shape. It is a ValueError.
+    OSError
+        For a file that is missing or cannot be read.
+
+    Examples
+    --------
+    >>> load("mnist.npz")  # doctest: +SKIP
+    Model(784-1000-600-400-10, classification)
+    """
+    path = Path(path)
+    read = _by_suffix(path, npz=_read_npz, safetensors=_read_safetensors)
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
+    try:
+        arrays, header = read(path, max_bytes)
+        return _to_model(arrays, header)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error.__cause__
+
+
+def save(path: str | os.PathLike[str], model: Model) -> None:
+    """Write a model to an `.npz` or `.safetensors` file.
+
+    The file appears whole or not at all: it is written beside its place under another name, synced
+    to disk and then moved there. Until then an older file of that name stays as it was. Equal
+    models give equal bytes. `.npz` is compressed; `.safetensors` is larger and faster.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Its suffix names the format. A symbolic link is followed.
+    model : Model
+
+    Raises
+    ------
+    ValueError
+        For another suffix, or classes and metadata that take more than 4 MiB as JSON.
+    TypeError
+        For a `model` of another type.
+    OSError
+        For a path that cannot be written.
+
+    Examples
+    --------
+    >>> save("mnist.safetensors", model)  # doctest: +SKIP
+    """
+    path = Path(path)
+    write = _by_suffix(path, npz=_write_npz, safetensors=_write_safetensors)
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be of type Model, got {type(model).__name__}")
+    arrays = _to_arrays(model)
+    text = json.dumps(_header(model), separators=(",", ":"), allow_nan=False)
+    if len(text) > _MAX_HEADER_CHARACTERS:
+        raise ValueError(
+            f"classes and metadata must take at most {_MAX_HEADER_CHARACTERS} characters of JSON, "
+            f"got {len(text)}"
+        )
+    with _replacing(path) as file:
+        write(file, arrays, text)
+
+
+def _by_suffix(path: Path, *, npz: T, safetensors: T) -> T:
+    match path.suffix.lower():
+        case ".npz":
+            return npz
+        case ".safetensors":
+            return safetensors
+    raise ValueError(f"path must end in .npz or .safetensors, got {str(path)!r}")
+
+
+# --- between a model and its keys ---------------------------------------------------------------
+
+_LAYER_KEY: Final = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(weight|bias|gate\.(?:u|v|bias))")
+_SHAPES: Final = {
+    "weight": "(out, in)",
+    "bias": "(out,)",
+    "gate.u": "(in, rank)",
+    "gate.v": "(rank, out)",
+    "gate.bias": "(out,)",
+    "input.scale": "() or (d,)",
+    "input.shift": "() or (d,)",
+    "probe.x": "(n, d)",
+    "probe.y": "(n, k)",
+}
+_TOP_KEYS: Final = ("input.scale", "input.shift", "probe.x", "probe.y")
+_HEADER_KEYS: Final = (
+    "format_version",
+    "activations",
+    "ranks",
+    "task",
+    "classes",
+    "plans",
+    "metadata",
+)
+
+
+def _to_arrays(model: Model) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    for i, layer in enumerate(model.layers):
+        arrays[f"layers.{i}.weight"] = layer.weight
+        arrays[f"layers.{i}.bias"] = layer.bias
+        if layer.gate is not None:
+            arrays[f"layers.{i}.gate.u"] = layer.gate.u
+            arrays[f"layers.{i}.gate.v"] = layer.gate.v
+            arrays[f"layers.{i}.gate.bias"] = layer.gate.bias
+    if model.input_scale is not None:
+        arrays["input.scale"] = model.input_scale
+    if model.input_shift is not None:
+        arrays["input.shift"] = model.input_shift
+    if model.probe is not None:
+        arrays["probe.x"] = model.probe.x
+        arrays["probe.y"] = model.probe.y
+    return arrays
+
+
+def _header(model: Model) -> dict[str, Any]:
+    """What is no array: the object that the key ``lrgate`` holds as JSON text."""
+    gates = [layer.gate for layer in model.layers]
+    return {
+        "format_version": FORMAT_VERSION,
+        "activations": [layer.activation.to_json() for layer in model.layers],
+        "ranks": [None if gate is None else gate.rank for gate in gates],
+        "task": model.task,
+        "classes": None if model.classes is None else _classes_to_json(model.classes),
+        "plans": None if model.plan is None else [_plan_to_json(plan) for plan in model.plan],
+        "metadata": model.metadata,
+    }
+
+
+def _plan_to_json(plan: ClassPlan) -> dict[str, Any]:
+    return {
+        "rows": plan.rows,
+        "strategies": list(plan.strategies),
+        "precisions": list(plan.precisions),
+    }
+
+
+# JSON has one kind of number; the kind keeps 1 and 1.0 and True apart.
+_CLASS_KINDS: Final[dict[str, type]] = {"int": int, "str": str, "bool": bool, "float": float}
+_KIND_OF_DTYPE: Final = {"i": "int", "U": "str", "b": "bool", "f": "float"}
+_DTYPE_OF_KIND: Final = {"int": np.int64, "str": np.str_, "bool": np.bool_, "float": np.float64}
+
+
+def _classes_to_json(classes: Array) -> dict[str, Any]:
+    return {"kind": _KIND_OF_DTYPE[classes.dtype.kind], "values": classes.tolist()}
+
+
+def _to_model(arrays: dict[str, Array], header: dict[str, Any]) -> Model:
+    count = _count_layers(arrays)
+    activations = _activations(header, count)
+    layers = tuple(_layer(arrays, i, activations[i]) for i in range(count))
+    _check_ranks(header, layers)
+    plans = _typed(header, "plans", list)
+    classes = _typed(header, "classes", dict)
+    with _naming(""):
+        return Model(
+            layers=layers,
+            task=_typed(header, "task", str),
+            classes=None if classes is None else _classes(classes),
+            input_scale=arrays.get("input.scale"),
+            input_shift=arrays.get("input.shift"),
+            plan=None if plans is None else tuple(_plan(plan, i) for i, plan in enumerate(plans)),
+            probe=_probe(arrays),
+            metadata=_typed(header, "metadata", dict) or {},
+        )
+
+
+def _count_layers(arrays: dict[str, Array]) -> int:
+    matches = [match for key in arrays if (match := _LAYER_KEY.fullmatch(key))]
+    found = {int(match[1]) for match in matches}
+    for i in range(max(found, default=0) + 1):
+        if i not in found:
+            others = f": it has layers up to {max(found)}" if found else ""
+            raise FileFormatError(f"layers.{i}.weight is missing{others}")
+    return len(found)
+
+
+def _layer(arrays: dict[str, Array], i: int, activation: Activation) -> Layer:
+    name = f"layers.{i}."
+    weight = _required(arrays, name + "weight")
+    bias = arrays.get(name + "bias")
+    with _naming(name):
+        bias = np.zeros(len(weight), np.float32) if bias is None else bias
+        return Layer(weight, bias, activation, _gate(arrays, name + "gate."))
+
+
+def _gate(arrays: dict[str, Array], name: str) -> Gate | None:
+    if not any(key.startswith(name) for key in arrays):
+        return None
+    parts = [_required(arrays, name + part) for part in ("u", "v", "bias")]
+    with _naming(name):
+        return Gate(*parts)
+
+
+def _probe(arrays: dict[str, Array]) -> Probe | None:
+    if "probe.x" not in arrays and "probe.y" not in arrays:
+        return None
+    x, y = _required(arrays, "probe.x"), _required(arrays, "probe.y")
+    with _naming("probe."):
+        return Probe(x, y)
+
+
+def _activations(header: dict[str, Any], count: int) -> list[Activation]:
+    values = _typed(header, "activations", list)
+    if values is None:
+        return [Activation("relu")] * (count - 1) + [Activation("identity")]
+    _check_count("activations", values, count)
+    with _naming("lrgate."):
+        return [Activation.parse(value, f"activations[{i}]") for i, value in enumerate(values)]
+
+
+def _check_ranks(header: dict[str, Any], layers: tuple[Layer, ...]) -> None:
+    """Ranks are there to be read by people; they must not say other than the gates do."""
+    ranks = _typed(header, "ranks", list)
+    if ranks is None:
+        return
+    _check_count("ranks", ranks, len(layers))
+    for i, (rank, layer) in enumerate(zip(ranks, layers, strict=True)):
+        expected = None if layer.gate is None else layer.gate.rank
+        if type(rank) is not type(expected) or rank != expected:
+            raise FileFormatError(
+                f"lrgate.ranks[{i}] must be {_json(expected)}, the rank of layers.{i}.gate, "
+                f"got {_json(rank)}"
+            )
+
+
+def _classes(value: dict[str, Any]) -> Array:
+    _check_fields("lrgate.classes", value, ("kind", "values"))
+    kind, values = value["kind"], value["values"]
+    expected = _CLASS_KINDS.get(kind) if isinstance(kind, str) else None
+    if expected is None:
+        raise FileFormatError(
+            f"lrgate.classes.kind must be one of {', '.join(_CLASS_KINDS)}, got {_json(kind)}"
+        )
+    if not isinstance(values, list):
+        raise FileFormatError(f"lrgate.classes.values must be a list, got {_json(values)}")
+    for i, label in enumerate(values):
+        if type(label) is not expected:
+            raise FileFormatError(
+                f"lrgate.classes.values[{i}] must be of kind {kind}, got {_json(label)}"
+            )
+    if kind == "str":
+        # An array of str pads each label to the longest.
+        size = 4 * len(values) * max(map(len, values), default=0)
+        if size > _MAX_LABEL_BYTES:
+            raise FileFormatError(f"lrgate.classes.values is too large: {size} bytes")
+    try:
+        labels: Array = np.array(values, _DTYPE_OF_KIND[kind])
+    except OverflowError:
+        raise FileFormatError("lrgate.classes.values must fit int64") from None
+    with _naming("lrgate."):
+        return as_classes(labels)
+
+
+def _plan(value: Any, i: int) -> ClassPlan:
+    name = f"lrgate.plans[{i}]"
+    fields = ("rows", "strategies", "precisions")
+    _check_fields(name, value, fields)
+    with _naming(f"{name}."):
+        return ClassPlan(*(value[field] for field in fields))
+
+
+def _parse_header(text: str | None) -> dict[str, Any]:
+    """The object in the key ``lrgate``, its version and keys checked; empty where there is none."""
+    if text is None:
+        return {}
+    if len(text) > _MAX_HEADER_CHARACTERS:
+        raise FileFormatError(
+            f"lrgate must take at most {_MAX_HEADER_CHARACTERS} characters, got {len(text)}"
+        )
+    try:
+        header = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except FileFormatError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"lrgate is not valid JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise FileFormatError(f"lrgate must be a JSON object, got {_json(header)}")
+    _check_version(header)
+    for key in header:
+        if key not in _HEADER_KEYS:
+            raise FileFormatError(f"unknown key lrgate.{key}; expected {', '.join(_HEADER_KEYS)}")
+    return header
+
+
+def _check_version(header: dict[str, Any]) -> None:
+    if "format_version" not in header:
+        raise FileFormatError("lrgate.format_version is missing")
+    version = header["format_version"]
+    if type(version) is not int or version < 1:
+        raise FileFormatError(
+            f"lrgate.format_version must be an integer of at least 1, got {_json(version)}"
+        )
+    if version > FORMAT_VERSION:
+        raise FileFormatError(
+            f"format version {version} is newer than this lrgate reads ({FORMAT_VERSION}); "
+            "upgrade lrgate"
+        )
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise FileFormatError(f"lrgate has the key {twice!r} twice in one object")
+    return values
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise FileFormatError(f"lrgate is not valid JSON: {name} is no JSON number")
+
+
+def _typed(header: dict[str, Any], key: str, expected: type[T]) -> T | None:
+    value = header.get(key)
+    if value is None or isinstance(value, expected):
+        return value
+    name = {"list": "a list", "dict": "an object", "str": "a string"}[expected.__name__]
+    raise FileFormatError(f"lrgate.{key} must be {name}, got {_json(value)}")
+
+
+def _check_fields(name: str, value: Any, fields: tuple[str, ...]) -> None:
+    if not isinstance(value, dict) or set(value) != set(fields):
+        raise FileFormatError(
+            f"{name} must be an object of {', '.join(fields)}, got {_json(value)}"
+        )
+
+
+def _check_count(name: str, values: list[Any], count: int) -> None:
+    if len(values) != count:
+        raise FileFormatError(
+            f"lrgate.{name} must have {count} entries, one a layer, got {len(values)}"
+        )
+
+
+def _required(arrays: dict[str, Array], key: str) -> Array:
+    if key not in arrays:
+        raise FileFormatError(f"{key} is missing")
+    return arrays[key]
+
+
+def _check_keys(keys: Iterable[str]) -> None:
+    """Refuses keys that mean nothing: behind a typo a gate or a bias would silently be lost."""
+    for key in keys:
+        if key not in _TOP_KEYS and not _LAYER_KEY.fullmatch(key):
+            raise FileFormatError(
+                f"unknown key {key!r}; expected lrgate, layers.{{i}}.weight, .bias, .gate.u, "
+                f".gate.v, .gate.bias, {', '.join(_TOP_KEYS)}"
+            )
+
+
+def _converted(key: str, array: Array) -> Array:
+    """An array as models hold it: read-only float32, or uint8 for probe rows."""
+    match = _LAYER_KEY.fullmatch(key)
+    shape = _SHAPES[match[2] if match else key]
+    array.flags.writeable = False
+    with _naming(""):
+        return as_rows(array, key, shape) if key == "probe.x" else as_float32(array, key, shape)
+
+
+def _check_dimensions(key: str, shape: tuple[int, ...]) -> None:
+    if len(shape) > 2 or any(not 0 <= size <= _MAX_DIMENSION for size in shape):
+        raise FileFormatError(
+            f"{key} must have at most 2 dimensions, each of 0 to {_MAX_DIMENSION}, got {shape}"
+        )
+
+
+def _check_total(total: int, max_bytes: int) -> None:
+    if total > max_bytes:
+        raise FileFormatError(f"its arrays take {total} bytes, more than max_bytes ({max_bytes})")
+
+
+def _json(value: Any) -> str:
+    """`value` as the file has it, cut to a length that fits a message."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@contextmanager
+def _naming(prefix: str) -> Iterator[None]:
+    """Turns what a model's own checks raise into a FileFormatError that names the key."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise FileFormatError(f"{prefix}{error}") from error
+
+
+# --- .npz ---------------------------------------------------------------------------------------
+
+# Deflate's shortest code for its longest match: 2 bits for 258 bytes.
+_DEFLATE_RATIO: Final = 1032
+# The last record of a zip file, less what is not looked at.
+_ZIP_END: Final = struct.Struct("<4s6xH10x")
+_MAX_NPY_HEADER: Final = 10_000
+_CHUNK: Final = 1 << 20
+_MAX_READ: Final = 8 << 20
+
+
+class _CappedReader(io.BufferedReader):
+    """A file that never reads more at once than a model file needs.
+
+    zipfile takes the size of its directory from the file and reads that much in one call; other
+    reads stay within `_CHUNK`.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        if size > _MAX_READ:
+            raise FileFormatError(f"its zip directory is too large: {size} bytes")
+        return super().read(size)
+
+
+def _read_npz(path: Path, max_bytes: int) -> tuple[dict[str, Array], dict[str, Any]]:
+    with (
+        _CappedReader(io.FileIO(path)) as file,
+        _naming_zip_errors(),
+        zipfile.ZipFile(file) as archive,
+    ):
+        _check_end(file, len(archive.infolist()))
+        members = _members(archive, os.fstat(file.fileno()).st_size, max_bytes)
+        text = members.pop("lrgate", None)
+        header = _parse_header(None if text is None else _read_text(archive, text))
+        _check_keys(members)
+        arrays = {}
+        for key, info in members.items():
+            arrays[key] = _converted(key, _read_array(archive, info, key))
+        return arrays, header
+
+
+@contextmanager
+def _naming_zip_errors() -> Iterator[None]:
+    """zipfile documents BadZipFile; a damaged file makes it raise all of these."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        NotImplementedError,
+        OverflowError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        raise FileFormatError(f"not a readable .npz file: {error}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a seek to where no file reaches, not a failing disk
+            raise
+        raise FileFormatError(f"not a readable .npz file: {error}") from error
+
+
+def _check_end(file: _CappedReader, entries: int) -> None:
+    """Refuses what zipfile lets pass: a directory so damaged that entries swallow others."""
+    file.seek(-_ZIP_END.size, os.SEEK_END)
+    signature, count = _ZIP_END.unpack(file.read(_ZIP_END.size))
+    if signature != b"PK\5\6":
+        raise FileFormatError("not a readable .npz file: it has bytes after its zip directory")
+    if count not in (entries, 0xFFFF):  # which stands for more than fit
+        raise FileFormatError(
+            f"not a readable .npz file: it states {count} members, but {entries} can be found"
+        )
+
+
+def _members(
+    archive: zipfile.ZipFile, file_size: int, max_bytes: int
+) -> dict[str, zipfile.ZipInfo]:
+    """The archive's members by key, with sizes that the bytes of the file can really unpack to."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        key = info.filename.removesuffix(".npy")
+        if key == info.filename:
+            raise FileFormatError(f"unknown member {key!r}; expected names that end in .npy")
+        if key in members:
+            raise FileFormatError(f"{key} is there twice")
+        _check_member(info, key, file_size)
+        members[key] = info
+    _check_total(sum(info.file_size for info in members.values()), max_bytes)
+    return members
+
+
+def _check_member(info: zipfile.ZipInfo, key: str, file_size: int) -> None:
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise FileFormatError(
+            f"{key} must be stored or deflated, got compression method {info.compress_type}"
+        )
+    if info.flag_bits & 0x1:
+        raise FileFormatError(f"{key} is encrypted")
+    deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    most = info.compress_size * (_DEFLATE_RATIO if deflated else 1)
+    if info.header_offset + info.compress_size > file_size or info.file_size > most:
+        raise FileFormatError(
+            f"{key} cannot hold the {info.file_size} bytes it states: "
+            "the file is truncated or damaged"
+        )
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str) -> Array:
+    with archive.open(info) as stream:
+        shape, fortran_order, dtype, start = _read_npy_header(stream, key)
+        if dtype.hasobject:
+            raise FileFormatError(f"{key} holds Python objects, which lrgate never unpickles")
+        if dtype.kind not in "biuf" or dtype.itemsize > 8:
+            raise FileFormatError(f"{key} must be an array of real numbers, got dtype {dtype}")
+        _check_dimensions(key, shape)
+        _check_size(info, key, shape, start, dtype.itemsize)
+        array = np.empty(math.prod(shape), dtype)
+        _fill(stream, array.view(np.uint8).data, key)
+    return array.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _read_text(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
+    with archive.open(info) as stream:
+        shape, _, dtype, start = _read_npy_header(stream, "lrgate")
+        if dtype.kind != "U" or shape != ():
+            raise FileFormatError(
+                f"lrgate must be a 0-d array of text, got dtype {dtype} of shape {shape}"
+            )
+        if dtype.itemsize > 4 * _MAX_HEADER_CHARACTERS:
+            raise FileFormatError(f"lrgate is too large: {dtype.itemsize} bytes")
+        _check_size(info, "lrgate", shape, start, dtype.itemsize)
+        content = bytearray(dtype.itemsize)
+        _fill(stream, memoryview(content), "lrgate")
+    # Not through NumPy: it makes str of code points that are none.
+    encoding = "utf-32-be" if dtype.str.startswith(">") else "utf-32-le"
+    try:
+        return content.decode(encoding).rstrip("\0")
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"lrgate is not valid text: {error.reason}") from error
+
+
+def _read_npy_header(
+    stream: IO[bytes], key: str
+) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Shape, Fortran order and dtype of an .npy member, and the length of the header read."""
+    start = _read_exactly(stream, 8, key)
+    if start[:6] != b"\x93NUMPY":
+        raise FileFormatError(f"{key} is not a .npy array")
+    version = (start[6], start[7])
+    if version not in ((1, 0), (2, 0)):
+        raise FileFormatError(f"{key} has .npy version {start[6]}.{start[7]}, expected 1.0 or 2.0")
+    length = _read_exactly(stream, 2 if version == (1, 0) else 4, key)
+    size = int.from_bytes(length, "little")
+    if size > _MAX_NPY_HEADER:
+        raise FileFormatError(f"{key} has a .npy header of {size} bytes")
+    text = io.BytesIO(length + _read_exactly(stream, size, key))
+    parse = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    try:
+        shape, fortran_order, dtype = parse(text)
+    except Exception as error:  # NumPy evaluates the text as a literal; which can fail in any way
+        raise FileFormatError(f"{key} has a damaged .npy header: {error}") from error
+    return shape, fortran_order, dtype, 8 + len(length) + size
+
+
+def _check_size(
+    info: zipfile.ZipInfo, key: str, shape: tuple[int, ...], start: int, itemsize: int
+) -> None:
+    expected = math.prod(shape) * itemsize
+    if start + expected != info.file_size:
+        raise FileFormatError(
+            f"{key} of shape {shape} must hold {expected} bytes, got {info.file_size - start}"
+        )
+
+
+def _fill(stream: IO[bytes], target: memoryview, key: str) -> None:
+    """Fills `target` and leaves nothing behind; the last read makes zipfile check its CRC."""
+    filled = 0
+    while filled < len(target):
+        chunk = stream.read(min(_CHUNK, len(target) - filled))
+        if not chunk:
+            raise FileFormatError(f"{key} ends after {filled} of {len(target)} bytes")
+        target[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    if stream.read(1):
+        raise FileFormatError(f"{key} has bytes after its end")
+
+
+def _read_exactly(stream: IO[bytes], size: int, key: str) -> bytes:
+    content = stream.read(size)
+    if len(content) != size:
+        raise FileFormatError(f"{key} is not a .npy array: it ends in its header")
+    return content
+
+
+def _write_npz(file: IO[bytes], arrays: dict[str, Array], text: str) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        for key, array in {"lrgate": np.array(text), **arrays}.items():
+            info = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.create_system = 3  # Unix everywhere: the bytes must not tell where they were made
+            with archive.open(info, "w", force_zip64=array.nbytes >= 1 << 30) as member:
+                np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
+
+
+# --- .safetensors -------------------------------------------------------------------------------
+# The safetensors package is imported where it is used: who reads .npz need not wait for it.
+
+_SAFETENSORS_DTYPES: Final = (
+    *("F16", "F32", "F64", "BOOL"),
+    *("I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64"),
+)
+
+
+def _read_safetensors(path: Path, max_bytes: int) -> tuple[dict[str, Array], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    with open(path, "rb") as file:
+        _check_total(os.fstat(file.fileno()).st_size, max_bytes)
+    try:
+        # It checks its header's length, and that the tensors fill the file without gap or overlap.
+        with safe_open(path, framework="numpy") as tensors:
+            header = _parse_header((tensors.metadata() or {}).get("lrgate"))
+            keys = sorted(tensors.keys())
+            _check_keys(keys)
+            for key in keys:
+                _check_tensor(key, tensors.get_slice(key))
+            return {key: _converted(key, tensors.get_tensor(key)) for key in keys}, header
+    except SafetensorError as error:
+        raise FileFormatError(f"not a readable .safetensors file: {error}") from error
+
+
+def _check_tensor(key: str, tensor: Any) -> None:
+    dtype = tensor.get_dtype()
+    if dtype not in _SAFETENSORS_DTYPES:
+        hint = "; convert it to float32 first" if dtype == "BF16" else ""
+        raise FileFormatError(f"{key} must be an array of real numbers, got dtype {dtype}{hint}")
+    _check_dimensions(key, tuple(tensor.get_shape()))
+
+
+def _write_safetensors(file: IO[bytes], arrays: dict[str, Array], text: str) -> None:
+    import safetensors.numpy
+
+    file.write(safetensors.numpy.save(arrays, metadata={"lrgate": text}))
+
+
+# --- writing whole or not at all ----------------------------------------------------------------
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of `path` when the block ends well, and vanishes if not."""
+    target = os.path.realpath(path)
+    temporary = os.path.join(os.path.dirname(target), f".lrgate-{secrets.token_hex(8)}.tmp")
+    try:
+        file = open(temporary, "xb")  # noqa: SIM115  (the mode that an ordinary new file gets)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,654 @@
+"""The model as plain data: what files hold, what the engine is built from.
+
+Everything here is immutable and knows neither the engine nor a file format. Arrays are taken over
+as read-only, C-contiguous float32 (an array that its owner could still write to is copied), and
+their kinds and shapes are checked; whether widths chain, values are finite and gates sit where they
+may is the engine's to check, once, for every source of models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Activation", "ClassPlan", "Gate", "Layer", "Model", "Probe"]
+
+Float32Array = npt.NDArray[np.float32]
+
+TASKS: Final = ("classification", "regression")
+STRATEGIES: Final = ("dense", "skip", "gate")
+PRECISIONS: Final = ("f32",)
+
+# The parameter of each activation that takes one, with its default.
+_PARAMETERS: Final[dict[str, tuple[str, float | None]]] = {
+    "clipped_relu": ("upper", None),
+    "thresholded_relu": ("threshold", None),
+    "leaky_relu": ("slope", 0.01),
+}
+_ACTIVATIONS: Final = (
+    "identity",
+    "relu",
+    "clipped_relu",
+    "thresholded_relu",
+    "leaky_relu",
+    "tanh",
+    "sigmoid",
+    "gelu",
+    "softmax",
+)
+_HARD_ZERO: Final = ("relu", "clipped_relu", "thresholded_relu")
+
+# Numbers of dimensions by the text that messages give for the shape.
+_DIMENSIONS: Final[dict[str, tuple[int, ...]]] = {
+    "(out, in)": (2,),
+    "(in, rank)": (2,),
+    "(rank, out)": (2,),
+    "(n, d)": (2,),
+    "(n, k)": (2,),
+    "(out,)": (1,),
+    "() or (d,)": (0, 1),
+}
+
+_METADATA_DEPTH: Final = 100
+_MAX_ROWS: Final = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What a layer applies to its pre-activation ``z = x weight.T + bias``.
+
+    Parameters
+    ----------
+    name : str
+        ``identity``, ``relu``, ``clipped_relu`` (``min(max(0, z), upper)``), ``thresholded_relu``
+        (z where ``z > threshold``, else 0), ``leaky_relu`` (z where ``z > 0``, else ``slope z``),
+        ``tanh``, ``sigmoid``, ``gelu`` (the exact form) or ``softmax``.
+    parameter : float, optional
+        ``upper`` (above 0, required), ``threshold`` (required) or ``slope`` (default 0.01) of the
+        three activations that have one.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or a parameter that is missing, out of range, or not wanted.
+    TypeError
+        For a name that is not a str, or a parameter that is not a number.
+
+    Examples
+    --------
+    >>> Activation.parse({"name": "clipped_relu", "upper": 6})
+    Activation(name='clipped_relu', parameter=6.0)
+    """
+
+    name: str
+    parameter: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"activation name must be a str, got {type(self.name).__name__}")
+        if self.name not in _ACTIVATIONS:
+            raise ValueError(f"activation must be one of {_words(_ACTIVATIONS)}, got {self.name!r}")
+        object.__setattr__(self, "parameter", self._checked_parameter())
+
+    def _checked_parameter(self) -> float | None:
+        if self.name not in _PARAMETERS:
+            if self.parameter is not None:
+                raise ValueError(f"{self.name} takes no parameter, got {self.parameter!r}")
+            return None
+        label, default = _PARAMETERS[self.name]
+        value = default if self.parameter is None else self.parameter
+        if value is None:
+            raise ValueError(f'{self.name} needs its {label}: ("{self.name}", {label})')
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise TypeError(f"{label} of {self.name} must be a number, got {value!r}")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        least = 0.0 if label == "upper" else -math.inf
+        if not (least < number and abs(number) <= float(np.finfo(np.float32).max)):
+            expected = "finite and above 0" if label == "upper" else "finite"
+            raise ValueError(f"{label} of {self.name} must be {expected}, got {number}")
+        return number
+
+    @classmethod
+    def parse(cls, value: object, name: str = "activation") -> Activation:
+        """An activation from any of the forms that users and files write it in.
+
+        Parameters
+        ----------
+        value : Activation, str, tuple or mapping
+            ``"relu"``, ``("clipped_relu", 6.0)`` or ``{"name": "clipped_relu", "upper": 6.0}``.
+        name : str, default "activation"
+            What messages call the argument.
+
+        Returns
+        -------
+        Activation
+
+        Raises
+        ------
+        ValueError, TypeError
+            With `name`, what was expected and what came.
+        """
+        if isinstance(value, Activation):
+            return value
+        try:
+            if isinstance(value, str):
+                return cls(value)
+            if isinstance(value, Mapping):
+                return cls._from_mapping(value)
+            if isinstance(value, tuple | list) and len(value) in (1, 2):
+                return cls(*value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
+        raise TypeError(
+            f"{name} must be a name, a (name, parameter) pair or a mapping with a name, "
+            f"got {value!r}"
+        )
+
+    @classmethod
+    def _from_mapping(cls, value: Mapping[Any, Any]) -> Activation:
+        if "name" not in value:
+            raise ValueError(f"a mapping needs the key 'name', got {sorted(map(str, value))}")
+        name = value["name"]
+        label = _PARAMETERS[name][0] if isinstance(name, str) and name in _PARAMETERS else None
+        unknown = sorted(str(key) for key in value if key not in ("name", label))
+        if unknown:
+            raise ValueError(f"{name} has no {_words(unknown)}")
+        return cls(name, None if label is None else value.get(label))
+
+    @property
+    def has_hard_zero(self) -> bool:
+        """Whether a whole half-line of pre-activations becomes exactly 0, so a gate makes sense."""
+        return self.name in _HARD_ZERO
+
+    def to_json(self) -> str | dict[str, Any]:
+        """The form that files hold and that `parse` reads: a str, or a dict with the parameter."""
+        if self.parameter is None:
+            return self.name
+        return {"name": self.name, _PARAMETERS[self.name][0]: self.parameter}
+
+    def __str__(self) -> str:
+        return self.name if self.parameter is None else f"{self.name}({self.parameter:g})"
+
+
+class _ReadOnlyArrays:
+    """Keeps the arrays of a frozen dataclass read-only through pickle and deepcopy."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True, eq=False)
+class Gate(_ReadOnlyArrays):
+    """The sign estimate of one layer: a unit is computed where ``x u v + bias > 0``.
+
+    Parameters
+    ----------
+    u : array of shape (in, rank)
+    v : array of shape (rank, out)
+    bias : array of shape (out,)
+        Thresholds are folded into it.
+
+    Raises
+    ------
+    TypeError
+        For an array that does not hold real numbers.
+    ValueError
+        For a wrong shape, or a finite value beyond float32.
+
+    References
+    ----------
+    Davis and Arel, "Low-Rank Approximations for Conditional Feedforward Computation in Deep Neural
+    Networks", arXiv 1312.4461, 2013.
+    """
+
+    u: Float32Array
+    v: Float32Array
+    bias: Float32Array
+
+    def __post_init__(self) -> None:
+        _set(self, "u", as_float32(self.u, "u", "(in, rank)"))
+        _set(self, "v", as_float32(self.v, "v", "(rank, out)"))
+        _set(self, "bias", as_float32(self.bias, "bias", "(out,)"))
+        _check_shape("v", self.v, (self.rank, self.v.shape[1]))
+        _check_shape("bias", self.bias, (self.outputs,))
+
+    @property
+    def rank(self) -> int:
+        """Inner width of the factors."""
+        return int(self.u.shape[1])
+
+    @property
+    def inputs(self) -> int:
+        """Width of a row going in."""
+        return int(self.u.shape[0])
+
+    @property
+    def outputs(self) -> int:
+        """Number of units estimated."""
+        return int(self.v.shape[1])
+
+    def __repr__(self) -> str:
+        return f"Gate({self.inputs} -> {self.outputs}, rank {self.rank})"
+
+
+@dataclass(frozen=True, eq=False)
+class Layer(_ReadOnlyArrays):
+    """One fully connected layer: ``activation(x weight.T + bias)``.
+
+    Parameters
+    ----------
+    weight : array of shape (out, in)
+    bias : array of shape (out,)
+    activation : Activation
+    gate : Gate, optional
+        Its sign estimate.
+
+    Raises
+    ------
+    TypeError
+        For an array that does not hold real numbers, or an activation or gate of another type.
+    ValueError
+        For a wrong shape, or a finite value beyond float32.
+
+    Examples
+    --------
+    >>> Layer(np.ones((3, 2)), np.zeros(3), Activation("relu"))
+    Layer(2 -> 3, relu)
+    """
+
+    weight: Float32Array
+    bias: Float32Array
+    activation: Activation
+    gate: Gate | None = None
+
+    def __post_init__(self) -> None:
+        _set(self, "weight", as_float32(self.weight, "weight", "(out, in)"))
+        _set(self, "bias", as_float32(self.bias, "bias", "(out,)"))
+        _check_shape("bias", self.bias, (self.outputs,))
+        _check_type("activation", self.activation, Activation)
+        if self.gate is not None:
+            _check_type("gate", self.gate, Gate)
+            _check_shape("gate.u", self.gate.u, (self.inputs, self.gate.rank))
+            _check_shape("gate.v", self.gate.v, (self.gate.rank, self.outputs))
+
+    @property
+    def inputs(self) -> int:
+        """Width of a row going in."""
+        return int(self.weight.shape[1])
+
+    @property
+    def outputs(self) -> int:
+        """Number of units."""
+        return int(self.weight.shape[0])
+
+    def __repr__(self) -> str:
+        gate = "" if self.gate is None else f", gate of rank {self.gate.rank}"
+        return f"Layer({self.inputs} -> {self.outputs}, {self.activation}{gate})"
+
+
+@dataclass(frozen=True)
+class ClassPlan:
+    """How each layer is computed for calls of about this many rows.
+
+    Parameters
+    ----------
+    rows : int
+        The number of rows that the plan was made for, from 1 to 2147483647.
+    strategies : tuple of str
+        ``dense``, ``skip`` or ``gate``, one a layer.
+    precisions : tuple of str
+        ``f32``, one a layer.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a value that is none of these, or tuples of unequal length.
+    """
+
+    rows: int
+    strategies: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rows, bool) or not isinstance(self.rows, int):
+            raise TypeError(f"rows must be an integer, got {self.rows!r}")
+        if not 1 <= self.rows <= _MAX_ROWS:
+            raise ValueError(f"rows must be from 1 to {_MAX_ROWS}, got {self.rows}")
+        for name, known in (("strategies", STRATEGIES), ("precisions", PRECISIONS)):
+            words = getattr(self, name)
+            if isinstance(words, str) or not isinstance(words, tuple | list):
+                raise TypeError(f"{name} must be a tuple of str, got {words!r}")
+            for i, word in enumerate(words):
+                if word not in known:
+                    raise ValueError(f"{name}[{i}] must be one of {_words(known)}, got {word!r}")
+            _set(self, name, tuple(words))
+        if len(self.precisions) != len(self.strategies):
+            raise ValueError(
+                f"precisions must have {len(self.strategies)} entries, one for each of strategies, "
+                f"got {len(self.precisions)}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Probe(_ReadOnlyArrays):
+    """A few real input rows with the network's outputs, for measuring and checking after a load.
+
+    Parameters
+    ----------
+    x : array of shape (n, d)
+        Raw input rows, before the network's scale and shift; uint8 stays uint8, all else becomes
+        float32.
+    y : array of shape (n, k)
+        The last layer's raw outputs for them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `Layer`.
+    """
+
+    x: npt.NDArray[np.uint8] | Float32Array
+    y: Float32Array
+
+    def __post_init__(self) -> None:
+        _set(self, "x", as_rows(self.x, "x", "(n, d)"))
+        _set(self, "y", as_float32(self.y, "y", "(n, k)"))
+        _check_shape("y", self.y, (self.x.shape[0], self.y.shape[1]))
+
+    def __repr__(self) -> str:
+        rows, width = self.x.shape
+        return f"Probe({rows} rows, {width} -> {self.y.shape[1]}, {self.x.dtype})"
+
+
+@dataclass(frozen=True, eq=False)
+class Model(_ReadOnlyArrays):
+    """A trained network with all that a file keeps beside its weights.
+
+    Parameters
+    ----------
+    layers : tuple of Layer
+        In order; at least one.
+    task : {"classification", "regression"}, optional
+    classes : 1-D array of int, str, bool or float, optional
+        A classifier's labels: one for each output, or two where there is one output.
+    input_scale, input_shift : array of shape () or (d,), optional
+        The first layer sees ``x * input_scale + input_shift``.
+    plan : tuple of ClassPlan, optional
+        By batch class; each names a strategy and a precision for every layer.
+    probe : Probe, optional
+    metadata : dict, optional
+        JSON values: None, bool, int, finite float, str, list, and dict with str keys. NumPy scalars
+        and tuples are turned into these.
+
+    Raises
+    ------
+    ValueError, TypeError
+        With the argument's name, what was expected and what came.
+    """
+
+    layers: tuple[Layer, ...]
+    task: str | None = None
+    classes: npt.NDArray[Any] | None = None
+    input_scale: Float32Array | None = None
+    input_shift: Float32Array | None = None
+    plan: tuple[ClassPlan, ...] | None = None
+    probe: Probe | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._check_layers()
+        if self.task is not None and self.task not in TASKS:
+            raise ValueError(f"task must be one of {_words(TASKS)} or None, got {self.task!r}")
+        if self.classes is not None:
+            _set(self, "classes", as_classes(self.classes))
+            self._check_classes(len(self.classes))
+        for name in ("input_scale", "input_shift"):
+            if getattr(self, name) is not None:
+                _set(self, name, as_float32(getattr(self, name), name, "() or (d,)"))
+        if self.plan is not None:
+            self._check_plan(self.plan)
+        if self.probe is not None:
+            _check_type("probe", self.probe, Probe)
+            _check_shape("probe.x", self.probe.x, (len(self.probe.x), self.layers[0].inputs))
+            _check_shape("probe.y", self.probe.y, (len(self.probe.x), self.layers[-1].outputs))
+        if not isinstance(self.metadata, dict):
+            raise TypeError(f"metadata must be a dict, got {type(self.metadata).__name__}")
+        _set(self, "metadata", _json_copy(self.metadata, "metadata", 0))
+
+    def _check_layers(self) -> None:
+        if not isinstance(self.layers, tuple | list):
+            raise TypeError(f"layers must be a tuple of Layer, got {type(self.layers).__name__}")
+        _set(self, "layers", tuple(self.layers))
+        if not self.layers:
+            raise ValueError("layers must have at least one layer, got 0")
+        for i, layer in enumerate(self.layers):
+            _check_type(f"layers[{i}]", layer, Layer)
+
+    def _check_classes(self, got: int) -> None:
+        if self.task == "regression":
+            raise ValueError('classes must be None where task is "regression"')
+        outputs = self.layers[-1].outputs
+        expected = 2 if outputs == 1 else outputs
+        if got != expected:
+            raise ValueError(
+                f"classes must have shape ({expected},) for {outputs} "
+                f"output{'s' * (outputs != 1)}, got ({got},)"
+            )
+
+    def _check_plan(self, plan: object) -> None:
+        if not isinstance(plan, tuple | list):
+            raise TypeError(f"plan must be a tuple of ClassPlan, got {type(plan).__name__}")
+        _set(self, "plan", tuple(plan))
+        if not plan:
+            raise ValueError("plan must have at least one class, got 0")
+        for i, entry in enumerate(plan):
+            _check_type(f"plan[{i}]", entry, ClassPlan)
+            if len(entry.strategies) != len(self.layers):
+                raise ValueError(
+                    f"plan[{i}].strategies must have {len(self.layers)} entries, one a layer, "
+                    f"got {len(entry.strategies)}"
+                )
+
+    def __repr__(self) -> str:
+        widths = [self.layers[0].inputs, *(layer.outputs for layer in self.layers)]
+        parts = ["-".join(map(str, widths))]
+        if self.task is not None:
+            parts.append(self.task)
+        gates = sum(layer.gate is not None for layer in self.layers)
+        if gates:
+            parts.append(f"{gates} gate{'s' * (gates != 1)}")
+        return f"Model({', '.join(parts)})"
+
+
+def as_float32(value: object, name: str, shape: str) -> Float32Array:
+    """`value` as a read-only, C-contiguous float32 array, copied only where that takes a copy.
+
+    Parameters
+    ----------
+    value : array_like
+        bool, integers or floats.
+    name : str
+        What messages call it.
+    shape : str
+        The shape expected, as messages say it: ``(out, in)``, ``(out,)`` or ``() or (d,)``.
+
+    Returns
+    -------
+    float32 array
+
+    Raises
+    ------
+    TypeError
+        For another kind of value.
+    ValueError
+        For another number of dimensions, or a finite value that float32 cannot hold.
+    """
+    array = _real_array(value, name, shape)
+    with np.errstate(over="ignore"):
+        result = array.astype(np.float32, order="C", copy=_needs_copy(array))
+    _check_overflow(array, result, name)
+    result.flags.writeable = False
+    return result
+
+
+def as_rows(value: object, name: str, shape: str) -> npt.NDArray[np.uint8] | Float32Array:
+    """As `as_float32`, but uint8 stays uint8.
+
+    Parameters
+    ----------
+    value : array_like
+    name, shape : str
+        As for `as_float32`.
+
+    Returns
+    -------
+    uint8 or float32 array
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `as_float32`.
+    """
+    array = _real_array(value, name, shape)
+    if array.dtype != np.uint8:
+        return as_float32(array, name, shape)
+    rows = array.astype(np.uint8, order="C", copy=_needs_copy(array))
+    rows.flags.writeable = False
+    return rows
+
+
+def as_classes(value: object, name: str = "classes") -> npt.NDArray[Any]:
+    """`value` as a read-only 1-D array of distinct int64, str, bool or finite float64 labels.
+
+    Parameters
+    ----------
+    value : array_like
+        int, str, bool or float; object arrays (as pandas makes them) only where all are str.
+    name : str, default "classes"
+        What messages call it.
+
+    Returns
+    -------
+    array of shape (k,)
+
+    Raises
+    ------
+    TypeError
+        For another kind of value, or str mixed with numbers.
+    ValueError
+        For another number of dimensions, repeated labels, or labels that are not finite.
+    """
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a 1-D array of int, str, bool or float") from None
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have shape (k,), got {array.shape}")
+    if array.dtype.kind in "OU":
+        array = _string_classes(value, array, name)
+    elif array.dtype.kind in "iu":
+        if array.size and int(array.max()) > np.iinfo(np.int64).max:
+            raise ValueError(f"{name} must fit int64, got {array.max()}")
+        array = array.astype(np.int64)
+    elif array.dtype.kind == "f":
+        array = array.astype(np.float64)
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite, got {array[~np.isfinite(array)][0]}")
+    elif array.dtype.kind == "b":
+        array = array.astype(np.bool_)
+    else:
+        raise TypeError(f"{name} must be int, str, bool or float, got dtype {array.dtype}")
+    labels, counts = np.unique(array, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"{name} must be distinct, got {labels[counts > 1][0].item()!r} twice")
+    array.flags.writeable = False
+    return array
+
+
+def _string_classes(value: object, array: npt.NDArray[Any], name: str) -> npt.NDArray[np.str_]:
+    # NumPy turns a list of str and numbers into str without a word, so the list itself is asked.
+    labels = list(value) if isinstance(value, list | tuple) else array.tolist()
+    for i, label in enumerate(labels):
+        if not isinstance(label, str):
+            raise TypeError(
+                f"{name} must be all str, or all numbers within int64 or float64, "
+                f"got {label!r} at index {i}"
+            )
+    return np.array(labels, dtype=np.str_)
+
+
+def _real_array(value: object, name: str, shape: str) -> npt.NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of real numbers: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
+    if array.ndim not in _DIMENSIONS[shape]:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    return array
+
+
+def _needs_copy(array: npt.NDArray[Any]) -> bool:
+    # What its owner can still write to would change under us; the engine needs alignment.
+    return bool(array.flags.writeable) or not array.flags.aligned
+
+
+def _check_overflow(array: npt.NDArray[Any], result: Float32Array, name: str) -> None:
+    if array.dtype.kind != "f" or array.dtype.itemsize <= 4:
+        return
+    overflow = np.isinf(result) & np.isfinite(array)
+    if overflow.any():
+        index = tuple(int(i) for i in np.argwhere(overflow)[0])
+        where = index[0] if len(index) == 1 else index
+        raise ValueError(f"{name} must fit float32, got {array[index]} at index {where}")
+
+
+def _check_shape(name: str, array: npt.NDArray[Any], expected: tuple[int, ...]) -> None:
+    if array.shape != expected:
+        raise ValueError(f"{name} must have shape {expected}, got {array.shape}")
+
+
+def _check_type(name: str, value: object, expected: type) -> None:
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} must be of type {expected.__name__}, got {type(value).__name__}")
+
+
+def _json_copy(value: Any, name: str, depth: int) -> Any:
+    """A deep copy that holds nothing but JSON values; `depth` bounds the recursion."""
+    if depth > _METADATA_DEPTH:
+        raise ValueError(f"metadata must be nested at most {_METADATA_DEPTH} deep")
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{name} must have str keys, got {key!r}")
+        return {str(k): _json_copy(v, f"{name}[{k!r}]", depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_copy(item, f"{name}[{i}]", depth + 1) for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be a JSON value, got {value}")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{name} must be a JSON value, got {type(value).__name__}")
+
+
+def _set(instance: object, name: str, value: object) -> None:
+    """Sets a field of a frozen dataclass, for `__post_init__` alone."""
+    object.__setattr__(instance, name, value)
+
+
+def _words(words: Any) -> str:
+    return ", ".join(words)

@@ -1,0 +1,521 @@
+"""`Network`: a trained network, loaded or built, that answers calls.
+
+The calls themselves (``net(x)``, ``forward``, ``predict``, ``predict_proba``) are in the compiled
+base class; here is everything around them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate import _core, files
+from lrgate.model import Activation, ClassPlan, Gate, Layer, Model, Probe
+from lrgate.profiles import LayerProfile, Profile
+
+TASKS = ("classification", "regression")
+"""What a network's outputs are for."""
+
+CHECK_TOLERANCE = 1e-4
+"""How far :meth:`Network.check` lets outputs be from the stored ones, relative to the largest."""
+
+
+class Network(_core.Network):
+    """A trained fully connected network. It never changes; methods return new networks.
+
+    Made by :meth:`load` or :meth:`from_layers`. Calling it with rows gives the last layer's raw
+    outputs:
+
+    - ``net(x)`` and :meth:`forward`: float32 (n, k),
+    - :meth:`predict`: labels (n,) of a classifier, values of a regressor,
+    - :meth:`predict_proba`: probabilities (n, k) of a classifier.
+
+    ``x`` is (n, d), or (d,) for one row: then the result has no batch axis either. float32 rows
+    whose values are side by side are used in place, as are uint8 rows; float16, float64, integers,
+    bool, other strides and byte orders are copied and converted to float32 as ``numpy.astype`` does.
+    ``scipy.sparse`` rows are used as CSR, in place where they are that with float32 data. Complex,
+    object and string arrays are refused. NaN in a row gives NaN in that row's outputs and changes no
+    other row.
+
+    A network may be shared by threads, pickled, and used after a fork.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> hidden = (np.array([[1.0, -1.0], [2.0, 0.5]]), np.array([0.0, -1.0]))
+    >>> output = (np.array([[1.0, 1.0]]), np.array([0.5]))
+    >>> net = Network.from_layers([hidden, output])
+    >>> net(np.array([[3.0, 1.0]], np.float32))
+    array([[8. ]], dtype=float32)
+    """
+
+    _model: Model
+
+    def __new__(cls, model: Model, engine: _core.Engine | None = None) -> Self:
+        """Build a network from a model; `engine` is for internal use."""
+        if engine is None:
+            engine = _build(model)
+        net = super().__new__(cls, engine, model.task == "classification", model.classes)
+        net._model = model
+        return net
+
+    # Making and storing
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Load a network from a ``.npz`` or ``.safetensors`` file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file. One with only ``layers.{i}.weight`` and ``layers.{i}.bias`` arrays loads too:
+            relu on all layers but the last, dense plan.
+
+        Raises
+        ------
+        FileFormatError
+            If the file is not what lrgate writes, or is damaged, too large, or of a newer format. A
+            file is never unpickled, and sizes are checked before memory is taken.
+        OSError
+            If the file cannot be read.
+        """
+        model = files.load(path)
+        try:
+            return cls(model)
+        except ValueError as error:
+            raise files.FileFormatError(f"{os.fspath(path)}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save the network, with its gates, plan and probe, as ``.npz`` or ``.safetensors``.
+
+        The file is complete or not there: it is written beside `path` and then moved.
+
+        Raises
+        ------
+        ValueError
+            If the suffix is neither of the two.
+        OSError
+            If the file cannot be written; an older file then stays as it was.
+        """
+        files.save(path, self._model)
+
+    @classmethod
+    def from_layers(
+        cls,
+        layers: Sequence[tuple[npt.ArrayLike, npt.ArrayLike] | Layer],
+        activations: Sequence[Any] | None = None,
+        task: str | None = None,
+        classes: npt.ArrayLike | None = None,
+        input_scale: npt.ArrayLike | None = None,
+        input_shift: npt.ArrayLike | None = None,
+    ) -> Self:
+        """Build a network from weights and biases. Its plan is dense; see :meth:`tune`.
+
+        Parameters
+        ----------
+        layers : sequence of (weight, bias) or of Layer
+            weight (out, in), as in ``torch.nn.Linear``; bias (out,).
+        activations : sequence, optional
+            One per layer: ``"relu"``, ``("clipped_relu", upper)``, ``("thresholded_relu",
+            threshold)``, ``("leaky_relu", slope)``, ``"tanh"``, ``"sigmoid"``, ``"gelu"``,
+            ``"softmax"`` or ``"identity"``. By default relu on all layers but the last.
+        task : {"classification", "regression"}, optional
+            By default classification where `classes` is given or the last activation is softmax or
+            sigmoid, else regression.
+        classes : array-like (k,), optional
+            Labels that :meth:`predict` gives; two for a network with one output. By default
+            0, 1, ...
+        input_scale, input_shift : float or array-like (d,), optional
+            The network computes on ``x * input_scale + input_shift``: callers pass raw values. It
+            costs nothing at run time.
+
+        Raises
+        ------
+        ValueError
+            If there is no layer, shapes do not fit, values are not finite, or a name is unknown.
+        TypeError
+            If an array is not one of real numbers.
+        """
+        made = [
+            layer if isinstance(layer, Layer) else _layer(layer, i)
+            for i, layer in enumerate(layers)
+        ]
+        if activations is not None:
+            if len(activations) != len(made):
+                raise ValueError(
+                    f"activations must have {len(made)} entries, one per layer, "
+                    f"got {len(activations)}"
+                )
+        elif not all(isinstance(layer, Layer) for layer in layers):
+            activations = ["relu"] * (len(made) - 1) + ["identity"]
+        if activations is not None:
+            made = [
+                Layer(layer.weight, layer.bias, Activation.parse(a, f"activations[{i}]"), layer.gate)
+                for i, (layer, a) in enumerate(zip(made, activations, strict=True))
+            ]
+        labels = None if classes is None else np.array(classes)
+        if task is None:
+            guess = labels is not None or (
+                bool(made) and made[-1].activation.name in ("softmax", "sigmoid")
+            )
+            task = TASKS[0] if guess else TASKS[1]
+        elif task not in TASKS:
+            raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
+        model = Model(
+            layers=tuple(made),
+            task=task,
+            classes=labels,
+            input_scale=_optional_array(input_scale, "input_scale"),
+            input_shift=_optional_array(input_shift, "input_shift"),
+            plan=None,
+            probe=None,
+            metadata={},
+        )
+        return cls(model)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the model; packed weights are made again."""
+        return (type(self), (self._current_model(),))
+
+    # What it is
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers: weight (out, in), bias (out,), activation, gate. Arrays are read-only."""
+        return self._model.layers
+
+    @property
+    def task(self) -> str | None:
+        """``"classification"`` or ``"regression"``."""
+        return self._model.task
+
+    @property
+    def classes(self) -> npt.NDArray[Any] | None:
+        """Labels by class index, of a classifier; None for a regressor."""
+        if self._model.task != "classification":
+            return None
+        if self._model.classes is not None:
+            return self._model.classes
+        return np.arange(max(self.output_size, 2))
+
+    @property
+    def input_size(self) -> int:
+        """Width d of an input row."""
+        return self.engine.input_size
+
+    @property
+    def output_size(self) -> int:
+        """Width k of an output row."""
+        return self.engine.output_size
+
+    @property
+    def input_scale(self) -> npt.NDArray[np.float32] | None:
+        """Factor of raw inputs, () or (d,)."""
+        return self._model.input_scale
+
+    @property
+    def input_shift(self) -> npt.NDArray[np.float32] | None:
+        """Addend of scaled inputs, () or (d,)."""
+        return self._model.input_shift
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights the engine holds, in all layouts its plan needs."""
+        return self.engine.nbytes
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the maker of the file noted: JSON values."""
+        return dict(self._model.metadata)
+
+    @property
+    def plan(self) -> tuple[ClassPlan, ...]:
+        """Strategy and precision of each layer, for each batch class, by ascending rows."""
+        return tuple(ClassPlan(n, tuple(s), tuple(p)) for n, s, p in self.engine.plan())
+
+    @property
+    def probe(self) -> Probe | None:
+        """Rows stored with the network, and its outputs on them."""
+        return self._model.probe
+
+    def strategies(self, rows: int = 1) -> tuple[str, ...]:
+        """Strategy of each layer in a call on `rows` rows."""
+        chosen = self.engine.class_for(rows)
+        return next(plan.strategies for plan in self.plan if plan.rows == chosen)
+
+    def __repr__(self) -> str:
+        """Widths, task and plan."""
+        widths = "-".join(str(n) for n in (self.input_size, *(y.outputs for y in self.layers)))
+        plans = ", ".join(f"{plan.rows}: {_short(plan.strategies)}" for plan in self.plan)
+        return f"<lrgate.Network {widths}, {self.task}, plan {{{plans}}}, {self.nbytes / 1e6:.1f} MB>"
+
+    # Other plans, gates, notes
+
+    def _with(self, engine: _core.Engine, **changes: Any) -> Self:
+        fields = {name: getattr(self._model, name) for name in Model.__dataclass_fields__}
+        return type(self)(Model(**{**fields, **changes}), engine)
+
+    def _current_model(self) -> Model:
+        return self._model
+
+    def dense(self) -> Self:
+        """The same weights, dense in every layer: what other strategies are compared with."""
+        return self.with_strategies(["dense"] * len(self.layers))
+
+    def with_strategies(self, strategies: Sequence[str]) -> Self:
+        """The same weights under a plan of one batch class.
+
+        Parameters
+        ----------
+        strategies : sequence of {"dense", "skip", "gate"}
+            One per layer; "gate" only where the layer has a gate.
+
+        Raises
+        ------
+        ValueError
+            If the number or a name is wrong, or a layer has no gate.
+        """
+        if isinstance(strategies, str):
+            raise TypeError("strategies must be a sequence of names, got a string")
+        names = list(strategies)
+        plan = [(1, names, ["f32"] * len(names))]
+        return self._with_engine_plan(self.engine.with_plan(plan))
+
+    def _with_engine_plan(self, engine: _core.Engine) -> Self:
+        plan = tuple(ClassPlan(n, tuple(s), tuple(p)) for n, s, p in engine.plan())
+        return self._with(engine, plan=plan)
+
+    def with_gates(self, gates: Mapping[int, Gate | None] | Sequence[Gate | None]) -> Self:
+        """The same network with other gates; layers that get one use it in every batch class.
+
+        Parameters
+        ----------
+        gates : mapping from layer index to Gate or None, or sequence of them, one per layer
+            With a mapping, layers it does not name keep what they have. None takes a gate away.
+            A layer whose gate stays as it is keeps its strategy.
+
+        Raises
+        ------
+        ValueError
+            If a gate is on the last layer or on a layer without a hard zero, its rank is not from 1
+            to min(in, out), its shapes do not fit the layer, or a value is not finite.
+        """
+        count = len(self.layers)
+        old = [layer.gate for layer in self.layers]
+        new = list(old)
+        if isinstance(gates, Mapping):
+            for i, gate in gates.items():
+                if not 0 <= i < count:
+                    raise ValueError(f"gates must name layers from 0 to {count - 1}, got {i}")
+                new[i] = gate
+        else:
+            if len(gates) != count:
+                raise ValueError(f"gates must have {count} entries, one per layer, got {len(gates)}")
+            new = list(gates)
+        for i, gate in enumerate(new):
+            if gate is not None and not isinstance(gate, Gate):
+                raise TypeError(f"gates[{i}] must be a Gate or None, got {type(gate).__name__}")
+        engine = self.engine.with_gates([_gate_arrays(gate) for gate in new])
+        kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
+        if any(kept):
+            before = self.engine.plan()
+            plan = [
+                (n, [s0[i] if kept[i] else s[i] for i in range(count)], p)
+                for (n, s, p), (_, s0, _) in zip(engine.plan(), before, strict=True)
+            ]
+            engine = engine.with_plan(plan)
+        layers = tuple(
+            Layer(layer.weight, layer.bias, layer.activation, gate)
+            for layer, gate in zip(self.layers, new, strict=True)
+        )
+        plan_now = tuple(ClassPlan(n, tuple(s), tuple(p)) for n, s, p in engine.plan())
+        return self._with(engine, layers=layers, plan=plan_now)
+
+    def with_probe(self, x: npt.ArrayLike) -> Self:
+        """The same network with these rows and its outputs on them stored, for :meth:`check`.
+
+        Parameters
+        ----------
+        x : array-like (n, d)
+            A few real input rows, uint8 or converted to float32.
+        """
+        rows = np.array(x)
+        if rows.dtype != np.uint8:
+            rows = rows.astype(np.float32)
+        if rows.ndim != 2 or len(rows) == 0:
+            raise ValueError(f"x must have shape (n, {self.input_size}) with n > 0, got {rows.shape}")
+        y = np.asarray(self.dense()(rows))
+        return self._with(self.engine, probe=Probe(rows, y))
+
+    def with_metadata(self, metadata: Mapping[str, Any]) -> Self:
+        """The same network with these notes (JSON values) in place of the old ones."""
+        return self._with(self.engine, metadata=dict(metadata))
+
+    def tune(
+        self,
+        x: Any,
+        batch_sizes: Sequence[int] = (1, 64, 1024),
+        *,
+        seconds: float = 0.5,
+    ) -> Self:
+        """Choose the fastest strategy of each layer by measuring on this machine.
+
+        Gates that the network has are used where they are faster than dense and skip. For each batch
+        class the layers are timed under each strategy, then whole calls decide between the mix, its
+        neighbours and dense, one thread each.
+
+        Parameters
+        ----------
+        x : array-like or scipy.sparse (n, d)
+            Real input rows; a few hundred are enough.
+        batch_sizes : sequence of int
+            Batch classes: a call uses the plan of the nearest number of rows, on a log scale.
+        seconds : float
+            About how long to measure for each batch class.
+
+        Raises
+        ------
+        ValueError
+            If `x` has no rows or another width, or a batch size is below 1 or given twice.
+        """
+        for size in batch_sizes:
+            if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+                raise ValueError(f"batch_sizes must be integers of at least 1, got {size!r}")
+        engine = self.engine.tune(x, [int(size) for size in batch_sizes], seconds)
+        return self._with_engine_plan(engine)
+
+    # Looking inside
+
+    def profile(
+        self, x: Any, *, batch_size: int | None = None, seconds: float = 0.1
+    ) -> Profile:
+        """What each layer does on these rows, and how long it takes.
+
+        Parameters
+        ----------
+        x : array-like or scipy.sparse (n, d)
+            Real input rows.
+        batch_size : int, optional
+            Rows per call; all of them by default. 1 shows the plan and time of single rows.
+        seconds : float
+            Repeat for about this long; times are medians.
+
+        Returns
+        -------
+        Profile
+            Per layer: strategy, precision, densities, computed share, recall, lost energy, share of
+            dense multiply-adds, time per row. ``print`` shows a table.
+        """
+        if np.ndim(x) == 1 and not hasattr(x, "tocsr"):
+            x = np.asarray(x)[None]
+        rows = x.shape[0] if hasattr(x, "shape") else len(x)
+        size = max(rows, 1) if batch_size is None else batch_size
+        if size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {size}")
+        layers = []
+        raw = self.engine.profile(x, size, seconds)
+        for layer, values in zip(self.layers, raw, strict=True):
+            done, dense = values.pop("multiply_adds"), values.pop("dense_multiply_adds")
+            layers.append(
+                LayerProfile(
+                    inputs=layer.inputs, outputs=layer.outputs, flop_share=done / dense, **values
+                )
+            )
+        return Profile(tuple(layers), rows, size, _core.isa())
+
+    def layer_inputs(self, x: Any) -> list[npt.NDArray[np.float32]]:
+        """Every layer's input on these rows: what gates are fitted on.
+
+        Parameters
+        ----------
+        x : array-like or scipy.sparse (n, d)
+
+        Returns
+        -------
+        list of float32 arrays (n, in)
+            One per layer; the first is ``x * input_scale + input_shift``.
+        """
+        return self.engine.layer_inputs(x)
+
+    def check(self) -> float:
+        """Recompute the stored probe and compare: does the file still say what it said?
+
+        The dense outputs on the probe rows are compared with the stored ones.
+
+        Returns
+        -------
+        float
+            The largest difference, over the largest stored output.
+
+        Raises
+        ------
+        ValueError
+            If the network has no probe, or the difference is above 1e-4.
+        """
+        probe = self._model.probe
+        if probe is None:
+            raise ValueError("check needs a network with a probe; see with_probe")
+        y = np.asarray(self.dense()(probe.x))
+        largest = max(float(np.max(np.abs(probe.y))), float(np.finfo(np.float32).tiny))
+        difference = float(np.max(np.abs(y - probe.y))) / largest
+        if not difference <= CHECK_TOLERANCE:
+            raise ValueError(
+                f"the probe's outputs differ from the stored ones by {difference:.2g} of the "
+                f"largest, more than {CHECK_TOLERANCE:.0e}: the file or this machine is damaged"
+            )
+        return difference
+
+
+def _build(model: Model) -> _core.Engine:
+    """A model's engine: checks everything."""
+    layers = [
+        (layer.weight, layer.bias, layer.activation.name, layer.activation.parameter)
+        for layer in model.layers
+    ]
+    engine = _core.Engine(
+        layers,
+        input_scale=None if model.input_scale is None else model.input_scale.reshape(-1),
+        input_shift=None if model.input_shift is None else model.input_shift.reshape(-1),
+    )
+    if any(layer.gate is not None for layer in model.layers):
+        engine = engine.with_gates([_gate_arrays(layer.gate) for layer in model.layers])
+    if model.plan is not None:
+        plan = [(p.rows, list(p.strategies), list(p.precisions)) for p in model.plan]
+        engine = engine.with_plan(plan)
+    return engine
+
+
+def _gate_arrays(gate: Gate | None) -> Any:
+    return None if gate is None else (gate.u, gate.v, gate.bias)
+
+
+def _layer(pair: Any, i: int) -> Layer:
+    try:
+        weight, bias = pair
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"layers[{i}] must be (weight, bias) or a Layer, got {type(pair).__name__}"
+        ) from None
+    try:
+        return Layer(weight, bias, Activation("identity"))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"layers[{i}]: {error}") from None
+
+
+def _optional_array(value: npt.ArrayLike | None, name: str) -> npt.NDArray[np.float32] | None:
+    if value is None:
+        return None
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    if array.ndim > 1:
+        raise ValueError(f"{name} must have shape () or (d,), got {array.shape}")
+    return array.astype(np.float32)
+
+
+def _short(strategies: Sequence[str]) -> str:
+    return "-".join(strategies)

@@ -1,0 +1,242 @@
+//! `Engine`: a core network behind Python's conversions, for everything off the hot path.
+
+use std::time::Duration;
+
+use lrgate::{
+    Activation, ClassPlan, Gate, InputMap, Layer, LayerPlan, Network, Plan, Precision, Strategy,
+};
+use numpy::ndarray::ArrayView2;
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::errors::to_py;
+use crate::rows::PyRows;
+
+type LayerArgs<'py> =
+    (PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>, String, Option<f32>);
+type GateArgs<'py> =
+    (PyReadonlyArray2<'py, f32>, PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>);
+type ClassArgs = (usize, Vec<String>, Vec<String>);
+
+/// A network with its packed weights and its plan. It never changes; methods return new ones.
+#[pyclass(frozen, module = "lrgate._core")]
+pub(crate) struct Engine {
+    pub(crate) network: Network,
+}
+
+#[pymethods]
+impl Engine {
+    /// Builds a network from (weight (out, in), bias (out,), activation, parameter) per layer.
+    #[new]
+    #[pyo3(signature = (layers, *, input_scale=None, input_shift=None))]
+    fn new(
+        layers: Vec<LayerArgs<'_>>,
+        input_scale: Option<PyReadonlyArray1<'_, f32>>,
+        input_shift: Option<PyReadonlyArray1<'_, f32>>,
+    ) -> PyResult<Self> {
+        let layers = layers
+            .into_iter()
+            .enumerate()
+            .map(|(i, (weight, bias, activation, parameter))| {
+                let activation = activation_by_name(&activation, parameter)?;
+                let weight = weight.as_array();
+                let bias = bias.as_array().to_vec();
+                if weight.nrows() != bias.len() {
+                    return Err(PyValueError::new_err(format!(
+                        "layers[{i}].bias must have shape ({},), got ({},)",
+                        weight.nrows(),
+                        bias.len()
+                    )));
+                }
+                Ok(Layer::new(to_vec(weight), bias, weight.ncols(), activation))
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        let map = match (input_scale, input_shift) {
+            (None, None) => None,
+            (scale, shift) => {
+                let or = |values: Option<PyReadonlyArray1<'_, f32>>, default| {
+                    values.map_or_else(|| vec![default], |values| values.as_array().to_vec())
+                };
+                Some(InputMap::new(or(scale, 1.0), or(shift, 0.0)))
+            }
+        };
+        Ok(Engine { network: Network::new(layers, map).map_err(to_py)? })
+    }
+
+    /// The same network with a gate (u (in, rank), v (rank, out), bias (out,)) or None per layer.
+    fn with_gates(&self, py: Python<'_>, gates: Vec<Option<GateArgs<'_>>>) -> PyResult<Self> {
+        let gates = gates
+            .into_iter()
+            .map(|gate| {
+                gate.map(|(u, v, bias)| {
+                    let rank = u.as_array().ncols();
+                    let bias = bias.as_array().to_vec();
+                    Gate::new(to_vec(u.as_array()), to_vec(v.as_array()), bias, rank)
+                })
+            })
+            .collect();
+        let network = py.detach(|| self.network.with_gates(gates)).map_err(to_py)?;
+        Ok(Engine { network })
+    }
+
+    /// The same network under a plan: (rows, strategies, precisions) per batch class.
+    fn with_plan(&self, py: Python<'_>, classes: Vec<ClassArgs>) -> PyResult<Self> {
+        let classes = classes.into_iter().map(class_plan).collect::<PyResult<Vec<_>>>()?;
+        let plan = Plan::new(classes).map_err(to_py)?;
+        Ok(Engine { network: py.detach(|| self.network.with_plan(plan)).map_err(to_py)? })
+    }
+
+    /// The plan: (rows, strategies, precisions) per batch class.
+    fn plan(&self) -> Vec<(usize, Vec<&'static str>, Vec<&'static str>)> {
+        let class = |class: &ClassPlan| {
+            let strategies = class.layers.iter().map(|layer| layer.strategy.name()).collect();
+            let precisions = class.layers.iter().map(|layer| layer.precision.name()).collect();
+            (class.rows, strategies, precisions)
+        };
+        self.network.plan().classes().iter().map(class).collect()
+    }
+
+    /// The class of the plan that a call with this many rows uses.
+    fn class_for(&self, rows: usize) -> usize {
+        self.network.plan().for_rows(rows).rows
+    }
+
+    /// Measures the fastest plan on these rows; about `seconds` per batch size.
+    fn tune(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        batch_sizes: Vec<usize>,
+        seconds: f64,
+    ) -> PyResult<Self> {
+        let x = PyRows::new(x, self.network.input_size())?;
+        let rows = x.rows()?;
+        let time = duration(seconds)?;
+        let network = py.detach(|| self.network.tune(rows, &batch_sizes, time));
+        Ok(Engine { network: network.map_err(to_py)? })
+    }
+
+    /// What each layer does on these rows, `batch_size` rows a call, as one dict per layer.
+    fn profile<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        batch_size: usize,
+        seconds: f64,
+    ) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let x = PyRows::new(x, self.network.input_size())?;
+        let rows = x.rows()?;
+        let time = duration(seconds)?;
+        let profile = py.detach(|| self.network.profile(rows, batch_size, time)).map_err(to_py)?;
+        profile
+            .into_iter()
+            .map(|layer| {
+                let dict = PyDict::new(py);
+                dict.set_item("strategy", layer.strategy.name())?;
+                dict.set_item("precision", layer.precision.name())?;
+                dict.set_item("rank", layer.rank)?;
+                dict.set_item("density_in", layer.density_in)?;
+                dict.set_item("density_out", layer.density_out)?;
+                dict.set_item("computed_share", layer.computed_share)?;
+                dict.set_item("recall", layer.recall)?;
+                dict.set_item("lost_energy", layer.lost_energy)?;
+                dict.set_item("seconds_per_row", layer.seconds)?;
+                dict.set_item("multiply_adds", layer.multiply_adds)?;
+                dict.set_item("dense_multiply_adds", layer.dense_multiply_adds)?;
+                Ok(dict)
+            })
+            .collect()
+    }
+
+    /// Every layer's input on these rows, float32 (n, in) each.
+    fn layer_inputs<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+    ) -> PyResult<Vec<Bound<'py, PyArray2<f32>>>> {
+        let x = PyRows::new(x, self.network.input_size())?;
+        let rows = x.rows()?;
+        let inputs = py.detach(|| self.network.layer_inputs(rows)).map_err(to_py)?;
+        let widths = self.network.layers().map(Layer::inputs);
+        inputs
+            .into_iter()
+            .zip(widths)
+            .map(|(values, width)| PyArray1::from_vec(py, values).reshape([x.len(), width]))
+            .collect()
+    }
+
+    /// Width of an input row.
+    #[getter]
+    fn input_size(&self) -> usize {
+        self.network.input_size()
+    }
+
+    /// Width of an output row.
+    #[getter]
+    fn output_size(&self) -> usize {
+        self.network.output_size()
+    }
+
+    /// Bytes of weights held, in all layouts.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.network.nbytes()
+    }
+}
+
+fn to_vec(matrix: ArrayView2<'_, f32>) -> Vec<f32> {
+    matrix.iter().copied().collect()
+}
+
+fn duration(seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds).map_err(|_| {
+        PyValueError::new_err(format!("seconds must be at least 0, got {seconds}"))
+    })
+}
+
+fn class_plan((rows, strategies, precisions): ClassArgs) -> PyResult<ClassPlan> {
+    if strategies.len() != precisions.len() {
+        return Err(PyValueError::new_err(format!(
+            "precisions must have {} entries, got {}",
+            strategies.len(),
+            precisions.len()
+        )));
+    }
+    let layers = strategies
+        .iter()
+        .zip(&precisions)
+        .enumerate()
+        .map(|(i, (strategy, precision))| {
+            let strategy = Strategy::by_name(strategy).ok_or_else(|| {
+                let message = "must be 'dense', 'skip' or 'gate'";
+                PyValueError::new_err(format!("strategies[{i}] {message}, got {strategy:?}"))
+            })?;
+            if precision != "f32" {
+                let message = format!("precisions[{i}] must be 'f32', got {precision:?}");
+                return Err(PyValueError::new_err(message));
+            }
+            Ok(LayerPlan { strategy, precision: Precision::F32 })
+        })
+        .collect::<PyResult<_>>()?;
+    Ok(ClassPlan { rows, layers })
+}
+
+fn activation_by_name(name: &str, parameter: Option<f32>) -> PyResult<Activation> {
+    Ok(match (name, parameter) {
+        ("identity", None) => Activation::Identity,
+        ("relu", None) => Activation::Relu,
+        ("clipped_relu", Some(upper)) => Activation::ClippedRelu { upper },
+        ("thresholded_relu", Some(threshold)) => Activation::ThresholdedRelu { threshold },
+        ("leaky_relu", Some(slope)) => Activation::LeakyRelu { slope },
+        ("tanh", None) => Activation::Tanh,
+        ("sigmoid", None) => Activation::Sigmoid,
+        ("gelu", None) => Activation::Gelu,
+        ("softmax", None) => Activation::Softmax,
+        _ => {
+            let message = format!("activation {name:?} with parameter {parameter:?} is unknown");
+            return Err(PyValueError::new_err(message));
+        }
+    })
+}

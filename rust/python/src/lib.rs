@@ -1,0 +1,71 @@
+//! The Python module `lrgate._core`: conversions and errors. Every algorithm is in the crate
+//! `lrgate`.
+
+mod engine;
+mod errors;
+mod network;
+mod rows;
+
+use pyo3::prelude::*;
+
+/// The compiled half of lrgate.
+#[pymodule(name = "_core")]
+mod core_module {
+    #[pymodule_export]
+    use crate::engine::Engine;
+    #[pymodule_export]
+    use crate::network::Network;
+
+    use lrgate::{Isa, pool};
+    use pyo3::prelude::*;
+
+    use crate::errors::{check_threads, to_py};
+
+    /// Version of the crate.
+    #[pymodule_export]
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+    /// Build profile: release or debug.
+    #[pymodule_export]
+    const BUILD_PROFILE: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
+
+    /// Name of the instruction set in use.
+    #[pyfunction]
+    fn isa() -> PyResult<&'static str> {
+        Ok(Isa::detect().map_err(to_py)?.name())
+    }
+
+    /// Names of the instruction sets of this machine, best first.
+    #[pyfunction]
+    fn available_isas() -> Vec<&'static str> {
+        Isa::available().into_iter().map(Isa::name).collect()
+    }
+
+    /// Threads that a call from this thread may use.
+    #[pyfunction]
+    fn get_num_threads() -> PyResult<usize> {
+        pool::num_threads().map_err(to_py)
+    }
+
+    /// Sets the process's number of threads.
+    #[pyfunction]
+    fn set_num_threads(num_threads: i64) -> PyResult<()> {
+        pool::set_num_threads(check_threads(num_threads)?).map_err(to_py)
+    }
+
+    /// Sets this thread's own number of threads and returns what it was; None follows the process.
+    #[pyfunction]
+    #[pyo3(signature = (num_threads))]
+    fn set_thread_override(num_threads: Option<i64>) -> PyResult<Option<usize>> {
+        let threads = num_threads.map(check_threads).transpose()?;
+        pool::set_thread_override(threads).map_err(to_py)
+    }
+
+    /// Fails early where `LRGATE_ISA` or `LRGATE_NUM_THREADS` is wrong: at import, not at a first call.
+    #[pymodule_init]
+    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        Isa::detect().map_err(to_py)?;
+        pool::num_threads().map_err(to_py)?;
+        Ok(())
+    }
+}

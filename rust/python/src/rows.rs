@@ -1,0 +1,236 @@
+//! Input rows from Python objects, in place where they can be.
+//!
+//! | x | what happens |
+//! |---|---|
+//! | float32, values of a row side by side | used in place |
+//! | uint8, values of a row side by side | read as it is |
+//! | other real dtypes, other strides, other byte orders, lists | one copy, converted to float32 |
+//! | scipy.sparse | as CSR with float32 data, in place where it is that |
+//! | complex, object, string, date dtypes | `TypeError` |
+
+use numpy::{
+    PyArray1, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, dtype,
+};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use crate::errors::to_py;
+
+/// Rows that stay alive while they are borrowed.
+pub(crate) struct PyRows<'py> {
+    kind: Kind<'py>,
+    rows: usize,
+    columns: usize,
+    /// x was one row without a batch axis.
+    pub(crate) single: bool,
+}
+
+enum Kind<'py> {
+    F32 { array: Bound<'py, PyUntypedArray>, stride: usize },
+    U8 { array: Bound<'py, PyUntypedArray>, stride: usize },
+    Csr {
+        starts: Bound<'py, PyArray1<i32>>,
+        index: Bound<'py, PyArray1<i32>>,
+        value: Bound<'py, PyArray1<f32>>,
+    },
+}
+
+impl<'py> PyRows<'py> {
+    /// Rows of width `width` from `x`.
+    pub(crate) fn new(x: &Bound<'py, PyAny>, width: usize) -> PyResult<Self> {
+        if let Ok(array) = x.cast::<PyUntypedArray>() {
+            return Self::from_array(array, width);
+        }
+        if x.hasattr(intern!(x.py(), "tocsr"))? {
+            return Self::from_sparse(x, width);
+        }
+        let numpy = x.py().import(intern!(x.py(), "numpy"))?;
+        let array = numpy.call_method1(intern!(x.py(), "asarray"), (x,)).map_err(|error| {
+            let message = format!("x must be a rectangular array of real numbers: {error}");
+            PyValueError::new_err(message)
+        })?;
+        Self::from_array(array.cast::<PyUntypedArray>()?, width)
+    }
+
+    fn from_array(array: &Bound<'py, PyUntypedArray>, width: usize) -> PyResult<Self> {
+        let shape = array.shape();
+        let (rows, columns, single) = match *shape {
+            [d] => (1, d, true),
+            [n, d] => (n, d, false),
+            _ => return Err(wrong_shape(shape, width)),
+        };
+        if columns != width {
+            return Err(wrong_shape(shape, width));
+        }
+        let py = array.py();
+        let kind = array.dtype();
+        if kind.is_equiv_to(&dtype::<f32>(py)) {
+            if let Some(stride) = in_place(array, columns, 4) {
+                let kind = Kind::F32 { array: array.clone(), stride };
+                return Ok(PyRows { kind, rows, columns, single });
+            }
+        } else if kind.is_equiv_to(&dtype::<u8>(py))
+            && let Some(stride) = in_place(array, columns, 1)
+        {
+            let kind = Kind::U8 { array: array.clone(), stride };
+            return Ok(PyRows { kind, rows, columns, single });
+        }
+        if !matches!(kind.kind(), b'b' | b'i' | b'u' | b'f') {
+            let message = format!("x must be an array of real numbers, got dtype {kind}");
+            return Err(PyTypeError::new_err(message));
+        }
+        let numpy = py.import(intern!(py, "numpy"))?;
+        let copy = numpy.call_method1(intern!(py, "ascontiguousarray"), (array, "float32"))?;
+        let array = copy.cast_into::<PyUntypedArray>()?;
+        Ok(PyRows { kind: Kind::F32 { array, stride: columns }, rows, columns, single })
+    }
+
+    fn from_sparse(x: &Bound<'py, PyAny>, width: usize) -> PyResult<Self> {
+        let py = x.py();
+        let shape: Vec<usize> = x.getattr(intern!(py, "shape"))?.extract()?;
+        let &[rows, columns] = shape.as_slice() else {
+            return Err(wrong_shape(&shape, width));
+        };
+        if columns != width {
+            return Err(wrong_shape(&shape, width));
+        }
+        let csr = x.call_method0(intern!(py, "tocsr"))?;
+        let data = csr.getattr(intern!(py, "data"))?;
+        let kind = data.cast::<PyUntypedArray>()?.dtype();
+        if !matches!(kind.kind(), b'b' | b'i' | b'u' | b'f') {
+            let message = format!("x must be a matrix of real numbers, got dtype {kind}");
+            return Err(PyTypeError::new_err(message));
+        }
+        let numpy = py.import(intern!(py, "numpy"))?;
+        let convert = |array: Bound<'py, PyAny>, to: &str| {
+            numpy.call_method1(intern!(py, "ascontiguousarray"), (array, to))
+        };
+        // indptr's last entry is the largest index there is; columns are below the width.
+        let starts = csr.getattr(intern!(py, "indptr"))?;
+        let entries: i64 = starts.get_item(-1)?.extract()?;
+        if entries > i64::from(i32::MAX) {
+            let message = format!("x must have at most {} non-zeros, got {entries}", i32::MAX);
+            return Err(PyValueError::new_err(message));
+        }
+        let index = csr.getattr(intern!(py, "indices"))?;
+        let kind = Kind::Csr {
+            starts: convert(starts, "int32")?.cast_into::<PyArray1<i32>>()?,
+            index: convert(index, "int32")?.cast_into::<PyArray1<i32>>()?,
+            value: convert(data, "float32")?.cast_into::<PyArray1<f32>>()?,
+        };
+        Ok(PyRows { kind, rows, columns, single: false })
+    }
+
+    /// The rows, borrowed.
+    pub(crate) fn rows(&self) -> PyResult<lrgate::Rows<'_>> {
+        let PyRows { rows, columns, .. } = *self;
+        match &self.kind {
+            Kind::F32 { array, stride } => {
+                // SAFETY: `in_place` checked that the array is aligned, that a row's values are side
+                // by side, and that rows are `stride` values apart.
+                let data = unsafe { slice::<f32>(array, rows, columns, *stride) };
+                lrgate::Rows::f32(data, rows, columns, *stride)
+            }
+            Kind::U8 { array, stride } => {
+                // SAFETY: as above.
+                let data = unsafe { slice::<u8>(array, rows, columns, *stride) };
+                lrgate::Rows::u8(data, rows, columns, *stride)
+            }
+            Kind::Csr { starts, index, value } => {
+                // SAFETY: the arrays are kept by `self`. Writing to them from another thread during
+                // the call is the caller's race, as with NumPy's own functions.
+                let (starts, index, value) =
+                    unsafe { (starts.as_slice()?, index.as_slice()?, value.as_slice()?) };
+                lrgate::Rows::csr(starts, index, value, columns)
+            }
+        }
+        .map_err(to_py)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// First and last byte address of the array, for telling whether an output overlaps it.
+    pub(crate) fn overlaps(&self, start: usize, end: usize) -> bool {
+        let (array, stride, size) = match &self.kind {
+            Kind::F32 { array, stride } => (array, stride, 4),
+            Kind::U8 { array, stride } => (array, stride, 1),
+            Kind::Csr { value, .. } => (value.as_untyped(), &1, 4),
+        };
+        let first = data_address(array);
+        let values = match &self.kind {
+            Kind::Csr { value, .. } => value.len(),
+            _ => self.rows.saturating_sub(1) * stride + self.columns,
+        };
+        first < end && start < first + values * size
+    }
+}
+
+/// The distance of rows in values, where rows can be used in place: aligned, a row's values side by
+/// side, rows at a distance that is a whole number of values and not negative.
+fn in_place(array: &Bound<'_, PyUntypedArray>, columns: usize, size: usize) -> Option<usize> {
+    if !data_address(array).is_multiple_of(size) {
+        return None;
+    }
+    let strides = array.strides();
+    let (row, value) = match *strides {
+        [value] => (0, value),
+        [row, value] => (row, value),
+        _ => return None,
+    };
+    if columns > 1 && value != size as isize {
+        return None;
+    }
+    if array.shape().len() == 1 || array.shape()[0] <= 1 {
+        return Some(columns);
+    }
+    let row = usize::try_from(row).ok()?;
+    row.is_multiple_of(size).then_some(row / size)
+}
+
+fn data_address(array: &Bound<'_, PyUntypedArray>) -> usize {
+    // SAFETY: the pointer is that of a live array object.
+    unsafe { (*array.as_array_ptr()).fields.data as usize }
+}
+
+/// The array's memory from its first row's first value to its last row's last.
+///
+/// # Safety
+/// `in_place` returned `stride` for an array of this shape and of `T`'s dtype.
+unsafe fn slice<'a, T>(
+    array: &'a Bound<'_, PyUntypedArray>,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+) -> &'a [T] {
+    if rows == 0 || columns == 0 {
+        return &[];
+    }
+    let data = data_address(array) as *const T;
+    // SAFETY: the caller's promise: all these values belong to the array, which `array` keeps.
+    unsafe { std::slice::from_raw_parts(data, (rows - 1) * stride + columns) }
+}
+
+fn wrong_shape(got: &[usize], width: usize) -> PyErr {
+    let expected = if got.len() == 1 {
+        format!("({width},)")
+    } else if got.len() == 2 {
+        format!("(n, {width})")
+    } else {
+        format!("(n, {width}) or ({width},)")
+    };
+    PyValueError::new_err(format!("x must have shape {expected}, got {}", shape_text(got)))
+}
+
+/// A shape as Python prints a tuple.
+pub(crate) fn shape_text(shape: &[usize]) -> String {
+    match shape {
+        [one] => format!("({one},)"),
+        _ => {
+            let all: Vec<_> = shape.iter().map(ToString::to_string).collect();
+            format!("({})", all.join(", "))
+        }
+    }
+}

@@ -1,0 +1,580 @@
+"""Estimators against what defines them: best approximations, exact signs, counts by brute force."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import itertools
+import tracemalloc
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrgate import estimators, files, model
+from lrgate.estimators import Estimate, evaluate, svd, whitened
+from lrgate.model import Activation, Gate, Layer
+
+RELU = Activation("relu")
+SHAPES = [(12, 30), (30, 12), (20, 20), (1, 5), (5, 1)]  # (inputs, outputs)
+
+
+def random_layer(inputs: int, outputs: int, activation: Activation = RELU, seed: int = 0) -> Layer:
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(outputs, inputs))
+    return Layer(weight, rng.normal(size=outputs), activation)
+
+
+def correlated_rows(count: int, inputs: int, seed: int = 1) -> np.ndarray:
+    """Rows with a mean, and variances that fall by orders of magnitude over mixed directions."""
+    rng = np.random.default_rng(seed)
+    mix = rng.normal(size=(inputs, inputs)) * np.geomspace(1, 0.01, inputs)[:, None]
+    return (rng.normal(size=(count, inputs)) @ mix + rng.normal(size=inputs)).astype(np.float32)
+
+
+def pre_activations(layer: Layer, rows: np.ndarray) -> np.ndarray:
+    return rows.astype(np.float64) @ layer.weight.T.astype(np.float64) + layer.bias
+
+
+def scores(gate: Gate, rows: np.ndarray) -> np.ndarray:
+    u, v = gate.u.astype(np.float64), gate.v.astype(np.float64)
+    return rows.astype(np.float64) @ u @ v + gate.bias
+
+
+def squared_error(layer: Layer, gate: Gate, rows: np.ndarray) -> float:
+    """Mean over rows of |z - s|^2."""
+    difference = pre_activations(layer, rows) - scores(gate, rows)
+    return float(np.square(difference).sum(axis=1).mean())
+
+
+def fits(layer: Layer, rows: np.ndarray) -> list[Estimate]:
+    return [svd(layer), whitened(layer, rows)]
+
+
+# --- what both have in common -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ranks_are_nested(shape: tuple[int, int]) -> None:
+    layer = random_layer(*shape)
+    for fit in fits(layer, correlated_rows(100, shape[0])):
+        assert fit.max_rank == min(shape)
+        full = fit.gate(fit.max_rank)
+        for rank in range(1, fit.max_rank + 1):
+            gate = fit.gate(rank)
+            assert gate.rank == rank
+            np.testing.assert_array_equal(gate.u, full.u[:, :rank])
+            np.testing.assert_array_equal(gate.v, full.v[:rank])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "activation", [RELU, Activation("clipped_relu", 1.0), Activation("thresholded_relu", 0.7)]
+)
+def test_full_rank_gives_the_exact_signs(shape: tuple[int, int], activation: Activation) -> None:
+    layer = random_layer(*shape, activation)
+    rows, other = correlated_rows(100, shape[0]), correlated_rows(500, shape[0], seed=7)
+    z = pre_activations(layer, other)
+    margin = z - (0.7 if activation.name == "thresholded_relu" else 0.0)
+    for fit in fits(layer, rows):
+        computed = scores(fit.gate(fit.max_rank), other) > 0
+        sure = np.abs(margin) > 1e-4  # of values around 1, in float32
+        assert sure.mean() > 0.99
+        np.testing.assert_array_equal(computed[sure], margin[sure] > 0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_threshold_moves_every_score(shape: tuple[int, int]) -> None:
+    layer = random_layer(*shape)
+    each = np.linspace(-1, 1, shape[1])
+    for fit in fits(layer, correlated_rows(50, shape[0])):
+        plain = fit.gate(1).bias
+        np.testing.assert_allclose(fit.gate(1, 0.5).bias, plain - 0.5, atol=1e-6)
+        np.testing.assert_allclose(fit.gate(1, each).bias, plain - each, atol=1e-6)
+        np.testing.assert_allclose(fit.gate(1, -2).bias, plain + 2, atol=1e-6)
+
+
+def test_gates_fit_their_layer() -> None:
+    layer = random_layer(6, 9)
+    for fit in fits(layer, correlated_rows(50, 6)):
+        gate = fit.gate(np.int64(3))  # type: ignore[arg-type]
+        assert dataclasses.replace(layer, gate=gate).gate is gate
+        assert gate.u.dtype == gate.v.dtype == gate.bias.dtype == np.float32
+
+
+# --- svd ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_svd_is_the_best_approximation_of_its_rank(shape: tuple[int, int]) -> None:
+    """Eckart and Young 1936: what is left are the singular values cut off."""
+    layer = random_layer(*shape)
+    weight = layer.weight.T.astype(np.float64)
+    values = np.linalg.svd(weight, compute_uv=False)
+    fit = svd(layer)
+    for rank in range(1, fit.max_rank + 1):
+        left = np.linalg.norm(weight - fit.u[:, :rank] @ fit.v[:rank])
+        assert left == pytest.approx(np.linalg.norm(values[rank:]), abs=1e-12)
+        np.testing.assert_array_equal(fit.gate(rank).bias, layer.bias)
+
+
+def test_svd_of_a_weight_of_low_rank_is_exact() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(30, 3)) @ rng.normal(size=(3, 20))
+    layer = Layer(weight, np.zeros(30), RELU)
+    gate = svd(layer).gate(3)
+    np.testing.assert_allclose((gate.u @ gate.v).T, layer.weight, atol=1e-5)
+
+
+def test_svd_of_zeros() -> None:
+    layer = Layer(np.zeros((3, 2)), np.array([1, 0, -1]), RELU)
+    report = evaluate(layer, svd(layer).gate(1), np.ones((4, 2)))
+    assert (report.recall, report.computed_share) == (1.0, pytest.approx(1 / 3))
+
+
+# --- whitened -----------------------------------------------------------------------------------
+
+
+def by_the_roots_of_the_covariance(
+    layer: Layer, rows: np.ndarray, rank: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """U V and c as they are defined: C^(1/2) W ~ P S Q^T, U = C^(-1/2) P S, V = Q^T."""
+    weight = layer.weight.T.astype(np.float64)
+    mean = rows.mean(axis=0, dtype=np.float64)
+    values, vectors = np.linalg.eigh(np.cov(rows.T.astype(np.float64), bias=True))
+    live = values > 1e-9 * values.max()
+    root = np.sqrt(np.where(live, values, 0))
+    inverse = np.divide(1, root, out=np.zeros_like(root), where=live)
+    left, scale, right = np.linalg.svd((vectors * root) @ vectors.T @ weight)
+    product = (vectors * inverse) @ vectors.T @ (left[:, :rank] * scale[:rank]) @ right[:rank]
+    return product, layer.bias + mean @ (weight - product)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_whitened_is_the_optimum(shape: tuple[int, int]) -> None:
+    layer, rows = random_layer(*shape), correlated_rows(300, shape[0])
+    z = pre_activations(layer, rows)
+    # No matrix of rank k is nearer to the centred pre-activations than their own truncated SVD,
+    # and so no low-rank product plus a bias either.
+    values = np.linalg.svd(z - z.mean(axis=0), compute_uv=False)
+    fit = whitened(layer, rows)
+    for rank in range(1, fit.max_rank + 1):
+        bound = float(np.square(values[rank:]).sum()) / len(rows)
+        assert squared_error(layer, fit.gate(rank), rows) == pytest.approx(
+            bound, rel=1e-4, abs=1e-9
+        )
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_whitened_is_what_its_definition_says(shape: tuple[int, int]) -> None:
+    layer, rows = random_layer(*shape), correlated_rows(300, shape[0])
+    fit = whitened(layer, rows)
+    for rank in (1, 2, 5, fit.max_rank):
+        product, bias = by_the_roots_of_the_covariance(layer, rows, rank)
+        np.testing.assert_allclose(fit.u[:, :rank] @ fit.v[:rank], product, atol=1e-6)
+        np.testing.assert_allclose(fit.gate(rank).bias, bias, atol=1e-5)
+
+
+def test_whitened_is_a_minimum() -> None:
+    layer, rows = random_layer(10, 15), correlated_rows(200, 10)
+    gate = whitened(layer, rows).gate(4)
+    least = squared_error(layer, gate, rows)
+    rng = np.random.default_rng(5)
+    for part, size in itertools.product(("u", "v", "bias"), (1e-3, 1e-2, 0.1)):
+        moved = getattr(gate, part) + size * rng.normal(size=getattr(gate, part).shape)
+        assert squared_error(layer, dataclasses.replace(gate, **{part: moved}), rows) > least
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_whitened_beats_svd_on_correlated_rows(shape: tuple[int, int]) -> None:
+    layer, (rows, other) = random_layer(*shape), np.split(correlated_rows(1000, shape[0]), 2)
+    plain, better = svd(layer), whitened(layer, rows)
+    for rank in (1, 3, 6):
+        ours = squared_error(layer, better.gate(rank), other)
+        assert ours < 0.8 * squared_error(layer, plain.gate(rank), other)
+        ours_report = evaluate(layer, better.gate(rank), other)
+        assert ours_report.lost_energy < evaluate(layer, plain.gate(rank), other).lost_energy
+
+
+def test_whitened_is_unbiased_at_every_rank() -> None:
+    layer, rows = random_layer(10, 15), correlated_rows(200, 10)
+    z = pre_activations(layer, rows)
+    fit = whitened(layer, rows)
+    for rank in range(1, 11):
+        difference = (scores(fit.gate(rank), rows) - z).mean(axis=0)
+        np.testing.assert_allclose(difference, 0, atol=1e-5)
+
+
+def test_whitened_does_not_depend_on_the_units_of_the_inputs() -> None:
+    layer, rows = random_layer(10, 15), correlated_rows(200, 10)
+    scale = np.float32(2.0) ** np.arange(-10, 10, 2)
+    same = Layer(layer.weight / scale, layer.bias, RELU)
+    for rank in (1, 4, 10):
+        a = scores(whitened(layer, rows).gate(rank), rows)
+        b = scores(whitened(same, rows * scale).gate(rank), rows * scale)
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_dead_inputs() -> None:
+    """Inputs that are constant on the calibration rows, at 0 or elsewhere, change nothing there."""
+    live, rng = [0, 2, 3, 5, 6], np.random.default_rng(3)
+    layer = random_layer(8, 12)
+    rows = np.zeros((200, 8), np.float32)
+    rows[:, live] = correlated_rows(200, 5)
+    rows[:, 4] = 0.1
+    fit = whitened(layer, rows)
+    alone = Layer(layer.weight[:, live], layer.bias + 0.1 * layer.weight[:, 4], RELU)
+    same = whitened(alone, rows[:, live])
+    for rank in range(1, 6):
+        expected = squared_error(alone, same.gate(rank), rows[:, live])
+        assert squared_error(layer, fit.gate(rank), rows) == pytest.approx(expected, abs=1e-8)
+    assert squared_error(layer, fit.gate(6), rows) < 1e-8
+    # Where such an input wakes up, estimating it beats taking it for dead.
+    awake = rows.copy()
+    awake[:, [1, 7]] = rng.normal(size=(200, 2))
+    for rank in (2, 4, 8):
+        gate = fit.gate(rank)
+        u = gate.u.copy()
+        u[[1, 7]] = 0
+        deaf = dataclasses.replace(gate, u=u)
+        assert squared_error(layer, gate, awake) < squared_error(layer, deaf, awake)
+
+
+def test_constant_rows_are_estimated_exactly() -> None:
+    layer = random_layer(7, 9)
+    row = np.random.default_rng(2).normal(size=7).astype(np.float32)
+    rows = np.tile(row, (20, 1))
+    for rank in (1, 4, 7):
+        gate = whitened(layer, rows).gate(rank)
+        np.testing.assert_allclose(scores(gate, rows), pre_activations(layer, rows), atol=1e-5)
+        assert evaluate(layer, gate, rows).recall == 1.0
+
+
+def test_all_inputs_zero() -> None:
+    layer = random_layer(7, 9)
+    gate = whitened(layer, np.zeros((5, 7))).gate(2)
+    np.testing.assert_allclose(scores(gate, np.zeros((5, 7))), np.tile(layer.bias, (5, 1)))
+
+
+def test_a_large_mean_does_not_hide_the_covariance() -> None:
+    layer, rows = random_layer(10, 15), correlated_rows(300, 10).astype(np.float64)
+    moved = whitened(layer, rows + 1e6)
+    fit = whitened(layer, rows)
+    np.testing.assert_allclose(moved.u @ moved.v, fit.u @ fit.v, atol=1e-9)
+    for rank in (1, 4):
+        a, b = moved.u[:, :rank] @ moved.v[:rank], fit.u[:, :rank] @ fit.v[:rank]
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_extreme_scales(scale: float) -> None:
+    layer, rows = random_layer(6, 8), correlated_rows(100, 6)
+    small = Layer(layer.weight * (1 / scale), layer.bias, RELU)
+    report = evaluate(small, whitened(small, rows * scale).gate(3), rows * scale)
+    assert report.recall == evaluate(layer, whitened(layer, rows).gate(3), rows).recall
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f8", "u1", "i4", "?", "F-order", "strided", "list"])
+def test_rows_of_any_real_kind(dtype: str) -> None:
+    layer = random_layer(5, 6)
+    whole = np.random.default_rng(4).integers(0, 2, size=(40, 5)).astype(np.float32)
+    rows: Any = {
+        "F-order": lambda: np.asfortranarray(whole),
+        "strided": lambda: np.repeat(whole, 2, axis=1)[:, ::2],
+        "list": lambda: whole.tolist(),
+    }.get(dtype, lambda: whole.astype(dtype))()
+    expected, fit = whitened(layer, whole), whitened(layer, rows)
+    np.testing.assert_allclose(fit.u @ fit.v, expected.u @ expected.v, atol=1e-12)
+    gate = expected.gate(2)
+    assert evaluate(layer, gate, rows) == evaluate(layer, gate, whole)
+
+
+def test_rows_are_not_changed() -> None:
+    rows = correlated_rows(50, 5).astype(np.float64)
+    before = rows.copy()
+    evaluate(random_layer(5, 6), whitened(random_layer(5, 6), rows).gate(2), rows)
+    np.testing.assert_array_equal(rows, before)
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, rows = random_layer(10, 15), correlated_rows(101, 10)
+    whole = whitened(layer, rows)
+    report = evaluate(layer, whole.gate(3), rows)
+    for values in (1, 70, 1000):
+        monkeypatch.setattr(estimators, "_CHUNK_VALUES", values)
+        np.testing.assert_allclose(whitened(layer, rows).u @ whole.v, whole.u @ whole.v, atol=1e-9)
+        other = evaluate(layer, whole.gate(3), rows)
+        assert other.recall == report.recall
+        assert other.computed_share == report.computed_share
+        assert other.lost_energy == pytest.approx(report.lost_energy)
+
+
+def test_rows_are_never_copied_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4.8 MB of float32 rows, which would take 9.6 in float64."""
+    monkeypatch.setattr(estimators, "_CHUNK_VALUES", 1 << 15)
+    layer, rows = random_layer(60, 40), np.ones((20_000, 60), np.float32)
+    tracemalloc.start()
+    try:
+        gate = whitened(layer, rows).gate(2)
+        evaluate(layer, gate, rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 << 20, f"{peak} bytes"
+
+
+# --- evaluate -----------------------------------------------------------------------------------
+
+
+def by_brute_force(layer: Layer, gate: Gate, rows: np.ndarray) -> tuple[float, float, float]:
+    active = found = computed = total = 0
+    energy = lost = 0.0
+    upper = layer.activation.parameter
+    for z_row, s_row in zip(pre_activations(layer, rows), scores(gate, rows), strict=True):
+        for z, s in zip(z_row, s_row, strict=True):
+            y = {
+                "relu": lambda z=z: max(z, 0.0),
+                "clipped_relu": lambda z=z: min(max(z, 0.0), upper),
+                "thresholded_relu": lambda z=z: z if z > upper else 0.0,
+            }[layer.activation.name]()
+            total, computed = total + 1, computed + (s > 0)
+            active, found = active + (y != 0), found + (y != 0 and s > 0)
+            energy, lost = energy + y * y, lost + (y * y if s <= 0 else 0.0)
+    return (found / active if active else 1.0, computed / total, lost / energy if energy else 0.0)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    inputs=st.integers(1, 5),
+    outputs=st.integers(1, 5),
+    count=st.integers(1, 6),
+    activation=st.sampled_from(
+        [
+            RELU,
+            Activation("clipped_relu", 0.5),
+            Activation("thresholded_relu", 0.25),
+            Activation("thresholded_relu", -0.25),
+        ]
+    ),
+)
+@settings(max_examples=200, deadline=None)
+def test_evaluate_counts(
+    seed: int, inputs: int, outputs: int, count: int, activation: Activation
+) -> None:
+    rng = np.random.default_rng(seed)
+    layer = random_layer(inputs, outputs, activation, seed)
+    rows = rng.integers(-2, 3, size=(count, inputs)).astype(np.float32)
+    gate = Gate(
+        rng.normal(size=(inputs, 1)), rng.normal(size=(1, outputs)), rng.normal(size=outputs)
+    )
+    report = evaluate(layer, gate, rows)
+    expected = by_brute_force(layer, gate, rows)
+    assert (report.recall, report.computed_share) == expected[:2]
+    assert report.lost_energy == pytest.approx(expected[2], rel=1e-9, abs=1e-12)
+    assert (report.rows, report.rank) == (count, 1)
+
+
+def gate_of(layer: Layer, bias: float) -> Gate:
+    shape = (layer.inputs, layer.outputs)
+    return Gate(np.zeros((shape[0], 1)), np.zeros((1, shape[1])), np.full(shape[1], bias))
+
+
+def test_all_or_nothing_computed() -> None:
+    layer, rows = random_layer(5, 6), correlated_rows(20, 5)
+    report = evaluate(layer, gate_of(layer, 1), rows)
+    assert (report.recall, report.computed_share, report.lost_energy) == (1.0, 1.0, 0.0)
+    report = evaluate(layer, gate_of(layer, -1), rows)
+    assert (report.recall, report.computed_share, report.lost_energy) == (0.0, 0.0, 1.0)
+    report = evaluate(layer, gate_of(layer, 0), rows)  # a score of exactly 0 is not computed
+    assert report.computed_share == 0.0
+
+
+@pytest.mark.parametrize("bias", [-1, 1])
+def test_a_layer_without_any_positive_output(bias: float) -> None:
+    layer = Layer(np.zeros((6, 5)), np.full(6, -1), RELU)
+    report = evaluate(layer, gate_of(layer, bias), correlated_rows(20, 5))
+    assert (report.recall, report.lost_energy) == (1.0, 0.0)
+
+
+def test_report_as_text() -> None:
+    report = estimators.GateReport(0.86123, 0.14321, 0.006149, 10_000, 32)
+    assert str(report) == (
+        "rank 32: recall 0.8612, computed share 0.1432, lost energy 0.00615 (10000 rows)"
+    )
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+LAYER = random_layer(10, 20)
+GATE = svd(LAYER).gate(2)
+ROWS = correlated_rows(50, 10)
+
+
+def rows_with(value: float, row: int) -> np.ndarray:
+    rows = ROWS.astype(np.float64)
+    rows[row, 3] = value
+    return rows
+
+
+def layer_with(value: float) -> Layer:
+    weight = LAYER.weight.copy()
+    weight[1, 2] = value
+    return Layer(weight, LAYER.bias, RELU)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: svd(LAYER).gate(0), ValueError, "rank must be from 1 to 10, got 0"),
+        (lambda: svd(LAYER).gate(11), ValueError, "rank must be from 1 to 10, got 11"),
+        (lambda: svd(LAYER).gate(-3), ValueError, "rank must be from 1 to 10, got -3"),
+        (lambda: svd(LAYER).gate(2.0), TypeError, "rank must be an integer, got 2.0"),  # type: ignore[arg-type]
+        (lambda: svd(LAYER).gate("2"), TypeError, "rank must be an integer, got '2'"),  # type: ignore[arg-type]
+        (lambda: svd(LAYER).gate(True), TypeError, "rank must be an integer, got True"),
+        (
+            lambda: svd(LAYER).gate(2, np.zeros(3)),
+            ValueError,
+            "threshold must have shape () or (20,), got (3,)",
+        ),
+        (
+            lambda: svd(LAYER).gate(2, np.inf),
+            ValueError,
+            "threshold must be finite, got inf",
+        ),
+        (
+            lambda: svd(LAYER).gate(2, "high"),  # type: ignore[arg-type]
+            TypeError,
+            "threshold must be real numbers, got dtype <U4",
+        ),
+        (
+            lambda: svd(LAYER).gate(2, 1e300),
+            ValueError,
+            "bias must fit float32, got -1e+300 at index 0",
+        ),
+        (
+            lambda: whitened(LAYER, ROWS[:6]).gate(6),
+            ValueError,
+            "rank 6 needs at least 7 rows, got 6",
+        ),
+        (
+            lambda: whitened(LAYER, ROWS[:6]).gate(11),
+            ValueError,
+            "rank must be from 1 to 10, got 11",
+        ),
+        (
+            lambda: whitened(LAYER, ROWS[:1]),
+            ValueError,
+            "whitened needs at least 2 rows, got 1",
+        ),
+        (
+            lambda: whitened(LAYER, np.zeros((0, 10))),
+            ValueError,
+            "whitened needs at least 2 rows, got 0",
+        ),
+        (
+            lambda: evaluate(LAYER, GATE, np.zeros((0, 10))),
+            ValueError,
+            "evaluate needs at least 1 row, got 0",
+        ),
+        (
+            lambda: whitened(LAYER, rows_with(np.nan, 17)),
+            ValueError,
+            "inputs must hold finite float32 values, got nan in row 17",
+        ),
+        (
+            lambda: evaluate(LAYER, GATE, rows_with(-np.inf, 49)),
+            ValueError,
+            "inputs must hold finite float32 values, got -inf in row 49",
+        ),
+        (
+            lambda: whitened(LAYER, rows_with(1e200, 3)),
+            ValueError,
+            "inputs must hold finite float32 values, got 1e+200 in row 3",
+        ),
+        (
+            lambda: whitened(LAYER, ROWS[:, :9]),
+            ValueError,
+            "inputs must have shape (n, 10), got (50, 9)",
+        ),
+        (
+            lambda: whitened(LAYER, ROWS[0]),
+            ValueError,
+            "inputs must have shape (n, 10), got (10,)",
+        ),
+        (
+            lambda: whitened(LAYER, ROWS.astype(complex)),
+            TypeError,
+            "inputs must be an array of real numbers, got dtype complex128",
+        ),
+        (
+            lambda: evaluate(LAYER, GATE, ROWS.astype(object)),
+            TypeError,
+            "inputs must be an array of real numbers, got dtype object",
+        ),
+        (
+            lambda: evaluate(LAYER, svd(random_layer(9, 20)).gate(2), ROWS),
+            ValueError,
+            "gate must be of 10 inputs and 20 units, got 9 and 20",
+        ),
+        (
+            lambda: evaluate(LAYER, svd(LAYER), ROWS),  # type: ignore[arg-type]
+            TypeError,
+            "gate must be of type Gate, got Estimate",
+        ),
+        (
+            lambda: svd(LAYER.weight),  # type: ignore[arg-type]
+            TypeError,
+            "layer must be of type Layer, got ndarray",
+        ),
+        (lambda: svd(layer_with(np.nan)), ValueError, "weight must be finite, got nan"),
+        (lambda: whitened(layer_with(np.inf), ROWS), ValueError, "weight must be finite, got inf"),
+        (
+            lambda: svd(Layer(np.zeros((0, 3)), np.zeros(0), RELU)),
+            ValueError,
+            "weight must not be empty, got shape (0, 3)",
+        ),
+    ],
+)
+def test_refusals(call: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as info:
+        call()
+    assert str(info.value) == message
+
+
+@pytest.mark.parametrize("name", ["identity", "leaky_relu", "tanh", "sigmoid", "gelu", "softmax"])
+def test_activations_without_a_hard_zero(name: str) -> None:
+    layer = random_layer(10, 20, Activation(name))
+    for call in (
+        lambda: svd(layer),
+        lambda: whitened(layer, ROWS),
+        lambda: evaluate(layer, GATE, ROWS),
+    ):
+        with pytest.raises(ValueError, match="a gate needs") as info:
+            call()
+        expected = f"a gate needs relu, clipped_relu or thresholded_relu, got {name}"
+        assert str(info.value) == expected
+
+
+def test_ragged_rows() -> None:
+    with pytest.raises(TypeError, match=r"^inputs must be an array of real numbers: "):
+        whitened(LAYER, [[1.0], [1.0, 2.0]])  # type: ignore[arg-type]
+
+
+def test_rank_is_bounded_by_the_rows() -> None:
+    fit = whitened(LAYER, ROWS[:6])
+    assert fit.max_rank == 5
+    assert repr(fit) == "Estimate(whitened, 10 -> 20, max_rank 5)"
+    # Six rows span five directions around their mean: these are then estimated exactly.
+    assert squared_error(LAYER, fit.gate(5), ROWS[:6]) < 1e-8
+
+
+# --- examples in the documentation --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [estimators, model, files], ids=lambda module: module.__name__)
+def test_examples(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0

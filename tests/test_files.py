@@ -1,0 +1,1545 @@
+"""Model files and the plain model: round trips, whole-or-nothing writes, and files made to harm.
+
+tests/attacks/README.md lists the attacks, each with the test that tries it.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import os
+import pickle
+import random
+import stat
+import struct
+import tempfile
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lrgate import files
+from lrgate.files import FileFormatError, load, save
+from lrgate.model import Activation, ClassPlan, Gate, Layer, Model, Probe
+
+SUFFIXES = ("npz", "safetensors")
+MIB = 1 << 20
+
+
+# --- what the tests are made from ---------------------------------------------------------------
+
+
+def plain_arrays() -> dict[str, np.ndarray]:
+    """A 4-3-2 network as anyone would store it."""
+    rng = np.random.default_rng(1)
+    return {
+        "layers.0.weight": rng.normal(size=(3, 4)).astype(np.float32),
+        "layers.0.bias": rng.normal(size=3).astype(np.float32),
+        "layers.1.weight": rng.normal(size=(2, 3)).astype(np.float32),
+        "layers.1.bias": rng.normal(size=2).astype(np.float32),
+    }
+
+
+def full_arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(2)
+    return plain_arrays() | {
+        "layers.0.gate.u": rng.normal(size=(4, 2)).astype(np.float32),
+        "layers.0.gate.v": rng.normal(size=(2, 3)).astype(np.float32),
+        "layers.0.gate.bias": rng.normal(size=3).astype(np.float32),
+        "input.scale": np.float32([1, 2, 3, 4]),
+        "input.shift": np.array(0.5, np.float32),
+        "probe.x": rng.integers(0, 256, size=(5, 4)).astype(np.uint8),
+        "probe.y": rng.normal(size=(5, 2)).astype(np.float32),
+    }
+
+
+def full_header() -> dict[str, Any]:
+    return {
+        "format_version": 1,
+        "activations": [{"name": "clipped_relu", "upper": 6.0}, "identity"],
+        "ranks": [2, None],
+        "task": "classification",
+        "classes": {"kind": "str", "values": ["cat", "dog"]},
+        "plans": [{"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}],
+        "metadata": {"command": "train.py --seed 0", "test_error": 0.017},
+    }
+
+
+def full_model() -> Model:
+    arrays = full_arrays()
+    gate = Gate(*(arrays[f"layers.0.gate.{part}"] for part in ("u", "v", "bias")))
+    return Model(
+        layers=(
+            Layer(
+                arrays["layers.0.weight"],
+                arrays["layers.0.bias"],
+                Activation("clipped_relu", 6.0),
+                gate,
+            ),
+            Layer(arrays["layers.1.weight"], arrays["layers.1.bias"], Activation("identity")),
+        ),
+        task="classification",
+        classes=np.array(["cat", "dog"]),
+        input_scale=arrays["input.scale"],
+        input_shift=arrays["input.shift"],
+        plan=(ClassPlan(1, ("gate", "skip"), ("f32", "f32")),),
+        probe=Probe(arrays["probe.x"], arrays["probe.y"]),
+        metadata={"command": "train.py --seed 0", "test_error": 0.017},
+    )
+
+
+def write(path: Path, arrays: dict[str, np.ndarray], header: object = None) -> Path:
+    """Any arrays and any JSON text in either format, not through lrgate."""
+    text = header if header is None or isinstance(header, str) else json.dumps(header)
+    if path.suffix == ".npz":
+        members = arrays if text is None else {"lrgate": np.array(text), **arrays}
+        with zipfile.ZipFile(path, "w") as archive:
+            for key, array in members.items():
+                with archive.open(f"{key}.npy", "w") as member:
+                    np.lib.format.write_array(member, array)
+    else:
+        metadata = None if text is None else {"lrgate": text}
+        safetensors.numpy.save_file(arrays, path, metadata=metadata)
+    return path
+
+
+def npy(descr: str, shape: str, content: bytes, version: tuple[int, int] = (1, 0)) -> bytes:
+    """An .npy array whose header says whatever is wanted."""
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return npy_with_header(text, content, version)
+
+
+def npy_with_header(text: bytes, content: bytes, version: tuple[int, int] = (1, 0)) -> bytes:
+    length = struct.pack("<H" if version == (1, 0) else "<I", len(text))
+    return b"\x93NUMPY" + bytes(version) + length + text + content
+
+
+def write_zip(
+    path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED
+) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def patch_zip(path: Path, central: dict[int, bytes], local: dict[int, bytes] | None = None) -> None:
+    """Overwrites bytes at offsets from the first central and the first local header."""
+    content = bytearray(path.read_bytes())
+    for start, patches in ((content.index(b"PK\1\2"), central), (0, local or {})):
+        for offset, patch in patches.items():
+            content[start + offset : start + offset + len(patch)] = patch
+    path.write_bytes(content)
+
+
+def write_tensors(path: Path, header: object, content: bytes, length: int | None = None) -> Path:
+    """A .safetensors file whose header says whatever is wanted."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    size = len(text) if length is None else length
+    path.write_bytes(struct.pack("<Q", size) + text + content)
+    return path
+
+
+def assert_same(a: Model, b: Model) -> None:
+    assert [layer.activation for layer in a.layers] == [layer.activation for layer in b.layers]
+    assert (a.task, a.plan, a.metadata) == (b.task, b.plan, b.metadata)
+    pairs = [(a.classes, b.classes), (a.input_scale, b.input_scale), (a.input_shift, b.input_shift)]
+    pairs += [
+        (None if m is None else m.x, None if n is None else n.x) for m, n in [(a.probe, b.probe)]
+    ]
+    pairs += [
+        (None if m is None else m.y, None if n is None else n.y) for m, n in [(a.probe, b.probe)]
+    ]
+    for m, n in zip(a.layers, b.layers, strict=True):
+        pairs += [(m.weight, n.weight), (m.bias, n.bias)]
+        assert (m.gate is None) == (n.gate is None)
+        if m.gate is not None and n.gate is not None:
+            pairs += [(m.gate.u, n.gate.u), (m.gate.v, n.gate.v), (m.gate.bias, n.gate.bias)]
+    for p, q in pairs:
+        assert (p is None) == (q is None)
+        if p is not None and q is not None:
+            assert p.dtype == q.dtype
+            np.testing.assert_array_equal(p, q, strict=True)
+
+
+def refused(path: Path, **options: int) -> str:
+    """The message of the refusal, less the path that it must start with."""
+    with pytest.raises(FileFormatError) as info:
+        load(path, **options)
+    start = f"{path}: "
+    assert str(info.value).startswith(start)
+    return str(info.value).removeprefix(start)
+
+
+@contextmanager
+def bounded_memory(limit: int) -> Iterator[None]:
+    """Fails where the block ever holds more than `limit` bytes of Python's and NumPy's memory."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < limit, f"{peak} bytes"
+
+
+@pytest.fixture(params=SUFFIXES)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / f"model.{request.param}"
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    return tmp_path / "model.npz"
+
+
+@pytest.fixture
+def tensors(tmp_path: Path) -> Path:
+    return tmp_path / "model.safetensors"
+
+
+# --- round trips --------------------------------------------------------------------------------
+
+finite32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def floats(*shape: int) -> st.SearchStrategy[np.ndarray]:
+    return hnp.arrays(np.float32, shape, elements=finite32)
+
+
+activations = st.one_of(
+    st.sampled_from(["identity", "relu", "tanh", "sigmoid", "gelu", "softmax"]).map(Activation),
+    st.floats(0.01, 1e6).map(lambda upper: Activation("clipped_relu", upper)),
+    st.floats(-1e6, 1e6).map(lambda threshold: Activation("thresholded_relu", threshold)),
+    st.floats(-1, 1).map(lambda slope: Activation("leaky_relu", slope)),
+)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    # Half of a surrogate pair is a str, and JSON, but no UTF-8.
+    | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def class_labels(count: int) -> st.SearchStrategy[np.ndarray]:
+    text = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=5)
+    kinds: list[st.SearchStrategy[Any]] = [
+        st.integers(-(2**63), 2**63 - 1),
+        text,
+        st.floats(allow_nan=False, allow_infinity=False).map(lambda value: value + 0.0),
+    ]
+    lists = [st.lists(kind, min_size=count, max_size=count, unique=True) for kind in kinds]
+    if count == 2:
+        lists.append(st.permutations([False, True]))
+    return st.one_of(lists).map(np.array)
+
+
+@st.composite
+def models(draw: st.DrawFn) -> Model:
+    widths = draw(st.lists(st.integers(1, 4), min_size=2, max_size=4))
+    layers = []
+    for inputs, outputs in itertools.pairwise(widths):
+        rank = draw(st.integers(0, min(inputs, outputs)))
+        parts = (floats(inputs, rank), floats(rank, outputs), floats(outputs))
+        gate = Gate(*(draw(part) for part in parts)) if rank else None
+        layers.append(
+            Layer(draw(floats(outputs, inputs)), draw(floats(outputs)), draw(activations), gate)
+        )
+    scale = st.none() | floats() | floats(widths[0])
+    task = draw(st.sampled_from(["classification", "regression", None]))
+    labels = st.none() | class_labels(max(2, widths[-1]))
+    words = st.lists(st.sampled_from(["dense", "skip", "gate"]), min_size=len(layers))
+    strategies = draw(words)[: len(layers)]
+    rows = draw(st.integers(0, 4))
+    x = floats(rows, widths[0]) | hnp.arrays(np.uint8, (rows, widths[0]))
+    return Model(
+        layers=tuple(layers),
+        task=task,
+        classes=None if task == "regression" else draw(labels),
+        input_scale=draw(scale),
+        input_shift=draw(scale),
+        plan=(ClassPlan(8, tuple(strategies), ("f32",) * len(layers)),)
+        if draw(st.booleans())
+        else None,
+        probe=Probe(draw(x), draw(floats(rows, widths[-1]))) if draw(st.booleans()) else None,
+        metadata=draw(st.dictionaries(st.text(), json_values, max_size=3)),
+    )
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@given(model=models())
+@settings(max_examples=60, deadline=None)
+def test_round_trip(suffix: str, model: Model) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = Path(folder, f"a.{suffix}"), Path(folder, f"b.{suffix}")
+        save(first, model)
+        loaded = load(first)
+        assert_same(model, loaded)
+        save(second, loaded)
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_same_content_in_both_formats(tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        save(tmp_path / f"m.{suffix}", full_model())
+    assert_same(load(tmp_path / "m.npz"), load(tmp_path / "m.safetensors"))
+
+
+def test_bytes_do_not_depend_on_the_clock(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(npz, full_model())
+    before = npz.read_bytes()
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    save(npz, full_model())
+    assert npz.read_bytes() == before
+
+
+def test_files_are_readable_without_lrgate(tmp_path: Path) -> None:
+    arrays = full_arrays()
+    for suffix in SUFFIXES:
+        save(tmp_path / f"m.{suffix}", full_model())
+    with np.load(tmp_path / "m.npz", allow_pickle=False) as stored:
+        assert set(stored.files) == {*arrays, "lrgate"}
+        assert json.loads(str(stored["lrgate"])) == full_header()
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(stored[key], array, strict=True)
+    loaded = safetensors.numpy.load_file(tmp_path / "m.safetensors")
+    assert set(loaded) == set(arrays)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(loaded[key], array, strict=True)
+
+
+def test_files_written_without_lrgate_load(path: Path) -> None:
+    assert_same(load(write(path, full_arrays(), full_header())), full_model())
+
+
+@pytest.mark.parametrize("savez", [np.savez, np.savez_compressed])
+def test_what_numpy_saves_loads(npz: Path, savez: Callable[..., None]) -> None:
+    savez(npz, **plain_arrays())
+    assert len(load(npz).layers) == 2
+
+
+def test_plain_weights_and_biases_load(path: Path) -> None:
+    arrays = plain_arrays()
+    model = load(write(path, arrays))
+    assert [layer.activation.name for layer in model.layers] == ["relu", "identity"]
+    for i, layer in enumerate(model.layers):
+        np.testing.assert_array_equal(layer.weight, arrays[f"layers.{i}.weight"])
+        np.testing.assert_array_equal(layer.bias, arrays[f"layers.{i}.bias"])
+    assert (model.task, model.classes, model.plan, model.probe) == (None,) * 4
+    assert model.metadata == {}
+
+
+def test_missing_bias_is_zero(path: Path) -> None:
+    arrays = {k: v for k, v in plain_arrays().items() if not k.endswith("bias")}
+    assert [layer.bias.tolist() for layer in load(write(path, arrays)).layers] == [[0] * 3, [0] * 2]
+
+
+def test_eleven_layers_are_in_order_of_number(path: Path) -> None:
+    arrays = {f"layers.{i}.weight": np.full((1, 1), i, np.float32) for i in range(11)}
+    loaded = load(write(path, arrays))
+    assert [layer.weight.item() for layer in loaded.layers] == list(range(11))
+
+
+def test_one_layer_is_linear(path: Path) -> None:
+    model = load(write(path, {"layers.0.weight": np.ones((2, 3), np.float32)}))
+    assert model.layers[0].activation == Activation("identity")
+
+
+@pytest.mark.parametrize(
+    "dtype", ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "?", ">f4", ">i2"]
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_weights_of_any_real_dtype_become_float32(npz: Path, dtype: str, order: Any) -> None:
+    weight = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype, order=order)
+    loaded = load(write(npz, {"layers.0.weight": weight})).layers[0].weight
+    assert loaded.dtype == np.float32
+    assert loaded.flags.c_contiguous
+    assert not loaded.flags.writeable
+    np.testing.assert_array_equal(loaded, weight.astype(np.float32), strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "?"])
+def test_tensors_of_any_real_dtype_become_float32(tensors: Path, dtype: str) -> None:
+    weight = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype)
+    loaded = load(write(tensors, {"layers.0.weight": weight})).layers[0].weight
+    np.testing.assert_array_equal(loaded, weight.astype(np.float32), strict=True)
+
+
+def test_non_finite_weights_are_the_engines_to_refuse(path: Path) -> None:
+    weight = np.array([[np.inf, np.nan, -np.inf]], np.float64)
+    loaded = load(write(path, {"layers.0.weight": weight})).layers[0].weight
+    np.testing.assert_array_equal(loaded, weight.astype(np.float32), strict=True)
+
+
+def test_float64_beyond_float32_is_refused(path: Path) -> None:
+    weight = np.array([[1.0, 2.0], [3.0, 1e300]])
+    message = refused(write(path, {"layers.0.weight": weight}))
+    assert message == "layers.0.weight must fit float32, got 1e+300 at index (1, 1)"
+
+
+@pytest.mark.parametrize("wrap", [str, Path])
+def test_str_and_path_are_accepted(path: Path, wrap: Callable[[Path], Any]) -> None:
+    save(wrap(path), full_model())
+    assert_same(load(wrap(path)), full_model())
+
+
+def test_suffix_in_capitals(tmp_path: Path) -> None:
+    save(tmp_path / "M.NPZ", full_model())
+    assert_same(load(tmp_path / "M.NPZ"), full_model())
+
+
+def test_safetensors_metadata_of_others_is_no_obstacle(tensors: Path) -> None:
+    safetensors.numpy.save_file(plain_arrays(), tensors, metadata={"format": "pt"})
+    assert len(load(tensors).layers) == 2
+
+
+# --- paths --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model", "model.onnx", "npz", ".npz", "model.npz.bak"])
+def test_other_suffixes(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    expected = f"path must end in .npz or .safetensors, got {str(path)!r}"
+    for action in (lambda: load(path), lambda: save(path, full_model())):
+        with pytest.raises(ValueError, match="path must end in") as info:
+            action()
+        assert str(info.value) == expected
+        assert not isinstance(info.value, FileFormatError)
+
+
+def test_missing_file(path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="model"):
+        load(path)
+
+
+def test_folder_in_place_of_a_file(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises((IsADirectoryError, PermissionError)):
+        load(path)
+    with pytest.raises((IsADirectoryError, PermissionError)):
+        save(path, full_model())
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_missing_folder_is_named_by_the_users_path(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "model.npz"
+    with pytest.raises(FileNotFoundError) as info:
+        save(path, full_model())
+    assert info.value.filename == str(path)
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_max_bytes_below_1(npz: Path, value: int) -> None:
+    with pytest.raises(ValueError, match=f"^max_bytes must be at least 1, got {value}$"):
+        load(npz, max_bytes=value)
+
+
+def test_save_takes_models_alone(npz: Path) -> None:
+    with pytest.raises(TypeError, match=r"^model must be of type Model, got dict$"):
+        save(npz, {})  # type: ignore[arg-type]
+    assert not npz.exists()
+
+
+# --- writing whole or not at all ----------------------------------------------------------------
+
+
+class Failure(Exception):
+    pass
+
+
+def fail(*_: Any, **__: Any) -> None:
+    raise Failure
+
+
+@pytest.mark.parametrize("error", [Failure, KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("broken", ["os.replace", "os.fsync", "shutil.copymode"])
+def test_failure_leaves_the_old_file(
+    path: Path, broken: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raises(*_: Any, **__: Any) -> None:
+        raise error
+
+    path.write_bytes(b"old")
+    monkeypatch.setattr(f"lrgate.files.{broken}", raises)
+    with pytest.raises(error):
+        save(path, full_model())
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_failure_half_way_through_the_arrays(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = np.lib.format.write_array, []
+
+    def breaks(*args: Any, **options: Any) -> None:
+        calls.append(args)
+        if len(calls) == 4:
+            raise Failure
+        real(*args, **options)
+
+    monkeypatch.setattr("numpy.lib.format.write_array", breaks)
+    with pytest.raises(Failure):
+        save(npz, full_model())
+    assert os.listdir(npz.parent) == []
+
+
+def test_full_disk(path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            save(path, full_model())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"old"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_the_old_file_stays_readable_while_the_new_one_is_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(path, full_model())
+    before = path.read_bytes()
+    seen = []
+    real = os.replace
+
+    def replace(source: str, target: str) -> None:
+        seen.append(path.read_bytes() == before)
+        assert Path(source).parent == path.parent  # elsewhere the move might not be atomic
+        real(source, target)
+
+    monkeypatch.setattr("lrgate.files.os.replace", replace)
+    save(path, Model(layers=full_model().layers))
+    assert seen == [True]
+    assert load(path).task is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_permissions(path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        save(path, full_model())
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    path.chmod(0o600)
+    save(path, full_model())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_links_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "m.npz", tmp_path / "link.npz"
+    link.symlink_to(target)
+    save(link, full_model())
+    assert link.is_symlink()
+    assert_same(load(target), full_model())
+
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+def test_truncated_anywhere(path: Path) -> None:
+    save(path, full_model())
+    content = path.read_bytes()
+    for size in range(len(content)):
+        path.write_bytes(content[:size])
+        refused(path)
+
+
+def test_bytes_after_the_end(path: Path) -> None:
+    save(path, full_model())
+    path.write_bytes(path.read_bytes() + b"more")
+    refused(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # NumPy on headers that look like Python 2's
+def test_any_bit_flipped(path: Path) -> None:
+    """A flip is refused or harmless; .npz has checksums, so there no number may change either."""
+    save(path, full_model())
+    content = path.read_bytes()
+    flip = random.Random(3)
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << flip.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            model = load(path)
+        except FileFormatError:
+            refused(path)
+        else:
+            if path.suffix == ".npz":
+                assert_same(model, full_model())
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@given(content=st.binary(max_size=200), start=st.sampled_from([b"", b"PK\3\4", b"PK\5\6"]))
+@settings(max_examples=100, deadline=None)
+def test_any_bytes(suffix: str, content: bytes, start: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"m.{suffix}")
+        path.write_bytes(start + content)
+        refused(path)
+
+
+@given(
+    text=st.binary(max_size=80)
+    | st.text(st.sampled_from("{}()[]'descrshape:,0-L \n")).map(str.encode)
+)
+@settings(max_examples=200, deadline=None)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
+def test_any_npy_header(text: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "m.npz")
+        refused(write_zip(path, {"layers.0.weight.npy": npy_with_header(text, b"")}))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"not a model at all", b"\0" * 1000])
+def test_not_such_a_file(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    assert refused(path).startswith(f"not a readable {path.suffix} file: ")
+
+
+def test_formats_are_not_mixed_up(tmp_path: Path) -> None:
+    for suffix, other in (SUFFIXES, SUFFIXES[::-1]):
+        save(tmp_path / f"m.{suffix}", full_model())
+        (tmp_path / f"m.{suffix}").rename(tmp_path / f"wrong.{other}")
+        refused(tmp_path / f"wrong.{other}")
+
+
+# --- sizes that lie -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("descr", "shape", "message"),
+    [
+        ("'<f4'", "(1000000, 1000)", "must hold 4000000000 bytes, got 16"),
+        ("'<f4'", "(2, 3)", "must hold 24 bytes, got 16"),
+        ("'<f4'", "(2, 1)", "must hold 8 bytes, got 16"),
+        ("'<f8'", "(2, 2)", "must hold 32 bytes, got 16"),
+        ("'<f4'", "(2147483648, 0)", "must have at most 2 dimensions, each of 0 to 2147483647"),
+        ("'<f4'", "(-2, -2)", "must have at most 2 dimensions, each of 0 to 2147483647"),
+        ("'<f4'", "(1, 1, 2, 2)", "must have at most 2 dimensions, each of 0 to 2147483647"),
+        ("'<f4'", "(4,)", "layers.0.weight must have shape (out, in), got (4,)"),
+        ("'<f4'", "()", "must hold 4 bytes, got 16"),
+        ("'<c8'", "(1, 2)", "must be an array of real numbers, got dtype complex64"),
+        ("'<f16'", "(1, 1)", "must be an array of real numbers, got dtype float128"),
+        ("'<U1'", "(2, 2)", "must be an array of real numbers, got dtype <U1"),
+        ("'|S4'", "(2, 2)", "must be an array of real numbers, got dtype |S4"),
+        ("'<M8[s]'", "(1, 2)", "must be an array of real numbers, got dtype datetime64[s]"),
+        ("'|V999999999'", "(1, 1)", "must be an array of real numbers, got dtype |V999999999"),
+        ("[('a', '<f4')]", "(2, 2)", "must be an array of real numbers, got dtype [('a', '<f4')]"),
+        ("'|O'", "(2, 2)", "layers.0.weight holds Python objects, which lrgate never unpickles"),
+        ("'nonsense'", "(2, 2)", "layers.0.weight has a damaged .npy header: "),
+        ("'<f4'", "(2.0, 2)", "layers.0.weight has a damaged .npy header: "),
+    ],
+)
+def test_npy_headers_that_lie(npz: Path, descr: str, shape: str, message: str) -> None:
+    if "f16" in descr and np.dtype(np.longdouble).itemsize != 16:
+        pytest.skip("float128 is unknown here")
+    write_zip(npz, {"layers.0.weight.npy": npy(descr, shape, bytes(16))})
+    with bounded_memory(MIB):
+        assert message in refused(npz)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "layers.0.weight is not a .npy array: it ends in its header"),
+        (b"\x93NUMPY\x01", "layers.0.weight is not a .npy array: it ends in its header"),
+        (
+            b"\x93NUMPY\x01\x00\xff\x00",
+            "layers.0.weight is not a .npy array: it ends in its header",
+        ),
+        (b"GIF89a" + bytes(40), "layers.0.weight is not a .npy array"),
+        (npy("'<f4'", "(0, 0)", b"", (3, 0)), "has .npy version 3.0, expected 1.0 or 2.0"),
+        (npy("'<f4'", "(0, 0)", b"", (9, 9)), "has .npy version 9.9, expected 1.0 or 2.0"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "has a .npy header of 4294967295 bytes"),
+        (npy_with_header(b"(" * 9000, b""), "has a damaged .npy header"),
+        (npy_with_header(b"-" * 9000 + b"1", b""), "has a damaged .npy header"),
+        (npy_with_header(b"__import__('os').getcwd()", b""), "has a damaged .npy header"),
+        (npy_with_header(b"\xff\xfe{", b""), "has a damaged .npy header"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_members_that_are_no_arrays(npz: Path, content: bytes, message: str) -> None:
+    write_zip(npz, {"layers.0.weight.npy": content})
+    with bounded_memory(4 * MIB):
+        assert message in refused(npz)
+
+
+def test_npy_version_2_is_read(npz: Path) -> None:
+    weight = np.float32([[1, 2]])
+    content = npy("'<f4'", "(1, 2)", weight.tobytes(), (2, 0))
+    model = load(write_zip(npz, {"layers.0.weight.npy": content}))
+    np.testing.assert_array_equal(model.layers[0].weight, weight)
+
+
+def test_more_than_max_bytes(path: Path) -> None:
+    write(path, {"layers.0.weight": np.zeros((1000, 1000), np.float32)})
+    with bounded_memory(MIB):
+        message = refused(path, max_bytes=1_000_000)
+    assert message.startswith("its arrays take 4000")
+    assert message.endswith(" bytes, more than max_bytes (1000000)")
+
+
+def test_zip_bomb(npz: Path) -> None:
+    """64 MiB of zeros in 64 KiB: within max_bytes it is an array, beyond it takes no memory."""
+    write(npz, {"layers.0.bias": np.zeros((1, 1))})
+    content = npy("'|u1'", "(8192, 8192)", bytes(64 * MIB))
+    write_zip(npz, {"layers.0.weight.npy": content})
+    assert npz.stat().st_size < 100_000
+    with bounded_memory(MIB):
+        assert "more than max_bytes" in refused(npz, max_bytes=32 * MIB)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_directory_that_states_more_than_there_is(npz: Path, compression: int) -> None:
+    size = 4_000_000_000
+    content = npy("'|u1'", "(1, 3999999870)", bytes(10))
+    write_zip(npz, {"layers.0.weight.npy": content}, compression)
+    patch_zip(npz, {24: struct.pack("<I", size)}, {22: struct.pack("<I", size)})
+    with bounded_memory(MIB):
+        assert f"layers.0.weight cannot hold the {size} bytes it states" in refused(npz)
+
+
+def test_zip_directory_that_states_less_than_there_is(npz: Path) -> None:
+    """What inflates to more than it states is read no further than it states."""
+    small = npy("'|u1'", "(1, 100)", bytes(100))
+    write_zip(npz, {"layers.0.weight.npy": small[:-100] + bytes(64 * MIB)})
+    patch_zip(npz, {24: struct.pack("<I", len(small))}, {22: struct.pack("<I", len(small))})
+    with bounded_memory(2 * MIB):
+        assert "Bad CRC-32" in refused(npz)
+
+
+def test_zip_member_past_the_end(npz: Path) -> None:
+    write(npz, plain_arrays())
+    patch_zip(npz, {42: struct.pack("<I", 0x7FFFFFFF)})
+    assert "the file is truncated or damaged" in refused(npz)
+
+
+def test_zip_members_that_share_their_bytes(npz: Path) -> None:
+    """Many directory entries for one bomb: each counts towards max_bytes."""
+    content = npy("'|u1'", "(1024, 1024)", bytes(MIB))
+    write_zip(npz, {f"layers.{i}.weight.npy": content for i in range(9)})
+    stored = bytearray(npz.read_bytes())
+    start = stored.index(b"PK\1\2")
+    for _ in range(9):
+        stored[start + 42 : start + 46] = bytes(4)
+        start = stored.find(b"PK\1\2", start + 1)
+    npz.write_bytes(stored)
+    with bounded_memory(MIB):
+        assert "more than max_bytes" in refused(npz, max_bytes=8 * MIB)
+
+
+def test_zip_directory_of_a_million_entries(npz: Path) -> None:
+    entry = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 33, 0, 0, 0, 1, *[0] * 6) + b"a"
+    count = 1_000_000
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0, 0, count * len(entry), 0, 0)
+    npz.write_bytes(entry * count + end)
+    with bounded_memory(MIB):
+        assert refused(npz) == f"its zip directory is too large: {count * len(entry)} bytes"
+
+
+def test_zip_directory_entries_that_swallow_others(npz: Path) -> None:
+    """A comment as long as all entries after it: zipfile sees one member and no damage."""
+    write(npz, full_arrays(), full_header())
+    patch_zip(npz, {32: b"\xff\xff"})
+    with zipfile.ZipFile(npz) as archive:
+        assert archive.namelist() == ["lrgate.npy"]
+    message = "not a readable .npz file: it states 12 members, but 1 can be found"
+    assert refused(npz) == message
+
+
+@pytest.mark.parametrize(
+    ("central", "message"),
+    [
+        ({8: b"\1\0"}, "layers.0.weight is encrypted"),
+        ({10: b"\x0c\0"}, "layers.0.weight must be stored or deflated, got compression method 12"),
+        ({10: b"\x63\0"}, "layers.0.weight must be stored or deflated, got compression method 99"),
+        ({6: b"\xff\0"}, "not a readable .npz file: zip file version 25.5"),
+        ({46 + 7: b"7"}, "not a readable .npz file: File name in directory"),
+    ],
+)
+def test_zip_directory_of_other_kinds(npz: Path, central: dict[int, bytes], message: str) -> None:
+    write(npz, plain_arrays())
+    patch_zip(npz, central)
+    assert message in refused(npz)
+
+
+def test_duplicate_member(npz: Path) -> None:
+    content = npy("'<f4'", "(1, 1)", bytes(4))
+    write_zip(npz, {"layers.0.weight.npy": content})
+    with zipfile.ZipFile(npz, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("layers.0.weight.npy", content)
+    assert refused(npz) == "layers.0.weight is there twice"
+
+
+@pytest.mark.parametrize("name", ["../../evil.npy", "/etc/evil.npy", "layers.0.weight\0.npy"])
+def test_member_names_are_never_paths(npz: Path, name: str) -> None:
+    content = npy("'<f4'", "(1, 1)", bytes(4))
+    write_zip(npz, {"layers.0.weight.npy": content, "x" * len(name): content})
+    npz.write_bytes(npz.read_bytes().replace(b"x" * len(name), name.encode()))
+    assert "unknown" in refused(npz)
+    assert os.listdir(npz.parent) == [npz.name]
+
+
+def test_member_that_is_no_npy(npz: Path) -> None:
+    write_zip(npz, {"README.txt": b"hello"})
+    assert refused(npz) == "unknown member 'README.txt'; expected names that end in .npy"
+
+
+@pytest.mark.parametrize(
+    ("header", "content", "length"),
+    [
+        ({}, b"", 1 << 62),
+        ({}, b"", 3),
+        (b"[" * 100_000, b"", None),
+        (b"\xff\xfe", b"", None),
+        ({"layers.0.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 8]}}, b"", None),
+        (
+            {
+                "layers.0.weight": {
+                    "dtype": "F32",
+                    "shape": [1 << 20, 1 << 20],
+                    "data_offsets": [0, 16],
+                }
+            },
+            bytes(16),
+            None,
+        ),
+        (
+            {
+                "layers.0.weight": {
+                    "dtype": "F32",
+                    "shape": [1 << 40, 1 << 40],
+                    "data_offsets": [0, 0],
+                }
+            },
+            b"",
+            None,
+        ),
+        (
+            {"layers.0.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [8, 24]}},
+            bytes(24),
+            None,
+        ),
+        (
+            {
+                "layers.0.weight": {"dtype": "F32", "shape": [1, 4], "data_offsets": [0, 16]},
+                "layers.0.bias": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+            },
+            bytes(16),
+            None,
+        ),
+        (
+            b'{"layers.0.weight":{"dtype":"U8","shape":[1,1],"data_offsets":[0,1]},'
+            b'"layers.0.weight":{"dtype":"U8","shape":[1,1],"data_offsets":[1,2]}}',
+            bytes(2),
+            None,
+        ),
+    ],
+)
+def test_tensor_headers_that_lie(
+    tensors: Path, header: object, content: bytes, length: int | None
+) -> None:
+    write_tensors(tensors, header, content, length)
+    with bounded_memory(MIB):
+        assert refused(tensors).startswith("not a readable .safetensors file: ")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "content", "message"),
+    [
+        ("BF16", [1, 2], bytes(4), "real numbers, got dtype BF16; convert it to float32 first"),
+        ("F32", [0, 1 << 40], b"", "must have at most 2 dimensions, each of 0 to 2147483647"),
+        ("F32", [1, 1, 1], bytes(4), "must have at most 2 dimensions"),
+        ("F32", [1], bytes(4), "layers.0.weight must have shape (out, in), got (1,)"),
+    ],
+)
+def test_tensors_of_other_kinds(
+    tensors: Path, dtype: str, shape: list[int], content: bytes, message: str
+) -> None:
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, len(content)]}
+    assert message in refused(write_tensors(tensors, {"layers.0.weight": entry}, content))
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "C64", "F128", "F32\0", ""])
+def test_tensors_of_exotic_kinds(tensors: Path, dtype: str) -> None:
+    """Some of these safetensors itself does not know, which ones depends on its version."""
+    entry = {"dtype": dtype, "shape": [1, 1], "data_offsets": [0, 8]}
+    refused(write_tensors(tensors, {"layers.0.weight": entry}, bytes(8)))
+
+
+# --- pickles ------------------------------------------------------------------------------------
+
+
+class Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.target,))
+
+
+@pytest.mark.parametrize("key", ["layers.0.weight", "lrgate", "probe.x", "unknown"])
+def test_pickles_are_never_loaded(npz: Path, tmp_path: Path, key: str) -> None:
+    target = tmp_path / "exploded"
+    bomb = np.empty((1, 1), object)
+    bomb[0, 0] = Bomb(target)
+    write(npz, {"layers.0.weight": np.ones((1, 1)), key: bomb})
+    message = refused(npz)
+    if key in ("layers.0.weight", "probe.x"):
+        assert message == f"{key} holds Python objects, which lrgate never unpickles"
+    assert not target.exists()
+    pickle.loads(pickle.dumps(Bomb(target)))  # noqa: S301  (it would have)
+    assert target.exists()
+
+
+def test_a_pickle_named_npz(npz: Path) -> None:
+    npz.write_bytes(pickle.dumps({"layers.0.weight": [[1.0]]}))
+    assert refused(npz).startswith("not a readable .npz file: ")
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+def without(*keys: str) -> dict[str, np.ndarray]:
+    return {key: array for key, array in full_arrays().items() if key not in keys}
+
+
+ALL_KEYS = (
+    "expected lrgate, layers.{i}.weight, .bias, .gate.u, .gate.v, .gate.bias, "
+    "input.scale, input.shift, probe.x, probe.y"
+)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "layers.0.weight is missing"),
+        (without("layers.0.weight"), "layers.0.weight is missing"),
+        (
+            {"layers.0.weight": np.ones((1, 1)), "layers.2.weight": np.ones((1, 1))},
+            "layers.1.weight is missing: it has layers up to 2",
+        ),
+        (
+            {"layers.1.weight": np.ones((1, 1))},
+            "layers.0.weight is missing: it has layers up to 1",
+        ),
+        (
+            {"layers.0.weight": np.ones((1, 1)), "layers.999999999.bias": np.ones(1)},
+            "layers.1.weight is missing: it has layers up to 999999999",
+        ),
+        (without("layers.0.gate.u"), "layers.0.gate.u is missing"),
+        (without("layers.0.gate.v"), "layers.0.gate.v is missing"),
+        (without("layers.0.gate.bias"), "layers.0.gate.bias is missing"),
+        (without("probe.x"), "probe.x is missing"),
+        (without("probe.y"), "probe.y is missing"),
+        (
+            full_arrays() | {"layers.0.wieght": np.ones(1)},
+            f"unknown key 'layers.0.wieght'; {ALL_KEYS}",
+        ),
+        (
+            full_arrays() | {"layers.00.bias": np.ones(1)},
+            f"unknown key 'layers.00.bias'; {ALL_KEYS}",
+        ),
+        (
+            full_arrays() | {"layers.-1.bias": np.ones(1)},
+            f"unknown key 'layers.-1.bias'; {ALL_KEYS}",
+        ),
+        (full_arrays() | {"layers.٣.bias": np.ones(1)}, f"unknown key 'layers.٣.bias'; {ALL_KEYS}"),
+        (
+            full_arrays() | {"layers.0.bias\n": np.ones(1)},
+            f"unknown key 'layers.0.bias\\n'; {ALL_KEYS}",
+        ),
+        (full_arrays() | {"layers.0.gate": np.ones(1)}, f"unknown key 'layers.0.gate'; {ALL_KEYS}"),
+        (full_arrays() | {"file": np.ones(1)}, f"unknown key 'file'; {ALL_KEYS}"),
+        (
+            full_arrays() | {"layers.0.weight": np.ones(3)},
+            "layers.0.weight must have shape (out, in), got (3,)",
+        ),
+        (
+            full_arrays() | {"layers.0.bias": np.ones(4)},
+            "layers.0.bias must have shape (3,), got (4,)",
+        ),
+        (
+            full_arrays() | {"layers.0.bias": np.ones((3, 1))},
+            "layers.0.bias must have shape (out,), got (3, 1)",
+        ),
+        (
+            full_arrays() | {"layers.0.gate.v": np.ones((3, 3))},
+            "layers.0.gate.v must have shape (2, 3), got (3, 3)",
+        ),
+        (
+            full_arrays() | {"layers.0.gate.u": np.ones((5, 2))},
+            "layers.0.gate.u must have shape (4, 2), got (5, 2)",
+        ),
+        (
+            full_arrays() | {"layers.0.gate.bias": np.ones(2)},
+            "layers.0.gate.bias must have shape (3,), got (2,)",
+        ),
+        (
+            full_arrays() | {"input.scale": np.ones((4, 1))},
+            "input.scale must have shape () or (d,), got (4, 1)",
+        ),
+        (
+            full_arrays() | {"probe.x": np.ones((5, 3))},
+            "probe.x must have shape (5, 4), got (5, 3)",
+        ),
+        (
+            full_arrays() | {"probe.y": np.ones((4, 2))},
+            "probe.y must have shape (5, 2), got (4, 2)",
+        ),
+        (
+            full_arrays() | {"probe.y": np.ones((5, 3))},
+            "probe.y must have shape (5, 2), got (5, 3)",
+        ),
+    ],
+)
+def test_keys(path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    assert refused(write(path, arrays)) == message
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128, "U3", "M8[s]"])
+def test_arrays_of_other_kinds(npz: Path, dtype: Any) -> None:
+    message = refused(write(npz, {"layers.0.weight": np.zeros((1, 1), dtype)}))
+    expected = f"layers.0.weight must be an array of real numbers, got dtype {np.dtype(dtype)}"
+    assert message == expected
+
+
+# --- the JSON -----------------------------------------------------------------------------------
+
+
+def header(**changes: Any) -> dict[str, Any]:
+    return full_header() | changes
+
+
+@pytest.mark.parametrize("version", [2, 3, 10**20])
+def test_future_version(path: Path, version: int) -> None:
+    """Said before anything else that the newer format may have changed."""
+    arrays = full_arrays() | {"layers.0.weight_int8": np.zeros((1, 1, 1))}
+    future = {"format_version": version, "new": 1}
+    assert refused(write(path, arrays, future)) == (
+        f"format version {version} is newer than this lrgate reads (1); upgrade lrgate"
+    )
+
+
+KEYS = "format_version, activations, ranks, task, classes, plans, metadata"
+PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 0}, "format_version must be an integer of at least 1, got 0"),
+        ({"format_version": True}, "format_version must be an integer of at least 1, got true"),
+        ({"format_version": "1"}, 'format_version must be an integer of at least 1, got "1"'),
+        ({"format_version": 1.0}, "format_version must be an integer of at least 1, got 1.0"),
+        ({"format_version": None}, "format_version must be an integer of at least 1, got null"),
+        ({"activations": "relu"}, 'activations must be a list, got "relu"'),
+        ({"activations": ["relu"]}, "activations must have 2 entries, one a layer, got 1"),
+        (
+            {"activations": ["relu", "swish"]},
+            "activations[1]: activation must be one of identity, relu, clipped_relu, "
+            "thresholded_relu, leaky_relu, tanh, sigmoid, gelu, softmax, got 'swish'",
+        ),
+        (
+            {"activations": ["clipped_relu", "identity"]},
+            'activations[0]: clipped_relu needs its upper: ("clipped_relu", upper)',
+        ),
+        (
+            {"activations": [{"name": "clipped_relu", "upper": -1}, "identity"]},
+            "activations[0]: upper of clipped_relu must be finite and above 0, got -1.0",
+        ),
+        (
+            {"activations": [{"name": "clipped_relu", "upper": 10**400}, "identity"]},
+            "activations[0]: upper of clipped_relu must be finite and above 0, got inf",
+        ),
+        (
+            {"activations": [7, "identity"]},
+            "activations[0] must be a name, a (name, parameter) pair or a mapping with a name, "
+            "got 7",
+        ),
+        (
+            {"activations": [{"name": ["relu"]}, "identity"]},
+            "activations[0]: activation name must be a str, got list",
+        ),
+        ({"ranks": [2]}, "ranks must have 2 entries, one a layer, got 1"),
+        ({"ranks": [3, None]}, "ranks[0] must be 2, the rank of layers.0.gate, got 3"),
+        ({"ranks": [2.0, None]}, "ranks[0] must be 2, the rank of layers.0.gate, got 2.0"),
+        ({"ranks": [2, 1]}, "ranks[1] must be null, the rank of layers.1.gate, got 1"),
+        ({"ranks": {}}, "ranks must be a list, got {}"),
+        ({"task": 3}, "task must be a string, got 3"),
+        ({"classes": ["cat", "dog"]}, 'classes must be an object, got ["cat", "dog"]'),
+        (
+            {"classes": {"kind": "str"}},
+            'classes must be an object of kind, values, got {"kind": "str"}',
+        ),
+        (
+            {"classes": {"kind": "bytes", "values": []}},
+            'classes.kind must be one of int, str, bool, float, got "bytes"',
+        ),
+        (
+            {"classes": {"kind": [], "values": []}},
+            "classes.kind must be one of int, str, bool, float, got []",
+        ),
+        ({"classes": {"kind": "int", "values": 3}}, "classes.values must be a list, got 3"),
+        (
+            {"classes": {"kind": "int", "values": [1, "2"]}},
+            'classes.values[1] must be of kind int, got "2"',
+        ),
+        (
+            {"classes": {"kind": "int", "values": [1, True]}},
+            "classes.values[1] must be of kind int, got true",
+        ),
+        (
+            {"classes": {"kind": "int", "values": [2**64, 1]}},
+            "classes.values must fit int64",
+        ),
+        (
+            {"classes": {"kind": "str", "values": ["a", "a"]}},
+            "classes must be distinct, got 'a' twice",
+        ),
+        ({"plans": {}}, "plans must be a list, got {}"),
+        ({"plans": [3]}, "plans[0] must be an object of rows, strategies, precisions, got 3"),
+        (
+            {"plans": [PLAN | {"rows": 0}]},
+            "plans[0].rows must be from 1 to 2147483647, got 0",
+        ),
+        ({"plans": [PLAN | {"rows": "1"}]}, "plans[0].rows must be an integer, got '1'"),
+        (
+            {"plans": [PLAN | {"strategies": ["gate", "fast"]}]},
+            "plans[0].strategies[1] must be one of dense, skip, gate, got 'fast'",
+        ),
+        (
+            {"plans": [PLAN | {"precisions": [["f32"], "f32"]}]},
+            "plans[0].precisions[0] must be one of f32, got ['f32']",
+        ),
+        (
+            {"plans": [PLAN | {"strategies": "gate"}]},
+            "plans[0].strategies must be a tuple of str, got 'gate'",
+        ),
+        ({"metadata": []}, "metadata must be an object, got []"),
+    ],
+)
+def test_header_values(path: Path, changes: dict[str, Any], message: str) -> None:
+    assert refused(write(path, full_arrays(), header(**changes))) == f"lrgate.{message}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"extra": 1}, f"unknown key lrgate.extra; expected {KEYS}"),
+        (
+            {"task": "ranking"},
+            "task must be one of classification, regression or None, got 'ranking'",
+        ),
+        ({"task": "regression"}, 'classes must be None where task is "regression"'),
+        (
+            {"classes": {"kind": "int", "values": [0, 1, 2]}},
+            "classes must have shape (2,) for 2 outputs, got (3,)",
+        ),
+        ({"plans": []}, "plan must have at least one class, got 0"),
+        (
+            {"plans": [{"rows": 1, "strategies": ["skip"], "precisions": ["f32"]}]},
+            "plan[0].strategies must have 2 entries, one a layer, got 1",
+        ),
+    ],
+)
+def test_header_values_that_do_not_fit(path: Path, changes: dict[str, Any], message: str) -> None:
+    assert refused(write(path, full_arrays(), header(**changes))) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lrgate is not valid JSON: Expecting value"),
+        ("{", "lrgate is not valid JSON: Expecting property name"),
+        ("[1]", "lrgate must be a JSON object, got [1]"),
+        ("null", "lrgate must be a JSON object, got null"),
+        ("{}", "lrgate.format_version is missing"),
+        ('{"format_version": NaN}', "lrgate is not valid JSON: NaN is no JSON number"),
+        (
+            '{"format_version": 1, "metadata": {"a": -Infinity}}',
+            "lrgate is not valid JSON: -Infinity is no JSON number",
+        ),
+        (
+            '{"format_version": 1, "task": null, "task": "regression"}',
+            "lrgate has the key 'task' twice in one object",
+        ),
+        ("[" * 100_000, "lrgate is not valid JSON: "),
+        ('{"a":' * 100_000, "lrgate is not valid JSON: "),
+        ('{"format_version": ' + "9" * 5000 + "}", "lrgate is not valid JSON: "),
+        (
+            '{"format_version": 1, "metadata": {"a": ' + "[" * 200 + "]" * 200 + "}}",
+            "metadata must be nested at most 100 deep",
+        ),
+        ('{"format_version": 1, "metadata": {"a": 1e999}}', "metadata['a'] must be a JSON value"),
+    ],
+)
+def test_header_text(path: Path, text: str, message: str) -> None:
+    assert refused(write(path, plain_arrays(), text)).startswith(message)
+
+
+def test_header_of_many_characters(path: Path) -> None:
+    text = '{"format_version": 1, "metadata": {"a": "' + "x" * (5 * MIB) + '"}}'
+    assert "lrgate" in refused(write(path, plain_arrays(), text))
+
+
+def test_labels_that_pad_each_other(path: Path) -> None:
+    """One long label and many short ones: an array of str would take 160 GB."""
+    labels = ["x" * 200_000, *map(str, range(200_000))]
+    text = json.dumps(header(classes={"kind": "str", "values": labels}))
+    write(path, full_arrays(), text)
+    with bounded_memory(200 * MIB):
+        assert refused(path).startswith("lrgate.classes.values is too large: 160000")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros(3), "lrgate must be a 0-d array of text, got dtype float64 of shape (3,)"),
+        (np.array(["{}"]), "lrgate must be a 0-d array of text, got dtype <U2 of shape (1,)"),
+        (np.array(b"{}"), "lrgate must be a 0-d array of text, got dtype |S2 of shape ()"),
+    ],
+)
+def test_header_that_is_no_text(npz: Path, array: np.ndarray, message: str) -> None:
+    assert refused(write(npz, plain_arrays() | {"lrgate": array})) == message
+
+
+@pytest.mark.parametrize("code", [0xD800, 0x110000, 0xFFFFFFFF])
+def test_header_of_impossible_characters(npz: Path, code: int) -> None:
+    write_zip(npz, {"lrgate.npy": npy("'<U1'", "()", struct.pack("<I", code))})
+    assert refused(npz).startswith("lrgate is not valid text: ")
+
+
+def test_header_of_the_other_byte_order(npz: Path) -> None:
+    text = json.dumps(full_header())
+    array = np.array(text).astype(f">U{len(text)}")
+    assert_same(load(write(npz, full_arrays() | {"lrgate": array})), full_model())
+
+
+def test_what_cannot_be_loaded_is_not_saved(path: Path) -> None:
+    model = Model(layers=full_model().layers, metadata={"notes": "x" * (5 * MIB)})
+    with pytest.raises(ValueError, match=r"^classes and metadata must take at most 4194304 char"):
+        save(path, model)
+    assert not path.exists()
+
+
+# --- the model ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("relu", Activation("relu")),
+        (("relu",), Activation("relu")),
+        (("clipped_relu", 6), Activation("clipped_relu", 6.0)),
+        (["thresholded_relu", np.float32(0.5)], Activation("thresholded_relu", 0.5)),
+        ({"name": "leaky_relu"}, Activation("leaky_relu", 0.01)),
+        ({"name": "leaky_relu", "slope": 0.2}, Activation("leaky_relu", 0.2)),
+        (Activation("tanh"), Activation("tanh")),
+    ],
+)
+def test_activation_forms(value: object, expected: Activation) -> None:
+    parsed = Activation.parse(value)
+    assert parsed == expected
+    assert Activation.parse(parsed.to_json()) == parsed
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (("relu", 1.0), "hidden: relu takes no parameter, got 1.0"),
+        (("clipped_relu", 0), "hidden: upper of clipped_relu must be finite and above 0, got 0.0"),
+        (("leaky_relu", math.nan), "hidden: slope of leaky_relu must be finite, got nan"),
+        (
+            ("thresholded_relu", 1e39),
+            "hidden: threshold of thresholded_relu must be finite, got 1e+39",
+        ),
+        (("leaky_relu", "0.1"), "hidden: slope of leaky_relu must be a number, got '0.1'"),
+        (("leaky_relu", True), "hidden: slope of leaky_relu must be a number, got True"),
+        ({"upper": 6}, "hidden: a mapping needs the key 'name', got ['upper']"),
+        ({"name": "relu", "upper": 6}, "hidden: relu has no upper"),
+        ({"name": "clipped_relu", "max": 6}, "hidden: clipped_relu has no max"),
+        (
+            None,
+            "hidden must be a name, a (name, parameter) pair or a mapping with a name, got None",
+        ),
+    ],
+)
+def test_bad_activations(value: object, message: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as info:
+        Activation.parse(value, "hidden")
+    assert str(info.value) == message
+
+
+RELU = Activation("relu")
+ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (
+            lambda: Layer(np.ones(3), np.ones(3), RELU),
+            ValueError,
+            "weight must have shape (out, in), got (3,)",
+        ),
+        (
+            lambda: Layer(np.ones((3, 2), complex), np.ones(3), RELU),
+            TypeError,
+            "weight must be an array of real numbers, got dtype complex128",
+        ),
+        (
+            lambda: Layer(np.ones((3, 2), object), np.ones(3), RELU),
+            TypeError,
+            "weight must be an array of real numbers, got dtype object",
+        ),
+        (
+            lambda: Layer(np.ones((3, 2)), np.full(3, "1"), RELU),
+            TypeError,
+            "bias must be an array of real numbers, got dtype <U1",
+        ),
+        (
+            lambda: Layer(np.ones((3, 2)), np.ones(2), RELU),
+            ValueError,
+            "bias must have shape (3,), got (2,)",
+        ),
+        (
+            lambda: Layer(np.ones((1, 1)), np.array([-1e39]), RELU),
+            ValueError,
+            "bias must fit float32, got -1e+39 at index 0",
+        ),
+        (
+            lambda: Layer(np.ones((3, 2)), np.ones(3), "relu"),  # type: ignore[arg-type]
+            TypeError,
+            "activation must be of type Activation, got str",
+        ),
+        (
+            lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, "gate"),  # type: ignore[arg-type]
+            TypeError,
+            "gate must be of type Gate, got str",
+        ),
+        (
+            lambda: Layer(
+                np.ones((3, 2)),
+                np.ones(3),
+                RELU,
+                Gate(np.ones((2, 1)), np.ones((1, 4)), np.ones(4)),
+            ),
+            ValueError,
+            "gate.v must have shape (1, 3), got (1, 4)",
+        ),
+        (
+            lambda: Gate(np.ones((2, 1)), np.ones((2, 3)), np.ones(3)),
+            ValueError,
+            "v must have shape (1, 3), got (2, 3)",
+        ),
+        (
+            lambda: Gate(np.ones((2, 1)), np.ones((1, 3)), np.ones(1)),
+            ValueError,
+            "bias must have shape (3,), got (1,)",
+        ),
+        (
+            lambda: ClassPlan(1, ("skip", "skip"), ("f32",)),
+            ValueError,
+            "precisions must have 2 entries, one for each of strategies, got 1",
+        ),
+        (
+            lambda: ClassPlan(1, ("skip",), ("int4",)),
+            ValueError,
+            "precisions[0] must be one of f32, got 'int4'",
+        ),
+        (
+            lambda: ClassPlan(True, ("skip",), ("f32",)),
+            TypeError,
+            "rows must be an integer, got True",
+        ),
+        (
+            lambda: Probe(np.ones(3), np.ones((3, 1))),
+            ValueError,
+            "x must have shape (n, d), got (3,)",
+        ),
+        (
+            lambda: Probe(np.ones((3, 2)), np.ones((2, 1))),
+            ValueError,
+            "y must have shape (3, 1), got (2, 1)",
+        ),
+        (lambda: Model(()), ValueError, "layers must have at least one layer, got 0"),
+        (
+            lambda: Model(ONE),  # type: ignore[arg-type]
+            TypeError,
+            "layers must be a tuple of Layer, got Layer",
+        ),
+        (
+            lambda: Model((ONE, 3)),  # type: ignore[arg-type]
+            TypeError,
+            "layers[1] must be of type Layer, got int",
+        ),
+        (
+            lambda: Model((ONE,), task="sorting"),
+            ValueError,
+            "task must be one of classification, regression or None, got 'sorting'",
+        ),
+        (
+            lambda: Model((ONE,), classes=np.arange(3)),
+            ValueError,
+            "classes must have shape (2,) for 1 output, got (3,)",
+        ),
+        (
+            lambda: Model((ONE,), classes=["a", 1]),  # type: ignore[arg-type]
+            TypeError,
+            "classes must be all str, or all numbers within int64 or float64, got 1 at index 1",
+        ),
+        (
+            lambda: Model((ONE,), classes=np.array([[1, 2]])),
+            ValueError,
+            "classes must have shape (k,), got (1, 2)",
+        ),
+        (
+            lambda: Model((ONE,), classes=np.array([1, np.nan])),
+            ValueError,
+            "classes must be finite, got nan",
+        ),
+        (
+            lambda: Model((ONE,), classes=np.array([1j, 2j])),
+            TypeError,
+            "classes must be int, str, bool or float, got dtype complex128",
+        ),
+        (
+            lambda: Model((ONE,), classes=np.array([3, 3])),
+            ValueError,
+            "classes must be distinct, got 3 twice",
+        ),
+        (
+            lambda: Model((ONE,), input_scale=np.ones((1, 1))),
+            ValueError,
+            "input_scale must have shape () or (d,), got (1, 1)",
+        ),
+        (
+            lambda: Model((ONE,), input_shift=np.array("a")),
+            TypeError,
+            "input_shift must be an array of real numbers, got dtype <U1",
+        ),
+        (
+            lambda: Model((ONE,), plan=(ClassPlan(1, ("skip",) * 2, ("f32",) * 2),)),
+            ValueError,
+            "plan[0].strategies must have 1 entries, one a layer, got 2",
+        ),
+        (
+            lambda: Model((ONE,), probe=Probe(np.ones((2, 3)), np.ones((2, 1)))),
+            ValueError,
+            "probe.x must have shape (2, 1), got (2, 3)",
+        ),
+        (
+            lambda: Model((ONE,), metadata=[]),  # type: ignore[arg-type]
+            TypeError,
+            "metadata must be a dict, got list",
+        ),
+        (
+            lambda: Model((ONE,), metadata={"a": [{1: 2}]}),
+            TypeError,
+            "metadata['a'][0] must have str keys, got 1",
+        ),
+        (
+            lambda: Model((ONE,), metadata={"a": {1, 2}}),
+            TypeError,
+            "metadata['a'] must be a JSON value, got set",
+        ),
+        (
+            lambda: Model((ONE,), metadata={"a": math.inf}),
+            ValueError,
+            "metadata['a'] must be a JSON value, got inf",
+        ),
+    ],
+)
+def test_bad_models(build: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as info:
+        build()
+    assert str(info.value) == message
+
+
+def test_metadata_that_contains_itself() -> None:
+    loop: dict[str, Any] = {}
+    loop["again"] = loop
+    with pytest.raises(ValueError, match="nested at most 100 deep"):
+        Model((ONE,), metadata=loop)
+
+
+def test_ragged_weight() -> None:
+    with pytest.raises(TypeError, match=r"^weight must be an array of real numbers: "):
+        Layer([[1.0], [1.0, 2.0]], np.ones(2), RELU)  # type: ignore[arg-type]
+
+
+def test_a_model_does_not_change() -> None:
+    weight = np.ones((1, 2), np.float32)
+    metadata = {"notes": ["one"]}
+    model = Model((Layer(weight, np.zeros(1), RELU),), metadata=metadata)
+    weight[:] = 7
+    metadata["notes"].append("two")
+    assert weight.flags.writeable
+    assert model.layers[0].weight.tolist() == [[1, 1]]
+    assert model.metadata == {"notes": ["one"]}
+    with pytest.raises(ValueError, match="read-only"):
+        model.layers[0].weight[:] = 7
+
+
+def test_read_only_arrays_are_not_copied() -> None:
+    layer = Layer(np.ones((2, 2)), np.ones(2), RELU)
+    again = Layer(layer.weight, layer.bias, RELU)
+    assert np.shares_memory(layer.weight, again.weight)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])  # noqa: S301
+def test_copies_are_read_only_too(again: Callable[[Model], Model]) -> None:
+    model = again(full_model())
+    assert_same(model, full_model())
+    assert not model.layers[0].weight.flags.writeable
+    assert model.probe is not None
+    assert not model.probe.x.flags.writeable
+
+
+def test_values_that_are_converted() -> None:
+    model = Model(
+        [ONE],  # type: ignore[arg-type]
+        classes=np.array(["no", "yes"], object),
+        input_scale=0.5,  # type: ignore[arg-type]
+        metadata={"error": np.float64(0.5), "rows": np.int64(3), "shape": (1, 2)},
+    )
+    assert model.classes is not None
+    assert model.classes.dtype.kind == "U"
+    assert model.input_scale is not None
+    assert model.input_scale.shape == ()
+    assert model.metadata == {"error": 0.5, "rows": 3, "shape": [1, 2]}
+    assert type(model.metadata["rows"]) is int
+
+
+def test_names_of_things() -> None:
+    model = full_model()
+    assert repr(model) == "Model(4-3-2, classification, 1 gate)"
+    assert repr(model.layers[0]) == "Layer(4 -> 3, clipped_relu(6), gate of rank 2)"
+    assert repr(model.layers[0].gate) == "Gate(4 -> 3, rank 2)"
+    assert repr(model.probe) == "Probe(5 rows, 4 -> 2, uint8)"
+    assert issubclass(FileFormatError, ValueError)
+    assert files.FORMAT_VERSION == 1
