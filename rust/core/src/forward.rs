@@ -1,8 +1,8 @@
 //! One forward pass: rows in, tile by tile, layer by layer, rows out.
 //!
-//! Rows are cut into tiles by their number alone, so that a row's bits depend neither on the other
-//! rows nor on the threads. A tile belongs to one thread from its first layer to its last; the pool
-//! is entered once.
+//! A tile belongs to one thread from its first layer to its last; the pool is entered once. Every
+//! kernel adds up a row in an order that depends on that row alone, so its bits depend neither on
+//! the other rows, nor on where tiles begin, nor on the threads.
 
 use std::time::Duration;
 
@@ -18,7 +18,16 @@ use crate::workspace::{Buffer, Sizes, Workspace};
 
 /// Rows of a full tile: enough to read a layer's weights from L3 rarely, few enough that the tile's
 /// activations stay in L2.
-pub(crate) const TILE: usize = 64;
+const TILE: usize = 64;
+
+/// Rows of a full tile where the weights do not stay in L3, so that reading them is what costs.
+const WIDE_TILE: usize = 256;
+
+/// Bytes of f32 weights above which tiles are wide.
+const WIDE_FROM: usize = 16 << 20;
+
+/// Rows of the smallest tile that threads share work in: two groups of the dense kernel.
+const LEAST_TILE: usize = 12;
 
 /// Looks at every layer while a pass runs. The engine's own observer sees nothing and costs nothing.
 pub(crate) trait Observer {
@@ -62,35 +71,44 @@ impl Network {
             });
         }
         let class = self.plan.for_rows(rows.rows);
-        if rows.rows <= TILE {
-            // One tile belongs to one thread.
-            if let Some(0) = threads {
-                return Err(Error::Threads { name: "num_threads", got: "0".to_owned() });
-            }
+        let serial_time = self.serial_time(rows.rows);
+        let threads = match threads {
+            Some(0) => return Err(Error::Threads { name: "num_threads", got: "0".to_owned() }),
+            // One row belongs to one thread, as do calls too short to be shared.
+            _ if rows.rows <= LEAST_TILE || !pool::worth_sharing(serial_time) => 1,
+            None => pool::num_threads()?,
+            Some(threads) => threads,
+        };
+        let share = rows.rows.div_ceil(threads).next_multiple_of(LEAST_TILE);
+        let tile = if threads == 1 { self.tile() } else { self.tile().min(share) };
+        if rows.rows <= tile {
             self.run_tile(class, rows, out, &mut NoObserver);
             return Ok(());
         }
-        let threads = match threads {
-            None => pool::num_threads()?,
-            Some(0) => return Err(Error::Threads { name: "num_threads", got: "0".to_owned() }),
-            Some(threads) => threads,
-        };
-        let tiles = rows.rows.div_ceil(TILE);
-        let out = OutTiles { start: out.as_mut_ptr(), len: out.len(), tile: TILE * outputs };
-        pool::run(tiles, threads, self.serial_time(rows.rows), |tile| {
-            let first = tile * TILE;
-            let count = TILE.min(rows.rows - first);
+        let tiles = rows.rows.div_ceil(tile);
+        let out = OutTiles { start: out.as_mut_ptr(), len: out.len(), tile: tile * outputs };
+        pool::run(tiles, threads, serial_time, |i| {
+            let first = i * tile;
+            let count = tile.min(rows.rows - first);
             // SAFETY: `pool::run` gives every tile number once, so no two tiles overlap.
-            let out = unsafe { out.tile(tile) };
+            let out = unsafe { out.tile(i) };
             self.run_tile(class, rows.slice(first, count), out, &mut NoObserver);
         })
+    }
+
+    /// Rows of a full tile of this network.
+    pub(crate) fn tile(&self) -> usize {
+        if self.weights() * size_of::<f32>() > WIDE_FROM { WIDE_TILE } else { TILE }
+    }
+
+    fn weights(&self) -> usize {
+        self.layers().map(|layer| layer.weight.len()).sum()
     }
 
     /// A lower estimate of what `rows` rows take on one thread: their multiplications at a twentieth
     /// of dense, at 200 per nanosecond.
     fn serial_time(&self, rows: usize) -> Duration {
-        let weights: usize = self.layers().map(|layer| layer.weight.len()).sum();
-        Duration::from_nanos((weights as u64).saturating_mul(rows as u64) / (20 * 200))
+        Duration::from_nanos((self.weights() as u64).saturating_mul(rows as u64) / (20 * 200))
     }
 
     /// Runs one tile on this thread.
@@ -255,8 +273,9 @@ impl Network {
         observer: &mut O,
     ) -> Result<()> {
         self.check_width(rows)?;
-        let mut out = vec![0.0; TILE.min(rows.rows) * self.output_size()];
-        for rows in rows.batches(TILE) {
+        let tile = self.tile();
+        let mut out = vec![0.0; tile.min(rows.rows) * self.output_size()];
+        for rows in rows.batches(tile) {
             let out = &mut out[..rows.rows * self.output_size()];
             self.run_tile(class, rows, out, observer);
         }

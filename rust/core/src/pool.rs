@@ -142,6 +142,12 @@ impl Pool {
     }
 }
 
+/// Whether work that takes this long on one thread can gain from a pool at all: less than it takes
+/// to wake a sleeping worker cannot.
+pub(crate) fn worth_sharing(serial_time: Duration) -> bool {
+    serial_time > Duration::from_micros(10)
+}
+
 /// Runs `work(part)` for every part in `0..parts`, on up to `threads` threads including this one.
 ///
 /// `serial_time` is what the whole takes on one thread, as far as known: where it is not several
@@ -156,8 +162,7 @@ pub(crate) fn run(
     work: impl Fn(usize) + Sync,
 ) -> Result<()> {
     let threads = threads.min(parts);
-    // Below the time a sleeping worker takes to wake, nothing can be gained; no need for a pool.
-    if threads > 1 && serial_time > Duration::from_micros(10) {
+    if threads > 1 && worth_sharing(serial_time) {
         let pool = pool(threads - 1)?;
         if serial_time > 4 * pool.fork_join {
             let next = AtomicUsize::new(0);

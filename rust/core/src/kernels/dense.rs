@@ -1,20 +1,22 @@
-//! Dense rows times packed panels: dense layers on few rows, and the gate's estimate and scores.
+//! Dense rows times packed panels: dense layers, and the gate's estimate and scores.
 //!
 //! ```text
-//! for panel:
-//!     for group of rows:          # 4 with 32 vector registers, 1 with 16
-//!         sums = 0                # rows x 4 vectors, in registers
-//!         for i in inputs:
-//!             w = panel[i]        # four vectors
-//!             for row in group: sums[row] += x[row][i] * w
-//!         emit(sums)
+//! for panel:                          # 64 units
+//!     for block of 512 inputs:        # 128 KiB of weights: stays in L2 while the rows pass
+//!         for group of rows:          # 6 with 32 vector registers, 1 with 16
+//!             sums = 0, or what the block before left
+//!             for i in block:
+//!                 w = panel[i]        # four vectors
+//!                 for row in group: sums[row] += x[row][i] * w
+//!             emit(sums), or leave them to the next block
 //! ```
 //!
-//! Each sum is one chain over the inputs in order, whatever the group's size, so a row has the same
-//! bits in any group.
+//! Each sum is one chain over the inputs in order, whatever the group and the block, so a row has
+//! the same bits in any batch. On prepacked weights this runs as fast as the best GEMM crates
+//! (docs/architecture.md has the figures), which is why lrgate needs none.
 
 use super::emit::Emit;
-use super::{DenseRows, Panels};
+use super::{DenseRows, PANEL, Panels};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each dense row with the panels.
@@ -23,6 +25,12 @@ pub(crate) struct RowsTimesPanels<'a, E> {
     pub(crate) panels: &'a Panels,
     pub(crate) emit: &'a mut E,
 }
+
+/// Inputs per block.
+const BLOCK: usize = 512;
+
+/// Rows whose sums are kept between blocks: 64 KiB, which stays in L2.
+const KEPT: usize = 256;
 
 impl<E: Emit> Kernel for RowsTimesPanels<'_, E> {
     type Output = ();
@@ -33,37 +41,83 @@ impl<E: Emit> Kernel for RowsTimesPanels<'_, E> {
         for p in 0..panels.count() {
             let (first, vectors, panel) = panels.panel(p);
             match vectors {
-                4 => groups::<S, E, 4>(simd, rows, panel, first, emit),
-                3 => groups::<S, E, 3>(simd, rows, panel, first, emit),
-                2 => groups::<S, E, 2>(simd, rows, panel, first, emit),
-                _ => groups::<S, E, 1>(simd, rows, panel, first, emit),
+                4 => blocks::<S, E, 4>(simd, rows, panel, first, emit),
+                3 => blocks::<S, E, 3>(simd, rows, panel, first, emit),
+                2 => blocks::<S, E, 2>(simd, rows, panel, first, emit),
+                _ => blocks::<S, E, 1>(simd, rows, panel, first, emit),
             }
         }
     }
 }
 
+/// One panel and all rows.
 #[inline(always)]
-fn groups<S: Simd, E: Emit, const V: usize>(
+fn blocks<S: Simd, E: Emit, const V: usize>(
     simd: S,
     rows: DenseRows<'_>,
     panel: &[f32],
     first: usize,
     emit: &mut E,
 ) {
-    let mut row = 0;
-    if S::WIDE_REGISTER_FILE {
-        while row + 6 <= rows.rows() {
-            group::<S, E, V, 6>(simd, rows, row, panel, first, emit);
-            row += 6;
-        }
-        while row + 3 <= rows.rows() {
-            group::<S, E, V, 3>(simd, rows, row, panel, first, emit);
-            row += 3;
+    let inputs = rows.columns();
+    assert_eq!(panel.len(), inputs * V * LANES);
+    if inputs <= 2 * BLOCK || rows.rows() <= 6 {
+        let mut kept = [];
+        let part = Part { panel, first, inputs: (0, inputs), rows: (0, rows.rows()), last: true };
+        groups::<S, E, V>(simd, rows, part, &mut kept, emit);
+        return;
+    }
+    let mut kept = [0.0; KEPT * PANEL];
+    for start in (0..rows.rows()).step_by(KEPT) {
+        let end = rows.rows().min(start + KEPT);
+        for from in (0..inputs).step_by(BLOCK) {
+            let to = inputs.min(from + BLOCK);
+            let last = to == inputs;
+            let part = Part { panel, first, inputs: (from, to), rows: (start, end), last };
+            groups::<S, E, V>(simd, rows, part, &mut kept, emit);
         }
     }
-    while row < rows.rows() {
-        group::<S, E, V, 1>(simd, rows, row, panel, first, emit);
-        row += 1;
+}
+
+/// A range of inputs and rows of one panel.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    panel: &'a [f32],
+    /// The panel's first unit.
+    first: usize,
+    inputs: (usize, usize),
+    rows: (usize, usize),
+    /// Whether the sums are complete after it.
+    last: bool,
+}
+
+#[inline(always)]
+fn groups<S: Simd, E: Emit, const V: usize>(
+    simd: S,
+    rows: DenseRows<'_>,
+    part: Part<'_>,
+    kept: &mut [f32],
+    emit: &mut E,
+) {
+    let (mut row, end) = part.rows;
+    if S::WIDE_REGISTER_FILE {
+        while row + 6 <= end {
+            group::<S, E, V, 6>(simd, rows, row, part, kept, emit);
+            row += 6;
+        }
+        match end - row {
+            5 => group::<S, E, V, 5>(simd, rows, row, part, kept, emit),
+            4 => group::<S, E, V, 4>(simd, rows, row, part, kept, emit),
+            3 => group::<S, E, V, 3>(simd, rows, row, part, kept, emit),
+            2 => group::<S, E, V, 2>(simd, rows, row, part, kept, emit),
+            1 => group::<S, E, V, 1>(simd, rows, row, part, kept, emit),
+            _ => {}
+        }
+    } else {
+        while row < end {
+            group::<S, E, V, 1>(simd, rows, row, part, kept, emit);
+            row += 1;
+        }
     }
 }
 
@@ -72,20 +126,29 @@ fn group<S: Simd, E: Emit, const V: usize, const R: usize>(
     simd: S,
     rows: DenseRows<'_>,
     row: usize,
-    panel: &[f32],
-    first: usize,
+    part: Part<'_>,
+    kept: &mut [f32],
     emit: &mut E,
 ) {
-    let inputs = rows.columns();
-    assert_eq!(panel.len(), inputs * V * LANES);
+    let (from, to) = part.inputs;
+    let weights = &part.panel[from * V * LANES..to * V * LANES];
     let mut x: [&[f32]; R] = [&[]; R];
     for (r, x) in x.iter_mut().enumerate() {
-        *x = rows.row(row + r);
+        *x = &rows.row(row + r)[from..to];
     }
     let mut sums = [[simd.splat(0.0); V]; R];
-    let mut weights = panel.as_ptr();
-    for i in 0..inputs {
-        // SAFETY: input `i` of the panel is V whole vectors, and every row has `inputs` entries.
+    if from > 0 {
+        let kept = &kept[(row - part.rows.0) * PANEL..][..R * PANEL];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: R rows of four vectors.
+                *sum = unsafe { simd.load(kept.as_ptr().add(r * PANEL + v * LANES)) };
+            }
+        }
+    }
+    let mut weights = weights.as_ptr();
+    for i in 0..to - from {
+        // SAFETY: input `i` of the block is V whole vectors, and every row has `to - from` entries.
         unsafe {
             let mut w = [simd.splat(0.0); V];
             for (v, w) in w.iter_mut().enumerate() {
@@ -100,9 +163,19 @@ fn group<S: Simd, E: Emit, const V: usize, const R: usize>(
             weights = weights.add(V * LANES);
         }
     }
-    for (r, sums) in sums.into_iter().enumerate() {
-        for (v, sum) in sums.into_iter().enumerate() {
-            emit.emit(simd, row + r, first + v * LANES, sum);
+    if part.last {
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (v, sum) in sums.into_iter().enumerate() {
+                emit.emit(simd, row + r, part.first + v * LANES, sum);
+            }
+        }
+    } else {
+        let kept = &mut kept[(row - part.rows.0) * PANEL..][..R * PANEL];
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (v, sum) in sums.into_iter().enumerate() {
+                // SAFETY: R rows of four vectors.
+                unsafe { simd.store(kept.as_mut_ptr().add(r * PANEL + v * LANES), sum) }
+            }
         }
     }
 }

@@ -1,0 +1,265 @@
+//! What the integration tests share: random models, and the float64 oracle that every kernel is
+//! compared with.
+//!
+//! The oracle gives each output as a value and a bound on how far a float32 computation of it may
+//! be off, whatever the order of its sums. With unit roundoff u = 2^-24 and
+//! gamma_n = n u / (1 - n u), a sum of d products and a bias has
+//! `|error| <= gamma_(d+4) (|x| |w| + |b|)` (Higham, Accuracy and Stability of Numerical Algorithms,
+//! section 3.1; 4 for the bias, the folded input map and the rounding of its sum), plus half a
+//! denormal for each product that underflows. The bound of a layer's input goes through `|w|` and
+//! the activation's Lipschitz constant into the bound of its output.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use lrgate::{Activation, Gate, InputMap, Isa, Layer, Network, Plan, Rows, Strategy};
+
+/// Widths and row counts around the edges of vectors, panels and tiles.
+pub(crate) const WIDTHS: [usize; 10] = [1, 15, 16, 17, 63, 64, 65, 79, 80, 129];
+pub(crate) const ROWS: [usize; 13] = [0, 1, 2, 3, 5, 6, 7, 8, 9, 63, 64, 65, 129];
+
+const ROUNDOFF: f64 = 1.0 / (1 << 24) as f64;
+const DENORMAL: f64 = f64::from_bits((1023 - 149) << 52);
+
+/// Random numbers without a dependency (splitmix64).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in [-1, 1).
+    pub(crate) fn value(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    pub(crate) fn values(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.value()).collect()
+    }
+
+    /// Rows of which about half the values, and the whole of every seventh row, are zero.
+    pub(crate) fn rows(&mut self, rows: usize, columns: usize) -> Vec<f32> {
+        let mut all = self.values(rows * columns);
+        all.iter_mut().filter(|x| **x < 0.0).for_each(|x| *x = 0.0);
+        for row in all.chunks_exact_mut(columns).step_by(7) {
+            row.fill(0.0);
+        }
+        all
+    }
+}
+
+/// A network as data: what both the engine and the oracle are built from.
+#[derive(Clone)]
+pub(crate) struct Model {
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) gates: Vec<Option<Gate>>,
+    pub(crate) map: Option<InputMap>,
+}
+
+impl Model {
+    /// Random layers of these widths, `hidden` on all but the last, gates where they may be.
+    pub(crate) fn random(seed: u64, widths: &[usize], hidden: Activation, last: Activation) -> Self {
+        let mut random = Random(seed);
+        let count = widths.len() - 1;
+        let layer = |i: usize, random: &mut Random| {
+            let (d, h) = (widths[i], widths[i + 1]);
+            let scale = 2.0 / (d as f32).sqrt();
+            let weight = random.values(d * h).iter().map(|w| w * scale).collect();
+            let activation = if i + 1 == count { last } else { hidden };
+            Layer::new(weight, random.values(h), d, activation)
+        };
+        let layers: Vec<_> = (0..count).map(|i| layer(i, &mut random)).collect();
+        let gate = |i: usize| {
+            let (d, h) = (widths[i], widths[i + 1]);
+            let rank = (d.min(h) / 3).max(1);
+            let [u, v] = [d * rank, rank * h].map(|n| random.values(n));
+            let allowed = i + 1 < count && hidden.has_hard_zero();
+            allowed.then(|| Gate::new(u, v, random.values(h), rank))
+        };
+        let gates = (0..count).map(gate).collect();
+        Model { layers, gates, map: None }
+    }
+
+    /// A relu network.
+    pub(crate) fn relu(seed: u64, widths: &[usize]) -> Self {
+        Model::random(seed, widths, Activation::Relu, Activation::Identity)
+    }
+
+    pub(crate) fn inputs(&self) -> usize {
+        self.layers[0].inputs()
+    }
+
+    /// `strategy` in every layer; dense where a layer has no gate.
+    pub(crate) fn uniform(&self, strategy: Strategy) -> Vec<Strategy> {
+        let possible = |gate: &Option<Gate>| gate.is_some() || strategy != Strategy::Gate;
+        let of = |gate| if possible(gate) { strategy } else { Strategy::Dense };
+        self.gates.iter().map(of).collect()
+    }
+
+    pub(crate) fn network(&self, isa: Isa, strategies: &[Strategy]) -> Network {
+        Network::with_isa(self.layers.clone(), self.map.clone(), isa)
+            .and_then(|network| network.with_gates(self.gates.clone()))
+            .and_then(|network| network.with_plan(Plan::from_strategies(strategies)))
+            .unwrap()
+    }
+
+    /// The oracle on one row: every layer's outputs.
+    pub(crate) fn oracle(&self, strategies: &[Strategy], row: &[f32]) -> Vec<Vec<Value>> {
+        let (mut input, mut outputs) = (self.input(row), Vec::new());
+        for (i, layer) in self.layers.iter().enumerate() {
+            let gate = self.gates[i].as_ref().filter(|_| strategies[i] == Strategy::Gate);
+            let weights = layer.weight().chunks_exact(layer.inputs());
+            let z: Vec<_> = weights
+                .zip(layer.bias())
+                .map(|(w, b)| sum(&input, |i| w[i], *b))
+                .collect();
+            let mut y = activate(layer.activation(), &z);
+            if let Some(gate) = gate {
+                let (k, h) = (gate.rank(), y.len());
+                let t: Vec<_> = (0..k).map(|k0| sum(&input, |i| gate.u()[i * k + k0], 0.0)).collect();
+                for (o, y) in y.iter_mut().enumerate() {
+                    let score = sum(&t, |k0| gate.v()[k0 * h + o], gate.bias()[o]);
+                    *y = y.kept_where_positive(score.value, score.error);
+                }
+            }
+            outputs.push(y.clone());
+            input = y;
+        }
+        outputs
+    }
+
+    fn input(&self, row: &[f32]) -> Vec<Value> {
+        let value = |(i, &x): (usize, &f32)| {
+            let (scale, shift) = self.map.as_ref().map_or((1.0, 0.0), |m| (m.scale(i), m.shift(i)));
+            let (scaled, shift) = (f64::from(x) * f64::from(scale), f64::from(shift));
+            Value { value: scaled + shift, size: scaled.abs() + shift.abs(), error: 0.0 }
+        };
+        row.iter().enumerate().map(value).collect()
+    }
+}
+
+/// A number, the size of what was added up for it, and how far float32 may be off.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Value {
+    pub(crate) value: f64,
+    size: f64,
+    pub(crate) error: f64,
+}
+
+impl Value {
+    fn new(value: f64, error: f64) -> Self {
+        Value { value, size: value.abs() + error, error }
+    }
+
+    /// Whether `got` is within the bound.
+    pub(crate) fn allows(&self, got: f32) -> bool {
+        (f64::from(got) - self.value).abs() <= self.error
+    }
+
+    /// Itself where `x > 0`, zero where `x <= 0`; either, where x is uncertain by `error`.
+    fn kept_where_positive(self, x: f64, error: f64) -> Self {
+        if x > error {
+            self
+        } else if x <= -error {
+            Value::new(0.0, 0.0)
+        } else {
+            Value::new(self.value, self.value.abs() + self.error)
+        }
+    }
+}
+
+fn sum(input: &[Value], weight: impl Fn(usize) -> f32, bias: f32) -> Value {
+    let (mut value, mut size, mut error) = (f64::from(bias), f64::from(bias.abs()), 0.0);
+    for (i, x) in input.iter().enumerate() {
+        let w = f64::from(weight(i));
+        value += x.value * w;
+        size += x.size * w.abs();
+        error += x.error * w.abs();
+    }
+    let steps = (input.len() + 4) as f64;
+    let gamma = steps * ROUNDOFF / (1.0 - steps * ROUNDOFF);
+    Value { value, size, error: error + gamma * size + steps * DENORMAL }
+}
+
+fn activate(activation: Activation, z: &[Value]) -> Vec<Value> {
+    let largest = z.iter().map(|z| z.value).fold(f64::NEG_INFINITY, f64::max);
+    let widest = z.iter().map(|z| z.error).fold(0.0, f64::max);
+    let total: f64 = z.iter().map(|z| (z.value - largest).exp()).sum();
+    let count = z.len() as f64;
+    let one = |z: &Value| {
+        let Value { value: x, error, .. } = *z;
+        // A library function is taken to be within 4 units in the last place.
+        let ulps = |y: f64| Value::new(y, 4.0 * ROUNDOFF * y.abs() + error + DENORMAL);
+        match activation {
+            Activation::Identity => Value::new(x, error),
+            Activation::Relu => Value::new(x.max(0.0), error),
+            Activation::ClippedRelu { upper } => {
+                Value::new(x.max(0.0).min(f64::from(upper)), error)
+            }
+            Activation::ThresholdedRelu { threshold } => {
+                Value::new(x, error).kept_where_positive(x - f64::from(threshold), error)
+            }
+            Activation::LeakyRelu { slope } => {
+                let slope = f64::from(slope);
+                let y = if x > 0.0 { x } else { slope * x };
+                Value::new(y, error * slope.abs().max(1.0) + ROUNDOFF * y.abs() + DENORMAL)
+            }
+            Activation::Tanh => ulps(x.tanh()),
+            Activation::Sigmoid => ulps(1.0 / (1.0 + (-x).exp())),
+            Activation::Gelu => {
+                // The slope is at most 1.13; 1 + erf cancels, so roundoff is relative to x.
+                let y = 0.5 * x * (1.0 + libm::erf(x / 2.0_f64.sqrt()));
+                Value::new(y, 1.13 * error + 8.0 * ROUNDOFF * x.abs() + DENORMAL)
+            }
+            Activation::Softmax => {
+                // A logit off by e, and the rounding of its distance to the largest, change the
+                // probability by a factor of at most exp(2 (e + ...)); then k sums and a division.
+                let y = (x - largest).exp() / total;
+                let distance = 2.0 * (widest + 2.0 * ROUNDOFF * (largest - x + widest));
+                let relative = distance.exp_m1() + (count + 12.0) * ROUNDOFF;
+                Value::new(y, y * relative + 4.0 * DENORMAL)
+            }
+            other => panic!("the oracle does not know {other:?}"),
+        }
+    };
+    z.iter().map(one).collect()
+}
+
+/// The network's outputs on f32 rows without gaps.
+pub(crate) fn forward(network: &Network, data: &[f32], rows: usize) -> Vec<f32> {
+    let columns = network.input_size();
+    run(network, Rows::f32(data, rows, columns, columns).unwrap(), Some(1))
+}
+
+/// The network's outputs on any rows.
+pub(crate) fn run(network: &Network, rows: Rows<'_>, threads: Option<usize>) -> Vec<f32> {
+    // A value that no kernel writes: what is left of it was never computed.
+    let mut out = vec![-12345.0; rows.len() * network.output_size()];
+    network.forward(rows, &mut out, threads).unwrap();
+    out
+}
+
+/// Differences of `got` from the oracle's last layer, as text.
+pub(crate) fn differences(what: &str, oracle: &[Vec<Value>], got: &[f32]) -> Vec<String> {
+    let expected: Vec<_> = oracle.iter().flatten().collect();
+    if expected.len() != got.len() {
+        return vec![format!("{what}: {} outputs, expected {}", got.len(), expected.len())];
+    }
+    let wrong = expected.iter().zip(got).enumerate().filter(|(_, (e, y))| !e.allows(**y));
+    let text = |(i, (e, y)): (usize, (&&Value, &f32))| {
+        format!("{what}: output {i} is {y}, expected {} within {:.2e}", e.value, e.error)
+    };
+    wrong.map(text).collect()
+}
+
+/// Fails with the first of the gathered failures.
+pub(crate) fn none(failures: &[String]) {
+    let first = failures.iter().take(12).cloned().collect::<Vec<_>>().join("\n");
+    assert!(failures.is_empty(), "{} failures, the first:\n{first}", failures.len());
+}
+
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}

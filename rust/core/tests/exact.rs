@@ -1,0 +1,152 @@
+//! What must hold bit by bit: a row's result depends neither on the other rows nor on the threads,
+//! and a gate's computed units are the dense layer's.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Model, ROWS, Random, bits, forward, none, run};
+use lrgate::{Gate, Isa, Layer, Plan, Rows, Strategy};
+
+#[test]
+fn a_row_does_not_depend_on_the_others() {
+    let model = Model::relu(1, &[65, 129, 80, 17]);
+    let mut failures = Vec::new();
+    for n in ROWS.into_iter().filter(|n| *n > 0) {
+        let base = Random(n as u64).rows(n, 65);
+        let mut others = vec![Random(2).values(n * 65), vec![0.0; n * 65], vec![f32::NAN; n * 65]];
+        others.push(Random(3).rows(n, 65).iter().map(|x| x * 1e30).collect());
+        for strategy in Strategy::ALL {
+            for isa in Isa::available() {
+                let network = model.network(isa, &model.uniform(strategy));
+                let expected = forward(&network, &base, n);
+                for (i, other) in others.iter().enumerate() {
+                    for kept in [0, n / 2, n - 1] {
+                        let mut data = other.clone();
+                        data[kept * 65..][..65].copy_from_slice(&base[kept * 65..][..65]);
+                        let got = forward(&network, &data, n);
+                        let [a, b] = [&expected, &got].map(|y| bits(&y[kept * 17..][..17]));
+                        if a != b {
+                            let (strategy, isa) = (strategy.name(), isa.name());
+                            failures.push(format!("{strategy} {isa} row {kept} of {n}, others {i}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    none(&failures);
+}
+
+/// Rows enough that the pool is entered, and a last tile that is not full.
+#[test]
+fn threads_do_not_change_bits() {
+    let model = Model::relu(2, &[200, 500, 300, 10]);
+    let n = 1990;
+    let data = Random(3).rows(n, 200);
+    let rows = Rows::f32(&data, n, 200, 200).unwrap();
+    for strategy in Strategy::ALL {
+        for isa in Isa::available() {
+            let network = model.network(isa, &model.uniform(strategy));
+            let one = bits(&run(&network, rows, Some(1)));
+            for threads in 2..=4 {
+                let more = bits(&run(&network, rows, Some(threads)));
+                assert!(one == more, "{} {} {threads} threads", strategy.name(), isa.name());
+            }
+            lrgate::pool::set_thread_override(Some(3)).unwrap();
+            assert!(one == bits(&run(&network, rows, None)));
+            lrgate::pool::set_thread_override(None).unwrap();
+        }
+    }
+    #[cfg(target_os = "linux")]
+    assert!(pool_threads() >= 3, "the pool was never entered");
+}
+
+#[cfg(target_os = "linux")]
+fn pool_threads() -> usize {
+    let names = std::fs::read_dir("/proc/self/task").unwrap().map(|task| {
+        std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default()
+    });
+    names.filter(|name| name.starts_with("lrgate-")).count()
+}
+
+#[test]
+fn threads_share_a_network() {
+    let model = Model::relu(3, &[64, 80, 10]);
+    let network = model.network(Isa::best(), &model.uniform(Strategy::Gate));
+    let data = Random(4).rows(129, 64);
+    let expected = bits(&forward(&network, &data, 129));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    assert!(expected == bits(&forward(&network, &data, 129)));
+                }
+            });
+        }
+    });
+}
+
+/// A gate that lets a known half of the units through: those are dense's, the others zero.
+#[test]
+fn the_gate_computes_what_it_lets_through_and_nothing_else() {
+    let mut failures = Vec::new();
+    for (inputs, units) in [(1, 1), (17, 15), (64, 65), (80, 129)] {
+        let mut model = Model::relu(5, &[inputs, units, 1]);
+        // The score is the bias alone; all units of the layer are alive, so that zero means off.
+        let layer = &model.layers[0];
+        let weight = layer.weight().iter().map(|w| w.abs()).collect();
+        let bias = layer.bias().iter().map(|b| b.abs() + 0.5).collect();
+        model.layers[0] = Layer::new(weight, bias, inputs, layer.activation());
+        let score = |o: usize| if o.is_multiple_of(3) { -0.0 } else { 1e-30 };
+        let bias = (0..units).map(score).collect();
+        model.gates[0] = Some(Gate::new(vec![0.0; inputs], vec![0.0; units], bias, 1));
+        let data = Random(6).rows(129, inputs);
+        for isa in Isa::available() {
+            for n in ROWS.into_iter().filter(|n| *n > 0) {
+                let rows = Rows::f32(&data[..n * inputs], n, inputs, inputs).unwrap();
+                let hidden = |strategy| {
+                    let network = model.network(isa, &[strategy, Strategy::Dense]);
+                    network.layer_inputs(rows).unwrap().pop().unwrap()
+                };
+                let (dense, gated) = (hidden(Strategy::Dense), hidden(Strategy::Gate));
+                for (at, (a, b)) in dense.iter().zip(&gated).enumerate() {
+                    let off = (at % units).is_multiple_of(3);
+                    let close = (a - b).abs() <= 1e-5 * a.abs();
+                    if (off && *b != 0.0) || (!off && !close) || *a == 0.0 {
+                        failures.push(format!("{inputs}-{units} {} {n} rows: {a} {b}", isa.name()));
+                    }
+                }
+                let network = model.network(isa, &[Strategy::Gate, Strategy::Dense]);
+                let share = network.profile(rows, n, Duration::ZERO).unwrap()[0].computed_share;
+                let on = (0..units).filter(|o| !o.is_multiple_of(3)).count();
+                assert!((share - on as f64 / units as f64).abs() < 1e-12, "{share}");
+            }
+        }
+    }
+    none(&failures);
+}
+
+/// The class of a plan, not the network's first, decides.
+#[test]
+fn each_batch_size_runs_its_own_class() {
+    let model = Model::relu(7, &[16, 40, 4]);
+    let network = model.network(Isa::best(), &model.uniform(Strategy::Dense));
+    let class = |rows, strategy| {
+        let plan = Plan::from_strategies(&model.uniform(strategy));
+        lrgate::ClassPlan { rows, ..plan.classes()[0].clone() }
+    };
+    let plan = Plan::new(vec![class(64, Strategy::Dense), class(1, Strategy::Gate)]).unwrap();
+    let both = network.with_plan(plan).unwrap();
+    let gate = model.network(Isa::best(), &model.uniform(Strategy::Gate));
+    let data = Random(8).values(64 * 16);
+    let same = |a, b, n: usize| {
+        bits(&forward(a, &data[..n * 16], n)) == bits(&forward(b, &data[..n * 16], n))
+    };
+    for n in [1, 2, 8] {
+        assert!(same(&both, &gate, n) && !same(&both, &network, n), "{n} rows");
+    }
+    for n in [9, 10, 64] {
+        assert!(same(&both, &network, n) && !same(&both, &gate, n), "{n} rows");
+    }
+}
