@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::kernels::scan::{FromBytes, Scan};
 use crate::kernels::{DenseRows, DenseRowsMut, Lists, Span};
 use crate::network::Network;
-use crate::plan::ClassPlan;
+use crate::plan::{ClassPlan, Strategy};
 use crate::pool;
 use crate::rows::{Data, Rows};
 use crate::strategy::{self, Input, Needs};
@@ -71,7 +71,7 @@ impl Network {
             });
         }
         let class = self.plan.for_rows(rows.rows);
-        let serial_time = self.serial_time(rows.rows);
+        let serial_time = self.serial_time(class, rows.rows);
         let threads = match threads {
             Some(0) => return Err(Error::Threads { name: "num_threads", got: "0".to_owned() }),
             // One row belongs to one thread, as do calls too short to be shared.
@@ -105,10 +105,18 @@ impl Network {
         self.layers().map(|layer| layer.weight.len()).sum()
     }
 
-    /// A lower estimate of what `rows` rows take on one thread: their multiplications at a twentieth
-    /// of dense, at 200 per nanosecond.
-    fn serial_time(&self, rows: usize) -> Duration {
-        Duration::from_nanos((self.weights() as u64).saturating_mul(rows as u64) / (20 * 200))
+    /// A lower estimate of what `rows` rows take on one thread: 100 multiplications a nanosecond,
+    /// a twentieth of them where zeros are skipped.
+    fn serial_time(&self, class: &ClassPlan, rows: usize) -> Duration {
+        let mut multiplications = 0;
+        for (layer, plan) in self.layers.iter().zip(&class.layers) {
+            let weights = layer.packed.layer().weight.len();
+            multiplications += match plan.strategy {
+                Strategy::Dense => weights,
+                Strategy::Skip | Strategy::Gate => weights / 20,
+            };
+        }
+        Duration::from_nanos((multiplications as u64).saturating_mul(rows as u64) / 100)
     }
 
     /// Runs one tile on this thread.
@@ -121,11 +129,8 @@ impl Network {
     ) {
         let widest = self.layers().map(|layer| layer.inputs().max(layer.outputs())).max();
         let ranks = self.layers.iter().filter_map(|layer| Some(layer.gate.as_ref()?.gate().rank()));
-        let sizes = Sizes {
-            rows: rows.rows,
-            columns: widest.unwrap_or(0),
-            rank: ranks.max().unwrap_or(0),
-        };
+        let sizes =
+            Sizes { rows: rows.rows, columns: widest.unwrap_or(0), rank: ranks.max().unwrap_or(0) };
         if rows.rows > 0 {
             Workspace::with(sizes, |workspace| {
                 self.run_layers(class, rows, out, workspace, observer);
@@ -145,7 +150,7 @@ impl Network {
         let last = self.layers.len() - 1;
         let [first, second] = &mut workspace.buffers;
         let (mut from, mut to) = (first, second);
-        let mut needs = self.needs::<O>(class, 0);
+        let mut needs = Self::needs::<O>(class, 0);
         let mut input = self.read(rows, needs, from);
         for (i, layer) in self.layers.iter().enumerate() {
             let plan = class.layers[i];
@@ -154,7 +159,7 @@ impl Network {
             observer.before(i, input);
             let mut output = layer.packed.output();
             if i < last {
-                needs = self.needs::<O>(class, i + 1);
+                needs = Self::needs::<O>(class, i + 1);
                 let (dense, lists) = to.write(n, outputs);
                 output.dense = (needs.dense || activation.needs_finish()).then_some(dense);
                 output.lists = (needs.lists && !activation.needs_finish()).then_some(lists);
@@ -198,7 +203,7 @@ impl Network {
         observer.output(DenseRows::new(out, n, outputs, outputs));
     }
 
-    fn needs<O: Observer>(&self, class: &ClassPlan, layer: usize) -> Needs {
+    fn needs<O: Observer>(class: &ClassPlan, layer: usize) -> Needs {
         let needs = class.layers[layer].strategy.needs();
         Needs { dense: needs.dense || O::DENSE_INPUTS, ..needs }
     }

@@ -1,6 +1,27 @@
-//! # lrgate
+//! Runs trained `ReLU` networks on CPUs without computing what will be zero.
 //!
-//! Runs trained ReLU networks on CPUs without computing what will be zero.
+//! Each layer of a [`Network`] runs dense, skips inputs that are zero, or computes only the units
+//! that a low-rank sign estimate (a [`Gate`]; Davis and Arel 2013, arXiv 1312.4461) lets through. A
+//! [`Plan`] says which, per batch class, and [`Network::tune`] measures it.
+//!
+//! ```
+//! use lrgate::{Activation, Layer, Network, Plan, Rows, Strategy};
+//!
+//! // Two inputs, two hidden units, one output.
+//! let hidden = Layer::new(vec![1.0, -1.0, 2.0, 0.5], vec![0.0, -1.0], 2, Activation::Relu);
+//! let last = Layer::new(vec![1.0, 1.0], vec![0.5], 2, Activation::Identity);
+//! let network = Network::new(vec![hidden, last], None)?;
+//! let network = network.with_plan(Plan::uniform(Strategy::Skip, 2))?;
+//!
+//! let mut out = [0.0];
+//! network.forward(Rows::f32(&[3.0, 1.0], 1, 2, 2)?, &mut out, None)?;
+//! assert_eq!(out, [8.0]); // relu(3 - 1) + relu(6 + 0.5 - 1) + 0.5
+//! # Ok::<(), lrgate::Error>(())
+//! ```
+//!
+//! Instruction sets (AVX-512, AVX2 with FMA, portable) are chosen once at run time; the environment
+//! variable `LRGATE_ISA` forces one. `docs/architecture.md` in the repository tells how it works.
+
 mod error;
 mod forward;
 mod kernels;
@@ -15,7 +36,7 @@ mod workspace;
 
 pub use error::{Error, Result};
 pub use measure::LayerProfile;
-pub use network::{Activation, Gate, InputMap, Layer, Network};
+pub use network::{Activation, Gate, InputMap, Layer, Network, softmax};
 pub use plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
 pub use rows::Rows;
 pub use simd::Isa;

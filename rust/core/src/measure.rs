@@ -170,7 +170,9 @@ impl Network {
         }
         let seconds = self.layer_seconds(class, rows, batch, time)?;
         Ok((0..self.layers.len())
-            .map(|i| self.layer_profile(i, class.layers[i], &count.counts[i], rows.rows, seconds[i]))
+            .map(|i| {
+                self.layer_profile(i, class.layers[i], &count.counts[i], rows.rows, seconds[i])
+            })
             .collect())
     }
 
@@ -190,9 +192,7 @@ impl Network {
         let rank = rank.filter(|_| plan.strategy == Strategy::Gate);
         let multiply_adds = match (plan.strategy, rank) {
             (Strategy::Dense, _) => d * h,
-            (Strategy::Gate, Some(k)) => {
-                k as f64 * (d * density_in + h) + computed_share * d * h
-            }
+            (Strategy::Gate, Some(k)) => k as f64 * (d * density_in + h) + computed_share * d * h,
             _ => density_in * d * h,
         };
         let ratio = |part: f64, whole: f64, empty| if whole > 0.0 { part / whole } else { empty };

@@ -19,7 +19,7 @@ pub enum Activation {
     Identity,
     /// max(0, z).
     Relu,
-    /// min(max(0, z), upper); `upper` 6 is torch's ReLU6.
+    /// min(max(0, z), upper); `upper` 6 is torch's `ReLU6`.
     ClippedRelu {
         /// The largest output, above 0.
         upper: f32,
@@ -120,11 +120,16 @@ impl Activation {
     }
 }
 
-fn softmax(row: &mut [f32]) {
+/// Replaces a row by its softmax.
+pub fn softmax(row: &mut [f32]) {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    row.iter_mut().for_each(|z| *z = (*z - largest).exp());
+    for z in row.iter_mut() {
+        *z = (*z - largest).exp();
+    }
     let total: f32 = row.iter().sum();
-    row.iter_mut().for_each(|z| *z /= total);
+    for z in row {
+        *z /= total;
+    }
 }
 
 /// One fully connected layer: `activation(x weight^T + bias)`.
@@ -180,9 +185,11 @@ impl Layer {
             });
         }
         let inputs = self.inputs;
-        check_finite(&self.weight, || format!("layers[{layer}].weight"), |i| {
-            format!("({}, {})", i / inputs, i % inputs)
-        })?;
+        check_finite(
+            &self.weight,
+            || format!("layers[{layer}].weight"),
+            |i| format!("({}, {})", i / inputs, i % inputs),
+        )?;
         check_finite(&self.bias, || format!("layers[{layer}].bias"), |i| i.to_string())?;
         self.activation.check(layer)
     }
@@ -259,9 +266,11 @@ impl Gate {
                     got: format!("{} values", values.len()),
                 });
             }
-            check_finite(values, || format!("gates[{index}].{part}"), |i| {
-                format!("({}, {})", i / columns, i % columns)
-            })?;
+            check_finite(
+                values,
+                || format!("gates[{index}].{part}"),
+                |i| format!("({}, {})", i / columns, i % columns),
+            )?;
         }
         if self.bias.len() != outputs {
             return Err(Error::Shape {
@@ -344,11 +353,7 @@ impl Network {
     ///
     /// # Errors
     /// As [`Network::new`].
-    pub fn with_isa(
-        layers: Vec<Layer>,
-        input_map: Option<InputMap>,
-        isa: Isa,
-    ) -> Result<Network> {
+    pub fn with_isa(layers: Vec<Layer>, input_map: Option<InputMap>, isa: Isa) -> Result<Network> {
         if layers.is_empty() {
             return Err(Error::NoLayers);
         }

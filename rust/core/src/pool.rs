@@ -89,7 +89,8 @@ fn check_threads(threads: usize) -> Result<()> {
 struct Pool {
     process: u32,
     workers: usize,
-    /// Median time of an empty fork and join, measured when the pool was made.
+    /// The shortest of a few empty forks and joins, measured when the pool was made: a longer one
+    /// met other work on the machine.
     fork_join: Duration,
     threads: ThreadPool,
 }
@@ -131,14 +132,13 @@ fn pool(workers: usize) -> Result<Arc<Pool>> {
 
 impl Pool {
     fn measure_fork_join(&self) -> Duration {
-        let mut times = [Duration::ZERO; 9];
-        for time in &mut times {
+        let mut shortest = Duration::MAX;
+        for _ in 0..9 {
             let start = Instant::now();
             self.threads.in_place_scope(|scope| scope.spawn(|_| {}));
-            *time = start.elapsed();
+            shortest = shortest.min(start.elapsed());
         }
-        times.sort_unstable();
-        times[times.len() / 2]
+        shortest
     }
 }
 

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 
 /// A batch of input rows, borrowed.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_field_names)] // a number of rows, as everywhere
 pub struct Rows<'a> {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
@@ -73,7 +74,8 @@ impl<'a> Rows<'a> {
             return wrong(format!("indices must be from 0 to {}, got {}", columns - 1, used[i]));
         }
         // SAFETY: i32 and u32 have one layout.
-        let index = unsafe { std::slice::from_raw_parts(index.as_ptr().cast::<u32>(), index.len()) };
+        let index =
+            unsafe { std::slice::from_raw_parts(index.as_ptr().cast::<u32>(), index.len()) };
         Ok(Rows { rows: starts.len() - 1, columns, data: Data::Csr { starts, index, value } })
     }
 
@@ -117,7 +119,8 @@ impl<'a> Rows<'a> {
                     let base = all[all.len() - 1];
                     all.extend(starts[1..].iter().map(|start| base + start - starts[0]));
                 }
-                let (index, value) = (index[used.clone()].repeat(copies), value[used].repeat(copies));
+                let (index, value) =
+                    (index[used.clone()].repeat(copies), value[used].repeat(copies));
                 OwnedData::Csr { starts: all, index, value }
             }
         };

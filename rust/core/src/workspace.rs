@@ -61,10 +61,7 @@ thread_local! {
 
 impl Workspace {
     fn new() -> Workspace {
-        Workspace {
-            buffers: [Buffer::new(), Buffer::new()],
-            gate: GateScratch::default(),
-        }
+        Workspace { buffers: [Buffer::new(), Buffer::new()], gate: GateScratch::default() }
     }
 
     /// Calls `f` with this thread's workspace, grown to `sizes`.

@@ -28,7 +28,8 @@ fn a_row_does_not_depend_on_the_others() {
                         let [a, b] = [&expected, &got].map(|y| bits(&y[kept * 17..][..17]));
                         if a != b {
                             let (strategy, isa) = (strategy.name(), isa.name());
-                            failures.push(format!("{strategy} {isa} row {kept} of {n}, others {i}"));
+                            failures
+                                .push(format!("{strategy} {isa} row {kept} of {n}, others {i}"));
                         }
                     }
                 }
@@ -64,9 +65,9 @@ fn threads_do_not_change_bits() {
 
 #[cfg(target_os = "linux")]
 fn pool_threads() -> usize {
-    let names = std::fs::read_dir("/proc/self/task").unwrap().map(|task| {
-        std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default()
-    });
+    let names = std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
     names.filter(|name| name.starts_with("lrgate-")).count()
 }
 

@@ -27,9 +27,8 @@ fn check(what: &str, model: &Model, row_counts: &[usize], failures: &mut Vec<Str
     for strategy in Strategy::ALL {
         let strategies = model.uniform(strategy);
         let rows = data.chunks_exact(model.inputs());
-        let oracle: Vec<_> = rows
-            .map(|row| model.oracle(&strategies, row).pop().unwrap_or_default())
-            .collect();
+        let oracle: Vec<_> =
+            rows.map(|row| model.oracle(&strategies, row).pop().unwrap_or_default()).collect();
         for isa in Isa::available() {
             let network = model.network(isa, &strategies);
             assert_eq!(network.isa(), isa);

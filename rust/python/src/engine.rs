@@ -14,8 +14,7 @@ use pyo3::types::PyDict;
 use crate::errors::to_py;
 use crate::rows::PyRows;
 
-type LayerArgs<'py> =
-    (PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>, String, Option<f32>);
+type LayerArgs<'py> = (PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>, String, Option<f32>);
 type GateArgs<'py> =
     (PyReadonlyArray2<'py, f32>, PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>);
 type ClassArgs = (usize, Vec<String>, Vec<String>);
@@ -191,9 +190,8 @@ fn to_vec(matrix: ArrayView2<'_, f32>) -> Vec<f32> {
 }
 
 fn duration(seconds: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(seconds).map_err(|_| {
-        PyValueError::new_err(format!("seconds must be at least 0, got {seconds}"))
-    })
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| PyValueError::new_err(format!("seconds must be at least 0, got {seconds}")))
 }
 
 fn class_plan((rows, strategies, precisions): ClassArgs) -> PyResult<ClassPlan> {

@@ -15,7 +15,7 @@ use crate::rows::{PyRows, shape_text};
 /// A trained network that answers calls.
 #[pyclass(frozen, subclass, module = "lrgate._core")]
 pub(crate) struct Network {
-    network: lrgate::Network,
+    core: lrgate::Network,
     engine: Py<Engine>,
     /// Whether predictions are labels.
     classifies: bool,
@@ -46,7 +46,7 @@ impl Network {
         }
         let last = network.layers().last().map_or(Activation::Identity, lrgate::Layer::activation);
         let engine = engine.clone().unbind();
-        Ok(Network { network, engine, classifies, classes: classes.map(Bound::unbind), last })
+        Ok(Network { core: network, engine, classifies, classes: classes.map(Bound::unbind), last })
     }
 
     /// The network without labels: everything that is not on the hot path.
@@ -60,7 +60,7 @@ impl Network {
     /// The same as :meth:`forward` without options.
     #[pyo3(signature = (x, /))]
     fn __call__<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let x = PyRows::new(x, self.network.input_size())?;
+        let x = PyRows::new(x, self.core.input_size())?;
         self.new_output(py, &x, None)
     }
 
@@ -73,11 +73,11 @@ impl Network {
         num_threads: Option<i64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let threads = num_threads.map(check_threads).transpose()?;
-        let x = PyRows::new(x, self.network.input_size())?;
+        let x = PyRows::new(x, self.core.input_size())?;
         match out {
             None => self.new_output(py, &x, threads),
             Some(out) => {
-                self.into_output(py, &x, out, threads)?;
+                self.fill_given(py, &x, out, threads)?;
                 Ok(out.clone())
             }
         }
@@ -91,19 +91,17 @@ impl Network {
         num_threads: Option<i64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let threads = num_threads.map(check_threads).transpose()?;
-        let x = PyRows::new(x, self.network.input_size())?;
+        let x = PyRows::new(x, self.core.input_size())?;
         if !self.classifies {
             return self.new_output(py, &x, threads);
         }
-        let outputs = self.network.output_size();
+        let outputs = self.core.output_size();
         let raw = self.compute(py, &x, threads)?;
         let labels: Vec<i64> = raw.chunks_exact(outputs).map(|row| self.class_of(row)).collect();
         let labels = PyArray1::from_vec(py, labels).into_any();
         let labels = match &self.classes {
             None => labels,
-            Some(classes) => {
-                classes.bind(py).call_method1(intern!(py, "take"), (labels,))?
-            }
+            Some(classes) => classes.bind(py).call_method1(intern!(py, "take"), (labels,))?,
         };
         if x.single { labels.get_item(0) } else { Ok(labels) }
     }
@@ -120,14 +118,14 @@ impl Network {
             return Err(PyValueError::new_err(message));
         }
         let threads = num_threads.map(check_threads).transpose()?;
-        let x = PyRows::new(x, self.network.input_size())?;
-        let outputs = self.network.output_size();
+        let x = PyRows::new(x, self.core.input_size())?;
+        let outputs = self.core.output_size();
         let mut raw = self.compute(py, &x, threads)?;
         let width = if outputs == 1 { 2 } else { outputs };
         if outputs == 1 {
             raw = raw.into_iter().flat_map(|z| self.two_classes(z)).collect();
         } else if !matches!(self.last, Activation::Softmax | Activation::Sigmoid) {
-            raw.chunks_exact_mut(outputs).for_each(softmax);
+            raw.chunks_exact_mut(outputs).for_each(lrgate::softmax);
         }
         let flat = PyArray1::from_vec(py, raw);
         if x.single { Ok(flat.into_any()) } else { Ok(flat.reshape([x.len(), width])?.into_any()) }
@@ -142,7 +140,7 @@ impl Network {
         x: &PyRows<'py>,
         threads: Option<usize>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let outputs = self.network.output_size();
+        let outputs = self.core.output_size();
         if x.single {
             // SAFETY: every value is written before the array is returned.
             let out = unsafe { PyArray1::<f32>::new(py, [outputs], false) };
@@ -169,25 +167,24 @@ impl Network {
         // bits; `forward` writes all of it.
         let values = unsafe { std::slice::from_raw_parts_mut(out.data(), len) };
         let rows = x.rows()?;
-        py.detach(|| self.network.forward(rows, values, threads)).map_err(to_py)
+        py.detach(|| self.core.forward(rows, values, threads)).map_err(to_py)
     }
 
     /// Computes into the caller's array.
-    fn into_output<'py>(
+    fn fill_given<'py>(
         &self,
         py: Python<'py>,
         x: &PyRows<'py>,
         out: &Bound<'py, PyAny>,
         threads: Option<usize>,
     ) -> PyResult<()> {
-        let outputs = self.network.output_size();
+        let outputs = self.core.output_size();
         let Ok(array) = out.cast::<PyUntypedArray>() else {
             let kind = out.get_type();
             let message = format!("out must be a NumPy array, got {}", kind.name()?);
             return Err(PyTypeError::new_err(message));
         };
-        let shape: Vec<usize> =
-            if x.single { vec![outputs] } else { vec![x.len(), outputs] };
+        let shape: Vec<usize> = if x.single { vec![outputs] } else { vec![x.len(), outputs] };
         if array.shape() != shape {
             return Err(PyValueError::new_err(format!(
                 "out must have shape {}, got {}",
@@ -218,7 +215,7 @@ impl Network {
         // SAFETY: contiguous, aligned and writeable, as checked, and apart from x.
         let values = unsafe { std::slice::from_raw_parts_mut(array.data(), len) };
         let rows = x.rows()?;
-        py.detach(|| self.network.forward(rows, values, threads)).map_err(to_py)
+        py.detach(|| self.core.forward(rows, values, threads)).map_err(to_py)
     }
 
     /// Computes into a vector.
@@ -228,9 +225,9 @@ impl Network {
         x: &PyRows<'_>,
         threads: Option<usize>,
     ) -> PyResult<Vec<f32>> {
-        let mut out = vec![0.0; x.len() * self.network.output_size()];
+        let mut out = vec![0.0; x.len() * self.core.output_size()];
         let rows = x.rows()?;
-        py.detach(|| self.network.forward(rows, &mut out, threads)).map_err(to_py)?;
+        py.detach(|| self.core.forward(rows, &mut out, threads)).map_err(to_py)?;
         Ok(out)
     }
 
@@ -258,11 +255,4 @@ impl Network {
         let p = if self.last == Activation::Sigmoid { z } else { 1.0 / (1.0 + (-z).exp()) };
         [1.0 - p, p]
     }
-}
-
-fn softmax(row: &mut [f32]) {
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    row.iter_mut().for_each(|z| *z = (*z - largest).exp());
-    let total: f32 = row.iter().sum();
-    row.iter_mut().for_each(|z| *z /= total);
 }

@@ -27,8 +27,14 @@ pub(crate) struct PyRows<'py> {
 }
 
 enum Kind<'py> {
-    F32 { array: Bound<'py, PyUntypedArray>, stride: usize },
-    U8 { array: Bound<'py, PyUntypedArray>, stride: usize },
+    F32 {
+        array: Bound<'py, PyUntypedArray>,
+        stride: usize,
+    },
+    U8 {
+        array: Bound<'py, PyUntypedArray>,
+        stride: usize,
+    },
     Csr {
         starts: Bound<'py, PyArray1<i32>>,
         index: Bound<'py, PyArray1<i32>>,

@@ -67,6 +67,7 @@ fn blocks<S: Simd, E: Emit, const V: usize>(
         groups::<S, E, V>(simd, rows, part, &mut kept, emit);
         return;
     }
+    #[allow(clippy::large_stack_arrays)] // 64 KiB, and no allocation in a forward pass
     let mut kept = [0.0; KEPT * PANEL];
     for start in (0..rows.rows()).step_by(KEPT) {
         let end = rows.rows().min(start + KEPT);

@@ -69,7 +69,8 @@ impl LiveUnits<'_> {
     fn by_unit<S: Simd>(&mut self, simd: S) {
         self.transpose();
         for unit in 0..self.weights.outputs() {
-            let (start, end) = (self.unit_starts[unit] as usize, self.unit_starts[unit + 1] as usize);
+            let (start, end) =
+                (self.unit_starts[unit] as usize, self.unit_starts[unit + 1] as usize);
             let w = self.weights.unit(unit);
             let mut at = start;
             while at + 4 <= end {

@@ -46,17 +46,29 @@ impl Fused {
         match self {
             Fused::Identity => v,
             Fused::Relu => {
-                if v < 0.0 { 0.0 } else { v }
+                if v < 0.0 {
+                    0.0
+                } else {
+                    v
+                }
             }
             Fused::Clipped { upper } => {
                 let v = if v < 0.0 { 0.0 } else { v };
                 if v > upper { upper } else { v }
             }
             Fused::Thresholded { threshold } => {
-                if v <= threshold { 0.0 } else { v }
+                if v <= threshold {
+                    0.0
+                } else {
+                    v
+                }
             }
             Fused::Leaky { slope } => {
-                if v <= 0.0 { v * slope } else { v }
+                if v <= 0.0 {
+                    v * slope
+                } else {
+                    v
+                }
             }
         }
     }

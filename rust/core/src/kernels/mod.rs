@@ -52,7 +52,11 @@ pub(crate) struct Panels {
 
 impl Panels {
     /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`.
-    pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32) -> Self {
+    pub(crate) fn pack(
+        inputs: usize,
+        outputs: usize,
+        weight: impl Fn(usize, usize) -> f32,
+    ) -> Self {
         let mut data = zeros(inputs * padded(outputs));
         let mut at = 0;
         for first in (0..outputs).step_by(PANEL) {
@@ -101,7 +105,11 @@ pub(crate) struct UnitRows {
 
 impl UnitRows {
     /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`.
-    pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32) -> Self {
+    pub(crate) fn pack(
+        inputs: usize,
+        outputs: usize,
+        weight: impl Fn(usize, usize) -> f32,
+    ) -> Self {
         let stride = padded(inputs);
         let mut data = zeros(outputs * stride);
         for (o, row) in data.chunks_exact_mut(stride).enumerate() {

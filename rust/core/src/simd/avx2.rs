@@ -1,5 +1,6 @@
 //! AVX2 with FMA: two registers are a vector.
 
+#[allow(clippy::wildcard_imports)] // three dozen intrinsics
 use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
@@ -169,9 +170,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn keep(self, mask: u16, v: Self::F32) -> Self::F32 {
         // SAFETY: the token.
-        unsafe {
-            (_mm256_and_ps(spread(mask & 0xff), v.0), _mm256_and_ps(spread(mask >> 8), v.1))
-        }
+        unsafe { (_mm256_and_ps(spread(mask & 0xff), v.0), _mm256_and_ps(spread(mask >> 8), v.1)) }
     }
     #[inline(always)]
     fn sum(self, v: Self::F32) -> f32 {

@@ -1,5 +1,6 @@
 //! AVX-512: one register is a vector.
 
+#[allow(clippy::wildcard_imports)] // three dozen intrinsics
 use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};

@@ -16,9 +16,7 @@ use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
 use crate::kernels::emit::{Live, Output, Sums};
 use crate::kernels::sparse::SparseTimesPanels;
-use crate::kernels::{
-    Aligned, DenseRows, Lists, Panels, Span, list_stride, padded, zeros,
-};
+use crate::kernels::{Aligned, DenseRows, Lists, Panels, Span, list_stride, padded, zeros};
 use crate::network::Gate;
 use crate::simd::Isa;
 use crate::workspace::GateScratch;
@@ -147,14 +145,7 @@ impl PackedGate {
     }
 
     /// The live units of every row.
-    fn choose(
-        &self,
-        isa: Isa,
-        n: usize,
-        low_rank: &[f32],
-        live: &mut [u32],
-        spans: &mut [Span],
-    ) {
+    fn choose(&self, isa: Isa, n: usize, low_rank: &[f32], live: &mut [u32], spans: &mut [Span]) {
         let (rank, outputs) = (self.gate.rank, self.gate.bias.len());
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
         let stride = list_stride(outputs);

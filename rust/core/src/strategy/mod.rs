@@ -148,10 +148,11 @@ pub(crate) fn run(
         (Strategy::Gate, dense, Some(lists), Some(gate)) => {
             return gate.run(isa, layer, dense, lists, output, scratch);
         }
-        (Strategy::Dense, Some(rows), ..) => dense::run(isa, layer, rows, output),
+        (Strategy::Dense, Some(rows), ..) | (_, Some(rows), None, _) => {
+            dense::run(isa, layer, rows, output);
+        }
         // Rows that come as CSR have no dense form: a dense layer skips them, which is exact.
         (_, _, Some(lists), _) => skip::run(isa, layer, lists, output),
-        (_, Some(rows), None, _) => dense::run(isa, layer, rows, output),
         (_, None, None, _) => unreachable!("a layer's input is dense rows, lists, or both"),
     }
     all

@@ -60,7 +60,12 @@ pub(crate) struct Model {
 
 impl Model {
     /// Random layers of these widths, `hidden` on all but the last, gates where they may be.
-    pub(crate) fn random(seed: u64, widths: &[usize], hidden: Activation, last: Activation) -> Self {
+    pub(crate) fn random(
+        seed: u64,
+        widths: &[usize],
+        hidden: Activation,
+        last: Activation,
+    ) -> Self {
         let mut random = Random(seed);
         let count = widths.len() - 1;
         let layer = |i: usize, random: &mut Random| {
@@ -111,14 +116,13 @@ impl Model {
         for (i, layer) in self.layers.iter().enumerate() {
             let gate = self.gates[i].as_ref().filter(|_| strategies[i] == Strategy::Gate);
             let weights = layer.weight().chunks_exact(layer.inputs());
-            let z: Vec<_> = weights
-                .zip(layer.bias())
-                .map(|(w, b)| sum(&input, |i| w[i], *b))
-                .collect();
+            let z: Vec<_> =
+                weights.zip(layer.bias()).map(|(w, b)| sum(&input, |i| w[i], *b)).collect();
             let mut y = activate(layer.activation(), &z);
             if let Some(gate) = gate {
                 let (k, h) = (gate.rank(), y.len());
-                let t: Vec<_> = (0..k).map(|k0| sum(&input, |i| gate.u()[i * k + k0], 0.0)).collect();
+                let t: Vec<_> =
+                    (0..k).map(|k0| sum(&input, |i| gate.u()[i * k + k0], 0.0)).collect();
                 for (o, y) in y.iter_mut().enumerate() {
                     let score = sum(&t, |k0| gate.v()[k0 * h + o], gate.bias()[o]);
                     *y = y.kept_where_positive(score.value, score.error);
