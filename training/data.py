@@ -1,0 +1,234 @@
+"""Reading MNIST-shaped data sets: IDX files, gzip or plain, checked against known checksums.
+
+A data folder holds four files under the names MNIST was published with, each either as the
+published ``.gz`` or decompressed. Fashion-MNIST uses the same names, so one reader serves both;
+which data set a folder holds is decided by checksum.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+TRAIN_IMAGES = "train-images-idx3-ubyte"
+TRAIN_LABELS = "train-labels-idx1-ubyte"
+TEST_IMAGES = "t10k-images-idx3-ubyte"
+TEST_LABELS = "t10k-labels-idx1-ubyte"
+FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
+
+CLASSES = 10
+UNKNOWN = "unknown"
+
+U8Array = npt.NDArray[np.uint8]
+
+
+class DataError(Exception):
+    """A data folder that cannot be trained on; the text is meant for the user."""
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """MD5 of one file: as published (gzip), and of its decompressed content."""
+
+    gz: str
+    content: str
+
+
+KNOWN: dict[str, dict[str, Checksums]] = {
+    "mnist": {
+        TRAIN_IMAGES: Checksums(
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873", "6bbc9ace898e44ae57da46a324031adb"
+        ),
+        TRAIN_LABELS: Checksums(
+            "d53e105ee54ea40749a09fcbcd1e9432", "a25bea736e30d166cdddb491f175f624"
+        ),
+        TEST_IMAGES: Checksums(
+            "9fb629c4189551a2d022fa330f9573f3", "2646ac647ad5339dbf082846283269ea"
+        ),
+        TEST_LABELS: Checksums(
+            "ec29112dd5afa0611ce80d1b7f02629c", "27ae3e4e09519cfbb04c329615203637"
+        ),
+    },
+    "fashion-mnist": {
+        TRAIN_IMAGES: Checksums(
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "f4a8712d7a061bf5bd6d2ca38dc4d50a"
+        ),
+        TRAIN_LABELS: Checksums(
+            "25c81989df183df01b3e8a0aad5dffbe", "9018921c3c673c538a1fc5bad174d6f9"
+        ),
+        TEST_IMAGES: Checksums(
+            "bef4ecab320f06d8554ea6380940ec79", "8181f5470baa50b63fa0f6fddb340f0a"
+        ),
+        TEST_LABELS: Checksums(
+            "bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965"
+        ),
+    },
+}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The four arrays of a data folder and what identifies them.
+
+    ``x_train`` and ``x_test`` are (n, width) raw pixels; ``y_train`` and ``y_test`` are (n,)
+    labels below 10. ``checksums`` maps each file's base name to the MD5 of its decompressed
+    content, so it is the same whether the folder held gzip or plain files.
+    """
+
+    name: str
+    checksums: dict[str, str]
+    x_train: U8Array
+    y_train: U8Array
+    x_test: U8Array
+    y_test: U8Array
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of the training rows and of the validation rows held out from them."""
+
+    train: npt.NDArray[np.int64]
+    validation: npt.NDArray[np.int64]
+
+
+def load(folder: Path, expected: str | None = None) -> DataSet:
+    """Read the four IDX files in ``folder``.
+
+    ``expected`` names a known data set whose checksums must all match. Without it, files that
+    all belong to one known data set give that data set's name, files that are all unknown give
+    the name ``"unknown"``, and a mixture is refused: it is a damaged or mixed-up folder.
+
+    Raises
+    ------
+    DataError
+        A file is missing, is not IDX of the expected shape, or has the wrong checksum.
+    """
+    paths = _find(folder)
+    contents = {name: _read(path) for name, path in paths.items()}
+    checksums = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+    name = _identify(paths, checksums, expected)
+
+    arrays = {base: _parse(paths[base], content) for base, content in contents.items()}
+    x_train, y_train = _pair(paths, arrays, TRAIN_IMAGES, TRAIN_LABELS)
+    x_test, y_test = _pair(paths, arrays, TEST_IMAGES, TEST_LABELS)
+    if x_train.shape[1] != x_test.shape[1]:
+        raise DataError(
+            f"{paths[TEST_IMAGES]}: images of {x_test.shape[1]} pixels, but the training images "
+            f"have {x_train.shape[1]}"
+        )
+    return DataSet(name, checksums, x_train, y_train, x_test, y_test)
+
+
+def split(rows: int, validation: int, seed: int) -> Split:
+    """Hold out ``validation`` of ``rows`` rows at random; the same seed gives the same split.
+
+    Raises
+    ------
+    DataError
+        ``validation`` does not leave at least one row on each side.
+    """
+    if not 0 < validation < rows:
+        raise DataError(
+            f"--validation must be between 1 and {rows - 1} for {rows} training images, "
+            f"got {validation}"
+        )
+    order = np.random.default_rng(seed).permutation(rows)
+    return Split(train=np.sort(order[validation:]), validation=np.sort(order[:validation]))
+
+
+def _find(folder: Path) -> dict[str, Path]:
+    """The path of each of the four files, plain before gzip; all missing ones in one error."""
+    paths: dict[str, Path] = {}
+    for name in FILES:
+        for candidate in (folder / name, folder / f"{name}.gz"):
+            if candidate.is_file():
+                paths[name] = candidate
+                break
+    missing = [name for name in FILES if name not in paths]
+    if missing:
+        raise DataError(_how_to_get(folder, missing))
+    return paths
+
+
+def _how_to_get(folder: Path, missing: list[str]) -> str:
+    lines = [f"missing in {folder.absolute()}:"]
+    lines += [f"  {name}.gz (or {name}, decompressed)" for name in missing]
+    lines += [
+        "Put the four files of the MNIST distribution into that folder, or name the folder that",
+        "holds them with --data-dir. Their MD5 checksums (`md5sum *.gz`):",
+    ]
+    lines += [f"  {sums.gz}  {name}.gz" for name, sums in KNOWN["mnist"].items()]
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> bytes:
+    """A file's content, decompressed if it is gzip."""
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _identify(paths: dict[str, Path], checksums: dict[str, str], expected: str | None) -> str:
+    """The name of the data set these checksums belong to, or ``"unknown"``."""
+    matches = {
+        known: [name for name in FILES if checksums[name] == sums[name].content]
+        for known, sums in KNOWN.items()
+    }
+    candidate = expected or max(matches, key=lambda known: len(matches[known]))
+    found = matches[candidate]
+    if len(found) == len(FILES):
+        return candidate
+    if expected is None and not found:
+        return UNKNOWN
+    wrong = [name for name in FILES if name not in found]
+    reason = "was asked for" if expected else f"{len(found)} of the 4 files are {candidate}'s"
+    lines = [f"wrong checksum ({candidate}: {reason}):"]
+    for name in wrong:
+        lines += [
+            f"  {paths[name]}",
+            f"    expected MD5 of the content {KNOWN[candidate][name].content}"
+            f" (of the published .gz {KNOWN[candidate][name].gz})",
+            f"    got      MD5 of the content {checksums[name]}",
+        ]
+    lines.append("The file is damaged or belongs to another data set; replace it.")
+    raise DataError("\n".join(lines))
+
+
+def _parse(path: Path, content: bytes) -> U8Array:
+    """One IDX array of unsigned bytes: 2 zero bytes, type 8, rank, big-endian sizes, data."""
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise DataError(f"{path}: not an IDX file of unsigned bytes")
+    rank = content[3]
+    start = 4 + 4 * rank
+    if len(content) < start:
+        raise DataError(f"{path}: ends inside its header")
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", count=rank, offset=4))
+    if len(content) - start != math.prod(shape):
+        raise DataError(
+            f"{path}: expected {math.prod(shape)} bytes of data for shape {shape}, "
+            f"got {len(content) - start}"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _pair(
+    paths: dict[str, Path], arrays: dict[str, U8Array], images: str, labels: str
+) -> tuple[U8Array, U8Array]:
+    """Images flattened to rows, with their labels."""
+    x, y = arrays[images], arrays[labels]
+    if x.ndim != 3 or x.size == 0:
+        raise DataError(f"{paths[images]}: expected images (n, height, width), got {x.shape}")
+    if y.shape != (len(x),):
+        raise DataError(f"{paths[labels]}: expected {len(x)} labels, got shape {y.shape}")
+    if y.max() >= CLASSES:
+        raise DataError(f"{paths[labels]}: expected labels 0 to {CLASSES - 1}, got {y.max()}")
+    return x.reshape(len(x), -1), y

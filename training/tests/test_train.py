@@ -1,0 +1,375 @@
+"""Training end to end on a tiny data set that the tests write themselves.
+
+Needs PyTorch, which is no dependency of lrgate: without it these tests are skipped, unless
+LRGATE_REQUIRE_TORCH=1 says that it must be there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TRAINING = Path(__file__).resolve().parent.parent
+
+if importlib.util.find_spec("torch") is None:
+    if os.environ.get("LRGATE_REQUIRE_TORCH") == "1":
+        raise ModuleNotFoundError("LRGATE_REQUIRE_TORCH=1, but PyTorch is not installed")
+    pytest.skip("training needs PyTorch, which is not installed", allow_module_level=True)
+
+sys.path.insert(0, str(TRAINING))
+
+import torch  # noqa: E402
+
+import data  # noqa: E402
+import loop  # noqa: E402
+import model  # noqa: E402
+import recipe  # noqa: E402
+import train  # noqa: E402
+
+SIDE = 8
+SMALL = ["--hidden", "20", "16", "--validation", "60", "--batch-size", "16", "--epochs", "2"]
+SMALL += ["--learning-rate", "0.1", "--dropout", "0.2", "--l1", "1e-4", "1e-5", "--shift", "1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of 300 training and 100 test images; two files gzip, two plain."""
+    folder = tmp_path_factory.mktemp("idx")
+    generator = np.random.default_rng(0)
+    prototypes = generator.integers(0, 256, (10, SIDE, SIDE))
+    for prefix, rows in (("train", 300), ("t10k", 100)):
+        labels = (np.arange(rows) % 10).astype(np.uint8)
+        noise = generator.integers(-30, 31, (rows, SIDE, SIDE))
+        images = np.clip(prototypes[labels] + noise, 0, 255).astype(np.uint8)
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images))
+        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    return folder
+
+
+def idx(array: np.ndarray) -> bytes:
+    """An array of unsigned bytes in the IDX format."""
+    sizes = struct.pack(f">{array.ndim}I", *array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run train.py as a user does."""
+    command = [sys.executable, TRAINING / "train.py", *arguments]
+    return subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def parsed(*words: object) -> int:
+    """Run train.py's command line within this process; returns its exit status."""
+    return train.main([str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of an uninterrupted run of two epochs with the estimator on."""
+    out = tmp_path_factory.mktemp("trained")
+    estimator = ["--estimator", "svd", "--ranks", "5", "4"]
+    result = run("--data-dir", folder, "--out-dir", out, *SMALL, *estimator)
+    assert result.returncode == 0, result.stderr
+    assert "no known data set has these checksums" in result.stdout
+    return out
+
+
+def test_log_records_the_run(trained: Path) -> None:
+    log = json.loads((trained / "log.json").read_text())
+    assert log["config"]["hidden"] == [20, 16]
+    assert log["config"]["ranks"] == [5, 4]
+    assert log["data"]["name"] == "unknown"
+    assert set(log["data"]["md5"]) == set(data.FILES)
+    assert [record["epoch"] for record in log["epochs"]] == [1, 2]
+    first, second = log["epochs"]
+    assert second["train_loss"] < first["train_loss"]
+    assert first["learning_rate"] == 0.1
+    assert second["learning_rate"] == pytest.approx(0.099)
+    assert (first["momentum"], second["momentum"]) == (0.5, pytest.approx(0.525))
+    for record in log["epochs"]:
+        assert 0 <= record["validation_error"] <= 1
+        assert len(record["density"]) == 2
+        assert all(0 < density < 1 for density in record["density"])
+        assert len(record["disagreement"]) == len(record["disagreement_before_refresh"]) == 2
+        assert record["seconds"] > 0
+    best = min(record["validation_error"] for record in log["epochs"])
+    assert log["result"]["validation_error"] == best
+    assert {"test_error", "test_error_unmasked", "test_computed_share"} <= set(log["result"])
+
+
+def test_command_in_the_log_gives_the_recipe_back(trained: Path) -> None:
+    log = json.loads((trained / "log.json").read_text())
+    words = log["command"].split()
+    assert words[:2] == ["python", "training/train.py"]
+    options = train._parser().parse_args(words[2:])
+    assert train._recipe(options, None).to_json() == log["config"]
+
+
+def test_learning_curve_is_a_png(trained: Path) -> None:
+    assert (trained / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_partial_files_are_left(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"last.pt", "best.pt", "log.json", "curve.png"}
+
+
+def test_resumed_run_equals_uninterrupted_run(folder: Path, trained: Path, tmp_path: Path) -> None:
+    common = ["--data-dir", folder, "--out-dir", tmp_path]
+    estimator = ["--estimator", "svd", "--ranks", "5", "4"]
+    assert run(*common, *SMALL, *estimator, "--epochs", "1").returncode == 0
+    resumed = run(*common, "--resume", "--epochs", "2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming after epoch 1 of 2" in resumed.stdout
+
+    for name, kind in (("last.pt", "run"), ("best.pt", "best")):
+        one = loop.read_checkpoint(trained / name, kind)
+        other = loop.read_checkpoint(tmp_path / name, kind)
+        assert_equal_states(without_times(one), without_times(other))
+
+
+def without_times(state: dict) -> dict:
+    """A checkpoint with its seconds, which alone may differ, set to zero."""
+    for record in state.get("epochs", []):
+        record["seconds"] = 0.0
+    return state
+
+
+def assert_equal_states(one: object, other: object) -> None:
+    """Equal bit for bit, tensors included."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal_states(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            assert_equal_states(left, right)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def test_resume_refuses_another_recipe(
+    folder: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parsed("--data-dir", folder, "--out-dir", trained, "--resume", "--seed", 5) == 1
+    assert "--resume: --seed is 5 here but 1 in the run" in capsys.readouterr().err
+
+
+def test_a_run_is_not_overwritten_unasked(
+    folder: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained / "last.pt").read_bytes()
+    assert parsed("--data-dir", folder, "--out-dir", trained, *SMALL) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert (trained / "last.pt").read_bytes() == before
+
+
+def test_missing_data_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(b"present")
+    result = run("--data-dir", tmp_path, "--out-dir", tmp_path / "out")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert f"missing in {tmp_path}:" in result.stderr
+    missing, how = result.stderr.split("Put the four files of the MNIST distribution")
+    for name in data.FILES:
+        assert (name in missing) == (name != data.TRAIN_LABELS)
+        assert f"{data.KNOWN['mnist'][name].gz}  {name}.gz" in how
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_of_another_name_than_asked_for_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data-dir", folder, "--dataset", "mnist", "--out-dir", tmp_path / "out"]
+    assert parsed(*options, *SMALL) == 1
+    error = capsys.readouterr().err
+    assert "wrong checksum (mnist: was asked for)" in error
+    assert data.KNOWN["mnist"][data.TEST_LABELS].gz in error
+
+
+def test_one_damaged_file_of_a_known_data_set_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    md5 = data.load(folder).checksums
+    known = {name: data.Checksums("", sums) for name, sums in md5.items()}
+    monkeypatch.setitem(data.KNOWN, "mnist", known)
+    assert data.load(folder).name == "mnist"
+    known[data.TEST_IMAGES] = data.Checksums("", "0" * 32)
+    with pytest.raises(data.DataError, match=r"3 of the 4 files are mnist's") as caught:
+        data.load(folder)
+    assert f"got      MD5 of the content {md5[data.TEST_IMAGES]}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an IDX file"),
+        (b"\x00\x00\x08\x03\x00", "ends inside its header"),
+        (idx(np.zeros((2, 8, 8), np.uint8))[:-1], r"expected 128 bytes .* got 127"),
+        (idx(np.zeros(3, np.uint8)), r"expected images \(n, height, width\)"),
+        (b"\x00\x00\x08\x03" + b"\xff" * 12, r"got 0"),
+    ],
+)
+def test_damaged_idx_is_refused(folder: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / data.TRAIN_IMAGES).write_bytes(content)
+    with pytest.raises(data.DataError, match=message):
+        data.load(tmp_path)
+
+
+def test_truncated_gzip_is_refused(folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(content[:-9] if path.suffix == ".gz" else content)
+    with pytest.raises(data.DataError, match="cannot be read"):
+        data.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--estimator", "svd"], "--ranks must be one rank for each of the 2 hidden layers"),
+        (
+            ["--estimator", "svd", "--ranks", "5", "17"],
+            "a rank from 0 (not masked) to 16 for layer 1",
+        ),
+        (
+            ["--estimator", "svd", "--ranks", "-1", "4"],
+            "a rank from 0 (not masked) to 20 for layer 0",
+        ),
+        (["--estimator", "svd", "--ranks", "0", "0"], "--ranks must be above 0 in at least one"),
+        (["--ranks", "5", "4"], "--ranks must be no ranks without --estimator svd"),
+        (["--l1", "1", "1", "1"], "--l1 must be one weight, or one for each of the 2"),
+        (["--dropout", "1"], "--dropout must be from 0 to below 1, got 1.0"),
+        (["--validation", "300"], "--validation must be between 1 and 299"),
+        (["--epochs", "0"], "--epochs must be 1 or more, got 0"),
+        (["--best-from", "3"], "--best-from must be at most --epochs 2, got 3"),
+        (["--learning-rate", "nan"], "--learning-rate must be a number above 0, got nan"),
+        (["--learning-rate", "1e30"], "training diverged in epoch 1"),
+    ],
+)
+def test_bad_options_are_refused(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    out = tmp_path / "out"
+    assert parsed("--data-dir", folder, "--out-dir", out, *SMALL, *options) == 1
+    assert message in capsys.readouterr().err
+    assert not list(out.glob("*"))
+
+
+def test_estimator_masks_the_forward_pass() -> None:
+    torch.manual_seed(0)
+    network = model.MaskedMLP([12, 9, 7, 3], init_std=0.5)
+    x = torch.rand(40, 12)
+    plain, _ = network(x)
+    network.refresh_factors((2, 2))
+    masked, hidden = network(x)
+    assert not torch.equal(plain, masked)
+    for layer in hidden:
+        assert torch.all(layer.output[~layer.estimated_positive] == 0)
+        kept = layer.estimated_positive
+        assert torch.equal(layer.output[kept], torch.relu(layer.pre_activation[kept]))
+    assert torch.equal(network(x, masked=False)[0], plain)
+
+    network.refresh_factors((0, 2))
+    _, hidden = network(x)
+    assert hidden[0].estimated_positive is None
+    assert hidden[1].estimated_positive is not None
+
+    network.refresh_factors((9, 7))
+    torch.testing.assert_close(network(x)[0], plain)
+
+
+def test_mask_stops_the_gradient_of_dropped_units() -> None:
+    torch.manual_seed(0)
+    network = model.MaskedMLP([12, 9, 3], init_std=0.5)
+    network.refresh_factors((1,))
+    outputs, hidden = network(torch.rand(1, 12))
+    outputs.sum().backward()
+    dropped = ~hidden[0].estimated_positive[0]
+    assert dropped.any()
+    assert torch.all(network.weights[0].grad[dropped] == 0)
+
+
+def test_norms_are_limited() -> None:
+    network = model.MaskedMLP([12, 9, 3], init_std=10.0)
+    before = [weight.detach().clone() for weight in network.weights]
+    network.limit_norms(25.0)
+    for old, new in zip(before, network.weights, strict=True):
+        norms = old.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(new.detach(), old * (25.0 / norms).clamp(max=1))
+
+
+def test_shift_moves_each_image_within_its_limit() -> None:
+    torch.manual_seed(0)
+    pixels = torch.zeros(50, 25, dtype=torch.uint8)
+    pixels[:, 12] = 200  # the middle of 5 x 5
+    moved = loop.shift_randomly(pixels, 1)
+    assert moved.shape == pixels.shape
+    assert torch.all(moved.sum(dim=1) == 200)
+    places = set(moved.argmax(dim=1).tolist())
+    assert places == {6, 7, 8, 11, 12, 13, 16, 17, 18}
+
+
+def test_standardized_pixels_have_mean_0_and_deviation_1() -> None:
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (500, 4), dtype=torch.uint8)
+    pixels[:, 0] = 9
+    x = loop.Scaling.of(pixels, standardize=True).apply(pixels)
+    torch.testing.assert_close(x.mean(dim=0), torch.zeros(4), atol=1e-5, rtol=0)
+    expected = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    torch.testing.assert_close(x.std(dim=0, correction=0), expected, atol=1e-4, rtol=0)
+
+
+def test_presets_are_sound() -> None:
+    for name in recipe.PRESETS:
+        recipe.check(recipe.preset(name), 784)
+        words = recipe.command(recipe.preset(name))
+        assert words == f"python training/train.py --preset {name} --data-dir DATA_DIR"
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_export_writes_a_network_that_computes_the_same(
+    folder: Path, tmp_path: Path, standardize: bool
+) -> None:
+    lrgate = pytest.importorskip("lrgate")
+    out, path = tmp_path / "out", tmp_path / "net.npz"
+    options = ["--standardize"] if standardize else []
+    options += ["--export", path, "--export-ranks", 6, 0]
+    assert parsed("--data-dir", folder, "--out-dir", out, *SMALL, *options) == 0
+    first = path.read_bytes()
+
+    net = lrgate.Network.load(path)
+    checkpoint = loop.read_checkpoint(out / "best.pt", "best")
+    network = model.MaskedMLP([SIDE * SIDE, 20, 16, 10], init_std=1.0)
+    network.load_state_dict(checkpoint["model"])
+    pixels = torch.from_numpy(data.load(folder).x_test.copy())
+    scaled = loop.Scaling(checkpoint["scale"], checkpoint["shift"]).apply(pixels)
+    expected = network(scaled)[0].detach().numpy()
+    np.testing.assert_allclose(net.dense()(pixels.numpy()), expected, atol=1e-4)
+
+    command = [sys.executable, TRAINING / "export.py", "--checkpoint", out / "best.pt"]
+    command += ["--out", path, "--data-dir", folder, "--ranks", 6, 0]
+    again = subprocess.run([str(word) for word in command], capture_output=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert path.read_bytes() == first
