@@ -4,6 +4,9 @@ from typing import Any, Final, Self, final
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import disjoint_base
+
+__all__: list[str]
 
 VERSION: Final[str]
 BUILD_PROFILE: Final[str]
@@ -18,6 +21,7 @@ def available_isas() -> list[str]: ...
 def get_num_threads() -> int: ...
 def set_num_threads(num_threads: int) -> None: ...
 def set_thread_override(num_threads: int | None) -> int | None: ...
+
 @final
 class Engine:
     def __new__(
@@ -41,8 +45,11 @@ class Engine:
     @property
     def nbytes(self) -> int: ...
 
+@disjoint_base
 class Network:
-    def __new__(cls, engine: Engine, classifies: bool, classes: npt.NDArray[Any] | None) -> Self: ...
+    def __new__(
+        cls, engine: Engine, classifies: bool, classes: npt.NDArray[Any] | None
+    ) -> Self: ...
     @property
     def engine(self) -> Engine: ...
     def __call__(self, x: Any, /) -> _F32: ...

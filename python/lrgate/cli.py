@@ -1,0 +1,175 @@
+"""The command ``lrgate``: a demo, a profile of a network file, and what a bug report needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate import demo
+from lrgate._core import VERSION
+from lrgate.network import Network
+from lrgate.runtime import config, show_config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code: 0, or 2 after an error, which is one line on stderr.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; nothing is left to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _fail(f"{where}{error.strerror or error}")
+    except (RuntimeError, TypeError, ValueError) as error:
+        return _fail(str(error))
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"lrgate: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lrgate",
+        description="Runs trained ReLU networks on CPUs without computing what will be zero.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    text = "compare the strategies on 1,000 MNIST digits: error and time"
+    command = commands.add_parser("demo", help=text, description=text.capitalize() + ".")
+    command.add_argument(
+        "--network",
+        metavar="FILE",
+        help="another network that takes MNIST's pixels, in place of the one that is shipped",
+    )
+    command.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=10.0,
+        help="about how long to measure (default: %(default)g)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_demo)
+
+    text = "show what each layer of a network does and how long it takes"
+    command = commands.add_parser("profile", help=text, description=text.capitalize() + ".")
+    command.add_argument("file", metavar="FILE", help="the network, .npz or .safetensors")
+    command.add_argument(
+        "--rows", metavar="FILE.npy", help="input rows (n, d); by default the network's own probe"
+    )
+    command.add_argument(
+        "--batch-size", type=_count, metavar="N", help="rows a call; all by default"
+    )
+    command.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=1.0,
+        help="about how long to measure (default: %(default)g)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_profile)
+
+    text = "print version, build, instruction set and threads"
+    command = commands.add_parser("config", help=text, description=text.capitalize() + ".")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_config)
+
+    text = "print the version"
+    command = commands.add_parser("version", help=text, description=text.capitalize() + ".")
+    command.set_defaults(run=_version)
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 3600, got {text!r}")
+    return value
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return value
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    if not arguments.json and sys.stderr.isatty():
+        print(f"measuring for about {arguments.seconds:g} seconds ...", file=sys.stderr)
+    result = demo.run(arguments.network, arguments.seconds)
+    _print(result.to_dict() if arguments.json else result)
+
+
+def _profile(arguments: argparse.Namespace) -> None:
+    net = Network.load(arguments.file)
+    if arguments.rows is not None:
+        rows = _read_rows(arguments.rows)
+    elif net.probe is not None:
+        rows = net.probe.x
+    else:
+        raise ValueError(f"{arguments.file}: the network has no probe rows, so --rows is needed")
+    result = net.profile(rows, batch_size=arguments.batch_size, seconds=arguments.seconds)
+    _print(result.to_dict() if arguments.json else result)
+
+
+def _read_rows(path: str) -> npt.NDArray[Any]:
+    try:
+        # Looks at the header, takes no memory and never unpickles.
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"{path}: expected a .npy file of numbers: {error}") from None
+    if not isinstance(rows, np.ndarray):
+        raise ValueError(f"{path}: expected a .npy file of numbers, got an archive")
+    return rows
+
+
+def _config(arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        _print(config())
+    else:
+        show_config()
+
+
+def _version(arguments: argparse.Namespace) -> None:
+    print(VERSION)
+
+
+def _print(result: object) -> None:
+    print(json.dumps(result, indent=2) if isinstance(result, dict) else result)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

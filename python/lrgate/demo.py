@@ -1,0 +1,350 @@
+"""What ``lrgate demo`` measures and prints: the strategies side by side on 1,000 real digits.
+
+The measuring runs in a process of its own, started with NumPy's BLAS limited to one thread: that
+can only be told before NumPy is loaded, and all others here have one thread too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate import examples, runtime, timing
+from lrgate.network import Network
+from lrgate.profiles import Profile
+from lrgate.timing import Timing
+
+__all__ = ["Demo", "NumpyForward", "measure", "run"]
+
+BATCH: Final = 256
+"""Rows of the larger calls."""
+
+_BLAS_THREADS: Final = (
+    "BLIS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+_WIDTH: Final = 79
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table: NumPy, or the network under one plan.
+
+    Attributes
+    ----------
+    strategies : dict from rows a call to strategies
+        Empty for NumPy.
+    wrong : dict from rows a call to int
+        Digits that are given another label than their own.
+    times : dict from rows a call to Timing
+    """
+
+    strategies: dict[int, tuple[str, ...]]
+    wrong: dict[int, int]
+    times: dict[int, Timing]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo found; ``print`` shows it.
+
+    Attributes
+    ----------
+    network : str
+        Widths of its layers.
+    digits : int
+        How many there are.
+    machine, numpy : dict
+        What the times depend on.
+    entries : dict from name to Entry
+    profiles : dict from rows a call to Profile
+        Of the fastest mix.
+    """
+
+    network: str
+    digits: int
+    machine: dict[str, str]
+    numpy: dict[str, str]
+    entries: dict[str, Entry]
+    profiles: dict[int, Profile]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, times in seconds."""
+        return {
+            "network": self.network,
+            "digits": self.digits,
+            "threads": 1,
+            "machine": self.machine,
+            "numpy": self.numpy,
+            "results": {
+                name: {str(rows): self._figures(entry, rows) for rows in (1, BATCH)}
+                for name, entry in self.entries.items()
+            },
+            "profiles": {str(rows): profile.to_dict() for rows, profile in self.profiles.items()},
+        }
+
+    def _figures(self, entry: Entry, rows: int) -> dict[str, Any]:
+        time = entry.times[rows]
+        return {
+            "strategies": list(entry.strategies[rows]) if entry.strategies else None,
+            "error": entry.wrong[rows] / self.digits,
+            "median_seconds_per_call": time.median,
+            "p99_seconds_per_call": time.p99,
+            "seconds_per_row": time.seconds_per_row,
+            **{
+                f"speed_up_over_{name}": vars(time.speed_up_over(self.entries[name].times[rows]))
+                for name in ("dense", "numpy")
+            },
+        }
+
+    def __str__(self) -> str:
+        parts = [self._head(), self._table()]
+        for rows, profile in self.profiles.items():
+            called = "one row a call" if rows == 1 else f"{rows} rows a call"
+            parts.append(f"Layers of the fastest mix, {called}:\n{profile}")
+        parts.append(self._tail())
+        return "\n\n".join(parts)
+
+    def _head(self) -> str:
+        machine, numpy = self.machine, self.numpy
+        lines = [
+            f"lrgate {machine['lrgate']}: {self.network} on {self.digits:,} MNIST test digits",
+            f"CPU     {machine['cpu']}, {self._instruction_set()}, one thread"[:_WIDTH],
+            f"NumPy   {numpy['version']}, {numpy['blas']}, one thread"[:_WIDTH],
+        ]
+        if "core_type" in numpy:
+            lines.append(
+                f"        OPENBLAS_CORETYPE={numpy['core_type']} is set, so NumPy may not use the "
+                "kernels\n        that OpenBLAS has for this CPU"
+            )
+        return "\n".join(lines)
+
+    def _instruction_set(self) -> str:
+        return next(iter(self.profiles.values())).instruction_set
+
+    def _table(self) -> str:
+        lines = [
+            f"         {'one row a call: speed-up over':>37}  {f'{BATCH} rows a call: over':>30}",
+            "          error  median     p99  dense  NumPy     error  us/row  dense  NumPy",
+        ]
+        for name, entry in self.entries.items():
+            label = "NumPy" if name == "numpy" else name
+            single, batch = (self._figures(entry, rows) for rows in (1, BATCH))
+            lines.append(
+                f"{label:<9}{single['error']:6.2%} {entry.times[1].median * 1e6:7.2f} "
+                f"{entry.times[1].p99 * 1e6:7.2f}  {_speed_ups(single)}    "
+                f"{batch['error']:6.2%} {batch['seconds_per_row'] * 1e6:7.2f}  {_speed_ups(batch)}"
+            )
+        return "\n".join(lines)
+
+    def _tail(self) -> str:
+        if "gate" not in self.entries:
+            return "This network has no gates. Skip is exact: it leaves out products with zero."
+        dense, gate = (self.entries[name].wrong[1] for name in ("dense", "gate"))
+        return (
+            "Skip is exact. The gate is not: units that it wrongly predicts to be zero are\n"
+            f"lost, and its error is what that costs: {gate} wrong labels in {self.digits:,}, "
+            f"where\ndense has {dense}."
+        )
+
+
+def _speed_ups(figures: dict[str, Any]) -> str:
+    over = (figures[f"speed_up_over_{name}"]["median"] for name in ("dense", "numpy"))
+    return "  ".join(f"{ratio:5.1f}" for ratio in over)
+
+
+class NumpyForward:
+    """The network in NumPy alone: ``maximum(x W + b, 0)`` into arrays that are kept.
+
+    Parameters
+    ----------
+    net : Network
+        With relu on all layers but the last. Its input scale and shift are folded into the first
+        layer.
+    transposed : bool
+        Whether W is a transposed view of weight (out, in), or a copy in the order (in, out): which
+        is faster depends on the BLAS and on the number of rows.
+
+    Raises
+    ------
+    ValueError
+        For another activation.
+    """
+
+    def __init__(self, net: Network, transposed: bool = False) -> None:
+        names = [layer.activation.name for layer in net.layers]
+        if names != ["relu"] * (len(names) - 1) + ["identity"]:
+            raise ValueError(
+                "the network must have relu on all layers but the last, and identity there, "
+                f"got {', '.join(names)}"
+            )
+        pairs = [(layer.weight, layer.bias) for layer in net.layers]
+        weight, bias = pairs[0]
+        if net.input_shift is not None:
+            bias = bias + weight @ np.broadcast_to(net.input_shift, weight.shape[1])
+        if net.input_scale is not None:
+            weight = weight * net.input_scale
+        pairs[0] = (weight, bias)
+        self._layers = [
+            (weight.T if transposed else np.ascontiguousarray(weight.T), bias)
+            for weight, bias in pairs
+        ]
+        self._outputs: dict[int, list[npt.NDArray[np.float32]]] = {}
+
+    def __call__(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Raw outputs (n, k) for x (n, d); overwritten by the next call with as many rows."""
+        outputs = self._outputs.get(len(x))
+        if outputs is None:
+            outputs = [np.empty((len(x), len(bias)), np.float32) for _, bias in self._layers]
+            self._outputs[len(x)] = outputs
+        for (weight, bias), output in zip(self._layers, outputs, strict=True):
+            np.matmul(x, weight, out=output)
+            output += bias
+            if output is not outputs[-1]:
+                np.maximum(output, 0, out=output)
+            x = output
+        return x
+
+
+def run(network: str | os.PathLike[str] | None = None, seconds: float = 10.0) -> Demo:
+    """:func:`measure` in a process where NumPy has one thread.
+
+    Raises
+    ------
+    RuntimeError
+        If that process ends before it has an answer.
+    """
+    with (
+        _environment(dict.fromkeys(_BLAS_THREADS, "1")),
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+    ):
+        try:
+            return pool.submit(measure, network, seconds).result()
+        except BrokenProcessPool:
+            raise RuntimeError("the process that measures has ended without an answer") from None
+
+
+@contextlib.contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def measure(network: str | os.PathLike[str] | None = None, seconds: float = 10.0) -> Demo:
+    """Time the shipped network, or another one, under each strategy on the shipped digits.
+
+    Parameters
+    ----------
+    network : path, optional
+        A network that takes MNIST's pixels from 0 to 255.
+    seconds : float
+        About how long to measure.
+
+    Raises
+    ------
+    ValueError, OSError
+        If the network cannot be loaded or does not take digits.
+    """
+    shipped, digits, labels = examples.mnist()
+    net = shipped if network is None else Network.load(network)
+    name = "the shipped network" if network is None else os.fspath(network)
+    if (net.input_size, net.output_size) != (digits.shape[1], 10) or net.classes is None:
+        raise ValueError(
+            f"{name}: expected a classifier of {digits.shape[1]} inputs and 10 outputs, got {net!r}"
+        )
+    x = digits.astype(np.float32)
+    with runtime.num_threads(1):
+        plans = _plans(net, x, seconds)
+        times = {rows: _times(plans, x, rows, 0.35 * seconds) for rows in (1, BATCH)}
+        entries = {
+            name: Entry(
+                strategies={rows: plan.strategies(rows) for rows in (1, BATCH)},
+                wrong={rows: _wrong(plan, x, labels, rows) for rows in (1, BATCH)},
+                times={rows: times[rows][name] for rows in (1, BATCH)},
+            )
+            for name, plan in plans.items()
+        }
+        numpy_labels = np.argmax(NumpyForward(net)(x), axis=1)
+        numpy_wrong = int(np.sum(np.take(net.classes, numpy_labels) != labels))
+        numpy_entry = Entry({}, dict.fromkeys((1, BATCH), numpy_wrong), {})
+        numpy_entry.times.update({rows: times[rows]["numpy"] for rows in (1, BATCH)})
+        profiles = {
+            rows: plans["fastest"].profile(x, batch_size=rows, seconds=0.05 * seconds)
+            for rows in (1, BATCH)
+        }
+    return Demo(
+        network="-".join(str(n) for n in (net.input_size, *(y.outputs for y in net.layers))),
+        digits=len(x),
+        machine=timing.machine(),
+        numpy=_numpy_config(),
+        entries={"numpy": numpy_entry, **entries},
+        profiles=profiles,
+    )
+
+
+def _plans(net: Network, x: npt.NDArray[np.float32], seconds: float) -> dict[str, Network]:
+    """The network under each plan, by name."""
+    plans = {"dense": net.dense(), "skip": net.with_strategies(["skip"] * len(net.layers))}
+    gated = [layer.gate is not None for layer in net.layers]
+    if any(gated):
+        plans["gate"] = net.with_strategies(["gate" if gate else "skip" for gate in gated])
+    plans["fastest"] = net.tune(x, (1, BATCH), seconds=0.08 * seconds)
+    return plans
+
+
+def _times(
+    plans: dict[str, Network], x: npt.NDArray[np.float32], rows: int, seconds: float
+) -> dict[str, Timing]:
+    net = plans["dense"]
+    calls = timing.batches(x, rows)
+    forms = {"view": NumpyForward(net, transposed=True), "copy": NumpyForward(net)}
+    tried = timing.interleaved(forms, calls, 0.1 * seconds, min_rounds=3)
+    best = min(forms, key=lambda form: tried[form].median)
+    contestants: dict[str, Callable[[npt.NDArray[Any]], object]] = {"numpy": forms[best], **plans}
+    return timing.interleaved(contestants, calls, 0.9 * seconds)
+
+
+def _wrong(net: Network, x: npt.NDArray[np.float32], labels: npt.NDArray[Any], rows: int) -> int:
+    """Digits that get a wrong label in calls of `rows` rows."""
+    starts = range(0, len(x), rows)
+    predicted = np.concatenate([net.predict(x[first : first + rows]) for first in starts])
+    return int(np.sum(predicted != labels))
+
+
+def _numpy_config() -> dict[str, str]:
+    """NumPy's version and BLAS, and what is known of the kernels that BLAS uses."""
+    build: Any = np.show_config(mode="dicts")  # type: ignore[call-overload, unused-ignore]
+    blas = build.get("Build Dependencies", {}).get("blas", {})
+    label = f"{blas.get('name', 'unknown BLAS')} {blas.get('version', '')}".strip()
+    found = {"version": np.__version__, "blas": label}
+    with contextlib.suppress(ImportError):
+        pools = importlib.import_module("threadpoolctl").threadpool_info()
+        kernels = [pool.get("architecture") for pool in pools if "numpy" in pool["filepath"]]
+        if kernels and kernels[0]:
+            found["blas"] += f" ({kernels[0]} kernels)"
+    core_type = os.environ.get("OPENBLAS_CORETYPE")
+    if core_type and "openblas" in label:
+        found["core_type"] = core_type
+    return found

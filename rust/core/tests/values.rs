@@ -1,0 +1,218 @@
+//! Numbers at the ends of f32 and beyond: NaN, infinities, denormals, negative zero, all units dead
+//! and all alive.
+
+mod common;
+
+use common::{Model, Random, WIDTHS, bits, differences, forward, none};
+use lrgate::{Activation, Gate, Isa, Layer, Network, Rows, Strategy};
+
+const ROWS: [usize; 5] = [1, 3, 8, 64, 65];
+
+fn each(model: &Model, mut test: impl FnMut(&Network, &str)) {
+    for strategy in Strategy::ALL {
+        for isa in Isa::available() {
+            let network = model.network(isa, &model.uniform(strategy));
+            test(&network, &format!("{} {}", strategy.name(), isa.name()));
+        }
+    }
+}
+
+/// Every output of a row with a NaN is NaN (all weights are non-zero), and no other row's bit moves.
+#[test]
+fn nan_stays_in_its_row() {
+    let activations = [
+        Activation::Relu,
+        Activation::ClippedRelu { upper: 1.0 },
+        Activation::ThresholdedRelu { threshold: 0.5 },
+        Activation::LeakyRelu { slope: 0.1 },
+        Activation::Tanh,
+        Activation::Sigmoid,
+        Activation::Gelu,
+        Activation::Softmax,
+    ];
+    let mut failures = Vec::new();
+    for hidden in activations {
+        for last in [Activation::Identity, Activation::Softmax, Activation::Relu] {
+            let model = Model::random(1, &[33, 80, 17, 5], hidden, last);
+            each(&model, |network, what| {
+                for n in ROWS {
+                    let clean = Random(2).rows(n, 33);
+                    let expected = forward(network, &clean, n);
+                    for (row, column) in [(0, 32), (n / 2, 0), (n - 1, 16)] {
+                        let mut data = clean.clone();
+                        data[row * 33 + column] = f32::NAN;
+                        let got = forward(network, &data, n);
+                        for r in 0..n {
+                            let [a, b] = [&expected, &got].map(|y| &y[r * 5..][..5]);
+                            let good = match r == row {
+                                true => b.iter().all(|y| y.is_nan()),
+                                false => bits(a) == bits(b),
+                            };
+                            if !good {
+                                failures.push(format!(
+                                    "{what} {hidden:?} {last:?} row {r} of {n}, NaN in {row}: {b:?}"
+                                ));
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    }
+    none(&failures);
+}
+
+/// A gate that lets nothing through must not hide a NaN or an infinity.
+#[test]
+fn nan_and_infinity_pass_a_closed_gate() {
+    for (inputs, units) in [(1, 1), (17, 65), (80, 16)] {
+        let mut model = Model::relu(3, &[inputs, units, 2]);
+        let bias = vec![-1.0; units];
+        model.gates[0] = Some(Gate::new(vec![1.0; inputs], vec![0.0; units], bias, 1));
+        for isa in Isa::available() {
+            let network = model.network(isa, &model.uniform(Strategy::Gate));
+            for n in ROWS {
+                let mut data = Random(4).values(n * inputs);
+                let closed = forward(&network, &data, n);
+                let bias = model.layers[1].bias();
+                assert!(closed.chunks_exact(2).all(|y| y == bias), "{}: {closed:?}", isa.name());
+                data[(n - 1) * inputs] = f32::NAN;
+                let got = forward(&network, &data, n);
+                assert!(got[n * 2 - 2..].iter().all(|y| y.is_nan()), "{} {got:?}", isa.name());
+                assert_eq!(bits(&got[..n * 2 - 2]), bits(&closed[..n * 2 - 2]));
+            }
+        }
+    }
+}
+
+/// `relu(inf)` is inf, `relu(-inf)` is 0, and inf times a zero weight is NaN, as IEEE 754 says.
+#[test]
+fn infinities_follow_ieee() {
+    let weight = vec![1.0, -1.0, -1.0, 1.0, 0.0, 2.0];
+    let hidden = Layer::new(weight, vec![0.5, 0.25, 0.0], 2, Activation::Relu);
+    let last = Layer::new(vec![1.0; 3], vec![0.0], 3, Activation::Identity);
+    let gate = Gate::new(vec![1.0, 1.0], vec![0.0; 3], vec![1.0; 3], 1);
+    let model = Model { layers: vec![hidden, last], gates: vec![Some(gate), None], map: None };
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    for (row, expected) in [
+        ([1.0, inf], [0.0, inf, inf]),
+        ([1.0, -inf], [inf, 0.0, 0.0]),
+        ([inf, 1.0], [inf, 0.0, nan]),
+        ([inf, inf], [nan, nan, nan]),
+    ] {
+        each(&model, |network, what| {
+            for n in ROWS {
+                let data = row.repeat(n);
+                let rows = Rows::f32(&data, n, 2, 2).unwrap();
+                let got = network.layer_inputs(rows).unwrap().pop().unwrap();
+                assert!(same(&got, &expected.repeat(n)), "{what} {row:?}: {got:?}");
+            }
+        });
+    }
+}
+
+fn same(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()))
+}
+
+/// Infinite rows come out of skip and gate as they come out of dense.
+#[test]
+fn strategies_agree_on_infinities() {
+    let mut failures = Vec::new();
+    for width in WIDTHS {
+        let mut model = Model::relu(6, &[width, 40, 3]);
+        model.gates[0] = Some(Gate::new(vec![1.0; width], vec![0.0; 40], vec![1.0; 40], 1));
+        for isa in Isa::available() {
+            for infinity in [f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN] {
+                for n in ROWS {
+                    let mut data = Random(7).rows(n, width);
+                    data[n * width - 1] = infinity;
+                    data[0] = infinity;
+                    let hidden = |strategy| {
+                        let network = model.network(isa, &model.uniform(strategy));
+                        let rows = Rows::f32(&data, n, width, width).unwrap();
+                        network.layer_inputs(rows).unwrap().pop().unwrap()
+                    };
+                    let dense = hidden(Strategy::Dense);
+                    for strategy in [Strategy::Skip, Strategy::Gate] {
+                        let got = hidden(strategy);
+                        let close = |(a, b): (&f32, &f32)| {
+                            a == b
+                                || (a.is_nan() && b.is_nan())
+                                || (a - b).abs() <= 1e-4 * (1.0 + a.abs())
+                        };
+                        if !dense.iter().zip(&got).all(close) {
+                            let name = strategy.name();
+                            failures.push(format!("{name} {} {width} {n} {infinity}", isa.name()));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    none(&failures);
+}
+
+/// Denormals are numbers: neither flushed to zero nor skipped.
+#[test]
+fn denormals_survive() {
+    let tiny = 1e-40_f32;
+    for width in [1, 16, 17, 80] {
+        let mut weight = vec![0.0; width * width];
+        (0..width).for_each(|i| weight[i * width + i] = 2.0);
+        let identity = |activation| Layer::new(weight.clone(), vec![0.0; width], width, activation);
+        let layers = vec![identity(Activation::Relu), identity(Activation::Identity)];
+        let gate = Gate::new(vec![1.0; width], vec![0.0; width], vec![tiny; width], 1);
+        let model = Model { layers, gates: vec![Some(gate), None], map: None };
+        each(&model, |network, what| {
+            for n in [1, 9] {
+                let data = vec![tiny; n * width];
+                let got = forward(network, &data, n);
+                assert!(got.iter().all(|y| *y == 4.0 * tiny), "{what} {width}: {got:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn negative_zero_is_zero() {
+    let model = Model::relu(8, &[65, 33, 7]);
+    each(&model, |network, what| {
+        for n in ROWS {
+            let [plus, minus] = [0.0, -0.0].map(|x| forward(network, &vec![x; n * 65], n));
+            assert_eq!(plus, minus, "{what}");
+            assert!(plus.iter().any(|y| *y != 0.0));
+        }
+    });
+}
+
+/// All hidden units silent: the outputs are the last bias, exactly. All alive: the oracle's.
+#[test]
+fn all_units_dead_and_all_alive() {
+    let mut failures = Vec::new();
+    for width in WIDTHS {
+        for (bias, alive) in [(-1e4, false), (1e4, true)] {
+            let mut model = Model::relu(9, &[width, width, 4]);
+            let weight = model.layers[0].weight().to_vec();
+            model.layers[0] = Layer::new(weight, vec![bias; width], width, Activation::Relu);
+            model.gates[0] =
+                Some(Gate::new(vec![0.0; width], vec![0.0; width], vec![bias; width], 1));
+            let strategies = model.uniform(Strategy::Gate);
+            let data = Random(10).values(65 * width);
+            let rows = data.chunks_exact(width);
+            let oracle: Vec<_> =
+                rows.map(|row| model.oracle(&strategies, row).pop().unwrap()).collect();
+            each(&model, |network, what| {
+                for n in ROWS {
+                    let got = forward(network, &data[..n * width], n);
+                    failures.extend(differences(what, &oracle[..n], &got));
+                    let silent = got.chunks_exact(4).all(|y| y == model.layers[1].bias());
+                    if silent == alive {
+                        failures.push(format!("{what} {width}: alive {alive}, {got:?}"));
+                    }
+                }
+            });
+        }
+    }
+    none(&failures);
+}
