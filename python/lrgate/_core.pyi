@@ -6,7 +6,17 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import disjoint_base
 
-__all__: list[str]
+__all__ = [
+    "BUILD_PROFILE",
+    "VERSION",
+    "Engine",
+    "Network",
+    "available_isas",
+    "get_num_threads",
+    "isa",
+    "set_num_threads",
+    "set_thread_override",
+]
 
 VERSION: Final[str]
 BUILD_PROFILE: Final[str]

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     text = "compare the strategies on 1,000 MNIST digits: error and time"
-    command = commands.add_parser("demo", help=text, description=text.capitalize() + ".")
+    command = commands.add_parser("demo", help=text, description=_sentence(text))
     command.add_argument(
         "--network",
         metavar="FILE",
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_demo)
 
     text = "show what each layer of a network does and how long it takes"
-    command = commands.add_parser("profile", help=text, description=text.capitalize() + ".")
+    command = commands.add_parser("profile", help=text, description=_sentence(text))
     command.add_argument("file", metavar="FILE", help="the network, .npz or .safetensors")
     command.add_argument(
         "--rows", metavar="FILE.npy", help="input rows (n, d); by default the network's own probe"
@@ -95,14 +95,18 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_profile)
 
     text = "print version, build, instruction set and threads"
-    command = commands.add_parser("config", help=text, description=text.capitalize() + ".")
+    command = commands.add_parser("config", help=text, description=_sentence(text))
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=_config)
 
     text = "print the version"
-    command = commands.add_parser("version", help=text, description=text.capitalize() + ".")
+    command = commands.add_parser("version", help=text, description=_sentence(text))
     command.set_defaults(run=_version)
     return parser
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _seconds(text: str) -> float:
@@ -148,8 +152,9 @@ def _read_rows(path: str) -> npt.NDArray[Any]:
     try:
         # Looks at the header, takes no memory and never unpickles.
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, ValueError) as error:
-        raise ValueError(f"{path}: expected a .npy file of numbers: {error}") from None
+    except (EOFError, ValueError):
+        # NumPy's own message advises unpickling.
+        raise ValueError(f"{path}: expected a .npy file of numbers, whole and unpickled") from None
     if not isinstance(rows, np.ndarray):
         raise ValueError(f"{path}: expected a .npy file of numbers, got an archive")
     return rows

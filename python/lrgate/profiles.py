@@ -57,8 +57,8 @@ class LayerProfile:
         return (
             f"{f'{self.inputs}-{self.outputs}':<16}  {strategy:<9} {self.density_in:6.3f} "
             f"{self.density_out:6.3f}  {self.computed_share:8.3f}  "
-            f"{_optional(self.recall, '6.3f')}  {_optional(self.lost_energy, '6.4f')}  {self.flop_share:6.3f}  "
-            f"{self.seconds_per_row * 1e6:7.2f}"
+            f"{_optional(self.recall, '6.3f')}  {_optional(self.lost_energy, '6.4f')}  "
+            f"{self.flop_share:6.3f}  {self.seconds_per_row * 1e6:7.2f}"
         )
 
 
