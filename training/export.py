@@ -1,7 +1,7 @@
 """Turn a trained checkpoint into an lrgate network file: weights, gates, probe rows, metadata.
 
-    python training/export.py --checkpoint runs/sparse/best.pt --data-dir data/mnist \\
-        --out mnist.npz --estimator whitened --ranks 48 32 24 --threshold -0.1 \
+    python training/export.py --checkpoint training/runs/sparse/best.pt --data-dir data/mnist \\
+        --out mnist.npz --estimator whitened --ranks 48 32 24 --threshold -0.1 \\
         --plan gate skip skip skip
 
 The file takes raw pixels, 0 to 255: their scaling is part of the network. Gates are fitted on
@@ -12,6 +12,7 @@ same checkpoint and data give the same file.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,10 +70,13 @@ def export(
     Raises
     ------
     ExportError
-        The lrgate package or the right data is missing, or the ranks do not fit.
+        The lrgate package or the right data is missing, an option does not fit the network, or
+        the file cannot be written.
     """
     recipe = Recipe.from_json(checkpoint["recipe"])
     _check(checkpoint, data_set, recipe, estimator, ranks, calibration_rows)
+    if not math.isfinite(threshold):
+        raise ExportError(f"--threshold must be finite, got {threshold}")
     split = data.split(len(data_set.x_train), recipe.validation, recipe.seed)
     training = data_set.x_train[split.train]
 
@@ -96,7 +100,10 @@ def export(
         metadata |= _gate_metadata(estimator, threshold, reports, gated_error)
     net = net.with_probe(training[_spread(len(training), PROBE_ROWS)])
     net = net.with_metadata(metadata)
-    net.save(path)
+    try:
+        net.save(path)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path}: cannot be written: {error}") from error
     return "\n".join([*lines, f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)"])
 
 

@@ -1,6 +1,6 @@
 """Train a fully connected ReLU network that lrgate runs fast, or the paper's.
 
-    python training/train.py --preset sparse --data-dir data/mnist --out-dir runs/sparse
+    python training/train.py --preset sparse --data-dir data/mnist --out-dir training/runs/sparse
 
 See training/README.md for what the presets are and what they reach.
 """
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--out-dir",
         type=Path,
-        default=Path("runs/train"),
+        default=Path("training/runs/train"),
         help=f"folder for {LAST}, {BEST}, {LOG} and {CURVE} (default: %(default)s)",
     )
     add(

@@ -30,6 +30,7 @@ sys.path.insert(0, str(TRAINING))
 import torch  # noqa: E402
 
 import data  # noqa: E402
+import export  # noqa: E402
 import loop  # noqa: E402
 import model  # noqa: E402
 import recipe  # noqa: E402
@@ -373,3 +374,49 @@ def test_export_writes_a_network_that_computes_the_same(
     again = subprocess.run([str(word) for word in command], capture_output=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert path.read_bytes() == first
+
+
+def exported(folder: Path, out: Path, path: Path, *options: object) -> int:
+    """Run export.py's command line within this process; returns its exit status."""
+    words = ["--checkpoint", out / "best.pt", "--data-dir", folder, "--out", path, *options]
+    return export.main([str(word) for word in words])
+
+
+def test_export_stores_thresholds_and_plan(folder: Path, trained: Path, tmp_path: Path) -> None:
+    lrgate = pytest.importorskip("lrgate")
+    nets = []
+    for threshold in (0.0, -0.5):
+        path = tmp_path / f"net{threshold}.npz"
+        options = ["--ranks", 6, 0, "--threshold", threshold, "--plan", "gate", "skip", "dense"]
+        assert exported(folder, trained, path, *options) == 0
+        nets.append(lrgate.Network.load(path))
+        assert nets[-1].strategies(1) == ("gate", "skip", "dense")
+        assert nets[-1].metadata["threshold"] == threshold
+    strict, lax = (net.layers[0].gate for net in nets)
+    np.testing.assert_allclose(lax.bias, strict.bias + 0.5, atol=1e-5)
+    computed = [net.metadata["gates"]["0"]["computed_share"] for net in nets]
+    assert computed[0] < computed[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ranks", 6], "one rank is needed for each of the 2 hidden layers, got 1"),
+        (["--ranks", 6, 17], "the rank of layer 1 must be 0 to 16, got 17"),
+        (["--ranks", 6, 0, "--threshold", "nan"], "--threshold must be finite, got nan"),
+        (["--ranks", 6, 0, "--plan", "gate"], "--plan does not fit the network"),
+        (["--plan", "gate", "skip", "skip"], "--plan does not fit the network"),
+    ],
+)
+def test_export_refuses_what_does_not_fit(
+    folder: Path,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[object],
+    message: str,
+) -> None:
+    pytest.importorskip("lrgate")
+    assert exported(folder, trained, tmp_path / "net.npz", *options) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Model, ROWS, Random, Value, WIDTHS, bits, differences, none, run};
+use common::{Bounded, Model, ROWS, Random, WIDTHS, bits, differences, none, run};
 use lrgate::{InputMap, Isa, Rows, Strategy};
 
 /// Bytes of which about half are zero, as images have.
@@ -39,7 +39,7 @@ impl Csr {
     }
 }
 
-fn oracle(model: &Model, strategies: &[Strategy], data: &[f32]) -> Vec<Vec<Value>> {
+fn oracle(model: &Model, strategies: &[Strategy], data: &[f32]) -> Vec<Vec<Bounded>> {
     let rows = data.chunks_exact(model.inputs());
     rows.map(|row| model.oracle(strategies, row).pop().unwrap_or_default()).collect()
 }

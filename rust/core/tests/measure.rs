@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Model, Random, bits, differences, forward, none, run};
-use lrgate::{ClassPlan, Gate, InputMap, Isa, Plan, Rows, Strategy};
+use lrgate::{ClassPlan, Gate, InputMap, Isa, Network, Plan, Rows, Strategy};
 
 const SHORT: Duration = Duration::from_millis(2);
 
@@ -38,7 +38,7 @@ fn the_nearest_class_on_a_log_scale_is_used() {
 fn gates_change_the_plan_of_their_layer_only() {
     let model = Model::relu(1, &[8, 9, 10, 3]);
     let network = model.network(Isa::best(), &[Strategy::Skip, Strategy::Gate, Strategy::Skip]);
-    let of = |network: &lrgate::Network| {
+    let of = |network: &Network| {
         let class = &network.plan().classes()[0];
         class.layers.iter().map(|layer| layer.strategy.name()).collect::<Vec<_>>()
     };
@@ -190,13 +190,14 @@ fn tuning_may_use_gates_and_takes_all_kinds_of_rows() {
 #[test]
 fn a_network_tells_what_it_is() {
     let model = Model::relu(8, &[10, 20, 3]);
-    let dense = model.network(Isa::best(), &model.uniform(Strategy::Dense));
+    let dense = Network::with_isa(model.layers.clone(), None, Isa::best()).unwrap();
     assert_eq!((dense.input_size(), dense.output_size()), (10, 3));
     assert_eq!(dense.layers().map(lrgate::Layer::outputs).collect::<Vec<_>>(), [20, 3]);
     assert_eq!(dense.layers().next().unwrap().weight(), model.layers[0].weight());
     assert!(dense.input_map().is_none());
     let weights = (10 * 20 + 20 + 20 * 3 + 3) * 4;
     assert!(dense.nbytes() > weights, "the packed form counts as well");
-    let gated = model.network(Isa::best(), &model.uniform(Strategy::Gate));
-    assert!(gated.nbytes() > dense.nbytes());
+    let before = dense.nbytes();
+    let gated = dense.with_gates(model.gates.clone()).unwrap();
+    assert!(gated.nbytes() > before, "so do the gate and the layout that it needs");
 }

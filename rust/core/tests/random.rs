@@ -5,6 +5,7 @@ mod common;
 use common::{Model, Random, differences, forward};
 use lrgate::{Activation, InputMap, Isa, Plan, Rows, Strategy};
 use proptest::prelude::*;
+use proptest::strategy::Strategy as _;
 
 fn activation() -> impl proptest::strategy::Strategy<Value = Activation> {
     prop_oneof![
@@ -44,7 +45,11 @@ proptest! {
             .collect();
         let mut random = Random(seed ^ 1);
         let mut data = random.values(n * widths[0]);
-        data.iter_mut().for_each(|x| if random.value().abs() < zeros { *x = 0.0 });
+        for x in &mut data {
+            if random.value().abs() < zeros {
+                *x = 0.0;
+            }
+        }
         let oracle: Vec<_> = data
             .chunks_exact(widths[0])
             .map(|row| model.oracle(&strategies, row).pop().unwrap_or_default())

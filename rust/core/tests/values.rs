@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Model, Random, WIDTHS, bits, differences, forward, none};
-use lrgate::{Activation, Gate, Isa, Layer, Network, Rows, Strategy};
+use lrgate::{Activation, Gate, InputMap, Isa, Layer, Network, Rows, Strategy};
 
 const ROWS: [usize; 5] = [1, 3, 8, 64, 65];
 
@@ -44,9 +44,10 @@ fn nan_stays_in_its_row() {
                         let got = forward(network, &data, n);
                         for r in 0..n {
                             let [a, b] = [&expected, &got].map(|y| &y[r * 5..][..5]);
-                            let good = match r == row {
-                                true => b.iter().all(|y| y.is_nan()),
-                                false => bits(a) == bits(b),
+                            let good = if r == row {
+                                b.iter().all(|y| y.is_nan())
+                            } else {
+                                bits(a) == bits(b)
                             };
                             if !good {
                                 failures.push(format!(
@@ -83,6 +84,26 @@ fn nan_and_infinity_pass_a_closed_gate() {
             }
         }
     }
+}
+
+/// An estimate that overflows estimates nothing: such a row's units are all computed.
+#[test]
+fn a_gate_that_overflows_computes_everything() {
+    let mut model = Model::relu(11, &[3, 20, 2]);
+    model.map = Some(InputMap::new(vec![1e10], vec![0.0]));
+    model.gates[0] = Some(Gate::new(vec![1e30; 3], vec![0.0; 20], vec![-1.0; 20], 1));
+    let dense = model.uniform(Strategy::Dense);
+    let mut failures = Vec::new();
+    for isa in Isa::available() {
+        for n in ROWS {
+            let data: Vec<f32> = Random(12).values(n * 3);
+            let oracle: Vec<_> =
+                data.chunks_exact(3).map(|row| model.oracle(&dense, row).pop().unwrap()).collect();
+            let got = forward(&model.network(isa, &model.uniform(Strategy::Gate)), &data, n);
+            failures.extend(differences(isa.name(), &oracle, &got));
+        }
+    }
+    none(&failures);
 }
 
 /// `relu(inf)` is inf, `relu(-inf)` is 0, and inf times a zero weight is NaN, as IEEE 754 says.

@@ -3,7 +3,7 @@
 //!
 //! The oracle gives each output as a value and a bound on how far a float32 computation of it may
 //! be off, whatever the order of its sums. With unit roundoff u = 2^-24 and
-//! gamma_n = n u / (1 - n u), a sum of d products and a bias has
+//! `gamma_n = n u / (1 - n u)`, a sum of d products and a bias has
 //! `|error| <= gamma_(d+4) (|x| |w| + |b|)` (Higham, Accuracy and Stability of Numerical Algorithms,
 //! section 3.1; 4 for the bias, the folded input map and the rounding of its sum), plus half a
 //! denormal for each product that underflows. The bound of a layer's input goes through `|w|` and
@@ -111,7 +111,7 @@ impl Model {
     }
 
     /// The oracle on one row: every layer's outputs.
-    pub(crate) fn oracle(&self, strategies: &[Strategy], row: &[f32]) -> Vec<Vec<Value>> {
+    pub(crate) fn oracle(&self, strategies: &[Strategy], row: &[f32]) -> Vec<Vec<Bounded>> {
         let (mut input, mut outputs) = (self.input(row), Vec::new());
         for (i, layer) in self.layers.iter().enumerate() {
             let gate = self.gates[i].as_ref().filter(|_| strategies[i] == Strategy::Gate);
@@ -134,11 +134,11 @@ impl Model {
         outputs
     }
 
-    fn input(&self, row: &[f32]) -> Vec<Value> {
+    fn input(&self, row: &[f32]) -> Vec<Bounded> {
         let value = |(i, &x): (usize, &f32)| {
             let (scale, shift) = self.map.as_ref().map_or((1.0, 0.0), |m| (m.scale(i), m.shift(i)));
             let (scaled, shift) = (f64::from(x) * f64::from(scale), f64::from(shift));
-            Value { value: scaled + shift, size: scaled.abs() + shift.abs(), error: 0.0 }
+            Bounded { value: scaled + shift, size: scaled.abs() + shift.abs(), error: 0.0 }
         };
         row.iter().enumerate().map(value).collect()
     }
@@ -146,15 +146,15 @@ impl Model {
 
 /// A number, the size of what was added up for it, and how far float32 may be off.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Value {
+pub(crate) struct Bounded {
     pub(crate) value: f64,
     size: f64,
     pub(crate) error: f64,
 }
 
-impl Value {
+impl Bounded {
     fn new(value: f64, error: f64) -> Self {
-        Value { value, size: value.abs() + error, error }
+        Bounded { value, size: value.abs() + error, error }
     }
 
     /// Whether `got` is within the bound.
@@ -167,14 +167,14 @@ impl Value {
         if x > error {
             self
         } else if x <= -error {
-            Value::new(0.0, 0.0)
+            Bounded::new(0.0, 0.0)
         } else {
-            Value::new(self.value, self.value.abs() + self.error)
+            Bounded::new(self.value, self.value.abs() + self.error)
         }
     }
 }
 
-fn sum(input: &[Value], weight: impl Fn(usize) -> f32, bias: f32) -> Value {
+fn sum(input: &[Bounded], weight: impl Fn(usize) -> f32, bias: f32) -> Bounded {
     let (mut value, mut size, mut error) = (f64::from(bias), f64::from(bias.abs()), 0.0);
     for (i, x) in input.iter().enumerate() {
         let w = f64::from(weight(i));
@@ -184,38 +184,38 @@ fn sum(input: &[Value], weight: impl Fn(usize) -> f32, bias: f32) -> Value {
     }
     let steps = (input.len() + 4) as f64;
     let gamma = steps * ROUNDOFF / (1.0 - steps * ROUNDOFF);
-    Value { value, size, error: error + gamma * size + steps * DENORMAL }
+    Bounded { value, size, error: error + gamma * size + steps * DENORMAL }
 }
 
-fn activate(activation: Activation, z: &[Value]) -> Vec<Value> {
+fn activate(activation: Activation, z: &[Bounded]) -> Vec<Bounded> {
     let largest = z.iter().map(|z| z.value).fold(f64::NEG_INFINITY, f64::max);
     let widest = z.iter().map(|z| z.error).fold(0.0, f64::max);
     let total: f64 = z.iter().map(|z| (z.value - largest).exp()).sum();
     let count = z.len() as f64;
-    let one = |z: &Value| {
-        let Value { value: x, error, .. } = *z;
+    let one = |z: &Bounded| {
+        let Bounded { value: x, error, .. } = *z;
         // A library function is taken to be within 4 units in the last place.
-        let ulps = |y: f64| Value::new(y, 4.0 * ROUNDOFF * y.abs() + error + DENORMAL);
+        let ulps = |y: f64| Bounded::new(y, 4.0 * ROUNDOFF * y.abs() + error + DENORMAL);
         match activation {
-            Activation::Identity => Value::new(x, error),
-            Activation::Relu => Value::new(x.max(0.0), error),
+            Activation::Identity => Bounded::new(x, error),
+            Activation::Relu => Bounded::new(x.max(0.0), error),
             Activation::ClippedRelu { upper } => {
-                Value::new(x.max(0.0).min(f64::from(upper)), error)
+                Bounded::new(x.max(0.0).min(f64::from(upper)), error)
             }
             Activation::ThresholdedRelu { threshold } => {
-                Value::new(x, error).kept_where_positive(x - f64::from(threshold), error)
+                Bounded::new(x, error).kept_where_positive(x - f64::from(threshold), error)
             }
             Activation::LeakyRelu { slope } => {
                 let slope = f64::from(slope);
                 let y = if x > 0.0 { x } else { slope * x };
-                Value::new(y, error * slope.abs().max(1.0) + ROUNDOFF * y.abs() + DENORMAL)
+                Bounded::new(y, error * slope.abs().max(1.0) + ROUNDOFF * y.abs() + DENORMAL)
             }
             Activation::Tanh => ulps(x.tanh()),
             Activation::Sigmoid => ulps(1.0 / (1.0 + (-x).exp())),
             Activation::Gelu => {
                 // The slope is at most 1.13; 1 + erf cancels, so roundoff is relative to x.
                 let y = 0.5 * x * (1.0 + libm::erf(x / 2.0_f64.sqrt()));
-                Value::new(y, 1.13 * error + 8.0 * ROUNDOFF * x.abs() + DENORMAL)
+                Bounded::new(y, 1.13 * error + 8.0 * ROUNDOFF * x.abs() + DENORMAL)
             }
             Activation::Softmax => {
                 // A logit off by e, and the rounding of its distance to the largest, change the
@@ -223,7 +223,7 @@ fn activate(activation: Activation, z: &[Value]) -> Vec<Value> {
                 let y = (x - largest).exp() / total;
                 let distance = 2.0 * (widest + 2.0 * ROUNDOFF * (largest - x + widest));
                 let relative = distance.exp_m1() + (count + 12.0) * ROUNDOFF;
-                Value::new(y, y * relative + 4.0 * DENORMAL)
+                Bounded::new(y, y * relative + 4.0 * DENORMAL)
             }
             other => panic!("the oracle does not know {other:?}"),
         }
@@ -246,13 +246,13 @@ pub(crate) fn run(network: &Network, rows: Rows<'_>, threads: Option<usize>) -> 
 }
 
 /// Differences of `got` from the oracle's last layer, as text.
-pub(crate) fn differences(what: &str, oracle: &[Vec<Value>], got: &[f32]) -> Vec<String> {
+pub(crate) fn differences(what: &str, oracle: &[Vec<Bounded>], got: &[f32]) -> Vec<String> {
     let expected: Vec<_> = oracle.iter().flatten().collect();
     if expected.len() != got.len() {
         return vec![format!("{what}: {} outputs, expected {}", got.len(), expected.len())];
     }
     let wrong = expected.iter().zip(got).enumerate().filter(|(_, (e, y))| !e.allows(**y));
-    let text = |(i, (e, y)): (usize, (&&Value, &f32))| {
+    let text = |(i, (e, y)): (usize, (&&Bounded, &f32))| {
         format!("{what}: output {i} is {y}, expected {} within {:.2e}", e.value, e.error)
     };
     wrong.map(text).collect()

@@ -1,0 +1,146 @@
+"""A float64 network and a bound on how far a float32 computation of it may be off.
+
+With u = 2**-24 and gamma_n = n u / (1 - n u), a sum of d products and a bias in float32 is within
+gamma_(d+4) (|x| |w| + |b|) of the true one, in any order (Higham, Accuracy and Stability of
+Numerical Algorithms, section 3.1; 4 for the bias and the folded input map). The bound of a layer's
+input goes through |w| and the activation into the bound of its output.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+import lrgate
+
+ROUNDOFF = 2.0**-24
+DENORMAL = 2.0**-149
+
+_erf = np.vectorize(math.erf, otypes=[float])
+
+
+def make(
+    widths: list[int],
+    seed: int = 0,
+    hidden: Any = "relu",
+    last: Any = "identity",
+    **options: Any,
+) -> lrgate.Network:
+    """A random network."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        (rng.normal(size=(h, d)) / d**0.5, rng.normal(size=h) / 4) for d, h in pairwise(widths)
+    ]
+    activations = [hidden] * (len(layers) - 1) + [last]
+    return lrgate.Network.from_layers(layers, activations, **options)
+
+
+def gated(net: lrgate.Network, rank: int = 2, seed: int = 5) -> lrgate.Network:
+    """`net` with a random gate on every layer that can have one."""
+    rng = np.random.default_rng(seed)
+    gates = {}
+    for i, layer in enumerate(net.layers[:-1]):
+        if layer.activation.has_hard_zero:
+            k = min(rank, layer.inputs, layer.outputs)
+            u, v = rng.normal(size=(layer.inputs, k)), rng.normal(size=(k, layer.outputs))
+            gates[i] = lrgate.Gate(u / layer.inputs**0.5, v, rng.normal(size=layer.outputs))
+    return net.with_gates(gates)
+
+
+def rows(n: int, width: int, seed: int = 1) -> np.ndarray:
+    """float32 rows of which about half the values are zero."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(n, width)) * (rng.random((n, width)) < 0.5)).astype(np.float32)
+
+
+def forward(
+    net: lrgate.Network, x: Any, strategies: tuple[str, ...] | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Every layer's outputs in float64 and the bound on each, float64 (n, out) both."""
+    strategies = net.strategies(len(x)) if strategies is None else strategies
+    scale = 1.0 if net.input_scale is None else np.float64(net.input_scale)
+    shift = 0.0 if net.input_shift is None else np.float64(net.input_shift)
+    x = np.asarray(x, np.float64)
+    value, size, error = x * scale + shift, np.abs(x * scale) + np.abs(shift), np.zeros(x.shape)
+    results = []
+    for layer, strategy in zip(net.layers, strategies, strict=True):
+        z, bound = _affine(value, size, error, layer.weight.T, layer.bias)
+        y, after = _activate(layer.activation, z, bound)
+        if strategy == "gate":
+            gate = layer.gate
+            assert gate is not None
+            t, t_bound = _affine(value, size, error, gate.u, np.zeros(gate.rank))
+            score, doubt = _affine(t, np.abs(t) + t_bound, t_bound, gate.v, gate.bias)
+            y, after = _keep_where_positive(y, after, score, doubt)
+        value, size, error = y, np.abs(y) + after, after
+        results.append((y, after))
+    return results
+
+
+def _affine(x: Any, size: Any, error: Any, weight: Any, bias: Any) -> tuple[Any, Any]:
+    w, b = np.float64(weight), np.float64(bias)
+    steps = len(w) + 4
+    gamma = steps * ROUNDOFF / (1 - steps * ROUNDOFF)
+    largest = size @ np.abs(w) + np.abs(b)
+    return x @ w + b, error @ np.abs(w) + gamma * largest + steps * DENORMAL
+
+
+def _keep_where_positive(y: Any, error: Any, score: Any, doubt: Any) -> tuple[Any, Any]:
+    on, off = score > doubt, score <= -doubt
+    kept = np.where(off, 0.0, y)
+    return kept, np.where(on, error, np.where(off, 0.0, np.abs(y) + error))
+
+
+def _activate(activation: lrgate.Activation, z: Any, e: Any) -> tuple[Any, Any]:
+    parameter = activation.parameter
+    if parameter is not None:
+        parameter = float(np.float32(parameter))
+
+    def ulps(y: Any) -> tuple[Any, Any]:  # a library function within 4 units in the last place
+        return y, e + 4 * ROUNDOFF * np.abs(y) + DENORMAL
+
+    match activation.name:
+        case "identity":
+            return z, e
+        case "relu":
+            return np.maximum(z, 0), e
+        case "clipped_relu":
+            return np.clip(z, 0, parameter), e
+        case "thresholded_relu":
+            return _keep_where_positive(z, e, z - parameter, e)
+        case "leaky_relu":
+            y = np.where(z > 0, z, parameter * z)
+            return y, e * max(abs(parameter), 1) + ROUNDOFF * np.abs(y) + DENORMAL
+        case "tanh":
+            return ulps(np.tanh(z))
+        case "sigmoid":
+            return ulps(1 / (1 + np.exp(-z)))
+        case "gelu":
+            y = 0.5 * z * (1 + _erf(z / 2**0.5)) if z.size else z
+            return y, 1.13 * e + 8 * ROUNDOFF * np.abs(z) + DENORMAL
+        case "softmax":
+            largest = z.max(axis=1, keepdims=True, initial=-np.inf)
+            y = np.exp(z - largest)
+            y /= y.sum(axis=1, keepdims=True)
+            widest = e.max(axis=1, keepdims=True, initial=0)
+            distance = 2 * (widest + 2 * ROUNDOFF * (largest - z + widest))
+            relative = np.expm1(distance) + (z.shape[1] + 12) * ROUNDOFF
+            return y, y * relative + 4 * DENORMAL
+        case name:
+            raise AssertionError(f"the oracle does not know {name}")
+
+
+def assert_close(got: Any, expected: tuple[Any, Any], what: str = "") -> None:
+    """Fails unless `got` is within the bound everywhere."""
+    value, bound = expected
+    assert got.dtype == np.float32
+    assert got.shape == value.shape
+    off = np.abs(got - value)
+    bad = ~(off <= bound)
+    assert not bad.any(), (
+        f"{what}: {bad.sum()} of {bad.size} outputs are off, the worst by {off[bad].max():.3g}, "
+        f"allowed {bound[bad].min():.3g}"
+    )

@@ -1,0 +1,771 @@
+"""`Network` from Python: building, predicting, plans, gates, profiles, checking, storing."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import copy
+import multiprocessing
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrgate
+from lrgate import Gate, Layer, Network
+from lrgate.model import Activation, ClassPlan, Model, Probe
+from oracle import assert_close, forward, gated, make, rows
+
+W, B = np.array([[1.0, -1.0], [2.0, 0.5], [0.0, 1.0]]), np.array([0.0, -1.0, 0.25])
+OUT = (np.array([[1.0, 1.0, 1.0]]), np.array([0.5]))
+
+
+def gate(inputs: int = 2, outputs: int = 3, rank: int = 1, bias: float = 1.0) -> Gate:
+    return Gate(np.zeros((inputs, rank)), np.zeros((rank, outputs)), np.full(outputs, bias))
+
+
+@pytest.fixture(scope="module")
+def net() -> Network:
+    return gated(make([20, 50, 30, 5]), rank=4)
+
+
+# --- from_layers --------------------------------------------------------------------------------
+
+
+def test_from_layers_takes_pairs_and_layers() -> None:
+    net = Network.from_layers([(W, B), OUT])
+    assert [str(layer.activation) for layer in net.layers] == ["relu", "identity"]
+    assert (net.input_size, net.output_size, net.task, net.classes) == (2, 1, "regression", None)
+    np.testing.assert_array_equal(net.layers[0].weight, W)
+    np.testing.assert_array_equal(net(np.array([3.0, 1.0])), [2 + 5.5 + 1.25 + 0.5])
+    again = Network.from_layers(net.layers)
+    np.testing.assert_array_equal(again(np.eye(2)), net(np.eye(2)))
+    assert [layer.activation for layer in again.layers] == [x.activation for x in net.layers]
+
+
+def test_arrays_are_copied_and_read_only() -> None:
+    weight = W.astype(np.float32)
+    net = Network.from_layers([(weight, B)])
+    before = net(np.eye(2))
+    weight[:] = 99
+    np.testing.assert_array_equal(net(np.eye(2)), before)
+    np.testing.assert_array_equal(net.layers[0].weight, W)
+    with pytest.raises(ValueError, match="read-only"):
+        net.layers[0].weight[0, 0] = 1
+
+
+@pytest.mark.parametrize(
+    ("activation", "text"),
+    [
+        ("relu", "relu"),
+        (("clipped_relu", 6), "clipped_relu(6)"),
+        (["thresholded_relu", -0.5], "thresholded_relu(-0.5)"),
+        ({"name": "leaky_relu", "slope": 0.25}, "leaky_relu(0.25)"),
+        ("leaky_relu", "leaky_relu(0.01)"),
+        (Activation("gelu"), "gelu"),
+    ],
+)
+def test_activations_are_taken_in_all_forms(activation: Any, text: str) -> None:
+    net = Network.from_layers([(W, B), OUT], [activation, "softmax"])
+    assert [str(layer.activation) for layer in net.layers] == [text, "softmax"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        (([],), ValueError, "layers must have at least one layer, got 0"),
+        (
+            ([(W, B), (np.ones((2, 4)), np.zeros(2))],),
+            ValueError,
+            "layers[1]: weight must have 3 columns, the units of layers[0], got 4",
+        ),
+        (
+            ([(W, np.zeros(2))],),
+            ValueError,
+            "layers[0]: bias must have shape (3,), got (2,)",
+        ),
+        (([(W[0], B)],), ValueError, "layers[0]: weight must have shape (out, in), got (2,)"),
+        (([(W, B[:, None])],), ValueError, "layers[0]: bias must have shape (out,), got (3, 1)"),
+        (
+            ([(W, B), (W, B, B)],),
+            TypeError,
+            "layers[1] must be (weight, bias) or a Layer, got tuple",
+        ),
+        (([W[0, 0]],), TypeError, "layers[0] must be (weight, bias) or a Layer, got float64"),
+        (
+            ([(W * 1j, B)],),
+            TypeError,
+            "layers[0]: weight must be an array of real numbers, got dtype complex128",
+        ),
+        (
+            ([(W.astype(object), B)],),
+            TypeError,
+            "layers[0]: weight must be an array of real numbers, got dtype object",
+        ),
+        (
+            ([(W, B.astype(str))],),
+            TypeError,
+            "layers[0]: bias must be an array of real numbers, got dtype <U32",
+        ),
+        (
+            ([(np.where(W == 0.5, np.nan, W), B)],),
+            ValueError,
+            "layers[0].weight must be finite, got NaN at index (1, 1)",
+        ),
+        (
+            ([(W, np.where(B == -1, -np.inf, B))],),
+            ValueError,
+            "layers[0].bias must be finite, got -inf at index 1",
+        ),
+        (
+            ([(W * 1e300, B)],),
+            ValueError,
+            "layers[0]: weight must fit float32, got 1e+300 at index (0, 0)",
+        ),
+        (
+            ([(np.ones((0, 2)), np.zeros(0))],),
+            ValueError,
+            "layers[0]: weight must have from 1 to 2147483647 rows, got 0",
+        ),
+        (
+            ([(np.ones((2, 0)), np.zeros(2))],),
+            ValueError,
+            "layers[0]: weight must have from 1 to 2147483647 columns, got 0",
+        ),
+        (
+            ([(W, B)], ["relu", "relu"]),
+            ValueError,
+            "activations must have 1 entries, one per layer, got 2",
+        ),
+        (
+            ([(W, B)], ["clipped_relu"]),
+            ValueError,
+            'activations[0]: clipped_relu needs its upper: ("clipped_relu", upper)',
+        ),
+        (
+            ([(W, B)], [("clipped_relu", 0)]),
+            ValueError,
+            "activations[0]: upper of clipped_relu must be finite and above 0, got 0.0",
+        ),
+        (
+            ([(W, B)], None, "ranking"),
+            ValueError,
+            "task must be 'classification' or 'regression', got 'ranking'",
+        ),
+        (
+            ([(W, B)], None, None, [1, 2]),
+            ValueError,
+            "classes must have shape (3,) for 3 outputs, got (2,)",
+        ),
+        (
+            ([(W, B), OUT], None, None, [1]),
+            ValueError,
+            "classes must have shape (2,) for 1 output, got (1,)",
+        ),
+        (([(W, B)], None, None, [1, 2, 1]), ValueError, "classes must be distinct, got 1 twice"),
+        (
+            ([(W, B)], None, "regression", [1, 2, 3]),
+            ValueError,
+            'classes must be None where task is "regression"',
+        ),
+        (
+            ([(W, B)], None, None, None, [1, 2, 3]),
+            ValueError,
+            "input_scale must have shape () or (2,), got (3,)",
+        ),
+        (
+            ([(W, B)], None, None, None, None, [[1.0]]),
+            ValueError,
+            "input_shift must have shape () or (d,), got (1, 1)",
+        ),
+        (
+            ([(W, B)], None, None, None, np.nan),
+            ValueError,
+            "input_scale must be finite, got NaN at index 0",
+        ),
+        (
+            ([(W, B)], None, None, None, None, "1"),
+            TypeError,
+            "input_shift must be real numbers, got dtype <U1",
+        ),
+    ],
+)
+def test_from_layers_refuses(arguments: tuple[Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind) as error:
+        Network.from_layers(*arguments)
+    assert str(error.value) == message
+
+
+def test_from_layers_refuses_an_unknown_activation() -> None:
+    with pytest.raises(
+        ValueError, match=r"^activations\[0\]: activation must be one of identity, "
+    ):
+        Network.from_layers([(W, B)], ["swish"])
+    with pytest.raises(TypeError, match=r"^activations\[0\] must be a name, "):
+        Network.from_layers([(W, B)], [3])  # type: ignore[list-item]
+
+
+def test_a_layers_own_activation_is_kept_beside_pairs() -> None:
+    net = Network.from_layers([Layer(W, B, Activation("tanh")), OUT])
+    assert net.layers[0].activation.name == "tanh"
+
+
+# --- predict ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "classes", [[30, 10, 20], ["cat", "dog", "a bird"], [0.5, 1.5, 2.5], [True, False]]
+)
+def test_labels(classes: list[Any]) -> None:
+    net = make([4, 10, len(classes)], classes=classes)
+    assert net.task == "classification"
+    assert net.classes is not None and net.classes.tolist() == classes
+    x = rows(50, 4)
+    labels = net.predict(x)
+    assert labels.dtype == net.classes.dtype
+    assert labels.tolist() == [classes[i] for i in net(x).argmax(axis=1)]
+    assert net.predict(x[0]) == labels[0]
+    assert type(net.predict(x[0])) is type(labels[0])
+    assert net.predict(x[:0]).shape == (0,)
+
+
+def test_classes_by_default_are_numbers() -> None:
+    net = make([4, 10, 3], task="classification")
+    x = rows(50, 4)
+    assert net.classes is not None and net.classes.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(net.predict(x), net(x).argmax(axis=1))
+    assert net.predict(x).dtype == np.int64
+
+
+def test_the_first_of_equal_outputs_and_the_first_nan_win() -> None:
+    eye = np.eye(3)
+    net = Network.from_layers([(eye, np.zeros(3))], task="classification")
+    x = np.array([[1, 1, 0], [0, 2, 2], [-1, -1, -1], [-np.inf, -np.inf, -np.inf]], np.float32)
+    np.testing.assert_array_equal(net.predict(x[:3]), [0, 1, 0])
+    x = np.array([[5, np.nan, 1]], np.float32)
+    np.testing.assert_array_equal(net.predict(x), net(x).argmax(axis=1))
+    assert np.isnan(net.predict_proba(x)).all()
+
+
+@pytest.mark.parametrize("last", ["identity", "sigmoid"])
+def test_one_output_is_two_classes(last: str) -> None:
+    weight = np.array([[1.0]])
+    net = Network.from_layers(
+        [(weight, np.zeros(1))], [last], task="classification", classes=["no", "yes"]
+    )
+    x = np.array([[-3.0], [0.0], [1e-6], [2.0], [100.0], [-100.0]])
+    assert net.predict(x).tolist() == ["no", "no", "yes", "yes", "yes", "no"]
+    proba = net.predict_proba(x)
+    assert proba.shape == (6, 2)
+    p = 1 / (1 + np.exp(-x[:, 0]))
+    np.testing.assert_allclose(proba, np.stack([1 - p, p], axis=1), atol=1e-7)
+    assert net.predict_proba(x[0]).shape == (2,)
+    assert net.predict(x[3]) == "yes"
+    assert np.isnan(net.predict_proba([[np.nan]])).all()
+    default = Network.from_layers([(weight, np.zeros(1))], [last], task="classification")
+    assert default.classes is not None and default.classes.tolist() == [0, 1]
+    np.testing.assert_array_equal(default.predict([[-1.0], [1.0]]), [0, 1])
+
+
+def test_probabilities() -> None:
+    x = rows(50, 4) * 30  # far apart, so that a naive softmax would overflow
+    logits = make([4, 10, 3], task="classification")
+    z = logits(x).astype(np.float64)
+    softmax = np.exp(z - z.max(axis=1, keepdims=True))
+    softmax /= softmax.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(logits.predict_proba(x), softmax, atol=1e-5)
+    large = Network.from_layers([(np.eye(2) * 1e4, np.zeros(2))], task="classification")
+    np.testing.assert_array_equal(large.predict_proba([[1, 0], [0, 1]]), np.eye(2))
+    for last in ("softmax", "sigmoid"):  # already probabilities: not squashed twice
+        net = make([4, 10, 3], last=last)
+        assert net.task == "classification"
+        np.testing.assert_array_equal(net.predict_proba(x), net(x))
+
+
+def test_a_nan_row_touches_no_other(net: Network) -> None:
+    classifier = Network.from_layers(net.layers, task="classification")
+    x = rows(70, 20)
+    damaged = x.copy()
+    damaged[3, 5] = np.nan
+    others = np.arange(70) != 3
+    for strategy in ("dense", "skip", "gate"):
+        plan = classifier.with_strategies([strategy, strategy, "dense"])
+        assert np.isnan(plan(damaged)[3]).all()
+        assert np.isnan(plan.predict_proba(damaged)[3]).all()
+        for call in (plan, plan.predict, plan.predict_proba):
+            np.testing.assert_array_equal(call(damaged)[others], call(x)[others])
+
+
+def test_a_regressor_predicts_values(net: Network) -> None:
+    x = rows(9, 20)
+    np.testing.assert_array_equal(net.predict(x), net(x))
+    with pytest.raises(ValueError) as error:
+        net.predict_proba(x)
+    assert str(error.value) == "predict_proba needs a network with task 'classification'"
+
+
+# --- plans and gates ----------------------------------------------------------------------------
+
+
+def test_strategies(net: Network) -> None:
+    assert net.strategies() == ("gate", "gate", "dense")
+    assert net.dense().strategies() == ("dense",) * 3
+    mixed = net.with_strategies(["skip", "gate", "skip"])
+    assert mixed.strategies() == ("skip", "gate", "skip")
+    assert mixed.plan == (ClassPlan(1, ("skip", "gate", "skip"), ("f32",) * 3),)
+    assert net.strategies() == ("gate", "gate", "dense"), "a network never changes"
+    x = rows(70, 20)
+    for plan in (net, net.dense(), mixed, net.with_strategies(("skip",) * 3)):
+        for n in (1, 9, 70):
+            assert_close(plan(x[:n]), forward(plan, x[:n])[-1], f"{plan.strategies()}")
+    assert np.abs(net(x) - net.dense()(x)).max() > 0.01, "the gates do nothing"
+
+
+@pytest.mark.parametrize(
+    ("strategies", "kind", "message"),
+    [
+        (["dense"], ValueError, "strategies must have shape (3,), got (1,)"),
+        ([], ValueError, "strategies must have shape (3,), got (0,)"),
+        (
+            ["dense", "fast", "dense"],
+            ValueError,
+            "strategies[1] must be 'dense', 'skip' or 'gate', got \"fast\"",
+        ),
+        (
+            ["dense", "dense", "gate"],
+            ValueError,
+            "strategies[2]: 'dense' or 'skip', since the layer has no gate, got 'gate'",
+        ),
+        ("dense", TypeError, "strategies must be a sequence of names, got a string"),
+    ],
+)
+def test_with_strategies_refuses(
+    net: Network, strategies: Any, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind) as error:
+        net.with_strategies(strategies)
+    assert str(error.value) == message
+    assert net.strategies() == ("gate", "gate", "dense")
+
+
+def test_with_gates_of_a_mapping_keeps_the_others(net: Network) -> None:
+    new = gate(50, 30, 2)
+    plan = net.with_strategies(["skip", "skip", "skip"])
+    changed = plan.with_gates({1: new})
+    assert changed.layers[1].gate is new
+    assert changed.layers[0].gate is net.layers[0].gate
+    assert changed.strategies() == ("skip", "gate", "skip")
+    gone = net.with_gates({0: None})
+    assert gone.layers[0].gate is None and gone.layers[1].gate is net.layers[1].gate
+    assert gone.strategies() == ("dense", "gate", "dense")
+    assert net.with_gates({}).strategies() == net.strategies()
+    none = net.with_gates([None, None, None])
+    assert [layer.gate for layer in none.layers] == [None] * 3
+    x = rows(9, 20)
+    np.testing.assert_array_equal(none(x), net.dense()(x))
+    sequence = net.with_gates([None, new, None])
+    assert sequence.strategies() == ("dense", "gate", "dense")
+
+
+def test_a_gate_that_lets_all_through_is_dense(net: Network) -> None:
+    full = net.with_gates([gate(20, 50), gate(50, 30), None])
+    x = rows(70, 20)
+    assert full.strategies() == ("gate", "gate", "dense")
+    dense = full.dense()
+    for n in (1, 9, 70):
+        assert_close(full(x[:n]), forward(dense, x[:n])[-1])
+    closed = net.with_gates([gate(20, 50), gate(50, 30, bias=-1), None])
+    np.testing.assert_array_equal(closed(x), np.tile(net.layers[2].bias, (70, 1)))
+
+
+HIDDEN = "a gate needs a hidden layer with relu, clipped_relu or thresholded_relu, got"
+
+
+@pytest.mark.parametrize(
+    ("gates", "kind", "message"),
+    [
+        ([None], ValueError, "gates must have 3 entries, one per layer, got 1"),
+        ({3: None}, ValueError, "gates must name layers from 0 to 2, got 3"),
+        ({-1: None}, ValueError, "gates must name layers from 0 to 2, got -1"),
+        ({0: "gate"}, TypeError, "gates[0] must be a Gate or None, got str"),
+        ([None, (1, 2, 3), None], TypeError, "gates[1] must be a Gate or None, got tuple"),
+        ({2: gate(30, 5)}, ValueError, f"layers[2]: {HIDDEN} the last layer"),
+        (
+            {0: gate(20, 50, 0)},
+            ValueError,
+            "layers[0]: rank of the gate must be from 1 to 20, got 0",
+        ),
+        (
+            {0: gate(20, 50, 21)},
+            ValueError,
+            "layers[0]: rank of the gate must be from 1 to 20, got 21",
+        ),
+        (
+            {0: gate(20, 50, bias=np.nan)},
+            ValueError,
+            "gates[0].bias must be finite, got NaN at index 0",
+        ),
+    ],
+)
+def test_with_gates_refuses(net: Network, gates: Any, kind: type[Exception], message: str) -> None:
+    before = [layer.gate for layer in net.layers]
+    with pytest.raises(kind) as error:
+        net.with_gates(gates)
+    assert str(error.value) == message
+    assert [layer.gate for layer in net.layers] == before
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(19, 50), (20, 49), (50, 20)])
+def test_with_gates_refuses_other_shapes(net: Network, inputs: int, outputs: int) -> None:
+    with pytest.raises(ValueError, match=r"gates?(\[0\])?\.[uv].* must have shape"):
+        net.with_gates({0: gate(inputs, outputs)})
+
+
+@pytest.mark.parametrize("hidden", ["tanh", "gelu", "sigmoid", "identity", "softmax", "leaky_relu"])
+def test_a_gate_needs_a_hard_zero(hidden: str) -> None:
+    with pytest.raises(ValueError) as error:
+        make([4, 6, 2], hidden=hidden).with_gates({0: gate(4, 6)})
+    assert str(error.value) == f"layers[0]: {HIDDEN} {hidden}"
+
+
+def test_each_batch_size_uses_its_class(net: Network) -> None:
+    plan = (
+        ClassPlan(64, ("dense",) * 3, ("f32",) * 3),
+        ClassPlan(1, ("gate", "gate", "skip"), ("f32",) * 3),
+    )
+    both = Network(Model(layers=net.layers, task="regression", plan=plan))
+    assert [entry.rows for entry in both.plan] == [1, 64]
+    gates = net.with_strategies(["gate", "gate", "skip"])
+    x = rows(300, 20)
+    for n in (1, 5, 8):  # 8 is as near to 1 as to 64
+        assert both.strategies(n) == ("gate", "gate", "skip")
+        np.testing.assert_array_equal(both(x[:n]), gates(x[:n]))
+    for n in (9, 64, 300):
+        assert both.strategies(n) == ("dense",) * 3
+        np.testing.assert_array_equal(both(x[:n]), net.dense()(x[:n]))
+    np.testing.assert_array_equal(both(x[0]), gates(x[0]))
+
+
+# --- profile and tune ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
+@pytest.mark.parametrize("batch_size", [None, 1, 7])
+def test_profile_counts_as_brute_force_does(
+    net: Network, strategy: str, batch_size: int | None
+) -> None:
+    net = net.with_strategies([strategy, strategy, "dense"])
+    x = rows(61, 20)
+    profile = net.profile(x, batch_size=batch_size, seconds=0)
+    assert (profile.rows, profile.batch_size) == (61, batch_size or 61)
+    assert profile.instruction_set == lrgate.isa()
+    signals = [*net.layer_inputs(x), net(x)]
+    for i, (layer, found) in enumerate(zip(net.layers, profile.layers, strict=True)):
+        before, after = signals[i].astype(np.float64), signals[i + 1]
+        d, h = layer.inputs, layer.outputs
+        assert (found.inputs, found.outputs) == (d, h)
+        assert (found.strategy, found.precision) == (net.strategies()[i], "f32")
+        assert found.density_in == pytest.approx((before != 0).mean())
+        assert found.density_out == pytest.approx((after != 0).mean())
+        assert found.seconds_per_row > 0
+        if found.strategy != "gate":
+            assert (found.rank, found.recall, found.lost_energy) == (None, None, None)
+            assert found.computed_share == 1
+            share = found.density_in if found.strategy == "skip" else 1.0
+            assert found.flop_share == pytest.approx(share)
+            continue
+        gate = layer.gate
+        assert gate is not None
+        on = before @ gate.u @ gate.v + gate.bias > 0
+        z = np.maximum(before @ layer.weight.T + layer.bias, 0)
+        assert found.rank == gate.rank
+        assert found.computed_share == pytest.approx(on.mean(), abs=1e-3)
+        assert found.recall == pytest.approx(on[z > 0].mean(), abs=1e-3)
+        assert found.lost_energy == pytest.approx((z[~on] ** 2).sum() / (z**2).sum(), abs=1e-3)
+        estimate = gate.rank * (d * found.density_in + h) / (d * h)
+        assert found.flop_share == pytest.approx(estimate + found.computed_share)
+        assert 0.05 < found.recall < 0.95
+    assert profile.seconds_per_row == pytest.approx(
+        sum(layer.seconds_per_row for layer in profile.layers)
+    )
+
+
+def test_a_profile_prints_and_exports(net: Network) -> None:
+    profile = net.profile(rows(3, 20), seconds=0)
+    lines = str(profile).splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines)) <= 80
+    assert "20-50" in lines[1] and "gate 4" in lines[1]
+    assert profile.to_dict()["layers"][0]["rank"] == 4
+    assert net.profile(rows(1, 20)[0], seconds=0).rows == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((np.zeros((0, 20)),), {}, "rows of x must be at least 1, got 0"),
+        ((np.zeros((3, 19)),), {}, "x must have shape (n, 20), got (3, 19)"),
+        ((np.zeros((3, 20)),), {"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ((np.zeros((3, 20)),), {"batch_size": -2}, "batch_size must be at least 1, got -2"),
+        ((np.zeros((3, 20)),), {"seconds": -1}, "seconds must be at least 0, got -1"),
+    ],
+)
+def test_profile_refuses(net: Network, arguments: Any, options: Any, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        net.profile(*arguments, **options)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("count", [1, 70])
+def test_tune_keeps_the_answers(count: int) -> None:
+    net = make([20, 50, 30, 5])
+    x = rows(70, 20)
+    tuned = net.tune(x[:count], (64, 1, 200), seconds=0.01)
+    assert [plan.rows for plan in tuned.plan] == [1, 64, 200]
+    assert all(set(plan.strategies) <= {"dense", "skip"} for plan in tuned.plan)
+    for n in (1, 8, 9, 70):
+        assert_close(tuned(x[:n]), forward(net.dense(), x[:n], ("dense",) * 3)[-1])
+    assert [plan.rows for plan in net.plan] == [1]
+    assert tuned.layers == net.layers
+
+
+def test_tune_may_use_the_gates(net: Network) -> None:
+    tuned = net.tune(rows(70, 20), seconds=0.01)
+    assert [plan.rows for plan in tuned.plan] == [1, 64, 1024]
+    x = rows(70, 20)
+    for n in (1, 70):
+        assert_close(tuned(x[:n]), forward(tuned, x[:n])[-1], f"{tuned.strategies(n)}")
+
+
+@pytest.mark.parametrize(
+    ("x", "sizes", "message"),
+    [
+        (np.zeros((0, 20)), (1,), "rows of x must be at least 1, got 0"),
+        (np.zeros((3, 19)), (1,), "x must have shape (n, 20), got (3, 19)"),
+        (np.zeros((3, 20)), (1, 0), "batch_sizes must be integers of at least 1, got 0"),
+        (np.zeros((3, 20)), (1.5,), "batch_sizes must be integers of at least 1, got 1.5"),
+        (np.zeros((3, 20)), (True,), "batch_sizes must be integers of at least 1, got True"),
+        (
+            np.zeros((3, 20)),
+            (8, 8),
+            "batch_sizes must be distinct numbers of rows, at least one, each at least 1, got "
+            "8 twice",
+        ),
+        (
+            np.zeros((3, 20)),
+            (),
+            "batch_sizes must be distinct numbers of rows, at least one, each at least 1, got none",
+        ),
+    ],
+)
+def test_tune_refuses(net: Network, x: Any, sizes: Any, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        net.tune(x, sizes)
+    assert str(error.value) == message
+
+
+def test_tune_refuses_a_batch_that_fits_no_memory(net: Network) -> None:
+    with pytest.raises(ValueError, match=r"^batch_sizes must be "):
+        net.tune(rows(3, 20), [2**62], seconds=0)
+
+
+# --- layer_inputs and check ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
+def test_layer_inputs(net: Network, strategy: str) -> None:
+    scaled = gated(make([20, 50, 30, 5], input_scale=0.5, input_shift=np.arange(20) / 7))
+    for one in (net, scaled):
+        one = one.with_strategies([strategy, strategy, "dense"])
+        x = rows(70, 20)
+        inputs = one.layer_inputs(x)
+        assert [a.shape for a in inputs] == [(70, 20), (70, 50), (70, 30)]
+        scale = 1 if one.input_scale is None else one.input_scale
+        shift = 0 if one.input_shift is None else one.input_shift
+        np.testing.assert_allclose(inputs[0], x * scale + shift, rtol=1e-6, atol=1e-6)
+        for got, bound in zip(inputs[1:], forward(one, x)[:-1], strict=True):
+            assert_close(got, bound)
+
+
+def test_check(net: Network) -> None:
+    probed = net.with_probe(rows(9, 20))
+    assert 0 <= probed.check() <= 1e-6
+    assert probed.probe is not None
+    assert probed.probe.x.dtype == np.float32 and probed.probe.y.shape == (9, 5)
+    assert net.probe is None
+    with pytest.raises(ValueError, match=r"^check needs a network with a probe; see with_probe$"):
+        net.check()
+    images = net.with_probe(np.arange(40, dtype=np.uint8).reshape(2, 20))
+    assert images.probe is not None and images.probe.x.dtype == np.uint8
+    assert images.check() <= 1e-6
+
+
+@pytest.mark.parametrize("factor", [1.001, np.nan])
+def test_check_notices_a_change(net: Network, factor: float) -> None:
+    probe = net.with_probe(rows(9, 20)).probe
+    assert probe is not None
+    y = probe.y.copy()
+    y.flat[np.abs(y).argmax()] *= factor
+    damaged = Network(Model(layers=net.layers, probe=Probe(probe.x, y)))
+    with pytest.raises(ValueError, match=r"^the probe's outputs differ from the stored ones by "):
+        damaged.check()
+
+
+@pytest.mark.parametrize("x", [np.zeros(20), np.zeros((0, 20)), np.zeros((1, 2, 20))])
+def test_with_probe_refuses_other_shapes(net: Network, x: np.ndarray) -> None:
+    with pytest.raises(ValueError) as error:
+        net.with_probe(x)
+    assert str(error.value) == f"x must have shape (n, 20) with n > 0, got {x.shape}"
+
+
+@pytest.mark.parametrize("dtype", [complex, object, "U1", "M8[s]"])
+def test_with_probe_refuses_other_dtypes(net: Network, dtype: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(TypeError, match=r"^x must be an array of real numbers, got dtype "):
+            net.with_probe(np.zeros((2, 20)).astype(dtype))
+
+
+# --- storing, copying, showing ------------------------------------------------------------------
+
+
+def everything() -> Network:
+    """A network that has all there is to store."""
+    net = gated(make([20, 50, 30, 3], classes=["a", "b", "c"], input_scale=0.5, input_shift=0.1))
+    net = net.with_probe(rows(5, 20)).with_metadata({"seed": 3, "command": ["a", "b"]})
+    plan = (
+        ClassPlan(1, ("gate", "skip", "dense"), ("f32",) * 3),
+        ClassPlan(32, ("skip", "gate", "skip"), ("f32",) * 3),
+    )
+    fields = {
+        name: getattr(net, name) for name in ("task", "classes", "input_scale", "input_shift")
+    }
+    model = Model(layers=net.layers, plan=plan, probe=net.probe, metadata=net.metadata, **fields)
+    return Network(model)
+
+
+def assert_same(a: Network, b: Network) -> None:
+    assert type(a) is type(b) and a is not b
+    assert repr(a) == repr(b)
+    assert (a.plan, a.metadata, a.task) == (b.plan, b.metadata, b.task)
+    assert a.classes is not None and b.classes is not None
+    assert a.classes.tolist() == b.classes.tolist()
+    assert a.check() == b.check()
+    x = rows(40, 20)
+    for n in (1, 9, 40):
+        np.testing.assert_array_equal(a(x[:n]), b(x[:n]))
+        np.testing.assert_array_equal(a.predict(x[:n]), b.predict(x[:n]))
+    for one, other in zip(a.layers, b.layers, strict=True):
+        assert (one.gate is None) == (other.gate is None)
+        assert one.activation == other.activation
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle(protocol: int) -> None:
+    net = everything()
+    copied = pickle.loads(pickle.dumps(net, protocol))  # noqa: S301 (made right here)
+    assert_same(net, copied)
+    assert not copied.layers[0].weight.flags.writeable
+
+
+def test_copies() -> None:
+    net = everything()
+    assert_same(net, copy.deepcopy(net))
+    assert_same(net, copy.copy(net))
+
+
+@pytest.mark.parametrize("strategies", [["skip"] * 3, ["dense", "gate", "skip"]])
+def test_pickle_keeps_a_changed_plan(net: Network, strategies: list[str]) -> None:
+    copied = pickle.loads(pickle.dumps(net.with_strategies(strategies)))  # noqa: S301
+    assert copied.strategies() == tuple(strategies)
+
+
+def predict_elsewhere(job: tuple[Network, np.ndarray]) -> np.ndarray:
+    return np.asarray(job[0].predict(job[1]))
+
+
+def test_a_spawned_process_takes_a_network() -> None:
+    net, x = everything(), rows(9, 20)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        labels = pool.submit(predict_elsewhere, (net, x)).result(timeout=60)
+    np.testing.assert_array_equal(labels, net.predict(x))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_files_keep_everything(tmp_path: Path, suffix: str) -> None:
+    net = everything()
+    path = tmp_path / f"net{suffix}"
+    net.save(path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert_same(net, Network.load(path))
+    assert_same(net, Network.load(str(path)))
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    net = everything()
+    path = tmp_path / "net.npz"
+    net.save(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        net.save(tmp_path / "net.pickle")
+    with pytest.raises(OSError):
+        net.save(tmp_path / "no such folder" / "net.npz")
+    folder = tmp_path / "folder.npz"
+    folder.mkdir()
+    with pytest.raises(OSError):
+        net.save(folder)
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.npz", "net.npz"]
+
+
+def test_repr() -> None:
+    net = make([20, 50, 30, 5])
+    assert repr(net).startswith(
+        "<lrgate.Network 20-50-30-5, regression, plan {1: dense-dense-dense}"
+    )
+    text = repr(everything())
+    assert "classification, plan {1: gate-skip-dense, 32: skip-gate-skip}" in text
+
+
+def test_nbytes_grows_with_the_layouts(net: Network) -> None:
+    plain = make([20, 50, 30, 5])
+    weights = 4 * (20 * 50 + 50 * 30 + 30 * 5 + 85)
+    assert weights < plain.nbytes < 4 * weights
+    assert net.nbytes > plain.nbytes
+
+
+def test_a_network_takes_no_attributes_of_the_engine(net: Network) -> None:
+    with pytest.raises(AttributeError):
+        net.layers = ()  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        net.engine = None  # type: ignore[misc]
+
+
+def test_show_config(capsys: pytest.CaptureFixture[str]) -> None:
+    lrgate.show_config()
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert shown["lrgate"] == lrgate.__version__
+    assert shown["threads"] == str(lrgate.get_num_threads())
+
+
+# --- the shipped network ------------------------------------------------------------------------
+
+
+def test_mnist() -> None:
+    net, x, y = lrgate.examples.mnist()
+    assert (x.shape, x.dtype, y.shape, y.dtype) == ((1000, 784), np.uint8, (1000,), np.int64)
+    assert x.max() == 255
+    assert [net.input_size, *(layer.outputs for layer in net.layers)] == [784, 1000, 600, 400, 10]
+    assert net.task == "classification"
+    assert net.check() <= 1e-4
+    plans = [net, net.dense(), net.with_strategies(["skip"] * 4)]
+    for plan in plans:
+        labels = plan.predict(x)
+        assert (labels != y).mean() <= 0.02
+        np.testing.assert_array_equal(plan.predict(x.astype(np.float32)), labels)
+    bound = forward(net, x[:20], ("dense",) * 4)[-1]
+    for plan in plans[1:]:
+        assert_close(plan(x[:20]), bound)
