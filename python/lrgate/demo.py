@@ -157,8 +157,7 @@ class Demo:
         dense, gate = (self.entries[name].wrong[1] for name in ("dense", "gate"))
         return (
             "Skip is exact. The gate is not: units that it wrongly predicts to be zero are\n"
-            f"lost. On these digits it gives {gate} wrong labels in {self.digits:,}, where dense gives "
-            f"{dense}."
+            f"lost. On these digits: {gate} wrong labels in {self.digits:,}; dense has {dense}."
         )
 
 

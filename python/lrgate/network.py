@@ -122,7 +122,8 @@ class Network(_core.Network):
         activations : sequence, optional
             One per layer: ``"relu"``, ``("clipped_relu", upper)``, ``("thresholded_relu",
             threshold)``, ``("leaky_relu", slope)``, ``"tanh"``, ``"sigmoid"``, ``"gelu"``,
-            ``"softmax"`` or ``"identity"``. By default relu on all layers but the last.
+            ``"softmax"`` or ``"identity"``. By default a Layer keeps its own, and others have relu
+            on all layers but the last.
         task : {"classification", "regression"}, optional
             By default classification where `classes` is given or the last activation is softmax or
             sigmoid, else regression.
@@ -150,15 +151,16 @@ class Network(_core.Network):
                     f"activations must have {len(made)} entries, one per layer, "
                     f"got {len(activations)}"
                 )
-        elif not all(isinstance(layer, Layer) for layer in layers):
-            activations = ["relu"] * (len(made) - 1) + ["identity"]
-        if activations is not None:
-            made = [
-                Layer(
-                    layer.weight, layer.bias, Activation.parse(a, f"activations[{i}]"), layer.gate
-                )
-                for i, (layer, a) in enumerate(zip(made, activations, strict=True))
+        else:
+            usual = ["relu"] * (len(made) - 1) + ["identity"]
+            activations = [
+                layer.activation if isinstance(layer, Layer) else name
+                for layer, name in zip(layers, usual, strict=True)
             ]
+        made = [
+            Layer(layer.weight, layer.bias, Activation.parse(a, f"activations[{i}]"), layer.gate)
+            for i, (layer, a) in enumerate(zip(made, activations, strict=True))
+        ]
         labels = None if classes is None else np.array(classes)
         if task is None:
             guess = labels is not None or (
@@ -350,6 +352,8 @@ class Network(_core.Network):
             A few real input rows, uint8 or converted to float32.
         """
         rows = np.array(x)
+        if rows.dtype.kind not in "biuf":
+            raise TypeError(f"x must be an array of real numbers, got dtype {rows.dtype}")
         if rows.dtype != np.uint8:
             rows = rows.astype(np.float32)
         if rows.ndim != 2 or len(rows) == 0:

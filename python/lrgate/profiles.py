@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_HEADER = " layer             strategy     in    out  computed  recall    lost   FLOPs   us/row"
+_HEADER = " #  layer      strategy    in    out  computed  recall    lost  FLOPs   us/row"
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class LayerProfile:
         """One line of the table, without the layer's number."""
         strategy = self.strategy if self.rank is None else f"{self.strategy} {self.rank}"
         return (
-            f"{f'{self.inputs}-{self.outputs}':<16}  {strategy:<9} {self.density_in:6.3f} "
+            f"{f'{self.inputs}-{self.outputs}':<10} {strategy:<8} {self.density_in:6.3f} "
             f"{self.density_out:6.3f}  {self.computed_share:8.3f}  "
-            f"{_optional(self.recall, '6.3f')}  {_optional(self.lost_energy, '6.4f')}  "
-            f"{self.flop_share:6.3f}  {self.seconds_per_row * 1e6:7.2f}"
+            f"{_optional(self.recall, '6.3f')}  {_optional(self.lost_energy, '6.4f')} "
+            f"{self.flop_share:6.3f} {self.seconds_per_row * 1e6:8.2f}"
         )
 
 

@@ -12,6 +12,9 @@ use crate::rows::Rows;
 use crate::strategy::{self, Input};
 use crate::workspace::GateScratch;
 
+/// The largest batch that [`Network::tune`] measures: its rows must fit memory.
+const LARGEST_BATCH: usize = 1 << 20;
+
 /// What one layer did on the rows of a profile.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerProfile {
@@ -261,6 +264,13 @@ impl Network {
         let mut classes = batch_sizes.iter().map(class).collect::<Vec<_>>();
         // Refuses bad batch sizes before the work.
         Plan::new(classes.clone())?;
+        if let Some(size) = batch_sizes.iter().find(|size| **size > LARGEST_BATCH) {
+            return Err(Error::Parameter {
+                name: "batch_sizes".to_owned(),
+                expected: format!("at most {LARGEST_BATCH} to be measured"),
+                got: size.to_string(),
+            });
+        }
         for class in &mut classes {
             class.layers = self.tune_class(rows, class.rows, time)?;
         }

@@ -112,17 +112,25 @@ impl<'py> PyRows<'py> {
         let convert = |array: Bound<'py, PyAny>, to: &str| {
             numpy.call_method1(intern!(py, "ascontiguousarray"), (array, to))
         };
-        // indptr's last entry is the largest index there is; columns are below the width.
-        let starts = csr.getattr(intern!(py, "indptr"))?;
-        let entries: i64 = starts.get_item(-1)?.extract()?;
-        if entries > i64::from(i32::MAX) {
-            let message = format!("x must have at most {} non-zeros, got {entries}", i32::MAX);
-            return Err(PyValueError::new_err(message));
+        let integers = |name: &str| {
+            let array = csr.getattr(name)?;
+            let narrow = convert(array.clone(), "int32")?;
+            // Wider integers that lose something would name other columns.
+            if !numpy.call_method1(intern!(py, "array_equal"), (&array, &narrow))?.extract()? {
+                let message = format!("x is not a valid CSR matrix: {name} must fit 32 bits");
+                return Err(PyValueError::new_err(message));
+            }
+            Ok(narrow.cast_into::<PyArray1<i32>>()?)
+        };
+        let starts = integers("indptr")?;
+        if starts.len() != rows + 1 {
+            let (expected, got) = (rows + 1, starts.len());
+            let message = format!("indptr must have {expected} entries, got {got}");
+            return Err(PyValueError::new_err(format!("x is not a valid CSR matrix: {message}")));
         }
-        let index = csr.getattr(intern!(py, "indices"))?;
         let kind = Kind::Csr {
-            starts: convert(starts, "int32")?.cast_into::<PyArray1<i32>>()?,
-            index: convert(index, "int32")?.cast_into::<PyArray1<i32>>()?,
+            starts,
+            index: integers("indices")?,
             value: convert(data, "float32")?.cast_into::<PyArray1<f32>>()?,
         };
         Ok(PyRows { kind, rows, columns, single: false })
