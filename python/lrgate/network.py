@@ -152,7 +152,7 @@ class Network(_core.Network):
                     f"got {len(activations)}"
                 )
         else:
-            usual = ["relu"] * (len(made) - 1) + ["identity"]
+            usual = ["relu"] * (len(made) - 1) + ["identity"] if made else []
             activations = [
                 layer.activation if isinstance(layer, Layer) else name
                 for layer, name in zip(layers, usual, strict=True)
@@ -285,8 +285,8 @@ class Network(_core.Network):
         ValueError
             If the number or a name is wrong, or a layer has no gate.
         """
-        if isinstance(strategies, str):
-            raise TypeError("strategies must be a sequence of names, got a string")
+        if isinstance(strategies, str) or not all(isinstance(name, str) for name in strategies):
+            raise TypeError(f"strategies must be a sequence of names, got {strategies!r}")
         names = list(strategies)
         plan = [(1, names, ["f32"] * len(names))]
         return self._with_engine_plan(self.engine.with_plan(plan))
@@ -315,8 +315,8 @@ class Network(_core.Network):
         new = list(old)
         if isinstance(gates, Mapping):
             for i, gate in gates.items():
-                if not 0 <= i < count:
-                    raise ValueError(f"gates must name layers from 0 to {count - 1}, got {i}")
+                if not isinstance(i, int | np.integer) or not 0 <= i < count:
+                    raise ValueError(f"gates must name layers from 0 to {count - 1}, got {i!r}")
                 new[i] = gate
         else:
             if len(gates) != count:

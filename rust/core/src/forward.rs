@@ -287,7 +287,7 @@ impl Network {
         Ok(())
     }
 
-    fn check_width(&self, rows: Rows<'_>) -> Result<()> {
+    pub(crate) fn check_width(&self, rows: Rows<'_>) -> Result<()> {
         let width = self.input_size();
         if rows.columns == width {
             return Ok(());

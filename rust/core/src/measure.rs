@@ -163,6 +163,7 @@ impl Network {
         batch: usize,
         time: Duration,
     ) -> Result<Vec<LayerProfile>> {
+        self.check_width(rows)?;
         check_sample("x", rows.rows)?;
         check_sample("batch_size", batch)?;
         let class = self.plan.for_rows(batch);
@@ -258,6 +259,7 @@ impl Network {
     /// # Errors
     /// Rows of another width, no rows, or batch sizes that [`Plan::new`] refuses.
     pub fn tune(&self, rows: Rows<'_>, batch_sizes: &[usize], time: Duration) -> Result<Network> {
+        self.check_width(rows)?;
         check_sample("x", rows.rows)?;
         let dense = LayerPlan { strategy: Strategy::Dense, precision: Precision::F32 };
         let class = |&rows| ClassPlan { rows, layers: vec![dense; self.layers.len()] };

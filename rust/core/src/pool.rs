@@ -89,11 +89,15 @@ fn check_threads(threads: usize) -> Result<()> {
 struct Pool {
     process: u32,
     workers: usize,
-    /// The shortest of a few empty forks and joins, measured when the pool was made: a longer one
-    /// met other work on the machine.
+    /// The shortest of a few empty forks and joins, measured when the pool was made, and at most
+    /// [`LONGEST_FORK_JOIN`].
     fork_join: Duration,
     threads: ThreadPool,
 }
+
+/// A fork and join measured above this met other work on the machine (another library's threads that
+/// spin after a call, say); it must not keep the pool unused for the life of the process.
+const LONGEST_FORK_JOIN: Duration = Duration::from_micros(50);
 
 static POOL: ArcSwapOption<Pool> = ArcSwapOption::const_empty();
 
@@ -132,7 +136,7 @@ fn pool(workers: usize) -> Result<Arc<Pool>> {
 
 impl Pool {
     fn measure_fork_join(&self) -> Duration {
-        let mut shortest = Duration::MAX;
+        let mut shortest = LONGEST_FORK_JOIN;
         for _ in 0..9 {
             let start = Instant::now();
             self.threads.in_place_scope(|scope| scope.spawn(|_| {}));

@@ -1,6 +1,6 @@
 //! lrgate's errors as Python's.
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 /// `ValueError`, or `RuntimeError` where the system refused something.
@@ -11,10 +11,14 @@ pub(crate) fn to_py(error: lrgate::Error) -> PyErr {
     }
 }
 
-/// A number of threads, at least 1.
-pub(crate) fn check_threads(threads: i64) -> PyResult<usize> {
-    usize::try_from(threads).ok().filter(|n| *n > 0).ok_or_else(|| {
-        let message = format!("num_threads must be an integer of at least 1, got {threads}");
-        PyValueError::new_err(message)
-    })
+/// A number of threads, at least 1, from any integer.
+pub(crate) fn check_threads(threads: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let refusal = || format!("num_threads must be an integer of at least 1, got {threads}");
+    match threads.extract::<i64>() {
+        Ok(n) if n > 0 => Ok(n as usize),
+        Err(error) if error.is_instance_of::<PyTypeError>(threads.py()) => {
+            Err(PyTypeError::new_err(refusal()))
+        }
+        _ => Err(PyValueError::new_err(refusal())),
+    }
 }

@@ -49,14 +49,14 @@ mod core_module {
 
     /// Sets the process's number of threads.
     #[pyfunction]
-    fn set_num_threads(num_threads: i64) -> PyResult<()> {
+    fn set_num_threads(num_threads: &Bound<'_, PyAny>) -> PyResult<()> {
         pool::set_num_threads(check_threads(num_threads)?).map_err(to_py)
     }
 
     /// Sets this thread's own number of threads and returns what it was; None follows the process.
     #[pyfunction]
     #[pyo3(signature = (num_threads))]
-    fn set_thread_override(num_threads: Option<i64>) -> PyResult<Option<usize>> {
+    fn set_thread_override(num_threads: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
         let threads = num_threads.map(check_threads).transpose()?;
         pool::set_thread_override(threads).map_err(to_py)
     }

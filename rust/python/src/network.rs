@@ -70,7 +70,7 @@ impl Network {
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
         out: Option<&Bound<'py, PyAny>>,
-        num_threads: Option<i64>,
+        num_threads: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let threads = num_threads.map(check_threads).transpose()?;
         let x = PyRows::new(x, self.core.input_size())?;
@@ -88,7 +88,7 @@ impl Network {
         &self,
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
-        num_threads: Option<i64>,
+        num_threads: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let threads = num_threads.map(check_threads).transpose()?;
         let x = PyRows::new(x, self.core.input_size())?;
@@ -111,7 +111,7 @@ impl Network {
         &self,
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
-        num_threads: Option<i64>,
+        num_threads: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         if !self.classifies {
             let message = "predict_proba needs a network with task 'classification'";
