@@ -285,7 +285,9 @@ class Network(_core.Network):
         ValueError
             If the number or a name is wrong, or a layer has no gate.
         """
-        if isinstance(strategies, str) or not all(isinstance(name, str) for name in strategies):
+        if isinstance(strategies, str):
+            raise TypeError("strategies must be a sequence of names, got a string")
+        if not all(isinstance(name, str) for name in strategies):
             raise TypeError(f"strategies must be a sequence of names, got {strategies!r}")
         names = list(strategies)
         plan = [(1, names, ["f32"] * len(names))]
