@@ -602,7 +602,14 @@ def _real_array(value: object, name: str, shape: str) -> npt.NDArray[Any]:
 
 def _needs_copy(array: npt.NDArray[Any]) -> bool:
     # What its owner can still write to would change under us; the engine needs alignment.
-    return bool(array.flags.writeable) or not array.flags.aligned
+    if not array.flags.aligned:
+        return True
+    base: object = array
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return True
+        base = base.base
+    return base is not None and not isinstance(base, bytes)
 
 
 def _check_overflow(array: npt.NDArray[Any], result: Float32Array, name: str) -> None:

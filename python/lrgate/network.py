@@ -132,7 +132,8 @@ class Network(_core.Network):
             0, 1, ...
         input_scale, input_shift : float or array-like (d,), optional
             The network computes on ``x * input_scale + input_shift``: callers pass raw values. It
-            costs nothing at run time.
+            costs nothing at run time, but where a shift is above 16: then rows are mapped as they
+            are read, and sparse rows are made dense.
 
         Raises
         ------
@@ -141,6 +142,7 @@ class Network(_core.Network):
         TypeError
             If an array is not one of real numbers.
         """
+        layers = list(layers)
         made = [
             layer if isinstance(layer, Layer) else _layer(layer, i)
             for i, layer in enumerate(layers)
@@ -228,7 +230,7 @@ class Network(_core.Network):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights the engine holds, in all layouts its plan needs."""
+        """Bytes of weights the engine holds, in all layouts packed so far."""
         return self.engine.nbytes
 
     @property
@@ -287,9 +289,9 @@ class Network(_core.Network):
         """
         if isinstance(strategies, str):
             raise TypeError("strategies must be a sequence of names, got a string")
-        if not all(isinstance(name, str) for name in strategies):
-            raise TypeError(f"strategies must be a sequence of names, got {strategies!r}")
         names = list(strategies)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(f"strategies must be a sequence of names, got {names!r}")
         plan = [(1, names, ["f32"] * len(names))]
         return self._with_engine_plan(self.engine.with_plan(plan))
 

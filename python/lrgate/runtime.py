@@ -16,7 +16,8 @@ def set_num_threads(num_threads: int) -> None:
     """Set how many threads a call may use, for the whole process.
 
     Results do not depend on it. The default is ``LRGATE_NUM_THREADS``, or the number of CPUs this
-    process may run on. A call on at most 64 rows uses the calling thread alone.
+    process may run on. One row, and any call too short to gain from it, stays on the calling
+    thread.
 
     Parameters
     ----------

@@ -9,12 +9,12 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::kernels::scan::{FromBytes, Scan};
 use crate::kernels::{DenseRows, DenseRowsMut, Lists, Span};
-use crate::network::Network;
+use crate::network::{InputMap, Network};
 use crate::plan::{ClassPlan, Strategy};
 use crate::pool;
 use crate::rows::{Data, Rows};
 use crate::strategy::{self, Input, Needs};
-use crate::workspace::{Buffer, Sizes, Workspace};
+use crate::workspace::{Buffer, Workspace};
 
 /// Rows of a full tile: enough to read a layer's weights from L3 rarely, few enough that the tile's
 /// activations stay in L2.
@@ -127,12 +127,8 @@ impl Network {
         out: &mut [f32],
         observer: &mut O,
     ) {
-        let widest = self.layers().map(|layer| layer.inputs().max(layer.outputs())).max();
-        let ranks = self.layers.iter().filter_map(|layer| Some(layer.gate.as_ref()?.gate().rank()));
-        let sizes =
-            Sizes { rows: rows.rows, columns: widest.unwrap_or(0), rank: ranks.max().unwrap_or(0) };
         if rows.rows > 0 {
-            Workspace::with(sizes, |workspace| {
+            Workspace::with(|workspace| {
                 self.run_layers(class, rows, out, workspace, observer);
             });
         }
@@ -160,9 +156,9 @@ impl Network {
             let mut output = layer.packed.output();
             if i < last {
                 needs = Self::needs::<O>(class, i + 1);
-                let (dense, lists) = to.write(n, outputs);
-                output.dense = (needs.dense || activation.needs_finish()).then_some(dense);
-                output.lists = (needs.lists && !activation.needs_finish()).then_some(lists);
+                let finish = activation.needs_finish();
+                let now = Needs { dense: needs.dense || finish, lists: needs.lists && !finish };
+                (output.dense, output.lists) = to.write(n, outputs, now);
             } else {
                 output.dense = Some(DenseRowsMut::new(out, n, outputs, outputs));
             }
@@ -184,8 +180,10 @@ impl Network {
                 break;
             }
             if activation.needs_finish() {
-                let (mut dense, _) = to.write(n, outputs);
-                (0..n).for_each(|row| activation.finish_row(dense.row(row)));
+                let (dense, _) = to.write(n, outputs, Needs { dense: true, lists: false });
+                if let Some(mut dense) = dense {
+                    (0..n).for_each(|row| activation.finish_row(dense.row(row)));
+                }
                 if needs.lists {
                     let (rows, lists) = to.rescan(n, outputs);
                     self.isa.run(Scan { rows, lists });
@@ -211,27 +209,22 @@ impl Network {
     /// The first layer's input from the caller's rows, in place where it can be.
     fn read<'a>(&self, rows: Rows<'a>, needs: Needs, buffer: &'a mut Buffer) -> Input<'a> {
         let Rows { rows: n, columns, data } = rows;
+        if let Some(map) = &self.map_on_read {
+            return self.read_mapped(rows, map, needs, buffer);
+        }
         match data {
             Data::F32 { data, stride } => {
                 let dense = DenseRows::new(data, n, columns, stride);
-                let mut lists = None;
-                if needs.lists {
-                    let (_, out) = buffer.write(n, columns);
-                    self.isa.run(Scan { rows: dense, lists: out });
-                    lists = Some(buffer.lists(n, columns));
+                let (_, lists) = buffer.write(n, columns, Needs { dense: false, ..needs });
+                if let Some(lists) = lists {
+                    self.isa.run(Scan { rows: dense, lists });
                 }
+                let lists = needs.lists.then(|| buffer.lists(n, columns));
                 Input { rows: n, dense: Some(dense), lists }
             }
             Data::U8 { data, stride } => {
-                let (dense, lists) = buffer.write(n, columns);
-                self.isa.run(FromBytes {
-                    data,
-                    stride,
-                    rows: n,
-                    columns,
-                    dense: needs.dense.then_some(dense),
-                    lists: needs.lists.then_some(lists),
-                });
+                let (dense, lists) = buffer.write(n, columns, needs);
+                self.isa.run(FromBytes { data, stride, rows: n, columns, dense, lists });
                 let buffer = &*buffer;
                 Input {
                     rows: n,
@@ -251,6 +244,34 @@ impl Network {
         }
     }
 
+    /// The first layer's input where the map is not folded into the weights.
+    fn read_mapped<'a>(
+        &self,
+        rows: Rows<'a>,
+        map: &InputMap,
+        needs: Needs,
+        buffer: &'a mut Buffer,
+    ) -> Input<'a> {
+        let (n, columns) = (rows.rows, rows.columns);
+        let (dense, _) = buffer.write(n, columns, Needs { dense: true, lists: false });
+        if let Some(mut dense) = dense {
+            for r in 0..n {
+                let to = dense.row(r);
+                rows.copy_row(r, to);
+                for (i, x) in to.iter_mut().enumerate() {
+                    *x = *x * map.scale(i) + map.shift(i);
+                }
+            }
+        }
+        if needs.lists {
+            let (rows, lists) = buffer.rescan(n, columns);
+            self.isa.run(Scan { rows, lists });
+        }
+        let buffer = &*buffer;
+        let lists = needs.lists.then(|| buffer.lists(n, columns));
+        Input { rows: n, dense: Some(buffer.dense(n, columns)), lists }
+    }
+
     /// Every layer's input on these rows, as the plan for their number computes it: for layer i,
     /// `rows * inputs` values. The first is `x scale + shift`.
     ///
@@ -260,7 +281,9 @@ impl Network {
         let mut capture = Capture { inputs: vec![Vec::new(); self.layers.len()] };
         self.observe(self.plan.for_rows(rows.rows), rows, &mut capture)?;
         let mut inputs = capture.inputs;
-        if let Some(map) = &self.input_map {
+        if let Some(map) = &self.input_map
+            && self.map_on_read.is_none()
+        {
             for row in inputs[0].chunks_exact_mut(self.input_size()) {
                 for (i, x) in row.iter_mut().enumerate() {
                     *x = *x * map.scale(i) + map.shift(i);

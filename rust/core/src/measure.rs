@@ -81,7 +81,7 @@ impl Count<'_> {
         let isa = self.network.isa;
         strategy::run(Strategy::Dense, isa, packed, None, input, to, &mut GateScratch::default());
         let counts = &mut self.counts[layer];
-        for (&y, &gated) in dense.iter().zip(output).filter(|(y, _)| **y > 0.0) {
+        for (&y, &gated) in dense.iter().zip(output).filter(|(y, _)| **y != 0.0) {
             let square = f64::from(y) * f64::from(y);
             counts.positive += 1;
             counts.energy += square;

@@ -286,7 +286,9 @@ impl Gate {
 /// The map from raw inputs to what the first layer sees: `x scale + shift`, one pair per input.
 ///
 /// It is folded into the first layer's packed weights and bias, so it costs nothing at run time and
-/// a raw zero stays a zero that is skipped, even where `shift` is not zero.
+/// a raw zero stays a zero that is skipped, even where `shift` is not zero. Where a shift is above 16
+/// (raw values far from zero for their spread, such as years), folding would lose digits to
+/// cancellation: then rows are mapped as they are read.
 #[derive(Clone, Debug)]
 pub struct InputMap {
     pub(crate) scale: Vec<f32>,
@@ -308,6 +310,12 @@ impl InputMap {
         if self.shift.len() == 1 { self.shift[0] } else { self.shift[i] }
     }
 
+    /// Whether folding keeps the digits: the folded terms are up to about the largest shift larger
+    /// than the scaled inputs.
+    fn can_be_folded(&self) -> bool {
+        self.shift.iter().all(|shift| shift.abs() <= LARGEST_FOLDED_SHIFT)
+    }
+
     fn check(&self, inputs: usize) -> Result<()> {
         for (name, values) in [("input_scale", &self.scale), ("input_shift", &self.shift)] {
             if values.len() != 1 && values.len() != inputs {
@@ -323,11 +331,16 @@ impl InputMap {
     }
 }
 
+/// Folding loses up to this factor of precision, four bits.
+const LARGEST_FOLDED_SHIFT: f32 = 16.0;
+
 /// A trained network, checked, with its packed weights and its plan. Cheap to clone; never changes.
 #[derive(Clone)]
 pub struct Network {
     pub(crate) layers: Vec<NetworkLayer>,
     pub(crate) input_map: Option<Arc<InputMap>>,
+    /// The map, where it is applied to rows as they are read instead of folded.
+    pub(crate) map_on_read: Option<Arc<InputMap>>,
     pub(crate) plan: Arc<Plan>,
     pub(crate) isa: Isa,
 }
@@ -372,14 +385,15 @@ impl Network {
             map.check(layers[0].inputs())?;
         }
         let input_map = input_map.map(Arc::new);
+        let map_on_read = input_map.clone().filter(|map| !map.can_be_folded());
         let plan = Plan::uniform(Strategy::Dense, layers.len());
         let layers = layers.into_iter().enumerate().map(|(i, layer)| {
-            let map = if i == 0 { input_map.clone() } else { None };
+            let map = if i == 0 && map_on_read.is_none() { input_map.clone() } else { None };
             let packed = Arc::new(PackedLayer::new(i, layer, map)?);
             Ok(NetworkLayer { packed, gate: None })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        let network = Network { layers, input_map, plan: Arc::new(plan), isa };
+        let network = Network { layers, input_map, map_on_read, plan: Arc::new(plan), isa };
         network.pack();
         Ok(network)
     }

@@ -94,6 +94,26 @@ impl<'a> Rows<'a> {
         self.columns
     }
 
+    /// Copies row `row` to `to`, as f32 and dense.
+    pub(crate) fn copy_row(&self, row: usize, to: &mut [f32]) {
+        match self.data {
+            Data::F32 { data, stride } => {
+                to.copy_from_slice(&data[row * stride..row * stride + self.columns]);
+            }
+            Data::U8 { data, stride } => {
+                let from = &data[row * stride..row * stride + self.columns];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to = f32::from(*from));
+            }
+            Data::Csr { starts, index, value } => {
+                to.fill(0.0);
+                let span = starts[row] as usize..starts[row + 1] as usize;
+                for (i, x) in index[span.clone()].iter().zip(&value[span]) {
+                    to[*i as usize] += x;
+                }
+            }
+        }
+    }
+
     /// The rows in batches of `batch`, the last one shorter where they do not divide.
     pub(crate) fn batches(self, batch: usize) -> impl Iterator<Item = Rows<'a>> {
         (0..self.rows)

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use crate::kernels::{
     Aligned, DenseRows, DenseRowsMut, Lists, ListsMut, Span, list_stride, padded, zeros,
 };
+use crate::strategy::Needs;
 
 /// Everything a tile needs between its rows coming in and going out.
 pub(crate) struct Workspace {
@@ -45,16 +46,6 @@ impl Default for GateScratch {
     }
 }
 
-/// Sizes that a workspace must have for one network and tile.
-#[derive(Clone, Copy)]
-pub(crate) struct Sizes {
-    pub(crate) rows: usize,
-    /// The widest row, inputs and outputs alike.
-    pub(crate) columns: usize,
-    /// The largest rank of a gate; 0 without gates.
-    pub(crate) rank: usize,
-}
-
 thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace::new());
 }
@@ -64,38 +55,26 @@ impl Workspace {
         Workspace { buffers: [Buffer::new(), Buffer::new()], gate: GateScratch::default() }
     }
 
-    /// Calls `f` with this thread's workspace, grown to `sizes`.
-    pub(crate) fn with<R>(sizes: Sizes, f: impl FnOnce(&mut Workspace) -> R) -> R {
-        WORKSPACE.with_borrow_mut(|workspace| {
-            workspace.grow(sizes);
-            f(workspace)
-        })
+    /// Calls `f` with this thread's workspace.
+    pub(crate) fn with<R>(f: impl FnOnce(&mut Workspace) -> R) -> R {
+        WORKSPACE.with_borrow_mut(f)
     }
+}
 
-    fn grow(&mut self, sizes: Sizes) {
-        let Sizes { rows, columns, rank } = sizes;
-        for buffer in &mut self.buffers {
-            grow(&mut buffer.dense, rows * padded(columns));
-            grow(&mut buffer.index, rows * list_stride(columns));
-            grow(&mut buffer.value, rows * list_stride(columns));
-            if buffer.spans.len() < rows {
-                buffer.spans.resize(rows, Span::default());
-            }
-        }
-        if rank > 0 {
-            let gate = &mut self.gate;
-            grow(&mut gate.low_rank, rows * padded(rank));
-            grow(&mut gate.live, rows * list_stride(columns));
-            if gate.live_spans.len() < rows {
-                gate.live_spans.resize(rows, Span::default());
-            }
-            if gate.unit_starts.len() <= columns {
-                gate.unit_starts.resize(columns + 1, 0);
-            }
-            if gate.unit_rows.len() < rows * columns {
-                gate.unit_rows.resize(rows * columns, 0);
-            }
-        }
+impl GateScratch {
+    /// Makes room for a gate of this rank and layer width on `rows` rows.
+    pub(crate) fn reserve(&mut self, rows: usize, rank: usize, units: usize) {
+        grow(&mut self.low_rank, rows * padded(rank));
+        grow(&mut self.live, rows * list_stride(units));
+        grow_vec(&mut self.live_spans, rows);
+        grow_vec(&mut self.unit_starts, units + 1);
+        grow_vec(&mut self.unit_rows, rows * units);
+    }
+}
+
+fn grow_vec<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
     }
 }
 
@@ -126,21 +105,35 @@ impl Buffer {
         Lists { columns, index: &self.index, value: &self.value, spans: &self.spans[..rows] }
     }
 
-    /// Room for dense rows and empty lists of `rows` rows.
+    /// Room for dense rows and empty lists of `rows` rows, whichever are needed.
     pub(crate) fn write(
         &mut self,
         rows: usize,
         columns: usize,
-    ) -> (DenseRowsMut<'_>, ListsMut<'_>) {
+        needs: Needs,
+    ) -> (Option<DenseRowsMut<'_>>, Option<ListsMut<'_>>) {
+        if needs.dense {
+            grow(&mut self.dense, rows * padded(columns));
+        }
+        if needs.lists {
+            self.reserve_lists(rows, columns);
+        }
         let Buffer { dense, index, value, spans } = self;
         (
-            DenseRowsMut::new(dense, rows, columns, padded(columns)),
-            ListsMut::new(index, value, spans, rows, columns),
+            needs.dense.then(|| DenseRowsMut::new(dense, rows, columns, padded(columns))),
+            needs.lists.then(|| ListsMut::new(index, value, spans, rows, columns)),
         )
+    }
+
+    fn reserve_lists(&mut self, rows: usize, columns: usize) {
+        grow(&mut self.index, rows * list_stride(columns));
+        grow(&mut self.value, rows * list_stride(columns));
+        grow_vec(&mut self.spans, rows);
     }
 
     /// Reads the dense rows while lists are written: for activations that are not fused.
     pub(crate) fn rescan(&mut self, rows: usize, columns: usize) -> (DenseRows<'_>, ListsMut<'_>) {
+        self.reserve_lists(rows, columns);
         let Buffer { dense, index, value, spans } = self;
         (
             DenseRows::new(dense, rows, columns, padded(columns)),
@@ -150,6 +143,7 @@ impl Buffer {
 
     /// Spans only, for rows whose entries stand elsewhere (CSR).
     pub(crate) fn spans(&mut self, rows: usize) -> &mut [Span] {
+        grow_vec(&mut self.spans, rows);
         &mut self.spans[..rows]
     }
 }

@@ -106,8 +106,9 @@ fn input_maps() {
         "input_scale must be small enough that layers[0].weight times it is finite, got a product \
          of inf",
     );
+    let larger = vec![Layer::new(vec![1e38; 3], vec![0.0], 3, Activation::Relu)];
     refused(
-        Network::new(large(), Some(InputMap::new(vec![1.0], vec![-1e30]))),
+        Network::new(larger, Some(InputMap::new(vec![1.0], vec![-16.0]))),
         "input_shift must be small enough that layers[0].weight times it is finite, got a product \
          of -inf",
     );
@@ -181,9 +182,9 @@ fn gates_need_a_hard_zero() {
 
 #[test]
 fn gates_that_overflow_with_the_input_map() {
-    let map = InputMap::new(vec![1.0], vec![1e30]);
+    let map = InputMap::new(vec![1.0], vec![16.0]);
     let layers = Model::relu(1, &[3, 4, 2]).layers;
-    let gate = Gate::new(vec![1e30; 3], vec![1.0; 4], vec![0.0; 4], 1);
+    let gate = Gate::new(vec![1e38; 3], vec![1.0; 4], vec![0.0; 4], 1);
     refused(
         Network::new(layers, Some(map)).unwrap().with_gates(vec![Some(gate), None]),
         "input_shift must be small enough that layers[0].gate times it is finite, got a product of \

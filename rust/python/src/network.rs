@@ -142,13 +142,11 @@ impl Network {
     ) -> PyResult<Bound<'py, PyAny>> {
         let outputs = self.core.output_size();
         if x.single {
-            // SAFETY: every value is written before the array is returned.
-            let out = unsafe { PyArray1::<f32>::new(py, [outputs], false) };
+            let out = PyArray1::<f32>::zeros(py, [outputs], false);
             self.fill(py, x, &out, threads)?;
             Ok(out.into_any())
         } else {
-            // SAFETY: as above.
-            let out = unsafe { PyArray2::<f32>::new(py, [x.len(), outputs], false) };
+            let out = PyArray2::<f32>::zeros(py, [x.len(), outputs], false);
             self.fill(py, x, &out, threads)?;
             Ok(out.into_any())
         }
@@ -163,8 +161,7 @@ impl Network {
         threads: Option<usize>,
     ) -> PyResult<()> {
         let len = out.len();
-        // SAFETY: the array is new and contiguous, nobody else knows it, and f32 has no invalid
-        // bits; `forward` writes all of it.
+        // SAFETY: the array is new and contiguous, and nobody else knows it.
         let values = unsafe { std::slice::from_raw_parts_mut(out.data(), len) };
         let rows = x.rows()?;
         py.detach(|| self.core.forward(rows, values, threads)).map_err(to_py)

@@ -114,6 +114,11 @@ impl<'py> PyRows<'py> {
         };
         let integers = |name: &str| {
             let array = csr.getattr(name)?;
+            if let Ok(array) = array.cast::<PyArray1<i32>>()
+                && array.is_c_contiguous()
+            {
+                return Ok(array.clone());
+            }
             let narrow = convert(array.clone(), "int32")?;
             // Wider integers that lose something would name other columns.
             if !numpy.call_method1(intern!(py, "array_equal"), (&array, &narrow))?.extract()? {
@@ -166,19 +171,22 @@ impl<'py> PyRows<'py> {
         self.rows
     }
 
-    /// First and last byte address of the array, for telling whether an output overlaps it.
+    /// Whether any memory that is read lies in these addresses: for telling whether an output
+    /// overlaps it.
     pub(crate) fn overlaps(&self, start: usize, end: usize) -> bool {
-        let (array, stride, size) = match &self.kind {
-            Kind::F32 { array, stride } => (array, stride, 4),
-            Kind::U8 { array, stride } => (array, stride, 1),
-            Kind::Csr { value, .. } => (value.as_untyped(), &1, 4),
+        let meets = |array: &Bound<'py, PyUntypedArray>, bytes: usize| {
+            let first = data_address(array);
+            first < end && start < first + bytes
         };
-        let first = data_address(array);
-        let values = match &self.kind {
-            Kind::Csr { value, .. } => value.len(),
-            _ => self.rows.saturating_sub(1) * stride + self.columns,
-        };
-        first < end && start < first + values * size
+        let values = |stride: usize| self.rows.saturating_sub(1) * stride + self.columns;
+        match &self.kind {
+            Kind::F32 { array, stride } => meets(array, 4 * values(*stride)),
+            Kind::U8 { array, stride } => meets(array, values(*stride)),
+            Kind::Csr { starts, index, value } => {
+                let arrays = [starts.as_untyped(), index.as_untyped(), value.as_untyped()];
+                arrays.into_iter().any(|array| meets(array, 4 * array.len()))
+            }
+        }
     }
 }
 

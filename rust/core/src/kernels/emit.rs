@@ -102,10 +102,8 @@ impl Emit for Output<'_> {
             }
         }
         if let Some(lists) = &mut self.lists {
-            // Padding lanes are activation(0 + 0), which is zero for every fused activation but a
-            // thresholded relu with a negative threshold, where it is +0.0 as well.
-            let mask = simd.nonzero(v);
-            debug_assert!(lists.columns() >= column);
+            // Padding lanes are NaN where an input is not finite; they must not be listed.
+            let mask = simd.nonzero(v) & lanes_within(lists.columns(), column);
             let (index, value, len) = lists.end(row);
             // SAFETY: a row emits at most `columns` entries before this vector, and its region has
             // room for them rounded up to vectors and 16 more.
@@ -116,6 +114,13 @@ impl Emit for Output<'_> {
             *len += mask.count_ones() as usize;
         }
     }
+}
+
+/// Bit i set where `column + i` is one of `columns` columns.
+#[inline(always)]
+fn lanes_within(columns: usize, column: usize) -> u16 {
+    let left = columns.saturating_sub(column);
+    if left < LANES { (1 << left) - 1 } else { u16::MAX }
 }
 
 /// The sums themselves, as dense rows padded to whole vectors: the gate's low-rank intermediate.
@@ -136,8 +141,9 @@ impl Emit for Sums<'_> {
 
 /// The gate's decision: the list of units whose score plus bias is positive, or NaN.
 pub(crate) struct Live<'a> {
-    /// Padded to whole vectors with -1, so that padding is never live.
+    /// Padded to whole vectors.
     pub(crate) bias: &'a [f32],
+    pub(crate) units: usize,
     pub(crate) index: &'a mut [u32],
     pub(crate) spans: &'a mut [Span],
 }
@@ -149,6 +155,7 @@ impl Emit for Live<'_> {
         // SAFETY: `bias` has 16 entries.
         let bias = unsafe { simd.load(bias.as_ptr()) };
         let mask = simd.not_at_most(simd.add(v, bias), simd.splat(0.0));
+        let mask = mask & lanes_within(self.units, column);
         let span = &mut self.spans[row];
         let end = span.start + span.len;
         let out = &mut self.index[end..end + LANES];

@@ -26,7 +26,7 @@ pub(crate) struct PackedGate {
     gate: Gate,
     u: Panels,
     v: Panels,
-    /// Padded with -1: padding is never live.
+    /// Padded to whole vectors.
     bias: Aligned<f32>,
 }
 
@@ -43,14 +43,17 @@ impl PackedGate {
         let v = Panels::pack(rank, outputs, |k, o| gate.v[k * outputs + o]);
         let mut bias = zeros(padded(outputs));
         bias[..outputs].copy_from_slice(&gate.bias);
-        bias[outputs..].fill(-1.0);
         if let Some(map) = &layer.map {
+            let mut sums: Vec<f64> = gate.bias.iter().copied().map(f64::from).collect();
             for k in 0..rank {
                 let shifted = |i| f64::from(gate.u[i * rank + k]) * f64::from(map.shift(i));
                 let t: f64 = (0..inputs).map(shifted).sum();
-                for (o, bias) in bias[..outputs].iter_mut().enumerate() {
-                    *bias = (f64::from(*bias) + t * f64::from(gate.v[k * outputs + o])) as f32;
+                for (sum, v) in sums.iter_mut().zip(&gate.v[k * outputs..]) {
+                    *sum += t * f64::from(*v);
                 }
+            }
+            for (bias, sum) in bias.iter_mut().zip(sums) {
+                *bias = sum as f32;
             }
         }
         let overflow = bias.iter().copied().find(|b| !b.is_finite());
@@ -80,6 +83,7 @@ impl PackedGate {
         scratch: &mut GateScratch,
     ) -> usize {
         let n = lists.spans.len();
+        scratch.reserve(n, self.gate.rank, self.gate.bias.len());
         let GateScratch { low_rank, live, live_spans, unit_starts, unit_rows } = scratch;
         let live_spans = &mut live_spans[..n];
         let outputs = self.gate.bias.len();
@@ -152,7 +156,7 @@ impl PackedGate {
         for (row, span) in spans.iter_mut().enumerate() {
             *span = Span { start: row * stride, len: 0 };
         }
-        let mut emit = Live { bias: &self.bias, index: live, spans };
+        let mut emit = Live { bias: &self.bias, units: outputs, index: live, spans };
         isa.run(RowsTimesPanels { rows, panels: &self.v, emit: &mut emit });
         for (row, span) in spans.iter_mut().enumerate() {
             if !rows.row(row).iter().all(|t| t.is_finite()) {
