@@ -104,3 +104,16 @@ def test_a_view_of_a_writable_array_is_copied() -> None:
     net = lrgate.Network.from_layers([(view, np.zeros(2))])
     weight[:] = 5
     assert (net.layers[0].weight == 1).all()
+
+
+def test_refusals_name_the_argument() -> None:
+    net = Network.from_layers([(np.ones((3, 2)), np.zeros(3)), (np.ones((1, 3)), np.zeros(1))])
+    x = np.ones((4, 2), np.float32)
+    with pytest.raises(TypeError, match=r"^gates must be a mapping or a sequence of gates, got "):
+        net.with_gates(None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^batch_sizes must be a sequence of integers, got int$"):
+        net.tune(x, 5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^rows must be at least 0, got -1$"):
+        net.strategies(-1)
+    with pytest.raises(ValueError, match=r"^a sparse x must have shape \(n, 2\), got \(2,\)$"):
+        net(sparse.coo_array(np.ones(2)))

@@ -250,6 +250,8 @@ class Network(_core.Network):
 
     def strategies(self, rows: int = 1) -> tuple[str, ...]:
         """Strategy of each layer in a call on `rows` rows."""
+        if rows < 0:
+            raise ValueError(f"rows must be at least 0, got {rows}")
         chosen = self.engine.class_for(rows)
         return next(plan.strategies for plan in self.plan if plan.rows == chosen)
 
@@ -323,6 +325,10 @@ class Network(_core.Network):
                     raise ValueError(f"gates must name layers from 0 to {count - 1}, got {i!r}")
                 new[i] = gate
         else:
+            if not isinstance(gates, Sequence):
+                raise TypeError(
+                    f"gates must be a mapping or a sequence of gates, got {type(gates).__name__}"
+                )
             if len(gates) != count:
                 raise ValueError(
                     f"gates must have {count} entries, one per layer, got {len(gates)}"
@@ -398,6 +404,10 @@ class Network(_core.Network):
         ValueError
             If `x` has no rows or another width, or a batch size is below 1 or given twice.
         """
+        if not isinstance(batch_sizes, Sequence):
+            raise TypeError(
+                f"batch_sizes must be a sequence of integers, got {type(batch_sizes).__name__}"
+            )
         for size in batch_sizes:
             if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
                 raise ValueError(f"batch_sizes must be integers of at least 1, got {size!r}")

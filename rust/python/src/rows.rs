@@ -96,7 +96,9 @@ impl<'py> PyRows<'py> {
         let py = x.py();
         let shape: Vec<usize> = x.getattr(intern!(py, "shape"))?.extract()?;
         let &[rows, columns] = shape.as_slice() else {
-            return Err(wrong_shape(&shape, width));
+            let got = shape_text(&shape);
+            let message = format!("a sparse x must have shape (n, {width}), got {got}");
+            return Err(PyValueError::new_err(message));
         };
         if columns != width {
             return Err(wrong_shape(&shape, width));
