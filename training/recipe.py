@@ -27,7 +27,7 @@ class Recipe:
 
     hidden: tuple[int, ...] = (1000, 600, 400)
     epochs: int = 20
-    batch_size: int = 100
+    batch_size: int = 400
     optimizer: str = "sgd"
     learning_rate: float = 0.25
     schedule: str = "exponential"
@@ -92,6 +92,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "sparse": {
         "epochs": 40,
+        "batch_size": 100,
         "schedule": "cosine",
         "l1": (1e-3,),
         "l1_ramp": 5,
