@@ -188,7 +188,7 @@ def test_activations_are_taken_in_all_forms(activation: Any, text: str) -> None:
         (
             ([(W, B)], None, None, None, None, "1"),
             TypeError,
-            "input_shift must be real numbers, got dtype <U1",
+            "input_shift must be an array of real numbers, got dtype <U1",
         ),
     ],
 )

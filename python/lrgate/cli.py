@@ -67,13 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="another network that takes MNIST's pixels, in place of the one that is shipped",
     )
-    command.add_argument(
-        "--seconds",
-        type=_seconds,
-        default=10.0,
-        help="about how long to measure (default: %(default)g)",
-    )
-    command.add_argument("--json", action="store_true", help="print JSON")
+    _add_measuring(command, seconds=10.0)
     command.set_defaults(run=_demo)
 
     text = "show what each layer of a network does and how long it takes"
@@ -85,13 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--batch-size", type=_count, metavar="N", help="rows a call; all by default"
     )
-    command.add_argument(
-        "--seconds",
-        type=_seconds,
-        default=1.0,
-        help="about how long to measure (default: %(default)g)",
-    )
-    command.add_argument("--json", action="store_true", help="print JSON")
+    _add_measuring(command, seconds=1.0)
     command.set_defaults(run=_profile)
 
     text = "print version, build, instruction set and threads"
@@ -103,6 +91,16 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("version", help=text, description=_sentence(text))
     command.set_defaults(run=_version)
     return parser
+
+
+def _add_measuring(command: argparse.ArgumentParser, seconds: float) -> None:
+    command.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=seconds,
+        help="about how long to measure (default: %(default)g)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _sentence(text: str) -> str:

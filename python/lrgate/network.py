@@ -14,11 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate import _core, files
-from lrgate.model import Activation, ClassPlan, Gate, Layer, Model, Probe
+from lrgate.model import (
+    TASKS,
+    Activation,
+    ClassPlan,
+    Gate,
+    Layer,
+    Model,
+    Probe,
+    as_float32,
+)
 from lrgate.profiles import LayerProfile, Profile
-
-TASKS = ("classification", "regression")
-"""What a network's outputs are for."""
 
 CHECK_TOLERANCE = 1e-4
 """How far :meth:`Network.check` lets outputs be from the stored ones, relative to the largest."""
@@ -175,8 +181,8 @@ class Network(_core.Network):
             layers=tuple(made),
             task=task,
             classes=labels,
-            input_scale=_optional_array(input_scale, "input_scale"),
-            input_shift=_optional_array(input_shift, "input_shift"),
+            input_scale=_map(input_scale, "input_scale"),
+            input_shift=_map(input_shift, "input_shift"),
             plan=None,
             probe=None,
             metadata={},
@@ -185,7 +191,7 @@ class Network(_core.Network):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the model; packed weights are made again."""
-        return (type(self), (self._current_model(),))
+        return (type(self), (self._model,))
 
     # What it is
 
@@ -241,7 +247,7 @@ class Network(_core.Network):
     @property
     def plan(self) -> tuple[ClassPlan, ...]:
         """Strategy and precision of each layer, for each batch class, by ascending rows."""
-        return tuple(ClassPlan(n, tuple(s), tuple(p)) for n, s, p in self.engine.plan())
+        return _class_plans(self.engine)
 
     @property
     def probe(self) -> Probe | None:
@@ -258,7 +264,7 @@ class Network(_core.Network):
     def __repr__(self) -> str:
         """Widths, task and plan."""
         widths = "-".join(str(n) for n in (self.input_size, *(y.outputs for y in self.layers)))
-        plans = ", ".join(f"{plan.rows}: {_short(plan.strategies)}" for plan in self.plan)
+        plans = ", ".join(f"{plan.rows}: {'-'.join(plan.strategies)}" for plan in self.plan)
         return (
             f"<lrgate.Network {widths}, {self.task}, plan {{{plans}}}, {self.nbytes / 1e6:.1f} MB>"
         )
@@ -268,9 +274,6 @@ class Network(_core.Network):
     def _with(self, engine: _core.Engine, **changes: Any) -> Self:
         fields = {name: getattr(self._model, name) for name in Model.__dataclass_fields__}
         return type(self)(Model(**{**fields, **changes}), engine)
-
-    def _current_model(self) -> Model:
-        return self._model
 
     def dense(self) -> Self:
         """The same weights, dense in every layer: what other strategies are compared with."""
@@ -298,8 +301,7 @@ class Network(_core.Network):
         return self._with_engine_plan(self.engine.with_plan(plan))
 
     def _with_engine_plan(self, engine: _core.Engine) -> Self:
-        plan = tuple(ClassPlan(n, tuple(s), tuple(p)) for n, s, p in engine.plan())
-        return self._with(engine, plan=plan)
+        return self._with(engine, plan=_class_plans(engine))
 
     def with_gates(self, gates: Mapping[int, Gate | None] | Sequence[Gate | None]) -> Self:
         """The same network with other gates; layers that get one use it in every batch class.
@@ -350,8 +352,7 @@ class Network(_core.Network):
             Layer(layer.weight, layer.bias, layer.activation, gate)
             for layer, gate in zip(self.layers, new, strict=True)
         )
-        plan_now = tuple(ClassPlan(n, tuple(s), tuple(p)) for n, s, p in engine.plan())
-        return self._with(engine, layers=layers, plan=plan_now)
+        return self._with(engine, layers=layers, plan=_class_plans(engine))
 
     def with_probe(self, x: npt.ArrayLike) -> Self:
         """The same network with these rows and its outputs on them stored, for :meth:`check`.
@@ -530,16 +531,9 @@ def _layer(pair: Any, i: int) -> Layer:
         raise type(error)(f"layers[{i}]: {error}") from None
 
 
-def _optional_array(value: npt.ArrayLike | None, name: str) -> npt.NDArray[np.float32] | None:
-    if value is None:
-        return None
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
-    if array.ndim > 1:
-        raise ValueError(f"{name} must have shape () or (d,), got {array.shape}")
-    return array.astype(np.float32)
+def _map(value: npt.ArrayLike | None, name: str) -> npt.NDArray[np.float32] | None:
+    return None if value is None else as_float32(value, name, "() or (d,)")
 
 
-def _short(strategies: Sequence[str]) -> str:
-    return "-".join(strategies)
+def _class_plans(engine: _core.Engine) -> tuple[ClassPlan, ...]:
+    return tuple(ClassPlan(n, tuple(s), tuple(p)) for n, s, p in engine.plan())

@@ -35,7 +35,8 @@ class LayerProfile:
         Multiply-adds done, over those of the dense layer; the estimate's included. The paper's cost
         model is ``rank (d + h) / (d h) + computed share`` (Davis and Arel 2013).
     seconds_per_row : float
-        Median, on one thread.
+        Median, on one thread. The first layer's leaves out reading the rows: finding their
+        non-zeros, converting uint8.
     """
 
     inputs: int

@@ -306,7 +306,10 @@ impl Network {
             }
         }
         let mix: Vec<_> = best.iter().map(|best| best.1).collect();
-        let mut candidates = vec![vec![Strategy::Dense; mix.len()], mix.clone()];
+        let mut candidates = vec![vec![Strategy::Dense; mix.len()]];
+        if mix != candidates[0] {
+            candidates.push(mix.clone());
+        }
         for i in 0..mix.len() {
             for strategy in options(i).filter(|s| *s != mix[i]) {
                 let mut neighbour = mix.clone();
@@ -327,7 +330,7 @@ impl Network {
 }
 
 /// Median seconds per call of each network on `batch` rows, measured by turns for about `time`, with
-/// other rows each call.
+/// other rows each call where there are more than one batch of them.
 fn call_seconds(
     networks: &[Network],
     rows: Rows<'_>,
@@ -340,8 +343,7 @@ fn call_seconds(
     let begin = Instant::now();
     let mut call = 0_usize;
     // A turn is a few calls for short ones, so that the caches are as a loop of calls leaves them.
-    let turn = 8.max(64 / batch.min(64)) / 8;
-    let turn = turn.max(1) * 4;
+    let turn = 4 * (8 / batch).max(1);
     for round in 0.. {
         for (network, times) in networks.iter().zip(&mut times) {
             for i in 0..turn {

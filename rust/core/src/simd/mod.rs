@@ -29,7 +29,7 @@ pub(crate) const LANES: usize = 16;
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen f32.
     type F32: Copy;
-    /// Whether 4 rows by 4 vectors of accumulators fit the register file.
+    /// Whether 6 rows by 4 vectors of accumulators fit the register file.
     const WIDE_REGISTER_FILE: bool;
 
     /// Runs `kernel` in a function compiled for this instruction set.
