@@ -3,12 +3,13 @@
 //! ```text
 //! for panel:                          # 64 units
 //!     for block of 512 inputs:        # 128 KiB of weights: stays in L2 while the rows pass
-//!         for group of rows:          # 6 with 32 vector registers, 1 with 16
-//!             sums = 0, or what the block before left
-//!             for i in block:
-//!                 w = panel[i]        # four vectors
-//!                 for row in group: sums[row] += x[row][i] * w
-//!             emit(sums), or leave them to the next block
+//!         for group of rows:          # as many as the instruction set's registers hold
+//!             for vectors of the panel:   # all four, or one by one (`Simd::whole_panel`)
+//!                 sums = 0, or what the block before left
+//!                 for i in block:
+//!                     w = panel[i]
+//!                     for row in group: sums[row] += x[row][i] * w
+//!                 emit(sums), or leave them to the next block
 //! ```
 //!
 //! Each sum is one chain over the inputs in order, whatever the group and the block, so a row has
@@ -101,29 +102,23 @@ fn groups<S: Simd, E: Emit, const V: usize>(
     emit: &mut E,
 ) {
     let (mut row, end) = part.rows;
-    if S::WIDE_REGISTER_FILE {
-        while row + 6 <= end {
-            group::<S, E, V, 6>(simd, rows, row, part, kept, emit);
-            row += 6;
-        }
-        match end - row {
+    while row < end {
+        let count = (end - row).min(S::GROUP);
+        match count {
+            6 => group::<S, E, V, 6>(simd, rows, row, part, kept, emit),
             5 => group::<S, E, V, 5>(simd, rows, row, part, kept, emit),
             4 => group::<S, E, V, 4>(simd, rows, row, part, kept, emit),
             3 => group::<S, E, V, 3>(simd, rows, row, part, kept, emit),
             2 => group::<S, E, V, 2>(simd, rows, row, part, kept, emit),
-            1 => group::<S, E, V, 1>(simd, rows, row, part, kept, emit),
-            _ => {}
+            _ => group::<S, E, V, 1>(simd, rows, row, part, kept, emit),
         }
-    } else {
-        while row < end {
-            group::<S, E, V, 1>(simd, rows, row, part, kept, emit);
-            row += 1;
-        }
+        row += count;
     }
 }
 
+/// R rows times a panel that is P vectors wide.
 #[inline(always)]
-fn group<S: Simd, E: Emit, const V: usize, const R: usize>(
+fn group<S: Simd, E: Emit, const P: usize, const R: usize>(
     simd: S,
     rows: DenseRows<'_>,
     row: usize,
@@ -131,8 +126,30 @@ fn group<S: Simd, E: Emit, const V: usize, const R: usize>(
     kept: &mut [f32],
     emit: &mut E,
 ) {
+    if R > S::GROUP {
+        // Never called; told here, so that nothing is compiled for it.
+    } else if S::whole_panel(R) {
+        tile::<S, E, P, P, R>(simd, rows, row, 0, part, kept, emit);
+    } else {
+        for at in 0..P {
+            tile::<S, E, P, 1, R>(simd, rows, row, at, part, kept, emit);
+        }
+    }
+}
+
+/// R rows times the V vectors from `at` on of a panel that is P vectors wide: R V sums in registers.
+#[inline(always)]
+fn tile<S: Simd, E: Emit, const P: usize, const V: usize, const R: usize>(
+    simd: S,
+    rows: DenseRows<'_>,
+    row: usize,
+    at: usize,
+    part: Part<'_>,
+    kept: &mut [f32],
+    emit: &mut E,
+) {
     let (from, to) = part.inputs;
-    let weights = &part.panel[from * V * LANES..to * V * LANES];
+    let weights = &part.panel[from * P * LANES..to * P * LANES];
     let mut x: [&[f32]; R] = [&[]; R];
     for (r, x) in x.iter_mut().enumerate() {
         *x = &rows.row(row + r)[from..to];
@@ -143,13 +160,14 @@ fn group<S: Simd, E: Emit, const V: usize, const R: usize>(
         for (r, sums) in sums.iter_mut().enumerate() {
             for (v, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: R rows of four vectors.
-                *sum = unsafe { simd.load(kept.as_ptr().add(r * PANEL + v * LANES)) };
+                *sum = unsafe { simd.load(kept.as_ptr().add(r * PANEL + (at + v) * LANES)) };
             }
         }
     }
-    let mut weights = weights.as_ptr();
+    let mut weights = weights[at * LANES..].as_ptr();
     for i in 0..to - from {
-        // SAFETY: input `i` of the block is V whole vectors, and every row has `to - from` entries.
+        // SAFETY: input `i` of the block is P whole vectors, of which V from `at` on are read, and
+        // every row has `to - from` entries.
         unsafe {
             let mut w = [simd.splat(0.0); V];
             for (v, w) in w.iter_mut().enumerate() {
@@ -161,13 +179,13 @@ fn group<S: Simd, E: Emit, const V: usize, const R: usize>(
                     *sum = simd.mul_add(x, w, *sum);
                 }
             }
-            weights = weights.add(V * LANES);
+            weights = weights.wrapping_add(P * LANES);
         }
     }
     if part.last {
         for (r, sums) in sums.into_iter().enumerate() {
             for (v, sum) in sums.into_iter().enumerate() {
-                emit.emit(simd, row + r, part.first + v * LANES, sum);
+                emit.emit(simd, row + r, part.first + (at + v) * LANES, sum);
             }
         }
     } else {
@@ -175,7 +193,7 @@ fn group<S: Simd, E: Emit, const V: usize, const R: usize>(
         for (r, sums) in sums.into_iter().enumerate() {
             for (v, sum) in sums.into_iter().enumerate() {
                 // SAFETY: R rows of four vectors.
-                unsafe { simd.store(kept.as_mut_ptr().add(r * PANEL + v * LANES), sum) }
+                unsafe { simd.store(kept.as_mut_ptr().add(r * PANEL + (at + v) * LANES), sum) }
             }
         }
     }

@@ -67,7 +67,13 @@ unsafe fn spread(mask: u16) -> __m256 {
 // Every SAFETY below that says "the token" means: `self` exists, so the CPU has the features.
 impl Simd for Avx2 {
     type F32 = (__m256, __m256);
-    const WIDE_REGISTER_FILE: bool = false;
+    const GROUP: usize = 6;
+
+    #[inline(always)]
+    fn whole_panel(rows: usize) -> bool {
+        // A vector is two registers of 16: one row by four vectors, or six rows by one.
+        rows == 1
+    }
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {

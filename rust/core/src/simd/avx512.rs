@@ -27,7 +27,13 @@ impl Avx512 {
 // Every SAFETY below that says "the token" means: `self` exists, so the CPU has the features.
 impl Simd for Avx512 {
     type F32 = __m512;
-    const WIDE_REGISTER_FILE: bool = true;
+    const GROUP: usize = 6;
+
+    #[inline(always)]
+    fn whole_panel(_rows: usize) -> bool {
+        // 24 of 32 registers.
+        true
+    }
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {

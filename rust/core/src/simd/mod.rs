@@ -29,8 +29,12 @@ pub(crate) const LANES: usize = 16;
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen f32.
     type F32: Copy;
-    /// Whether 6 rows by 4 vectors of accumulators fit the register file.
-    const WIDE_REGISTER_FILE: bool;
+    /// Rows that the dense kernel takes together, at most 6.
+    const GROUP: usize;
+
+    /// Whether the sums of that many rows by four vectors fit the registers; else the dense kernel
+    /// takes one vector at a time.
+    fn whole_panel(rows: usize) -> bool;
 
     /// Runs `kernel` in a function compiled for this instruction set.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;

@@ -24,7 +24,13 @@ fn mask(f: impl Fn(usize) -> bool) -> u16 {
 
 impl Simd for Portable {
     type F32 = Lanes;
-    const WIDE_REGISTER_FILE: bool = false;
+    // A vector is four registers of 128 bits, of which there are 32 with NEON and 16 with SSE2.
+    const GROUP: usize = if cfg!(target_arch = "aarch64") { 6 } else { 2 };
+
+    #[inline(always)]
+    fn whole_panel(rows: usize) -> bool {
+        cfg!(target_arch = "aarch64") && rows == 1
+    }
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
