@@ -18,7 +18,7 @@ use crate::workspace::{Buffer, Workspace};
 
 /// Rows of a full tile: enough to read a layer's weights from L3 rarely, few enough that the tile's
 /// activations stay in L2.
-const TILE: usize = 64;
+pub(crate) const TILE: usize = 64;
 
 /// Rows of a full tile where the weights do not stay in L3, so that reading them is what costs.
 const WIDE_TILE: usize = 256;
@@ -117,6 +117,11 @@ impl Network {
             };
         }
         Duration::from_nanos((multiplications as u64).saturating_mul(rows as u64) / 100)
+    }
+
+    /// A lower estimate of what a row takes where every layer is dense.
+    pub(crate) fn dense_row_time(&self) -> Duration {
+        Duration::from_nanos(self.weights() as u64 / 100)
     }
 
     /// Runs one tile on this thread.

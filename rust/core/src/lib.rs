@@ -35,7 +35,7 @@ mod strategy;
 mod workspace;
 
 pub use error::{Error, Result};
-pub use measure::LayerProfile;
+pub use measure::{LayerCounts, LayerProfile};
 pub use network::{Activation, Gate, InputMap, Layer, Network, softmax};
 pub use plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
 pub use rows::Rows;

@@ -4,16 +4,35 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::forward::{Observer, append_dense};
+use crate::forward::{Observer, TILE, append_dense};
 use crate::kernels::DenseRows;
 use crate::network::Network;
 use crate::plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
-use crate::rows::Rows;
+use crate::rows::{OwnedRows, Rows};
 use crate::strategy::{self, Input};
 use crate::workspace::GateScratch;
 
 /// The largest batch that [`Network::tune`] measures: its rows must fit memory.
 const LARGEST_BATCH: usize = 1 << 20;
+
+/// What one layer did on some rows: sums over them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LayerCounts {
+    /// Inputs that were not zero.
+    pub inputs: u64,
+    /// Outputs that were not zero.
+    pub outputs: u64,
+    /// Units computed.
+    pub computed: u64,
+    /// Gate: units whose dense output is not zero.
+    pub active: u64,
+    /// Gate: those of them that were computed.
+    pub kept: u64,
+    /// Gate: squares of the dense outputs.
+    pub energy: f64,
+    /// Gate: squares of the outputs dropped.
+    pub lost: f64,
+}
 
 /// What one layer did on the rows of a profile.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,23 +61,11 @@ pub struct LayerProfile {
     pub dense_multiply_adds: f64,
 }
 
-/// Sums over rows, of one layer.
-#[derive(Clone, Default)]
-struct Counts {
-    inputs: usize,
-    outputs: usize,
-    computed: usize,
-    positive: usize,
-    kept: usize,
-    energy: f64,
-    lost: f64,
-}
-
 /// Counts what each layer sees and yields, and compares gated layers with their dense selves.
 struct Count<'a> {
     network: &'a Network,
     class: &'a ClassPlan,
-    counts: Vec<Counts>,
+    counts: Vec<LayerCounts>,
     /// The input of the layer that is running, dense.
     input: Vec<f32>,
 }
@@ -66,7 +73,7 @@ struct Count<'a> {
 impl Count<'_> {
     /// Takes layer `layer`'s output, once it is known.
     fn take_output(&mut self, layer: usize, output: &[f32]) {
-        self.counts[layer].outputs += output.iter().filter(|y| **y != 0.0).count();
+        self.counts[layer].outputs += output.iter().filter(|y| **y != 0.0).count() as u64;
         if self.class.layers[layer].strategy != Strategy::Gate {
             return;
         }
@@ -83,7 +90,7 @@ impl Count<'_> {
         let counts = &mut self.counts[layer];
         for (&y, &gated) in dense.iter().zip(output).filter(|(y, _)| **y != 0.0) {
             let square = f64::from(y) * f64::from(y);
-            counts.positive += 1;
+            counts.active += 1;
             counts.energy += square;
             if gated == 0.0 {
                 counts.lost += square;
@@ -103,12 +110,12 @@ impl Observer for Count<'_> {
         if layer > 0 {
             self.take_output(layer - 1, &rows);
         }
-        self.counts[layer].inputs += rows.iter().filter(|x| **x != 0.0).count();
+        self.counts[layer].inputs += rows.iter().filter(|x| **x != 0.0).count() as u64;
         self.input = rows;
     }
 
     fn after(&mut self, layer: usize, _rows: usize, computed: usize) {
-        self.counts[layer].computed += computed;
+        self.counts[layer].computed += computed as u64;
     }
 
     fn output(&mut self, rows: DenseRows<'_>) {
@@ -167,24 +174,45 @@ impl Network {
         check_sample("x", rows.rows)?;
         check_sample("batch_size", batch)?;
         let class = self.plan.for_rows(batch);
-        let counts = vec![Counts::default(); self.layers.len()];
-        let mut count = Count { network: self, class, counts, input: Vec::new() };
-        for rows in rows.batches(batch) {
-            self.observe(class, rows, &mut count)?;
-        }
-        let seconds = self.layer_seconds(class, rows, batch, time)?;
+        let counts = self.count(rows, batch)?;
+        let seconds = self.time_layers(class, rows, batch, time, 3)?;
         Ok((0..self.layers.len())
-            .map(|i| {
-                self.layer_profile(i, class.layers[i], &count.counts[i], rows.rows, seconds[i])
-            })
+            .map(|i| self.layer_profile(i, class.layers[i], &counts[i], rows.rows, seconds[i]))
             .collect())
+    }
+
+    /// Runs the network over `rows` under the plan for `batch` rows a call, and counts what each
+    /// layer does. Layers that are gated are computed in full too, from the same inputs.
+    ///
+    /// # Errors
+    /// Rows of another width than the network's, no rows, or a `batch` of 0.
+    pub fn count(&self, rows: Rows<'_>, batch: usize) -> Result<Vec<LayerCounts>> {
+        check_sample("x", rows.rows)?;
+        check_sample("batch_size", batch)?;
+        let class = self.plan.for_rows(batch);
+        let counts = vec![LayerCounts::default(); self.layers.len()];
+        let mut count = Count { network: self, class, counts, input: Vec::new() };
+        self.observe(class, rows, &mut count)?;
+        Ok(count.counts)
+    }
+
+    /// Median seconds per row of each layer under the plan for `batch` rows a call, on one thread,
+    /// over passes repeated for at least `time`.
+    ///
+    /// # Errors
+    /// As [`Network::profile`].
+    pub fn layer_seconds(&self, rows: Rows<'_>, batch: usize, time: Duration) -> Result<Vec<f64>> {
+        self.check_width(rows)?;
+        check_sample("x", rows.rows)?;
+        check_sample("batch_size", batch)?;
+        self.time_layers(self.plan.for_rows(batch), rows, batch, time, 1)
     }
 
     fn layer_profile(
         &self,
         i: usize,
         plan: LayerPlan,
-        counts: &Counts,
+        counts: &LayerCounts,
         rows: usize,
         seconds: f64,
     ) -> LayerProfile {
@@ -207,7 +235,7 @@ impl Network {
             density_in,
             density_out: counts.outputs as f64 / (n * h),
             computed_share,
-            recall: rank.map(|_| ratio(counts.kept as f64, counts.positive as f64, 1.0)),
+            recall: rank.map(|_| ratio(counts.kept as f64, counts.active as f64, 1.0)),
             lost_energy: rank.map(|_| ratio(counts.lost, counts.energy, 0.0)),
             seconds,
             multiply_adds,
@@ -215,19 +243,20 @@ impl Network {
         }
     }
 
-    /// Median seconds per row of each layer.
-    fn layer_seconds(
+    /// Median seconds per row of each layer, over passes repeated for `time`.
+    fn time_layers(
         &self,
         class: &ClassPlan,
         rows: Rows<'_>,
         batch: usize,
         time: Duration,
+        least_passes: usize,
     ) -> Result<Vec<f64>> {
         let overhead = clock_overhead();
         let layers = self.layers.len();
         let mut passes: Vec<Vec<f64>> = vec![Vec::new(); layers];
         let begin = Instant::now();
-        // One pass to warm up, then at least three.
+        // The first pass warms up.
         for pass in 0.. {
             let mut tiles = 0;
             let mut clock = Clock { start: begin, nanoseconds: vec![0.0; layers] };
@@ -240,7 +269,7 @@ impl Network {
                     times.push((t - tiles as f64 * overhead).max(0.0));
                 }
             }
-            if pass >= 3 && begin.elapsed() > time {
+            if pass >= least_passes && begin.elapsed() > time {
                 break;
             }
         }
@@ -249,16 +278,22 @@ impl Network {
     }
 
     /// Measures which strategy is the fastest for each layer and batch class on this machine and
-    /// these rows, on one thread, and returns the network with that plan. Gates are used where a
-    /// layer has one and it is faster. `time` is about what each class takes.
+    /// these rows, and returns the network with that plan. Gates are used where a layer has one and
+    /// it is faster. `time` is about what each class takes; calls use `threads` threads.
     ///
     /// Layer times under each uniform plan propose a mix; then whole passes decide: the mix, its
     /// neighbours that differ in one layer, and dense, measured by turns. Where nothing is faster
-    /// than dense, the plan is dense.
+    /// than dense, the plan is dense. A gate, which is not exact, must gain 2 % over doing without.
     ///
     /// # Errors
-    /// Rows of another width, no rows, or batch sizes that [`Plan::new`] refuses.
-    pub fn tune(&self, rows: Rows<'_>, batch_sizes: &[usize], time: Duration) -> Result<Network> {
+    /// Rows of another width, no rows, 0 threads, or batch sizes that [`Plan::new`] refuses.
+    pub fn tune(
+        &self,
+        rows: Rows<'_>,
+        batch_sizes: &[usize],
+        time: Duration,
+        threads: usize,
+    ) -> Result<Network> {
         self.check_width(rows)?;
         check_sample("x", rows.rows)?;
         let dense = LayerPlan { strategy: Strategy::Dense, precision: Precision::F32 };
@@ -274,94 +309,213 @@ impl Network {
             });
         }
         for class in &mut classes {
-            class.layers = self.tune_class(rows, class.rows, time)?;
+            let gates = (0..self.layers.len()).map(|i| self.layers[i].gate.is_some()).collect();
+            let sample = Sample::new(self, rows, class.rows, time, threads)?;
+            class.layers = Tuning { network: self, sample: sample.view(), gates }.careful()?;
         }
         self.with_plan(Plan::new(classes)?)
     }
 
-    fn tune_class(&self, rows: Rows<'_>, batch: usize, time: Duration) -> Result<Vec<LayerPlan>> {
-        let repeated;
-        let rows = if rows.rows < batch {
-            repeated = rows.repeated(batch);
-            repeated.rows()
-        } else {
-            rows
+    /// Measures the plan's classes again, within about `time` in all: for a plan that was made on
+    /// another machine. Gates stay off where no class of the plan has them on. A class that cannot
+    /// be measured within its share of the time keeps its plan.
+    ///
+    /// # Errors
+    /// Rows of another width, or no rows.
+    pub fn retune(&self, rows: Rows<'_>, time: Duration) -> Result<Network> {
+        self.check_width(rows)?;
+        check_sample("x", rows.rows)?;
+        let mut classes = self.plan.classes().to_vec();
+        let used = |i: usize| {
+            self.plan.classes().iter().any(|class| class.layers[i].strategy == Strategy::Gate)
         };
-        let options = |i: usize| {
-            let gate = self.layers[i].gate.is_some().then_some(Strategy::Gate);
-            [Some(Strategy::Dense), Some(Strategy::Skip), gate].into_iter().flatten()
-        };
-        let sample = rows.slice(0, rows.rows.min(batch.max(64)));
-        let mut best = vec![(f64::INFINITY, Strategy::Dense); self.layers.len()];
+        let gates: Vec<_> = (0..self.layers.len()).map(used).collect();
+        let share = time / classes.len() as u32;
+        for class in &mut classes {
+            let batch = class.rows.min(TILE);
+            let sample = Sample::new(self, rows, batch, share, 1)?;
+            let tuning = Tuning { network: self, sample: sample.view(), gates: gates.clone() };
+            if let Some(layers) = tuning.quick(&class.layers)? {
+                class.layers = layers;
+            }
+        }
+        self.with_plan(Plan::new(classes)?)
+    }
+}
+
+/// The rows that a class is tuned on.
+struct Sample<'a> {
+    rows: Rows<'a>,
+    repeated: Option<OwnedRows>,
+    batch: usize,
+    time: Duration,
+    threads: usize,
+}
+
+/// A [`Sample`] whose rows are at least one batch.
+#[derive(Clone, Copy)]
+struct SampleView<'a> {
+    rows: Rows<'a>,
+    batch: usize,
+    time: Duration,
+    threads: usize,
+}
+
+impl<'a> Sample<'a> {
+    /// A sample for calls of `batch` rows, or of fewer where such calls take too long to be repeated
+    /// within `time`: large calls are made of tiles, so that a part is as good as the whole.
+    fn new(
+        network: &Network,
+        rows: Rows<'a>,
+        batch: usize,
+        time: Duration,
+        threads: usize,
+    ) -> Result<Self> {
+        if threads == 0 {
+            return Err(Error::Threads { name: "num_threads", got: "0".to_owned() });
+        }
+        let dense = network.dense_row_time();
+        let most = (time.as_secs_f64() / 20.0 / dense.as_secs_f64().max(1e-9)) as usize;
+        let batch = batch.min(most.max(4 * TILE * threads));
+        let repeated = (rows.rows < batch).then(|| rows.repeated(batch));
+        Ok(Sample { rows, repeated, batch, time, threads })
+    }
+
+    fn view(&self) -> SampleView<'_> {
+        let rows = self.repeated.as_ref().map_or(self.rows, OwnedRows::rows);
+        SampleView { rows, batch: self.batch, time: self.time, threads: self.threads }
+    }
+}
+
+/// The choice of a class's strategies.
+struct Tuning<'a> {
+    network: &'a Network,
+    sample: SampleView<'a>,
+    /// Whether a layer's gate may be used.
+    gates: Vec<bool>,
+}
+
+impl Tuning<'_> {
+    /// The mix of the fastest layers, its neighbours, and dense, each in whole calls.
+    fn careful(&self) -> Result<Vec<LayerPlan>> {
+        let mix = self.mix(self.sample.time / 10, 3)?;
+        let mut candidates = vec![vec![Strategy::Dense; mix.len()]];
+        if mix != candidates[0] {
+            candidates.push(mix.clone());
+        }
+        for i in 0..mix.len() {
+            for strategy in self.options(i).filter(|s| *s != mix[i]) {
+                let mut neighbour = mix.clone();
+                neighbour[i] = strategy;
+                candidates.push(neighbour);
+            }
+        }
+        let times = self.call_seconds(&candidates, 3)?;
+        Ok(layer_plans(&candidates[fastest(&candidates, &times)]))
+    }
+
+    /// The mix of the fastest layers, the plan as it is, and dense; `None` where time is too short.
+    fn quick(&self, plan: &[LayerPlan]) -> Result<Option<Vec<LayerPlan>>> {
+        let dense = vec![Strategy::Dense; plan.len()];
+        let begin = Instant::now();
+        self.call_seconds(std::slice::from_ref(&dense), 1)?;
+        // What follows takes about as long as nine times this.
+        if begin.elapsed() * 9 > self.sample.time {
+            return Ok(None);
+        }
+        let mix = self.mix(Duration::ZERO, 1)?;
+        let mut candidates = vec![dense, plan.iter().map(|layer| layer.strategy).collect()];
+        if !candidates.contains(&mix) {
+            candidates.push(mix);
+        }
+        let left = self.sample.time.saturating_sub(begin.elapsed());
+        let sample = SampleView { time: left, ..self.sample };
+        let tuning = Tuning { network: self.network, sample, gates: self.gates.clone() };
+        let times = tuning.call_seconds(&candidates, 1)?;
+        Ok(Some(layer_plans(&candidates[fastest(&candidates, &times)])))
+    }
+
+    fn options(&self, i: usize) -> impl Iterator<Item = Strategy> {
+        let gate = self.gates[i].then_some(Strategy::Gate);
+        [Some(Strategy::Dense), Some(Strategy::Skip), gate].into_iter().flatten()
+    }
+
+    /// Each layer's fastest strategy, from passes under each uniform plan.
+    fn mix(&self, time: Duration, passes: usize) -> Result<Vec<Strategy>> {
+        let SampleView { rows, batch, .. } = self.sample;
+        let rows = rows.slice(0, rows.rows.min(batch.max(if passes > 1 { 64 } else { 16 })));
+        let mut best = vec![(f64::INFINITY, Strategy::Dense); self.network.layers.len()];
         for strategy in Strategy::ALL {
-            let fallback = |i| options(i).find(|s| *s == strategy).unwrap_or(Strategy::Skip);
+            let fallback = |i| self.options(i).find(|s| *s == strategy).unwrap_or(Strategy::Skip);
             let strategies: Vec<_> = (0..best.len()).map(fallback).collect();
-            let network = self.with_plan(Plan::from_strategies(&strategies))?;
+            let network = self.network.with_plan(Plan::from_strategies(&strategies))?;
             let class = &network.plan.classes()[0];
-            let seconds = network.layer_seconds(class, sample, batch, time / 10)?;
+            let seconds = network.time_layers(class, rows, batch, time, passes)?;
             for ((best, seconds), strategy) in best.iter_mut().zip(seconds).zip(strategies) {
                 if seconds < best.0 {
                     *best = (seconds, strategy);
                 }
             }
         }
-        let mix: Vec<_> = best.iter().map(|best| best.1).collect();
-        let mut candidates = vec![vec![Strategy::Dense; mix.len()]];
-        if mix != candidates[0] {
-            candidates.push(mix.clone());
-        }
-        for i in 0..mix.len() {
-            for strategy in options(i).filter(|s| *s != mix[i]) {
-                let mut neighbour = mix.clone();
-                neighbour[i] = strategy;
-                candidates.push(neighbour);
-            }
-        }
+        Ok(best.into_iter().map(|(_, strategy)| strategy).collect())
+    }
+
+    /// Median seconds per call under each candidate, measured by turns for about the sample's time
+    /// and at least `rounds` rounds, with other rows each call where there are enough.
+    fn call_seconds(&self, candidates: &[Vec<Strategy>], rounds: usize) -> Result<Vec<f64>> {
+        let SampleView { rows, batch, time, threads } = self.sample;
         let networks = candidates
             .iter()
-            .map(|strategies| self.with_plan(Plan::from_strategies(strategies)))
+            .map(|strategies| self.network.with_plan(Plan::from_strategies(strategies)))
             .collect::<Result<Vec<_>>>()?;
-        let times = call_seconds(&networks, rows, batch, time)?;
-        let fastest = (0..times.len()).min_by(|a, b| times[*a].total_cmp(&times[*b]));
-        let strategies = &candidates[fastest.unwrap_or(0)];
-        let plan = |&strategy| LayerPlan { strategy, precision: Precision::F32 };
-        Ok(strategies.iter().map(plan).collect())
+        let mut out = vec![0.0; batch * self.network.output_size()];
+        let mut times: Vec<Vec<f64>> = vec![Vec::new(); networks.len()];
+        let starts = rows.rows - batch + 1;
+        let begin = Instant::now();
+        let mut call = 0_usize;
+        // A turn is a few calls for short ones, so that the caches are as a loop of calls leaves
+        // them; its first call meets them as the last network left them.
+        let turn = if batch < TILE { 4 * (8 / batch).max(1) } else { 2 };
+        for round in 1.. {
+            for (network, times) in networks.iter().zip(&mut times) {
+                for i in 0..turn {
+                    let first = (call * batch) % starts;
+                    call += 1;
+                    let start = Instant::now();
+                    network.forward(rows.slice(first, batch), &mut out, Some(threads))?;
+                    if i > 0 {
+                        times.push(start.elapsed().as_secs_f64());
+                    }
+                }
+            }
+            if round >= rounds && begin.elapsed() > time {
+                break;
+            }
+            // One candidate is only timed to see how long it takes.
+            if networks.len() == 1 {
+                break;
+            }
+        }
+        Ok(times.iter_mut().map(|times| median(times)).collect())
     }
 }
 
-/// Median seconds per call of each network on `batch` rows, measured by turns for about `time`, with
-/// other rows each call where there are more than one batch of them.
-fn call_seconds(
-    networks: &[Network],
-    rows: Rows<'_>,
-    batch: usize,
-    time: Duration,
-) -> Result<Vec<f64>> {
-    let mut out = vec![0.0; batch * networks[0].output_size()];
-    let mut times: Vec<Vec<f64>> = vec![Vec::new(); networks.len()];
-    let starts = rows.rows - batch + 1;
-    let begin = Instant::now();
-    let mut call = 0_usize;
-    // A turn is a few calls for short ones, so that the caches are as a loop of calls leaves them.
-    let turn = 4 * (8 / batch).max(1);
-    for round in 0.. {
-        for (network, times) in networks.iter().zip(&mut times) {
-            for i in 0..turn {
-                let first = (call * batch) % starts;
-                call += 1;
-                let start = Instant::now();
-                network.forward(rows.slice(first, batch), &mut out, Some(1))?;
-                // The first call of a turn meets the caches as the last network left them.
-                if i > 0 {
-                    times.push(start.elapsed().as_secs_f64());
-                }
-            }
-        }
-        if round >= 2 && begin.elapsed() > time {
-            break;
-        }
-    }
-    Ok(times.iter_mut().map(|times| median(times)).collect())
+/// The fastest candidate, or one with fewer gates that is nearly as fast.
+fn fastest(candidates: &[Vec<Strategy>], times: &[f64]) -> usize {
+    let gates = |i: usize| candidates[i].iter().filter(|s| **s == Strategy::Gate).count();
+    let least = times.iter().copied().fold(f64::INFINITY, f64::min);
+    (0..times.len())
+        .filter(|i| times[*i] <= least * GATE_MUST_GAIN)
+        .min_by(|a, b| gates(*a).cmp(&gates(*b)).then(times[*a].total_cmp(&times[*b])))
+        .unwrap_or(0)
+}
+
+/// What is not exact must be this much faster than what is.
+const GATE_MUST_GAIN: f64 = 1.02;
+
+fn layer_plans(strategies: &[Strategy]) -> Vec<LayerPlan> {
+    let plan = |&strategy| LayerPlan { strategy, precision: Precision::F32 };
+    strategies.iter().map(plan).collect()
 }
 
 fn check_sample(name: &str, got: usize) -> Result<()> {

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use crate::kernels::{
     Aligned, DenseRows, DenseRowsMut, Lists, ListsMut, Span, list_stride, padded, zeros,
 };
+use crate::simd::LANES;
 use crate::strategy::Needs;
 
 /// Everything a tile needs between its rows coming in and going out.
@@ -32,6 +33,9 @@ pub(crate) struct GateScratch {
     pub(crate) live_spans: Vec<Span>,
     pub(crate) unit_starts: Vec<u32>,
     pub(crate) unit_rows: Vec<u32>,
+    /// Vectors of a row that are not all zero, per row.
+    pub(crate) blocks: Vec<u32>,
+    pub(crate) block_counts: Vec<u32>,
 }
 
 impl Default for GateScratch {
@@ -42,6 +46,8 @@ impl Default for GateScratch {
             live_spans: Vec::new(),
             unit_starts: Vec::new(),
             unit_rows: Vec::new(),
+            blocks: Vec::new(),
+            block_counts: Vec::new(),
         }
     }
 }
@@ -62,13 +68,15 @@ impl Workspace {
 }
 
 impl GateScratch {
-    /// Makes room for a gate of this rank and layer width on `rows` rows.
-    pub(crate) fn reserve(&mut self, rows: usize, rank: usize, units: usize) {
+    /// Makes room for a gate of this rank on a layer of these widths and `rows` rows.
+    pub(crate) fn reserve(&mut self, rows: usize, rank: usize, inputs: usize, units: usize) {
         grow(&mut self.low_rank, rows * padded(rank));
         grow(&mut self.live, rows * list_stride(units));
         grow_vec(&mut self.live_spans, rows);
         grow_vec(&mut self.unit_starts, units + 1);
         grow_vec(&mut self.unit_rows, rows * units);
+        grow_vec(&mut self.blocks, rows * (inputs / LANES));
+        grow_vec(&mut self.block_counts, rows);
     }
 }
 

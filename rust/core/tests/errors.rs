@@ -287,13 +287,22 @@ fn measuring() {
     refused(network.profile(rows(0, 3), 1, zero), "rows of x must be at least 1, got 0");
     refused(network.profile(rows(1, 3), 0, zero), "batch_size must be at least 1, got 0");
     refused(network.profile(rows(1, 2), 1, zero), "x must have shape (n, 3), got (1, 2)");
-    refused(network.tune(rows(0, 3), &[1], zero), "rows of x must be at least 1, got 0");
-    refused(network.tune(rows(4, 2), &[1], zero), "x must have shape (n, 3), got (4, 2)");
+    refused(network.tune(rows(0, 3), &[1], zero, 1), "rows of x must be at least 1, got 0");
+    refused(network.tune(rows(4, 2), &[1], zero, 1), "x must have shape (n, 3), got (4, 2)");
     let expected =
         "batch_sizes must be distinct numbers of rows, at least one, each at least 1, got";
-    refused(network.tune(rows(4, 3), &[], zero), &format!("{expected} none"));
-    refused(network.tune(rows(4, 3), &[0], zero), &format!("{expected} 0"));
-    refused(network.tune(rows(4, 3), &[2, 2], zero), &format!("{expected} 2 twice"));
+    refused(
+        network.tune(rows(4, 3), &[1], zero, 0),
+        "num_threads must be an integer of at least 1, got 0",
+    );
+    refused(network.retune(rows(0, 3), zero), "rows of x must be at least 1, got 0");
+    refused(network.retune(rows(4, 2), zero), "x must have shape (n, 3), got (4, 2)");
+    refused(network.count(rows(0, 3), 1), "rows of x must be at least 1, got 0");
+    refused(network.count(rows(4, 3), 0), "batch_size must be at least 1, got 0");
+    refused(network.layer_seconds(rows(4, 3), 0, zero), "batch_size must be at least 1, got 0");
+    refused(network.tune(rows(4, 3), &[], zero, 1), &format!("{expected} none"));
+    refused(network.tune(rows(4, 3), &[0], zero, 1), &format!("{expected} 0"));
+    refused(network.tune(rows(4, 3), &[2, 2], zero, 1), &format!("{expected} 2 twice"));
 }
 
 /// What only the system can cause.

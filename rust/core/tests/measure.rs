@@ -156,7 +156,7 @@ fn tuning_keeps_the_answers() {
         let network = model.network(isa, &dense).with_gates(vec![None, None, None]).unwrap();
         let before = bits(&forward(&network, &data, n));
         // 200 is more than there are rows.
-        let tuned = network.tune(rows, &[64, 1, 200], SHORT).unwrap();
+        let tuned = network.tune(rows, &[64, 1, 200], SHORT, 1).unwrap();
         let sizes: Vec<_> = tuned.plan().classes().iter().map(|class| class.rows).collect();
         assert_eq!(sizes, [1, 64, 200]);
         for class in tuned.plan().classes() {
@@ -181,7 +181,7 @@ fn tuning_may_use_gates_and_takes_all_kinds_of_rows() {
         Rows::csr(&[1, 2, 2], &[3, 4], &[1.0, 2.0], 10).unwrap(),
         Rows::csr(&[0, 0], &[], &[], 10).unwrap(),
     ] {
-        let tuned = network.tune(rows, &[1, 9], Duration::ZERO).unwrap();
+        let tuned = network.tune(rows, &[1, 9], Duration::ZERO, 1).unwrap();
         assert_eq!(tuned.plan().classes().len(), 2);
         assert!(tuned.gate(0).is_some());
     }
@@ -200,4 +200,36 @@ fn a_network_tells_what_it_is() {
     let before = dense.nbytes();
     let gated = dense.with_gates(model.gates.clone()).unwrap();
     assert!(gated.nbytes() > before, "so do the gate and the layout that it needs");
+}
+
+/// A plan is measured again class by class; a gate that no class uses stays off.
+#[test]
+fn retuning_keeps_classes_and_gates() {
+    let model = Model::relu(9, &[40, 90, 60, 5]);
+    let network = model.network(Isa::best(), &model.uniform(Strategy::Dense));
+    let data = Random(10).rows(8, 40);
+    let rows = Rows::f32(&data, 8, 40, 40).unwrap();
+    for (first, second, allowed) in [
+        (Strategy::Skip, Strategy::Dense, [false, false]),
+        (Strategy::Gate, Strategy::Skip, [true, false]),
+        (Strategy::Gate, Strategy::Gate, [true, true]),
+    ] {
+        let plan = Plan::from_strategies(&[first, second, Strategy::Dense]);
+        let layers = plan.classes()[0].layers.clone();
+        let class = |rows| ClassPlan { rows, layers: layers.clone() };
+        let planned = network.with_plan(Plan::new(vec![class(1), class(1024)]).unwrap()).unwrap();
+        for time in [Duration::from_secs(1), Duration::from_millis(20), Duration::ZERO] {
+            let again = planned.retune(rows, time).unwrap();
+            let classes = again.plan().classes();
+            assert_eq!(classes.iter().map(|class| class.rows).collect::<Vec<_>>(), [1, 1024]);
+            for class in classes {
+                for (layer, allowed) in class.layers.iter().zip(allowed) {
+                    assert!(allowed || layer.strategy != Strategy::Gate);
+                }
+            }
+            if time.is_zero() {
+                assert_eq!(again.plan(), planned.plan(), "there was no time to measure");
+            }
+        }
+    }
 }

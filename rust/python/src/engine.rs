@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use lrgate::{
-    Activation, ClassPlan, Gate, InputMap, Layer, LayerPlan, Network, Plan, Precision, Strategy,
+    Activation, ClassPlan, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network, Plan, Precision,
+    Strategy,
 };
 use numpy::ndarray::ArrayView2;
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
@@ -103,18 +104,67 @@ impl Engine {
     }
 
     /// Measures the fastest plan on these rows; about `seconds` per batch size.
+    #[pyo3(signature = (x, batch_sizes, seconds, num_threads=1))]
     fn tune(
         &self,
         py: Python<'_>,
         x: &Bound<'_, PyAny>,
         batch_sizes: Vec<usize>,
         seconds: f64,
+        num_threads: usize,
     ) -> PyResult<Self> {
         let x = PyRows::new(x, self.network.input_size())?;
         let rows = x.rows()?;
         let time = duration(seconds)?;
-        let network = py.detach(|| self.network.tune(rows, &batch_sizes, time));
+        let network = py.detach(|| self.network.tune(rows, &batch_sizes, time, num_threads));
         Ok(Engine { network: network.map_err(to_py)? })
+    }
+
+    /// Measures the plan's classes again, within about `seconds` in all.
+    fn retune(&self, py: Python<'_>, x: &Bound<'_, PyAny>, seconds: f64) -> PyResult<Self> {
+        let x = PyRows::new(x, self.network.input_size())?;
+        let rows = x.rows()?;
+        let time = duration(seconds)?;
+        let network = py.detach(|| self.network.retune(rows, time));
+        Ok(Engine { network: network.map_err(to_py)? })
+    }
+
+    /// What each layer does on these rows under the plan for `batch_size` rows a call: sums.
+    fn count<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        batch_size: usize,
+    ) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let x = PyRows::new(x, self.network.input_size())?;
+        let rows = x.rows()?;
+        let counts = py.detach(|| self.network.count(rows, batch_size)).map_err(to_py)?;
+        let layer = |counts: LayerCounts| {
+            let dict = PyDict::new(py);
+            dict.set_item("inputs", counts.inputs)?;
+            dict.set_item("outputs", counts.outputs)?;
+            dict.set_item("computed", counts.computed)?;
+            dict.set_item("active", counts.active)?;
+            dict.set_item("kept", counts.kept)?;
+            dict.set_item("energy", counts.energy)?;
+            dict.set_item("lost", counts.lost)?;
+            Ok(dict)
+        };
+        counts.into_iter().map(layer).collect()
+    }
+
+    /// Seconds per row of each layer on one thread, `batch_size` rows a call.
+    fn layer_seconds(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        batch_size: usize,
+        seconds: f64,
+    ) -> PyResult<Vec<f64>> {
+        let x = PyRows::new(x, self.network.input_size())?;
+        let rows = x.rows()?;
+        let time = duration(seconds)?;
+        py.detach(|| self.network.layer_seconds(rows, batch_size, time)).map_err(to_py)
     }
 
     /// What each layer does on these rows, `batch_size` rows a call, as one dict per layer.

@@ -1,9 +1,15 @@
 //! Dot products of chosen units: the gate's second half. A unit that is off is never read.
 //!
-//! Two shapes share one loop. Few rows: a row's live units four at a time, sharing each load of the
-//! row. Many rows: a unit's rows four at a time, sharing each load of the unit's weights, which stay
-//! in L1 while the rows pass. A dot product is the same two chains over the inputs in both, so its
-//! bits do not depend on the shape.
+//! Two shapes. Few rows: a row's live units four at a time, sharing each load of the row. Many rows:
+//! a unit's rows, its weights staying in L1 while the rows pass.
+//!
+//! A cache line of weights that only zeros would multiply need not be read either: a row with zeros
+//! lists its *blocks*, the vectors of sixteen inputs of which one or more is not zero, and a dot
+//! product visits these alone. So a gate on sparse rows saves twice, by units and by inputs, without
+//! gathering.
+//!
+//! Whether a row's blocks are listed depends on that row alone, and a dot product is two chains in
+//! turn over them, or over all, in both shapes; so its bits do not depend on the other rows.
 
 use super::emit::Fused;
 use super::{DenseRows, DenseRowsMut, Lists, ListsMut, Span, UnitRows, padded};
@@ -23,12 +29,22 @@ pub(crate) struct LiveUnits<'a> {
     /// Scratch for the unit-by-unit shape: `outputs + 1` and one entry per live pair.
     pub(crate) unit_starts: &'a mut [u32],
     pub(crate) unit_rows: &'a mut [u32],
+    /// Scratch for the rows' blocks: per row as many entries as a row has whole vectors.
+    pub(crate) blocks: &'a mut [u32],
+    pub(crate) block_counts: &'a mut [u32],
 }
+
+/// Rows of which more than this share of blocks is not all zero are taken whole: a block at a time
+/// costs a little more than a run through all of them.
+const BLOCKS_UP_TO: f32 = 0.8;
+
+/// The count of a row that is taken whole.
+const NOT_LISTED: u32 = u32::MAX;
 
 /// From this many rows on, units are taken one by one with the rows that need them.
 const BY_UNIT_FROM: usize = 8;
 
-impl LiveUnits<'_> {
+impl<'a> LiveUnits<'a> {
     #[inline(always)]
     fn put(&mut self, row: usize, unit: usize, sum: f32) {
         let y = self.activation.apply_one(sum + self.bias[unit]);
@@ -42,26 +58,77 @@ impl LiveUnits<'_> {
         }
     }
 
+    /// Lists the blocks of every row that has enough zero ones.
+    #[inline(always)]
+    fn list_blocks<S: Simd>(&mut self, simd: S) {
+        let whole = self.rows.columns() / LANES;
+        for r in 0..self.rows.rows() {
+            let x = self.rows.row(r);
+            let blocks = &mut self.blocks[r * whole..][..whole];
+            let mut len = 0;
+            for block in 0..whole {
+                // SAFETY: the block is within the row.
+                let v = unsafe { simd.load(x.as_ptr().add(block * LANES)) };
+                blocks[len] = block as u32;
+                len += usize::from(simd.nonzero(v) != 0);
+            }
+            let listed = len as f32 <= BLOCKS_UP_TO * whole as f32;
+            self.block_counts[r] = if listed { len as u32 } else { NOT_LISTED };
+        }
+    }
+
+    /// The blocks of row `r`, where they are listed.
+    #[inline(always)]
+    fn blocks(&self, r: usize) -> Option<&[u32]> {
+        let (whole, count) = (self.rows.columns() / LANES, self.block_counts[r]);
+        (count != NOT_LISTED).then(|| &self.blocks[r * whole..][..count as usize])
+    }
+
     #[inline(always)]
     fn by_row<S: Simd>(&mut self, simd: S) {
         for r in 0..self.rows.rows() {
             let x = self.rows.row(r);
             let Span { start, len } = self.spans[r];
-            let mut units = self.live[start..start + len].chunks_exact(4);
-            for four in units.by_ref() {
-                let mut w: [&[f32]; 4] = [&[]; 4];
-                for (w, unit) in w.iter_mut().zip(four) {
-                    *w = self.weights.unit(*unit as usize);
-                }
-                let sums = dots::<S, 4, 1>(simd, w, [x]);
-                for (unit, [sum]) in four.iter().zip(sums) {
+            let live = &self.live[start..start + len];
+            let whole = live.len() / 4 * 4;
+            for (at, four) in live[..whole].chunks_exact(4).enumerate() {
+                let w = self.four(four);
+                let sums = match self.blocks(r) {
+                    None => dots::<S, 4, 1>(simd, w, [x]).map(|[sum]| sum),
+                    Some(blocks) => {
+                        let next = &live[(at + 1) * 4..];
+                        let next = if next.len() < 4 { w } else { self.four(&next[..4]) };
+                        block_dots::<S, 4>(simd, w, x, blocks, next)
+                    }
+                };
+                for (unit, sum) in four.iter().zip(sums) {
                     self.put(r, *unit as usize, sum);
                 }
             }
-            for &unit in units.remainder() {
-                let [[sum]] = dots::<S, 1, 1>(simd, [self.weights.unit(unit as usize)], [x]);
+            for &unit in &live[whole..] {
+                let sum = self.one(simd, r, unit as usize);
                 self.put(r, unit as usize, sum);
             }
+        }
+    }
+
+    /// The weights of four units.
+    #[inline(always)]
+    fn four(&self, units: &[u32]) -> [&'a [f32]; 4] {
+        let mut w: [&[f32]; 4] = [&[]; 4];
+        for (w, unit) in w.iter_mut().zip(units) {
+            *w = self.weights.unit(*unit as usize);
+        }
+        w
+    }
+
+    /// One dot product.
+    #[inline(always)]
+    fn one<S: Simd>(&self, simd: S, r: usize, unit: usize) -> f32 {
+        let (x, w) = (self.rows.row(r), self.weights.unit(unit));
+        match self.blocks(r) {
+            None => dots::<S, 1, 1>(simd, [w], [x])[0][0],
+            Some(blocks) => block_dots::<S, 1>(simd, [w], x, blocks, [w])[0],
         }
     }
 
@@ -72,23 +139,32 @@ impl LiveUnits<'_> {
             let (start, end) =
                 (self.unit_starts[unit] as usize, self.unit_starts[unit + 1] as usize);
             let w = self.weights.unit(unit);
-            let mut at = start;
-            while at + 4 <= end {
-                let mut x: [&[f32]; 4] = [&[]; 4];
-                for (x, row) in x.iter_mut().zip(&self.unit_rows[at..]) {
-                    *x = self.rows.row(*row as usize);
-                }
-                let [sums] = dots::<S, 1, 4>(simd, [w], x);
-                for (i, sum) in sums.into_iter().enumerate() {
-                    self.put(self.unit_rows[at + i] as usize, unit, sum);
-                }
-                at += 4;
-            }
-            while at < end {
+            // Rows that share the loads of weights wait here until they are four.
+            let (mut waiting, mut count) = ([0; 4], 0);
+            for at in start..end {
                 let row = self.unit_rows[at] as usize;
-                let [[sum]] = dots::<S, 1, 1>(simd, [w], [self.rows.row(row)]);
+                if let Some(blocks) = self.blocks(row) {
+                    let [sum] = block_dots::<S, 1>(simd, [w], self.rows.row(row), blocks, [w]);
+                    self.put(row, unit, sum);
+                    continue;
+                }
+                waiting[count] = row;
+                count += 1;
+                if count == 4 {
+                    count = 0;
+                    let mut x: [&[f32]; 4] = [&[]; 4];
+                    for (x, row) in x.iter_mut().zip(waiting) {
+                        *x = self.rows.row(row);
+                    }
+                    let [sums] = dots::<S, 1, 4>(simd, [w], x);
+                    for (row, sum) in waiting.into_iter().zip(sums) {
+                        self.put(row, unit, sum);
+                    }
+                }
+            }
+            for row in waiting.into_iter().take(count) {
+                let sum = self.one(simd, row, unit);
                 self.put(row, unit, sum);
-                at += 1;
             }
         }
     }
@@ -125,6 +201,7 @@ impl Kernel for LiveUnits<'_> {
     fn run<S: Simd>(mut self, simd: S) {
         assert_eq!(self.rows.columns(), self.weights.inputs());
         assert_eq!(self.unit_starts.len(), self.weights.outputs() + 1);
+        self.list_blocks(simd);
         if self.rows.rows() < BY_UNIT_FROM {
             self.by_row(simd);
         } else {
@@ -211,6 +288,59 @@ fn dots<S: Simd, const U: usize, const R: usize>(
         for r in 0..R {
             sums[u][r] = simd.sum(simd.add(even[u][r], odd[u][r]));
         }
+    }
+    sums
+}
+
+/// The dot products of padded weight rows with the blocks of a row, and with what the row has after
+/// its last whole block. `next` is what comes next: its lines are asked for on the way.
+#[inline(always)]
+fn block_dots<S: Simd, const U: usize>(
+    simd: S,
+    weights: [&[f32]; U],
+    x: &[f32],
+    blocks: &[u32],
+    next: [&[f32]; U],
+) -> [f32; U] {
+    let inputs = x.len();
+    assert!(weights.iter().chain(&next).all(|w| w.len() == padded(inputs)));
+    let whole = inputs / LANES * LANES;
+    let mut even = [simd.splat(0.0); U];
+    let mut odd = [simd.splat(0.0); U];
+    let pairs = blocks.len() / 2;
+    // SAFETY: `list_blocks` listed blocks of this row, so each is within it, and within the weight
+    // rows, which are padded to whole vectors; the tail reads what is left of the row.
+    unsafe {
+        for pair in 0..pairs {
+            let first = *blocks.get_unchecked(2 * pair) as usize * LANES;
+            let second = *blocks.get_unchecked(2 * pair + 1) as usize * LANES;
+            let (a, b) = (simd.load(x.as_ptr().add(first)), simd.load(x.as_ptr().add(second)));
+            for u in 0..U {
+                if U > 1 {
+                    simd.prefetch(next[u].as_ptr().add(first));
+                    simd.prefetch(next[u].as_ptr().add(second));
+                }
+                even[u] = simd.mul_add(a, simd.load(weights[u].as_ptr().add(first)), even[u]);
+                odd[u] = simd.mul_add(b, simd.load(weights[u].as_ptr().add(second)), odd[u]);
+            }
+        }
+        for block in &blocks[2 * pairs..] {
+            let at = *block as usize * LANES;
+            let a = simd.load(x.as_ptr().add(at));
+            for u in 0..U {
+                even[u] = simd.mul_add(a, simd.load(weights[u].as_ptr().add(at)), even[u]);
+            }
+        }
+        if whole < inputs {
+            let a = simd.load_partial(x.as_ptr().add(whole), inputs - whole);
+            for u in 0..U {
+                odd[u] = simd.mul_add(a, simd.load(weights[u].as_ptr().add(whole)), odd[u]);
+            }
+        }
+    }
+    let mut sums = [0.0; U];
+    for u in 0..U {
+        sums[u] = simd.sum(simd.add(even[u], odd[u]));
     }
     sums
 }

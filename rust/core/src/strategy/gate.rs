@@ -28,6 +28,9 @@ pub(crate) struct PackedGate {
     v: Panels,
     /// Padded to whole vectors.
     bias: Aligned<f32>,
+    /// Units from here on are live whatever the row (`v` has only zeros for them and the bias is
+    /// positive): they are not scored.
+    scored: usize,
 }
 
 /// Rows with at most this share of non-zeros use the sparse kernel for t. The sparse kernel takes
@@ -40,7 +43,10 @@ impl PackedGate {
         let (inputs, outputs, rank) = (layer.layer.inputs(), layer.layer.outputs(), gate.rank);
         let scale = |i| layer.map.as_ref().map_or(1.0, |map| map.scale(i));
         let u = Panels::pack(inputs, rank, |i, k| gate.u[i * rank + k] * scale(i));
-        let v = Panels::pack(rank, outputs, |k, o| gate.v[k * outputs + o]);
+        let always =
+            |o: &usize| gate.bias[*o] > 0.0 && (0..rank).all(|k| gate.v[k * outputs + *o] == 0.0);
+        let scored = outputs - (1..outputs).rev().take_while(always).count();
+        let v = Panels::pack(rank, scored, |k, o| gate.v[k * outputs + o]);
         let mut bias = zeros(padded(outputs));
         bias[..outputs].copy_from_slice(&gate.bias);
         if let Some(map) = &layer.map {
@@ -59,7 +65,7 @@ impl PackedGate {
         let overflow = bias.iter().copied().find(|b| !b.is_finite());
         match overflow {
             Some(value) => Err(super::not_finite(index, "gate", "input_shift", value)),
-            None => Ok(PackedGate { gate, u, v, bias }),
+            None => Ok(PackedGate { gate, u, v, bias, scored }),
         }
     }
 
@@ -83,8 +89,16 @@ impl PackedGate {
         scratch: &mut GateScratch,
     ) -> usize {
         let n = lists.spans.len();
-        scratch.reserve(n, self.gate.rank, self.gate.bias.len());
-        let GateScratch { low_rank, live, live_spans, unit_starts, unit_rows } = scratch;
+        scratch.reserve(n, self.gate.rank, layer.layer.inputs(), self.gate.bias.len());
+        let GateScratch {
+            low_rank,
+            live,
+            live_spans,
+            unit_starts,
+            unit_rows,
+            blocks,
+            block_counts,
+        } = scratch;
         let live_spans = &mut live_spans[..n];
         let outputs = self.gate.bias.len();
         self.estimate(isa, rows, lists, low_rank);
@@ -108,6 +122,8 @@ impl PackedGate {
                 lists: out_lists,
                 unit_starts: &mut unit_starts[..=outputs],
                 unit_rows,
+                blocks,
+                block_counts,
             }),
             None => isa.run(LiveUnitsOfLists {
                 lists,
@@ -156,9 +172,14 @@ impl PackedGate {
         for (row, span) in spans.iter_mut().enumerate() {
             *span = Span { start: row * stride, len: 0 };
         }
-        let mut emit = Live { bias: &self.bias, units: outputs, index: live, spans };
+        let mut emit = Live { bias: &self.bias, units: self.scored, index: live, spans };
         isa.run(RowsTimesPanels { rows, panels: &self.v, emit: &mut emit });
         for (row, span) in spans.iter_mut().enumerate() {
+            let always = &mut live[span.start + span.len..][..outputs - self.scored];
+            for (slot, unit) in always.iter_mut().zip(self.scored..) {
+                *slot = unit as u32;
+            }
+            span.len += always.len();
             if !rows.row(row).iter().all(|t| t.is_finite()) {
                 span.len = outputs;
                 for (unit, slot) in live[span.start..].iter_mut().take(outputs).enumerate() {

@@ -39,10 +39,18 @@ impl Random {
         (0..count).map(|_| self.value()).collect()
     }
 
-    /// Rows of which about half the values, and the whole of every seventh row, are zero.
+    /// Rows of which about half the values, most vectors of every third row, and the whole of every
+    /// seventh row, are zero.
     pub(crate) fn rows(&mut self, rows: usize, columns: usize) -> Vec<f32> {
         let mut all = self.values(rows * columns);
         all.iter_mut().filter(|x| **x < 0.0).for_each(|x| *x = 0.0);
+        for row in all.chunks_exact_mut(columns).step_by(3) {
+            for vector in row.chunks_mut(16) {
+                if !self.bits().is_multiple_of(4) {
+                    vector.fill(0.0);
+                }
+            }
+        }
         for row in all.chunks_exact_mut(columns).step_by(7) {
             row.fill(0.0);
         }
@@ -79,9 +87,15 @@ impl Model {
         let gate = |i: usize| {
             let (d, h) = (widths[i], widths[i + 1]);
             let rank = (d.min(h) / 3).max(1);
-            let [u, v] = [d * rank, rank * h].map(|n| random.values(n));
+            let [u, mut v] = [d * rank, rank * h].map(|n| random.values(n));
+            let mut bias = random.values(h);
+            // The last eighth of the units is on whatever the row.
+            bias[h - h / 8..].fill(1.0);
+            for o in h - h / 8..h {
+                v.iter_mut().skip(o).step_by(h).for_each(|v| *v = 0.0);
+            }
             let allowed = i + 1 < count && hidden.has_hard_zero();
-            allowed.then(|| Gate::new(u, v, random.values(h), rank))
+            allowed.then(|| Gate::new(u, v, bias, rank))
         };
         let gates = (0..count).map(gate).collect();
         Model { layers, gates, map: None }
