@@ -19,6 +19,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from hypothesis.extra import numpy as hnp
 
 from lrgate import files
 from lrgate.files import FileFormatError, load, save
-from lrgate.model import Activation, ClassPlan, Gate, Layer, Model, Probe
+from lrgate.model import MACHINE_KEYS, Activation, ClassPlan, Gate, Layer, Model, Probe
 
 SUFFIXES = ("npz", "safetensors")
 MIB = 1 << 20
@@ -57,11 +58,16 @@ def full_arrays() -> dict[str, np.ndarray]:
         "layers.0.gate.u": rng.normal(size=(4, 2)).astype(np.float32),
         "layers.0.gate.v": rng.normal(size=(2, 3)).astype(np.float32),
         "layers.0.gate.bias": rng.normal(size=3).astype(np.float32),
+        "layers.0.order": np.int32([2, 0]),
         "input.scale": np.float32([1, 2, 3, 4]),
         "input.shift": np.array(0.5, np.float32),
+        "input.range": np.float32([[0, 0, 0, -1], [255, 255, 255, 1]]),
         "probe.x": rng.integers(0, 256, size=(5, 4)).astype(np.uint8),
         "probe.y": rng.normal(size=(5, 2)).astype(np.float32),
     }
+
+
+MACHINE = {"isa": "avx2", "cpu": "A processor", "l1d": 49152, "l2": 1 << 20, "l3": None}
 
 
 def full_header() -> dict[str, Any]:
@@ -73,6 +79,8 @@ def full_header() -> dict[str, Any]:
         "classes": {"kind": "str", "values": ["cat", "dog"]},
         "plans": [{"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}],
         "metadata": {"command": "train.py --seed 0", "test_error": 0.017},
+        "machine": MACHINE,
+        "report": {"removed": [1], "speed_up": 1.5},
     }
 
 
@@ -86,6 +94,7 @@ def full_model() -> Model:
                 arrays["layers.0.bias"],
                 Activation("clipped_relu", 6.0),
                 gate,
+                arrays["layers.0.order"],
             ),
             Layer(arrays["layers.1.weight"], arrays["layers.1.bias"], Activation("identity")),
         ),
@@ -96,6 +105,9 @@ def full_model() -> Model:
         plan=(ClassPlan(1, ("gate", "skip"), ("f32", "f32")),),
         probe=Probe(arrays["probe.x"], arrays["probe.y"]),
         metadata={"command": "train.py --seed 0", "test_error": 0.017},
+        input_range=arrays["input.range"],
+        machine=MACHINE,
+        report={"removed": [1], "speed_up": 1.5},
     )
 
 
@@ -154,7 +166,9 @@ def write_tensors(path: Path, header: object, content: bytes, length: int | None
 def assert_same(a: Model, b: Model) -> None:
     assert [layer.activation for layer in a.layers] == [layer.activation for layer in b.layers]
     assert (a.task, a.plan, a.metadata) == (b.task, b.plan, b.metadata)
+    assert (a.machine, a.report) == (b.machine, b.report)
     pairs = [(a.classes, b.classes), (a.input_scale, b.input_scale), (a.input_shift, b.input_shift)]
+    pairs += [(a.input_range, b.input_range)]
     pairs += [
         (None if m is None else m.x, None if n is None else n.x) for m, n in [(a.probe, b.probe)]
     ]
@@ -162,7 +176,7 @@ def assert_same(a: Model, b: Model) -> None:
         (None if m is None else m.y, None if n is None else n.y) for m, n in [(a.probe, b.probe)]
     ]
     for m, n in zip(a.layers, b.layers, strict=True):
-        pairs += [(m.weight, n.weight), (m.bias, n.bias)]
+        pairs += [(m.weight, n.weight), (m.bias, n.bias), (m.order, n.order)]
         assert (m.gate is None) == (n.gate is None)
         if m.gate is not None and n.gate is not None:
             pairs += [(m.gate.u, n.gate.u), (m.gate.v, n.gate.v), (m.gate.bias, n.gate.bias)]
@@ -249,6 +263,25 @@ def class_labels(count: int) -> st.SearchStrategy[np.ndarray]:
     return st.one_of(lists).map(np.array)
 
 
+def orders(units: int, activation: Activation) -> st.SearchStrategy[np.ndarray | None]:
+    if activation.name == "softmax":
+        return st.none()
+    fewest = 1 if activation.has_hard_zero else units
+    dtypes = st.sampled_from([np.int32, np.int64, np.uint8])
+    some = st.tuples(st.permutations(range(units)), st.integers(fewest, units), dtypes)
+    return st.none() | some.map(lambda drawn: np.array(drawn[0][: drawn[1]], drawn[2]))
+
+
+def ranges(inputs: int) -> st.SearchStrategy[Any]:
+    pairs = st.tuples(*[floats() | floats(inputs)] * 2)
+    return st.none() | pairs.map(lambda pair: (np.minimum(*pair), np.maximum(*pair)))
+
+
+machines = st.fixed_dictionaries(
+    dict.fromkeys(MACHINE_KEYS, st.none() | st.text(max_size=200) | st.integers(0, 2**63 - 1))
+)
+
+
 @st.composite
 def models(draw: st.DrawFn) -> Model:
     widths = draw(st.lists(st.integers(1, 4), min_size=2, max_size=4))
@@ -257,9 +290,11 @@ def models(draw: st.DrawFn) -> Model:
         rank = draw(st.integers(0, min(inputs, outputs)))
         parts = (floats(inputs, rank), floats(rank, outputs), floats(outputs))
         gate = Gate(*(draw(part) for part in parts)) if rank else None
-        layers.append(
-            Layer(draw(floats(outputs, inputs)), draw(floats(outputs)), draw(activations), gate)
-        )
+        activation = draw(activations)
+        last = len(layers) == len(widths) - 2
+        order = None if last else draw(orders(outputs, activation))
+        weight, bias = draw(floats(outputs, inputs)), draw(floats(outputs))
+        layers.append(Layer(weight, bias, activation, gate, order))
     scale = st.none() | floats() | floats(widths[0])
     task = draw(st.sampled_from(["classification", "regression", None]))
     labels = st.none() | class_labels(max(2, widths[-1]))
@@ -278,6 +313,9 @@ def models(draw: st.DrawFn) -> Model:
         else None,
         probe=Probe(draw(x), draw(floats(rows, widths[-1]))) if draw(st.booleans()) else None,
         metadata=draw(st.dictionaries(st.text(), json_values, max_size=3)),
+        input_range=draw(ranges(widths[0])),
+        machine=draw(st.none() | machines),
+        report=draw(st.none() | st.dictionaries(st.text(), json_values, max_size=3)),
     )
 
 
@@ -341,6 +379,8 @@ def test_plain_weights_and_biases_load(path: Path) -> None:
         np.testing.assert_array_equal(layer.weight, arrays[f"layers.{i}.weight"])
         np.testing.assert_array_equal(layer.bias, arrays[f"layers.{i}.bias"])
     assert (model.task, model.classes, model.plan, model.probe) == (None,) * 4
+    assert [layer.order for layer in model.layers] == [None] * 2
+    assert (model.input_range, model.machine, model.report) == (None,) * 3
     assert model.metadata == {}
 
 
@@ -378,6 +418,22 @@ def test_tensors_of_any_real_dtype_become_float32(tensors: Path, dtype: str) -> 
     weight = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype)
     loaded = load(write(tensors, {"layers.0.weight": weight})).layers[0].weight
     np.testing.assert_array_equal(loaded, weight.astype(np.float32), strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
+def test_orders_of_any_integer_dtype_become_int32(path: Path, dtype: str) -> None:
+    arrays = full_arrays() | {"layers.0.order": np.array([2, 0]).astype(dtype)}
+    order = load(write(path, arrays)).layers[0].order
+    assert order is not None
+    assert not order.flags.writeable
+    np.testing.assert_array_equal(order, np.int32([2, 0]), strict=True)
+
+
+def test_orders_of_the_other_byte_order(npz: Path) -> None:
+    arrays = full_arrays() | {"layers.0.order": np.array([2, 0], ">i8")}
+    order = load(write(npz, arrays)).layers[0].order
+    assert order is not None
+    np.testing.assert_array_equal(order, np.int32([2, 0]), strict=True)
 
 
 def test_non_finite_weights_are_the_engines_to_refuse(path: Path) -> None:
@@ -766,7 +822,7 @@ def test_zip_directory_entries_that_swallow_others(npz: Path) -> None:
     patch_zip(npz, {32: b"\xff\xff"})
     with zipfile.ZipFile(npz) as archive:
         assert archive.namelist() == ["lrgate.npy"]
-    message = "not a readable .npz file: it states 12 members, but 1 can be found"
+    message = "not a readable .npz file: it states 14 members, but 1 can be found"
     assert refused(npz) == message
 
 
@@ -928,9 +984,10 @@ def without(*keys: str) -> dict[str, np.ndarray]:
 
 
 ALL_KEYS = (
-    "expected lrgate, layers.{i}.weight, .bias, .gate.u, .gate.v, .gate.bias, "
-    "input.scale, input.shift, probe.x, probe.y"
+    "expected lrgate, layers.{i}.weight, .bias, .gate.u, .gate.v, .gate.bias, .order, "
+    "input.scale, input.shift, input.range, probe.x, probe.y"
 )
+LAST = "it is the last layer, whose units are the outputs"
 
 
 @pytest.mark.parametrize(
@@ -1014,10 +1071,120 @@ ALL_KEYS = (
             full_arrays() | {"probe.y": np.ones((5, 3))},
             "probe.y must have shape (5, 2), got (5, 3)",
         ),
+        (
+            full_arrays() | {"layers.0.orders": np.arange(3)},
+            f"unknown key 'layers.0.orders'; {ALL_KEYS}",
+        ),
+        (full_arrays() | {"order": np.arange(3)}, f"unknown key 'order'; {ALL_KEYS}"),
+        (full_arrays() | {"input.low": np.zeros(1)}, f"unknown key 'input.low'; {ALL_KEYS}"),
+        (full_arrays() | {"layers.2.order": np.arange(3)}, "layers.2.weight is missing"),
+        (
+            {"layers.0.weight": np.ones((2, 2)), "layers.0.order": np.arange(2)},
+            f"layers[0].order must be None: {LAST}",
+        ),
+        (
+            full_arrays() | {"layers.1.order": np.arange(2)},
+            f"layers[1].order must be None: {LAST}",
+        ),
     ],
 )
 def test_keys(path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     assert refused(write(path, arrays)) == message
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (np.array([0.0, 1.0]), "be an array of integers, got dtype float64"),
+        (np.array([0, 1], np.float16), "be an array of integers, got dtype float16"),
+        (np.array([True, False, True]), "be an array of integers, got dtype bool"),
+        (np.array(0), "have shape (k,) with k > 0, got ()"),
+        (np.array([[0, 1]]), "have shape (k,) with k > 0, got (1, 2)"),
+        (np.zeros((1 << 20, 0), np.int32), "have shape (k,) with k > 0, got (1048576, 0)"),
+        (np.zeros(0, np.int32), "have shape (k,) with k > 0, got (0,)"),
+        (np.array([0, 3]), "name units from 0 to 2, got 3"),
+        (np.array([-1, 0]), "name units from 0 to 2, got -1"),
+        (np.array([0, 1 << 32]), "name units from 0 to 2, got 4294967296"),
+        (np.array([0, -(2**63)]), "name units from 0 to 2, got -9223372036854775808"),
+        (np.array([2**64 - 1], np.uint64), "name units from 0 to 2, got 18446744073709551615"),
+        (np.arange(4), "name units from 0 to 2, got 3"),
+        (np.array([1, 0, 1]), "name distinct units, got 1 twice"),
+        (np.zeros(1 << 20, np.int8), "name distinct units, got 0 twice"),
+    ],
+)
+def test_orders(path: Path, order: np.ndarray, message: str) -> None:
+    arrays = full_arrays() | {"layers.0.order": order}
+    assert refused(write(path, arrays)) == f"layers.0.order must {message}"
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, "U3", "M8[s]", "O"])
+def test_orders_of_other_kinds(npz: Path, dtype: Any) -> None:
+    message = refused(write(npz, full_arrays() | {"layers.0.order": np.zeros(2, dtype)}))
+    assert message.startswith("layers.0.order ")
+
+
+@pytest.mark.parametrize("name", ["identity", "leaky_relu", "tanh", "sigmoid", "gelu"])
+def test_an_order_may_leave_out_hard_zeros_alone(path: Path, name: str) -> None:
+    changed = header(activations=[name, "identity"])
+    assert refused(write(path, full_arrays(), changed)) == (
+        f"layers.0.order must have all 3 units for {name}, which has no hard zero, got 2"
+    )
+    arrays = full_arrays() | {"layers.0.order": np.array([2, 0, 1])}
+    order = load(write(path, arrays, changed)).layers[0].order
+    assert order is not None
+    assert order.tolist() == [2, 0, 1]
+
+
+def test_a_softmax_has_no_order(path: Path) -> None:
+    arrays = full_arrays() | {"layers.0.order": np.arange(3)}
+    assert refused(write(path, arrays, header(activations=["softmax", "identity"]))) == (
+        "layers.0.order must be None for softmax, got 3 units"
+    )
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        (np.array(1.0), "have shape (2,) or (2, d), got ()"),
+        (np.zeros(0), "have shape (2,) or (2, d), got (0,)"),
+        (np.zeros(3), "have shape (2,) or (2, d), got (3,)"),
+        (np.zeros((1, 4)), "have shape (2,) or (2, d), got (1, 4)"),
+        (np.zeros((4, 2)), "have shape (2,) or (2, d), got (4, 2)"),
+        (np.array([math.nan, 1]), "be finite, got nan"),
+        (np.array([0, math.inf], np.float32), "be finite, got inf"),
+        (np.array([[0.0, -math.inf], [1.0, 1.0]]), "be finite, got -inf"),
+        (np.array([2.0, 1.0]), "have low <= high, got 2.0 > 1.0"),
+        (np.array([[0, 5, 0, 7], [1, 4, 1, 6]]), "have low <= high, got 5.0 > 4.0"),
+    ],
+)
+def test_ranges(path: Path, bounds: np.ndarray, message: str) -> None:
+    arrays = full_arrays() | {"input.range": bounds}
+    assert refused(write(path, arrays)) == f"input.range must {message}"
+
+
+def test_ranges_beyond_float32(path: Path) -> None:
+    arrays = full_arrays() | {"input.range": np.array([[0.0] * 4, [0, 1e300, 0, 0]])}
+    assert refused(write(path, arrays)) == "input.range[1] must fit float32, got 1e+300 at index 1"
+
+
+@pytest.mark.parametrize("width", [0, 1, 3, 5])
+def test_ranges_of_other_widths(path: Path, width: int) -> None:
+    arrays = full_arrays() | {"input.range": np.zeros((2, width))}
+    expected = f"input_range must have shape (2,) or (2, 4), got (2, {width})"
+    assert refused(write(path, arrays)) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "descr"),
+    [("layers.0.weight", "'<f4'"), ("layers.0.order", "'<i4'"), ("input.range", "'<f4'")],
+)
+def test_arrays_of_no_bytes_and_many_rows(npz: Path, key: str, descr: str) -> None:
+    """An empty array may state two thousand million rows: nothing may be made for each."""
+    members = {"layers.0.weight": npy("'<f4'", "(2, 2)", bytes(16))}
+    members[key] = npy(descr, "(2147483647, 0)", b"")
+    write_zip(npz, {f"{name}.npy": content for name, content in members.items()})
+    with bounded_memory(MIB):
+        assert refused(npz).startswith(f"{key} ")
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128, "U3", "M8[s]"])
@@ -1044,7 +1211,8 @@ def test_future_version(path: Path, version: int) -> None:
     )
 
 
-KEYS = "format_version, activations, ranks, task, classes, plans, metadata"
+KEYS = "format_version, activations, ranks, task, classes, plans, metadata, machine, report"
+MACHINE_FIELDS = "isa, cpu, l1d, l2, l3"
 PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
 
 
@@ -1140,6 +1308,40 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
             "plans[0].strategies must be a tuple of str, got 'gate'",
         ),
         ({"metadata": []}, "metadata must be an object, got []"),
+        ({"report": []}, "report must be an object, got []"),
+        ({"report": "fast"}, 'report must be an object, got "fast"'),
+        ({"machine": "avx2"}, 'machine must be an object, got "avx2"'),
+        ({"machine": {}}, f"machine must have the keys {MACHINE_FIELDS}, got []"),
+        (
+            {"machine": {"isa": "avx2", "cpu": None}},
+            f"machine must have the keys {MACHINE_FIELDS}, got ['isa', 'cpu']",
+        ),
+        (
+            {"machine": MACHINE | {"l4": 1}},
+            f"machine must have the keys {MACHINE_FIELDS}, got "
+            "['isa', 'cpu', 'l1d', 'l2', 'l3', 'l4']",
+        ),
+        (
+            {"machine": MACHINE | {"l2": 1.0}},
+            "machine['l2'] must be a str, an int or None, got float",
+        ),
+        (
+            {"machine": MACHINE | {"l2": True}},
+            "machine['l2'] must be a str, an int or None, got bool",
+        ),
+        (
+            {"machine": MACHINE | {"cpu": ["a"]}},
+            "machine['cpu'] must be a str, an int or None, got list",
+        ),
+        (
+            {"machine": MACHINE | {"cpu": "x" * 201}},
+            "machine['cpu'] must have at most 200 characters, got 201",
+        ),
+        ({"machine": MACHINE | {"l3": -1}}, "machine['l3'] must be from 0 to 2**63 - 1, got -1"),
+        (
+            {"machine": MACHINE | {"l1d": 2**63}},
+            "machine['l1d'] must be from 0 to 2**63 - 1, got 9223372036854775808",
+        ),
     ],
 )
 def test_header_values(path: Path, changes: dict[str, Any], message: str) -> None:
@@ -1195,6 +1397,11 @@ def test_header_values_that_do_not_fit(path: Path, changes: dict[str, Any], mess
             "metadata must be nested at most 100 deep",
         ),
         ('{"format_version": 1, "metadata": {"a": 1e999}}', "metadata['a'] must be a JSON value"),
+        (
+            '{"format_version": 1, "report": {"a": ' + "[" * 200 + "]" * 200 + "}}",
+            "report must be nested at most 100 deep",
+        ),
+        ('{"format_version": 1, "report": {"a": 1e999}}', "report['a'] must be a JSON value"),
     ],
 )
 def test_header_text(path: Path, text: str, message: str) -> None:
@@ -1240,9 +1447,11 @@ def test_header_of_the_other_byte_order(npz: Path) -> None:
 
 
 def test_what_cannot_be_loaded_is_not_saved(path: Path) -> None:
-    model = Model(layers=full_model().layers, metadata={"notes": "x" * (5 * MIB)})
-    with pytest.raises(ValueError, match=r"^classes and metadata must take at most 4194304 char"):
-        save(path, model)
+    notes = {"notes": "x" * (5 * MIB)}
+    message = r"^classes, metadata and report must take at most 4194304 char"
+    for model in (Model((ONE,), metadata=notes), Model((ONE,), report=notes)):
+        with pytest.raises(ValueError, match=message):
+            save(path, model)
     assert not path.exists()
 
 
@@ -1350,6 +1559,26 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
             ),
             ValueError,
             "gate.v must have shape (1, 3), got (1, 4)",
+        ),
+        (
+            lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, None, [0, 1.5]),  # type: ignore[arg-type]
+            TypeError,
+            "order must be an array of integers, got dtype float64",
+        ),
+        (
+            lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, None, [2**70]),  # type: ignore[arg-type]
+            TypeError,
+            "order must be an array of integers, got dtype object",
+        ),
+        (
+            lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, None, []),  # type: ignore[arg-type]
+            ValueError,
+            "order must have shape (k,) with k > 0, got (0,)",
+        ),
+        (
+            lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, None, np.array([2, 0, 2])),
+            ValueError,
+            "order must name distinct units, got 2 twice",
         ),
         (
             lambda: Gate(np.ones((2, 1)), np.ones((2, 3)), np.ones(3)),
@@ -1472,6 +1701,71 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
             ValueError,
             "metadata['a'] must be a JSON value, got inf",
         ),
+        (
+            lambda: Model((ONE,), report={"a": {1, 2}}),
+            TypeError,
+            "report['a'] must be a JSON value, got set",
+        ),
+        (
+            lambda: Model((ONE,), report=[]),  # type: ignore[arg-type]
+            TypeError,
+            "report must be a dict, got list",
+        ),
+        (
+            lambda: Model((replace(ONE, order=np.array([0])),)),
+            ValueError,
+            f"layers[0].order must be None: {LAST}",
+        ),
+        (
+            lambda: Model((ONE,), machine="avx2"),  # type: ignore[arg-type]
+            TypeError,
+            "machine must be a dict, got str",
+        ),
+        (
+            lambda: Model((ONE,), machine=MACHINE | {"cpu": "x" * 201}),
+            ValueError,
+            "machine['cpu'] must have at most 200 characters, got 201",
+        ),
+        (
+            lambda: Model((ONE,), input_range=3.0),  # type: ignore[arg-type]
+            TypeError,
+            "input_range must be a pair (low, high), got 3.0",
+        ),
+        (
+            lambda: Model((ONE,), input_range=[1, 2, 3]),  # type: ignore[arg-type]
+            TypeError,
+            "input_range must be a pair (low, high), got [1, 2, 3]",
+        ),
+        (
+            lambda: Model((ONE,), input_range=("a", 1)),  # type: ignore[arg-type]
+            TypeError,
+            "input_range[0] must be an array of real numbers, got dtype <U1",
+        ),
+        (
+            lambda: Model((ONE,), input_range=(0, [[1.0]])),  # type: ignore[arg-type]
+            ValueError,
+            "input_range[1] must have shape () or (d,), got (1, 1)",
+        ),
+        (
+            lambda: Model((ONE,), input_range=([0], [1, 2])),  # type: ignore[arg-type]
+            ValueError,
+            "input_range[1] must have shape () or (1,), got (2,)",
+        ),
+        (
+            lambda: Model((ONE,), input_range=(0, [1, 2])),  # type: ignore[arg-type]
+            ValueError,
+            "input_range must have shape (2,) or (2, 1), got (2, 2)",
+        ),
+        (
+            lambda: Model((ONE,), input_range=(0, math.nan)),  # type: ignore[arg-type]
+            ValueError,
+            "input_range must be finite, got nan",
+        ),
+        (
+            lambda: Model((ONE,), input_range=(1, [0.5])),  # type: ignore[arg-type]
+            ValueError,
+            "input_range must have low <= high, got 1.0 > 0.5",
+        ),
     ],
 )
 def test_bad_models(build: Callable[[], object], error: type[Exception], message: str) -> None:
@@ -1495,12 +1789,25 @@ def test_ragged_weight() -> None:
 def test_a_model_does_not_change() -> None:
     weight = np.ones((1, 2), np.float32)
     metadata = {"notes": ["one"]}
-    model = Model((Layer(weight, np.zeros(1), RELU),), metadata=metadata)
+    order, bounds, machine = np.arange(1, dtype=np.int32), np.float32([0, 1]), dict(MACHINE)
+    model = Model(
+        (Layer(weight, np.zeros(1), RELU, None, order), ONE),
+        metadata=metadata,
+        input_range=bounds,
+        machine=machine,
+        report=metadata,
+    )
     weight[:] = 7
+    order[:] = 7
+    bounds[:] = 7
+    machine["isa"] = None
     metadata["notes"].append("two")
-    assert weight.flags.writeable
+    assert weight.flags.writeable and order.flags.writeable and bounds.flags.writeable
     assert model.layers[0].weight.tolist() == [[1, 1]]
-    assert model.metadata == {"notes": ["one"]}
+    assert model.layers[0].order is not None and model.layers[0].order.tolist() == [0]
+    assert model.input_range is not None and model.input_range.tolist() == [0, 1]
+    assert model.machine == MACHINE
+    assert model.metadata == model.report == {"notes": ["one"]}
     with pytest.raises(ValueError, match="read-only"):
         model.layers[0].weight[:] = 7
 
@@ -1509,6 +1816,10 @@ def test_read_only_arrays_are_not_copied() -> None:
     layer = Layer(np.ones((2, 2)), np.ones(2), RELU)
     again = Layer(layer.weight, layer.bias, RELU)
     assert np.shares_memory(layer.weight, again.weight)
+    ordered = replace(layer, order=np.array([1, 0]))
+    again = replace(ordered, bias=np.zeros(2))
+    assert ordered.order is not None and again.order is not None
+    assert np.shares_memory(ordered.order, again.order)
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])  # noqa: S301
@@ -1518,6 +1829,9 @@ def test_copies_are_read_only_too(again: Callable[[Model], Model]) -> None:
     assert not model.layers[0].weight.flags.writeable
     assert model.probe is not None
     assert not model.probe.x.flags.writeable
+    assert model.layers[0].order is not None and model.input_range is not None
+    assert not model.layers[0].order.flags.writeable
+    assert not model.input_range.flags.writeable
 
 
 def test_values_that_are_converted() -> None:
@@ -1525,12 +1839,15 @@ def test_values_that_are_converted() -> None:
         [ONE],  # type: ignore[arg-type]
         classes=np.array(["no", "yes"], object),
         input_scale=0.5,  # type: ignore[arg-type]
+        input_range=(-1, [2.5]),  # type: ignore[arg-type]
         metadata={"error": np.float64(0.5), "rows": np.int64(3), "shape": (1, 2)},
     )
     assert model.classes is not None
     assert model.classes.dtype.kind == "U"
     assert model.input_scale is not None
     assert model.input_scale.shape == ()
+    assert model.input_range is not None
+    np.testing.assert_array_equal(model.input_range, np.float32([[-1], [2.5]]), strict=True)
     assert model.metadata == {"error": 0.5, "rows": 3, "shape": [1, 2]}
     assert type(model.metadata["rows"]) is int
 
@@ -1538,7 +1855,8 @@ def test_values_that_are_converted() -> None:
 def test_names_of_things() -> None:
     model = full_model()
     assert repr(model) == "Model(4-3-2, classification, 1 gate)"
-    assert repr(model.layers[0]) == "Layer(4 -> 3, clipped_relu(6), gate of rank 2)"
+    text = "Layer(4 -> 3, clipped_relu(6), gate of rank 2, order of 2 units)"
+    assert repr(model.layers[0]) == text
     assert repr(model.layers[0].gate) == "Gate(4 -> 3, rank 2)"
     assert repr(model.probe) == "Probe(5 rows, 4 -> 2, uint8)"
     assert issubclass(FileFormatError, ValueError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
+import dataclasses
 import multiprocessing
 import pickle
 import warnings
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 import lrgate
-from lrgate import Gate, Layer, Network
+from lrgate import Gate, Layer, Network, network
+from lrgate.machine import fingerprint
 from lrgate.model import Activation, ClassPlan, Model, Probe
 from oracle import assert_close, forward, gated, make, rows
 
@@ -569,6 +572,514 @@ def test_tune_refuses(net: Network, x: Any, sizes: Any, message: str) -> None:
 def test_tune_refuses_a_batch_that_fits_no_memory(net: Network) -> None:
     with pytest.raises(ValueError, match=r"^batch_sizes must be "):
         net.tune(rows(3, 20), [2**62], seconds=0)
+
+
+# --- orders -------------------------------------------------------------------------------------
+
+# For the layers of 40 and 30 units: another order, with some of them and with all.
+SOME = (
+    np.random.default_rng(3).permutation(40)[:23],
+    np.random.default_rng(4).permutation(30)[:9],
+    None,
+)
+ALL = (np.random.default_rng(5).permutation(40), np.random.default_rng(6).permutation(30), None)
+
+
+def without_the_rest(net: Network, shift: float = 0) -> Network:
+    """`net` with units that `SOME` lacks switched off for good, where no input is below 0.
+
+    Its input is shifted, and the first layer's bias takes that back.
+    """
+    layers = []
+    for layer, order in zip(net.layers, SOME, strict=True):
+        weight, bias = layer.weight.copy(), layer.bias.copy()
+        if order is not None:
+            dead = np.setdiff1d(np.arange(layer.outputs), order)
+            weight[dead], bias[dead] = -np.abs(weight[dead]), -10
+        layers.append(Layer(weight, bias, layer.activation))
+    bias = layers[0].bias - np.float32(shift) * layers[0].weight.sum(axis=1)
+    layers[0] = dataclasses.replace(layers[0], bias=bias)
+    return Network.from_layers(layers, input_scale=0.5, input_shift=shift)
+
+
+def inputs(n: int = 70) -> list[Any]:
+    """The same rows of 20 small integers in all forms that are read differently."""
+    x = np.random.default_rng(2).integers(0, 4, (n, 20)).astype(np.uint8)
+    floats = x.astype(np.float32)
+    return [x, floats, floats.astype(np.float64), sparse.csr_matrix(floats)]
+
+
+def dense_rows(x: Any) -> np.ndarray:
+    return x.toarray() if hasattr(x, "toarray") else x
+
+
+@pytest.mark.parametrize(
+    "hidden", ["relu", ("clipped_relu", 0.4), ("thresholded_relu", 0.2), ("thresholded_relu", -0.3)]
+)
+@pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
+@pytest.mark.parametrize("shift", [0, 0.25, 100])
+def test_units_that_are_always_zero_need_not_be_computed(
+    hidden: Any, strategy: str, shift: float
+) -> None:
+    full = gated(without_the_rest(make([20, 40, 30, 5], hidden=hidden), shift))
+    full = full.with_strategies([strategy, strategy, "dense"])
+    part = full.with_order(SOME)
+    assert part.strategies() == full.strategies()
+    assert part.nbytes < full.nbytes
+    for x in inputs():
+        for n in (1, 9, 70):
+            assert_close(part(x[:n]), forward(full, dense_rows(x[:n]))[-1])
+        for one, other in zip(part.layer_inputs(x), full.layer_inputs(x), strict=True):
+            assert one.dtype == np.float32
+            if strategy != "gate":  # whose scores may be rounded to the other side of 0
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * (1 + shift))
+
+
+@pytest.mark.parametrize(
+    "hidden", ["identity", "relu", ("leaky_relu", 0.3), "tanh", "sigmoid", "gelu"]
+)
+@pytest.mark.parametrize("strategy", ["dense", "skip"])
+def test_units_in_another_order(hidden: Any, strategy: str) -> None:
+    full = make([20, 40, 30, 5], hidden=hidden, last="softmax").with_strategies([strategy] * 3)
+    other = full.with_order(ALL)
+    for x in inputs():
+        for n in (1, 9, 70):
+            assert_close(other(x[:n]), forward(full, dense_rows(x[:n]))[-1])
+    x = inputs()[1]
+    for one, two in zip(full.layer_inputs(x), other.layer_inputs(x), strict=True):
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
+def test_units_without_a_place_in_the_order_count_as_zero(strategy: str) -> None:
+    net = gated(make([20, 40, 30, 5])).with_strategies([strategy, strategy, "dense"])
+    blind = []
+    for layer, before in zip(net.layers, (None, *SOME[:2]), strict=True):
+        computed = np.arange(layer.inputs) if before is None else before
+        seen = np.isin(np.arange(layer.inputs), computed)
+        gate = layer.gate and Gate(layer.gate.u * seen[:, None], layer.gate.v, layer.gate.bias)
+        blind.append(Layer(layer.weight * seen, layer.bias, layer.activation, gate))
+    expected = Network.from_layers(blind).with_strategies(net.strategies())
+    for x in inputs():
+        for n in (1, 9, 70):
+            got = net.with_order(SOME)(x[:n])
+            assert_close(got, forward(expected, dense_rows(x[:n]))[-1])
+
+
+def test_an_order_is_undone() -> None:
+    net = gated(make([20, 40, 30, 5]))
+    x = inputs()[0]
+    again = net.with_order(SOME).with_order({0: None, 1: None})
+    assert [layer.order for layer in again.layers] == [None] * 3
+    np.testing.assert_array_equal(again(x), net(x))
+    one = net.with_order([SOME[0], None, None]).with_order({1: SOME[1].tolist()})
+    np.testing.assert_array_equal(one(x), net.with_order(SOME)(x))
+
+
+def test_layers_stay_as_they_are_beside_an_order() -> None:
+    net = gated(make([20, 40, 30, 5]))
+    part = net.with_order(SOME)
+    for old, new in zip(net.layers, part.layers, strict=True):
+        assert old.weight is new.weight and old.bias is new.bias and old.gate is new.gate
+    assert repr(part).startswith("<lrgate.Network 20-40-30-5,")
+    assert net.layers[0].order is None
+    order = part.layers[0].order
+    assert order is not None and order.dtype == np.int32
+    np.testing.assert_array_equal(order, SOME[0])
+    with pytest.raises(ValueError, match="read-only"):
+        order[0] = 1
+    again = Network.from_layers(part.layers)
+    assert again.layers[0].order is order
+    assert again.layers[0].gate is net.layers[0].gate
+
+
+def test_what_keeps_an_order(tmp_path: Path) -> None:
+    x = inputs()[1]
+    part = gated(make([20, 40, 30, 5])).with_order(SOME)
+    expected = part.with_strategies(["dense"] * 3)(x)
+    part.with_probe(x[:5]).save(tmp_path / "net.npz")
+    others = {
+        "dense": part.dense(),
+        "with_strategies": part.with_strategies(["skip"] * 3),
+        "with_gates": part.with_gates({}),
+        "without gates": part.with_gates([None] * 3),
+        "with_probe": part.with_probe(x[:5]),
+        "with_metadata": part.with_metadata({"a": 1}),
+        "tune": part.tune(x, (1, 8), seconds=0),
+        "pickle": pickle.loads(pickle.dumps(part)),  # noqa: S301 (made right here)
+        "deepcopy": copy.deepcopy(part),
+        "save and load": Network.load(tmp_path / "net.npz"),
+    }
+    for name, other in others.items():
+        for layer, order in zip(other.layers, SOME, strict=True):
+            np.testing.assert_array_equal(layer.order, order, err_msg=name)
+            assert layer.order is None or not layer.order.flags.writeable
+        np.testing.assert_allclose(other.dense()(x), expected, rtol=0, atol=1e-5, err_msg=name)
+    assert others["with_probe"].check() <= 1e-6
+    assert others["save and load"].check() <= 1e-6
+
+
+def test_gates_follow_an_order() -> None:
+    net = make([20, 40, 30, 5])
+    gates = [layer.gate for layer in gated(net).layers]
+    before, after = net.with_order(SOME).with_gates(gates), net.with_gates(gates).with_order(SOME)
+    assert before.strategies() == after.strategies() == ("gate", "gate", "dense")
+    for x in inputs():
+        np.testing.assert_array_equal(before(x), after(x))
+    one = before.with_strategies(["skip"] * 3).with_gates({1: gates[1], 0: None})
+    assert one.layers[1].gate is gates[1]
+    assert one.strategies() == ("skip", "skip", "skip"), "a gate that stays as it is turns nothing"
+
+
+@pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
+def test_a_profile_is_of_the_full_layers(strategy: str) -> None:
+    full = gated(without_the_rest(make([20, 40, 30, 5])), rank=3)
+    full = full.with_strategies([strategy, strategy, "skip"])
+    x = inputs()[1]
+    found = full.with_order(SOME).profile(x, seconds=0).layers
+    expected = full.profile(x, seconds=0).layers
+    computed = [23, 9, 5]
+    for i, (layer, one, two) in enumerate(zip(full.layers, found, expected, strict=True)):
+        assert (one.inputs, one.outputs) == (layer.inputs, layer.outputs)
+        assert (one.strategy, one.rank) == (two.strategy, two.rank)
+        assert one.density_in == pytest.approx(two.density_in)
+        assert one.density_out == pytest.approx(two.density_out)
+        d, h, d0, h0 = layer.inputs, layer.outputs, [20, 23, 9][i], computed[i]
+        units = full.with_order(SOME).layer_inputs(x)
+        if one.strategy == "gate":
+            gate = layer.gate
+            assert gate is not None
+            on = (units[i].astype(np.float64) @ gate.u @ gate.v + gate.bias > 0)[:, SOME[i]]
+            assert one.computed_share == pytest.approx(on.sum() / (len(x) * h), abs=1e-3)
+            estimate = gate.rank * (d * one.density_in + h0) / (d * h)
+            assert one.flop_share == pytest.approx(estimate + one.computed_share * d0 / d)
+            assert one.recall == pytest.approx(two.recall, abs=1e-3)
+            assert one.lost_energy == pytest.approx(two.lost_energy, abs=1e-3)
+        else:
+            assert one.computed_share == pytest.approx(h0 / h)
+            share = one.density_in * d if one.strategy == "skip" else d0
+            assert one.flop_share == pytest.approx(share * h0 / (d * h))
+
+
+LAST = "it is the last layer, whose units are the outputs"
+
+
+@pytest.mark.parametrize(
+    ("orders", "kind", "message"),
+    [
+        ([None], ValueError, "orders must have 3 entries, one per layer, got 1"),
+        ({3: None}, ValueError, "orders must name layers from 0 to 2, got 3"),
+        ({"0": None}, ValueError, "orders must name layers from 0 to 2, got '0'"),
+        (5, TypeError, "orders must be a mapping or a sequence of orders, got int"),
+        (
+            {0: [0.0, 1.0]},
+            TypeError,
+            "orders[0]: order must be an array of integers, got dtype float64",
+        ),
+        (
+            {1: [True, False]},
+            TypeError,
+            "orders[1]: order must be an array of integers, got dtype bool",
+        ),
+        ({1: 3}, ValueError, "orders[1]: order must have shape (k,) with k > 0, got ()"),
+        ({1: []}, ValueError, "orders[1]: order must have shape (k,) with k > 0, got (0,)"),
+        ({1: [0, 30]}, ValueError, "orders[1]: order must name units from 0 to 29, got 30"),
+        ({1: [-1]}, ValueError, "orders[1]: order must name units from 0 to 29, got -1"),
+        ({0: [4, 2, 4]}, ValueError, "orders[0]: order must name distinct units, got 4 twice"),
+        ({2: [0, 1, 2, 3, 4]}, ValueError, f"layers[2].order must be None: {LAST}"),
+        (
+            {0: range(3)},
+            ValueError,
+            "layers[0]: rank of the gate must be at most 3, the smaller number of inputs and units "
+            "that the orders leave, got 4",
+        ),
+        (
+            {0: range(3, 7), 1: [7, 8]},
+            ValueError,
+            "layers[1]: rank of the gate must be at most 2, the smaller number of inputs and units "
+            "that the orders leave, got 4",
+        ),
+    ],
+)
+def test_with_order_refuses(net: Network, orders: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind) as error:
+        net.with_order(orders)
+    assert str(error.value) == message
+    assert [layer.order for layer in net.layers] == [None] * 3
+
+
+def test_a_gate_of_too_high_a_rank_for_an_order() -> None:
+    part = make([20, 40, 30, 5]).with_order({0: [1, 2]})
+    for i, new in ((0, gate(20, 40, 3)), (1, gate(40, 30, 3))):
+        with pytest.raises(ValueError, match=r"rank of the gate must be at most 2, .* got 3$"):
+            part.with_gates({i: new})
+    assert part.with_gates({1: gate(40, 30, 2)}).strategies() == ("dense", "gate", "dense")
+    with pytest.raises(ValueError, match=r"^gates\[1\]: gate\.u must have shape \(40, 2\), got "):
+        part.with_gates({1: gate(2, 30, 2)})
+    with pytest.raises(
+        ValueError, match=r"^gates\[1\]\.v must be finite, got inf at index \(0, 3\)$"
+    ):
+        v = np.zeros((1, 30))
+        v[0, 3] = np.inf
+        part.with_gates({1: Gate(np.zeros((40, 1)), v, np.zeros(30))})
+
+
+def test_from_layers_names_the_layer_whose_order_does_not_fit() -> None:
+    layer = Layer(W, B, Activation("relu"), order=np.array([2, 0]))
+    with pytest.raises(ValueError) as error:
+        Network.from_layers([layer, OUT], ["tanh", "identity"])
+    assert str(error.value) == (
+        "layers[0]: order must have all 3 units for tanh, which has no hard zero, got 2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"layers.1.weight": np.ones((2, 2))},
+            "layers[1]: weight must have 3 columns, the units of layers[0], got 2",
+        ),
+        (
+            {"layers.1.weight": np.ones((2, 4))},
+            "layers[1]: weight must have 3 columns, the units of layers[0], got 4",
+        ),
+        (
+            {"layers.0.weight": np.array([[1, 1], [1, np.nan], [1, 1]])},
+            "layers[0].weight must be finite, got NaN at index (1, 1)",
+        ),
+        (
+            {"layers.1.weight": np.array([[1, -np.inf, 1], [1, 1, 1]])},
+            "layers[1].weight must be finite, got -inf at index (0, 1)",
+        ),
+        (
+            {"layers.0.bias": np.array([1, np.inf, 1])},
+            "layers[0].bias must be finite, got inf at index 1",
+        ),
+        (
+            {"layers.0.gate.bias": np.array([1, np.nan, 1])},
+            "gates[0].bias must be finite, got NaN at index 1",
+        ),
+        (
+            {"layers.0.order": np.array([2])},
+            "layers[0]: rank of the gate must be at most 1, the smaller number of inputs and units "
+            "that the orders leave, got 2",
+        ),
+    ],
+)
+def test_files_whose_order_hides_something(
+    tmp_path: Path, changes: dict[str, np.ndarray], message: str
+) -> None:
+    arrays = {
+        "layers.0.weight": np.ones((3, 2)),
+        "layers.0.order": np.array([2, 0]),
+        "layers.0.gate.u": np.ones((2, 2)),
+        "layers.0.gate.v": np.ones((2, 3)),
+        "layers.0.gate.bias": np.ones(3),
+        "layers.1.weight": np.ones((2, 3)),
+    }
+    path = tmp_path / "net.npz"
+    np.savez(path, **arrays)
+    assert Network.load(path).output_size == 2
+    np.savez(path, **(arrays | changes))
+    with pytest.raises(lrgate.FileFormatError) as error:
+        Network.load(path)
+    assert str(error.value) == f"{path}: {message}"
+
+
+# --- range, machine and report ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ((0, 255), [0, 255]),
+        (np.array([-1.0, 1.0]), [-1, 1]),
+        (([0, 1], [2, 3]), [[0, 1], [2, 3]]),
+        ((0, [2, 3]), [[0, 0], [2, 3]]),
+        ((np.array([0, 1]), 1), [[0, 1], [1, 1]]),
+        (np.array([[0, 1], [2, 3]]), [[0, 1], [2, 3]]),
+        (None, None),
+    ],
+)
+def test_input_range(bounds: Any, expected: Any, tmp_path: Path) -> None:
+    net = Network.from_layers([(W, B), OUT], input_range=bounds)
+    path = tmp_path / "net.safetensors"
+    net.with_probe(np.eye(2)).save(path)
+    others = [net, net.dense(), net.with_order({0: [2, 0]}), net.tune(np.eye(2), seconds=0)]
+    for one in (*others, copy.copy(net), Network.load(path)):
+        if expected is None:
+            assert one.input_range is None
+            continue
+        assert one.input_range is not None
+        np.testing.assert_array_equal(one.input_range, np.float32(expected), strict=True)
+        assert not one.input_range.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kind", "message"),
+    [
+        ((1, 0), ValueError, "input_range must have low <= high, got 1.0 > 0.0"),
+        ((0, np.inf), ValueError, "input_range must be finite, got inf"),
+        ((0, [1, 2, 3]), ValueError, "input_range must have shape (2,) or (2, 2), got (2, 3)"),
+        (np.zeros((3, 2)), ValueError, "input_range must have shape (2,) or (2, d), got (3, 2)"),
+        (255, TypeError, "input_range must be a pair (low, high), got 255"),
+        ((0, "1"), TypeError, "input_range[1] must be an array of real numbers, got dtype <U1"),
+    ],
+)
+def test_from_layers_refuses_other_ranges(bounds: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind) as error:
+        Network.from_layers([(W, B), OUT], input_range=bounds)
+    assert str(error.value) == message
+
+
+ELSEWHERE = {"isa": "avx2", "cpu": "another", "l1d": 1, "l2": 2, "l3": None}
+REPORT = {"removed": 3}
+
+
+def model_of(net: Network) -> Model:
+    return net.__reduce__()[1][0]
+
+
+def measured(
+    net: Network, machine: Any = ELSEWHERE, probe: int = 9, plan: Any = None, rows: int = 1
+) -> Network:
+    """`net` as it would be after it was optimized on `machine`."""
+    if plan is None:
+        plan = [ClassPlan(rows, ("skip", "dense", "skip"), ("f32",) * 3)]
+    x = inputs(9)[0][:probe]
+    changes = {"machine": machine, "report": REPORT, "probe": Probe(x, net.dense()(x))}
+    return Network(dataclasses.replace(model_of(net), plan=plan, **changes))
+
+
+def test_what_keeps_machine_and_report() -> None:
+    net = measured(gated(make([20, 40, 30, 5])))
+    assert net.machine == ELSEWHERE
+    x = inputs(9)[0]
+    kept = [net.with_probe(x), net.with_metadata({"a": 1}), copy.deepcopy(net)]
+    for other in kept:
+        assert (other.machine, model_of(other).report) == (ELSEWHERE, REPORT)
+    made_by_hand = [
+        net.with_gates({}),
+        net.with_gates({0: None}),
+        net.with_strategies(["skip"] * 3),
+        net.dense(),
+        net.with_order({0: SOME[0]}),
+    ]
+    for other in made_by_hand:
+        assert (other.machine, model_of(other).report) == (None, None)
+    tuned = net.tune(x, (1,), seconds=0)
+    assert (tuned.machine, model_of(tuned).report) == (fingerprint(), None)
+    assert tuned.machine is not None
+    tuned.machine["isa"] = "none"
+    assert tuned.machine == fingerprint()
+    assert Network.from_layers(net.layers).machine is None
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_a_plan_of_another_machine_is_measured_again(tmp_path: Path, suffix: str) -> None:
+    plan = [ClassPlan(rows, ("gate", "dense", "skip"), ("f32",) * 3) for rows in (1, 4, 1024)]
+    net = measured(gated(make([20, 40, 30, 5])).with_order(SOME), plan=plan)
+    path = tmp_path / f"net.{suffix}"
+    net.save(path)
+    loaded = Network.load(path)
+    assert loaded.machine == fingerprint()
+    assert model_of(loaded).report == REPORT
+    assert [entry.rows for entry in loaded.plan] == [1, 4, 1024]
+    for one, other in zip(loaded.layers, net.layers, strict=True):
+        assert (one.gate is None) == (other.gate is None)
+        np.testing.assert_array_equal(one.order, other.order)
+    assert loaded.check() <= 1e-6
+    loaded.save(path)
+    assert Network.load(path).plan == loaded.plan, "it was measured here"
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"machine": fingerprint()}, {}),
+        ({"machine": None}, {}),
+        ({"plan": None}, {}),
+        ({"probe": None}, {}),
+        ({}, {"tune": False}),
+    ],
+)
+def test_other_plans_are_not_measured_on_loading(
+    tmp_path: Path, changes: dict[str, Any], options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = measured(gated(make([20, 40, 30, 5])))
+    model = dataclasses.replace(model_of(net), **changes)
+    path = tmp_path / "net.npz"
+    Network(model).save(path)
+    monkeypatch.setattr(network, "_RETUNE_SECONDS", np.nan)  # which no measuring takes
+    loaded = Network.load(path, **options)
+    assert (loaded.machine, model_of(loaded).plan) == (model.machine, model.plan)
+    assert model_of(loaded).report == REPORT
+
+
+def test_a_probe_of_no_rows_is_not_measured(tmp_path: Path) -> None:
+    net = measured(make([20, 40, 30, 5]), probe=0)
+    path = tmp_path / "net.npz"
+    net.save(path)
+    loaded = Network.load(path)
+    assert (loaded.machine, loaded.plan) == (ELSEWHERE, net.plan)
+
+
+@pytest.mark.parametrize("used", [(), (0,), (1,), (0, 1)])
+def test_a_load_turns_no_gate_on(tmp_path: Path, used: tuple[int, ...]) -> None:
+    """Gates that cost nothing and skip all are the fastest there is, were they not off."""
+    widths = [20, 400, 300, 5]
+    closed = [gate(20, 400, bias=-1), gate(400, 300, bias=-1), None]
+    net = make(widths).with_gates(closed)
+    chosen = tuple("gate" if i in used else "dense" for i in range(3))
+    plan = [ClassPlan(1, ("dense",) * 3, ("f32",) * 3), ClassPlan(64, chosen, ("f32",) * 3)]
+    path = tmp_path / "net.npz"
+    measured(net, plan=plan).save(path)
+    loaded = Network.load(path)
+    assert loaded.machine == fingerprint()
+    assert all(layer.gate is not None for layer in loaded.layers[:2])
+    for entry in loaded.plan:
+        assert {i for i, name in enumerate(entry.strategies) if name == "gate"} <= set(used)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "machine"),
+    [
+        ([2**31 - 1], fingerprint()),
+        ([1, 2**20, 2**31 - 1], fingerprint()),
+        (range(1, 17), fingerprint()),
+        (range(1, 20_000), ELSEWHERE),
+    ],
+)
+def test_a_load_measures_no_huge_plan(tmp_path: Path, sizes: Any, machine: Any) -> None:
+    plan = [ClassPlan(rows, ("skip", "dense", "skip"), ("f32",) * 3) for rows in sizes]
+    path = tmp_path / "net.npz"
+    measured(make([20, 40, 30, 5]), plan=plan).save(path)
+    loaded = Network.load(path)
+    assert [entry.rows for entry in loaded.plan] == list(sizes)
+    assert loaded.machine == machine
+
+
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+def test_a_load_does_not_fail_for_want_of_measuring(
+    tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise error("no thread")
+
+    net = measured(make([20, 40, 30, 5]))
+    path = tmp_path / "net.npz"
+    net.save(path)
+    monkeypatch.setattr(Network, "_retune", fails)
+    loaded = Network.load(path)
+    assert (loaded.machine, loaded.plan) == (ELSEWHERE, net.plan)
+
+
+def test_a_class_without_time_keeps_its_plan() -> None:
+    plan = [ClassPlan(rows, ("skip", "dense", "skip"), ("f32",) * 3) for rows in (1, 64)]
+    net = measured(make([20, 40, 30, 5]), plan=plan)
+    again = net._retune(0)
+    assert (again.plan, model_of(again).report) == (net.plan, REPORT)
 
 
 # --- layer_inputs and check ---------------------------------------------------------------------

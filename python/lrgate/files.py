@@ -7,7 +7,9 @@ key                                   what it holds
 ``layers.{i}.bias``                   (out,); zeros where it is missing
 ``layers.{i}.gate.u``, ``.v``         (in, rank) and (rank, out)
 ``layers.{i}.gate.bias``              (out,)
+``layers.{i}.order``                  (k,) integers; the units computed, see `Layer`
 ``input.scale``, ``input.shift``      () or (d,)
+``input.range``                       (2,) or (2, d); the lowest and the highest raw input
 ``probe.x``, ``probe.y``              (n, d) and (n, k)
 ``lrgate``                            all that is no array, as JSON: see `_header`
 ====================================  ==================================================
@@ -46,10 +48,13 @@ from lrgate.model import (
     ClassPlan,
     Gate,
     Layer,
+    Machine,
     Model,
     Probe,
     as_classes,
     as_float32,
+    as_machine,
+    as_range,
     as_rows,
 )
 
@@ -74,8 +79,8 @@ class FileFormatError(ValueError):
 def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Model:
     """Read a model from an `.npz` or `.safetensors` file.
 
-    Arrays may be float16, float32, float64, bool or integers; all but uint8 probe rows become
-    float32.
+    Arrays may be float16, float32, float64, bool or integers; all but uint8 probe rows and orders,
+    which are integers, become float32.
 
     Parameters
     ----------
@@ -130,7 +135,7 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
     Raises
     ------
     ValueError
-        For another suffix, or classes and metadata that take more than 4 MiB as JSON.
+        For another suffix, or classes, metadata and report that take more than 4 MiB as JSON.
     TypeError
         For a `model` of another type.
     OSError
@@ -148,8 +153,8 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
     text = json.dumps(_header(model), separators=(",", ":"), allow_nan=False)
     if len(text) > _MAX_HEADER_CHARACTERS:
         raise ValueError(
-            f"classes and metadata must take at most {_MAX_HEADER_CHARACTERS} characters of JSON, "
-            f"got {len(text)}"
+            f"classes, metadata and report must take at most {_MAX_HEADER_CHARACTERS} characters "
+            f"of JSON, got {len(text)}"
         )
     with _replacing(path) as file:
         write(file, arrays, text)
@@ -166,7 +171,9 @@ def _by_suffix(path: Path, *, npz: T, safetensors: T) -> T:
 
 # --- between a model and its keys ---------------------------------------------------------------
 
-_LAYER_KEY: Final = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(weight|bias|gate\.(?:u|v|bias))")
+_LAYER_KEY: Final = re.compile(
+    r"layers\.(0|[1-9][0-9]{0,8})\.(weight|bias|order|gate\.(?:u|v|bias))"
+)
 _SHAPES: Final = {
     "weight": "(out, in)",
     "bias": "(out,)",
@@ -178,7 +185,7 @@ _SHAPES: Final = {
     "probe.x": "(n, d)",
     "probe.y": "(n, k)",
 }
-_TOP_KEYS: Final = ("input.scale", "input.shift", "probe.x", "probe.y")
+_TOP_KEYS: Final = ("input.scale", "input.shift", "input.range", "probe.x", "probe.y")
 _HEADER_KEYS: Final = (
     "format_version",
     "activations",
@@ -187,6 +194,8 @@ _HEADER_KEYS: Final = (
     "classes",
     "plans",
     "metadata",
+    "machine",
+    "report",
 )
 
 
@@ -199,10 +208,14 @@ def _to_arrays(model: Model) -> dict[str, Array]:
             arrays[f"layers.{i}.gate.u"] = layer.gate.u
             arrays[f"layers.{i}.gate.v"] = layer.gate.v
             arrays[f"layers.{i}.gate.bias"] = layer.gate.bias
+        if layer.order is not None:
+            arrays[f"layers.{i}.order"] = layer.order
     if model.input_scale is not None:
         arrays["input.scale"] = model.input_scale
     if model.input_shift is not None:
         arrays["input.shift"] = model.input_shift
+    if model.input_range is not None:
+        arrays["input.range"] = model.input_range
     if model.probe is not None:
         arrays["probe.x"] = model.probe.x
         arrays["probe.y"] = model.probe.y
@@ -220,6 +233,8 @@ def _header(model: Model) -> dict[str, Any]:
         "classes": None if model.classes is None else _classes_to_json(model.classes),
         "plans": None if model.plan is None else [_plan_to_json(plan) for plan in model.plan],
         "metadata": model.metadata,
+        "machine": model.machine,
+        "report": model.report,
     }
 
 
@@ -248,6 +263,7 @@ def _to_model(arrays: dict[str, Array], header: dict[str, Any]) -> Model:
     _check_ranks(header, layers)
     plans = _typed(header, "plans", list)
     classes = _typed(header, "classes", dict)
+    machine = _typed(header, "machine", dict)
     with _naming(""):
         return Model(
             layers=layers,
@@ -258,6 +274,9 @@ def _to_model(arrays: dict[str, Array], header: dict[str, Any]) -> Model:
             plan=None if plans is None else tuple(_plan(plan, i) for i, plan in enumerate(plans)),
             probe=_probe(arrays),
             metadata=_typed(header, "metadata", dict) or {},
+            input_range=arrays.get("input.range"),
+            machine=None if machine is None else _machine(machine),
+            report=_typed(header, "report", dict),
         )
 
 
@@ -275,9 +294,14 @@ def _layer(arrays: dict[str, Array], i: int, activation: Activation) -> Layer:
     name = f"layers.{i}."
     weight = _required(arrays, name + "weight")
     bias = arrays.get(name + "bias")
+    if weight.size == 0:  # it may state more units than memory has room for their biases
+        raise FileFormatError(
+            f"{name}weight must have at least one row and one column, got {weight.shape}"
+        )
     with _naming(name):
         bias = np.zeros(len(weight), np.float32) if bias is None else bias
-        return Layer(weight, bias, activation, _gate(arrays, name + "gate."))
+        gate = _gate(arrays, name + "gate.")
+        return Layer(weight, bias, activation, gate, arrays.get(name + "order"))
 
 
 def _gate(arrays: dict[str, Array], name: str) -> Gate | None:
@@ -346,6 +370,11 @@ def _classes(value: dict[str, Any]) -> Array:
         raise FileFormatError("lrgate.classes.values must fit int64") from None
     with _naming("lrgate."):
         return as_classes(labels)
+
+
+def _machine(value: dict[str, Any]) -> Machine:
+    with _naming("lrgate."):
+        return as_machine(value)
 
 
 def _plan(value: Any, i: int) -> ClassPlan:
@@ -441,17 +470,22 @@ def _check_keys(keys: Iterable[str]) -> None:
         if key not in _TOP_KEYS and not _LAYER_KEY.fullmatch(key):
             raise FileFormatError(
                 f"unknown key {key!r}; expected lrgate, layers.{{i}}.weight, .bias, .gate.u, "
-                f".gate.v, .gate.bias, {', '.join(_TOP_KEYS)}"
+                f".gate.v, .gate.bias, .order, {', '.join(_TOP_KEYS)}"
             )
 
 
 def _converted(key: str, array: Array) -> Array:
-    """An array as models hold it: read-only float32, or uint8 for probe rows."""
+    """An array as models hold it: read-only float32, but for probe rows of uint8, and orders."""
     match = _LAYER_KEY.fullmatch(key)
-    shape = _SHAPES[match[2] if match else key]
+    name = match[2] if match else key
     array.flags.writeable = False
+    if name == "order":
+        return array  # `Layer` converts it, when it is known how many units there are
     with _naming(""):
-        return as_rows(array, key, shape) if key == "probe.x" else as_float32(array, key, shape)
+        if name == "input.range":
+            return as_range(array, key)
+        convert = as_rows if name == "probe.x" else as_float32
+        return convert(array, key, _SHAPES[name])
 
 
 def _check_dimensions(key: str, shape: tuple[int, ...]) -> None:

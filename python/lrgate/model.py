@@ -9,6 +9,7 @@ may is the engine's to check, once, for every source of models.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,10 +20,15 @@ import numpy.typing as npt
 __all__ = ["Activation", "ClassPlan", "Gate", "Layer", "Model", "Probe"]
 
 Float32Array = npt.NDArray[np.float32]
+Int32Array = npt.NDArray[np.int32]
+Machine = dict[str, str | int | None]
 
 TASKS: Final = ("classification", "regression")
 STRATEGIES: Final = ("dense", "skip", "gate")
 PRECISIONS: Final = ("f32",)
+# What `lrgate.machine.fingerprint` tells.
+MACHINE_KEYS: Final = ("isa", "cpu", "l1d", "l2", "l3")
+MAX_MACHINE_CHARACTERS: Final = 200
 
 # The parameter of each activation that takes one, with its default.
 _PARAMETERS: Final[dict[str, tuple[str, float | None]]] = {
@@ -54,7 +60,7 @@ _DIMENSIONS: Final[dict[str, tuple[int, ...]]] = {
     "() or (d,)": (0, 1),
 }
 
-_METADATA_DEPTH: Final = 100
+_JSON_DEPTH: Final = 100
 _MAX_ROWS: Final = 2**31 - 1
 
 
@@ -253,13 +259,19 @@ class Layer(_ReadOnlyArrays):
     activation : Activation
     gate : Gate, optional
         Its sign estimate.
+    order : array of int of shape (k,), optional
+        The units that the engine computes, in its order: distinct, from 0 to out - 1. The others
+        count as constant zero and are never computed, so only an activation with a hard zero may
+        lack any. All else here keeps the full width and the user's order of units. Not for softmax,
+        nor for a network's last layer.
 
     Raises
     ------
     TypeError
-        For an array that does not hold real numbers, or an activation or gate of another type.
+        For an array that does not hold real numbers (integers in `order`), or an activation or gate
+        of another type.
     ValueError
-        For a wrong shape, or a finite value beyond float32.
+        For a wrong shape, a finite value beyond float32, or an `order` that is not such a one.
 
     Examples
     --------
@@ -271,6 +283,7 @@ class Layer(_ReadOnlyArrays):
     bias: Float32Array
     activation: Activation
     gate: Gate | None = None
+    order: Int32Array | None = None
 
     def __post_init__(self) -> None:
         _set(self, "weight", as_float32(self.weight, "weight", "(out, in)"))
@@ -281,6 +294,18 @@ class Layer(_ReadOnlyArrays):
             _check_type("gate", self.gate, Gate)
             _check_shape("gate.u", self.gate.u, (self.inputs, self.gate.rank))
             _check_shape("gate.v", self.gate.v, (self.gate.rank, self.outputs))
+        if self.order is not None:
+            _set(self, "order", as_order(self.order, "order", self.outputs))
+            self._check_order(len(self.order))
+
+    def _check_order(self, computed: int) -> None:
+        if self.activation.name == "softmax":
+            raise ValueError(f"order must be None for softmax, got {computed} units")
+        if computed < self.outputs and not self.activation.has_hard_zero:
+            raise ValueError(
+                f"order must have all {self.outputs} units for {self.activation.name}, which has "
+                f"no hard zero, got {computed}"
+            )
 
     @property
     def inputs(self) -> int:
@@ -294,7 +319,8 @@ class Layer(_ReadOnlyArrays):
 
     def __repr__(self) -> str:
         gate = "" if self.gate is None else f", gate of rank {self.gate.rank}"
-        return f"Layer({self.inputs} -> {self.outputs}, {self.activation}{gate})"
+        order = "" if self.order is None else f", order of {len(self.order)} units"
+        return f"Layer({self.inputs} -> {self.outputs}, {self.activation}{gate}{order})"
 
 
 @dataclass(frozen=True)
@@ -390,6 +416,16 @@ class Model(_ReadOnlyArrays):
     metadata : dict, optional
         JSON values: None, bool, int, finite float, str, list, and dict with str keys. NumPy scalars
         and tuples are turned into these.
+    input_range : (low, high), optional
+        What callers promise about raw inputs, each a number or an array (d,). Units that no row in
+        the range can switch on may be left out of an `order`; rows outside it may then give other
+        results. Stored as an array of shape (2,) or (2, d).
+    machine : dict, optional
+        Where the plan was measured, as `lrgate.machine.fingerprint` tells it; None where it was
+        not. The keys are ``isa``, ``cpu``, ``l1d``, ``l2`` and ``l3``, the values str of up to 200
+        characters, int from 0 to 2**63 - 1, or None.
+    report : dict, optional
+        JSON values, as `metadata`: what was done to make the network fast.
 
     Raises
     ------
@@ -405,6 +441,9 @@ class Model(_ReadOnlyArrays):
     plan: tuple[ClassPlan, ...] | None = None
     probe: Probe | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    input_range: Float32Array | None = None
+    machine: Machine | None = None
+    report: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self._check_layers()
@@ -422,9 +461,14 @@ class Model(_ReadOnlyArrays):
             _check_type("probe", self.probe, Probe)
             _check_shape("probe.x", self.probe.x, (len(self.probe.x), self.layers[0].inputs))
             _check_shape("probe.y", self.probe.y, (len(self.probe.x), self.layers[-1].outputs))
-        if not isinstance(self.metadata, dict):
-            raise TypeError(f"metadata must be a dict, got {type(self.metadata).__name__}")
-        _set(self, "metadata", _json_copy(self.metadata, "metadata", 0))
+        if self.input_range is not None:
+            _set(self, "input_range", as_range(self.input_range))
+            self._check_range(self.input_range.shape)
+        if self.machine is not None:
+            _set(self, "machine", as_machine(self.machine))
+        _set(self, "metadata", _json_object(self.metadata, "metadata"))
+        if self.report is not None:
+            _set(self, "report", _json_object(self.report, "report"))
 
     def _check_layers(self) -> None:
         if not isinstance(self.layers, tuple | list):
@@ -434,6 +478,11 @@ class Model(_ReadOnlyArrays):
             raise ValueError("layers must have at least one layer, got 0")
         for i, layer in enumerate(self.layers):
             _check_type(f"layers[{i}]", layer, Layer)
+        if self.layers[-1].order is not None:
+            raise ValueError(
+                f"layers[{len(self.layers) - 1}].order must be None: it is the last layer, whose "
+                "units are the outputs"
+            )
 
     def _check_classes(self, got: int) -> None:
         if self.task == "regression":
@@ -445,6 +494,11 @@ class Model(_ReadOnlyArrays):
                 f"classes must have shape ({expected},) for {outputs} "
                 f"output{'s' * (outputs != 1)}, got ({got},)"
             )
+
+    def _check_range(self, got: tuple[int, ...]) -> None:
+        inputs = self.layers[0].inputs
+        if got not in ((2,), (2, inputs)):
+            raise ValueError(f"input_range must have shape (2,) or (2, {inputs}), got {got}")
 
     def _check_plan(self, plan: object) -> None:
         if not isinstance(plan, tuple | list):
@@ -576,6 +630,136 @@ def as_classes(value: object, name: str = "classes") -> npt.NDArray[Any]:
     return array
 
 
+def as_order(value: object, name: str, units: int) -> Int32Array:
+    """`value` as a read-only 1-D int32 array of distinct units.
+
+    Parameters
+    ----------
+    value : array_like of int
+    name : str
+        What messages call it.
+    units : int
+        How many there are to name.
+
+    Returns
+    -------
+    int32 array of shape (k,), k from 1 to `units`
+
+    Raises
+    ------
+    TypeError
+        For another kind of value.
+    ValueError
+        For another number of dimensions, no unit, one that is not there, or one named twice.
+    """
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of integers: {error}") from None
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} must have shape (k,) with k > 0, got {array.shape}")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be an array of integers, got dtype {array.dtype}")
+    outside = array[(array < 0) | (array >= units)]
+    if outside.size:
+        raise ValueError(f"{name} must name units from 0 to {units - 1}, got {outside[0]}")
+    order = array.astype(np.int32, order="C", copy=_needs_copy(array))
+    # By sorting: a file may state more units than memory has room to count.
+    ascending = np.sort(order)
+    repeated = ascending[1:][ascending[1:] == ascending[:-1]]
+    if repeated.size:
+        raise ValueError(f"{name} must name distinct units, got {repeated[0]} twice")
+    order.flags.writeable = False
+    return order
+
+
+def as_range(value: Any, name: str = "input_range") -> Float32Array:
+    """A pair of bounds as one read-only float32 array.
+
+    Parameters
+    ----------
+    value : (low, high)
+        Each a number or an array (d,); or both in one array of shape (2,) or (2, d).
+    name : str, default "input_range"
+        What messages call it.
+
+    Returns
+    -------
+    float32 array of shape (2,) or (2, d)
+
+    Raises
+    ------
+    TypeError
+        For a value that is no pair, or bounds that are not real numbers.
+    ValueError
+        For another shape, bounds that are not finite, or a low bound above the high one.
+    """
+    if isinstance(value, np.ndarray) and (value.ndim not in (1, 2) or len(value) != 2):
+        raise ValueError(f"{name} must have shape (2,) or (2, d), got {value.shape}")
+    try:
+        low, high = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a pair (low, high), got {reprlib.repr(value)}") from None
+    low, high = (
+        as_float32(bound, f"{name}[{i}]", "() or (d,)") for i, bound in enumerate((low, high))
+    )
+    if low.ndim == high.ndim == 1 and low.shape != high.shape:
+        raise ValueError(f"{name}[1] must have shape () or {low.shape}, got {high.shape}")
+    result = np.stack(np.broadcast_arrays(low, high))
+    if not np.isfinite(result).all():
+        raise ValueError(f"{name} must be finite, got {result[~np.isfinite(result)][0]}")
+    low, high = result.reshape(2, -1)
+    above = low > high
+    if above.any():
+        raise ValueError(f"{name} must have low <= high, got {low[above][0]} > {high[above][0]}")
+    result.flags.writeable = False
+    return result
+
+
+def as_machine(value: Any, name: str = "machine") -> Machine:
+    """A copy of what `lrgate.machine.fingerprint` tells, checked, its keys in their order.
+
+    Parameters
+    ----------
+    value : dict
+    name : str, default "machine"
+        What messages call it.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    TypeError
+        For another type, or a value that is no str, int or None.
+    ValueError
+        For other keys, a str that is too long, or an int out of range.
+    """
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a dict, got {type(value).__name__}")
+    if set(value) != set(MACHINE_KEYS):
+        raise ValueError(
+            f"{name} must have the keys {_words(MACHINE_KEYS)}, got {reprlib.repr(list(value))}"
+        )
+    for key in MACHINE_KEYS:
+        _check_machine_value(f"{name}[{key!r}]", value[key])
+    return {key: value[key] for key in MACHINE_KEYS}
+
+
+def _check_machine_value(name: str, value: object) -> None:
+    if isinstance(value, str):
+        if len(value) > MAX_MACHINE_CHARACTERS:
+            raise ValueError(
+                f"{name} must have at most {MAX_MACHINE_CHARACTERS} characters, got {len(value)}"
+            )
+    elif isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value < 2**63:
+            raise ValueError(f"{name} must be from 0 to 2**63 - 1, got {reprlib.repr(value)}")
+    elif value is not None:
+        raise TypeError(f"{name} must be a str, an int or None, got {type(value).__name__}")
+
+
 def _string_classes(value: object, array: npt.NDArray[Any], name: str) -> npt.NDArray[np.str_]:
     # NumPy turns a list of str and numbers into str without a word, so the list itself is asked.
     labels = list(value) if isinstance(value, list | tuple) else array.tolist()
@@ -632,10 +816,17 @@ def _check_type(name: str, value: object, expected: type) -> None:
         raise TypeError(f"{name} must be of type {expected.__name__}, got {type(value).__name__}")
 
 
+def _json_object(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a dict, got {type(value).__name__}")
+    copy: dict[str, Any] = _json_copy(value, name, 0)
+    return copy
+
+
 def _json_copy(value: Any, name: str, depth: int) -> Any:
     """A deep copy that holds nothing but JSON values; `depth` bounds the recursion."""
-    if depth > _METADATA_DEPTH:
-        raise ValueError(f"metadata must be nested at most {_METADATA_DEPTH} deep")
+    if depth > _JSON_DEPTH:
+        raise ValueError(f"{name.partition('[')[0]} must be nested at most {_JSON_DEPTH} deep")
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, dict):

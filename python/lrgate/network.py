@@ -8,26 +8,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from lrgate import _core, files
+from lrgate.machine import fingerprint
 from lrgate.model import (
     TASKS,
     Activation,
     ClassPlan,
+    Float32Array,
     Gate,
+    Int32Array,
     Layer,
+    Machine,
     Model,
     Probe,
     as_float32,
+    as_range,
 )
 from lrgate.profiles import LayerProfile, Profile
 
 CHECK_TOLERANCE = 1e-4
 """How far :meth:`Network.check` lets outputs be from the stored ones, relative to the largest."""
+
+# What measuring the plan of a file from another machine may take, and the most classes it may have
+# to be measured: each takes a few calls at least.
+_RETUNE_SECONDS: Final = 0.1
+_RETUNE_CLASSES: Final = 16
 
 
 class Network(_core.Network):
@@ -56,7 +68,7 @@ class Network(_core.Network):
     >>> output = (np.array([[1.0, 1.0]]), np.array([0.5]))
     >>> net = Network.from_layers([hidden, output])
     >>> net(np.array([[3.0, 1.0]], np.float32))
-    array([[8. ]], dtype=float32)
+    array([[8.]], dtype=float32)
     """
 
     _model: Model
@@ -72,7 +84,7 @@ class Network(_core.Network):
     # Making and storing
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], *, tune: bool = True) -> Self:
         """Load a network from a ``.npz`` or ``.safetensors`` file.
 
         Parameters
@@ -80,6 +92,10 @@ class Network(_core.Network):
         path : str or path-like
             The file. One with only ``layers.{i}.weight`` and ``layers.{i}.bias`` arrays loads too:
             relu on all layers but the last, dense plan.
+        tune : bool, default True
+            Where the file's plan was measured on another machine, and the file has a probe, measure
+            it again on the probe's rows, for about a tenth of a second. A layer uses its gate only
+            if the file's plan does in some batch class. False keeps the plan as it is.
 
         Raises
         ------
@@ -91,9 +107,13 @@ class Network(_core.Network):
         """
         model = files.load(path)
         try:
-            return cls(model)
+            net = cls(model)
+            if tune and model.machine not in (None, fingerprint()):
+                with suppress(OSError, RuntimeError):  # the file's plan serves too
+                    net = net._retune(_RETUNE_SECONDS)
         except ValueError as error:
             raise files.FileFormatError(f"{os.fspath(path)}: {error}") from error
+        return net
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the network, with its gates, plan and probe, as ``.npz`` or ``.safetensors``.
@@ -118,6 +138,7 @@ class Network(_core.Network):
         classes: npt.ArrayLike | None = None,
         input_scale: npt.ArrayLike | None = None,
         input_shift: npt.ArrayLike | None = None,
+        input_range: tuple[npt.ArrayLike, npt.ArrayLike] | Float32Array | None = None,
     ) -> Self:
         """Build a network from weights and biases. Its plan is dense; see :meth:`tune`.
 
@@ -140,6 +161,10 @@ class Network(_core.Network):
             The network computes on ``x * input_scale + input_shift``: callers pass raw values. It
             costs nothing at run time, but where a shift is above 16: then rows are mapped as they
             are read, and sparse rows are made dense.
+        input_range : (low, high), optional
+            Raw inputs are promised to be from `low` to `high`, each a number or array-like (d,).
+            Units that no row in the range can switch on may be removed when the network is
+            optimized; rows outside the range may then give other results than the full network.
 
         Raises
         ------
@@ -166,7 +191,7 @@ class Network(_core.Network):
                 for layer, name in zip(layers, usual, strict=True)
             ]
         made = [
-            Layer(layer.weight, layer.bias, Activation.parse(a, f"activations[{i}]"), layer.gate)
+            _changed(layer, f"layers[{i}]", activation=Activation.parse(a, f"activations[{i}]"))
             for i, (layer, a) in enumerate(zip(made, activations, strict=True))
         ]
         labels = None if classes is None else np.array(classes)
@@ -183,9 +208,7 @@ class Network(_core.Network):
             classes=labels,
             input_scale=_map(input_scale, "input_scale"),
             input_shift=_map(input_shift, "input_shift"),
-            plan=None,
-            probe=None,
-            metadata={},
+            input_range=None if input_range is None else as_range(input_range),
         )
         return cls(model)
 
@@ -197,7 +220,10 @@ class Network(_core.Network):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers: weight (out, in), bias (out,), activation, gate. Arrays are read-only."""
+        """The layers: weight (out, in), bias (out,), activation, gate and order of units.
+
+        Arrays are read-only.
+        """
         return self._model.layers
 
     @property
@@ -235,6 +261,11 @@ class Network(_core.Network):
         return self._model.input_shift
 
     @property
+    def input_range(self) -> npt.NDArray[np.float32] | None:
+        """Lowest and highest raw inputs that callers promise, (2,) or (2, d)."""
+        return self._model.input_range
+
+    @property
     def nbytes(self) -> int:
         """Bytes of weights the engine holds, in all layouts packed so far."""
         return self.engine.nbytes
@@ -254,6 +285,11 @@ class Network(_core.Network):
         """Rows stored with the network, and its outputs on them."""
         return self._model.probe
 
+    @property
+    def machine(self) -> Machine | None:
+        """The machine that the plan was measured on; None for a plan that was not measured."""
+        return None if self._model.machine is None else dict(self._model.machine)
+
     def strategies(self, rows: int = 1) -> tuple[str, ...]:
         """Strategy of each layer in a call on `rows` rows."""
         if rows < 0:
@@ -269,11 +305,10 @@ class Network(_core.Network):
             f"<lrgate.Network {widths}, {self.task}, plan {{{plans}}}, {self.nbytes / 1e6:.1f} MB>"
         )
 
-    # Other plans, gates, notes
+    # Other plans, gates, orders, notes
 
-    def _with(self, engine: _core.Engine, **changes: Any) -> Self:
-        fields = {name: getattr(self._model, name) for name in Model.__dataclass_fields__}
-        return type(self)(Model(**{**fields, **changes}), engine)
+    def _with(self, engine: _core.Engine | None, **changes: Any) -> Self:
+        return type(self)(replace(self._model, **changes), engine)
 
     def dense(self) -> Self:
         """The same weights, dense in every layer: what other strategies are compared with."""
@@ -300,8 +335,8 @@ class Network(_core.Network):
         plan = [(1, names, ["f32"] * len(names))]
         return self._with_engine_plan(self.engine.with_plan(plan))
 
-    def _with_engine_plan(self, engine: _core.Engine) -> Self:
-        return self._with(engine, plan=_class_plans(engine))
+    def _with_engine_plan(self, engine: _core.Engine, machine: Machine | None = None) -> Self:
+        return self._with(engine, plan=_class_plans(engine), machine=machine, report=None)
 
     def with_gates(self, gates: Mapping[int, Gate | None] | Sequence[Gate | None]) -> Self:
         """The same network with other gates; layers that get one use it in every batch class.
@@ -320,26 +355,15 @@ class Network(_core.Network):
         """
         count = len(self.layers)
         old = [layer.gate for layer in self.layers]
-        new = list(old)
-        if isinstance(gates, Mapping):
-            for i, gate in gates.items():
-                if not isinstance(i, int | np.integer) or not 0 <= i < count:
-                    raise ValueError(f"gates must name layers from 0 to {count - 1}, got {i!r}")
-                new[i] = gate
-        else:
-            if not isinstance(gates, Sequence):
-                raise TypeError(
-                    f"gates must be a mapping or a sequence of gates, got {type(gates).__name__}"
-                )
-            if len(gates) != count:
-                raise ValueError(
-                    f"gates must have {count} entries, one per layer, got {len(gates)}"
-                )
-            new = list(gates)
+        new = _one_per_layer(gates, old, "gates")
         for i, gate in enumerate(new):
             if gate is not None and not isinstance(gate, Gate):
                 raise TypeError(f"gates[{i}] must be a Gate or None, got {type(gate).__name__}")
-        engine = self.engine.with_gates([_gate_arrays(gate) for gate in new])
+        layers = tuple(
+            _changed(layer, f"gates[{i}]", gate=gate)
+            for i, (layer, gate) in enumerate(zip(self.layers, new, strict=True))
+        )
+        engine = self.engine.with_gates(_engine_gates(layers))
         kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
         if any(kept):
             before = self.engine.plan()
@@ -348,11 +372,40 @@ class Network(_core.Network):
                 for (n, s, p), (_, s0, _) in zip(engine.plan(), before, strict=True)
             ]
             engine = engine.with_plan(plan)
+        changes = {"plan": _class_plans(engine), "machine": None, "report": None}
+        return self._with(engine, layers=layers, **changes)
+
+    def with_order(
+        self, orders: Mapping[int, npt.ArrayLike | None] | Sequence[npt.ArrayLike | None]
+    ) -> Self:
+        """The same network, of which the engine computes these units alone, in this order.
+
+        Units that are named by no order count as constant zero. So results stay the same, to
+        rounding, where only units are left out that are zero on every row. A probe stays as it is:
+        where others are left out, store it again by :meth:`with_probe`. :attr:`layers` keep the
+        full width and the user's order.
+
+        Parameters
+        ----------
+        orders : mapping from layer index to array of int or None, or sequence, one per layer
+            Distinct units, from 0 to out - 1. With a mapping, layers it does not name keep what
+            they have. None computes all units, in the order they have.
+
+        Raises
+        ------
+        ValueError
+            If an order is on the last layer or on softmax, names a unit that is not there, or one
+            twice, leaves none, leaves out units of an activation without a hard zero, or leaves
+            fewer than the rank of a gate.
+        TypeError
+            If an order does not hold integers.
+        """
+        new = _one_per_layer(orders, [layer.order for layer in self.layers], "orders")
         layers = tuple(
-            Layer(layer.weight, layer.bias, layer.activation, gate)
-            for layer, gate in zip(self.layers, new, strict=True)
+            _changed(layer, f"orders[{i}]", order=order)
+            for i, (layer, order) in enumerate(zip(self.layers, new, strict=True))
         )
-        return self._with(engine, layers=layers, plan=_class_plans(engine))
+        return self._with(None, layers=layers, plan=self.plan, machine=None, report=None)
 
     def with_probe(self, x: npt.ArrayLike) -> Self:
         """The same network with these rows and its outputs on them stored, for :meth:`check`.
@@ -387,6 +440,8 @@ class Network(_core.Network):
     ) -> Self:
         """Choose the fastest strategy of each layer by measuring on this machine.
 
+        The plan is stored with what tells this :attr:`machine` from others.
+
         Gates that the network has are used where they are faster than dense and skip. For each
         batch class the layers are timed under each strategy, then whole calls decide between the
         mix, its neighbours and dense, one thread each.
@@ -413,7 +468,19 @@ class Network(_core.Network):
             if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
                 raise ValueError(f"batch_sizes must be integers of at least 1, got {size!r}")
         engine = self.engine.tune(x, [int(size) for size in batch_sizes], seconds)
-        return self._with_engine_plan(engine)
+        return self._with_engine_plan(engine, fingerprint())
+
+    def _retune(self, seconds: float) -> Self:
+        """The same network, its plan measured here on its probe, in about `seconds` in all.
+
+        Gates stay off where no class of the plan has them on. A class that there is no time for
+        keeps its plan.
+        """
+        probe, plan = self._model.probe, self._model.plan
+        if probe is None or len(probe.x) == 0 or plan is None or len(plan) > _RETUNE_CLASSES:
+            return self
+        engine = self.engine.retune(probe.x, seconds)
+        return self._with(engine, plan=_class_plans(engine), machine=fingerprint())
 
     # Looking inside
 
@@ -441,16 +508,14 @@ class Network(_core.Network):
         size = max(rows, 1) if batch_size is None else batch_size
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, got {size}")
-        layers = []
         raw = self.engine.profile(x, size, seconds)
-        for layer, values in zip(self.layers, raw, strict=True):
-            done, dense = values.pop("multiply_adds"), values.pop("dense_multiply_adds")
-            layers.append(
-                LayerProfile(
-                    inputs=layer.inputs, outputs=layer.outputs, flop_share=done / dense, **values
-                )
+        layers = tuple(
+            _layer_profile(layer, before, values)
+            for layer, before, values in zip(
+                self.layers, _orders_before(self.layers), raw, strict=True
             )
-        return Profile(tuple(layers), rows, size, _core.isa())
+        )
+        return Profile(layers, rows, size, _core.isa())
 
     def layer_inputs(self, x: Any) -> list[npt.NDArray[np.float32]]:
         """Every layer's input on these rows: what gates are fitted on.
@@ -462,9 +527,15 @@ class Network(_core.Network):
         Returns
         -------
         list of float32 arrays (n, in)
-            One per layer; the first is ``x * input_scale + input_shift``.
+            One per layer; the first is ``x * input_scale + input_shift``. Units that are not
+            computed are zero.
         """
-        return self.engine.layer_inputs(x)
+        return [
+            _full(values, order, layer.inputs)
+            for values, order, layer in zip(
+                self.engine.layer_inputs(x), _orders_before(self.layers), self.layers, strict=True
+            )
+        ]
 
     def check(self) -> float:
         """Recompute the stored probe and compare: does the file still say what it said?
@@ -496,26 +567,125 @@ class Network(_core.Network):
 
 
 def _build(model: Model) -> _core.Engine:
-    """A model's engine: checks everything."""
-    layers = [
-        (layer.weight, layer.bias, layer.activation.name, layer.activation.parameter)
-        for layer in model.layers
-    ]
+    """A model's engine: checks everything. It has the units that are computed, in their order."""
+    layers = []
+    for i, (layer, before) in enumerate(
+        zip(model.layers, _orders_before(model.layers), strict=True)
+    ):
+        weight, bias = layer.weight, layer.bias
+        if before is not None or layer.order is not None:
+            # Here rather than by the engine, which does not see all of it.
+            _check_finite(f"layers[{i}].weight", weight)
+            _check_finite(f"layers[{i}].bias", bias)
+        if before is not None and layer.inputs != model.layers[i - 1].outputs:
+            raise ValueError(
+                f"layers[{i}]: weight must have {model.layers[i - 1].outputs} columns, the units "
+                f"of layers[{i - 1}], got {layer.inputs}"
+            )
+        weight = _taken(_taken(weight, layer.order, 0), before, 1)
+        bias = _taken(bias, layer.order, 0)
+        layers.append((weight, bias, layer.activation.name, layer.activation.parameter))
     engine = _core.Engine(
         layers,
         input_scale=None if model.input_scale is None else model.input_scale.reshape(-1),
         input_shift=None if model.input_shift is None else model.input_shift.reshape(-1),
     )
     if any(layer.gate is not None for layer in model.layers):
-        engine = engine.with_gates([_gate_arrays(layer.gate) for layer in model.layers])
-    if model.plan is not None:
-        plan = [(p.rows, list(p.strategies), list(p.precisions)) for p in model.plan]
-        engine = engine.with_plan(plan)
-    return engine
+        engine = engine.with_gates(_engine_gates(model.layers))
+    return engine if model.plan is None else _planned(engine, model.plan)
 
 
-def _gate_arrays(gate: Gate | None) -> Any:
-    return None if gate is None else (gate.u, gate.v, gate.bias)
+def _planned(engine: _core.Engine, plan: tuple[ClassPlan, ...]) -> _core.Engine:
+    return engine.with_plan([(p.rows, list(p.strategies), list(p.precisions)) for p in plan])
+
+
+def _engine_gates(layers: Sequence[Layer]) -> list[Any]:
+    """The gates for an engine: of the units that are computed, in their order."""
+    return [
+        None if layer.gate is None else _gate_arrays(layer, layer.gate, before, i)
+        for i, (layer, before) in enumerate(zip(layers, _orders_before(layers), strict=True))
+    ]
+
+
+def _gate_arrays(layer: Layer, gate: Gate, before: Int32Array | None, i: int) -> Any:
+    if before is None and layer.order is None:
+        return gate.u, gate.v, gate.bias
+    for part in ("u", "v", "bias"):
+        _check_finite(f"gates[{i}].{part}", getattr(gate, part))
+    u, v = _taken(gate.u, before, 0), _taken(gate.v, layer.order, 1)
+    most = min(len(u), v.shape[1])
+    if gate.rank > most:
+        raise ValueError(
+            f"layers[{i}]: rank of the gate must be at most {most}, the smaller number of inputs "
+            f"and units that the orders leave, got {gate.rank}"
+        )
+    return u, v, _taken(gate.bias, layer.order, 0)
+
+
+def _orders_before(layers: Sequence[Layer]) -> list[Int32Array | None]:
+    """What each layer's inputs are in the engine: the order of the layer before it."""
+    return [None, *(layer.order for layer in layers[:-1])]
+
+
+def _taken(array: Float32Array, order: Int32Array | None, axis: int) -> Float32Array:
+    return array if order is None else array.take(order, axis)
+
+
+def _full(values: Float32Array, order: Int32Array | None, width: int) -> Float32Array:
+    """An engine's signals (n, k) at full width, in the user's order."""
+    if order is None:
+        return values
+    result = np.zeros((len(values), width), np.float32)
+    result[:, order] = values
+    return result
+
+
+def _layer_profile(layer: Layer, before: Int32Array | None, values: dict[str, Any]) -> LayerProfile:
+    """An engine's figures for a layer, as shares of the full layer."""
+    inputs = 1.0 if before is None else len(before) / layer.inputs
+    outputs = 1.0 if layer.order is None else len(layer.order) / layer.outputs
+    done, dense = values.pop("multiply_adds"), values.pop("dense_multiply_adds")
+    values["density_in"] *= inputs
+    values["density_out"] *= outputs
+    values["computed_share"] *= outputs
+    share = done / dense * inputs * outputs
+    return LayerProfile(inputs=layer.inputs, outputs=layer.outputs, flop_share=share, **values)
+
+
+def _check_finite(name: str, array: Float32Array) -> None:
+    bad = ~np.isfinite(array)
+    if bad.any():
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        value = "NaN" if np.isnan(array[index]) else array[index]
+        where = index[0] if len(index) == 1 else index
+        raise ValueError(f"{name} must be finite, got {value} at index {where}")
+
+
+def _one_per_layer(new: Any, old: list[Any], name: str) -> list[Any]:
+    """`new` as a list; where it is a mapping from layer index, other layers keep the `old`."""
+    count = len(old)
+    if isinstance(new, Mapping):
+        result = list(old)
+        for i, value in new.items():
+            if not isinstance(i, int | np.integer) or not 0 <= i < count:
+                raise ValueError(f"{name} must name layers from 0 to {count - 1}, got {i!r}")
+            result[i] = value
+        return result
+    if not isinstance(new, Sequence):
+        raise TypeError(
+            f"{name} must be a mapping or a sequence of {name}, got {type(new).__name__}"
+        )
+    if len(new) != count:
+        raise ValueError(f"{name} must have {count} entries, one per layer, got {len(new)}")
+    return list(new)
+
+
+def _changed(layer: Layer, name: str, **changes: Any) -> Layer:
+    """`layer` with other fields; refusals start with `name`."""
+    try:
+        return replace(layer, **changes)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 def _layer(pair: Any, i: int) -> Layer:

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import gc
 import itertools
-import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter, perf_counter_ns
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from lrgate.machine import fingerprint
 from lrgate.runtime import config
 
 __all__ = ["Ratio", "Timing", "batches", "interleaved", "machine"]
@@ -188,13 +187,4 @@ def _clock_cost() -> float:
 
 def machine() -> dict[str, str]:
     """What a time depends on: the processor, and what :func:`lrgate.show_config` prints."""
-    return {"cpu": _cpu(), **config()}
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    return {"cpu": str(fingerprint()["cpu"] or "unknown"), **config()}
