@@ -13,18 +13,26 @@ from lrgate._core import VERSION as __version__
 from lrgate._core import available_isas, get_num_threads, isa
 from lrgate.files import FileFormatError
 from lrgate.model import Activation, Gate, Layer
+from lrgate.monitoring import Monitor, MonitorReport
 from lrgate.network import Network
+from lrgate.optimize import optimize
 from lrgate.profiles import LayerProfile, Profile
+from lrgate.reports import ClassReport, LayerReport, Report
 from lrgate.runtime import num_threads, set_num_threads, show_config
 
 __all__ = [
     "Activation",
+    "ClassReport",
     "FileFormatError",
     "Gate",
     "Layer",
     "LayerProfile",
+    "LayerReport",
+    "Monitor",
+    "MonitorReport",
     "Network",
     "Profile",
+    "Report",
     "__version__",
     "available_isas",
     "estimators",
@@ -32,6 +40,7 @@ __all__ = [
     "get_num_threads",
     "isa",
     "num_threads",
+    "optimize",
     "set_num_threads",
     "show_config",
 ]

@@ -31,7 +31,9 @@ from lrgate.model import (
     as_float32,
     as_range,
 )
+from lrgate.monitoring import Monitor
 from lrgate.profiles import LayerProfile, Profile
+from lrgate.reports import Report
 
 CHECK_TOLERANCE = 1e-4
 """How far :meth:`Network.check` lets outputs be from the stored ones, relative to the largest."""
@@ -290,6 +292,17 @@ class Network(_core.Network):
         """The machine that the plan was measured on; None for a plan that was not measured."""
         return None if self._model.machine is None else dict(self._model.machine)
 
+    @property
+    def report(self) -> Report | None:
+        """What :func:`lrgate.optimize` did, if this network comes from it; ``print`` shows it.
+
+        Raises
+        ------
+        ValueError
+            If the network's file holds a report of another form, as another version may write it.
+        """
+        return None if self._model.report is None else Report.from_dict(self._model.report)
+
     def strategies(self, rows: int = 1) -> tuple[str, ...]:
         """Strategy of each layer in a call on `rows` rows."""
         if rows < 0:
@@ -536,6 +549,62 @@ class Network(_core.Network):
                 self.engine.layer_inputs(x), _orders_before(self.layers), self.layers, strict=True
             )
         ]
+
+    def monitor(
+        self,
+        rate: float = 0.001,
+        *,
+        max_disagreement: float | None = None,
+        max_lost_energy: float | None = None,
+        window: int = 1000,
+        min_rows: int = 100,
+        seed: int | None = None,
+    ) -> Monitor:
+        """A stand-in for the network that compares a sample of the rows with the dense network.
+
+        Use it in place of the network, and as a context manager where the sampling is to end:
+        drift of the inputs shows in its :meth:`~lrgate.monitoring.Monitor.report`, and in warnings
+        of the logger ``lrgate.monitor``.
+
+        Parameters
+        ----------
+        rate : float
+            Share of the rows that are sampled, above 0 and at most 1. A sampled row costs about two
+            dense calls more.
+        max_disagreement : float, optional
+            Warn where the sample's disagreement with the dense network is above this.
+        max_lost_energy : float, optional
+            Warn where a gated layer's lost energy on the sample is above this.
+        window : int
+            How many of the latest sampled rows the warnings and the report's window look at.
+        min_rows : int
+            Sampled rows that a warning needs.
+        seed : int, optional
+            Of the sampling.
+
+        Raises
+        ------
+        ValueError
+            For a value out of range.
+
+        Examples
+        --------
+        >>> import lrgate
+        >>> net, x, y = lrgate.examples.mnist()
+        >>> with net.monitor(rate=0.1, seed=0) as watched:
+        ...     labels = watched.predict(x)
+        >>> watched.report().total.disagreement <= 0.1
+        True
+        """
+        return Monitor(
+            self,
+            rate,
+            max_disagreement=max_disagreement,
+            max_lost_energy=max_lost_energy,
+            window=window,
+            min_rows=min_rows,
+            seed=seed,
+        )
 
     def check(self) -> float:
         """Recompute the stored probe and compare: does the file still say what it said?

@@ -1,0 +1,1038 @@
+"""`optimize`: a trained network in, the fastest network within an error budget out.
+
+The search, in short:
+
+1. Rows are split in three: estimators are fitted on the first part, thresholds and plans chosen on
+   the second, errors taken on the third.
+2. Units that cannot be on, or never were, are left out; the others are put in an order in which
+   units that are on together sit together.
+3. Each hidden layer gets candidates: gates of several ranks and thresholds, each with its lost
+   energy, its time in every batch class, and its damage: what it alone does to the network's
+   outputs. Those that another one beats in all respects are dropped.
+4. With a price on damage, the best choice is one of each layer on its own. From no price to a high
+   one this gives a path of plans from the fastest to the exact one; the fastest that keeps the
+   budget on the third part of the rows is taken.
+5. Whole calls decide, batch class by batch class, what of it is used.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate import estimators, machine, timing, units
+from lrgate._core import get_num_threads
+from lrgate.model import Gate, Layer, Model
+from lrgate.network import Network
+from lrgate.profiles import LayerProfile
+from lrgate.reports import ClassReport, LayerReport, Report, Spread
+
+__all__ = ["optimize"]
+
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+# Shares of the rows that estimators are fitted on and that thresholds are chosen on; the rest
+# checks. More rows than the limit do not make gates better.
+_FIT, _TUNE = 0.4, 0.2
+_MOST_ROWS: Final = 20_000
+_LEAST_ROWS: Final = 50
+
+_RANKS: Final = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+_LOST_ENERGIES: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+
+# Units that are on in this share of the rows are computed without being scored.
+_ALWAYS_ON: Final = 0.95
+
+# A gate must promise to be this much faster than the layer's fastest exact strategy.
+_PROMISE: Final = 0.97
+
+# Layers on which a gate within this factor of the exact time could be found get a finer estimator.
+_NEAR: Final = 1.15
+
+_PROBE_ROWS: Final = 64
+
+
+def optimize(
+    model: Network,
+    x: Any,
+    y: npt.ArrayLike | None = None,
+    max_error_increase: float = 0.001,
+    *,
+    batch_sizes: Sequence[int] = (1, 64, 1024),
+    num_threads: int | None = None,
+    input_range: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    ranks: Sequence[int] | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Network:
+    """The fastest network on this machine whose error stays within a budget.
+
+    Gates are fitted to the hidden layers on `x`, thresholds and the order of units are chosen, and
+    each layer's strategy is decided by measuring, for each batch class. What it did is in the
+    result's ``report``. Where nothing is faster within the budget, the result is dense, and the
+    report says so. It is never slower than dense by measurement.
+
+    Parameters
+    ----------
+    model : Network
+        Its own gates and plan are not used.
+    x : array-like or scipy.sparse (n, d)
+        Real input rows, best 5,000 or more; 50 at least. More than 20,000 are sampled. Two fifths
+        fit, a fifth chooses, and two fifths check the error. Rows that the model was trained on
+        will do, but their error is lower than that of new rows.
+    y : array-like (n,) or (n, k), optional
+        Labels, of the network's ``classes``; values for a regressor. Without them the budget is
+        one of disagreement with the dense network.
+    max_error_increase : float
+        The budget, on rows that nothing was fitted on. A classifier: increase of the share of wrong
+        rows (0.001 is a tenth of a percentage point), or without `y` the share of rows whose class
+        changes. A regressor: increase of the squared error relative to the targets' variance,
+        or without `y` the squared difference relative to the dense outputs' variance. It is kept
+        with one standard error to spare. 0 allows nothing that is not exact.
+    batch_sizes : sequence of int
+        Rows per call to plan for; a call uses the plan of the nearest one, on a log scale.
+    num_threads : int, optional
+        Threads that calls will use; by default those of :func:`lrgate.get_num_threads`.
+    input_range : (low, high), optional
+        What raw inputs are promised to stay within, numbers or arrays (d,); by default the
+        network's own `input_range`. Units that are provably off in it are left out.
+    ranks : sequence of int, optional
+        Ranks of gates to try. By default some from 8 to 256.
+    seed : int
+        Of the split of the rows and of what is random in fitting. Times are measured, so that two
+        runs may still choose differently.
+    progress : bool, optional
+        Whether to show a progress bar on stderr; by default where that is a terminal.
+
+    Returns
+    -------
+    Network
+        With gates, order of units, plan, probe, machine and report.
+
+    Raises
+    ------
+    TypeError
+        For another type of model, or arguments that are not numbers.
+    ValueError
+        For rows of another width, too few, or not finite; for labels of another length or that the
+        network does not have; for a budget outside 0 to 1; for ranks that need more rows.
+
+    Examples
+    --------
+    >>> import lrgate
+    >>> net, x, y = lrgate.examples.mnist()
+    >>> fast = lrgate.optimize(net, x, y, progress=False)
+    >>> print(fast.report)  # doctest: +SKIP
+    """
+    begin = time.perf_counter()
+    if not isinstance(model, Network):
+        raise TypeError(f"model must be a Network, got {type(model).__name__}")
+    budget = _checked_budget(max_error_increase)
+    sizes = _checked_sizes(batch_sizes)
+    threads = get_num_threads() if num_threads is None else _positive(num_threads, "num_threads")
+    seed = _positive(seed, "seed", least=0)
+    rows = _checked_rows(model, x)
+    targets = None if y is None else _checked_targets(model, y, rows.shape[0])
+    split = _Split.of(rows, targets, seed)
+    tried = _checked_ranks(ranks, split.count)
+    base = _plain(model, input_range)
+    with _progress(progress, steps=8 + 2 * (len(base.layers) - 1)) as bar:
+        search = _Search(base, split, budget, sizes, threads, tried, seed, bar)
+        return search.run(begin)
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+def _checked_budget(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"max_error_increase must be a number, got {value!r}")
+    if not 0 <= float(value) <= 1:
+        raise ValueError(f"max_error_increase must be from 0 to 1, got {value}")
+    return float(value)
+
+
+def _checked_sizes(batch_sizes: Sequence[int]) -> list[int]:
+    if isinstance(batch_sizes, str) or not isinstance(batch_sizes, Sequence):
+        raise TypeError(
+            f"batch_sizes must be a sequence of integers, got {type(batch_sizes).__name__}"
+        )
+    sizes = [_positive(size, "batch_sizes") for size in batch_sizes]
+    if not sizes:
+        raise ValueError("batch_sizes must have at least one entry, got none")
+    if len(set(sizes)) != len(sizes):
+        raise ValueError(f"batch_sizes must be distinct, got {sizes}")
+    if max(sizes) > 1 << 20:
+        raise ValueError(f"batch_sizes must be at most {1 << 20} to be measured, got {max(sizes)}")
+    return sorted(sizes)
+
+
+def _positive(value: Any, name: str, least: int = 1) -> int:
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an integer, got {value}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def _checked_rows(model: Network, x: Any) -> Any:
+    """The rows as uint8 or float32 (n, d), or CSR; all finite."""
+    if hasattr(x, "tocsr"):
+        rows = x.tocsr()
+        if rows.dtype.kind not in "biuf":
+            raise TypeError(f"x must be an array of real numbers, got dtype {rows.dtype}")
+        rows = rows.astype(np.float32)
+    else:
+        try:
+            rows = np.asarray(x)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"x must be an array of real numbers: {error}") from None
+        if rows.dtype.kind not in "biuf":
+            raise TypeError(f"x must be an array of real numbers, got dtype {rows.dtype}")
+        if rows.dtype != np.uint8:
+            with np.errstate(over="ignore"):
+                rows = rows.astype(np.float32)
+    if rows.ndim != 2 or rows.shape[1] != model.input_size:
+        raise ValueError(f"x must have shape (n, {model.input_size}), got {rows.shape}")
+    if rows.shape[0] < _LEAST_ROWS:
+        raise ValueError(f"x must have at least {_LEAST_ROWS} rows, got {rows.shape[0]}")
+    if isinstance(rows, np.ndarray):
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    else:
+        bad = np.unique(rows.nonzero()[0][~np.isfinite(rows.data[rows.data != 0])])
+    if len(bad):
+        more = f" and {len(bad) - 1} more rows" if len(bad) > 1 else ""
+        raise ValueError(f"x must be finite, got NaN or infinity in row {bad[0]}{more}")
+    return rows
+
+
+def _checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[Any]:
+    """Class indices (n,) of a classifier, float64 (n, k) of a regressor."""
+    try:
+        targets = np.asarray(y)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"y must be an array: {error}") from None
+    if model.classes is not None:
+        if targets.shape != (rows,):
+            raise ValueError(f"y must have shape ({rows},), one label a row, got {targets.shape}")
+        order = np.argsort(model.classes)
+        known = model.classes[order]
+        if (targets.dtype.kind in "OUS") != (known.dtype.kind == "U"):
+            raise TypeError(
+                f"y must hold labels like the network's classes, of dtype {known.dtype}, "
+                f"got dtype {targets.dtype}"
+            )
+        at = np.minimum(np.searchsorted(known, targets), len(known) - 1)
+        wrong = np.flatnonzero(known[at] != targets)
+        if len(wrong):
+            raise ValueError(
+                f"y must hold the network's classes, got {targets[wrong[0]].item()!r} "
+                f"in row {wrong[0]}"
+            )
+        return np.asarray(order[at], np.int64)
+    if targets.dtype.kind not in "biuf":
+        raise TypeError(f"y must be an array of real numbers, got dtype {targets.dtype}")
+    outputs = model.output_size
+    shapes = [(rows, outputs)] + [(rows,)] * (outputs == 1)
+    if targets.shape not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise ValueError(f"y must have shape {expected}, got {targets.shape}")
+    values = targets.astype(np.float64).reshape(rows, outputs)
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise ValueError(f"y must be finite, got NaN or infinity in row {bad[0]}")
+    return values
+
+
+def _checked_ranks(ranks: Sequence[int] | None, fitted: int) -> tuple[int, ...]:
+    if ranks is None:
+        return tuple(rank for rank in _RANKS if rank < fitted)
+    if isinstance(ranks, str) or not isinstance(ranks, Sequence):
+        raise TypeError(f"ranks must be a sequence of integers, got {type(ranks).__name__}")
+    checked = sorted({_positive(rank, "ranks") for rank in ranks})
+    if not checked:
+        raise ValueError("ranks must have at least one entry, got none")
+    if checked[-1] >= fitted:
+        needed = math.ceil((checked[-1] + 1) / _FIT)
+        raise ValueError(
+            f"x must have at least {needed} rows for a gate of rank {checked[-1]}: "
+            f"{_FIT:.0%} of them fit, got {fitted} such rows"
+        )
+    return tuple(checked)
+
+
+def _plain(model: Network, input_range: Any) -> Network:
+    """The network without gates, orders and plan, with the input range asked for."""
+    layers = [Layer(layer.weight, layer.bias, layer.activation) for layer in model.layers]
+    base = Network.from_layers(
+        layers,
+        task=model.task,
+        classes=None if model.task == "regression" else model._model.classes,
+        input_scale=model.input_scale,
+        input_shift=model.input_shift,
+        input_range=model.input_range if input_range is None else input_range,
+    )
+    return base._with(base.engine, probe=model.probe, metadata=model.metadata)
+
+
+# --- rows and errors ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """The rows of the three parts; targets of the last."""
+
+    fit: Any
+    tune: Any
+    check: Any
+    targets: npt.NDArray[Any] | None
+
+    @property
+    def count(self) -> int:
+        """Rows that estimators are fitted on."""
+        return int(self.fit.shape[0])
+
+    @classmethod
+    def of(cls, rows: Any, targets: npt.NDArray[Any] | None, seed: int) -> _Split:
+        order = np.random.default_rng(seed).permutation(rows.shape[0])[:_MOST_ROWS]
+        first, second = int(_FIT * len(order)), int((_FIT + _TUNE) * len(order))
+        fit, tune, check = np.split(order, [first, second])
+        return cls(rows[fit], rows[tune], rows[check], None if targets is None else targets[check])
+
+
+@dataclass(frozen=True)
+class _Error:
+    """What a network's outputs cost on the rows that check."""
+
+    before: float
+    after: float
+    increase: float
+    deviation: float
+    low: float
+    high: float
+
+    def within(self, budget: float) -> bool:
+        """Whether the increase is within the budget, with a standard error to spare."""
+        return self.increase + self.deviation <= budget
+
+
+class _Judge:
+    """Compares a network's outputs with the dense network's, on rows that nothing was fitted on."""
+
+    def __init__(self, dense: Network, rows: Any, targets: npt.NDArray[Any] | None) -> None:
+        self.classifies = dense.task == "classification"
+        self.targets = targets
+        self.probabilities = dense.layers[-1].activation.name == "sigmoid"
+        self.dense = dense.forward(rows)
+        self.variance = 1.0
+        if not self.classifies:
+            reference = self.dense.astype(np.float64) if targets is None else targets
+            spread = float(np.square(reference - reference.mean(axis=0)).sum(axis=1).mean())
+            self.variance = spread if spread > 0 else 1.0
+
+    @property
+    def measure(self) -> str:
+        """What the budget counts."""
+        if self.classifies:
+            named = "classification error", "disagreement with the dense network"
+        else:
+            named = (
+                "relative squared error",
+                "relative squared difference from the dense network",
+            )
+        return named[self.targets is None]
+
+    def error(self, outputs: Float32Array) -> _Error:
+        """The error before and after, and its increase."""
+        before, after = self._losses(self.dense), self._losses(outputs)
+        change = after - before
+        n = len(change)
+        increase, deviation = float(change.mean()), float(change.std() / math.sqrt(n))
+        if self.classifies:
+            low, high = _paired_interval(int((change > 0).sum()), int((change < 0).sum()), n)
+        else:
+            low, high = increase - 1.96 * deviation, increase + 1.96 * deviation
+        return _Error(float(before.mean()), float(after.mean()), increase, deviation, low, high)
+
+    def _losses(self, outputs: Float32Array) -> Float64Array:
+        """What each row costs; as much as can be where an output is NaN."""
+        if self.classifies:
+            reference = self._classes(self.dense) if self.targets is None else self.targets
+            return np.asarray(self._classes(outputs) != reference, np.float64)
+        reference = self.dense if self.targets is None else self.targets
+        losses = np.square(outputs.astype(np.float64) - reference).sum(axis=1) / self.variance
+        return np.where(np.isfinite(losses), losses, np.finfo(np.float32).max)
+
+    def _classes(self, outputs: Float32Array) -> IntArray:
+        if outputs.shape[1] == 1:
+            boundary = 0.5 if self.probabilities else 0.0
+            return np.asarray(outputs[:, 0] > boundary, np.int64)
+        return np.asarray(outputs.argmax(axis=1), np.int64)
+
+
+def _paired_interval(worse: int, better: int, n: int) -> tuple[float, float]:
+    """95 % interval of the difference of two paired proportions (Agresti and Min 2005)."""
+    b, c, n = worse + 0.5, better + 0.5, n + 2
+    difference = (b - c) / n
+    deviation = math.sqrt(b + c - (b - c) ** 2 / n) / n
+    return difference - 1.96 * deviation, difference + 1.96 * deviation
+
+
+class _Damage:
+    """How far a network's outputs are from the dense network's: a smooth measure of few rows."""
+
+    def __init__(self, dense: Network, rows: Any) -> None:
+        self.rows = rows
+        self.activation = dense.layers[-1].activation.name
+        self.classifies = dense.task == "classification"
+        outputs = dense.forward(rows).astype(np.float64)
+        self.dense = self._log_probabilities(outputs) if self.classifies else outputs
+        self.variance = float(np.square(outputs - outputs.mean(axis=0)).sum(axis=1).mean()) or 1.0
+
+    def of(self, network: Network) -> float:
+        """Mean Kullback-Leibler divergence of the classes, or relative squared difference."""
+        outputs = network.forward(self.rows).astype(np.float64)
+        if self.classifies:
+            logs = self._log_probabilities(outputs)
+            return float((np.exp(self.dense) * (self.dense - logs)).sum(axis=1).mean())
+        return float(np.square(outputs - self.dense).sum(axis=1).mean() / self.variance)
+
+    def _log_probabilities(self, outputs: Float64Array) -> Float64Array:
+        if self.activation in ("softmax", "sigmoid"):
+            outputs = np.clip(outputs, 1e-12, 1 - 1e-12)
+            if outputs.shape[1] == 1:
+                outputs = np.concatenate([1 - outputs, outputs], axis=1)
+            outputs = np.log(outputs)
+        elif outputs.shape[1] == 1:
+            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
+        shifted = outputs - outputs.max(axis=1, keepdims=True)
+        logs: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return logs
+
+
+# --- the search ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A gate for one layer: what it loses, damages and takes (seconds a row, by class)."""
+
+    gate: Gate
+    estimator: str
+    lost_energy: float
+    seconds: Float64Array
+    damage: float = 0.0
+
+    def beats(self, other: _Candidate) -> bool:
+        """Whether it is nowhere worse and somewhere better."""
+        mine = np.append(self.seconds, self.lost_energy)
+        others = np.append(other.seconds, other.lost_energy)
+        return bool((mine <= others).all() and (mine < others).any())
+
+
+Choice = dict[int, _Candidate]
+
+
+class _Search:
+    """One run of `optimize`."""
+
+    def __init__(
+        self,
+        base: Network,
+        split: _Split,
+        budget: float,
+        sizes: list[int],
+        threads: int,
+        ranks: tuple[int, ...],
+        seed: int,
+        bar: Any,
+    ) -> None:
+        self.base, self.split, self.budget = base, split, budget
+        self.sizes, self.threads, self.ranks, self.seed = sizes, threads, ranks, seed
+        self.bar = bar
+        self.judge = _Judge(base, split.check, split.targets)
+        self.notes: list[str] = []
+
+    def run(self, begin: float) -> Network:
+        """The whole search."""
+        self._step("looking at the units")
+        inputs = self.base.layer_inputs(self.split.fit)
+        dead = self._dead()
+        silent = self._silent(inputs, dead)
+        kept = [~(a | b) for a, b in zip(dead, silent, strict=True)]
+        if any(mask.any() for mask in silent):
+            trial = _reduced(self.base, [np.flatnonzero(mask) for mask in kept])
+            if not self._error_of(trial).within(self.budget):
+                self.notes.append("units that were never on are kept: leaving them out costs more")
+                silent = [np.zeros_like(mask) for mask in silent]
+                kept = [~mask for mask in dead]
+        natural = [np.flatnonzero(mask) for mask in kept]
+        orders, always = self._orders(inputs, kept)
+
+        self._step("measuring dense and skip")
+        core = _reduced(self.base, orders)
+        exact = self._tuned(core)
+        choice = self._choose(core, exact, always) if self.budget > 0 else {}
+
+        self._step("deciding by whole calls")
+        gates = {i: candidate.gate for i, candidate in choice.items()}
+        fast = self._tuned(core.with_gates(gates)) if gates else exact
+        fast, exact = self._never_slower(core, fast, exact)
+        unordered = _reduced(self.base, natural)
+        order_speed_up = self._order_speed_up(exact, unordered)
+        plain = all(np.array_equal(a, b) for a, b in zip(orders, natural, strict=True))
+        ordered = not plain and self._order_pays(fast, orders, natural)
+        result = self._in_full(fast, orders, natural, ordered)
+
+        result_exact = result._with_engine_plan(result.engine.with_plan(exact.engine.plan()))
+
+        self._step("reporting")
+        error = self._error_of(result, every_gate=True)
+        report = Report(
+            classes=tuple(
+                self._class_report(size, result, result_exact, choice) for size in self.sizes
+            ),
+            measure=self.judge.measure,
+            error_before=error.before,
+            error_after=error.after,
+            error_increase=error.increase,
+            error_increase_low=error.low,
+            error_increase_high=error.high,
+            budget=self.budget,
+            rows_fitted=self.split.count,
+            rows_tuned=int(self.split.tune.shape[0]),
+            rows_checked=int(self.split.check.shape[0]),
+            dead_units=tuple(int(mask.sum()) for mask in dead),
+            dropped_units=tuple(int(mask.sum()) for mask in silent),
+            order_speed_up=None if plain else order_speed_up,
+            order_used=ordered,
+            num_threads=self.threads,
+            machine=machine.fingerprint(),
+            seed=self.seed,
+            seconds=time.perf_counter() - begin,
+            notes=tuple(self.notes + self._verdict(result)),
+        )
+        return self._finished(result, report)
+
+    def _step(self, text: str) -> None:
+        self.bar.update(1)
+        self.bar.set_description(text)
+
+    # Units
+
+    def _dead(self) -> list[npt.NDArray[np.bool_]]:
+        """Units that are off on the whole declared input range."""
+        layers = self.base.layers
+        span = self.base.input_range
+        if span is None:
+            return [np.zeros(layer.outputs, np.bool_) for layer in layers]
+        scale = 1.0 if self.base.input_scale is None else self.base.input_scale.astype(np.float64)
+        shift = 0.0 if self.base.input_shift is None else self.base.input_shift.astype(np.float64)
+        ends = np.stack(np.broadcast_arrays(*(end * scale + shift for end in span)))
+        return [
+            _keep_one(mask)
+            for mask in units.proven_dead(layers[:-1], ends.min(axis=0), ends.max(axis=0))
+        ] + [np.zeros(layers[-1].outputs, np.bool_)]
+
+    def _silent(
+        self, inputs: list[Float32Array], dead: list[npt.NDArray[np.bool_]]
+    ) -> list[npt.NDArray[np.bool_]]:
+        """Units that are never on in calibration, other than the dead ones."""
+        silent = [np.zeros_like(mask) for mask in dead]
+        if self.budget == 0:
+            return silent
+        tuned = self.base.layer_inputs(self.split.tune)
+        for i, layer in enumerate(self.base.layers[:-1]):
+            if layer.activation.has_hard_zero:
+                on = (inputs[i + 1] != 0).any(axis=0) | (tuned[i + 1] != 0).any(axis=0)
+                silent[i] = _keep_one(~on & ~dead[i], dead[i])
+        return silent
+
+    def _orders(
+        self, inputs: list[Float32Array], kept: list[npt.NDArray[np.bool_]]
+    ) -> tuple[list[IntArray], list[int]]:
+        """Each layer's units in order, and how many at the end are always on."""
+        orders, always = [], []
+        for i, layer in enumerate(self.base.layers):
+            order, count = np.flatnonzero(kept[i]), 0
+            if i + 1 < len(inputs) and layer.activation.has_hard_zero:
+                active = inputs[i + 1][:, order] != 0
+                on = active.mean(axis=0) >= _ALWAYS_ON
+                count = int(on.sum())
+                changing = order[~on]
+                if len(changing):
+                    changing = changing[units.co_activation_order(active[:, ~on])]
+                order = np.concatenate([changing, order[on]])
+            orders.append(order)
+            always.append(count)
+        return orders, always
+
+    # Candidates and their choice
+
+    def _choose(self, core: Network, exact: Network, always: list[int]) -> Choice:
+        """The gates of the fastest plan within the budget."""
+        fit, tune = core.layer_inputs(self.split.fit), core.layer_inputs(self.split.tune)
+        seconds = self._exact_seconds(core)
+        damage = _Damage(core, self.split.tune)
+        options: dict[int, list[_Candidate]] = {}
+        fits: dict[int, estimators.Estimate] = {}
+        for i, layer in enumerate(core.layers[:-1]):
+            self._step(f"fitting layer {i}")
+            ranks = self._ranks(layer, fit[i])
+            if layer.activation.has_hard_zero and ranks and always[i] < layer.outputs:
+                fits[i] = estimators.whitened(layer, fit[i], max_rank=max(ranks))
+                options[i] = self._candidates(fits[i], ranks, layer, tune[i], always[i])
+        self._step("measuring gates")
+        options = self._measured(core, exact, options)
+        near = {
+            i: sorted({c.gate.rank for c in found if (c.seconds < _NEAR * seconds[i]).any()})
+            for i, found in options.items()
+        }
+        refined: dict[int, list[_Candidate]] = {}
+        for i, ranks in near.items():
+            self._step(f"refining layer {i}")
+            if ranks:
+                layer = core.layers[i]
+                estimate = estimators.logistic(layer, fit[i], ranks, start=fits[i], seed=self.seed)
+                refined[i] = self._candidates(estimate, ranks, layer, tune[i], always[i])
+        for i, found in self._measured(core, exact, refined).items():
+            options[i] = options[i] + found
+        self._step("judging gates")
+        kept = {i: self._frontier(found, seconds[i]) for i, found in options.items()}
+        kept = {
+            i: [replace(c, damage=damage.of(core.with_gates({i: c.gate}))) for c in found]
+            for i, found in kept.items()
+        }
+        self._step("choosing")
+        return self._fastest_within(core, _path(kept, seconds))
+
+    def _ranks(self, layer: Layer, inputs: Float32Array) -> list[int]:
+        """Ranks whose estimate costs at most half of the layer: of what skip would do of it."""
+        d, h = layer.inputs, layer.outputs
+        density = float((inputs != 0).mean())
+        work = min(density, 1.0) * d * h
+        return [k for k in self.ranks if k <= min(d, h) and k * (density * d + h) <= 0.6 * work]
+
+    def _candidates(
+        self,
+        estimate: estimators.Estimate,
+        ranks: Sequence[int],
+        layer: Layer,
+        inputs: Float32Array,
+        always: int,
+    ) -> list[_Candidate]:
+        """Gates of several ranks and thresholds, not measured yet."""
+        found = []
+        for rank in ranks:
+            gate = _always_on(estimate.gate(rank), always)
+            path = estimators.ThresholdPath(layer, gate, inputs)
+            for lost in _LOST_ENERGIES:
+                tuned = _always_on(path.gate(lost_energy=lost), always)
+                found.append(_Candidate(tuned, estimate.method, lost, np.zeros(len(self.sizes))))
+        return found
+
+    def _measured(
+        self, core: Network, exact: Network, options: dict[int, list[_Candidate]]
+    ) -> dict[int, list[_Candidate]]:
+        """The candidates with their times: one of each layer at once."""
+        measured: dict[int, list[_Candidate]] = {i: [] for i in options}
+        for at in range(max(map(len, options.values()), default=0)):
+            now = {i: found[at] for i, found in options.items() if at < len(found)}
+            network = exact.with_gates({i: candidate.gate for i, candidate in now.items()})
+            seconds = self._layer_seconds(network)
+            for i, candidate in now.items():
+                measured[i].append(replace(candidate, seconds=seconds[i]))
+        return measured
+
+    def _exact_seconds(self, core: Network) -> Float64Array:
+        """Each layer's fastest exact time, (layers, classes)."""
+        names = ("dense", "skip")
+        uniform = [core.with_strategies([name] * len(core.layers)) for name in names]
+        return np.minimum(*(self._layer_seconds(network) for network in uniform))
+
+    def _layer_seconds(self, network: Network) -> Float64Array:
+        """Seconds per row of each layer in each class, (layers, classes)."""
+        columns = []
+        for size in self.sizes:
+            size = min(size, 256)
+            rows = _cycled(self.split.tune, max(size, 64))
+            columns.append(network.engine.layer_seconds(rows, size, 0.008))
+        return np.array(columns).T
+
+    def _frontier(self, found: list[_Candidate], exact: Float64Array) -> list[_Candidate]:
+        """Those that are faster than exact somewhere and that no other one beats."""
+        fast = [c for c in found if (c.seconds < _PROMISE * exact).any()]
+        return [c for c in fast if not any(other.beats(c) for other in fast)]
+
+    def _fastest_within(self, core: Network, path: list[Choice]) -> Choice:
+        """The first choice of a path of less and less damage that keeps the budget."""
+        first, last = 0, len(path)
+        while first < last:  # the choices from `last` on are within the budget
+            middle = (first + last) // 2
+            gates = {i: candidate.gate for i, candidate in path[middle].items()}
+            if self._error_of(core.with_gates(gates)).within(self.budget):
+                last = middle
+            else:
+                first = middle + 1
+        if path and last == len(path):
+            self.notes.append("no gate keeps the error budget")
+        return path[last] if last < len(path) else {}
+
+    def _error_of(self, network: Network, *, every_gate: bool = False) -> _Error:
+        """The error of a network's first batch class, or with all its gates on."""
+        if every_gate:
+            network = _every_gate(network)
+        return self.judge.error(network.forward(self.split.check))
+
+    # Whole calls
+
+    def _tuned(self, network: Network) -> Network:
+        """The network with the fastest plan of every class."""
+        rows = _cycled(self.split.tune, 256)
+        engine = network.engine.tune(rows, self.sizes, 0.4, self.threads)
+        return network._with_engine_plan(engine)
+
+    def _race(self, size: int, seconds: float, **networks: Network) -> dict[str, timing.Timing]:
+        """Times of whole calls of `size` rows, by turns."""
+        rows = _cycled(self.split.check, size)
+        calls = _batches(rows, size)
+        contestants = {name: _caller(network, self.threads) for name, network in networks.items()}
+        return timing.interleaved(contestants, calls, seconds, min_rounds=3)
+
+    def _never_slower(
+        self, core: Network, fast: Network, exact: Network
+    ) -> tuple[Network, Network]:
+        """Both with classes made dense, or exact, that whole calls find no faster otherwise."""
+        dense = core.dense()
+        plans: dict[str, list[Any]] = {"fast": [], "exact": []}
+        for size in self.sizes:
+            times = self._race(size, 0.3, dense=dense, exact=exact, fast=fast)
+            names = {"dense": dense, "exact": exact, "fast": fast}
+            best = "exact" if times["exact"].median < times["dense"].median else "dense"
+            plans["exact"].append(_class_of(names[best], size))
+            if times["fast"].median < times[best].median:
+                best = "fast"
+            plans["fast"].append(_class_of(names[best], size))
+        return (
+            fast._with_engine_plan(fast.engine.with_plan(plans["fast"])),
+            exact._with_engine_plan(exact.engine.with_plan(plans["exact"])),
+        )
+
+    def _order_speed_up(self, exact: Network, unordered: Network) -> float:
+        """What the order of units brings without gates, at the smallest class."""
+        size = self.sizes[0]
+        plain = unordered._with_engine_plan(unordered.engine.with_plan(exact.engine.plan()))
+        times = self._race(size, 0.3, ordered=exact, unordered=plain)
+        return times["ordered"].speed_up_over(times["unordered"]).median
+
+    def _order_pays(self, fast: Network, orders: list[IntArray], natural: list[IntArray]) -> bool:
+        """Whether the final plan is faster in the order found than in the user's own."""
+        plain = _reordered(fast, self.base, orders, natural)
+        logs = 0.0
+        for size in self.sizes:
+            times = self._race(size, 0.3, ordered=fast, unordered=plain)
+            logs += math.log(times["ordered"].speed_up_over(times["unordered"]).median)
+        return logs > 0
+
+    def _in_full(
+        self, fast: Network, orders: list[IntArray], natural: list[IntArray], ordered: bool
+    ) -> Network:
+        """The result: the user's own layers, with orders, gates and plan."""
+        layers = self.base.layers
+        computed = orders if ordered else natural
+        named = {
+            i: order
+            for i, order in enumerate(computed)
+            if not np.array_equal(order, np.arange(layers[i].outputs))
+        }
+        used = _gated_layers(fast)
+        gates: dict[int, Gate] = {}
+        for i in used:
+            gate = fast.layers[i].gate
+            assert gate is not None
+            before = np.arange(layers[0].inputs) if i == 0 else orders[i - 1]
+            gates[i] = _widened(gate, before, orders[i], layers[i])
+        result = self.base.with_order(named) if named else self.base
+        if gates:
+            result = result.with_gates(gates)
+        return result._with_engine_plan(result.engine.with_plan(fast.engine.plan()))
+
+    # The report
+
+    def _class_report(
+        self, size: int, result: Network, exact: Network, choice: Choice
+    ) -> ClassReport:
+        dense = self.base.dense()
+        times = self._race(size, 0.5, dense=dense, exact=exact, after=result)
+        rows = _cycled(self.split.check, min(max(size, 256), 1024))
+        before = dense.profile(rows, batch_size=size, seconds=0.05)
+        after = result.profile(rows, batch_size=size, seconds=0.05)
+        layers = tuple(
+            self._layer_report(i, was, now, choice)
+            for i, (was, now) in enumerate(zip(before.layers, after.layers, strict=True))
+        )
+        costs = [(layer, layer.inputs * layer.outputs) for layer in layers]
+        predicted = sum(cost for _, cost in costs) / sum(
+            cost * _paper_share(layer) for layer, cost in costs
+        )
+        return ClassReport(
+            rows=size,
+            layers=layers,
+            seconds_dense=times["dense"].seconds_per_row,
+            seconds_exact=times["exact"].seconds_per_row,
+            seconds_after=times["after"].seconds_per_row,
+            over_dense=_spread(times["after"].speed_up_over(times["dense"])),
+            over_exact=_spread(times["after"].speed_up_over(times["exact"])),
+            predicted_speed_up=predicted,
+        )
+
+    def _layer_report(
+        self, i: int, before: LayerProfile, after: LayerProfile, choice: Choice
+    ) -> LayerReport:
+        gated = after.strategy == "gate"
+        return LayerReport(
+            inputs=after.inputs,
+            outputs=after.outputs,
+            computed_units=after.outputs,
+            strategy=after.strategy,
+            precision=after.precision,
+            rank=after.rank,
+            estimator=choice[i].estimator if gated else None,
+            computed_share=after.computed_share,
+            recall=after.recall,
+            lost_energy=after.lost_energy,
+            density_in=after.density_in,
+            density_out=after.density_out,
+            flop_share=after.flop_share,
+            seconds_before=before.seconds_per_row,
+            seconds_after=after.seconds_per_row,
+        )
+
+    def _verdict(self, result: Network) -> list[str]:
+        used = {name for plan in result.plan for name in plan.strategies}
+        if used == {"dense"}:
+            return ["nothing is faster than dense here: the plan is dense"]
+        if "gate" not in used:
+            return ["no gate pays within the budget here: the plan is exact"]
+        return []
+
+    def _finished(self, result: Network, report: Report) -> Network:
+        """The result with everything that a file keeps."""
+        units_computed = [
+            layer.outputs if layer.order is None else len(layer.order) for layer in result.layers
+        ]
+        classes = tuple(
+            replace(
+                of_class,
+                layers=tuple(
+                    replace(layer, computed_units=count)
+                    for layer, count in zip(of_class.layers, units_computed, strict=True)
+                ),
+            )
+            for of_class in report.classes
+        )
+        # An older probe's outputs are those of units that may have been left out.
+        rows = self.split.check[:_PROBE_ROWS] if result.probe is None else result.probe.x
+        result = result.with_probe(rows.toarray() if hasattr(rows, "toarray") else rows)
+        return result._with(
+            result.engine,
+            machine=machine.fingerprint(),
+            report=replace(report, classes=classes).to_dict(),
+        )
+
+
+def _path(options: dict[int, list[_Candidate]], exact: Float64Array) -> list[Choice]:
+    """Choices for prices on damage from none to a high one, without repeats: fastest first.
+
+    A class uses a layer's gate where that is worth its damage; a layer has one gate for all
+    classes. Times count relative to the class's fastest exact plan.
+    """
+    totals = exact.sum(axis=0)
+    choices: list[Choice] = []
+    for price in [0.0, *np.geomspace(1e-3, 1e7, 81)]:
+        choice: Choice = {}
+        for i, found in options.items():
+            least = float((exact[i] / totals).sum())
+            for candidate in found:
+                gated = (candidate.seconds + price * candidate.damage * totals) / totals
+                promised = candidate.seconds < _PROMISE * exact[i]
+                cost = float(
+                    np.where(
+                        promised, np.minimum(gated, exact[i] / totals), exact[i] / totals
+                    ).sum()
+                )
+                if cost < least:
+                    least, choice[i] = cost, candidate
+        if choice and (not choices or _names(choice) != _names(choices[-1])):
+            choices.append(choice)
+    return choices
+
+
+def _names(choice: Choice) -> list[tuple[int, int]]:
+    return sorted((i, id(candidate)) for i, candidate in choice.items())
+
+
+# --- networks in other shapes -------------------------------------------------------------------
+
+
+def _reduced(base: Network, orders: list[IntArray]) -> Network:
+    """A network of only these units, in this order: what the engine would compute."""
+    layers = []
+    before: IntArray | None = None
+    for layer, order in zip(base.layers, orders, strict=True):
+        weight = layer.weight[order]
+        weight = weight if before is None else weight[:, before]
+        layers.append(Layer(weight, layer.bias[order], layer.activation))
+        before = order
+    model = Model(
+        layers=tuple(layers),
+        task=base.task,
+        classes=base._model.classes,
+        input_scale=base.input_scale,
+        input_shift=base.input_shift,
+    )
+    return Network(model)
+
+
+def _reordered(
+    fast: Network, base: Network, orders: list[IntArray], natural: list[IntArray]
+) -> Network:
+    """The same gates and plan with the units in their natural order."""
+    network = _reduced(base, natural)
+    gates: dict[int, Gate] = {}
+    for i, layer in enumerate(fast.layers):
+        if layer.gate is not None:
+            rows = np.arange(layer.inputs) if i == 0 else np.argsort(orders[i - 1])
+            columns = np.argsort(orders[i])
+            gate = layer.gate
+            gates[i] = Gate(gate.u[rows], gate.v[:, columns], gate.bias[columns])
+    if gates:
+        network = network.with_gates(gates)
+    return network._with_engine_plan(network.engine.with_plan(fast.engine.plan()))
+
+
+def _widened(gate: Gate, before: IntArray, order: IntArray, layer: Layer) -> Gate:
+    """A gate of the computed units at full width: the other units are off."""
+    u = np.zeros((layer.inputs, gate.rank), np.float32)
+    u[before] = gate.u
+    v = np.zeros((gate.rank, layer.outputs), np.float32)
+    v[:, order] = gate.v
+    bias = np.full(layer.outputs, -1.0, np.float32)
+    bias[order] = gate.bias
+    return Gate(u, v, bias)
+
+
+def _always_on(gate: Gate, count: int) -> Gate:
+    """The gate with its last units on whatever the row: they need no score."""
+    if count == 0:
+        return gate
+    v, bias = gate.v.copy(), gate.bias.copy()
+    v[:, -count:], bias[-count:] = 0.0, 1.0
+    return Gate(gate.u, v, bias)
+
+
+def _every_gate(network: Network) -> Network:
+    """The network with each layer that has a gate gated, in every class."""
+    plan = [
+        (
+            rows,
+            ["gate" if y.gate else name for y, name in zip(network.layers, names, strict=True)],
+            precisions,
+        )
+        for rows, names, precisions in network.engine.plan()
+    ]
+    return network._with_engine_plan(network.engine.with_plan(plan))
+
+
+def _gated_layers(network: Network) -> list[int]:
+    """Layers whose gate some class uses."""
+    return [
+        i
+        for i in range(len(network.layers))
+        if any(plan.strategies[i] == "gate" for plan in network.plan)
+    ]
+
+
+def _class_of(network: Network, size: int) -> tuple[int, list[str], list[str]]:
+    chosen = network.engine.class_for(size)
+    _, names, precisions = next(c for c in network.engine.plan() if c[0] == chosen)
+    return size, names, precisions
+
+
+def _keep_one(
+    off: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.bool_]:
+    """`off` with one unit less where no unit would be left: a layer has at least one."""
+    left = ~off if others is None else ~(off | others)
+    if not left.any():
+        off = off.copy()
+        off[np.flatnonzero(off)[:1]] = False
+    return off
+
+
+def _cycled(rows: Any, least: int) -> Any:
+    """The rows, over and over until there are `least`."""
+    count = rows.shape[0]
+    return rows if count >= least else rows[np.arange(least) % count]
+
+
+def _batches(rows: Any, size: int) -> list[Any]:
+    return [rows[at : at + size] for at in range(0, rows.shape[0] - size + 1, size)]
+
+
+def _caller(network: Network, threads: int) -> Any:
+    def call(rows: Any) -> object:
+        return network.forward(rows, num_threads=threads)
+
+    return call
+
+
+def _spread(ratio: timing.Ratio) -> Spread:
+    return Spread(ratio.median, ratio.low, ratio.high)
+
+
+def _paper_share(layer: LayerReport) -> float:
+    """A layer's cost over dense, by the paper's model."""
+    if layer.rank is None:
+        return 1.0
+    d, h = layer.inputs, layer.outputs
+    return layer.rank * (d + h) / (d * h) + layer.computed_share
+
+
+class _NoBar:
+    """Stands for a progress bar where none is wanted."""
+
+    def set_description(self, text: str) -> None:
+        """Shows nothing."""
+
+    def update(self, steps: int) -> None:
+        """Shows nothing."""
+
+
+@contextmanager
+def _progress(wanted: bool | None, steps: int) -> Iterator[Any]:
+    if wanted is None:
+        wanted = sys.stderr.isatty()
+    if not wanted:
+        yield _NoBar()
+        return
+    from tqdm import tqdm
+
+    form = "{desc:<28} {bar} {elapsed}"
+    with tqdm(total=steps, bar_format=form, leave=False, dynamic_ncols=True) as bar:
+        yield bar
