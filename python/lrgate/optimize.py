@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from lrgate import estimators, machine, timing, units
 from lrgate._core import get_num_threads
+from lrgate.judge import FIT_SHARE, Damage, Increase, Judge, Split
 from lrgate.model import Gate, Layer, Model
 from lrgate.network import Network
 from lrgate.profiles import LayerProfile
@@ -42,10 +43,6 @@ Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-# Shares of the rows that estimators are fitted on and that thresholds are chosen on; the rest
-# checks. More rows than the limit do not make gates better.
-_FIT, _TUNE = 0.4, 0.2
-_MOST_ROWS: Final = 20_000
 _LEAST_ROWS: Final = 50
 
 _RANKS: Final = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -61,6 +58,12 @@ _PROMISE: Final = 0.97
 _NEAR: Final = 1.15
 
 _PROBE_ROWS: Final = 64
+
+# How long things are measured for: a layer, a class's plan, a race of whole calls, the last one.
+_LAYER_SECONDS: Final = 0.008
+_PLAN_SECONDS: Final = 0.4
+_RACE_SECONDS: Final = 0.3
+_LAST_RACE_SECONDS: Final = 0.6
 
 
 def optimize(
@@ -144,7 +147,7 @@ def optimize(
     seed = _positive(seed, "seed", least=0)
     rows = _checked_rows(model, x)
     targets = None if y is None else _checked_targets(model, y, rows.shape[0])
-    split = _Split.of(rows, targets, seed)
+    split = Split.of(rows, targets, seed)
     tried = _checked_ranks(ranks, split.count)
     base = _plain(model, input_range)
     with _progress(progress, steps=8 + 2 * (len(base.layers) - 1)) as bar:
@@ -268,10 +271,10 @@ def _checked_ranks(ranks: Sequence[int] | None, fitted: int) -> tuple[int, ...]:
     if not checked:
         raise ValueError("ranks must have at least one entry, got none")
     if checked[-1] >= fitted:
-        needed = math.ceil((checked[-1] + 1) / _FIT)
+        needed = math.ceil((checked[-1] + 1) / FIT_SHARE)
         raise ValueError(
             f"x must have at least {needed} rows for a gate of rank {checked[-1]}: "
-            f"{_FIT:.0%} of them fit, got {fitted} such rows"
+            f"{FIT_SHARE:.0%} of them fit, got {fitted} such rows"
         )
     return tuple(checked)
 
@@ -288,141 +291,6 @@ def _plain(model: Network, input_range: Any) -> Network:
         input_range=model.input_range if input_range is None else input_range,
     )
     return base._with(base.engine, probe=model.probe, metadata=model.metadata)
-
-
-# --- rows and errors ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Split:
-    """The rows of the three parts; targets of the last."""
-
-    fit: Any
-    tune: Any
-    check: Any
-    targets: npt.NDArray[Any] | None
-
-    @property
-    def count(self) -> int:
-        """Rows that estimators are fitted on."""
-        return int(self.fit.shape[0])
-
-    @classmethod
-    def of(cls, rows: Any, targets: npt.NDArray[Any] | None, seed: int) -> _Split:
-        order = np.random.default_rng(seed).permutation(rows.shape[0])[:_MOST_ROWS]
-        first, second = int(_FIT * len(order)), int((_FIT + _TUNE) * len(order))
-        fit, tune, check = np.split(order, [first, second])
-        return cls(rows[fit], rows[tune], rows[check], None if targets is None else targets[check])
-
-
-@dataclass(frozen=True)
-class _Error:
-    """What a network's outputs cost on the rows that check."""
-
-    before: float
-    after: float
-    increase: float
-    deviation: float
-    low: float
-    high: float
-
-    def within(self, budget: float) -> bool:
-        """Whether the increase is within the budget, with a standard error to spare."""
-        return self.increase + self.deviation <= budget
-
-
-class _Judge:
-    """Compares a network's outputs with the dense network's, on rows that nothing was fitted on."""
-
-    def __init__(self, dense: Network, rows: Any, targets: npt.NDArray[Any] | None) -> None:
-        self.classifies = dense.task == "classification"
-        self.targets = targets
-        self.probabilities = dense.layers[-1].activation.name == "sigmoid"
-        self.dense = dense.forward(rows)
-        self.variance = 1.0
-        if not self.classifies:
-            reference = self.dense.astype(np.float64) if targets is None else targets
-            spread = float(np.square(reference - reference.mean(axis=0)).sum(axis=1).mean())
-            self.variance = spread if spread > 0 else 1.0
-
-    @property
-    def measure(self) -> str:
-        """What the budget counts."""
-        if self.classifies:
-            named = "classification error", "disagreement with the dense network"
-        else:
-            named = (
-                "relative squared error",
-                "relative squared difference from the dense network",
-            )
-        return named[self.targets is None]
-
-    def error(self, outputs: Float32Array) -> _Error:
-        """The error before and after, and its increase."""
-        before, after = self._losses(self.dense), self._losses(outputs)
-        change = after - before
-        n = len(change)
-        increase, deviation = float(change.mean()), float(change.std() / math.sqrt(n))
-        if self.classifies:
-            low, high = _paired_interval(int((change > 0).sum()), int((change < 0).sum()), n)
-        else:
-            low, high = increase - 1.96 * deviation, increase + 1.96 * deviation
-        return _Error(float(before.mean()), float(after.mean()), increase, deviation, low, high)
-
-    def _losses(self, outputs: Float32Array) -> Float64Array:
-        """What each row costs; as much as can be where an output is NaN."""
-        if self.classifies:
-            reference = self._classes(self.dense) if self.targets is None else self.targets
-            return np.asarray(self._classes(outputs) != reference, np.float64)
-        reference = self.dense if self.targets is None else self.targets
-        losses = np.square(outputs.astype(np.float64) - reference).sum(axis=1) / self.variance
-        return np.where(np.isfinite(losses), losses, np.finfo(np.float32).max)
-
-    def _classes(self, outputs: Float32Array) -> IntArray:
-        if outputs.shape[1] == 1:
-            boundary = 0.5 if self.probabilities else 0.0
-            return np.asarray(outputs[:, 0] > boundary, np.int64)
-        return np.asarray(outputs.argmax(axis=1), np.int64)
-
-
-def _paired_interval(worse: int, better: int, n: int) -> tuple[float, float]:
-    """95 % interval of the difference of two paired proportions (Agresti and Min 2005)."""
-    b, c, n = worse + 0.5, better + 0.5, n + 2
-    difference = (b - c) / n
-    deviation = math.sqrt(b + c - (b - c) ** 2 / n) / n
-    return difference - 1.96 * deviation, difference + 1.96 * deviation
-
-
-class _Damage:
-    """How far a network's outputs are from the dense network's: a smooth measure of few rows."""
-
-    def __init__(self, dense: Network, rows: Any) -> None:
-        self.rows = rows
-        self.activation = dense.layers[-1].activation.name
-        self.classifies = dense.task == "classification"
-        outputs = dense.forward(rows).astype(np.float64)
-        self.dense = self._log_probabilities(outputs) if self.classifies else outputs
-        self.variance = float(np.square(outputs - outputs.mean(axis=0)).sum(axis=1).mean()) or 1.0
-
-    def of(self, network: Network) -> float:
-        """Mean Kullback-Leibler divergence of the classes, or relative squared difference."""
-        outputs = network.forward(self.rows).astype(np.float64)
-        if self.classifies:
-            logs = self._log_probabilities(outputs)
-            return float((np.exp(self.dense) * (self.dense - logs)).sum(axis=1).mean())
-        return float(np.square(outputs - self.dense).sum(axis=1).mean() / self.variance)
-
-    def _log_probabilities(self, outputs: Float64Array) -> Float64Array:
-        if self.activation in ("softmax", "sigmoid"):
-            outputs = np.clip(outputs, 1e-12, 1 - 1e-12)
-            if outputs.shape[1] == 1:
-                outputs = np.concatenate([1 - outputs, outputs], axis=1)
-            outputs = np.log(outputs)
-        elif outputs.shape[1] == 1:
-            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
-        shifted = outputs - outputs.max(axis=1, keepdims=True)
-        logs: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return logs
 
 
 # --- the search ---------------------------------------------------------------------------------
@@ -454,7 +322,7 @@ class _Search:
     def __init__(
         self,
         base: Network,
-        split: _Split,
+        split: Split,
         budget: float,
         sizes: list[int],
         threads: int,
@@ -465,7 +333,7 @@ class _Search:
         self.base, self.split, self.budget = base, split, budget
         self.sizes, self.threads, self.ranks, self.seed = sizes, threads, ranks, seed
         self.bar = bar
-        self.judge = _Judge(base, split.check, split.targets)
+        self.judge = Judge(base, split.check, split.targets)
         self.notes: list[str] = []
 
     def run(self, begin: float) -> Network:
@@ -588,7 +456,7 @@ class _Search:
         """The gates of the fastest plan within the budget."""
         fit, tune = core.layer_inputs(self.split.fit), core.layer_inputs(self.split.tune)
         seconds = self._exact_seconds(core)
-        damage = _Damage(core, self.split.tune)
+        damage = Damage(core, self.split.tune)
         options: dict[int, list[_Candidate]] = {}
         fits: dict[int, estimators.Estimate] = {}
         for i, layer in enumerate(core.layers[:-1]):
@@ -671,7 +539,7 @@ class _Search:
         for size in self.sizes:
             size = min(size, 256)
             rows = _cycled(self.split.tune, max(size, 64))
-            columns.append(network.engine.layer_seconds(rows, size, 0.008))
+            columns.append(network.engine.layer_seconds(rows, size, _LAYER_SECONDS))
         return np.array(columns).T
 
     def _frontier(self, found: list[_Candidate], exact: Float64Array) -> list[_Candidate]:
@@ -693,7 +561,7 @@ class _Search:
             self.notes.append("no gate keeps the error budget")
         return path[last] if last < len(path) else {}
 
-    def _error_of(self, network: Network, *, every_gate: bool = False) -> _Error:
+    def _error_of(self, network: Network, *, every_gate: bool = False) -> Increase:
         """The error of a network's first batch class, or with all its gates on."""
         if every_gate:
             network = _every_gate(network)
@@ -704,7 +572,7 @@ class _Search:
     def _tuned(self, network: Network) -> Network:
         """The network with the fastest plan of every class."""
         rows = _cycled(self.split.tune, 256)
-        engine = network.engine.tune(rows, self.sizes, 0.4, self.threads)
+        engine = network.engine.tune(rows, self.sizes, _PLAN_SECONDS, self.threads)
         return network._with_engine_plan(engine)
 
     def _race(self, size: int, seconds: float, **networks: Network) -> dict[str, timing.Timing]:
@@ -721,7 +589,7 @@ class _Search:
         dense = core.dense()
         plans: dict[str, list[Any]] = {"fast": [], "exact": []}
         for size in self.sizes:
-            times = self._race(size, 0.3, dense=dense, exact=exact, fast=fast)
+            times = self._race(size, _RACE_SECONDS, dense=dense, exact=exact, fast=fast)
             names = {"dense": dense, "exact": exact, "fast": fast}
             best = "exact" if times["exact"].median < times["dense"].median else "dense"
             plans["exact"].append(_class_of(names[best], size))
@@ -737,7 +605,7 @@ class _Search:
         """What the order of units brings without gates, at the smallest class."""
         size = self.sizes[0]
         plain = unordered._with_engine_plan(unordered.engine.with_plan(exact.engine.plan()))
-        times = self._race(size, 0.3, ordered=exact, unordered=plain)
+        times = self._race(size, _RACE_SECONDS, ordered=exact, unordered=plain)
         return times["ordered"].speed_up_over(times["unordered"]).median
 
     def _order_pays(self, fast: Network, orders: list[IntArray], natural: list[IntArray]) -> bool:
@@ -745,7 +613,7 @@ class _Search:
         plain = _reordered(fast, self.base, orders, natural)
         logs = 0.0
         for size in self.sizes:
-            times = self._race(size, 0.3, ordered=fast, unordered=plain)
+            times = self._race(size, _RACE_SECONDS, ordered=fast, unordered=plain)
             logs += math.log(times["ordered"].speed_up_over(times["unordered"]).median)
         return logs > 0
 
@@ -778,7 +646,7 @@ class _Search:
         self, size: int, result: Network, exact: Network, choice: Choice
     ) -> ClassReport:
         dense = self.base.dense()
-        times = self._race(size, 0.5, dense=dense, exact=exact, after=result)
+        times = self._race(size, _LAST_RACE_SECONDS, dense=dense, exact=exact, after=result)
         rows = _cycled(self.split.check, min(max(size, 256), 1024))
         before = dense.profile(rows, batch_size=size, seconds=0.05)
         after = result.profile(rows, batch_size=size, seconds=0.05)
