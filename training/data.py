@@ -1,17 +1,18 @@
-"""Reading MNIST-shaped data sets: IDX files, gzip or plain, checked against known checksums.
+"""Reading data sets of small images, checked against known checksums.
 
-A data folder holds four files under the names MNIST was published with, each either as the
+A data folder holds four IDX files under the names MNIST was published with, each either as the
 published ``.gz`` or decompressed. Fashion-MNIST uses the same names, so one reader serves both;
-which data set a folder holds is decided by checksum.
+which data set a folder holds is decided by checksum. Or it holds a subset of SVHN in one ``.npz``.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,11 @@ TRAIN_LABELS = "train-labels-idx1-ubyte"
 TEST_IMAGES = "t10k-images-idx3-ubyte"
 TEST_LABELS = "t10k-labels-idx1-ubyte"
 FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
+
+SVHN = "svhn-subset"
+SVHN_FILE = "svhn_subset_32x32.npz"
+SVHN_KEYS = ("x_train", "y_train", "x_test", "y_test")
+SVHN_MD5 = "c360c785a5b79285abd351d98e193e10"
 
 CLASSES = 10
 UNKNOWN = "unknown"
@@ -78,8 +84,8 @@ class DataSet:
     """The four arrays of a data folder and what identifies them.
 
     ``x_train`` and ``x_test`` are (n, width) raw pixels; ``y_train`` and ``y_test`` are (n,)
-    labels below 10. ``checksums`` maps each file's base name to the MD5 of its decompressed
-    content, so it is the same whether the folder held gzip or plain files.
+    labels below 10. ``checksums`` maps each file's base name to the MD5 of its content, gzip
+    decompressed, so it is the same whether the folder held gzip or plain files.
     """
 
     name: str
@@ -99,7 +105,7 @@ class Split:
 
 
 def load(folder: Path, expected: str | None = None) -> DataSet:
-    """Read the four IDX files in ``folder``.
+    """Read the four IDX files in ``folder``, or the SVHN subset if it holds that.
 
     ``expected`` names a known data set whose checksums must all match. Without it, files that
     all belong to one known data set give that data set's name, files that are all unknown give
@@ -108,22 +114,39 @@ def load(folder: Path, expected: str | None = None) -> DataSet:
     Raises
     ------
     DataError
-        A file is missing, is not IDX of the expected shape, or has the wrong checksum.
+        A file is missing, is not of the expected format and shape, or has the wrong checksum.
     """
+    if expected == SVHN or (expected is None and (folder / SVHN_FILE).is_file()):
+        return _load_svhn(folder / SVHN_FILE, expected)
     paths = _find(folder)
     contents = {name: _read(path) for name, path in paths.items()}
     checksums = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
     name = _identify(paths, checksums, expected)
 
-    arrays = {base: _parse(paths[base], content) for base, content in contents.items()}
-    x_train, y_train = _pair(paths, arrays, TRAIN_IMAGES, TRAIN_LABELS)
-    x_test, y_test = _pair(paths, arrays, TEST_IMAGES, TEST_LABELS)
-    if x_train.shape[1] != x_test.shape[1]:
-        raise DataError(
-            f"{paths[TEST_IMAGES]}: images of {x_test.shape[1]} pixels, but the training images "
-            f"have {x_train.shape[1]}"
-        )
-    return DataSet(name, checksums, x_train, y_train, x_test, y_test)
+    arrays = [_parse(paths[base], contents[base]) for base in FILES]
+    return _data_set(name, checksums, [str(paths[base]) for base in FILES], arrays)
+
+
+def pad(data_set: DataSet, pixels: int) -> DataSet:
+    """The data set with ``pixels`` zero pixels added on each side of its square images.
+
+    Raises
+    ------
+    DataError
+        The images are not square.
+    """
+    if pixels == 0:
+        return data_set
+    width = data_set.x_train.shape[1]
+    side = math.isqrt(width)
+    if side * side != width:
+        raise DataError(f"--pad needs square images, got images of {width} pixels")
+    border = ((0, 0), (pixels, pixels), (pixels, pixels))
+    x_train, x_test = (
+        np.pad(x.reshape(-1, side, side), border).reshape(len(x), -1)
+        for x in (data_set.x_train, data_set.x_test)
+    )
+    return replace(data_set, x_train=x_train, x_test=x_test)
 
 
 def split(rows: int, validation: int, seed: int) -> Split:
@@ -220,15 +243,60 @@ def _parse(path: Path, content: bytes) -> U8Array:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _pair(
-    paths: dict[str, Path], arrays: dict[str, U8Array], images: str, labels: str
-) -> tuple[U8Array, U8Array]:
+def _load_svhn(path: Path, expected: str | None) -> DataSet:
+    """The data set in one ``.npz`` with the arrays ``SVHN_KEYS``; colours become luminance."""
+    content = _read(path)
+    md5 = hashlib.md5(content).hexdigest()
+    if expected and md5 != SVHN_MD5:
+        raise DataError(
+            f"wrong checksum ({SVHN}: was asked for):\n  {path}\n"
+            f"    expected MD5 {SVHN_MD5}\n    got      MD5 {md5}\n"
+            "The file is damaged or holds another data set; replace it."
+        )
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = [file[key] for key in SVHN_KEYS]
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    sources = [f"{path}: {key}" for key in SVHN_KEYS]
+    for source, array in zip(sources, arrays, strict=True):
+        if array.dtype != np.uint8:
+            raise DataError(f"{source}: expected unsigned bytes, got {array.dtype}")
+    x_train, y_train, x_test, y_test = arrays
+    arrays = [_luminance(x_train), y_train, _luminance(x_test), y_test]
+    name = SVHN if md5 == SVHN_MD5 else UNKNOWN
+    return _data_set(name, {path.name: md5}, sources, arrays)
+
+
+def _luminance(x: U8Array) -> U8Array:
+    """RGB images (n, height, width, 3) as rounded grey levels (n, height, width); others as is."""
+    if x.ndim != 4 or x.shape[3] != 3:
+        return x
+    weights = np.array([299, 587, 114], np.uint32)
+    return ((x @ weights + 500) // 1000).astype(np.uint8)
+
+
+def _data_set(
+    name: str, checksums: dict[str, str], sources: list[str], arrays: list[U8Array]
+) -> DataSet:
+    """Training images and labels, test images and labels, checked; ``sources`` say whence."""
+    x_train, y_train = _pair(sources[:2], arrays[:2])
+    x_test, y_test = _pair(sources[2:], arrays[2:])
+    if x_train.shape[1] != x_test.shape[1]:
+        raise DataError(
+            f"{sources[2]}: images of {x_test.shape[1]} pixels, but the training images "
+            f"have {x_train.shape[1]}"
+        )
+    return DataSet(name, checksums, x_train, y_train, x_test, y_test)
+
+
+def _pair(sources: list[str], arrays: list[U8Array]) -> tuple[U8Array, U8Array]:
     """Images flattened to rows, with their labels."""
-    x, y = arrays[images], arrays[labels]
+    x, y = arrays
     if x.ndim != 3 or x.size == 0:
-        raise DataError(f"{paths[images]}: expected images (n, height, width), got {x.shape}")
+        raise DataError(f"{sources[0]}: expected images (n, height, width), got {x.shape}")
     if y.shape != (len(x),):
-        raise DataError(f"{paths[labels]}: expected {len(x)} labels, got shape {y.shape}")
+        raise DataError(f"{sources[1]}: expected {len(x)} labels, got shape {y.shape}")
     if y.max() >= CLASSES:
-        raise DataError(f"{paths[labels]}: expected labels 0 to {CLASSES - 1}, got {y.max()}")
+        raise DataError(f"{sources[1]}: expected labels 0 to {CLASSES - 1}, got {y.max()}")
     return x.reshape(len(x), -1), y

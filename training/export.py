@@ -53,7 +53,8 @@ def export(
     checkpoint
         What ``best.pt`` holds.
     data_set
-        The data the run was trained on: calibration and probe rows come from its training split.
+        The data the run was trained on, as it was read: calibration and probe rows come from its
+        training split, padded as the recipe says.
     path
         The file to write, ``.npz`` or ``.safetensors``.
     estimator
@@ -74,6 +75,7 @@ def export(
         the file cannot be written.
     """
     recipe = Recipe.from_json(checkpoint["recipe"])
+    data_set = data.pad(data_set, recipe.pad)
     _check(checkpoint, data_set, recipe, estimator, ranks, calibration_rows)
     if not math.isfinite(threshold):
         raise ExportError(f"--threshold must be finite, got {threshold}")

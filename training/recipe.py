@@ -43,6 +43,7 @@ class Recipe:
     dropout: float = 0.5
     input_dropout: float = 0.0
     shift: int = 0
+    pad: int = 0
     standardize: bool = False
     estimator: str = "none"
     ranks: tuple[int, ...] = ()
@@ -100,6 +101,33 @@ PRESETS: dict[str, dict[str, Any]] = {
         "shift": 1,
         "best_from": 32,
     },
+    "wide": {
+        "hidden": (4096, 4096),
+        "epochs": 10,
+        "schedule": "cosine",
+        "momentum": 0.8,
+        "init_std": 0.02,
+        "l1": (1e-3, 4e-3),
+        "l1_ramp": 3,
+        "l2": 0.0,
+        "dropout": 0.0,
+        "shift": 1,
+        "pad": 2,
+        "best_from": 8,
+    },
+    "svhn": {
+        "hidden": (1500, 700, 400, 200),
+        "epochs": 40,
+        "batch_size": 100,
+        "learning_rate": 0.15,
+        "schedule": "cosine",
+        "momentum_growth": 1.01,
+        "init_std": 0.01,
+        "l1": (0.0,),
+        "dropout": 0.25,
+        "standardize": True,
+        "validation": 1500,
+    },
 }
 
 
@@ -152,7 +180,7 @@ def check(recipe: Recipe, input_size: int | None = None) -> None:
     for name in ("learning_rate", "lr_decay", "momentum_growth", "init_std"):
         value = getattr(recipe, name)
         _require(value > 0 and math.isfinite(value), _flag(name), "a number above 0", value)
-    for name in ("l1_ramp", "shift", "l2", "max_norm", "seed"):
+    for name in ("l1_ramp", "shift", "pad", "l2", "max_norm", "seed"):
         value = getattr(recipe, name)
         _require(value >= 0 and math.isfinite(value), _flag(name), "0 or more", value)
     for name in ("momentum", "momentum_cap", "dropout", "input_dropout"):

@@ -49,8 +49,9 @@ def run(options: argparse.Namespace) -> None:
     torch.set_num_threads(recipe.threads)
     torch.use_deterministic_algorithms(True)
 
-    data_set = data.load(options.data_dir, options.dataset)
-    print(_describe(data_set))
+    as_read = data.load(options.data_dir, options.dataset)
+    print(_describe(as_read))
+    data_set = data.pad(as_read, recipe.pad)
     check(recipe, data_set.x_train.shape[1])
     split = data.split(len(data_set.x_train), recipe.validation, recipe.seed)
     trainer = Trainer(recipe, data_set, split)
@@ -77,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
     if options.export is not None:
         text = export(
             best,
-            data_set,
+            as_read,
             options.export,
             options.export_estimator,
             tuple(options.export_ranks),
@@ -87,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Train a fully connected ReLU network on MNIST or data of its shape.",
+        description="Train a fully connected ReLU network on MNIST or other small images.",
         epilog="Every option of a recipe has its preset's value unless given.",
     )
     add = parser.add_argument
@@ -95,11 +96,12 @@ def _parser() -> argparse.ArgumentParser:
         "--data-dir",
         type=Path,
         default=Path("data/mnist"),
-        help="folder with the four IDX files, gzip or plain (default: %(default)s)",
+        help=f"folder with the four IDX files, gzip or plain, or with {data.SVHN_FILE}"
+        " (default: %(default)s)",
     )
     add(
         "--dataset",
-        choices=sorted(data.KNOWN),
+        choices=sorted([*data.KNOWN, data.SVHN]),
         help="insist on this data set's checksums (default: whichever the files match)",
     )
     add(
@@ -150,6 +152,12 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="PIXELS",
         help="move each training image at random by up to so many pixels",
+    )
+    add(
+        "--pad",
+        type=int,
+        metavar="PIXELS",
+        help="so many zero pixels around each image; the network takes padded images",
     )
     add(
         "--standardize",

@@ -6,7 +6,9 @@ LRGATE_REQUIRE_TORCH=1 says that it must be there.
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import hashlib
 import importlib.util
 import json
 import os
@@ -242,6 +244,114 @@ def test_truncated_gzip_is_refused(folder: Path, tmp_path: Path) -> None:
         data.load(tmp_path)
 
 
+def svhn_arrays(**replaced: np.ndarray) -> dict[str, np.ndarray]:
+    """What a file like the SVHN subset holds: 120 training and 40 test images in colour."""
+    generator = np.random.default_rng(1)
+    arrays = {}
+    for part, rows in (("train", 120), ("test", 40)):
+        labels = (np.arange(rows) % 10).astype(np.uint8)
+        noise = generator.integers(0, 200, (rows, SIDE, SIDE, 3))
+        arrays[f"x_{part}"] = (noise + 5 * labels[:, None, None, None]).astype(np.uint8)
+        arrays[f"y_{part}"] = labels
+    return arrays | replaced
+
+
+def test_svhn_is_read_as_luminance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = svhn_arrays()
+    path = tmp_path / data.SVHN_FILE
+    np.savez_compressed(path, **arrays)
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    assert data.load(tmp_path).name == "unknown"
+    monkeypatch.setattr(data, "SVHN_MD5", md5)
+    for expected in (None, "svhn-subset"):
+        svhn = data.load(tmp_path, expected)
+        assert (svhn.name, svhn.checksums) == ("svhn-subset", {data.SVHN_FILE: md5})
+        for part, x, y in (
+            ("train", svhn.x_train, svhn.y_train),
+            ("test", svhn.x_test, svhn.y_test),
+        ):
+            colours = arrays[f"x_{part}"].astype(np.float64)
+            luminance = (colours @ [0.299, 0.587, 0.114]).reshape(len(colours), -1)
+            assert x.dtype == np.uint8
+            assert np.abs(x - luminance).max() < 0.5 + 1e-9
+            np.testing.assert_array_equal(y, arrays[f"y_{part}"])
+
+
+def test_grey_images_stay_as_they_are(tmp_path: Path) -> None:
+    arrays = svhn_arrays()
+    arrays |= {key: arrays[key][..., 0] for key in ("x_train", "x_test")}
+    np.savez(tmp_path / data.SVHN_FILE, **arrays)
+    grey = data.load(tmp_path)
+    np.testing.assert_array_equal(grey.x_test, arrays["x_test"].reshape(40, -1))
+
+
+def test_another_file_than_the_svhn_subset_asked_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(data.DataError, match=r"32x32\.npz: cannot be read"):
+        data.load(tmp_path, "svhn-subset")
+    np.savez(tmp_path / data.SVHN_FILE, **svhn_arrays())
+    with pytest.raises(data.DataError, match=r"wrong checksum \(svhn-subset: was asked for\)"):
+        data.load(tmp_path, "svhn-subset")
+    with pytest.raises(data.DataError, match="missing in"):
+        data.load(tmp_path, "mnist")
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"x_test": np.zeros((40, 8, 8, 3))}, "x_test: expected unsigned bytes, got float64"),
+        ({"x_test": np.zeros((40, 8, 8, 4), np.uint8)}, r"x_test: expected images \(n, height"),
+        ({"x_test": np.zeros((40, 9, 9, 3), np.uint8)}, "x_test: images of 81 pixels, but"),
+        ({"y_train": np.zeros(3, np.uint8)}, "y_train: expected 120 labels"),
+        ({"y_train": np.full(120, 10, np.uint8)}, "y_train: expected labels 0 to 9, got 10"),
+        ({"y_train": np.array([{}] * 120)}, "cannot be read: Object arrays cannot be loaded"),
+    ],
+)
+def test_bad_svhn_arrays_are_refused(
+    tmp_path: Path, replaced: dict[str, np.ndarray], message: str
+) -> None:
+    np.savez(tmp_path / data.SVHN_FILE, **svhn_arrays(**replaced))
+    with pytest.raises(data.DataError, match=message):
+        data.load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "key missing", "one array"])
+def test_damaged_svhn_file_is_refused(tmp_path: Path, damage: str) -> None:
+    arrays = svhn_arrays()
+    path = tmp_path / data.SVHN_FILE
+    if damage == "key missing":
+        del arrays["y_test"]
+    np.savez(path, **arrays)
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-50])
+    elif damage == "one array":
+        with path.open("wb") as file:
+            np.save(file, arrays["x_test"])
+    with pytest.raises(data.DataError, match="cannot be read"):
+        data.load(tmp_path)
+
+
+def test_pad_adds_zeros_around_each_image(folder: Path) -> None:
+    plain = data.load(folder)
+    assert data.pad(plain, 0) is plain
+    padded = data.pad(plain, 2)
+    assert (padded.name, padded.checksums) == (plain.name, plain.checksums)
+    for before, after in ((plain.x_train, padded.x_train), (plain.x_test, padded.x_test)):
+        images = after.reshape(-1, SIDE + 4, SIDE + 4)
+        inner = images[:, 2:-2, 2:-2]
+        np.testing.assert_array_equal(inner.reshape(before.shape), before)
+        assert after.dtype == np.uint8
+        assert images.sum(dtype=np.int64) == inner.sum(dtype=np.int64)
+
+
+def test_pad_needs_square_images(folder: Path) -> None:
+    plain = data.load(folder)
+    oblong = dataclasses.replace(plain, x_train=plain.x_train[:, :-SIDE])
+    with pytest.raises(data.DataError, match="--pad needs square images, got images of 56 pixels"):
+        data.pad(oblong, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -260,6 +370,7 @@ def test_truncated_gzip_is_refused(folder: Path, tmp_path: Path) -> None:
         (["--dropout", "1"], "--dropout must be from 0 to below 1, got 1.0"),
         (["--validation", "300"], "--validation must be between 1 and 299"),
         (["--epochs", "0"], "--epochs must be 1 or more, got 0"),
+        (["--pad", "-1"], "--pad must be 0 or more, got -1"),
         (["--best-from", "3"], "--best-from must be at most --epochs 2, got 3"),
         (["--learning-rate", "nan"], "--learning-rate must be a number above 0, got nan"),
         (["--learning-rate", "1e30"], "training diverged in epoch 1"),
@@ -349,22 +460,23 @@ def test_presets_are_sound() -> None:
         assert words == f"python training/train.py --preset {name} --data-dir DATA_DIR"
 
 
-@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize(
+    ("options", "pad"), [([], 0), (["--standardize"], 0), (["--standardize", "--pad", 2], 2)]
+)
 def test_export_writes_a_network_that_computes_the_same(
-    folder: Path, tmp_path: Path, standardize: bool
+    folder: Path, tmp_path: Path, options: list[object], pad: int
 ) -> None:
     lrgate = pytest.importorskip("lrgate")
     out, path = tmp_path / "out", tmp_path / "net.npz"
-    options = ["--standardize"] if standardize else []
-    options += ["--export", path, "--export-ranks", 6, 0]
-    assert parsed("--data-dir", folder, "--out-dir", out, *SMALL, *options) == 0
+    target = ["--export", path, "--export-ranks", 6, 0]
+    assert parsed("--data-dir", folder, "--out-dir", out, *SMALL, *options, *target) == 0
     first = path.read_bytes()
 
     net = lrgate.Network.load(path)
     checkpoint = loop.read_checkpoint(out / "best.pt", "best")
-    network = model.MaskedMLP([SIDE * SIDE, 20, 16, 10], init_std=1.0)
+    network = model.MaskedMLP([(SIDE + 2 * pad) ** 2, 20, 16, 10], init_std=1.0)
     network.load_state_dict(checkpoint["model"])
-    pixels = torch.from_numpy(data.load(folder).x_test.copy())
+    pixels = torch.from_numpy(data.pad(data.load(folder), pad).x_test.copy())
     scaled = loop.Scaling(checkpoint["scale"], checkpoint["shift"]).apply(pixels)
     expected = network(scaled)[0].detach().numpy()
     np.testing.assert_allclose(net.dense()(pixels.numpy()), expected, atol=1e-4)
@@ -374,6 +486,36 @@ def test_export_writes_a_network_that_computes_the_same(
     again = subprocess.run([str(word) for word in command], capture_output=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert path.read_bytes() == first
+
+
+def test_padded_run_says_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--data-dir", folder, "--out-dir", tmp_path]
+    assert parsed(*where, *SMALL, "--pad", 3) == 0
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert log["config"]["pad"] == 3
+    assert " --pad 3 " in log["command"]
+    assert parsed(*where, "--resume", "--pad", 2) == 1
+    assert "--resume: --pad is 2 here but 3 in the run" in capsys.readouterr().err
+    assert parsed(*where, "--resume", "--epochs", 3) == 0
+
+
+def test_checkpoints_from_before_pad_still_load(
+    folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    for name, kind in (("last.pt", "run"), ("best.pt", "best")):
+        state = loop.read_checkpoint(trained / name, kind)
+        del state["recipe"]["pad"]
+        loop.write_atomically(tmp_path / name, state)
+    assert parsed("--data-dir", folder, "--out-dir", tmp_path, "--resume", "--pad", 0) == 0
+    log = json.loads((tmp_path / "log.json").read_text())
+    assert log["command"] == json.loads((trained / "log.json").read_text())["command"]
+    pytest.importorskip("lrgate")
+    paths = tmp_path / "old.npz", tmp_path / "new.npz"
+    for out, path in zip((tmp_path, trained), paths, strict=True):
+        assert exported(folder, out, path, "--ranks", 6, 0) == 0
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def exported(folder: Path, out: Path, path: Path, *options: object) -> int:
