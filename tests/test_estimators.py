@@ -16,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrgate import estimators, files, model
-from lrgate.estimators import Estimate, evaluate, svd, whitened
+from lrgate.estimators import (
+    Estimate,
+    ThresholdPath,
+    evaluate,
+    fit_thresholds,
+    logistic,
+    svd,
+    whitened,
+)
 from lrgate.model import Activation, Gate, Layer
 
 RELU = Activation("relu")
@@ -327,6 +335,438 @@ def test_rows_are_never_copied_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak < 2 << 20, f"{peak} bytes"
 
 
+# --- max_rank -----------------------------------------------------------------------------------
+
+WIDE = (280, 300)  # wide enough for factors to be found in a Krylov subspace
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, WIDE])
+def test_max_rank_keeps_the_first_factors(shape: tuple[int, int]) -> None:
+    layer, rows = random_layer(*shape), correlated_rows(300, shape[0])
+    few = -(-min(shape) // 3)  # too many for a Krylov subspace to be cheaper
+    for whole, part in (
+        (svd(layer), svd(layer, few)),
+        (whitened(layer, rows), whitened(layer, rows, max_rank=few)),
+    ):
+        assert part.max_rank == few
+        np.testing.assert_array_equal(part.gate(few).u, whole.gate(few).u)
+        np.testing.assert_array_equal(part.gate(few).v, whole.gate(few).v)
+        np.testing.assert_array_equal(part.gate(few).bias, whole.gate(few).bias)
+
+
+def captured(values: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Sum of squares of the rows of `values` within the first k of `directions`, for each k."""
+    return np.cumsum(np.square(values @ directions.T).sum(axis=0))
+
+
+@pytest.mark.parametrize("kind", ["correlated", "white"])
+@pytest.mark.parametrize("max_rank", [1, 9, 64])
+def test_few_factors_capture_what_the_exact_ones_do(kind: str, max_rank: int) -> None:
+    layer = random_layer(*WIDE)
+    rows = {
+        "correlated": lambda: correlated_rows(500, WIDE[0]),
+        "white": lambda: np.random.default_rng(2).normal(size=(500, WIDE[0])),
+    }[kind]()
+    z = pre_activations(layer, rows)
+    weight = layer.weight.T.astype(np.float64)
+    for exact, few, values in (
+        (whitened(layer, rows), whitened(layer, rows, max_rank), z - z.mean(axis=0)),
+        (svd(layer), svd(layer, max_rank), weight),
+    ):
+        assert few.max_rank == max_rank
+        np.testing.assert_allclose(few.v @ few.v.T, np.eye(max_rank), atol=1e-5)
+        np.testing.assert_allclose(few.u, weight @ few.v.T, atol=1e-9)
+        share = captured(values, few.v) / captured(values, exact.v[:max_rank])
+        assert share.max() < 1 + 1e-6
+        assert share[: (max_rank + 1) // 2].min() > 0.9999
+        assert share.min() > 0.99
+
+
+def test_few_factors_are_the_same_each_time() -> None:
+    layer, rows = random_layer(*WIDE), correlated_rows(300, WIDE[0])
+    for first, second in (
+        (svd(layer, 8), svd(layer, 8)),
+        (whitened(layer, rows, 8), whitened(layer, rows, 8)),
+    ):
+        np.testing.assert_array_equal(first.u, second.u)
+        np.testing.assert_array_equal(first.v, second.v)
+
+
+def test_few_factors_of_few_rows() -> None:
+    """More factors than the rows have directions: the rows are estimated exactly."""
+    layer, rows = random_layer(*WIDE), correlated_rows(20, WIDE[0])
+    fit = whitened(layer, rows, max_rank=40)
+    assert fit.max_rank == 19
+    np.testing.assert_allclose(
+        scores(fit.gate(19), rows), pre_activations(layer, rows), rtol=1e-4, atol=1e-2
+    )
+
+
+def test_few_factors_of_constant_rows() -> None:
+    layer = random_layer(*WIDE)
+    rows = np.tile(correlated_rows(1, WIDE[0]), (20, 1))
+    gate = whitened(layer, rows, max_rank=5).gate(5)
+    np.testing.assert_allclose(
+        scores(gate, rows), pre_activations(layer, rows), rtol=1e-5, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_few_factors_at_extreme_scales(scale: float) -> None:
+    layer, rows = random_layer(*WIDE), correlated_rows(300, WIDE[0])
+    small = Layer(layer.weight * (1 / scale), layer.bias, RELU)
+    report = evaluate(small, whitened(small, rows * scale, 10).gate(10), rows * scale)
+    expected = evaluate(layer, whitened(layer, rows, 10).gate(10), rows)
+    assert report.recall == pytest.approx(expected.recall, abs=1e-4)
+
+
+# --- logistic -----------------------------------------------------------------------------------
+
+
+def clustered_problem(
+    activation: Activation = RELU, seed: int = 0
+) -> tuple[Layer, np.ndarray, np.ndarray, np.ndarray]:
+    """A layer of sparse outputs, and rows to fit on, to hold out and to judge on.
+
+    As in a trained network, rows are clustered, vary in few directions most, and are rectified.
+    """
+    rng = np.random.default_rng(seed)
+    mix = rng.normal(size=(16, 40)) * np.geomspace(1, 0.1, 16)[:, None]
+    centres = rng.normal(size=(8, 16))
+    latent = centres[rng.integers(8, size=6000)] + 0.7 * rng.normal(size=(6000, 16))
+    rows = np.maximum(latent @ mix + 0.1 * rng.normal(size=(6000, 40)), 0).astype(np.float32)
+    weight = rng.normal(size=(60, 40))
+    weight /= (rows @ weight.T).std()
+    bias = -(rows @ weight.T).mean(axis=0) - 0.8 + 0.3 * rng.normal(size=60)
+    return Layer(weight, bias, activation), rows[:2000], rows[2000:4000], rows[4000:]
+
+
+def with_share(gate: Gate, rows: np.ndarray, share: float) -> Gate:
+    """The gate with one threshold for all units, such that it computes this share on the rows."""
+    return dataclasses.replace(gate, bias=gate.bias - np.quantile(scores(gate, rows), 1 - share))
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        RELU,
+        Activation("clipped_relu", 1.0),
+        Activation("thresholded_relu", 0.3),
+        Activation("thresholded_relu", -0.3),
+    ],
+    ids=str,
+)
+def test_logistic_loses_less_than_its_start(activation: Activation) -> None:
+    layer, rows, _, other = clustered_problem(activation)
+    start = whitened(layer, rows)
+    fit = logistic(layer, rows, (4, 8), start=start)
+    for rank in (4, 6, 8):
+        before = evaluate(layer, start.gate(rank), other)
+        after = evaluate(layer, fit.gate(rank), other)
+        assert after.computed_share == pytest.approx(before.computed_share, rel=0.1)
+        same = evaluate(layer, with_share(fit.gate(rank), other, before.computed_share), other)
+        assert same.computed_share == pytest.approx(before.computed_share, abs=1e-4)
+        assert same.lost_energy < 0.95 * before.lost_energy
+
+
+def test_logistic_of_one_rank_is_better_there() -> None:
+    layer, rows, _, other = clustered_problem()
+    lost = [
+        evaluate(layer, with_share(logistic(layer, rows, ranks).gate(8), other, 0.15), other)
+        for ranks in ((8,), (2, 4, 8))
+    ]
+    assert lost[0].lost_energy < lost[1].lost_energy
+
+
+def test_logistic_is_nested() -> None:
+    layer, rows, _, _ = clustered_problem()
+    fit = logistic(layer, rows, [8, 3, np.int64(5), 3], epochs=1)
+    assert (fit.method, fit.max_rank, fit.rows) == ("logistic", 8, 2000)
+    full = fit.gate(8)
+    for rank in range(1, 9):
+        gate = fit.gate(rank)
+        np.testing.assert_array_equal(gate.u, full.u[:, :rank])
+        np.testing.assert_array_equal(gate.v, full.v[:rank])
+        # At the mean row every rank gives the same score.
+        np.testing.assert_allclose(scores(gate, fit.mean[None])[0], fit.offset, atol=1e-5)
+
+
+def test_logistic_is_the_same_for_a_seed() -> None:
+    layer, rows, _, _ = clustered_problem()
+    first, second, other = (logistic(layer, rows, (4,), seed=seed) for seed in (7, 7, 8))
+    for part in ("u", "v", "offset"):
+        np.testing.assert_array_equal(getattr(first, part), getattr(second, part))
+        assert (getattr(first, part) != getattr(other, part)).any()
+
+
+def test_logistic_starts_where_it_is_told_to() -> None:
+    layer, rows, _, other = clustered_problem()
+    by_default = logistic(layer, rows, (4, 8))
+    given_it = logistic(layer, rows, (4, 8), start=whitened(layer, rows, max_rank=8))
+    np.testing.assert_array_equal(given_it.u, by_default.u)
+    for start in (svd(layer), whitened(layer, rows[:100]), by_default):
+        fit = logistic(layer, rows, (8,), start=start)
+        before = evaluate(layer, start.gate(8), other)
+        after = evaluate(layer, with_share(fit.gate(8), other, before.computed_share), other)
+        assert after.lost_energy < before.lost_energy
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-3, 1e20])
+def test_logistic_does_not_depend_on_the_unit_of_the_inputs(scale: float) -> None:
+    layer, rows, _, other = clustered_problem()
+    same = Layer(layer.weight * (1 / scale), layer.bias, RELU)
+    report = evaluate(same, logistic(same, rows * scale, (4,)).gate(4), other * scale)
+    expected = evaluate(layer, logistic(layer, rows, (4,)).gate(4), other)
+    assert report.recall == pytest.approx(expected.recall, abs=2e-3)
+    assert report.computed_share == pytest.approx(expected.computed_share, abs=2e-3)
+
+
+def test_logistic_of_inputs_of_very_unequal_size() -> None:
+    layer, rows, _, other = clustered_problem()
+    scale = np.ones(40)
+    scale[3] = 1000
+    same = Layer(layer.weight / scale, layer.bias, RELU)
+    report = evaluate(same, logistic(same, rows * scale, (8,)).gate(8), other * scale)
+    start = evaluate(layer, whitened(layer, rows).gate(8), other)
+    assert report.lost_energy < 0.9 * start.lost_energy
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logistic_leaves_exact_signs_alone(shape: tuple[int, int]) -> None:
+    layer, rows = random_layer(*shape), correlated_rows(300, shape[0])
+    full = min(shape)
+    report = evaluate(layer, logistic(layer, rows, (full,)).gate(full), rows)
+    assert report.recall > 0.995
+    assert report.lost_energy < 1e-6
+
+
+@pytest.mark.parametrize("bias", [-1e3, 1e3, 0.0])
+@pytest.mark.parametrize("rows", [correlated_rows(40, 6), np.ones((40, 6)), np.zeros((40, 6))])
+def test_logistic_where_there_is_nothing_to_learn(bias: float, rows: np.ndarray) -> None:
+    layer = Layer(random_layer(6, 8).weight, np.full(8, bias), RELU)
+    fit = logistic(layer, rows, (2, 4))
+    assert np.isfinite(fit.u).all() and np.isfinite(fit.v).all() and np.isfinite(fit.offset).all()
+    assert evaluate(layer, fit.gate(2), rows).lost_energy < 0.5
+
+
+# --- thresholds ---------------------------------------------------------------------------------
+
+
+def random_gate(inputs: int, outputs: int, rank: int = 1, seed: int = 3) -> Gate:
+    rng = np.random.default_rng(seed)
+    factors = rng.normal(size=(inputs, rank)), rng.normal(size=(rank, outputs))
+    return Gate(*factors, rng.normal(size=outputs))
+
+
+def outputs_of(layer: Layer, rows: np.ndarray) -> np.ndarray:
+    """Of a ReLU."""
+    return np.maximum(pre_activations(layer, rows), 0)
+
+
+def every_choice(layer: Layer, gate: Gate, rows: np.ndarray) -> list[tuple[int, float]]:
+    """Computed units and energy lost, of all thresholds that the rule of half the energy allows."""
+    energy, ranked = np.square(outputs_of(layer, rows)), scores(gate, rows)
+    matters = energy.sum(axis=0) >= 0.03 * energy.sum() / layer.outputs
+    by_unit = []
+    for unit in range(layer.outputs):
+        lowest = [np.inf, *np.unique(ranked[:, unit])]
+        sets = [ranked[:, unit] >= score for score in lowest]
+        options = [(int(on.sum()), float(energy[~on, unit].sum())) for on in sets]
+        most = energy[:, unit].sum() / 2 if matters[unit] else np.inf
+        by_unit.append([option for option in options if option[1] <= most])
+    return [
+        (sum(count for count, _ in choice), sum(lost for _, lost in choice))
+        for choice in itertools.product(*by_unit)
+    ]
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    inputs=st.integers(1, 3),
+    outputs=st.integers(1, 4),
+    count=st.integers(2, 5),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_other_thresholds_do_better(seed: int, inputs: int, outputs: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.integers(-2, 3, size=(outputs, inputs))
+    layer = Layer(weight, rng.integers(-1, 2, size=outputs), RELU)
+    rows = rng.integers(-2, 3, size=(count, inputs)).astype(np.float32)  # scores are often equal
+    gate = random_gate(inputs, outputs, seed=seed)
+    path = ThresholdPath(layer, gate, rows)
+    choices = every_choice(layer, gate, rows)
+    energy, units = float(np.square(outputs_of(layer, rows)).sum()), count * outputs
+    for lost_share, computed_share in zip(path.lost_energy, path.computed_share, strict=True):
+        lost, computed = lost_share * energy, round(computed_share * units)
+        assert any(c == computed and x == pytest.approx(lost) for c, x in choices)
+        assert not any(c < computed and x <= lost + 1e-9 for c, x in choices)
+        assert not any(c <= computed and x < lost - 1e-9 for c, x in choices)
+        # And the gates do on the rows what the path says.
+        for target in ({"lost_energy": lost_share}, {"computed_share": computed_share}):
+            report = evaluate(layer, path.gate(**target), rows)
+            assert report.computed_share == pytest.approx(computed_share)
+            assert report.lost_energy == pytest.approx(lost_share)
+    fewest = min(computed for computed, _ in choices)
+    assert path.computed_share[0] == pytest.approx(fewest / units)
+    assert path.lost_energy[-1] == 0.0
+
+
+def test_path_is_what_gates_do() -> None:
+    layer, rows, held_out, _ = clustered_problem()
+    path = ThresholdPath(layer, whitened(layer, rows).gate(6), held_out)
+    assert path.rows == len(held_out)
+    assert (np.diff(path.lost_energy) < 0).all()
+    assert (np.diff(path.computed_share) > 0).all()
+    # Less and less is saved for a computed unit.
+    rate = np.diff(path.lost_energy) / np.diff(path.computed_share)
+    assert (np.diff(rate) > -1e-9).all()
+    for step in range(0, len(path.lost_energy), 100):
+        report = evaluate(layer, path.gate(lost_energy=path.lost_energy[step]), held_out)
+        assert report.lost_energy == pytest.approx(path.lost_energy[step], rel=1e-5)
+        assert report.computed_share == pytest.approx(path.computed_share[step], abs=1e-9)
+
+
+def test_targets_are_kept_and_nearly_reached() -> None:
+    layer, rows, held_out, _ = clustered_problem()
+    gate = whitened(layer, rows).gate(8)
+    for target in (0.3, 0.1, 0.01, 0.001):
+        report = evaluate(
+            layer, fit_thresholds(layer, gate, held_out, lost_energy=target), held_out
+        )
+        assert 0.97 * target < report.lost_energy <= target
+    for target in (0.9, 0.5, 0.2, 0.1):
+        chosen = fit_thresholds(layer, gate, held_out, computed_share=target)
+        report = evaluate(layer, chosen, held_out)
+        most = ThresholdPath(layer, gate, held_out).computed_share[-1]
+        assert 0.98 * min(target, most) < report.computed_share <= target
+    exact = evaluate(layer, fit_thresholds(layer, gate, held_out, lost_energy=0), held_out)
+    assert (exact.recall, exact.lost_energy) == (1.0, 0.0)
+
+
+def test_one_fit_is_a_point_of_the_path() -> None:
+    layer, rows, held_out, _ = clustered_problem()
+    gate = whitened(layer, rows).gate(4)
+    path = ThresholdPath(layer, gate, held_out)
+    for target in ({"lost_energy": 0.02}, {"computed_share": 0.2}):
+        one = fit_thresholds(layer, gate, held_out, **target)
+        np.testing.assert_array_equal(one.bias, path.gate(**target).bias)
+        assert one.u is gate.u and one.v is gate.v
+    # Whatever thresholds the gate has already.
+    moved = dataclasses.replace(gate, bias=gate.bias + 5)
+    again = fit_thresholds(layer, moved, held_out, computed_share=0.2)
+    np.testing.assert_array_equal(again.bias, path.gate(computed_share=0.2).bias)
+
+
+def test_thresholds_lie_midway_between_scores() -> None:
+    layer, rows, held_out, _ = clustered_problem()
+    gate = whitened(layer, rows).gate(4)
+    chosen = fit_thresholds(layer, gate, held_out, lost_energy=0.02)
+    without = dataclasses.replace(gate, bias=np.zeros(60))
+    for unit, ranked in enumerate(np.sort(scores(without, held_out), axis=0).T):
+        threshold = -float(chosen.bias[unit])
+        above = np.searchsorted(ranked, threshold)
+        if 0 < above < len(ranked):
+            assert threshold == pytest.approx(ranked[above - 1 : above + 1].mean(), abs=1e-6)
+
+
+def test_thresholds_beat_a_common_one_where_scores_are_biased() -> None:
+    layer, _, held_out, other = clustered_problem()
+    gate = svd(layer).gate(10)
+    before = evaluate(layer, gate, other)
+    chosen = fit_thresholds(layer, gate, held_out, computed_share=before.computed_share)
+    after = evaluate(layer, chosen, other)
+    assert after.computed_share == pytest.approx(before.computed_share, rel=0.05)
+    assert after.lost_energy < 0.8 * before.lost_energy
+
+
+def test_a_unit_that_matters_keeps_half_its_energy() -> None:
+    layer, _, held_out, _ = clustered_problem()
+    energy = np.square(outputs_of(layer, held_out))
+    matters = energy.sum(axis=0) >= 0.03 * energy.sum() / layer.outputs
+    assert 10 < matters.sum() < layer.outputs
+    gate = random_gate(layer.inputs, layer.outputs, rank=3)  # which knows nothing of the layer
+    for target in ({"lost_energy": 1.0}, {"computed_share": 0.0}, {"lost_energy": 0.6}):
+        chosen = fit_thresholds(layer, gate, held_out, **target)
+        on = scores(chosen, held_out) > 0
+        kept = np.where(on, energy, 0).sum(axis=0) / energy.sum(axis=0)
+        assert (kept[matters] >= 0.5 - 1e-6).all()
+        assert on.any(axis=0)[matters].all()
+    assert not on.any(axis=0)[~matters].all()
+
+
+def test_a_share_below_what_the_rule_allows() -> None:
+    layer, _, held_out, _ = clustered_problem()
+    gate = random_gate(layer.inputs, layer.outputs)
+    path = ThresholdPath(layer, gate, held_out)
+    least = evaluate(layer, path.gate(computed_share=0), held_out).computed_share
+    assert least == pytest.approx(path.computed_share[0])
+    assert least > 0.05
+    assert evaluate(layer, path.gate(lost_energy=1), held_out).computed_share == least
+
+
+def test_a_unit_that_is_never_positive_is_off_just_above_its_scores() -> None:
+    layer, rows, held_out, _ = clustered_problem()
+    bias = layer.bias.copy()
+    bias[5] = -1e3
+    layer = Layer(layer.weight, bias, RELU)
+    gate = whitened(layer, rows).gate(6)
+    without = dataclasses.replace(gate, bias=np.zeros(60))
+    ranked = scores(without, held_out)[:, 5]
+    for lost in (0.0, 0.5):
+        chosen = fit_thresholds(layer, gate, held_out, lost_energy=lost)
+        above = -float(chosen.bias[5]) - ranked.max()
+        assert 0 < above < 0.01 * np.ptp(ranked)
+
+
+@pytest.mark.parametrize("score", [0.0, 1e-30, -3.7, 1e8])
+def test_equal_scores_are_all_computed_or_none(score: float) -> None:
+    layer = Layer(np.array([[1.0], [-1.0]]), np.array([0.0, -9.0]), RELU)
+    gate = Gate(np.zeros((1, 1)), np.zeros((1, 2)), np.full(2, score))
+    constant = Gate(np.ones((1, 1)), np.full((1, 2), score), np.zeros(2))
+    ones = np.ones((6, 1))
+    for one, rows in ((gate, np.array([[1.0], [2.0], [-3.0]])), (constant, ones)):
+        on = scores(fit_thresholds(layer, one, rows, lost_energy=0.3), rows) > 0
+        assert on[:, 0].all()  # half of its energy must be kept
+        assert not on[:, 1].any()  # never positive
+
+
+def test_thresholds_of_a_layer_without_any_positive_output() -> None:
+    layer, rows = Layer(np.zeros((6, 5)), np.full(6, -1), RELU), correlated_rows(20, 5)
+    path = ThresholdPath(layer, random_gate(5, 6), rows)
+    np.testing.assert_array_equal(path.lost_energy, [0.0])
+    np.testing.assert_array_equal(path.computed_share, [0.0])
+    assert evaluate(layer, path.gate(lost_energy=0), rows).computed_share == 0.0
+
+
+@pytest.mark.parametrize(
+    "activation", [Activation("clipped_relu", 0.5), Activation("thresholded_relu", -0.25)], ids=str
+)
+def test_thresholds_for_other_activations(activation: Activation) -> None:
+    layer, rows, held_out, _ = clustered_problem(activation)
+    gate = whitened(layer, rows).gate(8)
+    report = evaluate(layer, fit_thresholds(layer, gate, held_out, lost_energy=0.02), held_out)
+    assert 0.0195 < report.lost_energy <= 0.02
+
+
+def test_units_are_fitted_in_chunks_that_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, rows, held_out, _ = clustered_problem()
+    gate = whitened(layer, rows).gate(8)
+    whole = fit_thresholds(layer, gate, held_out, lost_energy=0.02)
+    for values in (1, 5000, 40_000):
+        monkeypatch.setattr(estimators, "_CHUNK_VALUES", values)
+        part = fit_thresholds(layer, gate, held_out, lost_energy=0.02)
+        np.testing.assert_allclose(part.bias, whole.bias, atol=1e-6)
+
+
+def test_held_out_rows_are_not_changed() -> None:
+    layer, rows, held_out, _ = clustered_problem()
+    before = rows.copy(), held_out.copy()
+    gate = logistic(layer, rows, (4,), epochs=1).gate(4)
+    fit_thresholds(layer, gate, held_out, lost_energy=0.1)
+    np.testing.assert_array_equal(rows, before[0])
+    np.testing.assert_array_equal(held_out, before[1])
+
+
 # --- evaluate -----------------------------------------------------------------------------------
 
 
@@ -537,6 +977,130 @@ def layer_with(value: float) -> Layer:
             ValueError,
             "weight must not be empty, got shape (0, 3)",
         ),
+        (lambda: svd(LAYER, 0), ValueError, "max_rank must be from 1 to 10, got 0"),
+        (lambda: svd(LAYER, 2.5), TypeError, "max_rank must be an integer, got 2.5"),  # type: ignore[arg-type]
+        (lambda: whitened(LAYER, ROWS, 11), ValueError, "max_rank must be from 1 to 10, got 11"),
+        (
+            lambda: logistic(LAYER, ROWS, ()),
+            ValueError,
+            "ranks must have at least one rank, got 0",
+        ),
+        (
+            lambda: logistic(LAYER, ROWS, 4),  # type: ignore[arg-type]
+            TypeError,
+            "ranks must be a sequence of integers, got 4",
+        ),
+        (
+            lambda: logistic(LAYER, ROWS, (4, 2.5)),  # type: ignore[arg-type]
+            TypeError,
+            "ranks[1] must be an integer, got 2.5",
+        ),
+        (
+            lambda: logistic(LAYER, ROWS, "48"),  # type: ignore[arg-type]
+            TypeError,
+            "ranks[0] must be an integer, got '4'",
+        ),
+        (
+            lambda: logistic(LAYER, ROWS, (4, 11, 2)),
+            ValueError,
+            "ranks[1] must be from 1 to 10, got 11",
+        ),
+        (lambda: logistic(LAYER, ROWS, (0,)), ValueError, "ranks[0] must be from 1 to 10, got 0"),
+        (
+            lambda: logistic(LAYER, ROWS[:8], (2, 8)),
+            ValueError,
+            "rank 8 needs at least 9 rows, got 8",
+        ),
+        (
+            lambda: logistic(LAYER, rows_with(np.nan, 17), (2,)),
+            ValueError,
+            "inputs must hold finite float32 values, got nan in row 17",
+        ),
+        (
+            lambda: logistic(LAYER, rows_with(np.inf, 17), (2,), start=svd(LAYER)),
+            ValueError,
+            "inputs must hold finite float32 values, got inf in row 17",
+        ),
+        (
+            lambda: logistic(LAYER, ROWS, (2,), start=GATE),  # type: ignore[arg-type]
+            TypeError,
+            "start must be of type Estimate, got Gate",
+        ),
+        (
+            lambda: logistic(LAYER, ROWS, (2,), start=svd(random_layer(9, 20))),
+            ValueError,
+            "start must be of 10 inputs and 20 units, got 9 and 20",
+        ),
+        (
+            lambda: logistic(LAYER, ROWS, (2, 8), start=whitened(LAYER, ROWS[:6])),
+            ValueError,
+            "start must have a max_rank of at least 8, got 5",
+        ),
+        (
+            lambda: logistic(LAYER, ROWS, (2,), seed=-1),
+            ValueError,
+            "seed must be at least 0, got -1",
+        ),
+        (
+            lambda: logistic(LAYER, ROWS, (2,), epochs=0),
+            ValueError,
+            "epochs must be at least 1, got 0",
+        ),
+        (
+            lambda: fit_thresholds(LAYER, GATE, ROWS),
+            ValueError,
+            "expected either lost_energy or computed_share, got neither",
+        ),
+        (
+            lambda: fit_thresholds(LAYER, GATE, ROWS, lost_energy=0.1, computed_share=0.1),
+            ValueError,
+            "expected either lost_energy or computed_share, got both",
+        ),
+        (
+            lambda: fit_thresholds(LAYER, GATE, ROWS, lost_energy=1.5),
+            ValueError,
+            "lost_energy must be from 0 to 1, got 1.5",
+        ),
+        (
+            lambda: fit_thresholds(LAYER, GATE, ROWS, computed_share=np.nan),
+            ValueError,
+            "computed_share must be from 0 to 1, got nan",
+        ),
+        (
+            lambda: fit_thresholds(LAYER, GATE, ROWS, computed_share="0.1"),  # type: ignore[arg-type]
+            TypeError,
+            "computed_share must be a number, got '0.1'",
+        ),
+        (
+            lambda: fit_thresholds(LAYER, GATE, ROWS, lost_energy=True),
+            TypeError,
+            "lost_energy must be a number, got True",
+        ),
+        (
+            lambda: fit_thresholds(LAYER, GATE, ROWS[:1], lost_energy=0.1),
+            ValueError,
+            "a fit of thresholds needs at least 2 rows, got 1",
+        ),
+        (
+            lambda: fit_thresholds(LAYER, GATE, rows_with(np.nan, 3), lost_energy=0.1),
+            ValueError,
+            "inputs must hold finite float32 values, got nan in row 3",
+        ),
+        (
+            lambda: fit_thresholds(LAYER, svd(LAYER), ROWS, lost_energy=0.1),  # type: ignore[arg-type]
+            TypeError,
+            "gate must be of type Gate, got Estimate",
+        ),
+        (
+            lambda: ThresholdPath(LAYER, svd(random_layer(10, 9)).gate(2), ROWS),
+            ValueError,
+            "gate must be of 10 inputs and 20 units, got 10 and 9",
+        ),
+        (
+            lambda: ThresholdPath(LAYER, dataclasses.replace(GATE, u=GATE.u * np.nan), ROWS),
+            ValueError,
+            "gate.u must be finite, got nan",
+        ),
     ],
 )
 def test_refusals(call: Callable[[], object], error: type[Exception], message: str) -> None:
@@ -551,6 +1115,8 @@ def test_activations_without_a_hard_zero(name: str) -> None:
     for call in (
         lambda: svd(layer),
         lambda: whitened(layer, ROWS),
+        lambda: logistic(layer, ROWS, (2,)),
+        lambda: fit_thresholds(layer, GATE, ROWS, lost_energy=0.1),
         lambda: evaluate(layer, GATE, ROWS),
     ):
         with pytest.raises(ValueError, match="a gate needs") as info:
