@@ -11,13 +11,18 @@
 //! NaN in a row comes out as NaN.
 
 use super::PackedLayer;
+use super::quantized::{QuantizedLayer, quantize, step, word};
 use crate::error::Result;
+use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
-use crate::kernels::emit::{Live, Output, Sums};
+use crate::kernels::emit::{ByteSums, Finish, Live, LiveBytes, Output, Sums};
 use crate::kernels::sparse::SparseTimesPanels;
-use crate::kernels::{Aligned, DenseRows, Lists, Panels, Span, list_stride, padded, zeros};
-use crate::network::Gate;
+use crate::kernels::{
+    Aligned, ByteRowsMut, DenseRows, Lists, Panels, Span, UnitRows, byte_stride, list_stride,
+    padded, zeros,
+};
+use crate::network::{Gate, Quantization};
 use crate::simd::Isa;
 use crate::workspace::GateScratch;
 
@@ -89,54 +94,20 @@ impl PackedGate {
         scratch: &mut GateScratch,
     ) -> usize {
         let n = lists.spans.len();
-        scratch.reserve(n, self.gate.rank, layer.layer.inputs(), self.gate.bias.len());
-        let GateScratch {
-            low_rank,
-            live,
-            live_spans,
-            unit_starts,
-            unit_rows,
-            blocks,
-            block_counts,
-        } = scratch;
-        let live_spans = &mut live_spans[..n];
         let outputs = self.gate.bias.len();
-        self.estimate(isa, rows, lists, low_rank);
-        self.choose(isa, n, low_rank, live, live_spans);
-
-        let computed = live_spans.iter().map(|span| span.len).sum();
-        if let Some(dense) = &mut output.dense {
-            (0..n).for_each(|row| dense.row(row).fill(0.0));
-        }
-        let Output { bias, activation, dense, lists: out_lists } = output;
+        scratch.reserve(n, padded(self.gate.rank), layer.layer.inputs(), outputs);
+        self.estimate(isa, rows, lists, &mut scratch.low_rank);
+        self.choose(isa, n, scratch);
         let weights = layer.unit_rows();
         match rows {
-            Some(rows) => isa.run(LiveUnits {
-                rows,
-                weights,
-                bias,
-                activation,
-                live,
-                spans: live_spans,
-                dense,
-                lists: out_lists,
-                unit_starts: &mut unit_starts[..=outputs],
-                unit_rows,
-                blocks,
-                block_counts,
-            }),
-            None => isa.run(LiveUnitsOfLists {
-                lists,
-                weights,
-                bias,
-                activation,
-                live,
-                spans: live_spans,
-                dense,
-                out: out_lists,
-            }),
+            Some(rows) => live_units::<Floats>(isa, rows, weights, output, scratch),
+            None => {
+                output.clear(n);
+                let (live, spans) = (&*scratch.live, &scratch.live_spans[..n]);
+                isa.run(LiveUnitsOfLists { lists, weights, output, live, spans });
+                spans.iter().map(|span| span.len).sum()
+            }
         }
-        computed
     }
 
     /// t = x u for every row.
@@ -154,32 +125,28 @@ impl PackedGate {
             match rows {
                 Some(rows) if span.len as f64 > limit => {
                     let rows = DenseRows::new(rows.row(r), 1, rows.columns(), rows.columns());
-                    isa.run(RowsTimesPanels { rows, panels: &self.u, emit: &mut sums });
+                    let (panels, emit) = (&self.u, &mut sums);
+                    isa.run(RowsTimesPanels::<Floats, _> { rows, panels, emit });
                 }
                 _ => {
                     let lists = Lists { spans: &lists.spans[r..=r], ..lists };
-                    isa.run(SparseTimesPanels { lists, panels: &self.u, emit: &mut sums });
+                    let (panels, emit) = (&self.u, &mut sums);
+                    isa.run(SparseTimesPanels::<Floats, _> { lists, panels, emit });
                 }
             }
         }
     }
 
     /// The live units of every row.
-    fn choose(&self, isa: Isa, n: usize, low_rank: &[f32], live: &mut [u32], spans: &mut [Span]) {
+    fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
+        let GateScratch { low_rank, live, live_spans, .. } = scratch;
         let (rank, outputs) = (self.gate.rank, self.gate.bias.len());
+        let spans = start_spans(live_spans, n, outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
-        let stride = list_stride(outputs);
-        for (row, span) in spans.iter_mut().enumerate() {
-            *span = Span { start: row * stride, len: 0 };
-        }
         let mut emit = Live { bias: &self.bias, units: self.scored, index: live, spans };
-        isa.run(RowsTimesPanels { rows, panels: &self.v, emit: &mut emit });
+        isa.run(RowsTimesPanels::<Floats, _> { rows, panels: &self.v, emit: &mut emit });
+        add_always(live, spans, self.scored, outputs);
         for (row, span) in spans.iter_mut().enumerate() {
-            let always = &mut live[span.start + span.len..][..outputs - self.scored];
-            for (slot, unit) in always.iter_mut().zip(self.scored..) {
-                *slot = unit as u32;
-            }
-            span.len += always.len();
             if !rows.row(row).iter().all(|t| t.is_finite()) {
                 span.len = outputs;
                 for (unit, slot) in live[span.start..].iter_mut().take(outputs).enumerate() {
@@ -187,5 +154,157 @@ impl PackedGate {
                 }
             }
         }
+    }
+}
+
+/// Empty lists of live units for `n` rows.
+fn start_spans(spans: &mut [Span], n: usize, outputs: usize) -> &mut [Span] {
+    let stride = list_stride(outputs);
+    for (row, span) in spans[..n].iter_mut().enumerate() {
+        *span = Span { start: row * stride, len: 0 };
+    }
+    &mut spans[..n]
+}
+
+/// Appends the units from `scored` on to every list.
+fn add_always(live: &mut [u32], spans: &mut [Span], scored: usize, outputs: usize) {
+    for span in spans {
+        let always = &mut live[span.start + span.len..][..outputs - scored];
+        for (slot, unit) in always.iter_mut().zip(scored..) {
+            *slot = unit as u32;
+        }
+        span.len += always.len();
+    }
+}
+
+/// Computes the chosen units; returns how many they are.
+fn live_units<A: Arithmetic>(
+    isa: Isa,
+    rows: DenseRows<'_, A::Word>,
+    weights: &UnitRows<A::Word>,
+    mut output: Output<'_>,
+    scratch: &mut GateScratch,
+) -> usize
+where
+    for<'a> Output<'a>: Finish<A>,
+{
+    let n = rows.rows();
+    output.clear(n);
+    let GateScratch { live, live_spans, unit_starts, unit_rows, blocks, block_counts, .. } =
+        scratch;
+    let spans = &live_spans[..n];
+    isa.run(LiveUnits::<A> {
+        rows,
+        weights,
+        output,
+        live,
+        spans,
+        unit_starts: &mut unit_starts[..=weights.outputs()],
+        unit_rows,
+        blocks,
+        block_counts,
+    });
+    spans.iter().map(|span| span.len).sum()
+}
+
+/// A gate whose factors are bytes: `t = x u` is summed in i32 and rounded to eight bits over the
+/// range that it has on calibration rows, `t v` is summed in i32 and compared with one integer
+/// threshold per unit, into which everything else is folded.
+pub(crate) struct QuantizedGate {
+    u: Panels<u32>,
+    v: Panels<u32>,
+    rank: usize,
+    outputs: usize,
+    /// What makes a byte of a sum of `u`.
+    scale: Aligned<f32>,
+    bias: Aligned<f32>,
+    /// i32: a unit is live where its sum is above.
+    threshold: Aligned<u32>,
+    scored: usize,
+}
+
+impl QuantizedGate {
+    /// Quantises a checked gate with a range, on a layer whose inputs are bytes.
+    pub(crate) fn new(packed: &PackedGate, layer: &PackedLayer, input: &Quantization) -> Self {
+        let gate = &packed.gate;
+        let (inputs, outputs, rank) = (layer.layer.inputs(), layer.layer.outputs(), gate.rank);
+        let unit = [0.0, 1.0];
+        // x = (byte - offset) step; with the map, u sees x scale + shift.
+        let map = layer.input_map.as_deref();
+        let factor = |i: usize| map.map_or(1.0, |map| f64::from(map.scale(i)));
+        let shift = |i: usize| map.map_or(0.0, |map| f64::from(map.shift(i)));
+        let u_of = |i: usize, k: usize| {
+            f64::from(gate.u[i * rank + k]) * factor(i) * f64::from(input.scale(i))
+        };
+        let u_steps: Vec<f64> = (0..rank).map(|k| step((0..inputs).map(|i| u_of(i, k)))).collect();
+        let low = |k: usize| f64::from(gate.range.get(k).map_or(unit[0], |range| range[0]));
+        let high = |k: usize| f64::from(gate.range.get(k).map_or(unit[1], |range| range[1]));
+        let t_step = |k: usize| {
+            let step = (high(k) - low(k)) / 255.0;
+            if step > 0.0 { step } else { 1.0 }
+        };
+        let (mut scale, mut bias) = (zeros(padded(rank)), zeros(padded(rank)));
+        for k in 0..rank {
+            let constant: f64 = (0..inputs)
+                .map(|i| {
+                    let u = f64::from(gate.u[i * rank + k]);
+                    u * shift(i) - u_of(i, k) * f64::from(input.offset(i))
+                })
+                .sum();
+            scale[k] = (u_steps[k] / t_step(k)) as f32;
+            bias[k] = ((constant - low(k)) / t_step(k)) as f32;
+        }
+        let v_of = |k: usize, o: usize| f64::from(gate.v[k * outputs + o]) * t_step(k);
+        let v_steps: Vec<f64> = (0..outputs).map(|o| step((0..rank).map(|k| v_of(k, o)))).collect();
+        let mut threshold = zeros(padded(outputs));
+        for (o, threshold) in threshold.iter_mut().enumerate().take(outputs) {
+            let lows: f64 = (0..rank).map(|k| low(k) * f64::from(gate.v[k * outputs + o])).sum();
+            let least = -(f64::from(gate.bias[o]) + lows) / v_steps[o];
+            // A sum is an integer, so that it is above `least` where it is above its floor. A cast
+            // from float saturates.
+            *threshold = least.floor() as i32 as u32;
+        }
+        let u = Panels::pack(inputs.div_ceil(4), rank, |group, k| {
+            word(|j| 4 * group + j, inputs, |i| quantize(u_of(i, k), u_steps[k]))
+        });
+        let v = Panels::pack(rank.div_ceil(4), packed.scored, |group, o| {
+            word(|j| 4 * group + j, rank, |k| quantize(v_of(k, o), v_steps[o]))
+        });
+        QuantizedGate { u, v, rank, outputs, scale, bias, threshold, scored: packed.scored }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        let own = self.scale.len() + self.bias.len() + self.threshold.len();
+        own * 4 + self.u.bytes() + self.v.bytes()
+    }
+
+    /// Runs the layer; returns the number of units computed.
+    pub(super) fn run(
+        &self,
+        isa: Isa,
+        layer: &QuantizedLayer,
+        rows: DenseRows<'_, u32>,
+        lists: Lists<'_, u32>,
+        output: Output<'_>,
+        scratch: &mut GateScratch,
+    ) -> usize {
+        let n = rows.rows();
+        scratch.reserve(n, padded(self.rank), rows.columns(), self.outputs);
+        let GateScratch { low_rank_bytes, live, live_spans, .. } = scratch;
+        let mut sums = ByteSums {
+            scale: &self.scale,
+            bias: &self.bias,
+            rows: ByteRowsMut::new(low_rank_bytes, n, self.rank),
+        };
+        let (panels, emit) = (&self.u, &mut sums);
+        isa.run(SparseTimesPanels::<Bytes, _> { lists, panels, emit });
+        let words = self.rank.div_ceil(4);
+        let t = DenseRows::new(low_rank_bytes, n, words, byte_stride(self.rank));
+        let spans = start_spans(live_spans, n, self.outputs);
+        let mut emit =
+            LiveBytes { threshold: &self.threshold, units: self.scored, index: live, spans };
+        isa.run(RowsTimesPanels::<Bytes, _> { rows: t, panels: &self.v, emit: &mut emit });
+        add_always(live, spans, self.scored, self.outputs);
+        live_units::<Bytes>(isa, rows, layer.unit_rows(), output, scratch)
     }
 }
