@@ -15,6 +15,9 @@ pub(crate) trait Arithmetic: 'static {
     /// Sixteen words, or sixteen sums.
     type Vector<S: Simd>: Copy;
 
+    /// Whether sums are rounded, so that their bits depend on the order of additions.
+    const ROUNDS: bool;
+
     /// Sixteen words, each `x`.
     fn splat<S: Simd>(simd: S, x: Self::Word) -> Self::Vector<S>;
     /// # Safety
@@ -39,6 +42,8 @@ pub(crate) trait Arithmetic: 'static {
     ) -> Self::Vector<S>;
     /// Sum of the lanes.
     fn sum<S: Simd>(simd: S, v: Self::Vector<S>) -> Self::Sum;
+    /// Sums of the lanes of four vectors.
+    fn sum4<S: Simd>(simd: S, v: [Self::Vector<S>; 4]) -> [Self::Sum; 4];
     /// Bit i set where word i is not all zero.
     fn nonzero<S: Simd>(simd: S, v: Self::Vector<S>) -> u16;
 }
@@ -50,6 +55,7 @@ impl Arithmetic for Floats {
     type Word = f32;
     type Sum = f32;
     type Vector<S: Simd> = S::F32;
+    const ROUNDS: bool = true;
 
     #[inline(always)]
     fn splat<S: Simd>(simd: S, x: f32) -> S::F32 {
@@ -83,6 +89,10 @@ impl Arithmetic for Floats {
         simd.sum(v)
     }
     #[inline(always)]
+    fn sum4<S: Simd>(simd: S, [a, b, c, d]: [S::F32; 4]) -> [f32; 4] {
+        [simd.sum(a), simd.sum(b), simd.sum(c), simd.sum(d)]
+    }
+    #[inline(always)]
     fn nonzero<S: Simd>(simd: S, v: S::F32) -> u16 {
         simd.nonzero(v)
     }
@@ -95,6 +105,7 @@ impl Arithmetic for Bytes {
     type Word = u32;
     type Sum = i32;
     type Vector<S: Simd> = S::I32;
+    const ROUNDS: bool = false;
 
     #[inline(always)]
     fn splat<S: Simd>(simd: S, x: u32) -> S::I32 {
@@ -130,6 +141,10 @@ impl Arithmetic for Bytes {
     #[inline(always)]
     fn sum<S: Simd>(simd: S, v: S::I32) -> i32 {
         simd.sum_i32(v)
+    }
+    #[inline(always)]
+    fn sum4<S: Simd>(simd: S, v: [S::I32; 4]) -> [i32; 4] {
+        simd.sum4_i32(v)
     }
     #[inline(always)]
     fn nonzero<S: Simd>(simd: S, v: S::I32) -> u16 {

@@ -46,9 +46,19 @@ impl<'a, A: Arithmetic> LiveUnits<'a, A>
 where
     Output<'a>: Finish<A>,
 {
+    /// Whether blocks are looked at. Many rows of bytes gain nothing by it, since four of them share
+    /// each load of the weights; where sums are rounded, both shapes must add in one order.
+    #[inline(always)]
+    fn skips_blocks(&self) -> bool {
+        A::ROUNDS || self.rows.rows() < BY_UNIT_FROM
+    }
+
     /// Lists the blocks of every row that has enough zero ones.
     #[inline(always)]
     fn list_blocks<S: Simd>(&mut self, simd: S) {
+        if !self.skips_blocks() {
+            return;
+        }
         let whole = self.rows.columns() / LANES;
         for r in 0..self.rows.rows() {
             let x = self.rows.row(r);
@@ -68,6 +78,9 @@ where
     /// The blocks of row `r`, where they are listed.
     #[inline(always)]
     fn blocks(&self, r: usize) -> Option<&[u32]> {
+        if !self.skips_blocks() {
+            return None;
+        }
         let (whole, count) = (self.rows.columns() / LANES, self.block_counts[r]);
         (count != NOT_LISTED).then(|| &self.blocks[r * whole..][..count as usize])
     }
@@ -81,13 +94,11 @@ where
             let whole = live.len() / 4 * 4;
             for (at, four) in live[..whole].chunks_exact(4).enumerate() {
                 let w = self.four(four);
+                let next = &live[(at + 1) * 4..];
+                let next = if next.len() < 4 { w } else { self.four(&next[..4]) };
                 let sums = match self.blocks(r) {
-                    None => dots::<S, A, 4, 1>(simd, w, [x]).map(|[sum]| sum),
-                    Some(blocks) => {
-                        let next = &live[(at + 1) * 4..];
-                        let next = if next.len() < 4 { w } else { self.four(&next[..4]) };
-                        block_dots::<S, A, 4>(simd, w, x, blocks, next)
-                    }
+                    None => dots::<S, A, 4, 1>(simd, w, [x], next).map(|[sum]| sum),
+                    Some(blocks) => block_dots::<S, A, 4>(simd, w, x, blocks, next),
                 };
                 for (unit, sum) in four.iter().zip(sums) {
                     self.output.put_one(r, *unit as usize, sum);
@@ -115,7 +126,7 @@ where
     fn one<S: Simd>(&self, simd: S, r: usize, unit: usize) -> A::Sum {
         let (x, w) = (self.rows.row(r), self.weights.unit(unit));
         match self.blocks(r) {
-            None => dots::<S, A, 1, 1>(simd, [w], [x])[0][0],
+            None => dots::<S, A, 1, 1>(simd, [w], [x], [w])[0][0],
             Some(blocks) => block_dots::<S, A, 1>(simd, [w], x, blocks, [w])[0],
         }
     }
@@ -144,7 +155,7 @@ where
                     for (x, row) in x.iter_mut().zip(waiting) {
                         *x = self.rows.row(row);
                     }
-                    let [sums] = dots::<S, A, 1, 4>(simd, [w], x);
+                    let [sums] = dots::<S, A, 1, 4>(simd, [w], x, [w]);
                     for (row, sum) in waiting.into_iter().zip(sums) {
                         self.output.put_one(row, unit, sum);
                     }
@@ -229,12 +240,14 @@ impl Kernel for LiveUnitsOfLists<'_> {
     }
 }
 
-/// The U x R dot products of padded weight rows with rows.
+/// The U x R dot products of padded weight rows with rows. `next` is what comes next: its lines are
+/// asked for on the way.
 #[inline(always)]
 fn dots<S: Simd, A: Arithmetic, const U: usize, const R: usize>(
     simd: S,
     weights: [&[A::Word]; U],
     rows: [&[A::Word]; R],
+    next: [&[A::Word]; U],
 ) -> [[A::Sum; R]; U] {
     let inputs = rows[0].len();
     assert!(rows.iter().all(|x| x.len() == inputs));
@@ -246,6 +259,12 @@ fn dots<S: Simd, A: Arithmetic, const U: usize, const R: usize>(
     // the rows; weight rows are padded to whole vectors.
     unsafe {
         while at + 2 * LANES <= inputs {
+            if U > 1 {
+                for next in &next {
+                    simd.prefetch(next.as_ptr().wrapping_add(at));
+                    simd.prefetch(next.as_ptr().wrapping_add(at + LANES));
+                }
+            }
             add::<S, A, U, R>(simd, &weights, &rows, at, &mut even);
             add::<S, A, U, R>(simd, &weights, &rows, at + LANES, &mut odd);
             at += 2 * LANES;
@@ -264,6 +283,18 @@ fn dots<S: Simd, A: Arithmetic, const U: usize, const R: usize>(
         }
     }
     let mut sums = [[A::Sum::default(); R]; U];
+    if U == 4 && R == 1 {
+        let all = add_pairs::<S, A, 4>(simd, even.as_flattened(), odd.as_flattened());
+        for (sums, sum) in sums.iter_mut().zip(A::sum4(simd, all)) {
+            sums[0] = sum;
+        }
+        return sums;
+    }
+    if U == 1 && R == 4 {
+        let all = add_pairs::<S, A, 4>(simd, even.as_flattened(), odd.as_flattened());
+        sums[0].copy_from_slice(&A::sum4(simd, all));
+        return sums;
+    }
     for u in 0..U {
         for r in 0..R {
             sums[u][r] = A::sum(simd, A::add(simd, even[u][r], odd[u][r]));
@@ -322,10 +353,29 @@ fn block_dots<S: Simd, A: Arithmetic, const U: usize>(
         }
     }
     let mut sums = [A::Sum::default(); U];
+    if U == 4 {
+        let all = add_pairs::<S, A, 4>(simd, &even, &odd);
+        sums.copy_from_slice(&A::sum4(simd, all));
+        return sums;
+    }
     for u in 0..U {
         sums[u] = A::sum(simd, A::add(simd, even[u], odd[u]));
     }
     sums
+}
+
+/// The sums of two slices of N vectors.
+#[inline(always)]
+fn add_pairs<S: Simd, A: Arithmetic, const N: usize>(
+    simd: S,
+    even: &[A::Vector<S>],
+    odd: &[A::Vector<S>],
+) -> [A::Vector<S>; N] {
+    let mut all = [A::splat(simd, A::Word::default()); N];
+    for (i, all) in all.iter_mut().enumerate() {
+        *all = A::add(simd, even[i], odd[i]);
+    }
+    all
 }
 
 /// One vector of every dot product.

@@ -195,6 +195,13 @@ impl<'a, W> DenseRows<'a, W> {
     }
 }
 
+impl DenseRows<'_, u32> {
+    /// The rows with their padding up to whole vectors, which any words may be in.
+    pub(crate) fn padded(self) -> Self {
+        DenseRows::new(self.data, self.rows, padded(self.columns), self.stride)
+    }
+}
+
 /// Dense f32 rows to write, at a constant distance.
 pub(crate) struct DenseRowsMut<'a> {
     data: &'a mut [f32],

@@ -306,6 +306,26 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
+    fn sum4_i32(self, v: [Self::I32; 4]) -> [i32; 4] {
+        // SAFETY: the token.
+        unsafe {
+            // In each half: a and b by turns, then c and d, then all four.
+            let a = _mm256_add_epi32(v[0].0, v[0].1);
+            let b = _mm256_add_epi32(v[1].0, v[1].1);
+            let c = _mm256_add_epi32(v[2].0, v[2].1);
+            let d = _mm256_add_epi32(v[3].0, v[3].1);
+            let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            let all =
+                _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+            let sums =
+                _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all));
+            let mut result = [0; 4];
+            _mm_storeu_si128(result.as_mut_ptr().cast(), sums);
+            result
+        }
+    }
+    #[inline(always)]
     unsafe fn compress_i32(self, p: *mut u32, mask: u16, v: Self::I32) {
         // SAFETY: the token; the caller gives room for 16 values of 32 bits, as `compress` wants.
         unsafe {

@@ -196,6 +196,24 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         unsafe { _mm512_reduce_add_epi32(v) }
     }
     #[inline(always)]
+    fn sum4_i32(self, [a, b, c, d]: [__m512i; 4]) -> [i32; 4] {
+        // SAFETY: the token.
+        unsafe {
+            // In each quarter: a and b by turns, then c and d, then all four.
+            let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            let all =
+                _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            let half =
+                _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
+            let sums =
+                _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
+            let mut result = [0; 4];
+            _mm_storeu_si128(result.as_mut_ptr().cast(), sums);
+            result
+        }
+    }
+    #[inline(always)]
     unsafe fn compress_i32(self, p: *mut u32, mask: u16, v: __m512i) {
         // SAFETY: the token; the caller gives 16 writable u32.
         unsafe { _mm512_storeu_si512(p.cast(), _mm512_maskz_compress_epi32(mask, v)) }

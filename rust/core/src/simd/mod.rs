@@ -119,6 +119,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store_bytes(self, p: *mut u8, v: Self::F32);
     /// Sum of the lanes, wrapping.
     fn sum_i32(self, v: Self::I32) -> i32;
+    /// Sums of the lanes of four vectors, wrapping.
+    fn sum4_i32(self, v: [Self::I32; 4]) -> [i32; 4];
     /// As `compress`, of integers.
     ///
     /// # Safety

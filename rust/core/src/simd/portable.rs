@@ -174,6 +174,10 @@ impl Simd for Portable {
         v.0.iter().fold(0, |sum, v| sum.wrapping_add(*v))
     }
     #[inline(always)]
+    fn sum4_i32(self, v: [Integers; 4]) -> [i32; 4] {
+        v.map(|v| self.sum_i32(v))
+    }
+    #[inline(always)]
     unsafe fn compress_i32(self, p: *mut u32, mask: u16, v: Integers) {
         let mut packed = 0;
         for (i, lane) in v.0.iter().enumerate() {

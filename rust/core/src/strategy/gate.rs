@@ -95,7 +95,7 @@ impl PackedGate {
     ) -> usize {
         let n = lists.spans.len();
         let outputs = self.gate.bias.len();
-        scratch.reserve(n, padded(self.gate.rank), layer.layer.inputs(), outputs);
+        scratch.reserve(n, self.gate.rank, layer.layer.inputs(), outputs);
         self.estimate(isa, rows, lists, &mut scratch.low_rank);
         self.choose(isa, n, scratch);
         let weights = layer.unit_rows();
@@ -289,7 +289,7 @@ impl QuantizedGate {
         scratch: &mut GateScratch,
     ) -> usize {
         let n = rows.rows();
-        scratch.reserve(n, padded(self.rank), rows.columns(), self.outputs);
+        scratch.reserve(n, self.rank, padded(rows.columns()), self.outputs);
         let GateScratch { low_rank_bytes, live, live_spans, .. } = scratch;
         let mut sums = ByteSums {
             scale: &self.scale,
@@ -305,6 +305,6 @@ impl QuantizedGate {
             LiveBytes { threshold: &self.threshold, units: self.scored, index: live, spans };
         isa.run(RowsTimesPanels::<Bytes, _> { rows: t, panels: &self.v, emit: &mut emit });
         add_always(live, spans, self.scored, self.outputs);
-        live_units::<Bytes>(isa, rows, layer.unit_rows(), output, scratch)
+        live_units::<Bytes>(isa, rows.padded(), layer.unit_rows(), output, scratch)
     }
 }

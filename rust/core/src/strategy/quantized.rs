@@ -73,8 +73,11 @@ impl QuantizedLayer {
     }
 
     pub(super) fn unit_rows(&self) -> &UnitRows<u32> {
+        // Padding counts as inputs, so that dot products are of whole vectors.
         self.unit_rows.get_or_init(|| {
-            UnitRows::pack(self.columns, self.outputs(), |g, o| self.words[o * self.columns + g])
+            UnitRows::pack(padded(self.columns), self.outputs(), |g, o| {
+                if g < self.columns { self.words[o * self.columns + g] } else { 0 }
+            })
         })
     }
 
