@@ -226,7 +226,9 @@ impl Gate {
     }
 
     /// The gate with the least and the greatest value of each of the `rank` sums `x u` on
-    /// calibration rows, which an int8 layer needs. Values beyond are taken as these.
+    /// calibration rows. With it, scores are computed from bytes of these sums, which is several times
+    /// faster and moves a score by about a hundredth of its spread; an int8 layer needs it. Sums
+    /// beyond are taken as its ends.
     #[must_use]
     pub fn with_range(self, range: Vec<[f32; 2]>) -> Gate {
         Gate { range, ..self }
@@ -476,8 +478,8 @@ impl NetworkLayer {
     /// Makes the gate's bytes where there is all that they need.
     fn quantize_gate(&mut self) {
         self.int8_gate = match (&self.gate, &self.int8) {
-            (Some(gate), Some(int8)) if !gate.gate().range.is_empty() => {
-                Some(Arc::new(QuantizedGate::new(gate, &self.packed, &int8.input)))
+            (Some(gate), Some(int8)) => {
+                QuantizedGate::new(gate, &self.packed, &int8.input).map(Arc::new)
             }
             _ => None,
         };

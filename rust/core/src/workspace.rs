@@ -40,6 +40,8 @@ pub(crate) struct GateScratch {
     /// Live units, per row.
     pub(crate) live: Aligned<u32>,
     pub(crate) live_spans: Vec<Span>,
+    /// Rows whose estimate is not finite.
+    pub(crate) invalid: Vec<bool>,
     pub(crate) unit_starts: Vec<u32>,
     pub(crate) unit_rows: Vec<u32>,
     /// Vectors of a row that are not all zero, per row.
@@ -54,6 +56,7 @@ impl Default for GateScratch {
             low_rank_bytes: Aligned::new(64),
             live: Aligned::new(64),
             live_spans: Vec::new(),
+            invalid: Vec::new(),
             unit_starts: Vec::new(),
             unit_rows: Vec::new(),
             blocks: Vec::new(),
@@ -88,6 +91,7 @@ impl GateScratch {
         grow(&mut self.low_rank_bytes, rows * byte_stride(rank));
         grow(&mut self.live, rows * list_stride(units));
         grow_vec(&mut self.live_spans, rows);
+        grow_vec(&mut self.invalid, rows);
         grow_vec(&mut self.unit_starts, units + 1);
         grow_vec(&mut self.unit_rows, rows * units);
         grow_vec(&mut self.blocks, rows * (inputs / LANES));
