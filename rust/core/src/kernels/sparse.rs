@@ -26,7 +26,7 @@ pub(crate) struct SparseTimesPanels<'a, A: Arithmetic, E> {
 }
 
 /// How many entries ahead weights are asked for: enough to hide L3 at four lines an entry.
-const PREFETCH: usize = 6;
+const PREFETCH: usize = 12;
 
 impl<A: Arithmetic, E: Emit<A>> Kernel for SparseTimesPanels<'_, A, E> {
     type Output = ();
@@ -36,25 +36,35 @@ impl<A: Arithmetic, E: Emit<A>> Kernel for SparseTimesPanels<'_, A, E> {
         let Self { lists, panels, emit } = self;
         for p in 0..panels.count() {
             let (first, vectors, panel) = panels.panel(p);
+            let next = if p + 1 < panels.count() { panels.panel(p + 1).2 } else { panel };
+            let panel = Panel { weights: panel, next: next.as_ptr(), first };
             match vectors {
-                4 => rows::<S, A, E, 4, 2>(simd, lists, panel, first, emit),
-                3 => rows::<S, A, E, 3, 2>(simd, lists, panel, first, emit),
-                2 => rows::<S, A, E, 2, 4>(simd, lists, panel, first, emit),
-                _ => rows::<S, A, E, 1, 4>(simd, lists, panel, first, emit),
+                4 => rows::<S, A, E, 4, 2>(simd, lists, panel, emit),
+                3 => rows::<S, A, E, 3, 2>(simd, lists, panel, emit),
+                2 => rows::<S, A, E, 2, 4>(simd, lists, panel, emit),
+                _ => rows::<S, A, E, 1, 4>(simd, lists, panel, emit),
             }
         }
     }
+}
+
+/// A panel, and where the next one starts.
+#[derive(Clone, Copy)]
+struct Panel<'a, W> {
+    weights: &'a [W],
+    next: *const W,
+    /// The panel's first unit.
+    first: usize,
 }
 
 #[inline(always)]
 fn rows<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const CHAINS: usize>(
     simd: S,
     lists: Lists<'_, A::Word>,
-    panel: &[A::Word],
-    first: usize,
+    panel: Panel<'_, A::Word>,
     emit: &mut E,
 ) {
-    assert_eq!(panel.len(), lists.columns * V * LANES);
+    assert_eq!(panel.weights.len(), lists.columns * V * LANES);
     // A tile's first row finds the panel cold.
     for row in 0..lists.spans.len() {
         let (index, value) = lists.row(row);
@@ -64,7 +74,7 @@ fn rows<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const CHAINS: usize>
             one_row::<S, A, V, CHAINS, false>(simd, index, value, panel)
         };
         for (v, sum) in sums.into_iter().enumerate() {
-            emit.emit(simd, row, first + v * LANES, sum);
+            emit.emit(simd, row, panel.first + v * LANES, sum);
         }
     }
 }
@@ -74,11 +84,11 @@ fn one_row<S: Simd, A: Arithmetic, const V: usize, const CHAINS: usize, const CO
     simd: S,
     index: &[u32],
     value: &[A::Word],
-    panel: &[A::Word],
+    panel: Panel<'_, A::Word>,
 ) -> [A::Vector<S>; V] {
     let zero = A::splat(simd, A::Word::default());
     let mut sums = [[zero; V]; CHAINS];
-    let panel = panel.as_ptr();
+    let (panel, next) = (panel.weights.as_ptr(), panel.next);
     let whole = index.len() / CHAINS * CHAINS;
     // SAFETY: every index is below the panel's inputs (the invariant of `Lists`), so each load is
     // inside the panel; `at` stays below `index.len() == value.len()`.
@@ -87,10 +97,15 @@ fn one_row<S: Simd, A: Arithmetic, const V: usize, const CHAINS: usize, const CO
         while at < whole {
             for (chain, sums) in sums.iter_mut().enumerate() {
                 if COLD {
-                    let ahead = *index.get_unchecked((at + chain + PREFETCH).min(index.len() - 1));
-                    let weights = panel.add(ahead as usize * V * LANES);
+                    // Past the list's end, the next panel is asked for.
+                    let ahead = at + chain + PREFETCH;
+                    let over = ahead >= index.len();
+                    let (panel, ahead) =
+                        if over { (next, ahead - index.len()) } else { (panel, ahead) };
+                    let entry = *index.get_unchecked(ahead.min(index.len() - 1)) as usize;
+                    let weights = panel.wrapping_add(entry * V * LANES);
                     for v in 0..V {
-                        simd.prefetch(weights.add(v * LANES));
+                        simd.prefetch(weights.wrapping_add(v * LANES));
                     }
                 }
                 let weights = panel.add(*index.get_unchecked(at + chain) as usize * V * LANES);
