@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::kernels::scan::{FromBytes, Quantize, Scan, ScanWords};
 use crate::kernels::{ByteRowsMut, DenseRows, DenseRowsMut, Lists, Span};
 use crate::network::{InputMap, Network, Quantization};
-use crate::plan::{ClassPlan, Strategy};
+use crate::plan::{ClassPlan, Precision, Strategy};
 use crate::pool;
 use crate::rows::{Data, Rows};
 use crate::strategy::{self, Input, Needs};
@@ -155,6 +155,9 @@ impl Network {
         invalid.resize(n, false);
         let mut needs = Self::needs::<O>(class, 0);
         let mut input = self.read(rows, needs, from, to, invalid);
+        if !needs.bytes && class.layers.iter().any(|layer| layer.precision == Precision::Int8) {
+            mark_invalid(input, invalid);
+        }
         for (i, layer) in self.layers.iter().enumerate() {
             let plan = class.layers[i];
             let activation = layer.packed.layer().activation();
@@ -380,6 +383,17 @@ impl Network {
             expected: format!("(n, {width})"),
             got: format!("({}, {})", rows.rows, rows.columns),
         })
+    }
+}
+
+/// Marks rows with a value that is not finite, which bytes of later layers could not tell.
+fn mark_invalid(input: Input<'_>, invalid: &mut [bool]) {
+    for (r, invalid) in invalid.iter_mut().enumerate() {
+        *invalid |= match (input.dense, input.lists) {
+            (Some(rows), _) => rows.row(r).iter().any(|x| !x.is_finite()),
+            (None, Some(lists)) => lists.row(r).1.iter().any(|x| !x.is_finite()),
+            (None, None) => false,
+        };
     }
 }
 

@@ -319,7 +319,7 @@ impl Network {
             });
         }
         for class in &mut classes {
-            let gates = (0..self.layers.len()).map(|i| self.layers[i].gate.is_some()).collect();
+            let gates = (0..self.layers.len()).map(|i| self.can_gate(i, class.layers[i])).collect();
             let sample = Sample::new(self, rows, class.rows, time, threads)?;
             let precisions = precisions(&class.layers);
             let tuning = Tuning { network: self, sample: sample.view(), gates, precisions };
@@ -347,13 +347,24 @@ impl Network {
             let batch = class.rows.min(TILE);
             let sample = Sample::new(self, rows, batch, share, 1)?;
             let precisions = precisions(&class.layers);
-            let gates = gates.clone();
+            let can = |(i, used): (usize, &bool)| *used && self.can_gate(i, class.layers[i]);
+            let gates = gates.iter().enumerate().map(can).collect();
             let tuning = Tuning { network: self, sample: sample.view(), gates, precisions };
             if let Some(layers) = tuning.quick(&class.layers)? {
                 class.layers = layers;
             }
         }
         self.with_plan(Plan::new(classes)?)
+    }
+}
+
+impl Network {
+    /// Whether layer `i` could run a gate in the precision that `plan` has.
+    fn can_gate(&self, i: usize, plan: LayerPlan) -> bool {
+        match plan.precision {
+            Precision::F32 => self.layers[i].gate.is_some(),
+            Precision::Int8 => self.layers[i].int8_gate.is_some(),
+        }
     }
 }
 

@@ -35,7 +35,16 @@ impl Reference {
             let largest = products.iter().fold(0.0, |largest: f64, w| largest.max(w.abs()));
             let step = f64::from((largest / 127.0) as f32);
             let step = if step > 0.0 { step } else { 1.0 };
-            weights.extend(products.iter().map(|w| (w / step).round_ties_even() as i64));
+            let rounded: Vec<f64> = products.iter().map(|w| (w / step).round_ties_even()).collect();
+            // A zero, or the byte in the middle, is not to be off by the rounding of weights.
+            let mut rounding = 0.0;
+            for (i, (w, product)) in rounded.iter().zip(&products).enumerate() {
+                let offset = input.offset(i);
+                let byte = if (0.0..=255.0).contains(&offset) { f64::from(offset) } else { 128.0 };
+                rounding += (w * step - product) * byte;
+            }
+            sum -= rounding;
+            weights.extend(rounded.iter().map(|w| *w as i64));
             scale.push(step as f32);
             bias.push(sum as f32);
         }
@@ -399,6 +408,63 @@ fn nan_stays_in_its_row() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Bytes have no NaN: it must come through where only a later layer is int8, too.
+#[test]
+fn nan_passes_f32_layers_before_int8_ones() {
+    let model = Model { gates: vec![None, None], ..Model::relu(21, &[20, 30, 4]) };
+    let clean = Random(22).rows(9, 20);
+    for isa in Isa::available() {
+        let network = quantized(&model, isa, &[plain(0.01, 0.0), plain(0.02, 0.0)]);
+        for strategy in [Strategy::Dense, Strategy::Skip] {
+            let plan = |precision| LayerPlan { strategy, precision };
+            let layers = vec![plan(Precision::F32), plan(Precision::Int8)];
+            let plan = Plan::new(vec![ClassPlan { rows: 1, layers }]).unwrap();
+            let network = network.with_plan(plan).unwrap();
+            let before = run(&network, Rows::f32(&clean, 9, 20, 20).unwrap(), 1);
+            let mut data = clean.clone();
+            data[4 * 20 + 3] = f32::NAN;
+            let got = run(&network, Rows::f32(&data, 9, 20, 20).unwrap(), 1);
+            for (r, (got, was)) in got.chunks(4).zip(before.chunks(4)).enumerate() {
+                if r == 4 {
+                    assert!(got.iter().all(|y| y.is_nan()), "{}", isa.name());
+                } else {
+                    assert_eq!(bits(got), bits(was));
+                }
+            }
+        }
+    }
+}
+
+/// A gate without a range cannot run in int8: measuring leaves it alone there.
+#[test]
+fn a_gate_without_a_range_is_not_tried_in_int8() {
+    let model = Model::relu(23, &[20, 30, 4]);
+    let network = quantized(&model, Isa::available()[0], &[plain(0.01, 0.0), plain(0.02, 0.0)]);
+    let int8 = under(&network, &[Strategy::Skip; 2]);
+    let f32 = ClassPlan {
+        rows: 1,
+        layers: vec![
+            LayerPlan { strategy: Strategy::Gate, precision: Precision::F32 },
+            LayerPlan { strategy: Strategy::Skip, precision: Precision::Int8 },
+        ],
+    };
+    let other = ClassPlan { rows: 64, ..int8.plan().classes()[0].clone() };
+    let mixed = int8.with_plan(Plan::new(vec![f32, other]).unwrap()).unwrap();
+    let data = Random(24).rows(9, 20);
+    let rows = Rows::f32(&data, 9, 20, 20).unwrap();
+    let time = std::time::Duration::from_millis(1);
+    for network in [
+        int8.tune(rows, &[1], std::time::Duration::ZERO, 1).unwrap(),
+        mixed.retune(rows, 100 * time).unwrap(),
+    ] {
+        for class in network.plan().classes() {
+            assert!(class.layers.iter().all(|layer| {
+                layer.precision == Precision::F32 || layer.strategy != Strategy::Gate
+            }));
         }
     }
 }

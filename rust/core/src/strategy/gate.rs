@@ -13,7 +13,7 @@
 use super::PackedLayer;
 use std::sync::Arc;
 
-use super::quantized::{QuantizedLayer, quantize, step, word};
+use super::quantized::{QuantizedLayer, quantize, reference, step, word};
 use crate::error::Result;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
@@ -362,7 +362,11 @@ impl QuantizedGate {
             let constant: f64 = (0..inputs)
                 .map(|i| {
                     let u = f64::from(gate.u[i * rank + k]);
-                    u * shift(i) - u_of(i, k) * f64::from(input.offset(i))
+                    let product = u_of(i, k);
+                    let rounded = f64::from(quantize(product, u_steps[k])) * u_steps[k];
+                    u * shift(i)
+                        - product * f64::from(input.offset(i))
+                        - (rounded - product) * reference(input.offset(i))
                 })
                 .sum();
             scale[k] = (u_steps[k] / scores.step[k]) as f32;

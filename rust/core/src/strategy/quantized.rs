@@ -35,6 +35,7 @@ impl QuantizedLayer {
         let mut row = vec![0.0; inputs];
         for (o, weights) in layer.layer.weight.chunks_exact(inputs).enumerate() {
             let mut sum = f64::from(layer.layer.bias[o]);
+            let mut rounding = 0.0;
             for (i, (product, w)) in row.iter_mut().zip(weights).enumerate() {
                 let w = f64::from(*w);
                 let factor = map.map_or(1.0, |map| f64::from(map.scale(i)));
@@ -43,6 +44,12 @@ impl QuantizedLayer {
                 sum -= *product * f64::from(input.offset(i));
             }
             let step = step(row.iter().copied());
+            // Weights are rounded; but not for the byte that stands for 0, or is in the middle.
+            for (i, product) in row.iter().enumerate() {
+                let rounded = f64::from(quantize(*product, step)) * step;
+                rounding += (rounded - product) * reference(input.offset(i));
+            }
+            sum -= rounding;
             scale[o] = step as f32;
             bias[o] = sum as f32;
             words.extend(
@@ -94,6 +101,11 @@ pub(super) fn step(values: impl Iterator<Item = f64>) -> f64 {
     // As f32, which is what sums are multiplied with.
     let step = f64::from((largest / 127.0) as f32);
     if step > 0.0 { step } else { 1.0 }
+}
+
+/// The byte that stands for 0, where there is one; else the middle one.
+pub(super) fn reference(offset: f32) -> f64 {
+    if (0.0..=255.0).contains(&offset) { f64::from(offset) } else { 128.0 }
 }
 
 /// A value as a signed byte.
