@@ -32,7 +32,17 @@ from hypothesis.extra import numpy as hnp
 
 from lrgate import files
 from lrgate.files import FileFormatError, load, save
-from lrgate.model import MACHINE_KEYS, Activation, ClassPlan, Gate, Layer, Model, Probe
+from lrgate.model import (
+    MACHINE_KEYS,
+    PRECISIONS,
+    Activation,
+    ClassPlan,
+    Gate,
+    Layer,
+    Model,
+    Probe,
+    Quantization,
+)
 
 SUFFIXES = ("npz", "safetensors")
 MIB = 1 << 20
@@ -58,7 +68,12 @@ def full_arrays() -> dict[str, np.ndarray]:
         "layers.0.gate.u": rng.normal(size=(4, 2)).astype(np.float32),
         "layers.0.gate.v": rng.normal(size=(2, 3)).astype(np.float32),
         "layers.0.gate.bias": rng.normal(size=3).astype(np.float32),
+        "layers.0.gate.range": np.float32([[-2, 0], [3, 0.5]]),
         "layers.0.order": np.int32([2, 0]),
+        "layers.0.quantization.scale": np.float32([1, 0.5, 0.25, 8]),
+        "layers.0.quantization.offset": np.array(3, np.float32),
+        "layers.1.quantization.scale": np.array(0.02, np.float32),
+        "layers.1.quantization.offset": np.array(0, np.float32),
         "input.scale": np.float32([1, 2, 3, 4]),
         "input.shift": np.array(0.5, np.float32),
         "input.range": np.float32([[0, 0, 0, -1], [255, 255, 255, 1]]),
@@ -77,7 +92,7 @@ def full_header() -> dict[str, Any]:
         "ranks": [2, None],
         "task": "classification",
         "classes": {"kind": "str", "values": ["cat", "dog"]},
-        "plans": [{"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}],
+        "plans": [{"rows": 1, "strategies": ["gate", "skip"], "precisions": ["int8", "f32"]}],
         "metadata": {"command": "train.py --seed 0", "test_error": 0.017},
         "machine": MACHINE,
         "report": {"removed": [1], "speed_up": 1.5},
@@ -86,7 +101,11 @@ def full_header() -> dict[str, Any]:
 
 def full_model() -> Model:
     arrays = full_arrays()
-    gate = Gate(*(arrays[f"layers.0.gate.{part}"] for part in ("u", "v", "bias")))
+    gate = Gate(*(arrays[f"layers.0.gate.{part}"] for part in ("u", "v", "bias", "range")))
+    quantizations = [
+        Quantization(*(arrays[f"layers.{i}.quantization.{part}"] for part in ("scale", "offset")))
+        for i in range(2)
+    ]
     return Model(
         layers=(
             Layer(
@@ -95,14 +114,20 @@ def full_model() -> Model:
                 Activation("clipped_relu", 6.0),
                 gate,
                 arrays["layers.0.order"],
+                quantizations[0],
             ),
-            Layer(arrays["layers.1.weight"], arrays["layers.1.bias"], Activation("identity")),
+            Layer(
+                arrays["layers.1.weight"],
+                arrays["layers.1.bias"],
+                Activation("identity"),
+                quantization=quantizations[1],
+            ),
         ),
         task="classification",
         classes=np.array(["cat", "dog"]),
         input_scale=arrays["input.scale"],
         input_shift=arrays["input.shift"],
-        plan=(ClassPlan(1, ("gate", "skip"), ("f32", "f32")),),
+        plan=(ClassPlan(1, ("gate", "skip"), ("int8", "f32")),),
         probe=Probe(arrays["probe.x"], arrays["probe.y"]),
         metadata={"command": "train.py --seed 0", "test_error": 0.017},
         input_range=arrays["input.range"],
@@ -180,6 +205,11 @@ def assert_same(a: Model, b: Model) -> None:
         assert (m.gate is None) == (n.gate is None)
         if m.gate is not None and n.gate is not None:
             pairs += [(m.gate.u, n.gate.u), (m.gate.v, n.gate.v), (m.gate.bias, n.gate.bias)]
+            pairs += [(m.gate.range, n.gate.range)]
+        assert (m.quantization is None) == (n.quantization is None)
+        if m.quantization is not None and n.quantization is not None:
+            pairs += [(m.quantization.scale, n.quantization.scale)]
+            pairs += [(m.quantization.offset, n.quantization.offset)]
     for p, q in pairs:
         assert (p is None) == (q is None)
         if p is not None and q is not None:
@@ -277,6 +307,25 @@ def ranges(inputs: int) -> st.SearchStrategy[Any]:
     return st.none() | pairs.map(lambda pair: (np.minimum(*pair), np.maximum(*pair)))
 
 
+def gate_ranges(rank: int) -> st.SearchStrategy[np.ndarray | None]:
+    return st.none() | floats(2, rank).map(lambda pair: np.sort(pair, axis=0))
+
+
+def quantizations(inputs: int, first: bool) -> st.SearchStrategy[Quantization | None]:
+    positive = st.floats(2.0**-126, 2.0**127, width=32)
+    scales = hnp.arrays(np.float32, (), elements=positive)
+    offsets = floats()
+    if first:
+        scales |= hnp.arrays(np.float32, (inputs,), elements=positive)
+        offsets |= floats(inputs)
+    return st.none() | st.builds(Quantization, scales, offsets)
+
+
+def precisions(layer: Layer, strategy: str) -> st.SearchStrategy[str]:
+    no_range = strategy == "gate" and layer.gate is not None and layer.gate.range is None
+    return st.just("f32") if layer.quantization is None or no_range else st.sampled_from(PRECISIONS)
+
+
 machines = st.fixed_dictionaries(
     dict.fromkeys(MACHINE_KEYS, st.none() | st.text(max_size=200) | st.integers(0, 2**63 - 1))
 )
@@ -288,18 +337,20 @@ def models(draw: st.DrawFn) -> Model:
     layers = []
     for inputs, outputs in itertools.pairwise(widths):
         rank = draw(st.integers(0, min(inputs, outputs)))
-        parts = (floats(inputs, rank), floats(rank, outputs), floats(outputs))
+        parts = (floats(inputs, rank), floats(rank, outputs), floats(outputs), gate_ranges(rank))
         gate = Gate(*(draw(part) for part in parts)) if rank else None
         activation = draw(activations)
         last = len(layers) == len(widths) - 2
         order = None if last else draw(orders(outputs, activation))
         weight, bias = draw(floats(outputs, inputs)), draw(floats(outputs))
-        layers.append(Layer(weight, bias, activation, gate, order))
+        quantization = draw(quantizations(inputs, first=not layers))
+        layers.append(Layer(weight, bias, activation, gate, order, quantization))
     scale = st.none() | floats() | floats(widths[0])
     task = draw(st.sampled_from(["classification", "regression", None]))
     labels = st.none() | class_labels(max(2, widths[-1]))
     words = st.lists(st.sampled_from(["dense", "skip", "gate"]), min_size=len(layers))
     strategies = draw(words)[: len(layers)]
+    formats = [draw(precisions(*pair)) for pair in zip(layers, strategies, strict=True)]
     rows = draw(st.integers(0, 4))
     x = floats(rows, widths[0]) | hnp.arrays(np.uint8, (rows, widths[0]))
     return Model(
@@ -308,9 +359,7 @@ def models(draw: st.DrawFn) -> Model:
         classes=None if task == "regression" else draw(labels),
         input_scale=draw(scale),
         input_shift=draw(scale),
-        plan=(ClassPlan(8, tuple(strategies), ("f32",) * len(layers)),)
-        if draw(st.booleans())
-        else None,
+        plan=(ClassPlan(8, tuple(strategies), tuple(formats)),) if draw(st.booleans()) else None,
         probe=Probe(draw(x), draw(floats(rows, widths[-1]))) if draw(st.booleans()) else None,
         metadata=draw(st.dictionaries(st.text(), json_values, max_size=3)),
         input_range=draw(ranges(widths[0])),
@@ -380,6 +429,7 @@ def test_plain_weights_and_biases_load(path: Path) -> None:
         np.testing.assert_array_equal(layer.bias, arrays[f"layers.{i}.bias"])
     assert (model.task, model.classes, model.plan, model.probe) == (None,) * 4
     assert [layer.order for layer in model.layers] == [None] * 2
+    assert [layer.quantization for layer in model.layers] == [None] * 2
     assert (model.input_range, model.machine, model.report) == (None,) * 3
     assert model.metadata == {}
 
@@ -822,7 +872,7 @@ def test_zip_directory_entries_that_swallow_others(npz: Path) -> None:
     patch_zip(npz, {32: b"\xff\xff"})
     with zipfile.ZipFile(npz) as archive:
         assert archive.namelist() == ["lrgate.npy"]
-    message = "not a readable .npz file: it states 14 members, but 1 can be found"
+    message = "not a readable .npz file: it states 19 members, but 1 can be found"
     assert refused(npz) == message
 
 
@@ -984,8 +1034,9 @@ def without(*keys: str) -> dict[str, np.ndarray]:
 
 
 ALL_KEYS = (
-    "expected lrgate, layers.{i}.weight, .bias, .gate.u, .gate.v, .gate.bias, .order, "
-    "input.scale, input.shift, input.range, probe.x, probe.y"
+    "expected lrgate, layers.{i}.weight, .bias, .gate.u, .gate.v, .gate.bias, .gate.range, .order, "
+    ".quantization.scale, .quantization.offset, input.scale, input.shift, input.range, probe.x, "
+    "probe.y"
 )
 LAST = "it is the last layer, whose units are the outputs"
 
@@ -1010,6 +1061,12 @@ LAST = "it is the last layer, whose units are the outputs"
         (without("layers.0.gate.u"), "layers.0.gate.u is missing"),
         (without("layers.0.gate.v"), "layers.0.gate.v is missing"),
         (without("layers.0.gate.bias"), "layers.0.gate.bias is missing"),
+        (
+            plain_arrays() | {"layers.0.gate.range": np.zeros((2, 2))},
+            "layers.0.gate.u is missing",
+        ),
+        (without("layers.0.quantization.scale"), "layers.0.quantization.scale is missing"),
+        (without("layers.1.quantization.offset"), "layers.1.quantization.offset is missing"),
         (without("probe.x"), "probe.x is missing"),
         (without("probe.y"), "probe.y is missing"),
         (
@@ -1077,6 +1134,22 @@ LAST = "it is the last layer, whose units are the outputs"
         ),
         (full_arrays() | {"order": np.arange(3)}, f"unknown key 'order'; {ALL_KEYS}"),
         (full_arrays() | {"input.low": np.zeros(1)}, f"unknown key 'input.low'; {ALL_KEYS}"),
+        (
+            full_arrays() | {"layers.0.quantization": np.ones(1)},
+            f"unknown key 'layers.0.quantization'; {ALL_KEYS}",
+        ),
+        (
+            full_arrays() | {"layers.0.quantization.zero": np.ones(1)},
+            f"unknown key 'layers.0.quantization.zero'; {ALL_KEYS}",
+        ),
+        (
+            full_arrays() | {"quantization.scale": np.ones(1)},
+            f"unknown key 'quantization.scale'; {ALL_KEYS}",
+        ),
+        (
+            full_arrays() | {"layers.0.range": np.zeros((2, 2))},
+            f"unknown key 'layers.0.range'; {ALL_KEYS}",
+        ),
         (full_arrays() | {"layers.2.order": np.arange(3)}, "layers.2.weight is missing"),
         (
             {"layers.0.weight": np.ones((2, 2)), "layers.0.order": np.arange(2)},
@@ -1175,12 +1248,132 @@ def test_ranges_of_other_widths(path: Path, width: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        (np.array(1.0), "have shape (2, rank), got ()"),
+        (np.zeros(2), "have shape (2, rank), got (2,)"),
+        (np.zeros((2, 0)), "have shape (2, 2), got (2, 0)"),
+        (np.zeros((2, 1)), "have shape (2, 2), got (2, 1)"),
+        (np.zeros((2, 3)), "have shape (2, 2), got (2, 3)"),
+        (np.zeros((3, 2)), "have shape (2, 2), got (3, 2)"),
+        (np.array([[0, math.nan], [1, 1]]), "be finite, got nan"),
+        (np.array([[-math.inf, 0], [1, 1]], np.float32), "be finite, got -inf"),
+        (np.array([[0.0, 0.5], [1.0, 0.25]]), "have low <= high, got 0.5 > 0.25"),
+        (np.array([[0.0, 0.0], [1.0, 1e39]]), "fit float32, got 1e+39 at index (1, 1)"),
+    ],
+)
+def test_gate_ranges(path: Path, bounds: np.ndarray, message: str) -> None:
+    arrays = full_arrays() | {"layers.0.gate.range": bounds}
+    assert refused(write(path, arrays)) == f"layers.0.gate.range must {message}"
+
+
+GOOD_SCALE = "be above 0, and it and 1 / scale finite, got"
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("scale", np.array(0.0), f"{GOOD_SCALE} 0.0"),
+        ("scale", np.array(-1.0), f"{GOOD_SCALE} -1.0"),
+        ("scale", np.array(math.nan), f"{GOOD_SCALE} nan"),
+        ("scale", np.array(math.inf), f"{GOOD_SCALE} inf"),
+        ("scale", np.float32([1, 1, 2**-130, 1]), f"{GOOD_SCALE} {2**-130}"),
+        ("scale", np.array(1e-50), f"{GOOD_SCALE} 0.0"),
+        ("scale", np.array(1e39), "fit float32, got 1e+39 at index ()"),
+        ("scale", np.ones((4, 1)), "have shape () or (d,), got (4, 1)"),
+        ("offset", np.array(math.nan), "be finite, got nan"),
+        ("offset", np.array([0, -math.inf, 0, 0]), "be finite, got -inf"),
+        ("offset", np.array([0, 0, 0, 1e39]), "fit float32, got 1e+39 at index 3"),
+        ("offset", np.zeros((1, 4)), "have shape () or (d,), got (1, 4)"),
+        ("offset", np.zeros(3), "have shape (4,), got (3,)"),
+        ("offset", np.zeros(0), "have shape (4,), got (0,)"),
+    ],
+)
+def test_quantizations(path: Path, part: str, value: np.ndarray, message: str) -> None:
+    key = f"layers.0.quantization.{part}"
+    assert refused(write(path, full_arrays() | {key: value})) == f"{key} must {message}"
+
+
+@pytest.mark.parametrize("width", [0, 1, 3, 5])
+def test_quantizations_of_other_widths(path: Path, width: int) -> None:
+    arrays = full_arrays() | {
+        "layers.0.quantization.scale": np.ones(width),
+        "layers.0.quantization.offset": np.zeros(width),
+    }
+    expected = f"layers.0.quantization.scale must have shape () or (4,), got ({width},)"
+    assert refused(write(path, arrays)) == expected
+
+
+@pytest.mark.parametrize("part", ["scale", "offset"])
+def test_the_first_layer_alone_is_quantized_by_input(path: Path, part: str) -> None:
+    arrays = full_arrays() | {f"layers.1.quantization.{part}": np.ones(3)}
+    assert refused(write(path, arrays)) == (
+        "layers[1].quantization must be one scale and one offset, got 3: only the first layer has "
+        "one for each input"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i8", "u1", "?"])
+def test_quantizations_of_any_real_dtype_become_float32(path: Path, dtype: str) -> None:
+    keys = [f"layers.0.quantization.{part}" for part in ("scale", "offset")]
+    arrays = full_arrays() | dict.fromkeys(keys, np.ones(4, dtype))
+    quantization = load(write(path, arrays)).layers[0].quantization
+    assert quantization is not None
+    for array in (quantization.scale, quantization.offset):
+        np.testing.assert_array_equal(array, np.ones(4, np.float32), strict=True)
+        assert not array.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("missing", "plan", "message"),
+    [
+        (("layers.0.quantization.scale", "layers.0.quantization.offset"), {}, "layers[0] has no"),
+        (
+            ("layers.1.quantization.scale", "layers.1.quantization.offset"),
+            {"precisions": ["f32", "int8"]},
+            "layers[1] has no",
+        ),
+    ],
+)
+def test_a_plan_in_int8_needs_quantizations(
+    path: Path, missing: tuple[str, ...], plan: dict[str, Any], message: str
+) -> None:
+    changed = header(plans=[full_header()["plans"][0] | plan])
+    layer = message.partition(" ")[0]
+    assert refused(write(path, without(*missing), changed)) == (
+        f"plan[0].precisions[{layer[7:-1]}] must be f32, since {layer} has no quantization"
+    )
+
+
+def test_a_plan_of_a_gate_in_int8_needs_its_range(path: Path) -> None:
+    arrays = without("layers.0.gate.range")
+    assert refused(write(path, arrays, full_header())) == (
+        "plan[0].precisions[0] must be f32, since the gate of layers[0] has no range"
+    )
+    skips = [PLAN | {"strategies": ["skip", "skip"], "precisions": ["int8", "int8"]}]
+    gate = load(write(path, arrays, header(plans=skips))).layers[0].gate
+    assert gate is not None and gate.range is None
+
+
+@pytest.mark.parametrize(
     ("key", "descr"),
-    [("layers.0.weight", "'<f4'"), ("layers.0.order", "'<i4'"), ("input.range", "'<f4'")],
+    [
+        ("layers.0.weight", "'<f4'"),
+        ("layers.0.order", "'<i4'"),
+        ("layers.0.gate.range", "'<f4'"),
+        ("layers.0.quantization.scale", "'<f4'"),
+        ("layers.0.quantization.offset", "'<f4'"),
+        ("input.range", "'<f4'"),
+    ],
 )
 def test_arrays_of_no_bytes_and_many_rows(npz: Path, key: str, descr: str) -> None:
     """An empty array may state two thousand million rows: nothing may be made for each."""
-    members = {"layers.0.weight": npy("'<f4'", "(2, 2)", bytes(16))}
+    members = {
+        "layers.0.weight": npy("'<f4'", "(2, 2)", bytes(16)),
+        "layers.0.gate.u": npy("'<f4'", "(2, 1)", bytes(8)),
+        "layers.0.gate.v": npy("'<f4'", "(1, 2)", bytes(8)),
+        "layers.0.gate.bias": npy("'<f4'", "(2,)", bytes(8)),
+    }
     members[key] = npy(descr, "(2147483647, 0)", b"")
     write_zip(npz, {f"{name}.npy": content for name, content in members.items()})
     with bounded_memory(MIB):
@@ -1301,7 +1494,11 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
         ),
         (
             {"plans": [PLAN | {"precisions": [["f32"], "f32"]}]},
-            "plans[0].precisions[0] must be one of f32, got ['f32']",
+            "plans[0].precisions[0] must be one of f32, int8, got ['f32']",
+        ),
+        (
+            {"plans": [PLAN | {"precisions": ["f32", "int4"]}]},
+            "plans[0].precisions[1] must be one of f32, int8, got 'int4'",
         ),
         (
             {"plans": [PLAN | {"strategies": "gate"}]},
@@ -1598,7 +1795,57 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
         (
             lambda: ClassPlan(1, ("skip",), ("int4",)),
             ValueError,
-            "precisions[0] must be one of f32, got 'int4'",
+            "precisions[0] must be one of f32, int8, got 'int4'",
+        ),
+        (
+            lambda: Gate(np.ones((2, 1)), np.ones((1, 3)), np.ones(3), np.zeros((2, 2))),
+            ValueError,
+            "range must have shape (2, 1), got (2, 2)",
+        ),
+        (
+            lambda: Gate(np.ones((2, 1)), np.ones((1, 3)), np.ones(3), (0, 1)),  # type: ignore[arg-type]
+            ValueError,
+            "range must have shape (2, rank), got (2,)",
+        ),
+        (
+            lambda: Gate(np.ones((2, 1)), np.ones((1, 3)), np.ones(3), "wide"),  # type: ignore[arg-type]
+            TypeError,
+            "range must be an array of real numbers, got dtype <U4",
+        ),
+        (
+            lambda: Gate(np.ones((2, 1)), np.ones((1, 3)), np.ones(3), [[1], [0]]),  # type: ignore[arg-type]
+            ValueError,
+            "range must have low <= high, got 1.0 > 0.0",
+        ),
+        (
+            lambda: Quantization(np.zeros(3), np.zeros(())),
+            ValueError,
+            f"scale must {GOOD_SCALE} 0.0",
+        ),
+        (
+            lambda: Quantization(np.ones(3), np.zeros(2)),
+            ValueError,
+            "offset must have shape (3,), got (2,)",
+        ),
+        (
+            lambda: Quantization("1", 0),  # type: ignore[arg-type]
+            TypeError,
+            "scale must be an array of real numbers, got dtype <U1",
+        ),
+        (
+            lambda: replace(ONE, quantization=(1, 0)),  # type: ignore[arg-type]
+            TypeError,
+            "quantization must be of type Quantization, got tuple",
+        ),
+        (
+            lambda: replace(ONE, quantization=Quantization(np.ones(2), np.zeros(()))),
+            ValueError,
+            "quantization.scale must have shape () or (1,), got (2,)",
+        ),
+        (
+            lambda: Model((ONE,), plan=(ClassPlan(1, ("skip",), ("int8",)),)),
+            ValueError,
+            "plan[0].precisions[0] must be f32, since layers[0] has no quantization",
         ),
         (
             lambda: ClassPlan(True, ("skip",), ("f32",)),
@@ -1790,8 +2037,9 @@ def test_a_model_does_not_change() -> None:
     weight = np.ones((1, 2), np.float32)
     metadata = {"notes": ["one"]}
     order, bounds, machine = np.arange(1, dtype=np.int32), np.float32([0, 1]), dict(MACHINE)
+    scale = np.ones(2, np.float32)
     model = Model(
-        (Layer(weight, np.zeros(1), RELU, None, order), ONE),
+        (Layer(weight, np.zeros(1), RELU, None, order, Quantization(scale, np.zeros(2))), ONE),
         metadata=metadata,
         input_range=bounds,
         machine=machine,
@@ -1800,12 +2048,15 @@ def test_a_model_does_not_change() -> None:
     weight[:] = 7
     order[:] = 7
     bounds[:] = 7
+    scale[:] = 7
     machine["isa"] = None
     metadata["notes"].append("two")
     assert weight.flags.writeable and order.flags.writeable and bounds.flags.writeable
     assert model.layers[0].weight.tolist() == [[1, 1]]
     assert model.layers[0].order is not None and model.layers[0].order.tolist() == [0]
     assert model.input_range is not None and model.input_range.tolist() == [0, 1]
+    assert model.layers[0].quantization is not None
+    assert model.layers[0].quantization.scale.tolist() == [1, 1]
     assert model.machine == MACHINE
     assert model.metadata == model.report == {"notes": ["one"]}
     with pytest.raises(ValueError, match="read-only"):
@@ -1832,6 +2083,10 @@ def test_copies_are_read_only_too(again: Callable[[Model], Model]) -> None:
     assert model.layers[0].order is not None and model.input_range is not None
     assert not model.layers[0].order.flags.writeable
     assert not model.input_range.flags.writeable
+    gate, quantization = model.layers[0].gate, model.layers[0].quantization
+    assert gate is not None and gate.range is not None and quantization is not None
+    for array in (gate.range, quantization.scale, quantization.offset):
+        assert not array.flags.writeable
 
 
 def test_values_that_are_converted() -> None:
@@ -1854,10 +2109,12 @@ def test_values_that_are_converted() -> None:
 
 def test_names_of_things() -> None:
     model = full_model()
-    assert repr(model) == "Model(4-3-2, classification, 1 gate)"
-    text = "Layer(4 -> 3, clipped_relu(6), gate of rank 2, order of 2 units)"
+    assert repr(model) == "Model(4-3-2, classification, 1 gate, 2 layers in int8)"
+    text = "Layer(4 -> 3, clipped_relu(6), gate of rank 2, order of 2 units, int8)"
     assert repr(model.layers[0]) == text
     assert repr(model.layers[0].gate) == "Gate(4 -> 3, rank 2)"
+    assert repr(model.layers[0].quantization) == "Quantization(of 4 inputs)"
+    assert repr(model.layers[1].quantization) == "Quantization(scale 0.02, offset 0)"
     assert repr(model.probe) == "Probe(5 rows, 4 -> 2, uint8)"
     assert issubclass(FileFormatError, ValueError)
     assert files.FORMAT_VERSION == 1

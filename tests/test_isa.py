@@ -12,6 +12,9 @@ import lrgate
 
 pytestmark = pytest.mark.isa
 
+# Best first.
+NAMES = ["avx512vnni", "avx512", "avxvnni", "avx2", "portable"]
+
 
 def run(isa: str | None, code: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "LRGATE_ISA"}
@@ -20,6 +23,12 @@ def run(isa: str | None, code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
     )
+
+
+def test_names() -> None:
+    available = lrgate.available_isas()
+    assert available == [name for name in NAMES if name in available]
+    assert available[-1] == "portable"
 
 
 def test_lrgate_isa_is_obeyed() -> None:

@@ -64,12 +64,13 @@ def test_any_numbers_and_any_input_map(data: st.DataObject, scale: float, strate
 @SETTINGS
 @given(
     n=st.integers(1, 140), strategy=st.sampled_from(["dense", "skip", "gate"]),
-    seed=st.integers(0, 99), data=st.data(),
+    precision=st.sampled_from(["f32", "int8"]), seed=st.integers(0, 99), data=st.data(),
 )  # fmt: skip
 def test_a_row_does_not_depend_on_the_others(
-    n: int, strategy: str, seed: int, data: st.DataObject
+    n: int, strategy: str, precision: str, seed: int, data: st.DataObject
 ) -> None:
-    net = gated(make([33, 65, 20, 4])).with_strategies([strategy, strategy, "skip"])
+    net = gated(make([33, 65, 20, 4])).quantize(rows(50, 33))
+    net = net.with_strategies([strategy, strategy, "skip"], precision)
     kept = data.draw(st.integers(0, n - 1))
     x = rows(n, 33, seed)
     other = rows(n, 33, seed + 1000)

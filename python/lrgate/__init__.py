@@ -12,7 +12,7 @@ from lrgate import estimators, examples
 from lrgate._core import VERSION as __version__
 from lrgate._core import available_isas, get_num_threads, isa
 from lrgate.files import FileFormatError
-from lrgate.model import Activation, Gate, Layer
+from lrgate.model import Activation, Gate, Layer, Quantization
 from lrgate.monitoring import Monitor, MonitorReport
 from lrgate.network import Network
 from lrgate.optimize import optimize
@@ -32,6 +32,7 @@ __all__ = [
     "MonitorReport",
     "Network",
     "Profile",
+    "Quantization",
     "Report",
     "__version__",
     "available_isas",

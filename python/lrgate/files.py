@@ -7,7 +7,9 @@ key                                   what it holds
 ``layers.{i}.bias``                   (out,); zeros where it is missing
 ``layers.{i}.gate.u``, ``.v``         (in, rank) and (rank, out)
 ``layers.{i}.gate.bias``              (out,)
+``layers.{i}.gate.range``             (2, rank); see `Gate`
 ``layers.{i}.order``                  (k,) integers; the units computed, see `Layer`
+``layers.{i}.quantization.scale``     () or (d,), as ``.offset``; see `Quantization`
 ``input.scale``, ``input.shift``      () or (d,)
 ``input.range``                       (2,) or (2, d); the lowest and the highest raw input
 ``probe.x``, ``probe.y``              (n, d) and (n, k)
@@ -51,6 +53,7 @@ from lrgate.model import (
     Machine,
     Model,
     Probe,
+    Quantization,
     as_classes,
     as_float32,
     as_machine,
@@ -172,7 +175,8 @@ def _by_suffix(path: Path, *, npz: T, safetensors: T) -> T:
 # --- between a model and its keys ---------------------------------------------------------------
 
 _LAYER_KEY: Final = re.compile(
-    r"layers\.(0|[1-9][0-9]{0,8})\.(weight|bias|order|gate\.(?:u|v|bias))"
+    r"layers\.(0|[1-9][0-9]{0,8})\."
+    r"(weight|bias|order|gate\.(?:u|v|bias|range)|quantization\.(?:scale|offset))"
 )
 _SHAPES: Final = {
     "weight": "(out, in)",
@@ -180,6 +184,9 @@ _SHAPES: Final = {
     "gate.u": "(in, rank)",
     "gate.v": "(rank, out)",
     "gate.bias": "(out,)",
+    "gate.range": "(2, rank)",
+    "quantization.scale": "() or (d,)",
+    "quantization.offset": "() or (d,)",
     "input.scale": "() or (d,)",
     "input.shift": "() or (d,)",
     "probe.x": "(n, d)",
@@ -208,8 +215,13 @@ def _to_arrays(model: Model) -> dict[str, Array]:
             arrays[f"layers.{i}.gate.u"] = layer.gate.u
             arrays[f"layers.{i}.gate.v"] = layer.gate.v
             arrays[f"layers.{i}.gate.bias"] = layer.gate.bias
+            if layer.gate.range is not None:
+                arrays[f"layers.{i}.gate.range"] = layer.gate.range
         if layer.order is not None:
             arrays[f"layers.{i}.order"] = layer.order
+        if layer.quantization is not None:
+            arrays[f"layers.{i}.quantization.scale"] = layer.quantization.scale
+            arrays[f"layers.{i}.quantization.offset"] = layer.quantization.offset
     if model.input_scale is not None:
         arrays["input.scale"] = model.input_scale
     if model.input_shift is not None:
@@ -301,15 +313,24 @@ def _layer(arrays: dict[str, Array], i: int, activation: Activation) -> Layer:
     with _naming(name):
         bias = np.zeros(len(weight), np.float32) if bias is None else bias
         gate = _gate(arrays, name + "gate.")
-        return Layer(weight, bias, activation, gate, arrays.get(name + "order"))
+        quantization = _quantization(arrays, name + "quantization.")
+        return Layer(weight, bias, activation, gate, arrays.get(name + "order"), quantization)
 
 
 def _gate(arrays: dict[str, Array], name: str) -> Gate | None:
     if not any(key.startswith(name) for key in arrays):
         return None
-    parts = [_required(arrays, name + part) for part in ("u", "v", "bias")]
+    u, v, bias = (_required(arrays, name + part) for part in ("u", "v", "bias"))
     with _naming(name):
-        return Gate(*parts)
+        return Gate(u, v, bias, arrays.get(name + "range"))
+
+
+def _quantization(arrays: dict[str, Array], name: str) -> Quantization | None:
+    if not any(key.startswith(name) for key in arrays):
+        return None
+    scale, offset = _required(arrays, name + "scale"), _required(arrays, name + "offset")
+    with _naming(name):
+        return Quantization(scale, offset)
 
 
 def _probe(arrays: dict[str, Array]) -> Probe | None:
@@ -470,7 +491,8 @@ def _check_keys(keys: Iterable[str]) -> None:
         if key not in _TOP_KEYS and not _LAYER_KEY.fullmatch(key):
             raise FileFormatError(
                 f"unknown key {key!r}; expected lrgate, layers.{{i}}.weight, .bias, .gate.u, "
-                f".gate.v, .gate.bias, .order, {', '.join(_TOP_KEYS)}"
+                ".gate.v, .gate.bias, .gate.range, .order, .quantization.scale, "
+                f".quantization.offset, {', '.join(_TOP_KEYS)}"
             )
 
 

@@ -15,9 +15,10 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from lrgate import _core, files
+from lrgate import _core, files, quantize
 from lrgate.machine import fingerprint
 from lrgate.model import (
+    PRECISIONS,
     TASKS,
     Activation,
     ClassPlan,
@@ -28,6 +29,7 @@ from lrgate.model import (
     Machine,
     Model,
     Probe,
+    Quantization,
     as_float32,
     as_range,
 )
@@ -118,7 +120,7 @@ class Network(_core.Network):
         return net
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save the network, with its gates, plan and probe, as ``.npz`` or ``.safetensors``.
+        """Save the network, with all that it has, as ``.npz`` or ``.safetensors``.
 
         The file is complete or not there: it is written beside `path` and then moved.
 
@@ -143,6 +145,8 @@ class Network(_core.Network):
         input_range: tuple[npt.ArrayLike, npt.ArrayLike] | Float32Array | None = None,
     ) -> Self:
         """Build a network from weights and biases. Its plan is dense; see :meth:`tune`.
+
+        A Layer that has a gate is gated, one that has a quantization runs in int8.
 
         Parameters
         ----------
@@ -222,7 +226,7 @@ class Network(_core.Network):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers: weight (out, in), bias (out,), activation, gate and order of units.
+        """The layers: weight (out, in), bias (out,), activation, gate, order and quantization.
 
         Arrays are read-only.
         """
@@ -311,42 +315,77 @@ class Network(_core.Network):
         return next(plan.strategies for plan in self.plan if plan.rows == chosen)
 
     def __repr__(self) -> str:
-        """Widths, task and plan."""
+        """Widths, task and plan; ``skip8`` stands for skip in int8."""
         widths = "-".join(str(n) for n in (self.input_size, *(y.outputs for y in self.layers)))
-        plans = ", ".join(f"{plan.rows}: {'-'.join(plan.strategies)}" for plan in self.plan)
+        plans = ", ".join(f"{plan.rows}: {_short(plan)}" for plan in self.plan)
         return (
             f"<lrgate.Network {widths}, {self.task}, plan {{{plans}}}, {self.nbytes / 1e6:.1f} MB>"
         )
 
-    # Other plans, gates, orders, notes
+    # Other plans, gates, orders, precisions, notes
 
     def _with(self, engine: _core.Engine | None, **changes: Any) -> Self:
         return type(self)(replace(self._model, **changes), engine)
 
     def dense(self) -> Self:
-        """The same weights, dense in every layer: what other strategies are compared with."""
+        """The same weights, dense in f32 in every layer: what all else is compared with."""
         return self.with_strategies(["dense"] * len(self.layers))
 
-    def with_strategies(self, strategies: Sequence[str]) -> Self:
+    def with_strategies(
+        self, strategies: Sequence[str], precision: str | Sequence[str] = "f32"
+    ) -> Self:
         """The same weights under a plan of one batch class.
 
         Parameters
         ----------
         strategies : sequence of {"dense", "skip", "gate"}
             One per layer; "gate" only where the layer has a gate.
+        precision : {"f32", "int8"} or sequence of them
+            One for all layers, or one per layer; "int8" only where the layer has a quantization,
+            and its gate, if it is used, a range: see :meth:`quantize`.
 
         Raises
         ------
         ValueError
-            If the number or a name is wrong, or a layer has no gate.
+            If the number or a name is wrong, a layer has no gate, or is not quantised.
         """
         if isinstance(strategies, str):
             raise TypeError("strategies must be a sequence of names, got a string")
         names = list(strategies)
         if not all(isinstance(name, str) for name in names):
             raise TypeError(f"strategies must be a sequence of names, got {names!r}")
-        plan = [(1, names, ["f32"] * len(names))]
+        plan = [(1, names, self._checked_precisions(precision, names))]
         return self._with_engine_plan(self.engine.with_plan(plan))
+
+    def _checked_precisions(
+        self, precision: str | Sequence[str], strategies: list[str]
+    ) -> list[str]:
+        if isinstance(precision, str):
+            precisions = [precision] * len(strategies)
+        elif isinstance(precision, Sequence):
+            precisions = list(precision)
+        else:
+            raise TypeError(
+                f"precision must be a name or a sequence of names, got {type(precision).__name__}"
+            )
+        if len(precisions) != len(strategies):
+            raise ValueError(
+                f"precision must have {len(strategies)} entries, one for each of strategies, "
+                f"got {len(precisions)}"
+            )
+        for i, (word, strategy, layer) in enumerate(
+            zip(precisions, strategies, self.layers, strict=False)
+        ):
+            if word not in PRECISIONS:
+                raise ValueError(f"precision[{i}] must be 'f32' or 'int8', got {word!r}")
+            reason = None
+            if word == "int8" and layer.quantization is None:
+                reason = f"layers[{i}] is not quantised"
+            elif word == "int8" and strategy == "gate" and layer.gate and layer.gate.range is None:
+                reason = f"the gate of layers[{i}] has no range"
+            if reason is not None:
+                raise ValueError(f"precision[{i}] must be 'f32', since {reason}, got 'int8'")
+        return precisions
 
     def _with_engine_plan(self, engine: _core.Engine, machine: Machine | None = None) -> Self:
         return self._with(engine, plan=_class_plans(engine), machine=machine, report=None)
@@ -358,7 +397,8 @@ class Network(_core.Network):
         ----------
         gates : mapping from layer index to Gate or None, or sequence of them, one per layer
             With a mapping, layers it does not name keep what they have. None takes a gate away.
-            A layer whose gate stays as it is keeps its strategy.
+            A layer whose gate stays as it is keeps its strategy and its precision. One that gets a
+            gate without a range runs in f32.
 
         Raises
         ------
@@ -366,7 +406,6 @@ class Network(_core.Network):
             If a gate is on the last layer or on a layer without a hard zero, its rank is not from 1
             to min(in, out), its shapes do not fit the layer, or a value is not finite.
         """
-        count = len(self.layers)
         old = [layer.gate for layer in self.layers]
         new = _one_per_layer(gates, old, "gates")
         for i, gate in enumerate(new):
@@ -378,15 +417,20 @@ class Network(_core.Network):
         )
         engine = self.engine.with_gates(_engine_gates(layers))
         kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
+        return self._with_layers(layers, engine, kept)
+
+    def _with_layers(
+        self, layers: tuple[Layer, ...], engine: _core.Engine, kept: Sequence[bool]
+    ) -> Self:
+        """`layers` under the plan of their `engine`; the `kept` ones are planned as before."""
         if any(kept):
-            before = self.engine.plan()
             plan = [
-                (n, [s0[i] if kept[i] else s[i] for i in range(count)], p)
-                for (n, s, p), (_, s0, _) in zip(engine.plan(), before, strict=True)
+                (rows, _where(kept, s0, s), _where(kept, p0, p))
+                for (rows, s0, p0), (_, s, p) in zip(self.engine.plan(), engine.plan(), strict=True)
             ]
             engine = engine.with_plan(plan)
-        changes = {"plan": _class_plans(engine), "machine": None, "report": None}
-        return self._with(engine, layers=layers, **changes)
+        plans = _class_plans(engine)
+        return self._with(engine, layers=layers, plan=plans, machine=None, report=None)
 
     def with_order(
         self, orders: Mapping[int, npt.ArrayLike | None] | Sequence[npt.ArrayLike | None]
@@ -419,6 +463,103 @@ class Network(_core.Network):
             for i, (layer, order) in enumerate(zip(self.layers, new, strict=True))
         )
         return self._with(None, layers=layers, plan=self.plan, machine=None, report=None)
+
+    def with_quantization(
+        self,
+        quantization: Mapping[int, Quantization | None] | Sequence[Quantization | None],
+    ) -> Self:
+        """The same network with other int8 forms; layers that get one use it in every batch class.
+
+        :meth:`quantize` finds them. Gates need a range to run in int8: a layer that runs a gate
+        without one stays in f32.
+
+        Parameters
+        ----------
+        quantization : mapping from layer index to Quantization or None, or sequence, one per layer
+            How a layer's inputs become bytes. With a mapping, layers it does not name keep what
+            they have. None takes a layer's int8 form away. A layer whose quantization stays as it
+            is keeps its precision.
+
+        Raises
+        ------
+        ValueError
+            If a layer but the first gets one scale or offset for each input, the first another
+            number of them than it has inputs, or a layer of more than 65,536 inputs gets any.
+        """
+        old = [layer.quantization for layer in self.layers]
+        new = _one_per_layer(quantization, old, "quantization")
+        for i, value in enumerate(new):
+            if value is not None and not isinstance(value, Quantization):
+                raise TypeError(
+                    f"quantization[{i}] must be a Quantization or None, got {type(value).__name__}"
+                )
+        layers = tuple(
+            _changed(layer, f"quantization[{i}]", quantization=value)
+            for i, (layer, value) in enumerate(zip(self.layers, new, strict=True))
+        )
+        engine = self.engine.with_quantization(_engine_quantization(layers))
+        kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
+        return self._with_layers(layers, engine, kept)
+
+    def quantize(self, x: Any, *, layers: Sequence[int] | None = None) -> Self:
+        """The same network in int8: weights and inputs as bytes, fitted to real rows.
+
+        The inputs of every layer on these rows choose its scale and offset, so that the mean
+        squared error of the bytes is the least: the largest values are clipped where that makes the
+        others finer. Weights become bytes with a scale for each unit. Gates stay, and get the
+        `range` that int8 needs; strategies stay as they are.
+
+        Calls take the same rows as before. Where these are uint8, or whole numbers from 0 to 255,
+        the first layer mostly takes them as the bytes they are.
+
+        Parameters
+        ----------
+        x : array-like or scipy.sparse (n, d)
+            Real input rows; some hundreds, better a few thousand.
+        layers : sequence of int, optional
+            The layers to quantise; others stay as they are. By default all of at most 65,536
+            inputs.
+
+        Raises
+        ------
+        TypeError
+            If `x` is not an array of real numbers, or `layers` not a sequence of integers.
+        ValueError
+            If `x` has no rows, another width, or a value that is not finite, or makes one in the
+            network; if there is no such layer, or it has more than 65,536 inputs.
+
+        Examples
+        --------
+        >>> import lrgate
+        >>> net, x, y = lrgate.examples.mnist()
+        >>> small = net.quantize(x[:500])
+        >>> small.plan[0].precisions
+        ('int8', 'int8', 'int8', 'int8')
+        >>> bool((small.predict(x) != net.predict(x)).mean() < 0.01)
+        True
+        """
+        rows = quantize.checked_rows(x, self.input_size)
+        chosen = _to_quantize(layers, self.layers)
+        fitted = list(self.layers)
+        for i, inputs in enumerate(self.dense().layer_inputs(rows)):
+            if i not in chosen:
+                continue
+            _check_inputs(i, inputs)
+            if i == 0:
+                scale, shift = self.input_scale, self.input_shift
+                quantization = quantize.of_rows(self.layers[0], rows, scale, shift)
+            else:
+                quantization = quantize.of_inputs(inputs)
+            fitted[i] = quantize.with_bytes(self.layers[i], quantization, inputs)
+        engine = self.engine.with_gates(_engine_gates(fitted))
+        engine = engine.with_quantization(_engine_quantization(fitted))
+        plan = [
+            (n, s, ["int8" if i in chosen else word for i, word in enumerate(p)])
+            for n, s, p in self.engine.plan()
+        ]
+        engine = engine.with_plan(plan)
+        changes = {"plan": _class_plans(engine), "machine": None, "report": None}
+        return self._with(engine, layers=tuple(fitted), **changes)
 
     def with_probe(self, x: npt.ArrayLike) -> Self:
         """The same network with these rows and its outputs on them stored, for :meth:`check`.
@@ -453,7 +594,7 @@ class Network(_core.Network):
     ) -> Self:
         """Choose the fastest strategy of each layer by measuring on this machine.
 
-        The plan is stored with what tells this :attr:`machine` from others.
+        The plan is stored with what tells this :attr:`machine` from others. Precisions stay.
 
         Gates that the network has are used where they are faster than dense and skip. For each
         batch class the layers are timed under each strategy, then whole calls decide between the
@@ -541,7 +682,7 @@ class Network(_core.Network):
         -------
         list of float32 arrays (n, in)
             One per layer; the first is ``x * input_scale + input_shift``. Units that are not
-            computed are zero.
+            computed are zero. Bytes, of int8 layers, are the values they stand for.
         """
         return [
             _full(values, order, layer.inputs)
@@ -661,6 +802,8 @@ def _build(model: Model) -> _core.Engine:
     )
     if any(layer.gate is not None for layer in model.layers):
         engine = engine.with_gates(_engine_gates(model.layers))
+    if any(layer.quantization is not None for layer in model.layers):
+        engine = engine.with_quantization(_engine_quantization(model.layers))
     return engine if model.plan is None else _planned(engine, model.plan)
 
 
@@ -678,7 +821,7 @@ def _engine_gates(layers: Sequence[Layer]) -> list[Any]:
 
 def _gate_arrays(layer: Layer, gate: Gate, before: Int32Array | None, i: int) -> Any:
     if before is None and layer.order is None:
-        return gate.u, gate.v, gate.bias
+        return gate.u, gate.v, gate.bias, gate.range
     for part in ("u", "v", "bias"):
         _check_finite(f"gates[{i}].{part}", getattr(gate, part))
     u, v = _taken(gate.u, before, 0), _taken(gate.v, layer.order, 1)
@@ -688,7 +831,16 @@ def _gate_arrays(layer: Layer, gate: Gate, before: Int32Array | None, i: int) ->
             f"layers[{i}]: rank of the gate must be at most {most}, the smaller number of inputs "
             f"and units that the orders leave, got {gate.rank}"
         )
-    return u, v, _taken(gate.bias, layer.order, 0)
+    return u, v, _taken(gate.bias, layer.order, 0), gate.range
+
+
+def _engine_quantization(layers: Sequence[Layer]) -> list[Any]:
+    return [
+        None
+        if layer.quantization is None
+        else (layer.quantization.scale.reshape(-1), layer.quantization.offset.reshape(-1))
+        for layer in layers
+    ]
 
 
 def _orders_before(layers: Sequence[Layer]) -> list[Int32Array | None]:
@@ -721,6 +873,34 @@ def _layer_profile(layer: Layer, before: Int32Array | None, values: dict[str, An
     return LayerProfile(inputs=layer.inputs, outputs=layer.outputs, flop_share=share, **values)
 
 
+def _to_quantize(wanted: Sequence[int] | None, layers: Sequence[Layer]) -> set[int]:
+    """Indices of the layers to quantise."""
+    if wanted is None:
+        return {i for i, layer in enumerate(layers) if layer.inputs <= quantize.MOST_INPUTS}
+    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+        raise TypeError(f"layers must be a sequence of integers, got {type(wanted).__name__}")
+    for i in wanted:
+        if isinstance(i, bool) or not isinstance(i, int | np.integer):
+            raise TypeError(f"layers must be a sequence of integers, got {i!r}")
+        if not 0 <= i < len(layers):
+            raise ValueError(f"layers must name layers from 0 to {len(layers) - 1}, got {i}")
+        if layers[i].inputs > quantize.MOST_INPUTS:
+            raise ValueError(
+                f"layers[{i}] must have at most {quantize.MOST_INPUTS} inputs for int8, "
+                f"got {layers[i].inputs}"
+            )
+    return {int(i) for i in wanted}
+
+
+def _check_inputs(i: int, inputs: Float32Array) -> None:
+    bad = np.flatnonzero(~np.isfinite(inputs).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"x must give finite inputs to every layer, got NaN or infinity in those of "
+            f"layers[{i}] in row {bad[0]}"
+        )
+
+
 def _check_finite(name: str, array: Float32Array) -> None:
     bad = ~np.isfinite(array)
     if bad.any():
@@ -728,6 +908,16 @@ def _check_finite(name: str, array: Float32Array) -> None:
         value = "NaN" if np.isnan(array[index]) else array[index]
         where = index[0] if len(index) == 1 else index
         raise ValueError(f"{name} must be finite, got {value} at index {where}")
+
+
+def _where(kept: Sequence[bool], old: list[str], new: list[str]) -> list[str]:
+    return [a if keep else b for keep, a, b in zip(kept, old, new, strict=True)]
+
+
+def _short(plan: ClassPlan) -> str:
+    """A plan on one line: strategies, with an 8 where they are in int8."""
+    pairs = zip(plan.strategies, plan.precisions, strict=True)
+    return "-".join(f"{name}8" if word == "int8" else name for name, word in pairs)
 
 
 def _one_per_layer(new: Any, old: list[Any], name: str) -> list[Any]:

@@ -5,7 +5,7 @@ The search, in short:
 1. Rows are split in three: estimators are fitted on the first part, thresholds and plans chosen on
    the second, errors taken on the third.
 2. Units that cannot be on, or never were, are left out; the others are put in an order in which
-   units that are on together sit together.
+   units that are on together sit together. Layers become int8, but for those that cost too much.
 3. Each hidden layer gets candidates: gates of several ranks and thresholds, each with its lost
    energy, its time in every batch class, and its damage: what it alone does to the network's
    outputs. Those that another one beats in all respects are dropped.
@@ -46,7 +46,11 @@ IntArray = npt.NDArray[np.int64]
 _LEAST_ROWS: Final = 50
 
 _RANKS: Final = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-_LOST_ENERGIES: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+_LOST_ENERGIES: Final = (1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3e-2, 6e-2)
+
+PRECISIONS: Final = ("auto", "f32", "int8")
+
+_MOST_INT8_INPUTS: Final = 65_536
 
 # Units that are on in this share of the rows are computed without being scored.
 _ALWAYS_ON: Final = 0.95
@@ -73,6 +77,7 @@ def optimize(
     max_error_increase: float = 0.001,
     *,
     batch_sizes: Sequence[int] = (1, 64, 1024),
+    precision: str = "auto",
     num_threads: int | None = None,
     input_range: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     ranks: Sequence[int] | None = None,
@@ -105,6 +110,10 @@ def optimize(
         with one standard error to spare. 0 allows nothing that is not exact.
     batch_sizes : sequence of int
         Rows per call to plan for; a call uses the plan of the nearest one, on a log scale.
+    precision : {"auto", "f32", "int8"}
+        Whether layers may be int8. ``"auto"``: where that keeps the budget and is faster, layer by
+        layer and class by class. ``"int8"``: every layer, where the budget allows it, whatever the
+        time. ``"f32"``: none.
     num_threads : int, optional
         Threads that calls will use; by default those of :func:`lrgate.get_num_threads`.
     input_range : (low, high), optional
@@ -143,6 +152,8 @@ def optimize(
         raise TypeError(f"model must be a Network, got {type(model).__name__}")
     budget = _checked_budget(max_error_increase)
     sizes = _checked_sizes(batch_sizes)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     threads = get_num_threads() if num_threads is None else _positive(num_threads, "num_threads")
     seed = _positive(seed, "seed", least=0)
     rows = _checked_rows(model, x)
@@ -150,8 +161,8 @@ def optimize(
     split = Split.of(rows, targets, seed)
     tried = _checked_ranks(ranks, split.count)
     base = _plain(model, input_range)
-    with _progress(progress, steps=8 + 2 * (len(base.layers) - 1)) as bar:
-        search = _Search(base, split, budget, sizes, threads, tried, seed, bar)
+    with _progress(progress, steps=9 + 2 * (len(base.layers) - 1)) as bar:
+        search = _Search(base, split, budget, sizes, precision, threads, tried, seed, bar)
         return search.run(begin)
 
 
@@ -325,13 +336,15 @@ class _Search:
         split: Split,
         budget: float,
         sizes: list[int],
+        precision: str,
         threads: int,
         ranks: tuple[int, ...],
         seed: int,
         bar: Any,
     ) -> None:
         self.base, self.split, self.budget = base, split, budget
-        self.sizes, self.threads, self.ranks, self.seed = sizes, threads, ranks, seed
+        self.sizes, self.precision, self.threads = sizes, precision, threads
+        self.ranks, self.seed = ranks, seed
         self.bar = bar
         self.judge = Judge(base, split.check, split.targets)
         self.notes: list[str] = []
@@ -355,6 +368,7 @@ class _Search:
         self._step("measuring dense and skip")
         core = _reduced(self.base, orders)
         exact = self._tuned(core)
+        core, exact = self._quantized(core, exact)
         choice = self._choose(core, exact, always) if self.budget > 0 else {}
 
         self._step("deciding by whole calls")
@@ -450,11 +464,45 @@ class _Search:
             always.append(count)
         return orders, always
 
+    # Precision
+
+    def _quantized(self, core: Network, exact: Network) -> tuple[Network, Network]:
+        """Both with the layers in int8 that may be, where that is wanted and faster."""
+        self._step("quantising")
+        if self.precision == "f32" or self.budget == 0:
+            return core, exact
+        layers = [i for i, layer in enumerate(core.layers) if layer.inputs <= _MOST_INT8_INPUTS]
+        damage = Damage(core, self.split.tune)
+        alone: dict[int, float] = {}
+        while layers:
+            quantized = core.quantize(self.split.fit, layers=layers)
+            if self._error_of(quantized).within(self.budget):
+                break
+            if not alone:
+                fits = {i: core.quantize(self.split.fit, layers=[i]) for i in layers}
+                alone = {i: damage.of(network) for i, network in fits.items()}
+            worst = max(layers, key=lambda i: alone[i])
+            layers.remove(worst)
+            self.notes.append(f"layer {worst} stays f32: its int8 form costs too much error")
+        if not layers:
+            return core, exact
+        tuned = self._tuned(quantized)
+        if self.precision == "auto":
+            logs = 0.0
+            for size in self.sizes:
+                times = self._race(size, _RACE_SECONDS, f32=exact, int8=tuned)
+                logs += math.log(times["int8"].speed_up_over(times["f32"]).median)
+            if logs <= 0:
+                self.notes.append("int8 is not faster here: all layers are f32")
+                return core, exact
+        return quantized, tuned
+
     # Candidates and their choice
 
     def _choose(self, core: Network, exact: Network, always: list[int]) -> Choice:
         """The gates of the fastest plan within the budget."""
-        fit, tune = core.layer_inputs(self.split.fit), core.layer_inputs(self.split.tune)
+        dense = core.dense()
+        fit, tune = dense.layer_inputs(self.split.fit), dense.layer_inputs(self.split.tune)
         seconds = self._exact_seconds(core)
         damage = Damage(core, self.split.tune)
         options: dict[int, list[_Candidate]] = {}
@@ -464,7 +512,8 @@ class _Search:
             ranks = self._ranks(layer, fit[i])
             if layer.activation.has_hard_zero and ranks and always[i] < layer.outputs:
                 fits[i] = estimators.whitened(layer, fit[i], max_rank=max(ranks))
-                options[i] = self._candidates(fits[i], ranks, layer, tune[i], always[i])
+                rows = fit[i], tune[i]
+                options[i] = self._candidates(fits[i], ranks, layer, rows, always[i])
         self._step("measuring gates")
         options = self._measured(core, exact, options)
         near = {
@@ -477,7 +526,8 @@ class _Search:
             if ranks:
                 layer = core.layers[i]
                 estimate = estimators.logistic(layer, fit[i], ranks, start=fits[i], seed=self.seed)
-                refined[i] = self._candidates(estimate, ranks, layer, tune[i], always[i])
+                rows = fit[i], tune[i]
+                refined[i] = self._candidates(estimate, ranks, layer, rows, always[i])
         for i, found in self._measured(core, exact, refined).items():
             options[i] = options[i] + found
         self._step("judging gates")
@@ -501,16 +551,17 @@ class _Search:
         estimate: estimators.Estimate,
         ranks: Sequence[int],
         layer: Layer,
-        inputs: Float32Array,
+        rows: tuple[Float32Array, Float32Array],
         always: int,
     ) -> list[_Candidate]:
         """Gates of several ranks and thresholds, not measured yet."""
         found = []
         for rank in ranks:
-            gate = _always_on(estimate.gate(rank), always)
-            path = estimators.ThresholdPath(layer, gate, inputs)
+            gate = _always_on(_ranged(estimate.gate(rank), rows), always)
+            path = estimators.ThresholdPath(layer, gate, rows[1])
             for lost in _LOST_ENERGIES:
-                tuned = _always_on(path.gate(lost_energy=lost), always)
+                tuned = replace(path.gate(lost_energy=lost), range=gate.range)
+                tuned = _always_on(tuned, always)
                 found.append(_Candidate(tuned, estimate.method, lost, np.zeros(len(self.sizes))))
         return found
 
@@ -529,8 +580,7 @@ class _Search:
 
     def _exact_seconds(self, core: Network) -> Float64Array:
         """Each layer's fastest exact time, (layers, classes)."""
-        names = ("dense", "skip")
-        uniform = [core.with_strategies([name] * len(core.layers)) for name in names]
+        uniform = [_uniform(core, name) for name in ("dense", "skip")]
         return np.minimum(*(self._layer_seconds(network) for network in uniform))
 
     def _layer_seconds(self, network: Network) -> Float64Array:
@@ -585,7 +635,7 @@ class _Search:
     def _never_slower(
         self, core: Network, fast: Network, exact: Network
     ) -> tuple[Network, Network]:
-        """Both with classes made dense, or exact, that whole calls find no faster otherwise."""
+        """Both with classes made dense, or without gates, that are no faster otherwise."""
         dense = core.dense()
         plans: dict[str, list[Any]] = {"fast": [], "exact": []}
         for size in self.sizes:
@@ -604,7 +654,8 @@ class _Search:
     def _order_speed_up(self, exact: Network, unordered: Network) -> float:
         """What the order of units brings without gates, at the smallest class."""
         size = self.sizes[0]
-        plain = unordered._with_engine_plan(unordered.engine.with_plan(exact.engine.plan()))
+        plain = unordered.with_quantization([layer.quantization for layer in exact.layers])
+        plain = plain._with_engine_plan(plain.engine.with_plan(exact.engine.plan()))
         times = self._race(size, _RACE_SECONDS, ordered=exact, unordered=plain)
         return times["ordered"].speed_up_over(times["unordered"]).median
 
@@ -636,6 +687,7 @@ class _Search:
             before = np.arange(layers[0].inputs) if i == 0 else orders[i - 1]
             gates[i] = _widened(gate, before, orders[i], layers[i])
         result = self.base.with_order(named) if named else self.base
+        result = result.with_quantization([layer.quantization for layer in fast.layers])
         if gates:
             result = result.with_gates(gates)
         return result._with_engine_plan(result.engine.with_plan(fast.engine.plan()))
@@ -696,7 +748,7 @@ class _Search:
         if used == {"dense"}:
             return ["nothing is faster than dense here: the plan is dense"]
         if "gate" not in used:
-            return ["no gate pays within the budget here: the plan is exact"]
+            return ["no gate pays within the budget here"]
         return []
 
     def _finished(self, result: Network, report: Report) -> Network:
@@ -788,7 +840,8 @@ def _reordered(
             rows = np.arange(layer.inputs) if i == 0 else np.argsort(orders[i - 1])
             columns = np.argsort(orders[i])
             gate = layer.gate
-            gates[i] = Gate(gate.u[rows], gate.v[:, columns], gate.bias[columns])
+            gates[i] = replace(gate, u=gate.u[rows], v=gate.v[:, columns], bias=gate.bias[columns])
+    network = network.with_quantization([layer.quantization for layer in fast.layers])
     if gates:
         network = network.with_gates(gates)
     return network._with_engine_plan(network.engine.with_plan(fast.engine.plan()))
@@ -802,7 +855,21 @@ def _widened(gate: Gate, before: IntArray, order: IntArray, layer: Layer) -> Gat
     v[:, order] = gate.v
     bias = np.full(layer.outputs, -1.0, np.float32)
     bias[order] = gate.bias
-    return Gate(u, v, bias)
+    return replace(gate, u=u, v=v, bias=bias)
+
+
+def _ranged(gate: Gate, rows: Sequence[Float32Array]) -> Gate:
+    """The gate with the range that its low-rank sums have on rows."""
+    sums = [inputs @ gate.u for inputs in rows]
+    low = np.min([t.min(axis=0) for t in sums], axis=0)
+    high = np.max([t.max(axis=0) for t in sums], axis=0)
+    return replace(gate, range=np.stack([low, high]))
+
+
+def _uniform(network: Network, name: str) -> Network:
+    """The network with one strategy in all layers and classes, at the precisions it has."""
+    plan = [(rows, [name] * len(names), kinds) for rows, names, kinds in network.engine.plan()]
+    return network._with_engine_plan(network.engine.with_plan(plan))
 
 
 def _always_on(gate: Gate, count: int) -> Gate:
@@ -811,7 +878,7 @@ def _always_on(gate: Gate, count: int) -> Gate:
         return gate
     v, bias = gate.v.copy(), gate.bias.copy()
     v[:, -count:], bias[-count:] = 0.0, 1.0
-    return Gate(gate.u, v, bias)
+    return replace(gate, v=v, bias=bias)
 
 
 def _every_gate(network: Network) -> Network:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_HEADER = " #  layer      strategy    in    out  computed  recall    lost  FLOPs   us/row"
+_HEADER = " #  layer     strategy     in    out  computed  recall    lost  FLOPs   us/row"
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class LayerProfile:
     strategy : str
         ``"dense"``, ``"skip"`` or ``"gate"``.
     precision : str
-        ``"f32"``.
+        ``"f32"`` or ``"int8"``.
     rank : int or None
         Rank of the gate, where it was used.
     density_in, density_out : float
@@ -53,10 +53,11 @@ class LayerProfile:
     seconds_per_row: float
 
     def __str__(self) -> str:
-        """One line of the table, without the layer's number."""
-        strategy = self.strategy if self.rank is None else f"{self.strategy} {self.rank}"
+        """One line of the table, without the layer's number; an 8 stands for int8."""
+        strategy = f"{self.strategy}8" if self.precision == "int8" else self.strategy
+        strategy = strategy if self.rank is None else f"{strategy} {self.rank}"
         return (
-            f"{f'{self.inputs}-{self.outputs}':<10} {strategy:<8} {self.density_in:6.3f} "
+            f"{f'{self.inputs}-{self.outputs}':<9} {strategy:<9} {self.density_in:6.3f} "
             f"{self.density_out:6.3f}  {self.computed_share:8.3f}  "
             f"{_optional(self.recall, '6.3f')}  {_optional(self.lost_energy, '6.4f')} "
             f"{self.flop_share:6.3f} {self.seconds_per_row * 1e6:8.2f}"

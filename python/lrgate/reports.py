@@ -38,7 +38,7 @@ class LayerReport:
     strategy : str
         ``"dense"``, ``"skip"`` or ``"gate"``.
     precision : str
-        ``"f32"``.
+        ``"f32"`` or ``"int8"``.
     rank : int or None
         Rank of the gate, where it is used.
     estimator : str or None
@@ -94,8 +94,8 @@ class ClassReport:
         Rows per call.
     layers : tuple of LayerReport
     seconds_dense, seconds_exact, seconds_after : float
-        Per row, medians over whole calls: dense everywhere; the fastest plan of dense and skip
-        alone; this plan.
+        Per row, medians over whole calls: dense everywhere, in f32; the fastest plan of dense and
+        skip alone, at this plan's precisions; this plan.
     over_dense, over_exact : Spread
         How many times faster this plan is, round by round.
     predicted_speed_up : float

@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::kernels::scan::{FromBytes, Scan};
-use crate::kernels::{DenseRows, DenseRowsMut, Lists, Span};
-use crate::network::{InputMap, Network};
-use crate::plan::{ClassPlan, Strategy};
+use crate::kernels::scan::{FromBytes, Quantize, Scan, ScanWords};
+use crate::kernels::{ByteRowsMut, DenseRows, DenseRowsMut, Lists, Span};
+use crate::network::{InputMap, Network, Quantization};
+use crate::plan::{ClassPlan, Precision, Strategy};
 use crate::pool;
 use crate::rows::{Data, Rows};
 use crate::strategy::{self, Input, Needs};
@@ -149,93 +149,107 @@ impl Network {
     ) {
         let n = rows.rows;
         let last = self.layers.len() - 1;
-        let [first, second] = &mut workspace.buffers;
+        let Workspace { buffers: [first, second], gate: scratch, invalid } = workspace;
         let (mut from, mut to) = (first, second);
+        invalid.clear();
+        invalid.resize(n, false);
         let mut needs = Self::needs::<O>(class, 0);
-        let mut input = self.read(rows, needs, from);
+        let mut input = self.read(rows, needs, from, to, invalid);
+        if !needs.bytes && class.layers.iter().any(|layer| layer.precision == Precision::Int8) {
+            mark_invalid(input, invalid);
+        }
         for (i, layer) in self.layers.iter().enumerate() {
             let plan = class.layers[i];
             let activation = layer.packed.layer().activation();
             let outputs = layer.packed.layer().outputs();
             observer.before(i, input);
-            let mut output = layer.packed.output();
+            let mut output = layer.parts().output(plan.precision);
+            let finish = activation.needs_finish();
             if i < last {
                 needs = Self::needs::<O>(class, i + 1);
-                let finish = activation.needs_finish();
-                let now = Needs { dense: needs.dense || finish, lists: needs.lists && !finish };
-                (output.dense, output.lists) = to.write(n, outputs, now);
+                if finish {
+                    to.write_whole(n, outputs, &mut output);
+                } else {
+                    to.write(n, outputs, needs, self.quantization(i + 1), &mut output);
+                }
             } else {
                 output.dense = Some(DenseRowsMut::new(out, n, outputs, outputs));
             }
-            let gate = layer.gate.as_deref();
-            let computed = strategy::run(
-                plan.strategy,
-                self.isa,
-                &layer.packed,
-                gate,
-                input,
-                output,
-                &mut workspace.gate,
-            );
+            let computed = strategy::run(plan, self.isa, layer.parts(), input, output, scratch);
             if i == last {
-                if activation.needs_finish() {
+                if finish {
                     out.chunks_exact_mut(outputs).for_each(|row| activation.finish_row(row));
                 }
                 observer.after(i, n, computed);
                 break;
             }
-            if activation.needs_finish() {
-                let (dense, _) = to.write(n, outputs, Needs { dense: true, lists: false });
-                if let Some(mut dense) = dense {
-                    (0..n).for_each(|row| activation.finish_row(dense.row(row)));
-                }
+            if finish {
+                to.finish_rows(n, outputs, activation);
                 if needs.lists {
                     let (rows, lists) = to.rescan(n, outputs);
                     self.isa.run(Scan { rows, lists });
                 }
+                if let Some(quantization) = self.quantization(i + 1).filter(|_| needs.bytes) {
+                    let (rows, bytes) = to.requantize(n, outputs);
+                    self.quantize(rows, bytes, quantization, invalid);
+                }
+            }
+            if needs.groups {
+                let (rows, lists) = to.scan_bytes(n, outputs);
+                self.isa.run(ScanWords { rows, lists });
             }
             observer.after(i, n, computed);
             std::mem::swap(&mut from, &mut to);
-            input = Input {
-                rows: n,
-                dense: needs.dense.then(|| from.dense(n, outputs)),
-                lists: needs.lists.then(|| from.lists(n, outputs)),
-            };
+            input = from.input(n, outputs, needs);
+        }
+        for (row, _) in invalid.iter().enumerate().filter(|(_, invalid)| **invalid) {
+            let outputs = self.output_size();
+            out[row * outputs..(row + 1) * outputs].fill(f32::NAN);
         }
         let outputs = self.output_size();
         observer.output(DenseRows::new(out, n, outputs, outputs));
     }
 
     fn needs<O: Observer>(class: &ClassPlan, layer: usize) -> Needs {
-        let needs = class.layers[layer].strategy.needs();
-        Needs { dense: needs.dense || O::DENSE_INPUTS, ..needs }
+        let needs = class.layers[layer].needs();
+        Needs { dense: needs.dense || (O::DENSE_INPUTS && !needs.bytes), ..needs }
     }
 
     /// The first layer's input from the caller's rows, in place where it can be.
-    fn read<'a>(&self, rows: Rows<'a>, needs: Needs, buffer: &'a mut Buffer) -> Input<'a> {
+    fn read<'a>(
+        &self,
+        rows: Rows<'a>,
+        needs: Needs,
+        buffer: &'a mut Buffer,
+        spare: &mut Buffer,
+        invalid: &mut [bool],
+    ) -> Input<'a> {
         let Rows { rows: n, columns, data } = rows;
+        if let Some(quantization) = self.quantization(0).filter(|_| needs.bytes) {
+            self.read_bytes(rows, quantization, buffer, spare, invalid);
+            if needs.groups {
+                let (rows, lists) = buffer.scan_bytes(n, columns);
+                self.isa.run(ScanWords { rows, lists });
+            }
+            return buffer.input(n, columns, needs);
+        }
         if let Some(map) = &self.map_on_read {
             return self.read_mapped(rows, map, needs, buffer);
         }
         match data {
             Data::F32 { data, stride } => {
                 let dense = DenseRows::new(data, n, columns, stride);
-                let (_, lists) = buffer.write(n, columns, Needs { dense: false, ..needs });
-                if let Some(lists) = lists {
+                if needs.lists {
+                    let lists = buffer.write_lists(n, columns);
                     self.isa.run(Scan { rows: dense, lists });
                 }
                 let lists = needs.lists.then(|| buffer.lists(n, columns));
-                Input { rows: n, dense: Some(dense), lists }
+                Input { rows: n, dense: Some(dense), lists, bytes: None, groups: None }
             }
             Data::U8 { data, stride } => {
-                let (dense, lists) = buffer.write(n, columns, needs);
+                let (dense, lists) = buffer.write_floats(n, columns, needs);
                 self.isa.run(FromBytes { data, stride, rows: n, columns, dense, lists });
-                let buffer = &*buffer;
-                Input {
-                    rows: n,
-                    dense: needs.dense.then(|| buffer.dense(n, columns)),
-                    lists: needs.lists.then(|| buffer.lists(n, columns)),
-                }
+                buffer.input(n, columns, needs)
             }
             Data::Csr { starts, index, value } => {
                 let spans = buffer.spans(n);
@@ -244,9 +258,53 @@ impl Network {
                     *span = Span { start, len: pair[1] as usize - start };
                 }
                 let lists = Lists { columns, index, value, spans };
-                Input { rows: n, dense: None, lists: Some(lists) }
+                Input { rows: n, dense: None, lists: Some(lists), bytes: None, groups: None }
             }
         }
+    }
+
+    /// The caller's rows as bytes.
+    fn read_bytes(
+        &self,
+        rows: Rows<'_>,
+        quantization: &Quantization,
+        buffer: &mut Buffer,
+        spare: &mut Buffer,
+        invalid: &mut [bool],
+    ) {
+        let Rows { rows: n, columns, data } = rows;
+        let mut bytes = buffer.write_bytes(n, columns);
+        match data {
+            Data::U8 { data, stride } if quantization.is_identity() => {
+                for r in 0..n {
+                    let row = bytes.row(r);
+                    row[..columns].copy_from_slice(&data[r * stride..r * stride + columns]);
+                    row[columns..].fill(0);
+                }
+            }
+            Data::F32 { data, stride } => {
+                let rows = DenseRows::new(data, n, columns, stride);
+                self.quantize(rows, bytes, quantization, invalid);
+            }
+            _ => {
+                let needs = Needs { dense: true, ..Needs::default() };
+                if let (Some(mut dense), _) = spare.write_floats(n, columns, needs) {
+                    (0..n).for_each(|r| rows.copy_row(r, dense.row(r)));
+                }
+                self.quantize(spare.dense(n, columns), bytes, quantization, invalid);
+            }
+        }
+    }
+
+    fn quantize(
+        &self,
+        rows: DenseRows<'_>,
+        bytes: ByteRowsMut<'_>,
+        quantization: &Quantization,
+        invalid: &mut [bool],
+    ) {
+        let (inverse, offset) = (quantization.inverse(), quantization.padded_offset());
+        self.isa.run(Quantize { rows, inverse, offset, bytes, invalid });
     }
 
     /// The first layer's input where the map is not folded into the weights.
@@ -258,7 +316,8 @@ impl Network {
         buffer: &'a mut Buffer,
     ) -> Input<'a> {
         let (n, columns) = (rows.rows, rows.columns);
-        let (dense, _) = buffer.write(n, columns, Needs { dense: true, lists: false });
+        let needs = Needs { dense: true, ..needs };
+        let (dense, _) = buffer.write_floats(n, columns, Needs { lists: false, ..needs });
         if let Some(mut dense) = dense {
             for r in 0..n {
                 let to = dense.row(r);
@@ -272,9 +331,7 @@ impl Network {
             let (rows, lists) = buffer.rescan(n, columns);
             self.isa.run(Scan { rows, lists });
         }
-        let buffer = &*buffer;
-        let lists = needs.lists.then(|| buffer.lists(n, columns));
-        Input { rows: n, dense: Some(buffer.dense(n, columns)), lists }
+        buffer.input(n, columns, needs)
     }
 
     /// Every layer's input on these rows, as the plan for their number computes it: for layer i,
@@ -283,7 +340,8 @@ impl Network {
     /// # Errors
     /// Rows of another width than the network's.
     pub fn layer_inputs(&self, rows: Rows<'_>) -> Result<Vec<Vec<f32>>> {
-        let mut capture = Capture { inputs: vec![Vec::new(); self.layers.len()] };
+        let inputs = vec![Vec::new(); self.layers.len()];
+        let mut capture = Capture { network: self, inputs };
         self.observe(self.plan.for_rows(rows.rows), rows, &mut capture)?;
         let mut inputs = capture.inputs;
         if let Some(map) = &self.input_map
@@ -328,6 +386,17 @@ impl Network {
     }
 }
 
+/// Marks rows with a value that is not finite, which bytes of later layers could not tell.
+fn mark_invalid(input: Input<'_>, invalid: &mut [bool]) {
+    for (r, invalid) in invalid.iter_mut().enumerate() {
+        *invalid |= match (input.dense, input.lists) {
+            (Some(rows), _) => rows.row(r).iter().any(|x| !x.is_finite()),
+            (None, Some(lists)) => lists.row(r).1.iter().any(|x| !x.is_finite()),
+            (None, None) => false,
+        };
+    }
+}
+
 /// The output, to be handed out tile by tile to several threads.
 struct OutTiles {
     start: *mut f32,
@@ -351,32 +420,49 @@ impl OutTiles {
 }
 
 /// Keeps every layer's input.
-struct Capture {
+struct Capture<'a> {
+    network: &'a Network,
     inputs: Vec<Vec<f32>>,
 }
 
-impl Observer for Capture {
+impl Observer for Capture<'_> {
     const DENSE_INPUTS: bool = true;
     fn before(&mut self, layer: usize, input: Input<'_>) {
-        append_dense(&mut self.inputs[layer], input);
+        self.network.append_dense(&mut self.inputs[layer], layer, input);
     }
     fn after(&mut self, _layer: usize, _rows: usize, _computed: usize) {}
 }
 
-/// Appends the rows of `input` to `out`, spreading lists where there are no dense rows.
-pub(crate) fn append_dense(out: &mut Vec<f32>, input: Input<'_>) {
-    for r in 0..input.rows {
-        match (input.dense, input.lists) {
-            (Some(rows), _) => out.extend_from_slice(rows.row(r)),
-            (None, Some(lists)) => {
-                let start = out.len();
-                out.resize(start + lists.columns, 0.0);
-                let (index, value) = lists.row(r);
-                for (i, x) in index.iter().zip(value) {
-                    out[start + *i as usize] += x;
+impl Network {
+    /// Appends the rows of layer `layer`'s input to `out`: lists are spread where there are no dense
+    /// rows, and bytes are what they stand for.
+    pub(crate) fn append_dense(&self, out: &mut Vec<f32>, layer: usize, input: Input<'_>) {
+        for r in 0..input.rows {
+            match (input.dense, input.lists, input.bytes) {
+                (Some(rows), ..) => out.extend_from_slice(rows.row(r)),
+                (None, Some(lists), _) => {
+                    let start = out.len();
+                    out.resize(start + lists.columns, 0.0);
+                    let (index, value) = lists.row(r);
+                    for (i, x) in index.iter().zip(value) {
+                        out[start + *i as usize] += x;
+                    }
                 }
+                (None, None, Some(rows)) => self.append_bytes(out, layer, rows.row(r)),
+                (None, None, None) => {}
             }
-            (None, None) => {}
         }
+    }
+
+    fn append_bytes(&self, out: &mut Vec<f32>, layer: usize, row: &[u32]) {
+        let Some(quantization) = self.quantization(layer) else { return };
+        // Bytes stand for raw inputs; where the map is not folded, f32 layers see mapped ones.
+        let map = self.map_on_read.as_ref().filter(|_| layer == 0);
+        let columns = self.layers[layer].packed.layer().inputs();
+        let bytes = row.iter().flat_map(|word| word.to_ne_bytes()).take(columns);
+        out.extend(bytes.enumerate().map(|(i, byte)| {
+            let x = (f32::from(byte) - quantization.offset(i)) * quantization.scale(i);
+            map.map_or(x, |map| x * map.scale(i) + map.shift(i))
+        }));
     }
 }

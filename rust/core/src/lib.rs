@@ -36,7 +36,7 @@ mod workspace;
 
 pub use error::{Error, Result};
 pub use measure::{LayerCounts, LayerProfile};
-pub use network::{Activation, Gate, InputMap, Layer, Network, softmax};
+pub use network::{Activation, Gate, InputMap, Layer, Network, Quantization, softmax};
 pub use plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
 pub use rows::Rows;
 pub use simd::Isa;

@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::forward::{Observer, TILE, append_dense};
+use crate::forward::{Observer, TILE};
 use crate::kernels::DenseRows;
+use crate::kernels::emit::to_byte;
 use crate::network::Network;
 use crate::plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
 use crate::rows::{OwnedRows, Rows};
@@ -77,16 +78,26 @@ impl Count<'_> {
         if self.class.layers[layer].strategy != Strategy::Gate {
             return;
         }
-        let packed = &self.network.layers[layer].packed;
-        let (inputs, outputs) = (packed.layer().inputs(), packed.layer().outputs());
+        let parts = self.network.layers[layer].parts();
+        let (inputs, outputs) = (parts.layer.layer().inputs(), parts.layer.layer().outputs());
         let n = output.len() / outputs;
         let mut dense = vec![0.0; output.len()];
         let rows = DenseRows::new(&self.input, n, inputs, inputs);
-        let mut to = packed.output();
+        let mut to = parts.output(Precision::F32);
         to.dense = Some(crate::kernels::DenseRowsMut::new(&mut dense, n, outputs, outputs));
-        let input = Input { rows: n, dense: Some(rows), lists: None };
+        let input = Input { rows: n, dense: Some(rows), lists: None, bytes: None, groups: None };
+        let plan = LayerPlan { strategy: Strategy::Dense, precision: Precision::F32 };
         let isa = self.network.isa;
-        strategy::run(Strategy::Dense, isa, packed, None, input, to, &mut GateScratch::default());
+        strategy::run(plan, isa, parts, input, to, &mut GateScratch::default());
+        // What the next layer's bytes cannot tell from zero is not lost.
+        if let Some(next) = self.network.quantization(layer + 1)
+            && self.class.layers[layer + 1].precision == Precision::Int8
+        {
+            for y in &mut dense {
+                let byte = to_byte(*y * next.inverse()[0] + next.offset(0));
+                *y = (f32::from(byte) - next.offset(0)) * next.scale(0);
+            }
+        }
         let counts = &mut self.counts[layer];
         for (&y, &gated) in dense.iter().zip(output).filter(|(y, _)| **y != 0.0) {
             let square = f64::from(y) * f64::from(y);
@@ -106,7 +117,7 @@ impl Observer for Count<'_> {
 
     fn before(&mut self, layer: usize, input: Input<'_>) {
         let mut rows = Vec::new();
-        append_dense(&mut rows, input);
+        self.network.append_dense(&mut rows, layer, input);
         if layer > 0 {
             self.take_output(layer - 1, &rows);
         }
@@ -296,8 +307,7 @@ impl Network {
     ) -> Result<Network> {
         self.check_width(rows)?;
         check_sample("x", rows.rows)?;
-        let dense = LayerPlan { strategy: Strategy::Dense, precision: Precision::F32 };
-        let class = |&rows| ClassPlan { rows, layers: vec![dense; self.layers.len()] };
+        let class = |&rows| ClassPlan { rows, layers: self.plan.for_rows(rows).layers.clone() };
         let mut classes = batch_sizes.iter().map(class).collect::<Vec<_>>();
         // Refuses bad batch sizes before the work.
         Plan::new(classes.clone())?;
@@ -309,9 +319,11 @@ impl Network {
             });
         }
         for class in &mut classes {
-            let gates = (0..self.layers.len()).map(|i| self.layers[i].gate.is_some()).collect();
+            let gates = (0..self.layers.len()).map(|i| self.can_gate(i, class.layers[i])).collect();
             let sample = Sample::new(self, rows, class.rows, time, threads)?;
-            class.layers = Tuning { network: self, sample: sample.view(), gates }.careful()?;
+            let precisions = precisions(&class.layers);
+            let tuning = Tuning { network: self, sample: sample.view(), gates, precisions };
+            class.layers = tuning.careful()?;
         }
         self.with_plan(Plan::new(classes)?)
     }
@@ -334,12 +346,25 @@ impl Network {
         for class in &mut classes {
             let batch = class.rows.min(TILE);
             let sample = Sample::new(self, rows, batch, share, 1)?;
-            let tuning = Tuning { network: self, sample: sample.view(), gates: gates.clone() };
+            let precisions = precisions(&class.layers);
+            let can = |(i, used): (usize, &bool)| *used && self.can_gate(i, class.layers[i]);
+            let gates = gates.iter().enumerate().map(can).collect();
+            let tuning = Tuning { network: self, sample: sample.view(), gates, precisions };
             if let Some(layers) = tuning.quick(&class.layers)? {
                 class.layers = layers;
             }
         }
         self.with_plan(Plan::new(classes)?)
+    }
+}
+
+impl Network {
+    /// Whether layer `i` could run a gate in the precision that `plan` has.
+    fn can_gate(&self, i: usize, plan: LayerPlan) -> bool {
+        match plan.precision {
+            Precision::F32 => self.layers[i].gate.is_some(),
+            Precision::Int8 => self.layers[i].int8_gate.is_some(),
+        }
     }
 }
 
@@ -393,6 +418,8 @@ struct Tuning<'a> {
     sample: SampleView<'a>,
     /// Whether a layer's gate may be used.
     gates: Vec<bool>,
+    /// Each layer's, which stays.
+    precisions: Vec<Precision>,
 }
 
 impl Tuning<'_> {
@@ -411,7 +438,7 @@ impl Tuning<'_> {
             }
         }
         let times = self.call_seconds(&candidates, 3)?;
-        Ok(layer_plans(&candidates[fastest(&candidates, &times)]))
+        Ok(self.layer_plans(&candidates[fastest(&candidates, &times)]))
     }
 
     /// The mix of the fastest layers, the plan as it is, and dense; `None` where time is too short.
@@ -430,9 +457,21 @@ impl Tuning<'_> {
         }
         let left = self.sample.time.saturating_sub(begin.elapsed());
         let sample = SampleView { time: left, ..self.sample };
-        let tuning = Tuning { network: self.network, sample, gates: self.gates.clone() };
+        let (gates, precisions) = (self.gates.clone(), self.precisions.clone());
+        let tuning = Tuning { network: self.network, sample, gates, precisions };
         let times = tuning.call_seconds(&candidates, 1)?;
-        Ok(Some(layer_plans(&candidates[fastest(&candidates, &times)])))
+        Ok(Some(self.layer_plans(&candidates[fastest(&candidates, &times)])))
+    }
+
+    fn layer_plans(&self, strategies: &[Strategy]) -> Vec<LayerPlan> {
+        let plan = |(&strategy, &precision)| LayerPlan { strategy, precision };
+        strategies.iter().zip(&self.precisions).map(plan).collect()
+    }
+
+    /// The network with these strategies in every class.
+    fn under(&self, strategies: &[Strategy]) -> Result<Network> {
+        let class = ClassPlan { rows: 1, layers: self.layer_plans(strategies) };
+        self.network.with_plan(Plan::new(vec![class])?)
     }
 
     fn options(&self, i: usize) -> impl Iterator<Item = Strategy> {
@@ -448,7 +487,7 @@ impl Tuning<'_> {
         for strategy in Strategy::ALL {
             let fallback = |i| self.options(i).find(|s| *s == strategy).unwrap_or(Strategy::Skip);
             let strategies: Vec<_> = (0..best.len()).map(fallback).collect();
-            let network = self.network.with_plan(Plan::from_strategies(&strategies))?;
+            let network = self.under(&strategies)?;
             let class = &network.plan.classes()[0];
             let seconds = network.time_layers(class, rows, batch, time, passes)?;
             for ((best, seconds), strategy) in best.iter_mut().zip(seconds).zip(strategies) {
@@ -466,7 +505,7 @@ impl Tuning<'_> {
         let SampleView { rows, batch, time, threads } = self.sample;
         let networks = candidates
             .iter()
-            .map(|strategies| self.network.with_plan(Plan::from_strategies(strategies)))
+            .map(|strategies| self.under(strategies))
             .collect::<Result<Vec<_>>>()?;
         let mut out = vec![0.0; batch * self.network.output_size()];
         let mut times: Vec<Vec<f64>> = vec![Vec::new(); networks.len()];
@@ -513,9 +552,8 @@ fn fastest(candidates: &[Vec<Strategy>], times: &[f64]) -> usize {
 /// What is not exact must be this much faster than what is.
 const GATE_MUST_GAIN: f64 = 1.02;
 
-fn layer_plans(strategies: &[Strategy]) -> Vec<LayerPlan> {
-    let plan = |&strategy| LayerPlan { strategy, precision: Precision::F32 };
-    strategies.iter().map(plan).collect()
+fn precisions(layers: &[LayerPlan]) -> Vec<Precision> {
+    layers.iter().map(|layer| layer.precision).collect()
 }
 
 fn check_sample(name: &str, got: usize) -> Result<()> {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::kernels::emit::Fused;
-use crate::plan::{Plan, Strategy};
+use crate::plan::{Plan, Precision, Strategy};
 use crate::simd::Isa;
-use crate::strategy::{PackedGate, PackedLayer};
+use crate::strategy::{PackedGate, PackedLayer, Parts, QuantizedGate, QuantizedLayer};
 
 /// What a layer applies to `x W^T + b`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -214,14 +214,31 @@ pub struct Gate {
     pub(crate) v: Vec<f32>,
     pub(crate) bias: Vec<f32>,
     pub(crate) rank: usize,
+    /// The least and the greatest of each of `x u`, on calibration rows; empty where not known.
+    pub(crate) range: Vec<[f32; 2]>,
 }
 
 impl Gate {
     /// A gate from `u` (inputs, rank), `v` (rank, outputs), both row by row, and `bias` (outputs,),
     /// into which thresholds are folded. Checked by [`Network::with_gates`].
     pub fn new(u: Vec<f32>, v: Vec<f32>, bias: Vec<f32>, rank: usize) -> Gate {
-        Gate { u, v, bias, rank }
+        Gate { u, v, bias, rank, range: Vec::new() }
     }
+
+    /// The gate with the least and the greatest value of each of the `rank` sums `x u` on
+    /// calibration rows. With it, scores are computed from bytes of these sums, which is several times
+    /// faster and moves a score by about a hundredth of its spread; an int8 layer needs it. Sums
+    /// beyond are taken as its ends.
+    #[must_use]
+    pub fn with_range(self, range: Vec<[f32; 2]>) -> Gate {
+        Gate { range, ..self }
+    }
+
+    /// `(rank,)` pairs of the least and the greatest of each of `x u`; empty where not known.
+    pub fn range(&self) -> &[[f32; 2]] {
+        &self.range
+    }
+
     /// `(inputs, rank)`, row by row.
     pub fn u(&self) -> &[f32] {
         &self.u
@@ -279,9 +296,103 @@ impl Gate {
                 got: format!("({},)", self.bias.len()),
             });
         }
-        check_finite(&self.bias, || format!("gates[{index}].bias"), |i| i.to_string())
+        check_finite(&self.bias, || format!("gates[{index}].bias"), |i| i.to_string())?;
+        if !self.range.is_empty() && self.range.len() != rank {
+            return Err(Error::Shape {
+                name: format!("gates[{index}].range"),
+                expected: format!("(2, {rank})"),
+                got: format!("(2, {})", self.range.len()),
+            });
+        }
+        let range = self.range.as_flattened();
+        check_finite(
+            range,
+            || format!("gates[{index}].range"),
+            |i| format!("({}, {})", i % 2, i / 2),
+        )
     }
 }
+
+/// How a layer's inputs become bytes: `x / scale + offset`, rounded to nearest and brought within 0
+/// to 255. So a byte q stands for `(q - offset) scale`; 0 stands for 0 where the offset is 0.
+///
+/// For a network's first layer x is the raw input, before the network's [`InputMap`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantization {
+    scale: Vec<f32>,
+    offset: Vec<f32>,
+    /// `1 / scale` and `offset` as kernels want them: of one value, or padded to whole vectors.
+    inverse: Vec<f32>,
+    padded_offset: Vec<f32>,
+}
+
+impl Quantization {
+    /// One scale and offset for all inputs, or, for a network's first layer, one each. Checked by
+    /// [`Network::with_quantization`].
+    pub fn new(scale: Vec<f32>, offset: Vec<f32>) -> Quantization {
+        let count = scale.len().max(offset.len());
+        let spread = |values: &[f32]| {
+            let mut all = if values.len() == 1 { vec![values[0]; count] } else { values.to_vec() };
+            if count != 1 {
+                all.resize(crate::kernels::padded(count), 0.0);
+            }
+            all
+        };
+        let inverses: Vec<_> = scale.iter().map(|scale| 1.0 / scale).collect();
+        let (inverse, padded_offset) = (spread(&inverses), spread(&offset));
+        Quantization { scale, offset, inverse, padded_offset }
+    }
+    /// `scale[i]`, or the one scale of all inputs.
+    pub fn scale(&self, i: usize) -> f32 {
+        if self.scale.len() == 1 { self.scale[0] } else { self.scale[i] }
+    }
+    /// `offset[i]`, or the one offset of all inputs.
+    pub fn offset(&self, i: usize) -> f32 {
+        if self.offset.len() == 1 { self.offset[0] } else { self.offset[i] }
+    }
+    pub(crate) fn inverse(&self) -> &[f32] {
+        &self.inverse
+    }
+    pub(crate) fn padded_offset(&self) -> &[f32] {
+        &self.padded_offset
+    }
+
+    /// Whether bytes of uint8 rows are the rows themselves.
+    pub(crate) fn is_identity(&self) -> bool {
+        self.scale == [1.0] && self.offset == [0.0]
+    }
+
+    fn check(&self, index: usize, layer: &Layer) -> Result<()> {
+        let inputs = layer.inputs();
+        if inputs > MOST_INT8_INPUTS {
+            return Err(Error::Parameter {
+                name: format!("inputs of layers[{index}]"),
+                expected: format!("at most {MOST_INT8_INPUTS} in int8"),
+                got: inputs.to_string(),
+            });
+        }
+        for (name, values) in [("scale", &self.scale), ("offset", &self.offset)] {
+            let name = format!("quantization[{index}].{name}");
+            if values.len() != 1 && (index > 0 || values.len() != inputs) {
+                let expected =
+                    if index == 0 { format!("() or ({inputs},)") } else { "()".to_owned() };
+                return Err(Error::Shape { name, expected, got: format!("({},)", values.len()) });
+            }
+            check_finite(values, || name.clone(), |i| i.to_string())?;
+        }
+        match self.scale.iter().find(|scale| !(**scale > 0.0 && (1.0 / **scale).is_finite())) {
+            None => Ok(()),
+            Some(scale) => Err(Error::Parameter {
+                name: format!("quantization[{index}].scale"),
+                expected: "above 0".to_owned(),
+                got: scale.to_string(),
+            }),
+        }
+    }
+}
+
+/// 255 times 127 times as many fits an i32.
+const MOST_INT8_INPUTS: usize = 65_536;
 
 /// The map from raw inputs to what the first layer sees: `x scale + shift`, one pair per input.
 ///
@@ -350,6 +461,29 @@ pub struct Network {
 pub(crate) struct NetworkLayer {
     pub(crate) packed: Arc<PackedLayer>,
     pub(crate) gate: Option<Arc<PackedGate>>,
+    pub(crate) int8: Option<Arc<QuantizedLayer>>,
+    pub(crate) int8_gate: Option<Arc<QuantizedGate>>,
+}
+
+impl NetworkLayer {
+    pub(crate) fn parts(&self) -> Parts<'_> {
+        Parts {
+            layer: &self.packed,
+            gate: self.gate.as_deref(),
+            int8: self.int8.as_deref(),
+            int8_gate: self.int8_gate.as_deref(),
+        }
+    }
+
+    /// Makes the gate's bytes where there is all that they need.
+    fn quantize_gate(&mut self) {
+        self.int8_gate = match (&self.gate, &self.int8) {
+            (Some(gate), Some(int8)) => {
+                QuantizedGate::new(gate, &self.packed, &int8.input).map(Arc::new)
+            }
+            _ => None,
+        };
+    }
 }
 
 impl Network {
@@ -388,9 +522,9 @@ impl Network {
         let map_on_read = input_map.clone().filter(|map| !map.can_be_folded());
         let plan = Plan::uniform(Strategy::Dense, layers.len());
         let layers = layers.into_iter().enumerate().map(|(i, layer)| {
-            let map = if i == 0 && map_on_read.is_none() { input_map.clone() } else { None };
-            let packed = Arc::new(PackedLayer::new(i, layer, map)?);
-            Ok(NetworkLayer { packed, gate: None })
+            let map = input_map.clone().filter(|_| i == 0);
+            let packed = Arc::new(PackedLayer::new(i, layer, map, map_on_read.is_none())?);
+            Ok(NetworkLayer { packed, gate: None, int8: None, int8_gate: None })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let network = Network { layers, input_map, map_on_read, plan: Arc::new(plan), isa };
@@ -424,11 +558,57 @@ impl Network {
                     Some(Arc::new(PackedGate::new(i, gate, &layer.packed)?))
                 }
             };
+            layer.quantize_gate();
             plan.gate_changed(i, layer.gate.is_some());
+            if layer.gate.is_some() && layer.int8_gate.is_none() {
+                plan.set_precision(i, Precision::F32);
+            }
         }
         network.plan = Arc::new(plan);
         network.pack();
         Ok(network)
+    }
+
+    /// The same network with int8 forms of layers: `quantization[i]` says how layer i's inputs become
+    /// bytes, `None` takes a layer's form away. Layers that get one run it in every batch class, with
+    /// the strategy they have, but for gates without a range.
+    ///
+    /// # Errors
+    /// A number of entries other than the number of layers; a scale that is not above 0, values that
+    /// are not finite, more than one value for a layer that is not the first; a layer of more than
+    /// 65,536 inputs, whose sums might not fit 32 bits.
+    pub fn with_quantization(&self, quantization: Vec<Option<Quantization>>) -> Result<Network> {
+        if quantization.len() != self.layers.len() {
+            return Err(Error::Shape {
+                name: "quantization".to_owned(),
+                expected: format!("({},)", self.layers.len()),
+                got: format!("({},)", quantization.len()),
+            });
+        }
+        let mut network = self.clone();
+        let mut plan = Plan::clone(&self.plan);
+        for (i, quantization) in quantization.into_iter().enumerate() {
+            let layer = &mut network.layers[i];
+            layer.int8 = match quantization {
+                None => None,
+                Some(quantization) => {
+                    quantization.check(i, layer.packed.layer())?;
+                    Some(Arc::new(QuantizedLayer::new(&layer.packed, &quantization)))
+                }
+            };
+            layer.quantize_gate();
+            let possible =
+                layer.int8.is_some() && (layer.gate.is_none() || layer.int8_gate.is_some());
+            plan.set_precision(i, if possible { Precision::Int8 } else { Precision::F32 });
+        }
+        network.plan = Arc::new(plan);
+        network.pack();
+        Ok(network)
+    }
+
+    /// How layer `i`'s inputs become bytes, if it has an int8 form.
+    pub fn quantization(&self, i: usize) -> Option<&Quantization> {
+        Some(&self.layers.get(i)?.int8.as_deref()?.input)
     }
 
     /// The same network under another plan.
@@ -446,7 +626,7 @@ impl Network {
     fn pack(&self) {
         for class in self.plan.classes() {
             for (layer, plan) in self.layers.iter().zip(&class.layers) {
-                layer.packed.pack_for(plan.strategy);
+                layer.parts().pack_for(*plan);
             }
         }
     }
@@ -488,7 +668,6 @@ impl Network {
 
     /// Bytes of weights held, in all layouts packed so far.
     pub fn nbytes(&self) -> usize {
-        let gate = |layer: &NetworkLayer| layer.gate.as_ref().map_or(0, |gate| gate.bytes());
-        self.layers.iter().map(|layer| layer.packed.bytes() + gate(layer)).sum()
+        self.layers.iter().map(|layer| layer.parts().bytes()).sum()
     }
 }

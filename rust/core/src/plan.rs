@@ -40,6 +40,8 @@ pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
+    /// Weights as signed bytes, inputs as unsigned ones, sums in 32-bit integers.
+    Int8,
 }
 
 impl Precision {
@@ -47,7 +49,16 @@ impl Precision {
     pub fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
+            Precision::Int8 => "int8",
         }
+    }
+
+    /// All precisions.
+    pub const ALL: [Precision; 2] = [Precision::F32, Precision::Int8];
+
+    /// The precision of this name.
+    pub fn by_name(name: &str) -> Option<Precision> {
+        Precision::ALL.into_iter().find(|precision| precision.name() == name)
     }
 }
 
@@ -131,6 +142,12 @@ impl Plan {
         }
     }
 
+    pub(crate) fn set_precision(&mut self, layer: usize, precision: Precision) {
+        for class in &mut self.classes {
+            class.layers[layer].precision = precision;
+        }
+    }
+
     pub(crate) fn check(&self, network: &Network) -> Result<()> {
         for class in &self.classes {
             if class.layers.len() != network.layers.len() {
@@ -145,6 +162,22 @@ impl Plan {
                     return Err(Error::Plan {
                         layer: i,
                         expected: "'dense' or 'skip', since the layer has no gate".to_owned(),
+                        got: "'gate'".to_owned(),
+                    });
+                }
+                let layer = &network.layers[i];
+                if plan.precision == Precision::Int8 && layer.int8.is_none() {
+                    return Err(Error::Plan {
+                        layer: i,
+                        expected: "'f32', since the layer is not quantised".to_owned(),
+                        got: "'int8'".to_owned(),
+                    });
+                }
+                let gated = plan.strategy == Strategy::Gate;
+                if gated && plan.precision == Precision::Int8 && layer.int8_gate.is_none() {
+                    return Err(Error::Plan {
+                        layer: i,
+                        expected: "no gate in int8, since the layer's gate has no range".to_owned(),
                         got: "'gate'".to_owned(),
                     });
                 }

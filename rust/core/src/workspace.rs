@@ -3,34 +3,45 @@
 
 use std::cell::RefCell;
 
+use crate::kernels::emit::{Output, QuantizedRows};
 use crate::kernels::{
-    Aligned, DenseRows, DenseRowsMut, Lists, ListsMut, Span, list_stride, padded, zeros,
+    Aligned, ByteRowsMut, DenseRows, DenseRowsMut, Lists, ListsMut, Span, byte_stride, list_stride,
+    padded, zeros,
 };
+use crate::network::{Activation, Quantization};
 use crate::simd::LANES;
-use crate::strategy::Needs;
+use crate::strategy::{Input, Needs};
 
 /// Everything a tile needs between its rows coming in and going out.
 pub(crate) struct Workspace {
     /// The activations before and after a layer, by turns.
     pub(crate) buffers: [Buffer; 2],
     pub(crate) gate: GateScratch,
+    /// Rows that hold a value that is not finite, which bytes cannot tell.
+    pub(crate) invalid: Vec<bool>,
 }
 
-/// The activations between two layers: dense rows, lists of non-zeros, or both.
+/// The activations between two layers: dense rows, lists of non-zeros, or both, or the same as bytes.
 pub(crate) struct Buffer {
     dense: Aligned<f32>,
     index: Aligned<u32>,
     value: Aligned<f32>,
     spans: Vec<Span>,
+    bytes: Aligned<u32>,
+    words: Aligned<u32>,
 }
 
 /// What a gate needs between its estimate and its dot products.
 pub(crate) struct GateScratch {
     /// x u, rows by rank.
     pub(crate) low_rank: Aligned<f32>,
+    /// The same as bytes.
+    pub(crate) low_rank_bytes: Aligned<u32>,
     /// Live units, per row.
     pub(crate) live: Aligned<u32>,
     pub(crate) live_spans: Vec<Span>,
+    /// Rows whose estimate is not finite.
+    pub(crate) invalid: Vec<bool>,
     pub(crate) unit_starts: Vec<u32>,
     pub(crate) unit_rows: Vec<u32>,
     /// Vectors of a row that are not all zero, per row.
@@ -42,8 +53,10 @@ impl Default for GateScratch {
     fn default() -> GateScratch {
         GateScratch {
             low_rank: Aligned::new(64),
+            low_rank_bytes: Aligned::new(64),
             live: Aligned::new(64),
             live_spans: Vec::new(),
+            invalid: Vec::new(),
             unit_starts: Vec::new(),
             unit_rows: Vec::new(),
             blocks: Vec::new(),
@@ -58,7 +71,11 @@ thread_local! {
 
 impl Workspace {
     fn new() -> Workspace {
-        Workspace { buffers: [Buffer::new(), Buffer::new()], gate: GateScratch::default() }
+        Workspace {
+            buffers: [Buffer::new(), Buffer::new()],
+            gate: GateScratch::default(),
+            invalid: Vec::new(),
+        }
     }
 
     /// Calls `f` with this thread's workspace.
@@ -71,8 +88,10 @@ impl GateScratch {
     /// Makes room for a gate of this rank on a layer of these widths and `rows` rows.
     pub(crate) fn reserve(&mut self, rows: usize, rank: usize, inputs: usize, units: usize) {
         grow(&mut self.low_rank, rows * padded(rank));
+        grow(&mut self.low_rank_bytes, rows * byte_stride(rank));
         grow(&mut self.live, rows * list_stride(units));
         grow_vec(&mut self.live_spans, rows);
+        grow_vec(&mut self.invalid, rows);
         grow_vec(&mut self.unit_starts, units + 1);
         grow_vec(&mut self.unit_rows, rows * units);
         grow_vec(&mut self.blocks, rows * (inputs / LANES));
@@ -100,6 +119,8 @@ impl Buffer {
             index: Aligned::new(64),
             value: Aligned::new(64),
             spans: Vec::new(),
+            bytes: Aligned::new(64),
+            words: Aligned::new(64),
         }
     }
 
@@ -113,23 +134,98 @@ impl Buffer {
         Lists { columns, index: &self.index, value: &self.value, spans: &self.spans[..rows] }
     }
 
+    /// What was written before, as far as it is needed.
+    pub(crate) fn input(&self, rows: usize, columns: usize, needs: Needs) -> Input<'_> {
+        Input {
+            rows,
+            dense: needs.dense.then(|| self.dense(rows, columns)),
+            lists: needs.lists.then(|| self.lists(rows, columns)),
+            bytes: needs.bytes.then(|| self.bytes(rows, columns)),
+            groups: needs.groups.then(|| self.groups(rows, columns)),
+        }
+    }
+
+    /// Room for what the next layer needs of `rows` rows, as far as kernels emit it: dense rows, empty
+    /// lists, rows of bytes by the next layer's quantisation.
+    pub(crate) fn write<'a>(
+        &'a mut self,
+        rows: usize,
+        columns: usize,
+        needs: Needs,
+        quantization: Option<&Quantization>,
+        output: &mut Output<'a>,
+    ) {
+        if needs.bytes {
+            grow(&mut self.bytes, rows * byte_stride(columns));
+        }
+        self.reserve(rows, columns, needs);
+        let Buffer { dense, index, value, spans, bytes, .. } = self;
+        output.dense =
+            needs.dense.then(|| DenseRowsMut::new(dense, rows, columns, padded(columns)));
+        output.lists = needs.lists.then(|| ListsMut::new(index, value, spans, rows, columns));
+        output.bytes = quantization.filter(|_| needs.bytes).map(|quantization| QuantizedRows {
+            rows: ByteRowsMut::new(bytes, rows, columns),
+            inverse: quantization.inverse()[0],
+            offset: quantization.padded_offset()[0],
+        });
+    }
+
+    /// Room for dense rows alone: what an activation that is not fused works on.
+    pub(crate) fn write_whole<'a>(
+        &'a mut self,
+        rows: usize,
+        columns: usize,
+        output: &mut Output<'a>,
+    ) {
+        self.write(rows, columns, Needs { dense: true, ..Needs::default() }, None, output);
+    }
+
+    /// Applies what is not fused to rows written before.
+    pub(crate) fn finish_rows(&mut self, rows: usize, columns: usize, activation: Activation) {
+        let mut dense = DenseRowsMut::new(&mut self.dense, rows, columns, padded(columns));
+        (0..rows).for_each(|row| activation.finish_row(dense.row(row)));
+    }
+
     /// Room for dense rows and empty lists of `rows` rows, whichever are needed.
-    pub(crate) fn write(
+    pub(crate) fn write_floats(
         &mut self,
         rows: usize,
         columns: usize,
         needs: Needs,
     ) -> (Option<DenseRowsMut<'_>>, Option<ListsMut<'_>>) {
+        self.reserve(rows, columns, needs);
+        let Buffer { dense, index, value, spans, .. } = self;
+        (
+            needs.dense.then(|| DenseRowsMut::new(dense, rows, columns, padded(columns))),
+            needs.lists.then(|| ListsMut::new(index, value, spans, rows, columns)),
+        )
+    }
+
+    /// Room for empty lists of `rows` rows.
+    pub(crate) fn write_lists(&mut self, rows: usize, columns: usize) -> ListsMut<'_> {
+        self.reserve_lists(rows, columns);
+        ListsMut::new(&mut self.index, &mut self.value, &mut self.spans, rows, columns)
+    }
+
+    fn reserve(&mut self, rows: usize, columns: usize, needs: Needs) {
         if needs.dense {
             grow(&mut self.dense, rows * padded(columns));
         }
         if needs.lists {
             self.reserve_lists(rows, columns);
         }
-        let Buffer { dense, index, value, spans } = self;
+    }
+
+    /// Reads the dense rows while rows of bytes are written: for activations that are not fused.
+    pub(crate) fn requantize(
+        &mut self,
+        rows: usize,
+        columns: usize,
+    ) -> (DenseRows<'_>, ByteRowsMut<'_>) {
+        grow(&mut self.bytes, rows * byte_stride(columns));
         (
-            needs.dense.then(|| DenseRowsMut::new(dense, rows, columns, padded(columns))),
-            needs.lists.then(|| ListsMut::new(index, value, spans, rows, columns)),
+            DenseRows::new(&self.dense, rows, columns, padded(columns)),
+            ByteRowsMut::new(&mut self.bytes, rows, columns),
         )
     }
 
@@ -142,11 +238,45 @@ impl Buffer {
     /// Reads the dense rows while lists are written: for activations that are not fused.
     pub(crate) fn rescan(&mut self, rows: usize, columns: usize) -> (DenseRows<'_>, ListsMut<'_>) {
         self.reserve_lists(rows, columns);
-        let Buffer { dense, index, value, spans } = self;
+        let Buffer { dense, index, value, spans, .. } = self;
         (
             DenseRows::new(dense, rows, columns, padded(columns)),
             ListsMut::new(index, value, spans, rows, columns),
         )
+    }
+
+    /// Room for `rows` rows of `columns` bytes.
+    pub(crate) fn write_bytes(&mut self, rows: usize, columns: usize) -> ByteRowsMut<'_> {
+        grow(&mut self.bytes, rows * byte_stride(columns));
+        ByteRowsMut::new(&mut self.bytes, rows, columns)
+    }
+
+    /// The rows of bytes written before, as words.
+    pub(crate) fn bytes(&self, rows: usize, columns: usize) -> DenseRows<'_, u32> {
+        DenseRows::new(&self.bytes, rows, columns.div_ceil(4), byte_stride(columns))
+    }
+
+    /// Reads the rows of bytes while lists of their words that are not zero are written.
+    pub(crate) fn scan_bytes(
+        &mut self,
+        rows: usize,
+        columns: usize,
+    ) -> (DenseRows<'_, u32>, ListsMut<'_, u32>) {
+        let words = columns.div_ceil(4);
+        grow(&mut self.index, rows * list_stride(words));
+        grow(&mut self.words, rows * list_stride(words));
+        grow_vec(&mut self.spans, rows);
+        let Buffer { bytes, index, words: value, spans, .. } = self;
+        (
+            DenseRows::new(bytes, rows, words, byte_stride(columns)),
+            ListsMut::new(index, value, spans, rows, words),
+        )
+    }
+
+    /// The lists of words written before.
+    pub(crate) fn groups(&self, rows: usize, columns: usize) -> Lists<'_, u32> {
+        let (index, value, spans) = (&self.index, &self.words, &self.spans[..rows]);
+        Lists { columns: columns.div_ceil(4), index, value, spans }
     }
 
     /// Spans only, for rows whose entries stand elsewhere (CSR).

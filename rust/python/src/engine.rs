@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use lrgate::{
     Activation, ClassPlan, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network, Plan, Precision,
-    Strategy,
+    Quantization, Strategy,
 };
-use numpy::ndarray::ArrayView2;
+use numpy::ndarray::{ArrayView1, ArrayView2};
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -16,8 +16,13 @@ use crate::errors::to_py;
 use crate::rows::PyRows;
 
 type LayerArgs<'py> = (PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>, String, Option<f32>);
-type GateArgs<'py> =
-    (PyReadonlyArray2<'py, f32>, PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>);
+type GateArgs<'py> = (
+    PyReadonlyArray2<'py, f32>,
+    PyReadonlyArray2<'py, f32>,
+    PyReadonlyArray1<'py, f32>,
+    Option<PyReadonlyArray2<'py, f32>>,
+);
+type QuantizationArgs<'py> = (PyReadonlyArray1<'py, f32>, PyReadonlyArray1<'py, f32>);
 type ClassArgs = (usize, Vec<String>, Vec<String>);
 
 /// A network with its packed weights and its plan. It never changes; methods return new ones.
@@ -65,19 +70,40 @@ impl Engine {
         Ok(Engine { network: Network::new(layers, map).map_err(to_py)? })
     }
 
-    /// The same network with a gate (u (in, rank), v (rank, out), bias (out,)) or None per layer.
+    /// The same network with a gate (u (in, rank), v (rank, out), bias (out,), range (2, rank) or
+    /// None) or None per layer.
     fn with_gates(&self, py: Python<'_>, gates: Vec<Option<GateArgs<'_>>>) -> PyResult<Self> {
         let gates = gates
             .into_iter()
             .map(|gate| {
-                gate.map(|(u, v, bias)| {
+                gate.map(|(u, v, bias, range)| {
                     let rank = u.as_array().ncols();
                     let bias = bias.as_array().to_vec();
-                    Gate::new(to_vec(u.as_array()), to_vec(v.as_array()), bias, rank)
+                    let gate = Gate::new(to_vec(u.as_array()), to_vec(v.as_array()), bias, rank);
+                    let columns = range.as_ref().map(|range| range.as_array());
+                    let pair = |column: ArrayView1<'_, f32>| [column[0], column[1]];
+                    let range = columns.filter(|range| range.nrows() == 2);
+                    gate.with_range(range.map_or_else(Vec::new, |range| {
+                        range.columns().into_iter().map(pair).collect()
+                    }))
                 })
             })
             .collect();
         let network = py.detach(|| self.network.with_gates(gates)).map_err(to_py)?;
+        Ok(Engine { network })
+    }
+
+    /// The same network with int8 forms: (scale, offset) of a layer's inputs, or None, per layer.
+    fn with_quantization(
+        &self,
+        py: Python<'_>,
+        layers: Vec<Option<QuantizationArgs<'_>>>,
+    ) -> PyResult<Self> {
+        let of = |(scale, offset): QuantizationArgs<'_>| {
+            Quantization::new(scale.as_array().to_vec(), offset.as_array().to_vec())
+        };
+        let quantization = layers.into_iter().map(|layer| layer.map(of)).collect();
+        let network = py.detach(|| self.network.with_quantization(quantization)).map_err(to_py)?;
         Ok(Engine { network })
     }
 
@@ -261,11 +287,11 @@ fn class_plan((rows, strategies, precisions): ClassArgs) -> PyResult<ClassPlan> 
                 let message = "must be 'dense', 'skip' or 'gate'";
                 PyValueError::new_err(format!("strategies[{i}] {message}, got {strategy:?}"))
             })?;
-            if precision != "f32" {
-                let message = format!("precisions[{i}] must be 'f32', got {precision:?}");
-                return Err(PyValueError::new_err(message));
-            }
-            Ok(LayerPlan { strategy, precision: Precision::F32 })
+            let precision = Precision::by_name(precision).ok_or_else(|| {
+                let message = "must be 'f32' or 'int8'";
+                PyValueError::new_err(format!("precisions[{i}] {message}, got {precision:?}"))
+            })?;
+            Ok(LayerPlan { strategy, precision })
         })
         .collect::<PyResult<_>>()?;
     Ok(ClassPlan { rows, layers })

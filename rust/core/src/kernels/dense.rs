@@ -16,14 +16,15 @@
 //! the same bits in any batch. On prepacked weights this runs as fast as the best GEMM crates
 //! (docs/architecture.md has the figures), which is why lrgate needs none.
 
+use super::arithmetic::Arithmetic;
 use super::emit::Emit;
 use super::{DenseRows, PANEL, Panels};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each dense row with the panels.
-pub(crate) struct RowsTimesPanels<'a, E> {
-    pub(crate) rows: DenseRows<'a>,
-    pub(crate) panels: &'a Panels,
+pub(crate) struct RowsTimesPanels<'a, A: Arithmetic, E> {
+    pub(crate) rows: DenseRows<'a, A::Word>,
+    pub(crate) panels: &'a Panels<A::Word>,
     pub(crate) emit: &'a mut E,
 }
 
@@ -33,7 +34,7 @@ const BLOCK: usize = 512;
 /// Rows whose sums are kept between blocks: 64 KiB, which stays in L2.
 const KEPT: usize = 256;
 
-impl<E: Emit> Kernel for RowsTimesPanels<'_, E> {
+impl<A: Arithmetic, E: Emit<A>> Kernel for RowsTimesPanels<'_, A, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
@@ -42,10 +43,10 @@ impl<E: Emit> Kernel for RowsTimesPanels<'_, E> {
         for p in 0..panels.count() {
             let (first, vectors, panel) = panels.panel(p);
             match vectors {
-                4 => blocks::<S, E, 4>(simd, rows, panel, first, emit),
-                3 => blocks::<S, E, 3>(simd, rows, panel, first, emit),
-                2 => blocks::<S, E, 2>(simd, rows, panel, first, emit),
-                _ => blocks::<S, E, 1>(simd, rows, panel, first, emit),
+                4 => blocks::<S, A, E, 4>(simd, rows, panel, first, emit),
+                3 => blocks::<S, A, E, 3>(simd, rows, panel, first, emit),
+                2 => blocks::<S, A, E, 2>(simd, rows, panel, first, emit),
+                _ => blocks::<S, A, E, 1>(simd, rows, panel, first, emit),
             }
         }
     }
@@ -53,10 +54,10 @@ impl<E: Emit> Kernel for RowsTimesPanels<'_, E> {
 
 /// One panel and all rows.
 #[inline(always)]
-fn blocks<S: Simd, E: Emit, const V: usize>(
+fn blocks<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize>(
     simd: S,
-    rows: DenseRows<'_>,
-    panel: &[f32],
+    rows: DenseRows<'_, A::Word>,
+    panel: &[A::Word],
     first: usize,
     emit: &mut E,
 ) {
@@ -65,26 +66,26 @@ fn blocks<S: Simd, E: Emit, const V: usize>(
     if inputs <= 2 * BLOCK || rows.rows() <= 6 {
         let mut kept = [];
         let part = Part { panel, first, inputs: (0, inputs), rows: (0, rows.rows()), last: true };
-        groups::<S, E, V>(simd, rows, part, &mut kept, emit);
+        groups::<S, A, E, V>(simd, rows, part, &mut kept, emit);
         return;
     }
     #[allow(clippy::large_stack_arrays)] // 64 KiB, and no allocation in a forward pass
-    let mut kept = [0.0; KEPT * PANEL];
+    let mut kept = [A::Word::default(); KEPT * PANEL];
     for start in (0..rows.rows()).step_by(KEPT) {
         let end = rows.rows().min(start + KEPT);
         for from in (0..inputs).step_by(BLOCK) {
             let to = inputs.min(from + BLOCK);
             let last = to == inputs;
             let part = Part { panel, first, inputs: (from, to), rows: (start, end), last };
-            groups::<S, E, V>(simd, rows, part, &mut kept, emit);
+            groups::<S, A, E, V>(simd, rows, part, &mut kept, emit);
         }
     }
 }
 
 /// A range of inputs and rows of one panel.
 #[derive(Clone, Copy)]
-struct Part<'a> {
-    panel: &'a [f32],
+struct Part<'a, W> {
+    panel: &'a [W],
     /// The panel's first unit.
     first: usize,
     inputs: (usize, usize),
@@ -94,23 +95,23 @@ struct Part<'a> {
 }
 
 #[inline(always)]
-fn groups<S: Simd, E: Emit, const V: usize>(
+fn groups<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize>(
     simd: S,
-    rows: DenseRows<'_>,
-    part: Part<'_>,
-    kept: &mut [f32],
+    rows: DenseRows<'_, A::Word>,
+    part: Part<'_, A::Word>,
+    kept: &mut [A::Word],
     emit: &mut E,
 ) {
     let (mut row, end) = part.rows;
     while row < end {
         let count = (end - row).min(S::GROUP);
         match count {
-            6 => group::<S, E, V, 6>(simd, rows, row, part, kept, emit),
-            5 => group::<S, E, V, 5>(simd, rows, row, part, kept, emit),
-            4 => group::<S, E, V, 4>(simd, rows, row, part, kept, emit),
-            3 => group::<S, E, V, 3>(simd, rows, row, part, kept, emit),
-            2 => group::<S, E, V, 2>(simd, rows, row, part, kept, emit),
-            _ => group::<S, E, V, 1>(simd, rows, row, part, kept, emit),
+            6 => group::<S, A, E, V, 6>(simd, rows, row, part, kept, emit),
+            5 => group::<S, A, E, V, 5>(simd, rows, row, part, kept, emit),
+            4 => group::<S, A, E, V, 4>(simd, rows, row, part, kept, emit),
+            3 => group::<S, A, E, V, 3>(simd, rows, row, part, kept, emit),
+            2 => group::<S, A, E, V, 2>(simd, rows, row, part, kept, emit),
+            _ => group::<S, A, E, V, 1>(simd, rows, row, part, kept, emit),
         }
         row += count;
     }
@@ -118,49 +119,49 @@ fn groups<S: Simd, E: Emit, const V: usize>(
 
 /// R rows times a panel that is P vectors wide.
 #[inline(always)]
-fn group<S: Simd, E: Emit, const P: usize, const R: usize>(
+fn group<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const R: usize>(
     simd: S,
-    rows: DenseRows<'_>,
+    rows: DenseRows<'_, A::Word>,
     row: usize,
-    part: Part<'_>,
-    kept: &mut [f32],
+    part: Part<'_, A::Word>,
+    kept: &mut [A::Word],
     emit: &mut E,
 ) {
     if R > S::GROUP {
         // Never called; told here, so that nothing is compiled for it.
     } else if S::whole_panel(R) {
-        tile::<S, E, P, P, R>(simd, rows, row, 0, part, kept, emit);
+        tile::<S, A, E, P, P, R>(simd, rows, row, 0, part, kept, emit);
     } else {
         for at in 0..P {
-            tile::<S, E, P, 1, R>(simd, rows, row, at, part, kept, emit);
+            tile::<S, A, E, P, 1, R>(simd, rows, row, at, part, kept, emit);
         }
     }
 }
 
 /// R rows times the V vectors from `at` on of a panel that is P vectors wide: R V sums in registers.
 #[inline(always)]
-fn tile<S: Simd, E: Emit, const P: usize, const V: usize, const R: usize>(
+fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, const R: usize>(
     simd: S,
-    rows: DenseRows<'_>,
+    rows: DenseRows<'_, A::Word>,
     row: usize,
     at: usize,
-    part: Part<'_>,
-    kept: &mut [f32],
+    part: Part<'_, A::Word>,
+    kept: &mut [A::Word],
     emit: &mut E,
 ) {
     let (from, to) = part.inputs;
     let weights = &part.panel[from * P * LANES..to * P * LANES];
-    let mut x: [&[f32]; R] = [&[]; R];
+    let mut x: [&[A::Word]; R] = [&[]; R];
     for (r, x) in x.iter_mut().enumerate() {
         *x = &rows.row(row + r)[from..to];
     }
-    let mut sums = [[simd.splat(0.0); V]; R];
+    let mut sums = [[A::splat(simd, A::Word::default()); V]; R];
     if from > 0 {
         let kept = &kept[(row - part.rows.0) * PANEL..][..R * PANEL];
         for (r, sums) in sums.iter_mut().enumerate() {
             for (v, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: R rows of four vectors.
-                *sum = unsafe { simd.load(kept.as_ptr().add(r * PANEL + (at + v) * LANES)) };
+                *sum = unsafe { A::load(simd, kept.as_ptr().add(r * PANEL + (at + v) * LANES)) };
             }
         }
     }
@@ -169,14 +170,14 @@ fn tile<S: Simd, E: Emit, const P: usize, const V: usize, const R: usize>(
         // SAFETY: input `i` of the block is P whole vectors, of which V from `at` on are read, and
         // every row has `to - from` entries.
         unsafe {
-            let mut w = [simd.splat(0.0); V];
+            let mut w = [A::splat(simd, A::Word::default()); V];
             for (v, w) in w.iter_mut().enumerate() {
-                *w = simd.load(weights.add(v * LANES));
+                *w = A::load(simd, weights.add(v * LANES));
             }
             for (sums, x) in sums.iter_mut().zip(&x) {
-                let x = simd.splat(*x.get_unchecked(i));
+                let x = A::splat(simd, *x.get_unchecked(i));
                 for (sum, w) in sums.iter_mut().zip(w) {
-                    *sum = simd.mul_add(x, w, *sum);
+                    *sum = A::mul_add(simd, x, w, *sum);
                 }
             }
             weights = weights.wrapping_add(P * LANES);
@@ -193,7 +194,7 @@ fn tile<S: Simd, E: Emit, const P: usize, const V: usize, const R: usize>(
         for (r, sums) in sums.into_iter().enumerate() {
             for (v, sum) in sums.into_iter().enumerate() {
                 // SAFETY: R rows of four vectors.
-                unsafe { simd.store(kept.as_mut_ptr().add(r * PANEL + (at + v) * LANES), sum) }
+                unsafe { A::store(simd, kept.as_mut_ptr().add(r * PANEL + (at + v) * LANES), sum) }
             }
         }
     }

@@ -11,21 +11,19 @@
 //! Whether a row's blocks are listed depends on that row alone, and a dot product is two chains in
 //! turn over them, or over all, in both shapes; so its bits do not depend on the other rows.
 
-use super::emit::Fused;
-use super::{DenseRows, DenseRowsMut, Lists, ListsMut, Span, UnitRows, padded};
+use super::arithmetic::{Arithmetic, Floats};
+use super::emit::{Finish, Output};
+use super::{DenseRows, Lists, Span, UnitRows, padded};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Computes the live units of every row. Dense outputs must be zero before.
-pub(crate) struct LiveUnits<'a> {
-    pub(crate) rows: DenseRows<'a>,
-    pub(crate) weights: &'a UnitRows,
-    pub(crate) bias: &'a [f32],
-    pub(crate) activation: Fused,
+pub(crate) struct LiveUnits<'a, A: Arithmetic> {
+    pub(crate) rows: DenseRows<'a, A::Word>,
+    pub(crate) weights: &'a UnitRows<A::Word>,
+    pub(crate) output: Output<'a>,
     /// For each row its live units, ascending.
     pub(crate) live: &'a [u32],
     pub(crate) spans: &'a [Span],
-    pub(crate) dense: Option<DenseRowsMut<'a>>,
-    pub(crate) lists: Option<ListsMut<'a>>,
     /// Scratch for the unit-by-unit shape: `outputs + 1` and one entry per live pair.
     pub(crate) unit_starts: &'a mut [u32],
     pub(crate) unit_rows: &'a mut [u32],
@@ -44,23 +42,23 @@ const NOT_LISTED: u32 = u32::MAX;
 /// From this many rows on, units are taken one by one with the rows that need them.
 const BY_UNIT_FROM: usize = 8;
 
-impl<'a> LiveUnits<'a> {
+impl<'a, A: Arithmetic> LiveUnits<'a, A>
+where
+    Output<'a>: Finish<A>,
+{
+    /// Whether blocks are looked at. Many rows of bytes gain nothing by it, since four of them share
+    /// each load of the weights; where sums are rounded, both shapes must add in one order.
     #[inline(always)]
-    fn put(&mut self, row: usize, unit: usize, sum: f32) {
-        let y = self.activation.apply_one(sum + self.bias[unit]);
-        if let Some(dense) = &mut self.dense {
-            dense.row(row)[unit] = y;
-        }
-        if let Some(lists) = &mut self.lists
-            && y != 0.0
-        {
-            lists.push(row, unit, y);
-        }
+    fn skips_blocks(&self) -> bool {
+        A::ROUNDS || self.rows.rows() < BY_UNIT_FROM
     }
 
     /// Lists the blocks of every row that has enough zero ones.
     #[inline(always)]
     fn list_blocks<S: Simd>(&mut self, simd: S) {
+        if !self.skips_blocks() {
+            return;
+        }
         let whole = self.rows.columns() / LANES;
         for r in 0..self.rows.rows() {
             let x = self.rows.row(r);
@@ -68,9 +66,9 @@ impl<'a> LiveUnits<'a> {
             let mut len = 0;
             for block in 0..whole {
                 // SAFETY: the block is within the row.
-                let v = unsafe { simd.load(x.as_ptr().add(block * LANES)) };
+                let v = unsafe { A::load(simd, x.as_ptr().add(block * LANES)) };
                 blocks[len] = block as u32;
-                len += usize::from(simd.nonzero(v) != 0);
+                len += usize::from(A::nonzero(simd, v) != 0);
             }
             let listed = len as f32 <= BLOCKS_UP_TO * whole as f32;
             self.block_counts[r] = if listed { len as u32 } else { NOT_LISTED };
@@ -80,6 +78,9 @@ impl<'a> LiveUnits<'a> {
     /// The blocks of row `r`, where they are listed.
     #[inline(always)]
     fn blocks(&self, r: usize) -> Option<&[u32]> {
+        if !self.skips_blocks() {
+            return None;
+        }
         let (whole, count) = (self.rows.columns() / LANES, self.block_counts[r]);
         (count != NOT_LISTED).then(|| &self.blocks[r * whole..][..count as usize])
     }
@@ -93,29 +94,27 @@ impl<'a> LiveUnits<'a> {
             let whole = live.len() / 4 * 4;
             for (at, four) in live[..whole].chunks_exact(4).enumerate() {
                 let w = self.four(four);
+                let next = &live[(at + 1) * 4..];
+                let next = if next.len() < 4 { w } else { self.four(&next[..4]) };
                 let sums = match self.blocks(r) {
-                    None => dots::<S, 4, 1>(simd, w, [x]).map(|[sum]| sum),
-                    Some(blocks) => {
-                        let next = &live[(at + 1) * 4..];
-                        let next = if next.len() < 4 { w } else { self.four(&next[..4]) };
-                        block_dots::<S, 4>(simd, w, x, blocks, next)
-                    }
+                    None => dots::<S, A, 4, 1>(simd, w, [x], next).map(|[sum]| sum),
+                    Some(blocks) => block_dots::<S, A, 4>(simd, w, x, blocks, next),
                 };
                 for (unit, sum) in four.iter().zip(sums) {
-                    self.put(r, *unit as usize, sum);
+                    self.output.put_one(r, *unit as usize, sum);
                 }
             }
             for &unit in &live[whole..] {
                 let sum = self.one(simd, r, unit as usize);
-                self.put(r, unit as usize, sum);
+                self.output.put_one(r, unit as usize, sum);
             }
         }
     }
 
     /// The weights of four units.
     #[inline(always)]
-    fn four(&self, units: &[u32]) -> [&'a [f32]; 4] {
-        let mut w: [&[f32]; 4] = [&[]; 4];
+    fn four(&self, units: &[u32]) -> [&'a [A::Word]; 4] {
+        let mut w: [&[A::Word]; 4] = [&[]; 4];
         for (w, unit) in w.iter_mut().zip(units) {
             *w = self.weights.unit(*unit as usize);
         }
@@ -124,11 +123,11 @@ impl<'a> LiveUnits<'a> {
 
     /// One dot product.
     #[inline(always)]
-    fn one<S: Simd>(&self, simd: S, r: usize, unit: usize) -> f32 {
+    fn one<S: Simd>(&self, simd: S, r: usize, unit: usize) -> A::Sum {
         let (x, w) = (self.rows.row(r), self.weights.unit(unit));
         match self.blocks(r) {
-            None => dots::<S, 1, 1>(simd, [w], [x])[0][0],
-            Some(blocks) => block_dots::<S, 1>(simd, [w], x, blocks, [w])[0],
+            None => dots::<S, A, 1, 1>(simd, [w], [x], [w])[0][0],
+            Some(blocks) => block_dots::<S, A, 1>(simd, [w], x, blocks, [w])[0],
         }
     }
 
@@ -144,27 +143,27 @@ impl<'a> LiveUnits<'a> {
             for at in start..end {
                 let row = self.unit_rows[at] as usize;
                 if let Some(blocks) = self.blocks(row) {
-                    let [sum] = block_dots::<S, 1>(simd, [w], self.rows.row(row), blocks, [w]);
-                    self.put(row, unit, sum);
+                    let [sum] = block_dots::<S, A, 1>(simd, [w], self.rows.row(row), blocks, [w]);
+                    self.output.put_one(row, unit, sum);
                     continue;
                 }
                 waiting[count] = row;
                 count += 1;
                 if count == 4 {
                     count = 0;
-                    let mut x: [&[f32]; 4] = [&[]; 4];
+                    let mut x: [&[A::Word]; 4] = [&[]; 4];
                     for (x, row) in x.iter_mut().zip(waiting) {
                         *x = self.rows.row(row);
                     }
-                    let [sums] = dots::<S, 1, 4>(simd, [w], x);
+                    let [sums] = dots::<S, A, 1, 4>(simd, [w], x, [w]);
                     for (row, sum) in waiting.into_iter().zip(sums) {
-                        self.put(row, unit, sum);
+                        self.output.put_one(row, unit, sum);
                     }
                 }
             }
             for row in waiting.into_iter().take(count) {
                 let sum = self.one(simd, row, unit);
-                self.put(row, unit, sum);
+                self.output.put_one(row, unit, sum);
             }
         }
     }
@@ -195,7 +194,10 @@ impl<'a> LiveUnits<'a> {
     }
 }
 
-impl Kernel for LiveUnits<'_> {
+impl<'a, A: Arithmetic> Kernel for LiveUnits<'a, A>
+where
+    Output<'a>: Finish<A>,
+{
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
@@ -214,13 +216,10 @@ impl Kernel for LiveUnits<'_> {
 pub(crate) struct LiveUnitsOfLists<'a> {
     pub(crate) lists: Lists<'a>,
     pub(crate) weights: &'a UnitRows,
-    pub(crate) bias: &'a [f32],
-    pub(crate) activation: Fused,
+    pub(crate) output: Output<'a>,
     /// For each row its live units, ascending.
     pub(crate) live: &'a [u32],
     pub(crate) spans: &'a [Span],
-    pub(crate) dense: Option<DenseRowsMut<'a>>,
-    pub(crate) out: Option<ListsMut<'a>>,
 }
 
 impl Kernel for LiveUnitsOfLists<'_> {
@@ -235,58 +234,70 @@ impl Kernel for LiveUnitsOfLists<'_> {
                 let unit = unit as usize;
                 let w = self.weights.unit(unit);
                 let products = index.iter().zip(value).map(|(i, x)| w[*i as usize] * x);
-                let y = self.activation.apply_one(products.sum::<f32>() + self.bias[unit]);
-                if let Some(dense) = &mut self.dense {
-                    dense.row(r)[unit] = y;
-                }
-                if let Some(out) = &mut self.out
-                    && y != 0.0
-                {
-                    out.push(r, unit, y);
-                }
+                Finish::<Floats>::put_one(&mut self.output, r, unit, products.sum());
             }
         }
     }
 }
 
-/// The U x R dot products of padded weight rows with rows.
+/// The U x R dot products of padded weight rows with rows. `next` is what comes next: its lines are
+/// asked for on the way.
 #[inline(always)]
-fn dots<S: Simd, const U: usize, const R: usize>(
+fn dots<S: Simd, A: Arithmetic, const U: usize, const R: usize>(
     simd: S,
-    weights: [&[f32]; U],
-    rows: [&[f32]; R],
-) -> [[f32; R]; U] {
+    weights: [&[A::Word]; U],
+    rows: [&[A::Word]; R],
+    next: [&[A::Word]; U],
+) -> [[A::Sum; R]; U] {
     let inputs = rows[0].len();
     assert!(rows.iter().all(|x| x.len() == inputs));
     assert!(weights.iter().all(|w| w.len() == padded(inputs)));
-    let mut even = [[simd.splat(0.0); R]; U];
-    let mut odd = [[simd.splat(0.0); R]; U];
+    let mut even = [[A::splat(simd, A::Word::default()); R]; U];
+    let mut odd = [[A::splat(simd, A::Word::default()); R]; U];
     let mut at = 0;
     // SAFETY: `at + 16` stays within `inputs` for whole vectors and the tail reads what is left of
     // the rows; weight rows are padded to whole vectors.
     unsafe {
         while at + 2 * LANES <= inputs {
-            add::<S, U, R>(simd, &weights, &rows, at, &mut even);
-            add::<S, U, R>(simd, &weights, &rows, at + LANES, &mut odd);
+            if U > 1 {
+                for next in &next {
+                    simd.prefetch(next.as_ptr().wrapping_add(at));
+                    simd.prefetch(next.as_ptr().wrapping_add(at + LANES));
+                }
+            }
+            add::<S, A, U, R>(simd, &weights, &rows, at, &mut even);
+            add::<S, A, U, R>(simd, &weights, &rows, at + LANES, &mut odd);
             at += 2 * LANES;
         }
         if at + LANES <= inputs {
-            add::<S, U, R>(simd, &weights, &rows, at, &mut even);
+            add::<S, A, U, R>(simd, &weights, &rows, at, &mut even);
             at += LANES;
         }
         if at < inputs {
             for (r, x) in rows.iter().enumerate() {
-                let x = simd.load_partial(x.as_ptr().add(at), inputs - at);
+                let x = A::load_partial(simd, x.as_ptr().add(at), inputs - at);
                 for (u, w) in weights.iter().enumerate() {
-                    odd[u][r] = simd.mul_add(x, simd.load(w.as_ptr().add(at)), odd[u][r]);
+                    odd[u][r] = A::mul_add(simd, x, A::load(simd, w.as_ptr().add(at)), odd[u][r]);
                 }
             }
         }
     }
-    let mut sums = [[0.0; R]; U];
+    let mut sums = [[A::Sum::default(); R]; U];
+    if U == 4 && R == 1 {
+        let all = add_pairs::<S, A, 4>(simd, even.as_flattened(), odd.as_flattened());
+        for (sums, sum) in sums.iter_mut().zip(A::sum4(simd, all)) {
+            sums[0] = sum;
+        }
+        return sums;
+    }
+    if U == 1 && R == 4 {
+        let all = add_pairs::<S, A, 4>(simd, even.as_flattened(), odd.as_flattened());
+        sums[0].copy_from_slice(&A::sum4(simd, all));
+        return sums;
+    }
     for u in 0..U {
         for r in 0..R {
-            sums[u][r] = simd.sum(simd.add(even[u][r], odd[u][r]));
+            sums[u][r] = A::sum(simd, A::add(simd, even[u][r], odd[u][r]));
         }
     }
     sums
@@ -295,18 +306,18 @@ fn dots<S: Simd, const U: usize, const R: usize>(
 /// The dot products of padded weight rows with the blocks of a row, and with what the row has after
 /// its last whole block. `next` is what comes next: its lines are asked for on the way.
 #[inline(always)]
-fn block_dots<S: Simd, const U: usize>(
+fn block_dots<S: Simd, A: Arithmetic, const U: usize>(
     simd: S,
-    weights: [&[f32]; U],
-    x: &[f32],
+    weights: [&[A::Word]; U],
+    x: &[A::Word],
     blocks: &[u32],
-    next: [&[f32]; U],
-) -> [f32; U] {
+    next: [&[A::Word]; U],
+) -> [A::Sum; U] {
     let inputs = x.len();
     assert!(weights.iter().chain(&next).all(|w| w.len() == padded(inputs)));
     let whole = inputs / LANES * LANES;
-    let mut even = [simd.splat(0.0); U];
-    let mut odd = [simd.splat(0.0); U];
+    let mut even = [A::splat(simd, A::Word::default()); U];
+    let mut odd = [A::splat(simd, A::Word::default()); U];
     let pairs = blocks.len() / 2;
     // SAFETY: `list_blocks` listed blocks of this row, so each is within it, and within the weight
     // rows, which are padded to whole vectors; the tail reads what is left of the row.
@@ -314,35 +325,57 @@ fn block_dots<S: Simd, const U: usize>(
         for pair in 0..pairs {
             let first = *blocks.get_unchecked(2 * pair) as usize * LANES;
             let second = *blocks.get_unchecked(2 * pair + 1) as usize * LANES;
-            let (a, b) = (simd.load(x.as_ptr().add(first)), simd.load(x.as_ptr().add(second)));
+            let (a, b) =
+                (A::load(simd, x.as_ptr().add(first)), A::load(simd, x.as_ptr().add(second)));
             for u in 0..U {
                 if U > 1 {
                     simd.prefetch(next[u].as_ptr().add(first));
                     simd.prefetch(next[u].as_ptr().add(second));
                 }
-                even[u] = simd.mul_add(a, simd.load(weights[u].as_ptr().add(first)), even[u]);
-                odd[u] = simd.mul_add(b, simd.load(weights[u].as_ptr().add(second)), odd[u]);
+                even[u] =
+                    A::mul_add(simd, a, A::load(simd, weights[u].as_ptr().add(first)), even[u]);
+                odd[u] =
+                    A::mul_add(simd, b, A::load(simd, weights[u].as_ptr().add(second)), odd[u]);
             }
         }
         for block in &blocks[2 * pairs..] {
             let at = *block as usize * LANES;
-            let a = simd.load(x.as_ptr().add(at));
+            let a = A::load(simd, x.as_ptr().add(at));
             for u in 0..U {
-                even[u] = simd.mul_add(a, simd.load(weights[u].as_ptr().add(at)), even[u]);
+                even[u] = A::mul_add(simd, a, A::load(simd, weights[u].as_ptr().add(at)), even[u]);
             }
         }
         if whole < inputs {
-            let a = simd.load_partial(x.as_ptr().add(whole), inputs - whole);
+            let a = A::load_partial(simd, x.as_ptr().add(whole), inputs - whole);
             for u in 0..U {
-                odd[u] = simd.mul_add(a, simd.load(weights[u].as_ptr().add(whole)), odd[u]);
+                odd[u] = A::mul_add(simd, a, A::load(simd, weights[u].as_ptr().add(whole)), odd[u]);
             }
         }
     }
-    let mut sums = [0.0; U];
+    let mut sums = [A::Sum::default(); U];
+    if U == 4 {
+        let all = add_pairs::<S, A, 4>(simd, &even, &odd);
+        sums.copy_from_slice(&A::sum4(simd, all));
+        return sums;
+    }
     for u in 0..U {
-        sums[u] = simd.sum(simd.add(even[u], odd[u]));
+        sums[u] = A::sum(simd, A::add(simd, even[u], odd[u]));
     }
     sums
+}
+
+/// The sums of two slices of N vectors.
+#[inline(always)]
+fn add_pairs<S: Simd, A: Arithmetic, const N: usize>(
+    simd: S,
+    even: &[A::Vector<S>],
+    odd: &[A::Vector<S>],
+) -> [A::Vector<S>; N] {
+    let mut all = [A::splat(simd, A::Word::default()); N];
+    for (i, all) in all.iter_mut().enumerate() {
+        *all = A::add(simd, even[i], odd[i]);
+    }
+    all
 }
 
 /// One vector of every dot product.
@@ -350,23 +383,23 @@ fn block_dots<S: Simd, const U: usize>(
 /// # Safety
 /// `at + 16` must be within every weight row and row.
 #[inline(always)]
-unsafe fn add<S: Simd, const U: usize, const R: usize>(
+unsafe fn add<S: Simd, A: Arithmetic, const U: usize, const R: usize>(
     simd: S,
-    weights: &[&[f32]; U],
-    rows: &[&[f32]; R],
+    weights: &[&[A::Word]; U],
+    rows: &[&[A::Word]; R],
     at: usize,
-    sums: &mut [[S::F32; R]; U],
+    sums: &mut [[A::Vector<S>; R]; U],
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut x = [simd.splat(0.0); R];
+        let mut x = [A::splat(simd, A::Word::default()); R];
         for (x, row) in x.iter_mut().zip(rows) {
-            *x = simd.load(row.as_ptr().add(at));
+            *x = A::load(simd, row.as_ptr().add(at));
         }
         for (sums, w) in sums.iter_mut().zip(weights) {
-            let w = simd.load(w.as_ptr().add(at));
+            let w = A::load(simd, w.as_ptr().add(at));
             for (sum, x) in sums.iter_mut().zip(x) {
-                *sum = simd.mul_add(x, w, *sum);
+                *sum = A::mul_add(simd, x, w, *sum);
             }
         }
     }

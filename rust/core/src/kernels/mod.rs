@@ -6,6 +6,7 @@
 //! | `sparse.rs` | lists of non-zeros times packed panels | skip, gate's estimate |
 //! | `dense.rs` | dense rows times packed panels | dense, gate's estimate and scores |
 //! | `dot.rs` | chosen units' weight rows times dense rows | gate |
+//! | `arithmetic.rs` | what a multiply-add is: of f32, or of bytes four to a word | all |
 //! | `emit.rs` | what happens to sixteen finished sums: bias, activation, store, list, threshold | all |
 //!
 //! Inside a kernel no vector operation may stand in a closure: a closure is compiled as a function of
@@ -16,6 +17,7 @@
 //! touching them, and a panel stays in L2 while a tile of rows passes over it. [`UnitRows`] are the
 //! layer's weight rows, one per unit: a unit that the gate turns off is never touched.
 
+pub(crate) mod arithmetic;
 pub(crate) mod dense;
 pub(crate) mod dot;
 pub(crate) mod emit;
@@ -44,19 +46,16 @@ pub(crate) const PANEL: usize = 4 * LANES;
 
 /// A weight matrix as panels of 64 units: `[panel][input][64]`. The last panel is as many vectors
 /// wide as it needs; the padding is zero.
-pub(crate) struct Panels {
-    data: Aligned<f32>,
+pub(crate) struct Panels<W = f32> {
+    data: Aligned<W>,
     inputs: usize,
     outputs: usize,
 }
 
-impl Panels {
-    /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`.
-    pub(crate) fn pack(
-        inputs: usize,
-        outputs: usize,
-        weight: impl Fn(usize, usize) -> f32,
-    ) -> Self {
+impl<W: Copy + Default> Panels<W> {
+    /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`; of bytes, four
+    /// inputs are one.
+    pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> W) -> Self {
         let mut data = zeros(inputs * padded(outputs));
         let mut at = 0;
         for first in (0..outputs).step_by(PANEL) {
@@ -77,7 +76,7 @@ impl Panels {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.data.len() * size_of::<f32>()
+        self.data.len() * size_of::<W>()
     }
 
     /// Number of panels.
@@ -88,7 +87,7 @@ impl Panels {
 
     /// Panel `p`: its first unit, how many vectors wide it is, and its weights.
     #[inline(always)]
-    pub(crate) fn panel(&self, p: usize) -> (usize, usize, &[f32]) {
+    pub(crate) fn panel(&self, p: usize) -> (usize, usize, &[W]) {
         let first = p * PANEL;
         let width = (padded(self.outputs) - first).min(PANEL);
         let panel = &self.data[first * self.inputs..(first + width) * self.inputs];
@@ -97,19 +96,16 @@ impl Panels {
 }
 
 /// A weight matrix as one zero-padded row per unit: `[unit][input]`.
-pub(crate) struct UnitRows {
-    data: Aligned<f32>,
+pub(crate) struct UnitRows<W = f32> {
+    data: Aligned<W>,
     inputs: usize,
     outputs: usize,
 }
 
-impl UnitRows {
-    /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`.
-    pub(crate) fn pack(
-        inputs: usize,
-        outputs: usize,
-        weight: impl Fn(usize, usize) -> f32,
-    ) -> Self {
+impl<W: Copy + Default> UnitRows<W> {
+    /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`; of bytes, four
+    /// inputs are one.
+    pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> W) -> Self {
         let stride = padded(inputs);
         let mut data = zeros(outputs * stride);
         for (o, row) in data.chunks_exact_mut(stride).enumerate() {
@@ -129,12 +125,12 @@ impl UnitRows {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.data.len() * size_of::<f32>()
+        self.data.len() * size_of::<W>()
     }
 
     /// The padded weights of one unit.
     #[inline(always)]
-    pub(crate) fn unit(&self, unit: usize) -> &[f32] {
+    pub(crate) fn unit(&self, unit: usize) -> &[W] {
         let stride = padded(self.inputs);
         &self.data[unit * stride..(unit + 1) * stride]
     }
@@ -153,34 +149,34 @@ pub(crate) struct Span {
 /// made by `scan.rs` and `emit.rs`, which number columns they visit, and from CSR matrices whose
 /// indices were checked.
 #[derive(Clone, Copy)]
-pub(crate) struct Lists<'a> {
+pub(crate) struct Lists<'a, W = f32> {
     pub(crate) columns: usize,
     pub(crate) index: &'a [u32],
-    pub(crate) value: &'a [f32],
+    pub(crate) value: &'a [W],
     pub(crate) spans: &'a [Span],
 }
 
-impl<'a> Lists<'a> {
+impl<'a, W> Lists<'a, W> {
     #[inline(always)]
-    pub(crate) fn row(&self, row: usize) -> (&'a [u32], &'a [f32]) {
+    pub(crate) fn row(&self, row: usize) -> (&'a [u32], &'a [W]) {
         let Span { start, len } = self.spans[row];
         (&self.index[start..start + len], &self.value[start..start + len])
     }
 }
 
-/// Dense f32 rows at a constant distance.
+/// Dense rows at a constant distance: of f32, or of bytes four to a word.
 ///
-/// Invariant, checked by [`DenseRows::new`]: `columns` floats are readable at each row's start.
+/// Invariant, checked by [`DenseRows::new`]: `columns` words are readable at each row's start.
 #[derive(Clone, Copy)]
-pub(crate) struct DenseRows<'a> {
-    data: &'a [f32],
+pub(crate) struct DenseRows<'a, W = f32> {
+    data: &'a [W],
     stride: usize,
     rows: usize,
     columns: usize,
 }
 
-impl<'a> DenseRows<'a> {
-    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
+impl<'a, W> DenseRows<'a, W> {
+    pub(crate) fn new(data: &'a [W], rows: usize, columns: usize, stride: usize) -> Self {
         assert!(rows == 0 || (rows - 1) * stride + columns <= data.len());
         DenseRows { data, stride, rows, columns }
     }
@@ -194,8 +190,15 @@ impl<'a> DenseRows<'a> {
     }
 
     #[inline(always)]
-    pub(crate) fn row(&self, row: usize) -> &'a [f32] {
+    pub(crate) fn row(&self, row: usize) -> &'a [W] {
         &self.data[row * self.stride..row * self.stride + self.columns]
+    }
+}
+
+impl DenseRows<'_, u32> {
+    /// The rows with their padding up to whole vectors, which any words may be in.
+    pub(crate) fn padded(self) -> Self {
+        DenseRows::new(self.data, self.rows, padded(self.columns), self.stride)
     }
 }
 
@@ -219,22 +222,50 @@ impl<'a> DenseRowsMut<'a> {
     }
 }
 
+/// Rows of bytes to write, padded to whole vectors of 64: what the rows of an int8 layer's input are.
+pub(crate) struct ByteRowsMut<'a> {
+    words: &'a mut [u32],
+    /// Words from one row to the next.
+    stride: usize,
+}
+
+impl<'a> ByteRowsMut<'a> {
+    pub(crate) fn new(words: &'a mut [u32], rows: usize, columns: usize) -> Self {
+        let stride = byte_stride(columns);
+        assert!(rows * stride <= words.len());
+        ByteRowsMut { words, stride }
+    }
+
+    /// A row with its padding.
+    #[inline(always)]
+    pub(crate) fn row(&mut self, row: usize) -> &mut [u8] {
+        let words = &mut self.words[row * self.stride..(row + 1) * self.stride];
+        // SAFETY: any four bytes are a word, and a byte needs no alignment.
+        unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len() * 4) }
+    }
+}
+
+/// Words that a row of `columns` bytes takes, padded to whole vectors.
+pub(crate) fn byte_stride(columns: usize) -> usize {
+    padded(columns.div_ceil(4))
+}
+
 /// Lists being written, one region of `stride` entries per row.
 ///
 /// A region has room for its columns and one vector more, since compressed vectors are stored whole.
-pub(crate) struct ListsMut<'a> {
+pub(crate) struct ListsMut<'a, W = f32> {
     pub(crate) index: &'a mut [u32],
-    pub(crate) value: &'a mut [f32],
+    pub(crate) value: &'a mut [W],
     pub(crate) spans: &'a mut [Span],
     stride: usize,
     columns: usize,
 }
 
-impl<'a> ListsMut<'a> {
+impl<'a, W> ListsMut<'a, W> {
     /// Starts an empty list for each of `rows` rows of `columns` entries.
     pub(crate) fn new(
         index: &'a mut [u32],
-        value: &'a mut [f32],
+        value: &'a mut [W],
         spans: &'a mut [Span],
         rows: usize,
         columns: usize,
@@ -249,7 +280,7 @@ impl<'a> ListsMut<'a> {
 
     /// Room left in the row's region must be checked by the caller of the raw pointers.
     #[inline(always)]
-    fn end(&mut self, row: usize) -> (*mut u32, *mut f32, &mut usize) {
+    fn end(&mut self, row: usize) -> (*mut u32, *mut W, &mut usize) {
         let span = &mut self.spans[row];
         debug_assert!(span.len + LANES <= self.stride);
         let end = span.start + span.len;
@@ -258,7 +289,7 @@ impl<'a> ListsMut<'a> {
 
     /// Appends one entry.
     #[inline(always)]
-    pub(crate) fn push(&mut self, row: usize, column: usize, value: f32) {
+    pub(crate) fn push(&mut self, row: usize, column: usize, value: W) {
         let span = &mut self.spans[row];
         let end = span.start + span.len;
         self.index[end] = column as u32;

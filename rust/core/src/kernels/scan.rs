@@ -1,6 +1,7 @@
 //! Finds the non-zero entries of rows that come from outside.
 
-use super::{DenseRows, DenseRowsMut, ListsMut};
+use super::arithmetic::{Arithmetic, Bytes};
+use super::{ByteRowsMut, DenseRows, DenseRowsMut, ListsMut, padded};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Lists the non-zeros of dense f32 rows. NaN counts as non-zero.
@@ -28,6 +29,99 @@ impl Kernel for Scan<'_> {
                 append(simd, &mut self.lists, r, column, v);
                 column += LANES;
             }
+        }
+    }
+}
+
+/// Lists the words of rows of bytes that are not zero.
+pub(crate) struct ScanWords<'a> {
+    pub(crate) rows: DenseRows<'a, u32>,
+    pub(crate) lists: ListsMut<'a, u32>,
+}
+
+impl Kernel for ScanWords<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        for r in 0..self.rows.rows() {
+            let row = self.rows.row(r);
+            for column in (0..row.len()).step_by(LANES) {
+                let rest = &row[column..];
+                // SAFETY: 16 words are left, or as many as are read.
+                let v = unsafe {
+                    if rest.len() >= LANES {
+                        simd.load_i32(rest.as_ptr())
+                    } else {
+                        Bytes::load_partial(simd, rest.as_ptr(), rest.len())
+                    }
+                };
+                let mask = simd.nonzero_i32(v);
+                let (index, value, len) = self.lists.end(r);
+                // SAFETY: a row appends at most `column` entries before this vector, and its region
+                // has room for its columns rounded up to vectors and 16 more.
+                unsafe {
+                    simd.compress_index(index, mask, column as u32);
+                    simd.compress_i32(value, mask, v);
+                }
+                *len += mask.count_ones() as usize;
+            }
+        }
+    }
+}
+
+/// Makes bytes of f32 rows: `x inverse + offset`, rounded, per column. Tells which rows hold a value
+/// that is not finite.
+pub(crate) struct Quantize<'a> {
+    pub(crate) rows: DenseRows<'a>,
+    /// One for all columns, or one each, padded to whole vectors.
+    pub(crate) inverse: &'a [f32],
+    pub(crate) offset: &'a [f32],
+    pub(crate) bytes: ByteRowsMut<'a>,
+    /// Set for a row that is not finite; never cleared.
+    pub(crate) invalid: &'a mut [bool],
+}
+
+impl Kernel for Quantize<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let columns = self.rows.columns();
+        let constant = self.inverse.len() == 1;
+        assert!(constant || self.inverse.len() >= padded(columns));
+        assert_eq!(self.inverse.len(), self.offset.len());
+        for r in 0..self.rows.rows() {
+            let row = self.rows.row(r);
+            let bytes = self.bytes.row(r);
+            // x - x is NaN where x is not finite.
+            let mut finite = simd.splat(0.0);
+            for column in (0..columns).step_by(LANES) {
+                let rest = &row[column..];
+                let out = &mut bytes[column..column + LANES];
+                let at = if constant { 0 } else { column };
+                // SAFETY: 16 columns are left, or as many as are read; the factors are one, or are
+                // padded to whole vectors; `out` has 16 entries.
+                unsafe {
+                    let x = if rest.len() >= LANES {
+                        simd.load(rest.as_ptr())
+                    } else {
+                        simd.load_partial(rest.as_ptr(), rest.len())
+                    };
+                    let (inverse, offset) = if constant {
+                        (simd.splat(self.inverse[0]), simd.splat(self.offset[0]))
+                    } else {
+                        (
+                            simd.load(self.inverse[at..].as_ptr()),
+                            simd.load(self.offset[at..].as_ptr()),
+                        )
+                    };
+                    finite = simd.add(finite, simd.add(x, simd.mul(x, simd.splat(-1.0))));
+                    simd.store_bytes(out.as_mut_ptr(), simd.add(simd.mul(x, inverse), offset));
+                }
+            }
+            // What is read past the columns is multiplied with zero weights; but a group of zeros
+            // is to be one.
+            bytes[columns..].fill(0);
+            self.invalid[r] |= simd.nonzero(finite) != 0;
         }
     }
 }

@@ -1,22 +1,59 @@
-//! AVX2 with FMA: two registers are a vector.
+//! AVX2 with FMA, with and without AVX-VNNI: two registers are a vector.
 
 #[allow(clippy::wildcard_imports)] // three dozen intrinsics
 use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
 
-/// Proof that this CPU has AVX2, FMA, BMI1, BMI2 and POPCNT.
+/// Proof that this CPU has AVX2, FMA, BMI1, BMI2 and POPCNT; and AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<const VNNI: bool>(());
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     pub(super) fn new() -> Option<Self> {
         let has = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("popcnt");
+            && is_x86_feature_detected!("popcnt")
+            && (!VNNI || is_x86_feature_detected!("avxvnni"));
         has.then_some(Avx2(()))
+    }
+}
+
+/// One register of [`Simd::dot_bytes`].
+///
+/// # Safety
+/// The CPU must have AVX2, and AVX-VNNI if `VNNI`.
+#[inline(always)]
+unsafe fn dot_bytes<const VNNI: bool>(sum: __m256i, x: __m256i, w: __m256i) -> __m256i {
+    // SAFETY: the caller's promise. Without VNNI, the even and the odd bytes of x are multiplied one
+    // by one, since the sum of two products of u8 and i8 does not fit 16 bits; one product does.
+    unsafe {
+        if VNNI {
+            return _mm256_dpbusd_avx_epi32(sum, x, w);
+        }
+        let even = _mm256_set1_epi16(0x00ff);
+        let ones = _mm256_set1_epi16(1);
+        let a = _mm256_maddubs_epi16(_mm256_and_si256(x, even), w);
+        let b = _mm256_maddubs_epi16(_mm256_andnot_si256(even, x), w);
+        let a = _mm256_madd_epi16(a, ones);
+        let b = _mm256_madd_epi16(b, ones);
+        _mm256_add_epi32(sum, _mm256_add_epi32(a, b))
+    }
+}
+
+/// Eight lanes as bytes in the low half: see [`Simd::store_bytes`].
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn rounded(v: __m256) -> __m256i {
+    // MAXPS returns its second operand when either is NaN, so that NaN becomes 0.
+    // SAFETY: the caller's promise.
+    unsafe {
+        let v = _mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), _mm256_set1_ps(255.0));
+        _mm256_cvtps_epi32(v)
     }
 }
 
@@ -65,8 +102,9 @@ unsafe fn spread(mask: u16) -> __m256 {
 }
 
 // Every SAFETY below that says "the token" means: `self` exists, so the CPU has the features.
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F32 = (__m256, __m256);
+    type I32 = (__m256i, __m256i);
     const GROUP: usize = 6;
 
     #[inline(always)]
@@ -78,11 +116,15 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx2,fma,bmi1,bmi2,popcnt")]
-        fn inner<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
+        fn without<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        #[target_feature(enable = "avx2,avxvnni,fma,bmi1,bmi2,popcnt")]
+        fn with<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }
         // SAFETY: the token.
-        unsafe { inner(self, kernel) }
+        unsafe { if VNNI { with(self, kernel) } else { without(self, kernel) } }
     }
 
     #[inline(always)]
@@ -190,6 +232,108 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn splat_i32(self, x: i32) -> Self::I32 {
+        // SAFETY: the token.
+        unsafe { (_mm256_set1_epi32(x), _mm256_set1_epi32(x)) }
+    }
+    #[inline(always)]
+    unsafe fn load_i32(self, p: *const u32) -> Self::I32 {
+        // SAFETY: the token; the caller gives 16 readable u32.
+        unsafe { (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_i32(self, p: *mut u32, v: Self::I32) {
+        // SAFETY: the token; the caller gives 16 writable u32.
+        unsafe {
+            _mm256_storeu_si256(p.cast(), v.0);
+            _mm256_storeu_si256(p.add(8).cast(), v.1);
+        }
+    }
+    #[inline(always)]
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32 {
+        // SAFETY: the token.
+        unsafe { (_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)) }
+    }
+    #[inline(always)]
+    fn dot_bytes(self, sum: Self::I32, x: Self::I32, w: Self::I32) -> Self::I32 {
+        // SAFETY: the token.
+        unsafe { (dot_bytes::<VNNI>(sum.0, x.0, w.0), dot_bytes::<VNNI>(sum.1, x.1, w.1)) }
+    }
+    #[inline(always)]
+    fn nonzero_i32(self, v: Self::I32) -> u16 {
+        // SAFETY: the token.
+        unsafe {
+            let zero = _mm256_setzero_si256();
+            let low = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(v.0, zero)));
+            let high = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(v.1, zero)));
+            !((low | (high << 8)) as u16)
+        }
+    }
+    #[inline(always)]
+    fn above(self, v: Self::I32, limit: Self::I32) -> u16 {
+        // SAFETY: the token.
+        unsafe {
+            let low = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(v.0, limit.0)));
+            let high = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(v.1, limit.1)));
+            (low | (high << 8)) as u16
+        }
+    }
+    #[inline(always)]
+    fn to_f32(self, v: Self::I32) -> Self::F32 {
+        // SAFETY: the token.
+        unsafe { (_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8, v: Self::F32) {
+        // SAFETY: the token; the caller gives 16 writable bytes.
+        unsafe {
+            // Packing goes by halves of registers; the permutation puts the quarters in order.
+            let words = _mm256_packs_epi32(rounded(v.0), rounded(v.1));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(p.cast(), _mm_packus_epi16(low, high));
+        }
+    }
+    #[inline(always)]
+    fn sum_i32(self, v: Self::I32) -> i32 {
+        // SAFETY: the token.
+        unsafe {
+            let eight = _mm256_add_epi32(v.0, v.1);
+            let low = _mm256_castsi256_si128(eight);
+            let four = _mm_add_epi32(low, _mm256_extracti128_si256::<1>(eight));
+            let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b11_10_11_10>(four));
+            _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b01_01_01_01>(two)))
+        }
+    }
+    #[inline(always)]
+    fn sum4_i32(self, v: [Self::I32; 4]) -> [i32; 4] {
+        // SAFETY: the token.
+        unsafe {
+            // In each half: a and b by turns, then c and d, then all four.
+            let a = _mm256_add_epi32(v[0].0, v[0].1);
+            let b = _mm256_add_epi32(v[1].0, v[1].1);
+            let c = _mm256_add_epi32(v[2].0, v[2].1);
+            let d = _mm256_add_epi32(v[3].0, v[3].1);
+            let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            let all =
+                _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+            let sums =
+                _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all));
+            let mut result = [0; 4];
+            _mm_storeu_si128(result.as_mut_ptr().cast(), sums);
+            result
+        }
+    }
+    #[inline(always)]
+    unsafe fn compress_i32(self, p: *mut u32, mask: u16, v: Self::I32) {
+        // SAFETY: the token; the caller gives room for 16 values of 32 bits, as `compress` wants.
+        unsafe {
+            let v = (_mm256_castsi256_ps(v.0), _mm256_castsi256_ps(v.1));
+            self.compress(p.cast(), mask, v);
+        }
+    }
+    #[inline(always)]
     unsafe fn compress(self, p: *mut f32, mask: u16, v: Self::F32) {
         let (low, high) = (usize::from(mask & 0xff), usize::from(mask >> 8));
         // SAFETY: the token; at most 8 + 8 floats are written from p on, and the caller gives 16.
@@ -215,7 +359,7 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn prefetch(self, p: *const f32) {
+    fn prefetch<T>(self, p: *const T) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }

@@ -1,15 +1,16 @@
-//! AVX-512: one register is a vector.
+//! AVX-512, with and without VNNI: one register is a vector.
 
 #[allow(clippy::wildcard_imports)] // three dozen intrinsics
 use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
 
-/// Proof that this CPU has AVX-512 F, BW, DQ and VL, and AVX2, FMA, BMI1, BMI2 and POPCNT.
+/// Proof that this CPU has AVX-512 F, BW, DQ and VL, AVX2, FMA, BMI1, BMI2 and POPCNT; and AVX-512
+/// VNNI if `VNNI`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const VNNI: bool>(());
 
-impl Avx512 {
+impl<const VNNI: bool> Avx512<VNNI> {
     pub(super) fn new() -> Option<Self> {
         let has = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -19,14 +20,16 @@ impl Avx512 {
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("popcnt");
+            && is_x86_feature_detected!("popcnt")
+            && (!VNNI || is_x86_feature_detected!("avx512vnni"));
         has.then_some(Avx512(()))
     }
 }
 
 // Every SAFETY below that says "the token" means: `self` exists, so the CPU has the features.
-impl Simd for Avx512 {
+impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type F32 = __m512;
+    type I32 = __m512i;
     const GROUP: usize = 6;
 
     #[inline(always)]
@@ -38,11 +41,16 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,popcnt")]
-        fn inner<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
+        fn without<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+        #[target_feature(enable = "avx2,fma,bmi1,bmi2,popcnt")]
+        fn with<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }
         // SAFETY: the token.
-        unsafe { inner(self, kernel) }
+        unsafe { if VNNI { with(self, kernel) } else { without(self, kernel) } }
     }
 
     #[inline(always)]
@@ -122,6 +130,95 @@ impl Simd for Avx512 {
         unsafe { _mm512_reduce_add_ps(v) }
     }
     #[inline(always)]
+    fn splat_i32(self, x: i32) -> __m512i {
+        // SAFETY: the token.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_i32(self, p: *const u32) -> __m512i {
+        // SAFETY: the token; the caller gives 16 readable u32.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_i32(self, p: *mut u32, v: __m512i) {
+        // SAFETY: the token; the caller gives 16 writable u32.
+        unsafe { _mm512_storeu_si512(p.cast(), v) }
+    }
+    #[inline(always)]
+    fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the token.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn dot_bytes(self, sum: __m512i, x: __m512i, w: __m512i) -> __m512i {
+        // SAFETY: the token. Without VNNI, the even and the odd bytes of x are multiplied one by
+        // one, since the sum of two products of u8 and i8 does not fit 16 bits; one product does.
+        unsafe {
+            if VNNI {
+                return _mm512_dpbusd_epi32(sum, x, w);
+            }
+            let even = _mm512_set1_epi16(0x00ff);
+            let ones = _mm512_set1_epi16(1);
+            let a = _mm512_maddubs_epi16(_mm512_and_si512(x, even), w);
+            let b = _mm512_maddubs_epi16(_mm512_andnot_si512(even, x), w);
+            let a = _mm512_madd_epi16(a, ones);
+            let b = _mm512_madd_epi16(b, ones);
+            _mm512_add_epi32(sum, _mm512_add_epi32(a, b))
+        }
+    }
+    #[inline(always)]
+    fn nonzero_i32(self, v: __m512i) -> u16 {
+        // SAFETY: the token.
+        unsafe { _mm512_test_epi32_mask(v, v) }
+    }
+    #[inline(always)]
+    fn above(self, v: __m512i, limit: __m512i) -> u16 {
+        // SAFETY: the token.
+        unsafe { _mm512_cmpgt_epi32_mask(v, limit) }
+    }
+    #[inline(always)]
+    fn to_f32(self, v: __m512i) -> __m512 {
+        // SAFETY: the token.
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8, v: __m512) {
+        // MAXPS returns its second operand when either is NaN, so that NaN becomes 0.
+        // SAFETY: the token; the caller gives 16 writable bytes.
+        unsafe {
+            let v = _mm512_min_ps(_mm512_max_ps(v, _mm512_setzero_ps()), _mm512_set1_ps(255.0));
+            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+        }
+    }
+    #[inline(always)]
+    fn sum_i32(self, v: __m512i) -> i32 {
+        // SAFETY: the token.
+        unsafe { _mm512_reduce_add_epi32(v) }
+    }
+    #[inline(always)]
+    fn sum4_i32(self, [a, b, c, d]: [__m512i; 4]) -> [i32; 4] {
+        // SAFETY: the token.
+        unsafe {
+            // In each quarter: a and b by turns, then c and d, then all four.
+            let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            let all =
+                _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            let half =
+                _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
+            let sums =
+                _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
+            let mut result = [0; 4];
+            _mm_storeu_si128(result.as_mut_ptr().cast(), sums);
+            result
+        }
+    }
+    #[inline(always)]
+    unsafe fn compress_i32(self, p: *mut u32, mask: u16, v: __m512i) {
+        // SAFETY: the token; the caller gives 16 writable u32.
+        unsafe { _mm512_storeu_si512(p.cast(), _mm512_maskz_compress_epi32(mask, v)) }
+    }
+    #[inline(always)]
     unsafe fn compress(self, p: *mut f32, mask: u16, v: __m512) {
         // In a register, then a whole store: the memory form of compress is microcoded on Zen 4.
         // SAFETY: the token; the caller gives 16 writable f32.
@@ -137,7 +234,7 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn prefetch(self, p: *const f32) {
+    fn prefetch<T>(self, p: *const T) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }

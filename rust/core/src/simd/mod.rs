@@ -29,6 +29,8 @@ pub(crate) const LANES: usize = 16;
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen f32.
     type F32: Copy;
+    /// Sixteen 32-bit integers, or sixty-four bytes.
+    type I32: Copy;
     /// Rows that the dense kernel takes together, at most 6.
     const GROUP: usize;
 
@@ -86,6 +88,45 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Sum of the lanes, in a fixed order.
     fn sum(self, v: Self::F32) -> f32;
 
+    /// All lanes `x`.
+    fn splat_i32(self, x: i32) -> Self::I32;
+    /// Sixteen integers from `p`.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading 16 u32.
+    unsafe fn load_i32(self, p: *const u32) -> Self::I32;
+    /// Sixteen integers to `p`.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing 16 u32.
+    unsafe fn store_i32(self, p: *mut u32, v: Self::I32);
+    /// `a + b`, wrapping.
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Adds to each lane the four products of its bytes in `x`, unsigned, and in `w`, signed. Exact:
+    /// no intermediate saturates.
+    fn dot_bytes(self, sum: Self::I32, x: Self::I32, w: Self::I32) -> Self::I32;
+    /// Bit i set where lane i is not zero.
+    fn nonzero_i32(self, v: Self::I32) -> u16;
+    /// Bit i set where lane i of `v` is greater than that of `limit`, signed.
+    fn above(self, v: Self::I32, limit: Self::I32) -> u16;
+    /// Each lane as f32, rounded to nearest.
+    fn to_f32(self, v: Self::I32) -> Self::F32;
+    /// Sixteen bytes to `p`: each lane rounded to the nearest integer, of two equally near the even
+    /// one, and brought within 0 to 255. NaN becomes 0.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing 16 bytes.
+    unsafe fn store_bytes(self, p: *mut u8, v: Self::F32);
+    /// Sum of the lanes, wrapping.
+    fn sum_i32(self, v: Self::I32) -> i32;
+    /// Sums of the lanes of four vectors, wrapping.
+    fn sum4_i32(self, v: [Self::I32; 4]) -> [i32; 4];
+    /// As `compress`, of integers.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing 16 u32, whatever the mask.
+    unsafe fn compress_i32(self, p: *mut u32, mask: u16, v: Self::I32);
+
     /// Packs the lanes whose bit is set to the front and stores a whole vector.
     ///
     /// # Safety
@@ -97,7 +138,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `p` must be valid for writing 16 u32, whatever the mask.
     unsafe fn compress_index(self, p: *mut u32, mask: u16, base: u32);
     /// Hints that the cache line at `p` is needed soon. Any address is allowed.
-    fn prefetch(self, p: *const f32);
+    fn prefetch<T>(self, p: *const T);
 }
 
 /// Work that runs inside a function compiled for one instruction set.
@@ -115,9 +156,13 @@ pub struct Isa(Inner);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inner {
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
+    Avx512Vnni(avx512::Avx512<true>),
     #[cfg(target_arch = "x86_64")]
-    Avx2(avx2::Avx2),
+    Avx512(avx512::Avx512<false>),
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(avx2::Avx2<true>),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2<false>),
     Portable(portable::Portable),
 }
 
@@ -127,7 +172,9 @@ impl Isa {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            all.extend(avx512::Avx512::new().map(|isa| Isa(Inner::Avx512Vnni(isa))));
             all.extend(avx512::Avx512::new().map(|isa| Isa(Inner::Avx512(isa))));
+            all.extend(avx2::Avx2::new().map(|isa| Isa(Inner::AvxVnni(isa))));
             all.extend(avx2::Avx2::new().map(|isa| Isa(Inner::Avx2(isa))));
         }
         all.push(Isa(Inner::Portable(portable::Portable)));
@@ -139,7 +186,8 @@ impl Isa {
         Isa::available()[0]
     }
 
-    /// The instruction set with this name (`avx512`, `avx2`, `portable`), if this machine has it.
+    /// The instruction set with this name (`avx512vnni`, `avx512`, `avxvnni`, `avx2`, `portable`), if
+    /// this machine has it.
     ///
     /// # Errors
     /// [`Error::Isa`] when the name is unknown or the machine lacks it.
@@ -169,7 +217,11 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
+            Inner::Avx512Vnni(_) => "avx512vnni",
+            #[cfg(target_arch = "x86_64")]
             Inner::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Inner::AvxVnni(_) => "avxvnni",
             #[cfg(target_arch = "x86_64")]
             Inner::Avx2(_) => "avx2",
             Inner::Portable(_) => "portable",
@@ -181,7 +233,11 @@ impl Isa {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
+            Inner::Avx512Vnni(isa) => isa.run(kernel),
+            #[cfg(target_arch = "x86_64")]
             Inner::Avx512(isa) => isa.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Inner::AvxVnni(isa) => isa.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Inner::Avx2(isa) => isa.run(kernel),
             Inner::Portable(isa) => isa.run(kernel),

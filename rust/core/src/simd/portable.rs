@@ -12,6 +12,11 @@ pub(crate) struct Portable;
 #[repr(align(64))]
 pub(crate) struct Lanes([f32; LANES]);
 
+/// Sixteen i32.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Integers([i32; LANES]);
+
 #[inline(always)]
 fn zip(a: Lanes, b: Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
     Lanes(std::array::from_fn(|i| f(a.0[i], b.0[i])))
@@ -24,6 +29,7 @@ fn mask(f: impl Fn(usize) -> bool) -> u16 {
 
 impl Simd for Portable {
     type F32 = Lanes;
+    type I32 = Integers;
     // A vector is four registers of 128 bits, of which there are 32 with NEON and 16 with SSE2.
     const GROUP: usize = if cfg!(target_arch = "aarch64") { 6 } else { 2 };
 
@@ -116,6 +122,71 @@ impl Simd for Portable {
         (four[0] + four[2]) + (four[1] + four[3])
     }
     #[inline(always)]
+    fn splat_i32(self, x: i32) -> Integers {
+        Integers([x; LANES])
+    }
+    #[inline(always)]
+    unsafe fn load_i32(self, p: *const u32) -> Integers {
+        // SAFETY: the caller gives 16 readable u32.
+        Integers(unsafe { p.cast::<[i32; LANES]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store_i32(self, p: *mut u32, v: Integers) {
+        // SAFETY: the caller gives 16 writable u32.
+        unsafe { p.cast::<[i32; LANES]>().write_unaligned(v.0) }
+    }
+    #[inline(always)]
+    fn add_i32(self, a: Integers, b: Integers) -> Integers {
+        Integers(std::array::from_fn(|i| a.0[i].wrapping_add(b.0[i])))
+    }
+    #[inline(always)]
+    fn dot_bytes(self, sum: Integers, x: Integers, w: Integers) -> Integers {
+        let mut sums = sum.0;
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let (x, w) = (x.0[i].to_ne_bytes(), w.0[i].to_ne_bytes());
+            for (x, w) in x.into_iter().zip(w) {
+                *sum = sum.wrapping_add(i32::from(x) * i32::from(w as i8));
+            }
+        }
+        Integers(sums)
+    }
+    #[inline(always)]
+    fn nonzero_i32(self, v: Integers) -> u16 {
+        mask(|i| v.0[i] != 0)
+    }
+    #[inline(always)]
+    fn above(self, v: Integers, limit: Integers) -> u16 {
+        mask(|i| v.0[i] > limit.0[i])
+    }
+    #[inline(always)]
+    fn to_f32(self, v: Integers) -> Lanes {
+        Lanes(v.0.map(|v| v as f32))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8, v: Lanes) {
+        // A cast from float to u8 saturates, and makes NaN 0.
+        let bytes = v.0.map(|v| v.round_ties_even() as u8);
+        // SAFETY: the caller gives 16 writable bytes.
+        unsafe { p.cast::<[u8; LANES]>().write_unaligned(bytes) }
+    }
+    #[inline(always)]
+    fn sum_i32(self, v: Integers) -> i32 {
+        v.0.iter().fold(0, |sum, v| sum.wrapping_add(*v))
+    }
+    #[inline(always)]
+    fn sum4_i32(self, v: [Integers; 4]) -> [i32; 4] {
+        v.map(|v| self.sum_i32(v))
+    }
+    #[inline(always)]
+    unsafe fn compress_i32(self, p: *mut u32, mask: u16, v: Integers) {
+        let mut packed = 0;
+        for (i, lane) in v.0.iter().enumerate() {
+            // SAFETY: packed <= i < 16, and the caller gives 16 writable u32.
+            unsafe { *p.add(packed) = *lane as u32 };
+            packed += usize::from((mask >> i) & 1);
+        }
+    }
+    #[inline(always)]
     unsafe fn compress(self, p: *mut f32, mask: u16, v: Lanes) {
         let mut packed = 0;
         for (i, lane) in v.0.iter().enumerate() {
@@ -134,5 +205,5 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
-    fn prefetch(self, _p: *const f32) {}
+    fn prefetch<T>(self, _p: *const T) {}
 }

@@ -11,13 +11,21 @@
 //! NaN in a row comes out as NaN.
 
 use super::PackedLayer;
+use std::sync::Arc;
+
+use super::quantized::{QuantizedLayer, quantize, reference, step, word};
 use crate::error::Result;
+use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
-use crate::kernels::emit::{Live, Output, Sums};
+use crate::kernels::emit::{ByteSums, Finish, Live, LiveBytes, Output, Sums};
+use crate::kernels::scan::Quantize;
 use crate::kernels::sparse::SparseTimesPanels;
-use crate::kernels::{Aligned, DenseRows, Lists, Panels, Span, list_stride, padded, zeros};
-use crate::network::Gate;
+use crate::kernels::{
+    Aligned, ByteRowsMut, DenseRows, Lists, Panels, Span, UnitRows, byte_stride, list_stride,
+    padded, zeros,
+};
+use crate::network::{Gate, InputMap, Quantization};
 use crate::simd::Isa;
 use crate::workspace::GateScratch;
 
@@ -31,6 +39,15 @@ pub(crate) struct PackedGate {
     /// Units from here on are live whatever the row (`v` has only zeros for them and the bias is
     /// positive): they are not scored.
     scored: usize,
+    /// For a gate with a range: its scores are sums of bytes, which takes a quarter of the memory.
+    bytes: Option<ByteGate>,
+}
+
+/// What makes bytes of an f32 gate's `x u`, per factor and padded to whole vectors, and their scores.
+struct ByteGate {
+    inverse: Vec<f32>,
+    offset: Vec<f32>,
+    scores: Scores,
 }
 
 /// Rows with at most this share of non-zeros use the sparse kernel for t. The sparse kernel takes
@@ -65,7 +82,11 @@ impl PackedGate {
         let overflow = bias.iter().copied().find(|b| !b.is_finite());
         match overflow {
             Some(value) => Err(super::not_finite(index, "gate", "input_shift", value)),
-            None => Ok(PackedGate { gate, u, v, bias, scored }),
+            None => {
+                let mut packed = PackedGate { gate, u, v, bias, scored, bytes: None };
+                packed.bytes = ByteGate::new(&packed, layer);
+                Ok(packed)
+            }
         }
     }
 
@@ -75,7 +96,10 @@ impl PackedGate {
 
     pub(crate) fn bytes(&self) -> usize {
         let own = self.gate.u.len() + self.gate.v.len() + self.gate.bias.len() + self.bias.len();
-        own * 4 + self.u.bytes() + self.v.bytes()
+        own * 4
+            + self.u.bytes()
+            + self.v.bytes()
+            + self.bytes.as_ref().map_or(0, |bytes| bytes.scores.bytes())
     }
 
     /// Runs the layer; returns the number of units computed. `rows` is missing for CSR input.
@@ -89,54 +113,20 @@ impl PackedGate {
         scratch: &mut GateScratch,
     ) -> usize {
         let n = lists.spans.len();
-        scratch.reserve(n, self.gate.rank, layer.layer.inputs(), self.gate.bias.len());
-        let GateScratch {
-            low_rank,
-            live,
-            live_spans,
-            unit_starts,
-            unit_rows,
-            blocks,
-            block_counts,
-        } = scratch;
-        let live_spans = &mut live_spans[..n];
         let outputs = self.gate.bias.len();
-        self.estimate(isa, rows, lists, low_rank);
-        self.choose(isa, n, low_rank, live, live_spans);
-
-        let computed = live_spans.iter().map(|span| span.len).sum();
-        if let Some(dense) = &mut output.dense {
-            (0..n).for_each(|row| dense.row(row).fill(0.0));
-        }
-        let Output { bias, activation, dense, lists: out_lists } = output;
+        scratch.reserve(n, self.gate.rank, layer.layer.inputs(), outputs);
+        self.estimate(isa, rows, lists, &mut scratch.low_rank);
+        self.choose(isa, n, scratch);
         let weights = layer.unit_rows();
         match rows {
-            Some(rows) => isa.run(LiveUnits {
-                rows,
-                weights,
-                bias,
-                activation,
-                live,
-                spans: live_spans,
-                dense,
-                lists: out_lists,
-                unit_starts: &mut unit_starts[..=outputs],
-                unit_rows,
-                blocks,
-                block_counts,
-            }),
-            None => isa.run(LiveUnitsOfLists {
-                lists,
-                weights,
-                bias,
-                activation,
-                live,
-                spans: live_spans,
-                dense,
-                out: out_lists,
-            }),
+            Some(rows) => live_units::<Floats>(isa, rows, weights, output, scratch),
+            None => {
+                output.clear(n);
+                let (live, spans) = (&*scratch.live, &scratch.live_spans[..n]);
+                isa.run(LiveUnitsOfLists { lists, weights, output, live, spans });
+                spans.iter().map(|span| span.len).sum()
+            }
         }
-        computed
     }
 
     /// t = x u for every row.
@@ -154,38 +144,262 @@ impl PackedGate {
             match rows {
                 Some(rows) if span.len as f64 > limit => {
                     let rows = DenseRows::new(rows.row(r), 1, rows.columns(), rows.columns());
-                    isa.run(RowsTimesPanels { rows, panels: &self.u, emit: &mut sums });
+                    let (panels, emit) = (&self.u, &mut sums);
+                    isa.run(RowsTimesPanels::<Floats, _> { rows, panels, emit });
                 }
                 _ => {
                     let lists = Lists { spans: &lists.spans[r..=r], ..lists };
-                    isa.run(SparseTimesPanels { lists, panels: &self.u, emit: &mut sums });
+                    let (panels, emit) = (&self.u, &mut sums);
+                    isa.run(SparseTimesPanels::<Floats, _> { lists, panels, emit });
                 }
             }
         }
     }
 
     /// The live units of every row.
-    fn choose(&self, isa: Isa, n: usize, low_rank: &[f32], live: &mut [u32], spans: &mut [Span]) {
+    fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
+        if let Some(bytes) = &self.bytes {
+            return bytes.choose(isa, n, scratch);
+        }
+        let GateScratch { low_rank, live, live_spans, .. } = scratch;
         let (rank, outputs) = (self.gate.rank, self.gate.bias.len());
+        let spans = start_spans(live_spans, n, outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
-        let stride = list_stride(outputs);
-        for (row, span) in spans.iter_mut().enumerate() {
-            *span = Span { start: row * stride, len: 0 };
-        }
         let mut emit = Live { bias: &self.bias, units: self.scored, index: live, spans };
-        isa.run(RowsTimesPanels { rows, panels: &self.v, emit: &mut emit });
+        isa.run(RowsTimesPanels::<Floats, _> { rows, panels: &self.v, emit: &mut emit });
+        add_always(live, spans, self.scored, outputs);
         for (row, span) in spans.iter_mut().enumerate() {
-            let always = &mut live[span.start + span.len..][..outputs - self.scored];
-            for (slot, unit) in always.iter_mut().zip(self.scored..) {
-                *slot = unit as u32;
-            }
-            span.len += always.len();
             if !rows.row(row).iter().all(|t| t.is_finite()) {
-                span.len = outputs;
-                for (unit, slot) in live[span.start..].iter_mut().take(outputs).enumerate() {
-                    *slot = unit as u32;
-                }
+                all_live(live, span, outputs);
             }
         }
+    }
+}
+
+impl ByteGate {
+    /// For a gate with a range.
+    fn new(packed: &PackedGate, layer: &PackedLayer) -> Option<ByteGate> {
+        let scores = Scores::new(packed)?;
+        let (gate, rank) = (&packed.gate, packed.gate.rank);
+        let (mut inverse, mut offset) = (vec![0.0; padded(rank)], vec![0.0; padded(rank)]);
+        for k in 0..rank {
+            // The kernel sums without the folded map's shift.
+            let shifted = |map: &Arc<InputMap>| {
+                let inputs = 0..layer.layer.inputs();
+                inputs.map(|i| f64::from(gate.u[i * rank + k]) * f64::from(map.shift(i))).sum()
+            };
+            let shift: f64 = layer.map.as_ref().map_or(0.0, shifted);
+            inverse[k] = (1.0 / scores.step[k]) as f32;
+            offset[k] = ((shift - scores.low[k]) / scores.step[k]) as f32;
+        }
+        Some(ByteGate { inverse, offset, scores })
+    }
+
+    fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
+        let GateScratch { low_rank, low_rank_bytes, invalid, .. } = scratch;
+        let (rank, outputs) = (self.scores.low.len(), self.scores.outputs);
+        let rows = DenseRows::new(low_rank, n, rank, padded(rank));
+        let bytes = ByteRowsMut::new(low_rank_bytes, n, rank);
+        invalid[..n].fill(false);
+        let (inverse, offset) = (&self.inverse, &self.offset);
+        isa.run(Quantize { rows, inverse, offset, bytes, invalid });
+        self.scores.choose(isa, n, scratch);
+        let GateScratch { live, live_spans, invalid, .. } = scratch;
+        for (span, _) in live_spans[..n].iter_mut().zip(invalid).filter(|(_, invalid)| **invalid) {
+            all_live(live, span, outputs);
+        }
+    }
+}
+
+/// Makes all units of a row live.
+fn all_live(live: &mut [u32], span: &mut Span, outputs: usize) {
+    span.len = outputs;
+    for (unit, slot) in live[span.start..].iter_mut().take(outputs).enumerate() {
+        *slot = unit as u32;
+    }
+}
+
+/// Scores of bytes: `t = x u`, rounded to eight bits over the range that it has on calibration rows,
+/// times `v` as signed bytes with a step per unit, compared with one integer threshold per unit, into
+/// which everything else is folded.
+struct Scores {
+    v: Panels<u32>,
+    /// i32: a unit is live where its sum is above.
+    threshold: Aligned<u32>,
+    /// A byte b of factor k stands for `low[k] + b step[k]`.
+    low: Vec<f64>,
+    step: Vec<f64>,
+    outputs: usize,
+    scored: usize,
+}
+
+impl Scores {
+    /// For a gate with a range.
+    fn new(packed: &PackedGate) -> Option<Scores> {
+        let (gate, scored) = (&packed.gate, packed.scored);
+        let (rank, outputs) = (gate.rank, gate.bias.len());
+        if gate.range.len() != rank {
+            return None;
+        }
+        let low: Vec<f64> = gate.range.iter().map(|range| f64::from(range[0])).collect();
+        let steps = gate.range.iter().map(|[low, high]| {
+            let step = (f64::from(*high) - f64::from(*low)) / 255.0;
+            if step > 0.0 { step } else { 1.0 }
+        });
+        let steps: Vec<f64> = steps.collect();
+        let v_of = |k: usize, o: usize| f64::from(gate.v[k * outputs + o]) * steps[k];
+        let v_steps: Vec<f64> = (0..outputs).map(|o| step((0..rank).map(|k| v_of(k, o)))).collect();
+        let mut threshold = zeros(padded(outputs));
+        for (o, threshold) in threshold.iter_mut().enumerate().take(outputs) {
+            let lows: f64 = (0..rank).map(|k| low[k] * f64::from(gate.v[k * outputs + o])).sum();
+            let least = -(f64::from(gate.bias[o]) + lows) / v_steps[o];
+            // A sum is an integer, so that it is above `least` where it is above its floor. A cast
+            // from float saturates.
+            *threshold = least.floor() as i32 as u32;
+        }
+        let v = Panels::pack(rank.div_ceil(4), scored, |group, o| {
+            word(|j| 4 * group + j, rank, |k| quantize(v_of(k, o), v_steps[o]))
+        });
+        Some(Scores { v, threshold, low, step: steps, outputs, scored })
+    }
+
+    fn bytes(&self) -> usize {
+        self.threshold.len() * 4 + self.v.bytes()
+    }
+
+    /// The live units of every row, from its bytes of `x u`.
+    fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
+        let GateScratch { low_rank_bytes, live, live_spans, .. } = scratch;
+        let rank = self.low.len();
+        let rows = DenseRows::new(low_rank_bytes, n, rank.div_ceil(4), byte_stride(rank));
+        let spans = start_spans(live_spans, n, self.outputs);
+        let (threshold, units) = (&self.threshold, self.scored);
+        let mut emit = LiveBytes { threshold, units, index: live, spans };
+        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels: &self.v, emit: &mut emit });
+        add_always(live, spans, self.scored, self.outputs);
+    }
+}
+
+/// Empty lists of live units for `n` rows.
+fn start_spans(spans: &mut [Span], n: usize, outputs: usize) -> &mut [Span] {
+    let stride = list_stride(outputs);
+    for (row, span) in spans[..n].iter_mut().enumerate() {
+        *span = Span { start: row * stride, len: 0 };
+    }
+    &mut spans[..n]
+}
+
+/// Appends the units from `scored` on to every list.
+fn add_always(live: &mut [u32], spans: &mut [Span], scored: usize, outputs: usize) {
+    for span in spans {
+        let always = &mut live[span.start + span.len..][..outputs - scored];
+        for (slot, unit) in always.iter_mut().zip(scored..) {
+            *slot = unit as u32;
+        }
+        span.len += always.len();
+    }
+}
+
+/// Computes the chosen units; returns how many they are.
+fn live_units<A: Arithmetic>(
+    isa: Isa,
+    rows: DenseRows<'_, A::Word>,
+    weights: &UnitRows<A::Word>,
+    mut output: Output<'_>,
+    scratch: &mut GateScratch,
+) -> usize
+where
+    for<'a> Output<'a>: Finish<A>,
+{
+    let n = rows.rows();
+    output.clear(n);
+    let GateScratch { live, live_spans, unit_starts, unit_rows, blocks, block_counts, .. } =
+        scratch;
+    let spans = &live_spans[..n];
+    isa.run(LiveUnits::<A> {
+        rows,
+        weights,
+        output,
+        live,
+        spans,
+        unit_starts: &mut unit_starts[..=weights.outputs()],
+        unit_rows,
+        blocks,
+        block_counts,
+    });
+    spans.iter().map(|span| span.len).sum()
+}
+
+/// A gate of an int8 layer: both factors are bytes.
+pub(crate) struct QuantizedGate {
+    u: Panels<u32>,
+    /// What makes a byte of a sum of `u`.
+    scale: Aligned<f32>,
+    bias: Aligned<f32>,
+    scores: Scores,
+}
+
+impl QuantizedGate {
+    /// Quantises a checked gate, on a layer whose inputs are bytes; `None` for one without a range.
+    pub(crate) fn new(
+        packed: &PackedGate,
+        layer: &PackedLayer,
+        input: &Quantization,
+    ) -> Option<Self> {
+        let scores = Scores::new(packed)?;
+        let gate = &packed.gate;
+        let (inputs, rank) = (layer.layer.inputs(), gate.rank);
+        // x = (byte - offset) step; with the map, u sees x scale + shift.
+        let map = layer.input_map.as_deref();
+        let factor = |i: usize| map.map_or(1.0, |map| f64::from(map.scale(i)));
+        let shift = |i: usize| map.map_or(0.0, |map| f64::from(map.shift(i)));
+        let u_of = |i: usize, k: usize| {
+            f64::from(gate.u[i * rank + k]) * factor(i) * f64::from(input.scale(i))
+        };
+        let u_steps: Vec<f64> = (0..rank).map(|k| step((0..inputs).map(|i| u_of(i, k)))).collect();
+        let (mut scale, mut bias) = (zeros(padded(rank)), zeros(padded(rank)));
+        for k in 0..rank {
+            let constant: f64 = (0..inputs)
+                .map(|i| {
+                    let u = f64::from(gate.u[i * rank + k]);
+                    let product = u_of(i, k);
+                    let rounded = f64::from(quantize(product, u_steps[k])) * u_steps[k];
+                    u * shift(i)
+                        - product * f64::from(input.offset(i))
+                        - (rounded - product) * reference(input.offset(i))
+                })
+                .sum();
+            scale[k] = (u_steps[k] / scores.step[k]) as f32;
+            bias[k] = ((constant - scores.low[k]) / scores.step[k]) as f32;
+        }
+        let u = Panels::pack(inputs.div_ceil(4), rank, |group, k| {
+            word(|j| 4 * group + j, inputs, |i| quantize(u_of(i, k), u_steps[k]))
+        });
+        Some(QuantizedGate { u, scale, bias, scores })
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        (self.scale.len() + self.bias.len()) * 4 + self.u.bytes() + self.scores.bytes()
+    }
+
+    /// Runs the layer; returns the number of units computed.
+    pub(super) fn run(
+        &self,
+        isa: Isa,
+        layer: &QuantizedLayer,
+        rows: DenseRows<'_, u32>,
+        lists: Lists<'_, u32>,
+        output: Output<'_>,
+        scratch: &mut GateScratch,
+    ) -> usize {
+        let (n, rank) = (rows.rows(), self.scores.low.len());
+        let rows = rows.padded();
+        scratch.reserve(n, rank, rows.columns(), self.scores.outputs);
+        let bytes = ByteRowsMut::new(&mut scratch.low_rank_bytes, n, rank);
+        let mut sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
+        let (panels, emit) = (&self.u, &mut sums);
+        isa.run(SparseTimesPanels::<Bytes, _> { lists, panels, emit });
+        self.scores.choose(isa, n, scratch);
+        live_units::<Bytes>(isa, rows, layer.unit_rows(), output, scratch)
     }
 }

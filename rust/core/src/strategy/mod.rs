@@ -5,42 +5,54 @@
 
 mod dense;
 mod gate;
+mod quantized;
 mod skip;
 
 use std::sync::{Arc, OnceLock};
 
-pub(crate) use gate::PackedGate;
+pub(crate) use gate::{PackedGate, QuantizedGate};
+pub(crate) use quantized::QuantizedLayer;
 
 use crate::error::{Error, Result};
 use crate::kernels::emit::Output;
 use crate::kernels::{Aligned, DenseRows, Lists, Panels, UnitRows, padded, zeros};
 use crate::network::{InputMap, Layer};
-use crate::plan::Strategy;
+use crate::plan::{LayerPlan, Precision, Strategy};
 use crate::simd::Isa;
 use crate::workspace::GateScratch;
 
-/// A layer's input: dense rows, lists of their non-zeros, or both.
+/// A layer's input: dense rows, lists of their non-zeros, or both; or the same of bytes, four to a
+/// word.
 #[derive(Clone, Copy)]
 pub(crate) struct Input<'a> {
     pub(crate) rows: usize,
     pub(crate) dense: Option<DenseRows<'a>>,
     pub(crate) lists: Option<Lists<'a>>,
+    pub(crate) bytes: Option<DenseRows<'a, u32>>,
+    pub(crate) groups: Option<Lists<'a, u32>>,
 }
 
-/// What a strategy reads.
-#[derive(Clone, Copy)]
+/// What a layer reads.
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Needs {
     pub(crate) dense: bool,
     pub(crate) lists: bool,
+    pub(crate) bytes: bool,
+    pub(crate) groups: bool,
 }
 
-impl Strategy {
-    /// What this strategy reads of its layer's input.
+impl LayerPlan {
+    /// What a layer reads of its input under this plan.
     pub(crate) fn needs(self) -> Needs {
-        match self {
-            Strategy::Dense => Needs { dense: true, lists: false },
-            Strategy::Skip => Needs { dense: false, lists: true },
-            Strategy::Gate => Needs { dense: true, lists: true },
+        let (rows, lists) = match self.strategy {
+            Strategy::Dense => (true, false),
+            Strategy::Skip => (false, true),
+            Strategy::Gate => (true, true),
+        };
+        match self.precision {
+            Precision::F32 => Needs { dense: rows, lists, bytes: false, groups: false },
+            // Lists of bytes are made from rows of bytes.
+            Precision::Int8 => Needs { dense: false, lists: false, bytes: true, groups: lists },
         }
     }
 }
@@ -50,6 +62,8 @@ pub(crate) struct PackedLayer {
     layer: Layer,
     /// Folded into the packed weights and bias: only the first layer of a network has it.
     map: Option<Arc<InputMap>>,
+    /// The same, folded or not: weights of bytes always fold it.
+    input_map: Option<Arc<InputMap>>,
     /// Padded to whole vectors, with the map's shift in it.
     bias: Aligned<f32>,
     panels: OnceLock<Panels>,
@@ -57,8 +71,14 @@ pub(crate) struct PackedLayer {
 }
 
 impl PackedLayer {
-    /// Folds the map; refuses one that makes weights or biases overflow.
-    pub(crate) fn new(index: usize, layer: Layer, map: Option<Arc<InputMap>>) -> Result<Self> {
+    /// Folds the map where `fold`; refuses one that makes weights or biases overflow.
+    pub(crate) fn new(
+        index: usize,
+        layer: Layer,
+        input_map: Option<Arc<InputMap>>,
+        fold: bool,
+    ) -> Result<Self> {
+        let map = input_map.clone().filter(|_| fold);
         let mut bias = zeros(padded(layer.outputs()));
         bias[..layer.outputs()].copy_from_slice(&layer.bias);
         if let Some(map) = &map {
@@ -78,7 +98,7 @@ impl PackedLayer {
             }
         }
         let (panels, unit_rows) = (OnceLock::new(), OnceLock::new());
-        Ok(PackedLayer { layer, map, bias, panels, unit_rows })
+        Ok(PackedLayer { layer, map, input_map, bias, panels, unit_rows })
     }
 
     pub(crate) fn layer(&self) -> &Layer {
@@ -103,14 +123,6 @@ impl PackedLayer {
         })
     }
 
-    /// Packs what `strategy` needs.
-    pub(crate) fn pack_for(&self, strategy: Strategy) {
-        match strategy {
-            Strategy::Dense | Strategy::Skip => _ = self.panels(),
-            Strategy::Gate => _ = self.unit_rows(),
-        }
-    }
-
     /// Bytes of the weights in all layouts.
     pub(crate) fn bytes(&self) -> usize {
         let own = (self.layer.weight.len() + self.layer.bias.len() + self.bias.len()) * 4;
@@ -121,7 +133,8 @@ impl PackedLayer {
     /// An output with this layer's bias, to be completed with where it goes.
     pub(crate) fn output(&self) -> Output<'_> {
         let activation = self.layer.activation.fused();
-        Output { bias: &self.bias, activation, dense: None, lists: None }
+        let (bias, scale) = (&*self.bias, &[][..]);
+        Output { scale, bias, activation, dense: None, lists: None, bytes: None }
     }
 }
 
@@ -133,18 +146,71 @@ fn not_finite(layer: usize, parameter: &str, by: &str, value: f32) -> Error {
     }
 }
 
+/// A layer, its gate and their forms of bytes, as far as it has them.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    pub(crate) layer: &'a PackedLayer,
+    pub(crate) gate: Option<&'a PackedGate>,
+    pub(crate) int8: Option<&'a QuantizedLayer>,
+    pub(crate) int8_gate: Option<&'a QuantizedGate>,
+}
+
+impl<'a> Parts<'a> {
+    /// Packs what a plan needs.
+    pub(crate) fn pack_for(self, plan: LayerPlan) {
+        match (plan.precision, self.int8, plan.strategy) {
+            (Precision::Int8, Some(int8), Strategy::Gate) => _ = int8.unit_rows(),
+            (Precision::Int8, Some(int8), _) => _ = int8.panels(),
+            (_, _, Strategy::Gate) => _ = self.layer.unit_rows(),
+            _ => _ = self.layer.panels(),
+        }
+    }
+
+    /// Bytes of the weights in all layouts.
+    pub(crate) fn bytes(self) -> usize {
+        self.layer.bytes()
+            + self.gate.map_or(0, PackedGate::bytes)
+            + self.int8.map_or(0, QuantizedLayer::bytes)
+            + self.int8_gate.map_or(0, QuantizedGate::bytes)
+    }
+
+    /// An output with what makes outputs of sums, to be completed with where they go.
+    pub(crate) fn output(self, precision: Precision) -> Output<'a> {
+        let output = self.layer.output();
+        match (precision, self.int8) {
+            (Precision::Int8, Some(int8)) => {
+                Output { scale: int8.scale(), bias: int8.bias(), ..output }
+            }
+            _ => output,
+        }
+    }
+}
+
 /// Runs one layer on a tile. Returns how many units were computed, over all rows.
 pub(crate) fn run(
-    strategy: Strategy,
+    plan: LayerPlan,
     isa: Isa,
-    layer: &PackedLayer,
-    gate: Option<&PackedGate>,
+    parts: Parts<'_>,
     input: Input<'_>,
     output: Output<'_>,
     scratch: &mut GateScratch,
 ) -> usize {
-    let all = input.rows * layer.layer.outputs();
-    match (strategy, input.dense, input.lists, gate) {
+    match plan.precision {
+        Precision::F32 => run_f32(plan.strategy, isa, parts, input, output, scratch),
+        Precision::Int8 => run_int8(plan.strategy, isa, parts, input, output, scratch),
+    }
+}
+
+fn run_f32(
+    strategy: Strategy,
+    isa: Isa,
+    parts: Parts<'_>,
+    input: Input<'_>,
+    output: Output<'_>,
+    scratch: &mut GateScratch,
+) -> usize {
+    let layer = parts.layer;
+    match (strategy, input.dense, input.lists, parts.gate) {
         (Strategy::Gate, dense, Some(lists), Some(gate)) => {
             return gate.run(isa, layer, dense, lists, output, scratch);
         }
@@ -153,7 +219,28 @@ pub(crate) fn run(
         }
         // Rows that come as CSR have no dense form: a dense layer skips them, which is exact.
         (_, _, Some(lists), _) => skip::run(isa, layer, lists, output),
-        (_, None, None, _) => unreachable!("a layer's input is dense rows, lists, or both"),
+        (_, None, None, _) => unreachable!("an f32 layer's input is dense rows, lists, or both"),
     }
-    all
+    input.rows * layer.layer.outputs()
+}
+
+fn run_int8(
+    strategy: Strategy,
+    isa: Isa,
+    parts: Parts<'_>,
+    input: Input<'_>,
+    output: Output<'_>,
+    scratch: &mut GateScratch,
+) -> usize {
+    let (Some(layer), Some(rows)) = (parts.int8, input.bytes) else {
+        unreachable!("an int8 layer is quantised, and its input is rows of bytes");
+    };
+    match (strategy, input.groups, parts.int8_gate) {
+        (Strategy::Gate, Some(groups), Some(gate)) => {
+            return gate.run(isa, layer, rows, groups, output, scratch);
+        }
+        (Strategy::Skip, Some(groups), _) => skip::run_int8(isa, layer, groups, output),
+        _ => dense::run_int8(isa, layer, rows, output),
+    }
+    input.rows * parts.layer.layer.outputs()
 }

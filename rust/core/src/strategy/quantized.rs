@@ -1,0 +1,120 @@
+//! int8: a layer's weights as signed bytes with a step per unit, for inputs that are bytes.
+//!
+//! A byte q of input i stands for `(q - offset) scale`. What multiplies it is the weight times that
+//! scale (and that of the network's input map), rounded to a multiple of the unit's step, which is a
+//! 127th of the largest. So a unit's sum of products of bytes, times its step, plus a bias into which
+//! offsets and shifts are folded, is its pre-activation.
+
+use std::sync::OnceLock;
+
+use super::PackedLayer;
+use crate::kernels::{Aligned, Panels, UnitRows, padded, zeros};
+use crate::network::Quantization;
+
+/// A layer with its weights packed as bytes, four inputs to a word.
+pub(crate) struct QuantizedLayer {
+    pub(crate) input: Quantization,
+    /// A unit's step; zero-padded to whole vectors.
+    scale: Aligned<f32>,
+    bias: Aligned<f32>,
+    /// (outputs, words) row by row, the bytes of four inputs each.
+    words: Vec<u32>,
+    columns: usize,
+    panels: OnceLock<Panels<u32>>,
+    unit_rows: OnceLock<UnitRows<u32>>,
+}
+
+impl QuantizedLayer {
+    /// Quantises a checked layer for inputs of a checked quantisation.
+    pub(crate) fn new(layer: &PackedLayer, input: &Quantization) -> Self {
+        let (inputs, outputs) = (layer.layer.inputs(), layer.layer.outputs());
+        let map = layer.input_map.as_deref();
+        let columns = inputs.div_ceil(4);
+        let (mut scale, mut bias) = (zeros(padded(outputs)), zeros(padded(outputs)));
+        let mut words = Vec::with_capacity(outputs * columns);
+        let mut row = vec![0.0; inputs];
+        for (o, weights) in layer.layer.weight.chunks_exact(inputs).enumerate() {
+            let mut sum = f64::from(layer.layer.bias[o]);
+            let mut rounding = 0.0;
+            for (i, (product, w)) in row.iter_mut().zip(weights).enumerate() {
+                let w = f64::from(*w);
+                let factor = map.map_or(1.0, |map| f64::from(map.scale(i)));
+                *product = w * factor * f64::from(input.scale(i));
+                sum += map.map_or(0.0, |map| w * f64::from(map.shift(i)));
+                sum -= *product * f64::from(input.offset(i));
+            }
+            let step = step(row.iter().copied());
+            // Weights are rounded; but not for the byte that stands for 0, or is in the middle.
+            for (i, product) in row.iter().enumerate() {
+                let rounded = f64::from(quantize(*product, step)) * step;
+                rounding += (rounded - product) * reference(input.offset(i));
+            }
+            sum -= rounding;
+            scale[o] = step as f32;
+            bias[o] = sum as f32;
+            words.extend(
+                (0..columns)
+                    .map(|group| word(|j| 4 * group + j, inputs, |i| quantize(row[i], step))),
+            );
+        }
+        let (panels, unit_rows) = (OnceLock::new(), OnceLock::new());
+        QuantizedLayer { input: input.clone(), scale, bias, words, columns, panels, unit_rows }
+    }
+
+    pub(super) fn scale(&self) -> &[f32] {
+        &self.scale
+    }
+
+    pub(super) fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
+    fn outputs(&self) -> usize {
+        self.words.len() / self.columns
+    }
+
+    pub(super) fn panels(&self) -> &Panels<u32> {
+        self.panels.get_or_init(|| {
+            Panels::pack(self.columns, self.outputs(), |g, o| self.words[o * self.columns + g])
+        })
+    }
+
+    pub(super) fn unit_rows(&self) -> &UnitRows<u32> {
+        // Padding counts as inputs, so that dot products are of whole vectors.
+        self.unit_rows.get_or_init(|| {
+            UnitRows::pack(padded(self.columns), self.outputs(), |g, o| {
+                if g < self.columns { self.words[o * self.columns + g] } else { 0 }
+            })
+        })
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let own = (self.scale.len() + self.bias.len() + self.words.len()) * 4;
+        let panels = self.panels.get().map_or(0, Panels::bytes);
+        own + panels + self.unit_rows.get().map_or(0, UnitRows::bytes)
+    }
+}
+
+/// The step of which these values are multiples up to 127; 1 where they are all zero.
+pub(super) fn step(values: impl Iterator<Item = f64>) -> f64 {
+    let largest = values.fold(0.0, |largest: f64, v| largest.max(v.abs()));
+    // As f32, which is what sums are multiplied with.
+    let step = f64::from((largest / 127.0) as f32);
+    if step > 0.0 { step } else { 1.0 }
+}
+
+/// The byte that stands for 0, where there is one; else the middle one.
+pub(super) fn reference(offset: f32) -> f64 {
+    if (0.0..=255.0).contains(&offset) { f64::from(offset) } else { 128.0 }
+}
+
+/// A value as a signed byte.
+pub(super) fn quantize(value: f64, step: f64) -> i8 {
+    (value / step).round_ties_even().clamp(-127.0, 127.0) as i8
+}
+
+/// Four signed bytes as a word; those past `len` are zero.
+pub(super) fn word(at: impl Fn(usize) -> usize, len: usize, value: impl Fn(usize) -> i8) -> u32 {
+    let byte = |j| if at(j) < len { value(at(j)) as u8 } else { 0 };
+    u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)])
+}

@@ -1,0 +1,514 @@
+//! int8 layers, bit for bit against the arithmetic they document, done in plain integers.
+
+mod common;
+
+use common::{Model, Random, bits, none};
+use lrgate::{
+    Activation, ClassPlan, Gate, InputMap, Isa, Layer, LayerPlan, Network, Plan, Precision,
+    Quantization, Rows, Strategy,
+};
+
+/// A layer's bytes, and what makes outputs of sums.
+struct Reference {
+    /// (outputs, inputs)
+    weights: Vec<i64>,
+    inputs: usize,
+    scale: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Reference {
+    fn new(layer: &Layer, map: Option<&InputMap>, input: &Quantization) -> Self {
+        let inputs = layer.inputs();
+        let (mut weights, mut scale, mut bias) = (Vec::new(), Vec::new(), Vec::new());
+        for (o, row) in layer.weight().chunks_exact(inputs).enumerate() {
+            let mut sum = f64::from(layer.bias()[o]);
+            let mut products = Vec::new();
+            for (i, w) in row.iter().enumerate() {
+                let (factor, shift) =
+                    map.map_or((1.0, 0.0), |map| (map.scale(i).into(), map.shift(i).into()));
+                let product: f64 = f64::from(*w) * factor * f64::from(input.scale(i));
+                sum += f64::from(*w) * shift;
+                sum -= product * f64::from(input.offset(i));
+                products.push(product);
+            }
+            let largest = products.iter().fold(0.0, |largest: f64, w| largest.max(w.abs()));
+            let step = f64::from((largest / 127.0) as f32);
+            let step = if step > 0.0 { step } else { 1.0 };
+            let rounded: Vec<f64> = products.iter().map(|w| (w / step).round_ties_even()).collect();
+            // A zero, or the byte in the middle, is not to be off by the rounding of weights.
+            let mut rounding = 0.0;
+            for (i, (w, product)) in rounded.iter().zip(&products).enumerate() {
+                let offset = input.offset(i);
+                let byte = if (0.0..=255.0).contains(&offset) { f64::from(offset) } else { 128.0 };
+                rounding += (w * step - product) * byte;
+            }
+            sum -= rounding;
+            weights.extend(rounded.iter().map(|w| *w as i64));
+            scale.push(step as f32);
+            bias.push(sum as f32);
+        }
+        Reference { weights, inputs, scale, bias }
+    }
+
+    fn pre_activations(&self, row: &[u8]) -> Vec<f32> {
+        let dot = |w: &[i64]| w.iter().zip(row).map(|(w, x)| w * i64::from(*x)).sum::<i64>();
+        let sums = self.weights.chunks_exact(self.inputs).map(dot);
+        sums.enumerate().map(|(o, sum)| sum as f32 * self.scale[o] + self.bias[o]).collect()
+    }
+}
+
+fn activate(activation: Activation, z: f32) -> f32 {
+    match activation {
+        Activation::Relu => z.max(0.0),
+        Activation::ClippedRelu { upper } => z.max(0.0).min(upper),
+        Activation::ThresholdedRelu { threshold } if z <= threshold => 0.0,
+        Activation::LeakyRelu { slope } if z <= 0.0 => z * slope,
+        Activation::Tanh => z.tanh(),
+        _ => z,
+    }
+}
+
+fn byte(x: f32, scale: f32, offset: f32) -> u8 {
+    (x * (1.0 / scale) + offset).round_ties_even().clamp(0.0, 255.0) as u8
+}
+
+/// The network's outputs, with each layer's units that `live` lets through.
+fn reference(
+    model: &Model,
+    quantization: &[Quantization],
+    row: &[f32],
+    live: impl Fn(usize, &[u8], usize) -> bool,
+) -> Vec<f32> {
+    let first = &quantization[0];
+    let mut x: Vec<u8> =
+        row.iter().enumerate().map(|(i, x)| byte(*x, first.scale(i), first.offset(i))).collect();
+    for (i, layer) in model.layers.iter().enumerate() {
+        let map = model.map.as_ref().filter(|_| i == 0);
+        let z = Reference::new(layer, map, &quantization[i]).pre_activations(&x);
+        let y: Vec<f32> = z
+            .into_iter()
+            .enumerate()
+            .map(|(o, z)| if live(i, &x, o) { activate(layer.activation(), z) } else { 0.0 })
+            .collect();
+        match quantization.get(i + 1) {
+            None => return y,
+            Some(next) => x = y.iter().map(|y| byte(*y, next.scale(0), next.offset(0))).collect(),
+        }
+    }
+    unreachable!("a network has a last layer")
+}
+
+fn quantized(model: &Model, isa: Isa, quantization: &[Quantization]) -> Network {
+    Network::with_isa(model.layers.clone(), model.map.clone(), isa)
+        .and_then(|network| network.with_gates(model.gates.clone()))
+        .and_then(|network| {
+            network.with_quantization(quantization.iter().cloned().map(Some).collect())
+        })
+        .unwrap()
+}
+
+fn under(network: &Network, strategies: &[Strategy]) -> Network {
+    let plan = |&strategy| LayerPlan { strategy, precision: Precision::Int8 };
+    let class = ClassPlan { rows: 1, layers: strategies.iter().map(plan).collect() };
+    network.with_plan(Plan::new(vec![class]).unwrap()).unwrap()
+}
+
+fn plain(scale: f32, offset: f32) -> Quantization {
+    Quantization::new(vec![scale], vec![offset])
+}
+
+fn run(network: &Network, rows: Rows<'_>, threads: usize) -> Vec<f32> {
+    let mut out = vec![f32::NAN; rows.len() * network.output_size()];
+    network.forward(rows, &mut out, Some(threads)).unwrap();
+    out
+}
+
+/// Dense and skip, on every instruction set, for all widths, activations and numbers of rows.
+#[test]
+fn every_bit_is_as_documented() {
+    let mut failures = Vec::new();
+    let hidden = [
+        Activation::Relu,
+        Activation::ClippedRelu { upper: 0.7 },
+        Activation::ThresholdedRelu { threshold: -0.1 },
+        Activation::LeakyRelu { slope: 0.1 },
+    ];
+    for (case, widths) in
+        [[1, 1, 1], [3, 5, 2], [17, 64, 3], [64, 65, 17], [129, 80, 10], [784, 100, 10]]
+            .into_iter()
+            .enumerate()
+    {
+        let activation = hidden[case % hidden.len()];
+        let model = Model {
+            gates: vec![None, None],
+            ..Model::random(case as u64, &widths, activation, Activation::Identity)
+        };
+        let quantization = [plain(0.01, 3.25), plain(0.02, if case % 2 == 0 { 0.0 } else { 40.0 })];
+        let n = 67;
+        let data = Random(case as u64 + 9).rows(n, widths[0]);
+        let expected: Vec<f32> = data
+            .chunks_exact(widths[0])
+            .flat_map(|row| reference(&model, &quantization, row, |_, _, _| true))
+            .collect();
+        for isa in Isa::available() {
+            let network = quantized(&model, isa, &quantization);
+            for strategy in [Strategy::Dense, Strategy::Skip] {
+                let network = under(&network, &[strategy; 2]);
+                for count in [1, 2, 5, 6, 7, 64, n] {
+                    let rows = Rows::f32(&data, count, widths[0], widths[0]).unwrap();
+                    for threads in [1, 3] {
+                        let got = run(&network, rows, threads);
+                        if bits(&got) != bits(&expected[..got.len()]) {
+                            failures.push(format!(
+                                "{widths:?} {} {} {count} rows",
+                                isa.name(),
+                                strategy.name()
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    none(&failures);
+}
+
+/// The largest bytes everywhere: pairs of products do not fit 16 bits, and must not be cut to them.
+#[test]
+fn nothing_saturates() {
+    for inputs in [2, 4, 64, 1000, 65_536] {
+        for sign in [1.0, -1.0] {
+            let layer =
+                Layer::new(vec![sign; inputs * 17], vec![0.0; 17], inputs, Activation::Identity);
+            let data = vec![255.0; 7 * inputs];
+            let expected = sign * (255 * 127 * inputs as i64) as f32 * (1.0 / 127.0_f64) as f32;
+            for isa in Isa::available() {
+                let network = Network::with_isa(vec![layer.clone()], None, isa)
+                    .and_then(|network| network.with_quantization(vec![Some(plain(1.0, 0.0))]))
+                    .unwrap();
+                for strategy in [Strategy::Dense, Strategy::Skip] {
+                    let network = under(&network, &[strategy]);
+                    let got = run(&network, Rows::f32(&data, 7, inputs, inputs).unwrap(), 1);
+                    assert!(got.iter().all(|y| *y == expected), "{} {got:?}", isa.name());
+                }
+            }
+        }
+    }
+}
+
+/// Alternating signs, so that a lost carry between neighbouring bytes would show.
+#[test]
+fn signs_stay_with_their_bytes() {
+    let inputs = 67;
+    let mut random = Random(4);
+    let signs = |random: &mut Random| if random.value() > 0.0 { 1.0 } else { -1.0 };
+    let weight: Vec<f32> = (0..inputs * 33).map(|_| signs(&mut random)).collect();
+    let data: Vec<f32> =
+        (0..inputs * 9).map(|_| if random.value() > 0.0 { 255.0 } else { 1.0 }).collect();
+    let model = Model {
+        layers: vec![Layer::new(weight, vec![0.0; 33], inputs, Activation::Identity)],
+        gates: vec![None],
+        map: None,
+    };
+    let expected: Vec<f32> = data
+        .chunks_exact(inputs)
+        .flat_map(|row| reference(&model, &[plain(1.0, 0.0)], row, |_, _, _| true))
+        .collect();
+    for isa in Isa::available() {
+        let network = under(&quantized(&model, isa, &[plain(1.0, 0.0)]), &[Strategy::Dense]);
+        let got = run(&network, Rows::f32(&data, 9, inputs, inputs).unwrap(), 1);
+        assert_eq!(bits(&got), bits(&expected), "{}", isa.name());
+    }
+}
+
+/// A gate whose scores are far from their thresholds lets the same units through as in f32, computes
+/// them as dense does, and gives the same bits everywhere.
+#[test]
+fn gates() {
+    let mut failures = Vec::new();
+    for (inputs, units) in [(5, 7), (64, 65), (130, 200)] {
+        let mut model = Model::relu(11, &[inputs, units, 3]);
+        // Unit o is on where input o mod inputs is: rank `inputs`, one factor each.
+        let rank = inputs.min(units);
+        let u = (0..inputs * rank).map(|at| if at / rank == at % rank { 1.0 } else { 0.0 });
+        let v =
+            (0..rank * units).map(|at| if at / units == (at % units) % rank { 1.0 } else { 0.0 });
+        let gate = Gate::new(u.collect(), v.collect(), vec![-0.5; units], rank)
+            .with_range(vec![[0.0, 1.0]; rank]);
+        model.gates[0] = Some(gate);
+        let data: Vec<f32> = Random(12)
+            .values(70 * inputs)
+            .into_iter()
+            .map(|x| if x > 0.3 { 0.8 + 0.2 * x } else { 0.0 })
+            .collect();
+        let quantization = [plain(1.0 / 255.0, 0.0), plain(0.01, 0.0)];
+        let live = |layer: usize, x: &[u8], unit: usize| layer == 1 || x[unit % rank] > 127;
+        let expected: Vec<f32> = data
+            .chunks_exact(inputs)
+            .flat_map(|row| reference(&model, &quantization, row, live))
+            .collect();
+        for isa in Isa::available() {
+            let network = quantized(&model, isa, &quantization);
+            let network = under(&network, &[Strategy::Gate, Strategy::Dense]);
+            for count in [1, 2, 3, 8, 64, 70] {
+                let rows = Rows::f32(&data, count, inputs, inputs).unwrap();
+                for threads in [1, 3] {
+                    let got = run(&network, rows, threads);
+                    if bits(&got) != bits(&expected[..got.len()]) {
+                        failures.push(format!("{inputs}-{units} {} {count} rows", isa.name()));
+                    }
+                }
+                let profile = network.count(rows, count).unwrap()[0];
+                let on = data[..count * inputs]
+                    .chunks_exact(inputs)
+                    .map(|x| (0..units).filter(|o| x[o % rank] > 0.5).count() as u64)
+                    .sum::<u64>();
+                assert_eq!(profile.computed, on, "{}", isa.name());
+            }
+        }
+    }
+    none(&failures);
+}
+
+/// Random gates: the same bits on every instruction set, thread count and number of rows.
+#[test]
+fn gated_networks_have_the_same_bits_everywhere() {
+    let mut model = Model::relu(13, &[100, 150, 90, 7]);
+    for gate in model.gates.iter_mut().flatten() {
+        *gate = gate.clone().with_range(vec![[-3.0, 3.0]; gate.rank()]);
+    }
+    let quantization = [plain(0.005, 0.0), plain(0.01, 0.0), plain(0.01, 0.0)];
+    let data = Random(14).rows(130, 100);
+    let mut first: Option<Vec<u32>> = None;
+    for isa in Isa::available() {
+        let network = quantized(&model, isa, &quantization);
+        let network = under(&network, &[Strategy::Gate, Strategy::Gate, Strategy::Skip]);
+        for (count, threads) in [(130, 1), (130, 3), (64, 1), (9, 1), (1, 1)] {
+            let got = bits(&run(&network, Rows::f32(&data, count, 100, 100).unwrap(), threads));
+            let all = first.get_or_insert_with(|| got.clone());
+            assert_eq!(got, all[..got.len()], "{} {count} rows", isa.name());
+        }
+    }
+}
+
+/// uint8, f32 and CSR rows of the same values, with a map that is folded and one that is not.
+#[test]
+fn all_kinds_of_rows_agree() {
+    let n = 20;
+    let mut random = Random(15);
+    let bytes: Vec<u8> = (0..n * 30)
+        .map(|_| if random.value() > 0.0 { (random.bits() % 256) as u8 } else { 0 })
+        .collect();
+    let floats: Vec<f32> = bytes.iter().copied().map(f32::from).collect();
+    let (mut starts, mut index, mut value) = (vec![0], Vec::new(), Vec::new());
+    for row in floats.chunks_exact(30) {
+        for (i, x) in row.iter().enumerate().filter(|(_, x)| **x != 0.0) {
+            index.push(i as i32);
+            value.push(*x);
+        }
+        starts.push(index.len() as i32);
+    }
+    let per_input = Quantization::new(vec![1.5; 30], (0..30).map(|i| i as f32).collect());
+    for (map, input) in [
+        (None, plain(1.0, 0.0)),
+        (Some(InputMap::new(vec![1.0 / 255.0], vec![0.1])), plain(1.0, 0.0)),
+        (Some(InputMap::new(vec![0.1], vec![-100.0])), plain(2.0, 10.0)),
+        (Some(InputMap::new(vec![0.1; 30], vec![0.5; 30])), per_input),
+    ] {
+        let model = Model { map, gates: vec![None, None], ..Model::relu(16, &[30, 40, 5]) };
+        let quantization = [input, plain(0.05, 0.0)];
+        let expected: Vec<f32> = floats
+            .chunks_exact(30)
+            .flat_map(|row| reference(&model, &quantization, row, |_, _, _| true))
+            .collect();
+        for isa in Isa::available() {
+            let network = quantized(&model, isa, &quantization);
+            for strategy in [Strategy::Dense, Strategy::Skip] {
+                let network = under(&network, &[strategy; 2]);
+                for rows in [
+                    Rows::u8(&bytes, n, 30, 30).unwrap(),
+                    Rows::f32(&floats, n, 30, 30).unwrap(),
+                    Rows::csr(&starts, &index, &value, 30).unwrap(),
+                ] {
+                    assert_eq!(bits(&run(&network, rows, 1)), bits(&expected), "{}", isa.name());
+                }
+            }
+        }
+    }
+}
+
+/// Layers of both precisions side by side: what comes of it is near the f32 network's.
+#[test]
+fn precisions_mix() {
+    for hidden in [Activation::Relu, Activation::Tanh, Activation::Gelu] {
+        let model = Model {
+            gates: vec![None; 3],
+            ..Model::random(17, &[40, 60, 50, 6], hidden, Activation::Softmax)
+        };
+        let quantization =
+            [plain(1.0 / 255.0, 0.0), plain(4.0 / 255.0, 64.0), plain(4.0 / 255.0, 64.0)];
+        let data = Random(18).rows(30, 40);
+        let rows = Rows::f32(&data, 30, 40, 40).unwrap();
+        for isa in Isa::available() {
+            let network = quantized(&model, isa, &quantization);
+            let of = |precisions: [Precision; 3], strategy| {
+                let plan = |precision| LayerPlan { strategy, precision };
+                let class = ClassPlan { rows: 1, layers: precisions.map(plan).to_vec() };
+                let plan = Plan::new(vec![class]).unwrap();
+                run(&network.with_plan(plan).unwrap(), rows, 1)
+            };
+            let float = of([Precision::F32; 3], Strategy::Dense);
+            for mask in 0..8 {
+                let precision = |i| {
+                    if mask & (1 << i) == 0 { Precision::F32 } else { Precision::Int8 }
+                };
+                for strategy in [Strategy::Dense, Strategy::Skip] {
+                    let got = of([precision(0), precision(1), precision(2)], strategy);
+                    let far =
+                        got.iter().zip(&float).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(far < 0.05, "{} {mask} {hidden:?}: {far}", isa.name());
+                    assert!(mask == 0 || far > 0.0, "bytes cannot be exact here");
+                }
+            }
+        }
+    }
+}
+
+/// A row with a value that is not finite comes out as NaN, and the others as they are without it.
+#[test]
+fn nan_stays_in_its_row() {
+    let mut model = Model::relu(19, &[20, 30, 4]);
+    model.gates = vec![
+        model.gates[0].clone().map(|gate| {
+            let rank = gate.rank();
+            gate.with_range(vec![[-2.0, 2.0]; rank])
+        }),
+        None,
+    ];
+    let quantization = [plain(0.01, 0.0), plain(0.02, 0.0)];
+    let clean = Random(20).rows(9, 20);
+    for isa in Isa::available() {
+        let network = quantized(&model, isa, &quantization);
+        for strategy in Strategy::ALL {
+            let last = if strategy == Strategy::Gate { Strategy::Skip } else { strategy };
+            let network = under(&network, &[strategy, last]);
+            let before = run(&network, Rows::f32(&clean, 9, 20, 20).unwrap(), 1);
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for column in [0, 15, 16, 19] {
+                    let mut data = clean.clone();
+                    data[4 * 20 + column] = bad;
+                    let got = run(&network, Rows::f32(&data, 9, 20, 20).unwrap(), 1);
+                    for (r, (got, was)) in got.chunks(4).zip(before.chunks(4)).enumerate() {
+                        if r == 4 {
+                            assert!(got.iter().all(|y| y.is_nan()), "{}", isa.name());
+                        } else {
+                            assert_eq!(bits(got), bits(was));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Bytes have no NaN: it must come through where only a later layer is int8, too.
+#[test]
+fn nan_passes_f32_layers_before_int8_ones() {
+    let model = Model { gates: vec![None, None], ..Model::relu(21, &[20, 30, 4]) };
+    let clean = Random(22).rows(9, 20);
+    for isa in Isa::available() {
+        let network = quantized(&model, isa, &[plain(0.01, 0.0), plain(0.02, 0.0)]);
+        for strategy in [Strategy::Dense, Strategy::Skip] {
+            let plan = |precision| LayerPlan { strategy, precision };
+            let layers = vec![plan(Precision::F32), plan(Precision::Int8)];
+            let plan = Plan::new(vec![ClassPlan { rows: 1, layers }]).unwrap();
+            let network = network.with_plan(plan).unwrap();
+            let before = run(&network, Rows::f32(&clean, 9, 20, 20).unwrap(), 1);
+            let mut data = clean.clone();
+            data[4 * 20 + 3] = f32::NAN;
+            let got = run(&network, Rows::f32(&data, 9, 20, 20).unwrap(), 1);
+            for (r, (got, was)) in got.chunks(4).zip(before.chunks(4)).enumerate() {
+                if r == 4 {
+                    assert!(got.iter().all(|y| y.is_nan()), "{}", isa.name());
+                } else {
+                    assert_eq!(bits(got), bits(was));
+                }
+            }
+        }
+    }
+}
+
+/// A gate without a range cannot run in int8: measuring leaves it alone there.
+#[test]
+fn a_gate_without_a_range_is_not_tried_in_int8() {
+    let model = Model::relu(23, &[20, 30, 4]);
+    let network = quantized(&model, Isa::available()[0], &[plain(0.01, 0.0), plain(0.02, 0.0)]);
+    let int8 = under(&network, &[Strategy::Skip; 2]);
+    let f32 = ClassPlan {
+        rows: 1,
+        layers: vec![
+            LayerPlan { strategy: Strategy::Gate, precision: Precision::F32 },
+            LayerPlan { strategy: Strategy::Skip, precision: Precision::Int8 },
+        ],
+    };
+    let other = ClassPlan { rows: 64, ..int8.plan().classes()[0].clone() };
+    let mixed = int8.with_plan(Plan::new(vec![f32, other]).unwrap()).unwrap();
+    let data = Random(24).rows(9, 20);
+    let rows = Rows::f32(&data, 9, 20, 20).unwrap();
+    let time = std::time::Duration::from_millis(1);
+    for network in [
+        int8.tune(rows, &[1], std::time::Duration::ZERO, 1).unwrap(),
+        mixed.retune(rows, 100 * time).unwrap(),
+    ] {
+        for class in network.plan().classes() {
+            assert!(class.layers.iter().all(|layer| {
+                layer.precision == Precision::F32 || layer.strategy != Strategy::Gate
+            }));
+        }
+    }
+}
+
+#[test]
+fn refusals() {
+    let network = Network::new(
+        vec![
+            Layer::new(vec![1.0; 6], vec![0.0; 3], 2, Activation::Relu),
+            Layer::new(vec![1.0; 3], vec![0.0], 3, Activation::Identity),
+        ],
+        None,
+    )
+    .unwrap();
+    let refused = |first: Quantization, second: Quantization, message: &str| {
+        let error = network.with_quantization(vec![Some(first), Some(second)]).err().unwrap();
+        assert_eq!(error.to_string(), message);
+    };
+    let good = || plain(1.0, 0.0);
+    refused(plain(0.0, 0.0), good(), "quantization[0].scale must be above 0, got 0");
+    refused(good(), plain(-1.0, 0.0), "quantization[1].scale must be above 0, got -1");
+    let error = network.with_quantization(vec![None]).err().unwrap();
+    assert_eq!(error.to_string(), "quantization must have shape (2,), got (1,)");
+    for bad in [
+        Quantization::new(vec![f32::NAN], vec![0.0]),
+        Quantization::new(vec![1.0], vec![f32::INFINITY]),
+        Quantization::new(vec![1.0; 3], vec![0.0]),
+        Quantization::new(vec![], vec![0.0]),
+        Quantization::new(vec![1e-45], vec![0.0]),
+    ] {
+        assert!(network.with_quantization(vec![Some(bad), None]).is_err());
+    }
+    let per_input = Quantization::new(vec![1.0; 3], vec![0.0]);
+    assert!(network.with_quantization(vec![None, Some(per_input)]).is_err(), "first layer only");
+    let half = network.with_quantization(vec![Some(good()), None]).unwrap();
+    let precisions: Vec<_> =
+        half.plan().classes()[0].layers.iter().map(|layer| layer.precision.name()).collect();
+    assert_eq!(precisions, ["int8", "f32"]);
+    assert!(half.quantization(0).is_some() && half.quantization(1).is_none());
+    let plan = |strategy, precision| LayerPlan { strategy, precision };
+    let wrong = ClassPlan { rows: 1, layers: vec![plan(Strategy::Dense, Precision::Int8); 2] };
+    let error = half.with_plan(Plan::new(vec![wrong]).unwrap()).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "strategies[1]: 'f32', since the layer is not quantised, got 'int8'"
+    );
+}

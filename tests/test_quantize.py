@@ -1,0 +1,951 @@
+"""int8 from Python: how bytes are fitted to rows, and networks that mix precisions.
+
+That the engine's arithmetic on bytes is as documented, bit for bit, rust/core/tests/int8.rs tests.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import sparse
+
+import lrgate
+from lrgate import Gate, Layer, Network, Quantization, quantize
+from lrgate.machine import fingerprint
+from lrgate.model import Activation, ClassPlan, Model, Probe
+from oracle import gated, make, rows
+
+ONE = Quantization(np.ones((), np.float32), np.zeros((), np.float32))
+IDENTITY = Activation("identity")
+
+
+def plain(scale: float, offset: float = 0) -> Quantization:
+    return Quantization(np.array(scale), np.array(offset))
+
+
+def bytes_of(x: Any, quantization: Quantization) -> np.ndarray:
+    """What inputs become, in float64."""
+    scale, offset = np.float64(quantization.scale), np.float64(quantization.offset)
+    return np.clip(np.round(np.float64(x) / scale + offset), 0, 255)
+
+
+def taken(x: Any, quantization: Quantization) -> np.ndarray:
+    """What the bytes of inputs stand for."""
+    return (bytes_of(x, quantization) - quantization.offset) * np.float64(quantization.scale)
+
+
+def error(x: Any, quantization: Quantization) -> float:
+    return float(np.square(taken(x, quantization) - x).sum())
+
+
+def relative(got: np.ndarray, expected: np.ndarray) -> float:
+    """Root mean square of the difference, over that of the expected values."""
+    difference = got.astype(np.float64) - expected
+    return float(np.sqrt(np.square(difference).mean() / np.square(expected).mean()))
+
+
+def images(n: int, width: int = 30, seed: int = 0) -> np.ndarray:
+    """uint8 rows of which half the values are zero."""
+    rng = np.random.default_rng(seed)
+    return (rng.integers(0, 256, (n, width)) * (rng.random((n, width)) < 0.5)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def net() -> Network:
+    """With gates, on uint8 rows."""
+    return gated(make([30, 50, 40, 5], input_scale=1 / 255), rank=4)
+
+
+# --- one scale for all inputs -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("power", [1, 2, 5])
+@pytest.mark.parametrize("lowest", [0.0, -0.1, -1.0])
+def test_the_clipping_of_least_error_is_taken(seed: int, power: int, lowest: float) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(200, 30)) ** power
+    x = np.where(x > 0, x, lowest * x) * (rng.random(x.shape) < 0.7)
+    x = x.astype(np.float32)
+    found = quantize.of_inputs(x)
+    low, high = min(0.0, x.min()), x.max()
+    others = [1 - k / 20 for k in range(15)]
+    others.append(np.quantile(np.abs(x[x != 0]), 0.999) / max(high, -low))
+    for share in others:
+        scale = np.float32(share * (high - low) / 255)
+        other = plain(scale, np.round(-share * low / scale))
+        assert error(x, found) <= error(x, other) * (1 + 1e-9), share
+    assert 0.2 < found.scale * 255 / (high - low) <= 1.001
+
+
+def test_far_values_are_clipped_where_they_are_rare() -> None:
+    even = np.linspace(0, 5, 1000)
+    assert quantize.of_inputs(even[:, None]).scale == pytest.approx(5 / 255, rel=0.01)
+    rng = np.random.default_rng(0)
+    rare = np.append(rng.exponential(size=100_000), 30.0)
+    assert quantize.of_inputs(rare[:, None]).scale < 28 / 255
+
+
+def test_zeros_are_no_part_of_the_choice() -> None:
+    x = np.abs(np.random.default_rng(0).normal(size=(100, 10))) ** 3
+    padded = np.concatenate([x, np.zeros((9_000, 10))])
+    one, other = quantize.of_inputs(x), quantize.of_inputs(padded)
+    assert (one.scale, one.offset) == (other.scale, other.offset)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (-1, 1), (-1, 0), (-1, 3), (-0.2, 1), (-1e-6, 1), (-1, 1e-6)]
+)
+def test_zero_is_exactly_a_byte(low: float, high: float) -> None:
+    found = quantize.of_inputs(np.linspace(low, high, 1001)[:, None])
+    assert abs(found.offset - 255 * low / (low - high)) < 0.6
+    assert found.offset == np.round(found.offset) and 0 <= found.offset <= 255
+    assert taken(0.0, found) == 0
+    assert found.scale == pytest.approx((high - low) / 255, rel=0.01)
+
+
+def test_inputs_above_zero_alone_keep_zero() -> None:
+    """Which they are wherever a unit is silent on rows to come."""
+    found = quantize.of_inputs(np.linspace(7, 8, 100)[:, None])
+    assert (found.scale, found.offset) == (np.float32(8 / 255), 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.0, (1 / 255, 0)), (2.0, (2 / 255, 0)), (-2.0, (2 / 255, 255)), (1e-40, (1 / 255, 0))],
+)
+def test_inputs_that_never_vary(value: float, expected: tuple[float, float]) -> None:
+    for n in (1, 50):
+        found = quantize.of_inputs(np.full((n, 3), value, np.float32))
+        assert (found.scale, found.offset) == (np.float32(expected[0]), expected[1])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=2, max_dims=2, max_side=20),
+        elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+    )
+)
+def test_any_inputs(x: np.ndarray) -> None:
+    found = quantize.of_inputs(x)
+    assert found.shape == ()
+    assert taken(0.0, found) == 0
+    assert 0 <= found.offset <= 255 and found.offset == np.round(found.offset)
+    # No value within the range is off by more than all the range.
+    reach = 2 * max(float(np.abs(x).max()), 1.0)
+    assert (np.abs(taken(x, found) - x) <= reach).all()
+    layer = Layer(np.ones((1, x.shape[1])), np.zeros(1), IDENTITY)
+    first = quantize.of_rows(layer, x)
+    assert first.shape in ((), (x.shape[1],))
+
+
+# --- raw rows -----------------------------------------------------------------------------------
+
+
+def of_rows(x: np.ndarray, weight: Any = None, **options: Any) -> Quantization:
+    if weight is None:
+        weight = np.random.default_rng(7).normal(size=(50, x.shape[1]))
+    return quantize.of_rows(Layer(weight, np.zeros(len(weight)), IDENTITY), x, **options)
+
+
+@pytest.mark.parametrize("convert", [np.uint8, np.float32, sparse.csr_matrix])
+@pytest.mark.parametrize("scale", [None, 1 / 255])
+def test_images_are_their_own_bytes(convert: Callable[[Any], Any], scale: Any) -> None:
+    x = convert(images(200).astype(np.float32))
+    scale = None if scale is None else np.array(scale, np.float32)
+    found = of_rows(x, input_scale=scale, input_shift=np.float32([-0.5] * 30))
+    assert (found.scale.shape, found.scale, found.offset) == ((), 1, 0)
+
+
+def test_images_in_part_dark_are_their_own_bytes() -> None:
+    x = images(500)
+    x[:, ::3] //= 60
+    x[:, 1] = 0
+    assert (of_rows(x).scale, of_rows(x).offset) == (1, 0)
+    floats = x / np.float32(255)
+    assert of_rows(floats).scale == np.float32(1 / 255), "one for all: dark columns matter little"
+
+
+def test_columns_of_unlike_ranges_have_scales_of_their_own() -> None:
+    rng = np.random.default_rng(1)
+    spread = 10.0 ** np.arange(-3, 3)
+    x = (rng.normal(size=(500, 6)) * spread).astype(np.float32)
+    weight = rng.normal(size=(40, 6)) / spread
+    found = of_rows(x, weight)
+    assert found.shape == (6,)
+    np.testing.assert_allclose(found.scale * 255, np.ptp(x, axis=0), rtol=0.5)
+    np.testing.assert_array_equal(taken(np.zeros(6), found), np.zeros(6))
+    # The same of rows that the network scales.
+    mapped = of_rows(x, weight * spread, input_scale=(1 / spread).astype(np.float32))
+    np.testing.assert_allclose(mapped.scale, found.scale, rtol=1e-6)
+    # Scaled before they come, they are alike.
+    assert of_rows((x / spread).astype(np.float32), weight * spread).shape == ()
+
+
+def test_whole_numbers_of_unlike_ranges_have_scales_of_their_own() -> None:
+    rng = np.random.default_rng(2)
+    x = np.stack([rng.integers(0, 2, 500), rng.integers(18, 91, 500)], axis=1).astype(np.uint8)
+    weight = rng.normal(size=(40, 2)) / [0.5, 20]
+    found = of_rows(x, weight)
+    # With room above, and below where 0 is not.
+    np.testing.assert_allclose(found.scale * 255, [1.1, 1.2 * 72], rtol=0.01)
+    np.testing.assert_allclose(found.offset, [0, -(18 - 7.2) / (1.2 * 72 / 255)], rtol=0.01)
+
+
+def test_columns_far_from_zero() -> None:
+    rng = np.random.default_rng(3)
+    x = np.stack([rng.integers(1990, 2021, 500), rng.normal(size=500)], axis=1).astype(np.float32)
+    weight = rng.normal(size=(40, 2)) / [10, 1]
+    found = of_rows(x, weight)
+    assert found.shape == (2,)
+    np.testing.assert_allclose(taken(x, found), x, atol=0.1)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 2020.0, -3e5])
+@pytest.mark.parametrize("scale", [None, 1e-3])
+def test_constant_columns_cost_the_others_nothing(value: float, scale: Any) -> None:
+    """A column that never varies may have any weight; its steps must not make others coarse."""
+    rng = np.random.default_rng(4)
+    spread = np.array([1, 100, 0.01, 1])
+    x = (rng.normal(size=(500, 4)) * spread).astype(np.float32)
+    x[:, 3] = value
+    factors = np.append(1 / spread[:3], 1 if scale is None else scale).astype(np.float32)
+    weight = rng.normal(size=(60, 4))
+    shift = np.float32([0, 0, 0, -value * factors[3]])
+    with_it = Network.from_layers(
+        [(weight, np.zeros(60))], ["identity"], input_scale=factors, input_shift=shift
+    )
+    without = Network.from_layers(
+        [(weight[:, :3], np.zeros(60))], ["identity"], input_scale=factors[:3]
+    )
+    small = with_it.quantize(x)
+    quantization = small.layers[0].quantization
+    assert quantization is not None and quantization.shape == (4,)
+    mapped = (taken(x, quantization)[:, 3] - value) * factors[3]
+    assert np.abs(mapped).max() < 0.02
+    off = relative(small(x), with_it(x))
+    assert off < 2 * relative(without.quantize(x[:, :3])(x[:, :3]), without(x[:, :3])) + 0.01
+
+
+@pytest.mark.parametrize("x", [np.zeros((1, 4)), np.full((3, 4), 2.5), np.array([[1, -2, 0, 1e6]])])
+def test_rows_that_never_vary(x: np.ndarray) -> None:
+    found = of_rows(x.astype(np.float32))
+    assert found.shape == ()
+    assert (np.abs(taken(x, found) - x) <= np.abs(x).max() / 100 + 1e-6).all()
+
+
+@pytest.mark.parametrize("size", [1e-28, 1e-10, 1e10, 1e36])
+def test_rows_of_any_size(size: float) -> None:
+    x = (rows(200, 6) * size).astype(np.float32)
+    x[:, 0] = size
+    for columns in (x, x * np.float32([1, 1e-2, 1, 1e2, 1, 1])):
+        found = of_rows(columns, np.eye(6) / size * 1e-3)
+        assert relative(taken(columns, found) / size, columns / size) < 0.02
+
+
+# --- gates --------------------------------------------------------------------------------------
+
+
+def test_a_gates_range_holds_its_sums_with_room() -> None:
+    net = gated(make([20, 30, 5]), rank=3)
+    gate, x = net.layers[0].gate, rows(100, 20)
+    assert gate is not None
+    sums = x @ gate.u
+    low, high = sums.min(axis=0), sums.max(axis=0)
+    expected = np.stack([low - 0.1 * (high - low), high + 0.1 * (high - low)])
+    np.testing.assert_allclose(quantize.gate_range(gate, x), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [0.0, 50.0])
+def test_gates_get_the_range_of_what_they_see(shift: float) -> None:
+    """The first one of mapped rows, whether the map is folded or not."""
+    net = gated(make([20, 30, 25, 5], input_scale=0.5, input_shift=shift))
+    x = rows(100, 20)
+    small = net.quantize(x)
+    for layer, old, seen in zip(
+        small.layers[:2], net.layers, net.dense().layer_inputs(x), strict=False
+    ):
+        assert layer.gate is not None and layer.gate.range is not None and old.gate is not None
+        assert layer.gate.u is old.gate.u and layer.gate.v is old.gate.v
+        sums = seen @ layer.gate.u
+        assert (layer.gate.range[0] <= sums).all() and (sums <= layer.gate.range[1]).all()
+        assert old.gate.range is None
+
+
+def test_a_gate_that_never_varies() -> None:
+    net = make([20, 30, 5]).with_gates({0: Gate(np.zeros((20, 2)), np.ones((2, 30)), np.ones(30))})
+    x = rows(100, 20)
+    small = net.quantize(x)
+    assert small.strategies() == ("gate", "dense")
+    np.testing.assert_array_equal(small(x), small.with_strategies(["skip"] * 2, "int8")(x))
+
+
+# --- whole networks -----------------------------------------------------------------------------
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "relu",
+        ("clipped_relu", 0.5),
+        ("thresholded_relu", 0.2),
+        ("thresholded_relu", -0.3),
+        ("leaky_relu", 0.2),
+        "identity",
+        "tanh",
+        "sigmoid",
+        "gelu",
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"input_scale": 0.5, "input_shift": 20.0}])
+def test_the_error_is_small(hidden: Any, options: dict[str, Any]) -> None:
+    net = make([40, 80, 60, 5], hidden=hidden, **options)
+    x = rows(1500, 40)
+    small = net.quantize(x[:1000])
+    assert small.plan == (ClassPlan(1, ("dense",) * 3, ("int8",) * 3),)
+    for strategy in ("dense", "skip"):
+        under = small.with_strategies([strategy] * 3, "int8")
+        off = relative(under(x[1000:]), net(x[1000:]))
+        print(f"{hidden} {strategy}: relative error {off:.4f}")
+        assert 0 < off < (0.1 if "thresholded_relu" in hidden else 0.05)
+    np.testing.assert_array_equal(under(x), small(x))
+
+
+@pytest.mark.isa
+def test_gates_in_int8_choose_nearly_the_same_units(net: Network) -> None:
+    x = images(400)
+    small = net.quantize(x)
+    assert small.strategies() == ("gate", "gate", "dense")
+    for f32, int8 in zip(
+        net.profile(x, seconds=0).layers[:2], small.profile(x, seconds=0).layers[:2], strict=True
+    ):
+        assert (int8.strategy, int8.precision, int8.rank) == ("gate", "int8", 4)
+        assert int8.computed_share == pytest.approx(f32.computed_share, abs=0.02)
+        assert int8.recall == pytest.approx(f32.recall, abs=0.03)
+
+
+def test_what_a_quantized_network_keeps(net: Network) -> None:
+    x = images(200)
+    plan = (
+        ClassPlan(1, ("gate", "skip", "dense"), ("f32",) * 3),
+        ClassPlan(32, ("skip", "gate", "skip"), ("f32",) * 3),
+    )
+    model = Model(
+        layers=net.layers,
+        task="regression",
+        input_scale=net.input_scale,
+        plan=plan,
+        probe=Probe(x[:5], net.dense()(x[:5])),
+        metadata={"a": 1},
+        machine=fingerprint(),
+        report={"b": 2},
+    )
+    small = Network(model).quantize(x)
+    assert [(c.rows, c.strategies) for c in small.plan] == [(c.rows, c.strategies) for c in plan]
+    assert {c.precisions for c in small.plan} == {("int8",) * 3}
+    assert (small.machine, small.report, small.metadata) == (None, None, {"a": 1})
+    assert small.check() <= 1e-6, "which compares in f32"
+    for one, other in zip(small.layers, net.layers, strict=True):
+        assert one.weight is other.weight and one.bias is other.bias
+        assert other.quantization is None, "a network never changes"
+    np.testing.assert_array_equal(small.dense()(x), net.dense()(x))
+    skips = ["skip"] * 3
+    np.testing.assert_array_equal(small.with_strategies(skips)(x), net.with_strategies(skips)(x))
+
+
+def test_some_layers_alone(net: Network) -> None:
+    x = images(200)
+    some = net.quantize(x, layers=[1])
+    assert some.plan[0].precisions == ("f32", "int8", "f32")
+    assert [layer.quantization is None for layer in some.layers] == [True, False, True]
+    assert some.layers[0] is net.layers[0]
+    more = some.quantize(x, layers=(np.int64(0),))
+    assert more.plan[0].precisions == ("int8", "int8", "f32")
+    assert more.layers[1] is some.layers[1]
+    assert net.quantize(x, layers=[]).plan == net.plan
+    mixed = more.with_strategies(["skip"] * 3, ["f32", "int8", "f32"]).quantize(x, layers=[2])
+    assert mixed.plan[0].precisions == ("f32", "int8", "int8"), "others stay as they are"
+
+
+def test_a_layer_too_wide_for_int8(tmp_path: Path) -> None:
+    width = 65_537
+    net = Network.from_layers([(np.ones((3, width)), np.zeros(3)), (np.ones((2, 3)), np.zeros(2))])
+    x = np.ones((2, width), np.uint8)
+    assert net.quantize(x).plan[0].precisions == ("f32", "int8")
+    message = "layers[0] must have at most 65536 inputs for int8, got 65537"
+    with pytest.raises(ValueError) as error:
+        net.quantize(x, layers=[0])
+    assert str(error.value) == message
+    refused = "inputs of layers[0] must be at most 65536 in int8, got 65537"
+    with pytest.raises(ValueError) as error:
+        net.with_quantization({0: ONE})
+    assert str(error.value) == refused
+    path = tmp_path / "net.npz"
+    one = {"layers.0.quantization.scale": np.ones(()), "layers.0.quantization.offset": np.zeros(())}
+    np.savez(path, **{"layers.0.weight": np.ones((1, width))}, **one)
+    with pytest.raises(lrgate.FileFormatError) as error:
+        Network.load(path)
+    assert str(error.value) == f"{path}: {refused}"
+
+
+X = np.zeros((2, 30), np.float32)
+NAN = np.where(np.arange(30) == 3, np.nan, X)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "kind", "message"),
+    [
+        (X[0], {}, ValueError, "x must have shape (n, 30), got (30,)"),
+        (X[:, :29], {}, ValueError, "x must have shape (n, 30), got (2, 29)"),
+        (X[None], {}, ValueError, "x must have shape (n, 30), got (1, 2, 30)"),
+        (X[:0], {}, ValueError, "x must have at least 1 row, got 0"),
+        (X * 1j, {}, TypeError, "x must be an array of real numbers, got dtype complex64"),
+        (X.astype(str), {}, TypeError, "x must be an array of real numbers, got dtype <U32"),
+        (X.astype(object), {}, TypeError, "x must be an array of real numbers, got dtype object"),
+        (NAN, {}, ValueError, "x must be finite, got NaN or infinity in row 0 and 1 more rows"),
+        (
+            np.concatenate([X, X - np.inf]),
+            {},
+            ValueError,
+            "x must be finite, got NaN or infinity in row 2 and 1 more rows",
+        ),
+        (
+            np.concatenate([X.astype(np.float64), np.full((1, 30), 1e300)]),
+            {},
+            ValueError,
+            "x must be finite, got NaN or infinity in row 2",
+        ),
+        (
+            sparse.csr_matrix(np.concatenate([X, NAN[:1]])),
+            {},
+            ValueError,
+            "x must be finite, got NaN or infinity in row 2",
+        ),
+        (
+            sparse.csr_matrix(X[:, :3]),
+            {},
+            ValueError,
+            "x must have shape (n, 30), got (2, 3)",
+        ),
+        (
+            np.concatenate([X, X + np.float32(3e38)]),
+            {},
+            ValueError,
+            "x must give finite inputs to every layer, got NaN or infinity in those of layers[1] "
+            "in row 2",
+        ),
+        (X, {"layers": 1}, TypeError, "layers must be a sequence of integers, got int"),
+        (X, {"layers": "01"}, TypeError, "layers must be a sequence of integers, got str"),
+        (X, {"layers": [0.0]}, TypeError, "layers must be a sequence of integers, got 0.0"),
+        (X, {"layers": [True]}, TypeError, "layers must be a sequence of integers, got True"),
+        (X, {"layers": [3]}, ValueError, "layers must name layers from 0 to 2, got 3"),
+        (X, {"layers": [-1]}, ValueError, "layers must name layers from 0 to 2, got -1"),
+    ],
+)
+def test_quantize_refuses(
+    x: Any, options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    layers = [(np.ones((4, 30)), np.zeros(4)), (np.ones((3, 4)), np.zeros(3))]
+    net = Network.from_layers([*layers, (np.ones((1, 3)), np.zeros(1))])
+    with pytest.raises(kind) as error:
+        net.quantize(x, **options)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csc_array, sparse.coo_matrix])
+def test_sparse_rows_calibrate_as_dense_ones(net: Network, kind: Callable[[Any], Any]) -> None:
+    x = images(100).astype(np.float32) * np.float32(0.3)
+    one, other = net.quantize(x), net.quantize(kind(x))
+    for a, b in zip(one.layers, other.layers, strict=True):
+        assert a.quantization is not None and b.quantization is not None
+        np.testing.assert_allclose(a.quantization.scale, b.quantization.scale, rtol=1e-5)
+        np.testing.assert_array_equal(a.quantization.offset, b.quantization.offset)
+
+
+def test_quantize_refuses_ragged_rows(net: Network) -> None:
+    with pytest.raises(TypeError, match=r"^x must be an array of real numbers"):
+        net.quantize([[1.0], [1.0, 2.0]])
+
+
+# --- mixed precisions ---------------------------------------------------------------------------
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("hidden", ["relu", "tanh"])
+def test_precisions_mix(hidden: str) -> None:
+    net = make([30, 50, 40, 5], hidden=hidden, input_scale=1 / 255)
+    x = images(300)
+    small = net.quantize(x)
+    exact = net(x)
+    for mask in range(8):
+        precisions = ["int8" if mask >> i & 1 else "f32" for i in range(3)]
+        for strategy in ("dense", "skip"):
+            mixed = small.with_strategies([strategy] * 3, precisions)
+            assert mixed.plan[0].precisions == tuple(precisions)
+            if mask == 0:
+                expected = net.with_strategies([strategy] * 3)(x)
+                np.testing.assert_array_equal(mixed(x), expected)
+            else:
+                assert 0 < relative(mixed(x), exact) < 0.03
+    one = small.with_strategies(["skip"] * 3, "int8")
+    np.testing.assert_array_equal(one(x), small.with_strategies(["skip"] * 3, ["int8"] * 3)(x))
+
+
+@pytest.mark.parametrize(
+    ("strategies", "precision", "kind", "message"),
+    [
+        (["skip"] * 3, "int4", ValueError, "precision[0] must be 'f32' or 'int8', got 'int4'"),
+        (
+            ["skip"] * 3,
+            ["f32", 8, "f32"],
+            ValueError,
+            "precision[1] must be 'f32' or 'int8', got 8",
+        ),
+        (
+            ["skip"] * 3,
+            ["f32"],
+            ValueError,
+            "precision must have 3 entries, one for each of strategies, got 1",
+        ),
+        (
+            ["skip"] * 3,
+            None,
+            TypeError,
+            "precision must be a name or a sequence of names, got NoneType",
+        ),
+        (
+            ["skip"] * 3,
+            "int8",
+            ValueError,
+            "precision[1] must be 'f32', since layers[1] is not quantised, got 'int8'",
+        ),
+        (
+            ["gate", "skip", "skip"],
+            ["int8", "f32", "f32"],
+            ValueError,
+            "precision[0] must be 'f32', since the gate of layers[0] has no range, got 'int8'",
+        ),
+        (["skip"] * 2, "f32", ValueError, "strategies must have shape (3,), got (2,)"),
+        (
+            ["skip", "skip", "gate"],
+            ["f32", "f32", "int8"],
+            ValueError,
+            "strategies[2]: 'dense' or 'skip', since the layer has no gate, got 'gate'",
+        ),
+    ],
+)
+def test_with_strategies_refuses(
+    net: Network, strategies: Any, precision: Any, kind: type[Exception], message: str
+) -> None:
+    some = net.with_quantization([ONE, None, plain(0.01)])
+    with pytest.raises(kind) as error:
+        some.with_strategies(strategies, precision)
+    assert str(error.value) == message
+    some.with_strategies(["skip"] * 3, ["int8", "f32", "int8"])
+
+
+def test_each_batch_size_uses_its_precisions(net: Network) -> None:
+    x = images(100)
+    small = net.quantize(x)
+    plan = (
+        ClassPlan(1, ("skip",) * 3, ("int8", "f32", "int8")),
+        ClassPlan(64, ("dense",) * 3, ("f32", "int8", "f32")),
+    )
+    both = Network(dataclasses.replace(small._model, plan=plan))
+    assert both.plan == plan
+    for n, part in ((1, plan[0]), (64, plan[1])):
+        expected = small.with_strategies(part.strategies, part.precisions)(x[:n])
+        np.testing.assert_array_equal(both(x[:n]), expected)
+    assert "plan {1: skip8-skip-skip8, 64: dense-dense8-dense}" in repr(both)
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
+@pytest.mark.parametrize("quantization", [ONE, plain(0.7, 3.25), None])
+def test_all_kinds_of_rows_give_the_same_bits(
+    net: Network, strategy: str, quantization: Quantization | None
+) -> None:
+    x = images(70)
+    small = net.quantize(x)
+    if quantization is None:
+        quantization = Quantization(np.linspace(0.5, 2, 30), np.linspace(0, 100, 30))
+    small = small.with_quantization({0: quantization})
+    small = small.with_strategies([strategy, strategy, "skip"], "int8")
+    expected = small(x)
+    floats = x.astype(np.float32)
+    for other in (floats, floats.astype(np.float64), x.astype(np.int32), floats[:, ::-1][:, ::-1]):
+        np.testing.assert_array_equal(small(other), expected)
+    np.testing.assert_array_equal(small(sparse.csr_matrix(floats)), expected)
+    for n in (1, 5, 64):
+        np.testing.assert_array_equal(small(x[:n]), expected[:n])
+    np.testing.assert_array_equal(small(floats[3]), expected[3])
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("precisions", [("int8",) * 3, ("int8", "f32", "f32")])
+@pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_nan_row_touches_no_other(
+    net: Network, precisions: tuple[str, ...], strategy: str, bad: float
+) -> None:
+    small = net.quantize(images(100))
+    x = rows(70, 30) * 255
+    damaged = x.copy()
+    damaged[3, 5] = bad
+    others = np.arange(70) != 3
+    plan = small.with_strategies([strategy, strategy, "dense"], precisions)
+    assert np.isnan(plan(damaged)[3]).all()
+    np.testing.assert_array_equal(plan(damaged)[others], plan(x)[others])
+
+
+@pytest.mark.isa
+def test_signed_rows_and_rows_beyond_the_range() -> None:
+    net = make([20, 60, 40, 5])
+    x = np.random.default_rng(0).normal(size=(1000, 20)).astype(np.float32)
+    small = net.quantize(x)
+    first = small.layers[0].quantization
+    assert first is not None and 100 < first.offset < 155
+    assert relative(small(x), net(x)) < 0.05
+    far = np.array([[-1e30], [1e30]], np.float32).repeat(20, axis=1)
+    edge = taken(far, first).astype(np.float32)
+    np.testing.assert_array_equal(small(far), small(edge), "clipped")
+
+
+# --- orders -------------------------------------------------------------------------------------
+
+SOME = (
+    np.random.default_rng(3).permutation(50)[:27],
+    np.random.default_rng(4).permutation(40)[:13],
+    None,
+)
+ALL = (np.random.default_rng(5).permutation(50), np.random.default_rng(6).permutation(40), None)
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
+def test_units_in_another_order_give_the_same_bits(net: Network, strategy: str) -> None:
+    """Sums of integers do not depend on the order."""
+    x = images(100)
+    small = net.quantize(x).with_strategies([strategy, strategy, "skip"], "int8")
+    other = small.with_order(ALL)
+    assert other.plan == small.plan
+    for n in (1, 9, 100):
+        np.testing.assert_array_equal(other(x[:n]), small(x[:n]))
+        for one, two in zip(other.layer_inputs(x[:n]), small.layer_inputs(x[:n]), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.isa
+def test_signed_units_in_another_order() -> None:
+    net = make([30, 50, 40, 5], hidden="tanh", input_scale=1 / 255)
+    x = images(100)
+    small = net.quantize(x)
+    np.testing.assert_allclose(small.with_order(ALL)(x), small(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
+def test_units_that_are_always_zero_need_not_be_computed(net: Network, strategy: str) -> None:
+    layers = []
+    for layer, order in zip(net.layers, SOME, strict=True):
+        weight, bias = layer.weight.copy(), layer.bias.copy()
+        if order is not None:
+            dead = np.setdiff1d(np.arange(layer.outputs), order)
+            weight[dead], bias[dead] = -np.abs(weight[dead]), -10
+        layers.append(Layer(weight, bias, layer.activation, layer.gate))
+    x = images(100)
+    full = Network.from_layers(layers, input_scale=1 / 255)
+    plan = [strategy, strategy, "dense"]
+    small = full.quantize(x).with_strategies(plan, "int8")
+    part = small.with_order(SOME)
+    # The weights of units that are left out may have been the largest.
+    assert relative(part(x), small(x)) < 0.02
+    ordered = full.with_order(SOME).quantize(x).with_strategies(plan, "int8")
+    for one, other in zip(ordered.layers, part.layers, strict=True):
+        assert one.quantization is not None and other.quantization is not None
+        np.testing.assert_allclose(one.quantization.scale, other.quantization.scale, rtol=1e-5)
+    np.testing.assert_allclose(ordered(x), part(x), rtol=0, atol=1e-4)
+
+
+# --- looking inside -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
+@pytest.mark.parametrize("orders", [(None,) * 3, ALL, SOME])
+@pytest.mark.parametrize("shift", [0.0, 0.25, 100.0])
+def test_layer_inputs_are_what_bytes_stand_for(strategy: str, orders: Any, shift: float) -> None:
+    net = gated(make([30, 50, 40, 5], input_scale=0.01, input_shift=shift))
+    x = rows(200, 30) * 40 + 20
+    net = net.quantize(x).with_order(orders)
+    net = net.with_strategies([strategy, strategy, "skip"], "int8")
+    inputs = net.layer_inputs(x)
+    first, *others = (layer.quantization for layer in net.layers)
+    assert first is not None
+    np.testing.assert_allclose(inputs[0], taken(x, first) * 0.01 + shift, rtol=1e-6, atol=1e-6)
+    for values, quantization, order in zip(inputs[1:], others, orders[:2], strict=True):
+        assert values.dtype == np.float32 and quantization is not None
+        np.testing.assert_allclose(taken(values, quantization), values, rtol=1e-6, atol=1e-6)
+        if order is not None:
+            assert not values[:, np.setdiff1d(np.arange(values.shape[1]), order)].any()
+    assert [values.shape for values in inputs] == [(200, 30), (200, 50), (200, 40)]
+
+
+@pytest.mark.parametrize("orders", [(None,) * 3, ALL, SOME])
+@pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
+def test_a_profile_in_int8(net: Network, strategy: str, orders: Any) -> None:
+    x = images(61)
+    small = net.quantize(x).with_order(orders)
+    small = small.with_strategies([strategy, strategy, "dense"], "int8")
+    profile = small.profile(x, seconds=0)
+    signals = [*small.layer_inputs(x), small(x)]
+    for i, (layer, found) in enumerate(zip(small.layers, profile.layers, strict=True)):
+        assert (found.inputs, found.outputs) == (layer.inputs, layer.outputs)
+        assert (found.strategy, found.precision) == (small.strategies()[i], "int8")
+        assert found.density_in == pytest.approx((signals[i] != 0).mean())
+        assert found.density_out == pytest.approx((signals[i + 1] != 0).mean())
+        assert found.seconds_per_row > 0
+        if found.strategy == "gate":
+            assert found.rank == 4
+            assert found.recall is not None and 0.05 < found.recall < 0.95
+            assert found.lost_energy is not None and 0.05 < found.lost_energy < 0.95
+        else:
+            computed = layer.outputs if layer.order is None else len(layer.order)
+            assert found.computed_share == pytest.approx(computed / layer.outputs)
+    lines = str(profile).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert f"{strategy}8" in lines[1] and "dense8" in lines[3]
+
+
+def test_repr(net: Network) -> None:
+    small = net.quantize(images(50))
+    assert "plan {1: gate8-gate8-dense8}" in repr(small)
+    assert "plan {1: gate-skip-skip}" in repr(small.with_strategies(["gate", "skip", "skip"]))
+    assert repr(small.layers[0]) == "Layer(30 -> 50, relu, gate of rank 4, int8)"
+
+
+# --- setting them by hand -----------------------------------------------------------------------
+
+
+def test_with_quantization(net: Network) -> None:
+    skips = net.with_strategies(["skip"] * 3)
+    some = skips.with_quantization({1: plain(0.01), 2: plain(0.02)})
+    assert some.plan == (ClassPlan(1, ("skip",) * 3, ("f32", "f32", "int8")),)
+    assert "a layer that has a gate without a range stays in f32" and some.layers[1].gate
+    free = skips.with_gates([None] * 3)
+    all_of_them = free.with_quantization([ONE, plain(0.01), plain(0.02)])
+    assert all_of_them.plan[0].precisions == ("int8",) * 3
+    fewer = all_of_them.with_quantization({1: None})
+    assert fewer.plan[0].precisions == ("int8", "f32", "int8")
+    assert fewer.layers[1].quantization is None
+    assert fewer.layers[0].quantization is ONE
+    # Those that stay as they are keep their precision.
+    mixed = all_of_them.with_strategies(["skip"] * 3, ["f32", "int8", "f32"])
+    changed = mixed.with_quantization({1: plain(0.03)})
+    assert changed.plan[0].precisions == ("f32", "int8", "f32")
+    assert changed.with_quantization({0: ONE}).plan == changed.plan
+    assert changed.with_quantization({0: plain(1)}).plan[0].precisions == ("int8", "int8", "f32")
+    none = all_of_them.with_quantization([None] * 3)
+    x = images(9)
+    np.testing.assert_array_equal(none(x), free(x))
+    made = Network.from_layers(all_of_them.layers, input_scale=1 / 255)
+    assert made.plan[0].precisions == ("int8",) * 3
+
+
+def test_one_scale_for_each_input() -> None:
+    net = Network.from_layers([([[4, 2, 1], [-4, 2, -1]], np.zeros(2))], ["identity"])
+    each = Quantization(np.float32([1, 2, 4]), np.float32([0, 10, 0]))
+    small = net.with_quantization([each])
+    x = np.array([[100, -20, 400], [255, 2, 1020], [300, 1000, 3], [-1, -100, -9]])
+    seen = np.array([[100, -20, 400], [255, 2, 1020], [255, 490, 4], [0, -20, 0]])
+    np.testing.assert_array_equal(taken(x, each), seen)
+    np.testing.assert_allclose(small(x), net(seen), rtol=1e-6)
+
+
+QUANTIZED = "quantization[0]: quantization"
+
+
+@pytest.mark.parametrize(
+    ("quantization", "kind", "message"),
+    [
+        ([ONE], ValueError, "quantization must have 3 entries, one per layer, got 1"),
+        ({3: ONE}, ValueError, "quantization must name layers from 0 to 2, got 3"),
+        (
+            ONE,
+            TypeError,
+            "quantization must be a mapping or a sequence of quantization, got Quantization",
+        ),
+        ({0: (1, 0)}, TypeError, "quantization[0] must be a Quantization or None, got tuple"),
+        (
+            {0: Quantization(np.ones(29), np.zeros(29))},
+            ValueError,
+            f"{QUANTIZED}.scale must have shape () or (30,), got (29,)",
+        ),
+        (
+            {0: Quantization(np.array(1), np.zeros(29))},
+            ValueError,
+            f"{QUANTIZED}.offset must have shape () or (30,), got (29,)",
+        ),
+        (
+            {1: Quantization(np.ones(50), np.array(0))},
+            ValueError,
+            "quantization[1].scale must have shape (), got (50,)",
+        ),
+    ],
+)
+def test_with_quantization_refuses(
+    net: Network, quantization: Any, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind) as error:
+        net.with_quantization(quantization)
+    assert str(error.value) == message
+
+
+def test_other_gates_of_a_quantized_network(net: Network) -> None:
+    small = net.quantize(images(100))
+    assert small.plan[0].precisions == ("int8",) * 3
+    gate = small.layers[0].gate
+    assert gate is not None
+    no_range = small.with_gates({0: dataclasses.replace(gate, range=None)})
+    assert no_range.plan == (ClassPlan(1, ("gate", "gate", "dense"), ("f32", "int8", "int8")),)
+    assert no_range.layers[0].quantization is small.layers[0].quantization
+    ranged = small.with_gates({0: dataclasses.replace(gate)})
+    assert ranged.plan == small.plan
+    gone = small.with_gates({0: None})
+    assert gone.plan == (ClassPlan(1, ("dense", "gate", "dense"), ("int8",) * 3),)
+    # Those that stay as they are keep strategy and precision.
+    skips = no_range.with_strategies(["skip"] * 3, "int8")
+    kept = skips.with_gates({1: None})
+    assert kept.plan == (ClassPlan(1, ("skip",) * 3, ("int8",) * 3),)
+
+
+# --- storing, copying, tuning -------------------------------------------------------------------
+
+
+def everything() -> Network:
+    """A network with gates, orders, scales for each input, and a plan that mixes precisions."""
+    net = gated(make([30, 50, 40, 3], classes=["a", "b", "c"], input_scale=0.5, input_shift=0.1))
+    x = images(100) * np.linspace(0.01, 3, 30, dtype=np.float32)
+    net = net.quantize(x).with_order(SOME)
+    each = Quantization(np.linspace(0.01, 3, 30), np.linspace(0, 9, 30))
+    net = net.with_quantization({0: each}).with_probe(x[:5]).with_metadata({"seed": 3})
+    plan = (
+        ClassPlan(1, ("gate", "skip", "dense"), ("int8", "f32", "int8")),
+        ClassPlan(32, ("skip", "gate", "skip"), ("f32", "int8", "int8")),
+    )
+    return Network(dataclasses.replace(net._model, plan=plan))
+
+
+def assert_same(a: Network, b: Network) -> None:
+    assert a is not b
+    assert (repr(a), a.plan) == (repr(b), b.plan)
+    x = images(40, seed=2)
+    for n in (1, 9, 40):
+        np.testing.assert_array_equal(a(x[:n]), b(x[:n]))
+    for one, other in zip(a.layers, b.layers, strict=True):
+        for p, q in ((one.quantization, other.quantization),):
+            assert p is not None and q is not None
+            np.testing.assert_array_equal(p.scale, q.scale, strict=True)
+            np.testing.assert_array_equal(p.offset, q.offset, strict=True)
+        if one.gate is not None:
+            assert other.gate is not None
+            np.testing.assert_array_equal(one.gate.range, other.gate.range, strict=True)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle(protocol: int) -> None:
+    net = everything()
+    assert_same(net, pickle.loads(pickle.dumps(net, protocol)))  # noqa: S301 (made right here)
+
+
+def test_copies() -> None:
+    net = everything()
+    assert_same(net, copy.deepcopy(net))
+    assert_same(net, copy.copy(net))
+    quantization = copy.deepcopy(net.layers[0].quantization)
+    assert quantization is not None and not quantization.scale.flags.writeable
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_files(tmp_path: Path, suffix: str) -> None:
+    net = everything()
+    path = tmp_path / f"net.{suffix}"
+    net.save(path)
+    loaded = Network.load(path)
+    assert_same(net, loaded)
+    assert loaded.check() == net.check() <= 1e-6
+    again = tmp_path / f"again.{suffix}"
+    loaded.save(again)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_what_keeps_int8() -> None:
+    net = everything()
+    x = images(50)
+    kept = {
+        "with_probe": net.with_probe(x[:3]),
+        "with_metadata": net.with_metadata({}),
+        "with_gates": net.with_gates({}),
+        "with_order": net.with_order({}),
+        "with_quantization": net.with_quantization({}),
+    }
+    for name, other in kept.items():
+        assert other.plan == net.plan, name
+        np.testing.assert_array_equal(other(x), net(x), err_msg=name)
+    for other in (net.dense(), net.with_strategies(["skip"] * 3)):
+        assert other.plan[0].precisions == ("f32",) * 3
+        assert other.layers == net.layers
+
+
+def test_tune_keeps_precisions() -> None:
+    net = everything()
+    x = images(50)
+    tuned = net.tune(x, (1, 8, 64), seconds=0.01)
+    first, second = (plan.precisions for plan in net.plan)
+    assert [plan.precisions for plan in tuned.plan] == [first, second, second]
+    assert tuned.machine == fingerprint()
+    assert tuned.layers == net.layers
+
+
+def test_a_plan_of_another_machine_keeps_its_precisions(tmp_path: Path) -> None:
+    net = everything()
+    elsewhere = {"isa": "avx2", "cpu": "another", "l1d": 1, "l2": 2, "l3": None}
+    path = tmp_path / "net.npz"
+    Network(dataclasses.replace(net._model, machine=elsewhere)).save(path)
+    loaded = Network.load(path)
+    assert loaded.machine == fingerprint()
+    assert [plan.precisions for plan in loaded.plan] == [plan.precisions for plan in net.plan]
+
+
+# --- the shipped network ------------------------------------------------------------------------
+
+
+@pytest.mark.isa
+def test_mnist() -> None:
+    net, x, y = lrgate.examples.mnist()
+    small = net.quantize(x[500:])
+    assert all(plan.precisions == ("int8",) * 4 for plan in small.plan)
+    first = small.layers[0].quantization
+    assert first is not None and (first.scale, first.offset) == (1, 0)
+    assert relative(small.with_strategies(["skip"] * 4, "int8")(x), net.dense()(x)) < 0.01
+    assert (small.predict(x[:500]) != net.dense().predict(x[:500])).mean() <= 0.006
+    assert (small.predict(x) != y).mean() <= (net.predict(x) != y).mean() + 0.003
+    np.testing.assert_array_equal(small(x), small(x.astype(np.float32)))
+    floats = Network.from_layers([*net.layers]).dense().quantize(x[500:] / np.float32(255))
+    scale = floats.layers[0].quantization
+    assert scale is not None and scale.scale == np.float32(1 / 255)
