@@ -15,6 +15,7 @@ once, at the end. One thread; ``--cpu N`` keeps everything on that CPU (Linux).
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -76,7 +77,8 @@ def seeds(options: argparse.Namespace) -> None:
             after = error(fast, rows.x_test, rows.y_test, of_class.rows)
             plan = "-".join(named(layer) for layer in of_class.layers)
             print(
-                f"{seed:>4} {of_class.rows:>5}  {plan:<25} {100 * before:5.2f} to {100 * after:5.2f}"
+                f"{seed:>4} {of_class.rows:>5}  {plan:<25} {100 * before:5.2f} to "
+                f"{100 * after:5.2f}"
                 f" {of_class.seconds_dense * 1e6:8.2f} {of_class.seconds_exact * 1e6:6.2f}"
                 f" {of_class.seconds_after * 1e6:6.2f}  {of_class.over_exact}"
             )
@@ -137,7 +139,7 @@ def random(options: argparse.Namespace) -> None:
     widths = (256, 512, 512, 10)
     layers = [
         (rng.normal(0, d**-0.5, (h, d)).astype(np.float32), np.zeros(h, np.float32))
-        for d, h in zip(widths, widths[1:], strict=False)
+        for d, h in itertools.pairwise(widths)
     ]
     net = lrgate.Network.from_layers(layers, task="classification")
     x = rng.normal(size=(CALIBRATION_ROWS, widths[0])).astype(np.float32)

@@ -35,6 +35,7 @@ from lrgate.judge import FIT_SHARE, Damage, Increase, Judge, Split
 from lrgate.model import Gate, Layer, Model
 from lrgate.network import Network
 from lrgate.profiles import LayerProfile
+from lrgate.quantize import gate_range
 from lrgate.reports import ClassReport, LayerReport, Report, Spread
 
 __all__ = ["optimize"]
@@ -557,7 +558,9 @@ class _Search:
         """Gates of several ranks and thresholds, not measured yet."""
         found = []
         for rank in ranks:
-            gate = _always_on(_ranged(estimate.gate(rank), rows), always)
+            gate = estimate.gate(rank)
+            gate = replace(gate, range=gate_range(gate, rows[0]))
+            gate = _always_on(gate, always)
             path = estimators.ThresholdPath(layer, gate, rows[1])
             for lost in _LOST_ENERGIES:
                 tuned = replace(path.gate(lost_energy=lost), range=gate.range)
@@ -856,14 +859,6 @@ def _widened(gate: Gate, before: IntArray, order: IntArray, layer: Layer) -> Gat
     bias = np.full(layer.outputs, -1.0, np.float32)
     bias[order] = gate.bias
     return replace(gate, u=u, v=v, bias=bias)
-
-
-def _ranged(gate: Gate, rows: Sequence[Float32Array]) -> Gate:
-    """The gate with the range that its low-rank sums have on rows."""
-    sums = [inputs @ gate.u for inputs in rows]
-    low = np.min([t.min(axis=0) for t in sums], axis=0)
-    high = np.max([t.max(axis=0) for t in sums], axis=0)
-    return replace(gate, range=np.stack([low, high]))
 
 
 def _uniform(network: Network, name: str) -> Network:

@@ -74,10 +74,11 @@ class LayerReport:
     seconds_after: float
 
     def __str__(self) -> str:
-        """One line of the table, without the layer's number."""
-        strategy = self.strategy if self.rank is None else f"{self.strategy} {self.rank}"
+        """One line of the table, without the layer's number; an 8 stands for int8."""
+        strategy = f"{self.strategy}8" if self.precision == "int8" else self.strategy
+        strategy = strategy if self.rank is None else f"{strategy} {self.rank}"
         return (
-            f"{f'{self.inputs}-{self.outputs}':<10} {strategy:<8} {self.density_in:5.3f} "
+            f"{f'{self.inputs}-{self.outputs}':<9} {strategy:<9} {self.density_in:5.3f} "
             f"{self.density_out:5.3f} {self.computed_share:8.3f}  {_optional(self.recall, '.3f')} "
             f"{_optional(self.lost_energy, '.4f')}  {self.flop_share:5.3f} "
             f"{self.seconds_before * 1e6:7.2f} {self.seconds_after * 1e6:7.2f}"
@@ -120,7 +121,7 @@ class ClassReport:
             f"{self.seconds_exact * 1e6:.2f} without gates, {self.seconds_after * 1e6:.2f} now",
             f"    {self.over_dense} times as fast as dense, {self.over_exact} as without gates;",
             f"    the paper's cost model predicts {self.predicted_speed_up:.2f} over dense",
-            " #  layer      strategy    in   out computed recall   lost  FLOPs  before   after",
+            " #  layer     strategy     in   out computed recall   lost  FLOPs  before   after",
         ]
         lines += [f"{i:>2}  {layer}" for i, layer in enumerate(self.layers)]
         return "\n".join(lines)
