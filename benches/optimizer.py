@@ -49,6 +49,12 @@ def main() -> None:
     parser.add_argument("experiment", choices=experiments)
     parser.add_argument("--data-dir", type=Path, default=Path("data/mnist"))
     parser.add_argument("--runs-dir", type=Path, default=Path("training/runs"))
+    parser.add_argument(
+        "--precision",
+        choices=["f32", "auto", "int8"],
+        default="f32",
+        help="of the optimised networks; plans without gates have the same (default: %(default)s)",
+    )
     parser.add_argument("--cpu", type=int, help="keep everything on this CPU")
     options = parser.parse_args()
     if options.cpu is not None:
@@ -70,7 +76,7 @@ def seeds(options: argparse.Namespace) -> None:
     for seed in SEEDS:
         net = trained(options, f"paper-{seed}", "--preset paper --epochs 17", seed)
         rows = data.load(options.data_dir)
-        fast = optimized(net, rows.x_train, rows.y_train, seed)
+        fast = optimized(options, net, rows.x_train, rows.y_train, seed)
         assert fast.report is not None
         before = error(net.dense(), rows.x_test, rows.y_test, 1024)
         for of_class in fast.report.classes:
@@ -103,7 +109,8 @@ def ranks(options: argparse.Namespace) -> None:
     test = net.layer_inputs(rows.x_test)
     dense = error(net.dense(), rows.x_test, rows.y_test, 1024)
     print(
-        f"\n784-1000-600-400-10, all three hidden layers gated; dense test error {100 * dense:.2f} %"
+        "\n784-1000-600-400-10, all three hidden layers gated; "
+        f"dense test error {100 * dense:.2f} %"
     )
     print("each gate computes the share of units that whitened does at threshold 0")
     print("ranks     estimator  thresholds   error %   computed share     lost energy")
@@ -125,7 +132,8 @@ def ranks(options: argparse.Namespace) -> None:
                     estimators.evaluate(net.layers[i], gate, test[i]) for i, gate in gates.items()
                 ]
                 print(
-                    f"{'-'.join(map(str, of_layers)):<9} {name:<10} {'fitted' if fitted else 'one':<9}"
+                    f"{'-'.join(map(str, of_layers)):<9} {name:<10} "
+                    f"{'fitted' if fitted else 'one':<9}"
                     f" {100 * error(gated, rows.x_test, rows.y_test, 1024):9.2f}   "
                     + " ".join(f"{report.computed_share:.3f}" for report in reports)
                     + "   "
@@ -143,7 +151,7 @@ def random(options: argparse.Namespace) -> None:
     ]
     net = lrgate.Network.from_layers(layers, task="classification")
     x = rng.normal(size=(CALIBRATION_ROWS, widths[0])).astype(np.float32)
-    fast = lrgate.optimize(net, x, num_threads=1, batch_sizes=SIZES)
+    fast = lrgate.optimize(net, x, num_threads=1, batch_sizes=SIZES, precision=options.precision)
     print(f"\n{'-'.join(map(str, widths))}, random weights and rows")
     print(fast.report)
     for size in SIZES:
@@ -156,7 +164,7 @@ def wide(options: argparse.Namespace) -> None:
     """1024-4096-4096-10, trained on MNIST padded to 32 x 32."""
     net = trained(options, "wide", "--preset wide", 1)
     rows = data.pad(data.load(options.data_dir), 2)
-    fast = optimized(net, rows.x_train, rows.y_train, 1, (1, 256))
+    fast = optimized(options, net, rows.x_train, rows.y_train, 1, (1, 256))
     print(f"\n{fast.report}\n")
     before = error(net.dense(), rows.x_test, rows.y_test, 1024)
     x = rows.x_test.astype(np.float32)
@@ -197,6 +205,7 @@ def script(arguments: list[Any], out: Path | None, options: argparse.Namespace) 
 
 
 def optimized(
+    options: argparse.Namespace,
     net: lrgate.Network,
     x: npt.NDArray[np.uint8],
     y: npt.NDArray[Any],
@@ -205,7 +214,15 @@ def optimized(
 ) -> lrgate.Network:
     chosen = np.random.default_rng(seed).permutation(len(x))[:CALIBRATION_ROWS]
     rows = x[chosen].astype(np.float32)
-    return lrgate.optimize(net, rows, y[chosen], batch_sizes=sizes, num_threads=1, seed=seed)
+    return lrgate.optimize(
+        net,
+        rows,
+        y[chosen],
+        batch_sizes=sizes,
+        precision=options.precision,
+        num_threads=1,
+        seed=seed,
+    )
 
 
 def error(net: lrgate.Network, x: npt.NDArray[Any], y: npt.NDArray[Any], rows: int) -> float:
@@ -215,7 +232,8 @@ def error(net: lrgate.Network, x: npt.NDArray[Any], y: npt.NDArray[Any], rows: i
 
 
 def named(layer: lrgate.LayerReport) -> str:
-    return layer.strategy if layer.rank is None else f"{layer.estimator}{layer.rank}"
+    strategy = f"{layer.strategy}8" if layer.precision == "int8" else layer.strategy
+    return strategy if layer.rank is None else f"{strategy}/{layer.estimator[:4]}{layer.rank}"
 
 
 def fits(name: str, layer: lrgate.Layer, x: npt.NDArray[Any], rank: int) -> lrgate.Gate:

@@ -1,10 +1,13 @@
-"""What lrgate is compared with and checked against: ONNX Runtime, and the network in float64."""
+"""What lrgate is compared with, ONNX Runtime and OpenVINO, and checked against, float64."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,28 +33,25 @@ def folded(net: lrgate.Network) -> list[tuple[Float64Array, Float64Array]]:
     return layers
 
 
-def onnxruntime_f32(net: lrgate.Network) -> Callable[[Float32Array], Float32Array]:
-    """A relu network in ONNX Runtime, float32, one thread, all graph optimisations.
-
-    Raises
-    ------
-    ImportError
-        Without onnx and onnxruntime.
-    """
-    import onnxruntime
+def onnx_model(net: lrgate.Network, *, gemm: bool = True) -> Any:
+    """A relu network as an ONNX model: Gemm, or MatMul and Add, which ONNX Runtime can quantise."""
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, constants = [], []
     name = "x"
     layers = folded(net)
     for i, (weight, bias) in enumerate(layers):
-        constants += [
-            numpy_helper.from_array(weight.astype(np.float32), f"weight{i}"),
-            numpy_helper.from_array(bias.astype(np.float32), f"bias{i}"),
-        ]
-        nodes.append(
-            helper.make_node("Gemm", [name, f"weight{i}", f"bias{i}"], [f"z{i}"], transB=1)
-        )
+        weight = weight.astype(np.float32)
+        constants.append(numpy_helper.from_array(bias.astype(np.float32), f"bias{i}"))
+        if gemm:
+            constants.append(numpy_helper.from_array(weight, f"weight{i}"))
+            inputs = [name, f"weight{i}", f"bias{i}"]
+            nodes.append(helper.make_node("Gemm", inputs, [f"z{i}"], transB=1))
+        else:
+            columns = np.ascontiguousarray(weight.T)
+            constants.append(numpy_helper.from_array(columns, f"weight{i}"))
+            nodes.append(helper.make_node("MatMul", [name, f"weight{i}"], [f"m{i}"]))
+            nodes.append(helper.make_node("Add", [f"m{i}", f"bias{i}"], [f"z{i}"]))
         name = f"z{i}"
         if i < len(layers) - 1:
             nodes.append(helper.make_node("Relu", [name], [f"a{i}"]))
@@ -65,22 +65,118 @@ def onnxruntime_f32(net: lrgate.Network) -> Callable[[Float32Array], Float32Arra
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
+    return model
+
+
+def onnxruntime_f32(net: lrgate.Network) -> Callable[[Float32Array], Float32Array]:
+    """A relu network in ONNX Runtime, float32, one thread, all graph optimisations.
+
+    Raises
+    ------
+    ImportError
+        Without onnx and onnxruntime.
+    """
+    return _session(onnx_model(net))
+
+
+def onnxruntime_int8(net: lrgate.Network) -> Callable[[Float32Array], Float32Array]:
+    """The same with weights in int8 and activations quantised as they come ("dynamic")."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _files(onnx_model(net, gemm=False)) as (float_path, int8_path):
+        quantize_dynamic(float_path, int8_path, per_channel=True, weight_type=QuantType.QInt8)
+        return _session(int8_path)
+
+
+def onnxruntime_qdq(net: lrgate.Network, x: Float32Array) -> Callable[[Float32Array], Float32Array]:
+    """The same with activations' scales fitted to rows ("static", QDQ, per channel)."""
+    with _files(onnx_model(net)) as (float_path, int8_path):
+        _quantize_static(float_path, int8_path, x)
+        return _session(int8_path)
+
+
+def openvino_f32(net: lrgate.Network) -> Callable[[Float32Array], Float32Array]:
+    """A relu network in OpenVINO, float32, one thread, hint latency, one request reused."""
+    with _files(onnx_model(net)) as (float_path, _):
+        return _request(float_path, net.output_size)
+
+
+def openvino_int8(net: lrgate.Network, x: Float32Array) -> Callable[[Float32Array], Float32Array]:
+    """The same in int8, from the model that ONNX Runtime's static quantisation gives."""
+    with _files(onnx_model(net)) as (float_path, int8_path):
+        _quantize_static(float_path, int8_path, x)
+        return _request(int8_path, net.output_size)
+
+
+@contextlib.contextmanager
+def _files(model: Any) -> Iterator[tuple[str, str]]:
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        float_path, int8_path = Path(folder, "f32.onnx"), Path(folder, "int8.onnx")
+        onnx.save(model, float_path)
+        yield str(float_path), str(int8_path)
+
+
+def _quantize_static(float_path: str, int8_path: str, x: Float32Array) -> None:
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc, no-any-unimported]
+        def __init__(self) -> None:
+            self.calls = iter([{"x": x}])
+
+        def get_next(self) -> dict[str, Float32Array] | None:
+            return next(self.calls, None)
+
+    quantize_static(
+        float_path,
+        int8_path,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def _session(model: Any) -> Callable[[Float32Array], Float32Array]:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    run, outputs = session.run, [name]
+    source = model if isinstance(model, str) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    run, outputs = session.run, [session.get_outputs()[0].name]
     return lambda x: run(outputs, {"x": x})[0]
+
+
+def _request(path: str, width: int) -> Callable[[Float32Array], Float32Array]:
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
+    # Copied, since the request's own array is overwritten by its next call.
+    return lambda x: np.array(request.infer({0: x}, share_inputs=True, share_outputs=True)[0])
 
 
 def versions() -> dict[str, str]:
     """Versions of the packages that a comparison depends on, where they are installed."""
     found = {}
-    for name in ("numpy", "onnxruntime"):
+    for name in ("numpy", "onnxruntime", "openvino"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

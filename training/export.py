@@ -3,10 +3,13 @@
     python training/export.py --checkpoint training/runs/sparse/best.pt --data-dir data/mnist \\
         --out mnist.npz --estimator whitened --ranks 48 32 24 --threshold -0.1 \\
         --plan gate skip skip skip
+    python training/export.py --checkpoint training/runs/sparse/best.pt --data-dir data/mnist \\
+        --out mnist.npz --optimize
 
 The file takes raw pixels, 0 to 255: their scaling is part of the network. Gates are fitted on
 training rows and judged on the validation rows; a threshold below 0 lets more units through. The
-same checkpoint and data give the same file.
+same checkpoint and data give the same file. ``--optimize`` leaves gates, precisions and plans to
+`lrgate.optimize`, which measures on this machine, so that files differ from run to run.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ def export(
     calibration_rows: int = CALIBRATION_ROWS,
     threshold: float = 0.0,
     plan: tuple[str, ...] = (),
+    optimize: bool = False,
 ) -> str:
     """Write the best epoch of a run as a network file; returns a summary.
 
@@ -67,6 +71,9 @@ def export(
         A unit is computed where its estimated score is above it.
     plan
         The strategy of each layer in the file; empty for gates wherever there is one.
+    optimize
+        Let `lrgate.optimize` choose everything, for one thread, on `calibration_rows` training
+        rows; not together with ranks or a plan.
 
     Raises
     ------
@@ -83,6 +90,8 @@ def export(
     training = data_set.x_train[split.train]
 
     net = _network(checkpoint)
+    if optimize:
+        return _write(_optimized(net, checkpoint, recipe, data_set, split, calibration_rows), path)
     lines: list[str] = []
     reports: dict[int, Any] = {}
     if estimator != "none" and any(ranks):
@@ -101,12 +110,42 @@ def export(
         lines.append(f"test error under the plan {100 * gated_error:.2f} %")
         metadata |= _gate_metadata(estimator, threshold, reports, gated_error)
     net = net.with_probe(training[_spread(len(training), PROBE_ROWS)])
-    net = net.with_metadata(metadata)
+    return "\n".join([*lines, _write(net.with_metadata(metadata), path)])
+
+
+def _write(net: lrgate.Network, path: Path) -> str:
     try:
         net.save(path)
     except (OSError, ValueError) as error:
         raise ExportError(f"{path}: cannot be written: {error}") from error
-    return "\n".join([*lines, f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)"])
+    shown = "" if net.report is None else f"{net.report}\n"
+    return f"{shown}wrote {path} ({path.stat().st_size / 1e6:.1f} MB)"
+
+
+def _optimized(
+    net: lrgate.Network,
+    checkpoint: dict[str, Any],
+    recipe: Recipe,
+    data_set: data.DataSet,
+    split: data.Split,
+    calibration_rows: int,
+) -> lrgate.Network:
+    """The network as `lrgate.optimize` makes it, with its test error noted."""
+    import lrgate
+
+    rows = split.train[_spread(len(split.train), calibration_rows)]
+    training = data_set.x_train[split.train]
+    net = net.with_probe(training[_spread(len(training), PROBE_ROWS)])
+    fast = lrgate.optimize(
+        net,
+        data_set.x_train[rows],
+        data_set.y_train[rows],
+        num_threads=1,
+        input_range=(0, 255),
+        seed=recipe.seed,
+    )
+    error = float(np.mean(fast.predict(data_set.x_test) != data_set.y_test))
+    return fast.with_metadata(_metadata(checkpoint, recipe) | {"test_error_under_plan": error})
 
 
 def _check(
@@ -274,7 +313,14 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="STRATEGY",
         help="dense, skip or gate for each layer (default: gate wherever there is one)",
     )
+    add(
+        "--optimize",
+        action="store_true",
+        help="let lrgate.optimize choose gates, precisions and plans, not the options above",
+    )
     options = parser.parse_args(arguments)
+    if options.optimize and (options.ranks or options.plan):
+        parser.error("--optimize chooses ranks and plan itself: leave --ranks and --plan out")
     try:
         checkpoint = read_checkpoint(options.checkpoint, "best")
         data_set = data.load(options.data_dir)
@@ -288,6 +334,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.calibration_rows,
                 options.threshold,
                 tuple(options.plan),
+                options.optimize,
             )
         )
     except (data.DataError, TrainingError, ExportError) as error:

@@ -152,13 +152,15 @@ class Demo:
         return "\n".join(lines)
 
     def _tail(self) -> str:
-        if "gate" not in self.entries:
-            return "This network has no gates. Skip is exact: it leaves out products with zero."
-        dense, gate = (self.entries[name].wrong[1] for name in ("dense", "gate"))
-        return (
-            "Skip is exact. The gate is not: units that it wrongly predicts to be zero are\n"
-            f"lost. On these digits: {gate} wrong labels in {self.digits:,}; dense has {dense}."
-        )
+        wrong = {name: entry.wrong[1] for name, entry in self.entries.items()}
+        lines = ["Skip is exact: it leaves out products with zero."]
+        if "gate" in wrong:
+            lines.append("Gate is not: units that it wrongly predicts to be zero are lost.")
+        if "int8" in wrong:
+            lines.append("int8 is not: it skips too, and rounds weights and activations to bytes.")
+        counts = ", ".join(f"{name} {count}" for name, count in wrong.items() if name != "numpy")
+        lines.append(f"Wrong labels of {self.digits:,}, one row a call: {counts}.")
+        return "\n".join(lines)
 
 
 def _speed_ups(figures: dict[str, Any]) -> str:
@@ -309,6 +311,9 @@ def _plans(net: Network, x: npt.NDArray[np.float32], seconds: float) -> dict[str
     gated = [layer.gate is not None for layer in net.layers]
     if any(gated):
         plans["gate"] = net.with_strategies(["gate" if gate else "skip" for gate in gated])
+    kinds = ["f32" if layer.quantization is None else "int8" for layer in net.layers]
+    if "int8" in kinds:
+        plans["int8"] = net.with_strategies(["skip"] * len(net.layers), precision=kinds)
     plans["fastest"] = net.tune(x, (1, BATCH), seconds=0.08 * seconds)
     return plans
 
