@@ -7,8 +7,8 @@ The search, in short:
 2. Units that cannot be on, or never were, are left out; the others are put in an order in which
    units that are on together sit together. Layers become int8, but for those that cost too much.
 3. Each hidden layer gets candidates: gates of several ranks and thresholds, each with its lost
-   energy, its time in every batch class, and its damage: what it alone does to the network's
-   outputs. Those that another one beats in all respects are dropped.
+   energy and its time in every batch class. Those that another one beats in both are dropped; the
+   others get their damage: what each alone does to the network's outputs.
 4. With a price on damage, the best choice is one of each layer on its own. From no price to a high
    one this gives a path of plans from the fastest to the exact one; the fastest that keeps the
    budget on the third part of the rows is taken.
@@ -58,6 +58,9 @@ _ALWAYS_ON: Final = 0.95
 
 # A gate must promise to be this much faster than the layer's fastest exact strategy.
 _PROMISE: Final = 0.97
+
+# A class uses gates, which are not exact, only where its calls take at most this share of the time.
+_GATE_MUST_GAIN: Final = 0.98
 
 # Layers on which a gate within this factor of the exact time could be found get a finer estimator.
 _NEAR: Final = 1.15
@@ -112,9 +115,9 @@ def optimize(
     batch_sizes : sequence of int
         Rows per call to plan for; a call uses the plan of the nearest one, on a log scale.
     precision : {"auto", "f32", "int8"}
-        Whether layers may be int8. ``"auto"``: where that keeps the budget and is faster, layer by
-        layer and class by class. ``"int8"``: every layer, where the budget allows it, whatever the
-        time. ``"f32"``: none.
+        Whether layers may be int8. ``"int8"``: every layer, but for those that cost too much error,
+        whatever the time. ``"auto"``: the same where it is faster, over all classes together.
+        ``"f32"``: none.
     num_threads : int, optional
         Threads that calls will use; by default those of :func:`lrgate.get_num_threads`.
     input_range : (low, high), optional
@@ -541,7 +544,7 @@ class _Search:
         return self._fastest_within(core, _path(kept, seconds))
 
     def _ranks(self, layer: Layer, inputs: Float32Array) -> list[int]:
-        """Ranks whose estimate costs at most half of the layer: of what skip would do of it."""
+        """Ranks whose estimate costs at most 0.6 of what skip would do of the layer."""
         d, h = layer.inputs, layer.outputs
         density = float((inputs != 0).mean())
         work = min(density, 1.0) * d * h
@@ -646,7 +649,9 @@ class _Search:
             names = {"dense": dense, "exact": exact, "fast": fast}
             best = "exact" if times["exact"].median < times["dense"].median else "dense"
             plans["exact"].append(_class_of(names[best], size))
-            if times["fast"].median < times[best].median:
+            gated = "gate" in _class_of(fast, size)[1]
+            least = times[best].median * (_GATE_MUST_GAIN if gated else 1.0)
+            if times["fast"].median < least:
                 best = "fast"
             plans["fast"].append(_class_of(names[best], size))
         return (

@@ -95,8 +95,8 @@ class ClassReport:
         Rows per call.
     layers : tuple of LayerReport
     seconds_dense, seconds_exact, seconds_after : float
-        Per row, medians over whole calls: dense everywhere, in f32; the fastest plan of dense and
-        skip alone, at this plan's precisions; this plan.
+        Per row, medians over whole calls: dense everywhere, in f32; the fastest plan without gates
+        that was found, int8 or not as the optimised network is; this plan.
     over_dense, over_exact : Spread
         How many times faster this plan is, round by round.
     predicted_speed_up : float
@@ -151,8 +151,8 @@ class Report:
     dead_units, dropped_units : tuple of int
         Per layer: units proven to be zero on the whole input range; units never on in calibration.
     order_speed_up : float or None
-        How many times faster the fastest plan without gates became at the smallest batch class by
-        putting units that are on together side by side. None where there was nothing to order.
+        How many times faster the fastest plan without gates is at the smallest batch class than
+        with the units as they were. None where there was nothing to order.
     order_used : bool
         Whether that order is used.
     num_threads : int
