@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lrgate.network import Network
 
-__all__ = ["FIT_SHARE", "Damage", "Increase", "Judge", "Split"]
+__all__ = ["FIT_SHARE", "MOST_ROWS", "Damage", "Increase", "Judge", "Split"]
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -26,7 +26,7 @@ IntArray = npt.NDArray[np.int64]
 # checks. More rows than the limit do not make gates better.
 FIT_SHARE: Final = 0.4
 _TUNE_SHARE: Final = 0.2
-_MOST_ROWS: Final = 20_000
+MOST_ROWS: Final = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Split:
 
     @classmethod
     def of(cls, rows: Any, targets: npt.NDArray[Any] | None, seed: int) -> Split:
-        order = np.random.default_rng(seed).permutation(rows.shape[0])[:_MOST_ROWS]
+        order = np.random.default_rng(seed).permutation(rows.shape[0])[:MOST_ROWS]
         first, second = int(FIT_SHARE * len(order)), int((FIT_SHARE + _TUNE_SHARE) * len(order))
         fit, tune, check = np.split(order, [first, second])
         return cls(rows[fit], rows[tune], rows[check], None if targets is None else targets[check])
@@ -109,7 +109,8 @@ class Judge:
         """What each row costs; as much as can be where an output is NaN."""
         if self.classifies:
             reference = self._classes(self.dense) if self.targets is None else self.targets
-            return np.asarray(self._classes(outputs) != reference, np.float64)
+            wrong = (self._classes(outputs) != reference) | np.isnan(outputs).any(axis=1)
+            return np.asarray(wrong, np.float64)
         reference = self.dense if self.targets is None else self.targets
         losses = np.square(outputs.astype(np.float64) - reference).sum(axis=1) / self.variance
         return np.where(np.isfinite(losses), losses, np.finfo(np.float32).max)

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from lrgate import estimators, machine, timing, units
 from lrgate._core import get_num_threads
-from lrgate.judge import FIT_SHARE, Damage, Increase, Judge, Split
+from lrgate.judge import FIT_SHARE, MOST_ROWS, Damage, Increase, Judge, Split
 from lrgate.model import Gate, Layer, Model
 from lrgate.network import Network
 from lrgate.profiles import LayerProfile
@@ -67,11 +67,13 @@ _NEAR: Final = 1.15
 
 _PROBE_ROWS: Final = 64
 
-# How long things are measured for: a layer, a class's plan, a race of whole calls, the last one.
+# How long things are measured for: a layer, a class's plan, a race of whole calls, the last one,
+# the layers that are reported.
 _LAYER_SECONDS: Final = 0.008
 _PLAN_SECONDS: Final = 0.4
 _RACE_SECONDS: Final = 0.3
 _LAST_RACE_SECONDS: Final = 0.6
+_PROFILE_SECONDS: Final = 0.05
 
 
 def optimize(
@@ -250,11 +252,19 @@ def _checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray
             raise ValueError(f"y must have shape ({rows},), one label a row, got {targets.shape}")
         order = np.argsort(model.classes)
         known = model.classes[order]
-        if (targets.dtype.kind in "OUS") != (known.dtype.kind == "U"):
+        if targets.dtype.kind not in ("OUS" if known.dtype.kind == "U" else "biuf"):
             raise TypeError(
                 f"y must hold labels like the network's classes, of dtype {known.dtype}, "
                 f"got dtype {targets.dtype}"
             )
+        if targets.dtype.kind == "O":
+            others = [i for i, label in enumerate(targets) if not isinstance(label, str)]
+            if others:
+                raise ValueError(
+                    f"y must hold the network's classes, got {targets[others[0]]!r} "
+                    f"in row {others[0]}"
+                )
+            targets = targets.astype(np.str_)
         at = np.minimum(np.searchsorted(known, targets), len(known) - 1)
         wrong = np.flatnonzero(known[at] != targets)
         if len(wrong):
@@ -285,6 +295,9 @@ def _checked_ranks(ranks: Sequence[int] | None, fitted: int) -> tuple[int, ...]:
     checked = sorted({_positive(rank, "ranks") for rank in ranks})
     if not checked:
         raise ValueError("ranks must have at least one entry, got none")
+    most = int(FIT_SHARE * MOST_ROWS) - 1
+    if checked[-1] > most:
+        raise ValueError(f"ranks must be at most {most}, got {checked[-1]}")
     if checked[-1] >= fitted:
         needed = math.ceil((checked[-1] + 1) / FIT_SHARE)
         raise ValueError(
@@ -388,7 +401,7 @@ class _Search:
         result_exact = result._with_engine_plan(result.engine.with_plan(exact.engine.plan()))
 
         self._step("reporting")
-        error = self._error_of(result, every_gate=True)
+        error = self._error_of(_least_exact(result))
         report = Report(
             classes=tuple(
                 self._class_report(size, result, result_exact, choice) for size in self.sizes
@@ -430,10 +443,8 @@ class _Search:
         scale = 1.0 if self.base.input_scale is None else self.base.input_scale.astype(np.float64)
         shift = 0.0 if self.base.input_shift is None else self.base.input_shift.astype(np.float64)
         ends = np.stack(np.broadcast_arrays(*(end * scale + shift for end in span)))
-        return [
-            _keep_one(mask)
-            for mask in units.proven_dead(layers[:-1], ends.min(axis=0), ends.max(axis=0))
-        ] + [np.zeros(layers[-1].outputs, np.bool_)]
+        *dead, _ = units.proven_dead(layers, ends.min(axis=0), ends.max(axis=0))
+        return [_keep_one(mask) for mask in dead] + [np.zeros(layers[-1].outputs, np.bool_)]
 
     def _silent(
         self, inputs: list[Float32Array], dead: list[npt.NDArray[np.bool_]]
@@ -617,10 +628,8 @@ class _Search:
             self.notes.append("no gate keeps the error budget")
         return path[last] if last < len(path) else {}
 
-    def _error_of(self, network: Network, *, every_gate: bool = False) -> Increase:
-        """The error of a network's first batch class, or with all its gates on."""
-        if every_gate:
-            network = _every_gate(network)
+    def _error_of(self, network: Network) -> Increase:
+        """The error of a network whose batch classes are all alike."""
         return self.judge.error(network.forward(self.split.check))
 
     # Whole calls
@@ -642,7 +651,8 @@ class _Search:
         self, core: Network, fast: Network, exact: Network
     ) -> tuple[Network, Network]:
         """Both with classes made dense, or without gates, that are no faster otherwise."""
-        dense = core.dense()
+        # What int8 takes does not matter where it was asked for.
+        dense = core if self.precision == "int8" else core.dense()
         plans: dict[str, list[Any]] = {"fast": [], "exact": []}
         for size in self.sizes:
             times = self._race(size, _RACE_SECONDS, dense=dense, exact=exact, fast=fast)
@@ -708,8 +718,8 @@ class _Search:
         dense = self.base.dense()
         times = self._race(size, _LAST_RACE_SECONDS, dense=dense, exact=exact, after=result)
         rows = _cycled(self.split.check, min(max(size, 256), 1024))
-        before = dense.profile(rows, batch_size=size, seconds=0.05)
-        after = result.profile(rows, batch_size=size, seconds=0.05)
+        before = dense.profile(rows, batch_size=size, seconds=_PROFILE_SECONDS)
+        after = result.profile(rows, batch_size=size, seconds=_PROFILE_SECONDS)
         layers = tuple(
             self._layer_report(i, was, now, choice)
             for i, (was, now) in enumerate(zip(before.layers, after.layers, strict=True))
@@ -753,7 +763,8 @@ class _Search:
 
     def _verdict(self, result: Network) -> list[str]:
         used = {name for plan in result.plan for name in plan.strategies}
-        if used == {"dense"}:
+        precisions = {name for plan in result.plan for name in plan.precisions}
+        if used == {"dense"} and precisions == {"f32"}:
             return ["nothing is faster than dense here: the plan is dense"]
         if "gate" not in used:
             return ["no gate pays within the budget here"]
@@ -881,17 +892,25 @@ def _always_on(gate: Gate, count: int) -> Gate:
     return replace(gate, v=v, bias=bias)
 
 
-def _every_gate(network: Network) -> Network:
-    """The network with each layer that has a gate gated, in every class."""
-    plan = [
+def _least_exact(network: Network) -> Network:
+    """The network with a layer's gate, and its int8 form, in every class if any class uses it."""
+
+    def anywhere(name: str, columns: Any) -> list[bool]:
+        return [name in column for column in zip(*columns, strict=True)]
+
+    plan = network.engine.plan()
+    gated = anywhere("gate", (names for _, names, _ in plan))
+    int8 = anywhere("int8", (words for _, _, words in plan))
+    precisions = ["int8" if it_is else "f32" for it_is in int8]
+    changed = [
         (
             rows,
-            ["gate" if y.gate else name for y, name in zip(network.layers, names, strict=True)],
+            ["gate" if it_is else name for it_is, name in zip(gated, names, strict=True)],
             precisions,
         )
-        for rows, names, precisions in network.engine.plan()
+        for rows, names, _ in plan
     ]
-    return network._with_engine_plan(network.engine.with_plan(plan))
+    return network._with_engine_plan(network.engine.with_plan(changed))
 
 
 def _gated_layers(network: Network) -> list[int]:
@@ -962,7 +981,7 @@ class _NoBar:
 @contextmanager
 def _progress(wanted: bool | None, steps: int) -> Iterator[Any]:
     if wanted is None:
-        wanted = sys.stderr.isatty()
+        wanted = sys.stderr is not None and sys.stderr.isatty()
     if not wanted:
         yield _NoBar()
         return

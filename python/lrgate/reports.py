@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import types
 import typing
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from typing import Any, TypeVar
 __all__ = ["ClassReport", "LayerReport", "Report", "Spread"]
 
 T = TypeVar("T")
+
+_COLUMNS = 80
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,11 @@ class LayerReport:
         """One line of the table, without the layer's number; an 8 stands for int8."""
         strategy = f"{self.strategy}8" if self.precision == "int8" else self.strategy
         strategy = strategy if self.rank is None else f"{strategy} {self.rank}"
+        widths = f"{self.inputs}-{self.outputs}"
         return (
-            f"{f'{self.inputs}-{self.outputs}':<9} {strategy:<9} {self.density_in:5.3f} "
-            f"{self.density_out:5.3f} {self.computed_share:8.3f}  {_optional(self.recall, '.3f')} "
-            f"{_optional(self.lost_energy, '.4f')}  {self.flop_share:5.3f} "
+            f"{f'{widths:<9} {strategy}':<19} {self.density_in:5.3f} {self.density_out:5.3f} "
+            f"{self.computed_share:8.3f} {_optional(self.recall, '.3f')} "
+            f"{_optional(self.lost_energy, '.4f')} {self.flop_share:5.3f} "
             f"{self.seconds_before * 1e6:7.2f} {self.seconds_after * 1e6:7.2f}"
         )
 
@@ -119,10 +123,14 @@ class ClassReport:
             f"{self.rows} row{'s' * (self.rows != 1)} a call: "
             f"{self.seconds_dense * 1e6:.2f} us a row dense, "
             f"{self.seconds_exact * 1e6:.2f} without gates, {self.seconds_after * 1e6:.2f} now",
-            f"    {self.over_dense} times as fast as dense, {self.over_exact} as without gates;",
+            f"    {self.over_dense} times as fast as dense,",
+            f"    {self.over_exact} times as fast as without gates;",
             f"    the paper's cost model predicts {self.predicted_speed_up:.2f} over dense",
-            " #  layer     strategy     in   out computed recall   lost  FLOPs  before   after",
         ]
+        lines = [_wrapped(line) for line in lines]
+        lines.append(
+            " #  layer     strategy     in   out computed recall   lost FLOPs  before   after"
+        )
         lines += [f"{i:>2}  {layer}" for i, layer in enumerate(self.layers)]
         return "\n".join(lines)
 
@@ -242,17 +250,21 @@ class Report:
                 f"{'used' if self.order_used else 'not used'}"
             )
         lines += [f"note: {note}" for note in self.notes]
-        lines += [f"\n{of_class}" for of_class in self.classes]
         isa, cpu = self.machine.get("isa"), self.machine.get("cpu")
-        lines.append(
-            f"\nlayers on one thread, calls on {self.num_threads}; {isa}, {cpu}; "
+        last = (
+            f"layers on one thread, calls on {self.num_threads}; {isa}, {cpu}; "
             f"took {self.seconds:.0f} s"
         )
-        return "\n".join(lines)
+        head = "\n".join(map(_wrapped, lines))
+        return "\n\n".join([head, *map(str, self.classes), _wrapped(last)])
 
 
 def _optional(value: float | None, form: str) -> str:
     return f"{'-':>6}" if value is None else f"{value:>6{form}}"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _COLUMNS, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _slashed(counts: tuple[int, ...]) -> str:
@@ -281,7 +293,10 @@ def _parse(expected: Any, value: Any, name: str) -> Any:
     if origin is dict:
         expected = dict
     if expected is float and type(value) is int:
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must be a float, got one beyond its range") from None
     if type(value) is not expected:
         raise ValueError(f"{name} must be {expected.__name__}, got {type(value).__name__}")
     return value

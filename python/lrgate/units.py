@@ -164,9 +164,10 @@ def _grouped(bits: Words) -> IntArray:
         group = np.zeros_like(bits[0])
         for place in range(min(_GROUP, len(left))):
             if place:
-                # Mostly within the group; of two that are equally so, the more frequent one.
-                shared = _count(bits[left] & group)
-                at = int(np.argmax(shared / np.maximum(counts[left], 1) + 1e-9 * shared))
+                # Mostly within the group; of two that are equally so, the more frequent one; of
+                # those wholly outside, the rarest.
+                shared, count = _count(bits[left] & group), counts[left]
+                at = int(np.argmax(shared / np.maximum(count, 1) + 1e-9 * shared - 1e-12 * count))
             order.append(int(left[at]))
             group = group | bits[left[at]]
             left = np.delete(left, at)
@@ -201,7 +202,7 @@ def _exchanged(bits: Words, order: IntArray) -> IntArray:
                         others[g, k] = _or(np.delete(members[g], k, axis=0)[None])[0]
                     costs[g] = _count(others[g, 0] | members[g, 0])
         before, total = total, int(costs.sum())
-        if total > 0.995 * before:
+        if total >= 0.995 * before:
             return np.concatenate([groups.ravel(), order[whole:]])
 
 

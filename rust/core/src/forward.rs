@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::kernels::scan::{FromBytes, Quantize, Scan, ScanWords};
+use crate::kernels::scan::{FromBytes, Quantize, Scan};
 use crate::kernels::{ByteRowsMut, DenseRows, DenseRowsMut, Lists, Span};
 use crate::network::{InputMap, Network, Quantization};
 use crate::plan::{ClassPlan, Precision, Strategy};
@@ -194,9 +194,8 @@ impl Network {
                     self.quantize(rows, bytes, quantization, invalid);
                 }
             }
-            if needs.groups {
-                let (rows, lists) = to.scan_bytes(n, outputs);
-                self.isa.run(ScanWords { rows, lists });
+            if needs.byte_lists {
+                self.isa.run(to.scan_bytes(n, outputs));
             }
             observer.after(i, n, computed);
             std::mem::swap(&mut from, &mut to);
@@ -227,9 +226,8 @@ impl Network {
         let Rows { rows: n, columns, data } = rows;
         if let Some(quantization) = self.quantization(0).filter(|_| needs.bytes) {
             self.read_bytes(rows, quantization, buffer, spare, invalid);
-            if needs.groups {
-                let (rows, lists) = buffer.scan_bytes(n, columns);
-                self.isa.run(ScanWords { rows, lists });
+            if needs.byte_lists {
+                self.isa.run(buffer.scan_bytes(n, columns));
             }
             return buffer.input(n, columns, needs);
         }
@@ -244,7 +242,7 @@ impl Network {
                     self.isa.run(Scan { rows: dense, lists });
                 }
                 let lists = needs.lists.then(|| buffer.lists(n, columns));
-                Input { rows: n, dense: Some(dense), lists, bytes: None, groups: None }
+                Input { rows: n, dense: Some(dense), lists, bytes: None, byte_lists: None }
             }
             Data::U8 { data, stride } => {
                 let (dense, lists) = buffer.write_floats(n, columns, needs);
@@ -258,7 +256,7 @@ impl Network {
                     *span = Span { start, len: pair[1] as usize - start };
                 }
                 let lists = Lists { columns, index, value, spans };
-                Input { rows: n, dense: None, lists: Some(lists), bytes: None, groups: None }
+                Input { rows: n, dense: None, lists: Some(lists), bytes: None, byte_lists: None }
             }
         }
     }

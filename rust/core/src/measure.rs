@@ -85,7 +85,8 @@ impl Count<'_> {
         let rows = DenseRows::new(&self.input, n, inputs, inputs);
         let mut to = parts.output(Precision::F32);
         to.dense = Some(crate::kernels::DenseRowsMut::new(&mut dense, n, outputs, outputs));
-        let input = Input { rows: n, dense: Some(rows), lists: None, bytes: None, groups: None };
+        let input =
+            Input { rows: n, dense: Some(rows), lists: None, bytes: None, byte_lists: None };
         let plan = LayerPlan { strategy: Strategy::Dense, precision: Precision::F32 };
         let isa = self.network.isa;
         strategy::run(plan, isa, parts, input, to, &mut GateScratch::default());

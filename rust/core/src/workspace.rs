@@ -4,9 +4,10 @@
 use std::cell::RefCell;
 
 use crate::kernels::emit::{Output, QuantizedRows};
+use crate::kernels::scan::ScanBytes;
 use crate::kernels::{
-    Aligned, ByteRowsMut, DenseRows, DenseRowsMut, Lists, ListsMut, Span, byte_stride, list_stride,
-    padded, zeros,
+    Aligned, ByteLists, ByteRowsMut, DenseRows, DenseRowsMut, Lists, ListsMut, Span, byte_stride,
+    list_stride, padded, zeros,
 };
 use crate::network::{Activation, Quantization};
 use crate::simd::LANES;
@@ -28,7 +29,7 @@ pub(crate) struct Buffer {
     value: Aligned<f32>,
     spans: Vec<Span>,
     bytes: Aligned<u32>,
-    words: Aligned<u32>,
+    byte_values: Aligned<u8>,
 }
 
 /// What a gate needs between its estimate and its dot products.
@@ -120,7 +121,7 @@ impl Buffer {
             value: Aligned::new(64),
             spans: Vec::new(),
             bytes: Aligned::new(64),
-            words: Aligned::new(64),
+            byte_values: Aligned::new(64),
         }
     }
 
@@ -141,7 +142,7 @@ impl Buffer {
             dense: needs.dense.then(|| self.dense(rows, columns)),
             lists: needs.lists.then(|| self.lists(rows, columns)),
             bytes: needs.bytes.then(|| self.bytes(rows, columns)),
-            groups: needs.groups.then(|| self.groups(rows, columns)),
+            byte_lists: needs.byte_lists.then(|| self.byte_lists(rows, columns)),
         }
     }
 
@@ -256,27 +257,24 @@ impl Buffer {
         DenseRows::new(&self.bytes, rows, columns.div_ceil(4), byte_stride(columns))
     }
 
-    /// Reads the rows of bytes while lists of their words that are not zero are written.
-    pub(crate) fn scan_bytes(
-        &mut self,
-        rows: usize,
-        columns: usize,
-    ) -> (DenseRows<'_, u32>, ListsMut<'_, u32>) {
-        let words = columns.div_ceil(4);
-        grow(&mut self.index, rows * list_stride(words));
-        grow(&mut self.words, rows * list_stride(words));
+    /// Reads the rows of bytes while lists of those that are not zero are written.
+    pub(crate) fn scan_bytes(&mut self, rows: usize, columns: usize) -> ScanBytes<'_> {
+        grow(&mut self.index, rows * list_stride(columns));
+        grow(&mut self.byte_values, rows * list_stride(columns));
         grow_vec(&mut self.spans, rows);
-        let Buffer { bytes, index, words: value, spans, .. } = self;
-        (
-            DenseRows::new(bytes, rows, words, byte_stride(columns)),
-            ListsMut::new(index, value, spans, rows, words),
-        )
+        let Buffer { bytes, index, byte_values, spans, .. } = self;
+        let stride = byte_stride(columns);
+        ScanBytes {
+            rows: DenseRows::new(bytes, rows, stride, stride),
+            columns,
+            lists: ListsMut::new(index, byte_values, spans, rows, columns),
+        }
     }
 
-    /// The lists of words written before.
-    pub(crate) fn groups(&self, rows: usize, columns: usize) -> Lists<'_, u32> {
-        let (index, value, spans) = (&self.index, &self.words, &self.spans[..rows]);
-        Lists { columns: columns.div_ceil(4), index, value, spans }
+    /// The lists of bytes written before.
+    pub(crate) fn byte_lists(&self, rows: usize, columns: usize) -> ByteLists<'_> {
+        let (index, value, spans) = (&self.index, &self.byte_values, &self.spans[..rows]);
+        ByteLists { columns, index, value, spans }
     }
 
     /// Spans only, for rows whose entries stand elsewhere (CSR).

@@ -213,7 +213,7 @@ impl Finish<Bytes> for Output<'_> {
 
 /// Bit i set where `column + i` is one of `columns` columns.
 #[inline(always)]
-fn lanes_within(columns: usize, column: usize) -> u16 {
+pub(crate) fn lanes_within(columns: usize, column: usize) -> u16 {
     let left = columns.saturating_sub(column);
     if left < LANES { (1 << left) - 1 } else { u16::MAX }
 }

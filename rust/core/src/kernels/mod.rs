@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `scan.rs` | rows in, lists of their non-zero entries out | skip, gate (first layer) |
 //! | `sparse.rs` | lists of non-zeros times packed panels | skip, gate's estimate |
+//! | `bytes.rs` | lists of non-zero bytes times byte panels | int8 skip, int8 gate's estimate |
 //! | `dense.rs` | dense rows times packed panels | dense, gate's estimate and scores |
 //! | `dot.rs` | chosen units' weight rows times dense rows | gate |
 //! | `arithmetic.rs` | what a multiply-add is: of f32, or of bytes four to a word | all |
@@ -18,6 +19,7 @@
 //! layer's weight rows, one per unit: a unit that the gate turns off is never touched.
 
 pub(crate) mod arithmetic;
+pub(crate) mod bytes;
 pub(crate) mod dense;
 pub(crate) mod dot;
 pub(crate) mod emit;
@@ -27,6 +29,8 @@ pub(crate) mod sparse;
 use aligned_vec::{AVec, ConstAlign, avec};
 
 use crate::simd::LANES;
+#[cfg(doc)]
+use crate::simd::Simd;
 
 /// A buffer that starts on a cache line.
 pub(crate) type Aligned<T> = AVec<T, ConstAlign<64>>;
@@ -95,6 +99,60 @@ impl<W: Copy + Default> Panels<W> {
     }
 }
 
+/// Units, and bytes of an input, in a byte panel.
+pub(crate) const BYTE_PANEL: usize = 64;
+
+/// A matrix of signed bytes as panels of 64 units: `[panel][input][64]`, an input's weights to 64 units
+/// being one cache line. The bytes of a line stand so that [`Simd::interleave`] brings them in order.
+pub(crate) struct BytePanels {
+    /// Four bytes each.
+    data: Aligned<u32>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl BytePanels {
+    /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`.
+    pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> i8) -> Self {
+        let panels = outputs.div_ceil(BYTE_PANEL);
+        let mut data = zeros(panels * inputs * LANES);
+        for (at, line) in data.chunks_exact_mut(LANES).enumerate() {
+            let (first, i) = (at / inputs * BYTE_PANEL, at % inputs);
+            for (word, four) in line.iter_mut().enumerate() {
+                // Byte 16 L + 4 k + j of a line belongs to unit 16 k + 4 L + j.
+                let unit = first + 16 * (word % 4) + 4 * (word / 4);
+                let byte = |j| if unit + j < outputs { weight(i, unit + j) as u8 } else { 0 };
+                *four = u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)]);
+            }
+        }
+        BytePanels { data, inputs, outputs }
+    }
+
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.len() * size_of::<u32>()
+    }
+
+    /// Number of panels.
+    pub(crate) fn count(&self) -> usize {
+        self.outputs.div_ceil(BYTE_PANEL)
+    }
+
+    /// The lines of panel `p`, sixteen words each.
+    #[inline(always)]
+    pub(crate) fn panel(&self, p: usize) -> &[u32] {
+        let size = self.inputs * LANES;
+        &self.data[p * size..(p + 1) * size]
+    }
+}
+
 /// A weight matrix as one zero-padded row per unit: `[unit][input]`.
 pub(crate) struct UnitRows<W = f32> {
     data: Aligned<W>,
@@ -149,16 +207,37 @@ pub(crate) struct Span {
 /// made by `scan.rs` and `emit.rs`, which number columns they visit, and from CSR matrices whose
 /// indices were checked.
 #[derive(Clone, Copy)]
-pub(crate) struct Lists<'a, W = f32> {
+pub(crate) struct Lists<'a> {
     pub(crate) columns: usize,
     pub(crate) index: &'a [u32],
-    pub(crate) value: &'a [W],
+    pub(crate) value: &'a [f32],
     pub(crate) spans: &'a [Span],
 }
 
-impl<'a, W> Lists<'a, W> {
+impl<'a> Lists<'a> {
     #[inline(always)]
-    pub(crate) fn row(&self, row: usize) -> (&'a [u32], &'a [W]) {
+    pub(crate) fn row(&self, row: usize) -> (&'a [u32], &'a [f32]) {
+        let Span { start, len } = self.spans[row];
+        (&self.index[start..start + len], &self.value[start..start + len])
+    }
+}
+
+/// The non-zero bytes of a tile's rows, as columns and values, filled up to whole fours with zeros of
+/// column 0.
+///
+/// Invariant: every span lies in both slices and is a multiple of four long, and every index is below
+/// `columns`. Only made by `scan.rs`.
+#[derive(Clone, Copy)]
+pub(crate) struct ByteLists<'a> {
+    pub(crate) columns: usize,
+    pub(crate) index: &'a [u32],
+    pub(crate) value: &'a [u8],
+    pub(crate) spans: &'a [Span],
+}
+
+impl<'a> ByteLists<'a> {
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> (&'a [u32], &'a [u8]) {
         let Span { start, len } = self.spans[row];
         (&self.index[start..start + len], &self.value[start..start + len])
     }

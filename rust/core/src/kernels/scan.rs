@@ -1,6 +1,6 @@
 //! Finds the non-zero entries of rows that come from outside.
 
-use super::arithmetic::{Arithmetic, Bytes};
+use super::emit::lanes_within;
 use super::{ByteRowsMut, DenseRows, DenseRowsMut, ListsMut, padded};
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -33,37 +33,36 @@ impl Kernel for Scan<'_> {
     }
 }
 
-/// Lists the words of rows of bytes that are not zero.
-pub(crate) struct ScanWords<'a> {
+/// Lists the bytes of rows of bytes that are not zero, as [`super::ByteLists`] has them.
+pub(crate) struct ScanBytes<'a> {
+    /// With their padding up to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,
-    pub(crate) lists: ListsMut<'a, u32>,
+    pub(crate) columns: usize,
+    pub(crate) lists: ListsMut<'a, u8>,
 }
 
-impl Kernel for ScanWords<'_> {
+impl Kernel for ScanBytes<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
+        assert!(self.columns.next_multiple_of(LANES) <= 4 * self.rows.columns());
         for r in 0..self.rows.rows() {
-            let row = self.rows.row(r);
-            for column in (0..row.len()).step_by(LANES) {
-                let rest = &row[column..];
-                // SAFETY: 16 words are left, or as many as are read.
-                let v = unsafe {
-                    if rest.len() >= LANES {
-                        simd.load_i32(rest.as_ptr())
-                    } else {
-                        Bytes::load_partial(simd, rest.as_ptr(), rest.len())
-                    }
-                };
-                let mask = simd.nonzero_i32(v);
-                let (index, value, len) = self.lists.end(r);
-                // SAFETY: a row appends at most `column` entries before this vector, and its region
-                // has room for its columns rounded up to vectors and 16 more.
+            let bytes = self.rows.row(r).as_ptr().cast::<u8>();
+            for column in (0..self.columns).step_by(LANES) {
+                // SAFETY: the row has its columns rounded up to vectors. A row appends at most
+                // `column` entries before this vector, and its region has room for its columns
+                // rounded up to vectors and 16 more.
                 unsafe {
+                    let v = simd.load_bytes(bytes.add(column));
+                    let mask = simd.nonzero_i32(v) & lanes_within(self.columns, column);
+                    let (index, value, len) = self.lists.end(r);
                     simd.compress_index(index, mask, column as u32);
-                    simd.compress_i32(value, mask, v);
+                    simd.compress_bytes(value, mask, v);
+                    *len += mask.count_ones() as usize;
                 }
-                *len += mask.count_ones() as usize;
+            }
+            while !self.lists.spans[r].len.is_multiple_of(4) {
+                self.lists.push(r, 0, 0);
             }
         }
     }

@@ -43,7 +43,42 @@ unsafe fn dot_bytes<const VNNI: bool>(sum: __m256i, x: __m256i, w: __m256i) -> _
     }
 }
 
-/// Eight lanes as bytes in the low half: see [`Simd::store_bytes`].
+/// Stores sixteen lanes, each from 0 to 255, as bytes.
+///
+/// # Safety
+/// The CPU must have AVX2, and `p` be valid for writing 16 bytes.
+#[inline(always)]
+unsafe fn store_low_bytes(p: *mut u8, low: __m256i, high: __m256i) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Packing goes by halves of registers; the permutation puts the quarters in order.
+        let words = _mm256_packs_epi32(low, high);
+        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+        let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+        _mm_storeu_si128(p.cast(), _mm_packus_epi16(low, high));
+    }
+}
+
+/// One register of [`Simd::interleave`].
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn interleave([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (low, high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
+        let (low2, high2) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
+        [
+            _mm256_unpacklo_epi16(low, low2),
+            _mm256_unpackhi_epi16(low, low2),
+            _mm256_unpacklo_epi16(high, high2),
+            _mm256_unpackhi_epi16(high, high2),
+        ]
+    }
+}
+
+/// Eight lanes rounded and brought within 0 to 255: see [`Simd::store_bytes`].
 ///
 /// # Safety
 /// The CPU must have AVX2.
@@ -287,11 +322,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     unsafe fn store_bytes(self, p: *mut u8, v: Self::F32) {
         // SAFETY: the token; the caller gives 16 writable bytes.
         unsafe {
-            // Packing goes by halves of registers; the permutation puts the quarters in order.
-            let words = _mm256_packs_epi32(rounded(v.0), rounded(v.1));
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
-            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            _mm_storeu_si128(p.cast(), _mm_packus_epi16(low, high));
+            store_low_bytes(p, rounded(v.0), rounded(v.1));
         }
     }
     #[inline(always)]
@@ -326,11 +357,35 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
-    unsafe fn compress_i32(self, p: *mut u32, mask: u16, v: Self::I32) {
-        // SAFETY: the token; the caller gives room for 16 values of 32 bits, as `compress` wants.
+    unsafe fn load_bytes(self, p: *const u8) -> Self::I32 {
+        // SAFETY: the token; the caller gives 16 readable bytes.
+        unsafe {
+            let low = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+            (low, _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8).cast())))
+        }
+    }
+    #[inline(always)]
+    fn interleave(self, [a, b, c, d]: [Self::I32; 4]) -> [Self::I32; 4] {
+        // SAFETY: the token.
+        let (first, second) =
+            unsafe { (interleave([a.0, b.0, c.0, d.0]), interleave([a.1, b.1, c.1, d.1])) };
+        let [a, b, c, d] = first;
+        let [e, f, g, h] = second;
+        [(a, e), (b, f), (c, g), (d, h)]
+    }
+    #[inline(always)]
+    unsafe fn compress_bytes(self, p: *mut u8, mask: u16, v: Self::I32) {
+        let mut packed = [0.0_f32; 16];
+        // SAFETY: the token; `packed` has room for 16 values of 32 bits; the caller gives 16 writable
+        // bytes.
         unsafe {
             let v = (_mm256_castsi256_ps(v.0), _mm256_castsi256_ps(v.1));
-            self.compress(p.cast(), mask, v);
+            self.compress(packed.as_mut_ptr(), mask, v);
+            let low = _mm256_loadu_si256(packed.as_ptr().cast());
+            let high = _mm256_loadu_si256(packed.as_ptr().add(8).cast());
+            let byte = _mm256_set1_epi32(0xff);
+            let (low, high) = (_mm256_and_si256(low, byte), _mm256_and_si256(high, byte));
+            store_low_bytes(p, low, high);
         }
     }
     #[inline(always)]

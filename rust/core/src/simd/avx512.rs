@@ -214,9 +214,31 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         }
     }
     #[inline(always)]
-    unsafe fn compress_i32(self, p: *mut u32, mask: u16, v: __m512i) {
-        // SAFETY: the token; the caller gives 16 writable u32.
-        unsafe { _mm512_storeu_si512(p.cast(), _mm512_maskz_compress_epi32(mask, v)) }
+    unsafe fn load_bytes(self, p: *const u8) -> __m512i {
+        // SAFETY: the token; the caller gives 16 readable bytes.
+        unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
+    }
+    #[inline(always)]
+    fn interleave(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        // SAFETY: the token.
+        unsafe {
+            let (low, high) = (_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b));
+            let (low2, high2) = (_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d));
+            [
+                _mm512_unpacklo_epi16(low, low2),
+                _mm512_unpackhi_epi16(low, low2),
+                _mm512_unpacklo_epi16(high, high2),
+                _mm512_unpackhi_epi16(high, high2),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn compress_bytes(self, p: *mut u8, mask: u16, v: __m512i) {
+        // SAFETY: the token; the caller gives 16 writable bytes.
+        unsafe {
+            let packed = _mm512_maskz_compress_epi32(mask, v);
+            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(packed));
+        }
     }
     #[inline(always)]
     unsafe fn compress(self, p: *mut f32, mask: u16, v: __m512) {

@@ -117,15 +117,24 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be valid for writing 16 bytes.
     unsafe fn store_bytes(self, p: *mut u8, v: Self::F32);
+    /// Sixteen bytes from `p`, each in a lane.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading 16 bytes.
+    unsafe fn load_bytes(self, p: *const u8) -> Self::I32;
+    /// Brings the bytes of four vectors together, four to a lane. Lane 4 L + j of result k holds byte
+    /// 16 L + 4 k + j of each, in order (L and j below 4): where byte 16 L + 4 k + j belongs to unit
+    /// 16 k + 4 L + j, result k holds the units from 16 k on.
+    fn interleave(self, v: [Self::I32; 4]) -> [Self::I32; 4];
     /// Sum of the lanes, wrapping.
     fn sum_i32(self, v: Self::I32) -> i32;
     /// Sums of the lanes of four vectors, wrapping.
     fn sum4_i32(self, v: [Self::I32; 4]) -> [i32; 4];
-    /// As `compress`, of integers.
+    /// Packs the lanes whose bit is set to the front and stores the low bytes of all sixteen.
     ///
     /// # Safety
-    /// `p` must be valid for writing 16 u32, whatever the mask.
-    unsafe fn compress_i32(self, p: *mut u32, mask: u16, v: Self::I32);
+    /// `p` must be valid for writing 16 bytes, whatever the mask.
+    unsafe fn compress_bytes(self, p: *mut u8, mask: u16, v: Self::I32);
 
     /// Packs the lanes whose bit is set to the front and stores a whole vector.
     ///

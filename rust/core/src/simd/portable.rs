@@ -178,11 +178,27 @@ impl Simd for Portable {
         v.map(|v| self.sum_i32(v))
     }
     #[inline(always)]
-    unsafe fn compress_i32(self, p: *mut u32, mask: u16, v: Integers) {
+    unsafe fn load_bytes(self, p: *const u8) -> Integers {
+        // SAFETY: the caller gives 16 readable bytes.
+        let bytes = unsafe { p.cast::<[u8; LANES]>().read_unaligned() };
+        Integers(bytes.map(i32::from))
+    }
+    #[inline(always)]
+    fn interleave(self, v: [Integers; 4]) -> [Integers; 4] {
+        std::array::from_fn(|k| {
+            Integers(std::array::from_fn(|lane| {
+                // Byte 16 L + 4 k + j is byte j of word 4 L + k.
+                let byte = |v: Integers| v.0[lane / 4 * 4 + k].to_ne_bytes()[lane % 4];
+                i32::from_ne_bytes(v.map(byte))
+            }))
+        })
+    }
+    #[inline(always)]
+    unsafe fn compress_bytes(self, p: *mut u8, mask: u16, v: Integers) {
         let mut packed = 0;
         for (i, lane) in v.0.iter().enumerate() {
-            // SAFETY: packed <= i < 16, and the caller gives 16 writable u32.
-            unsafe { *p.add(packed) = *lane as u32 };
+            // SAFETY: packed <= i < 16, and the caller gives 16 writable bytes.
+            unsafe { *p.add(packed) = *lane as u8 };
             packed += usize::from((mask >> i) & 1);
         }
     }

@@ -16,14 +16,15 @@ use std::sync::Arc;
 use super::quantized::{QuantizedLayer, quantize, reference, step, word};
 use crate::error::Result;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
+use crate::kernels::bytes::BytesTimesPanels;
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
 use crate::kernels::emit::{ByteSums, Finish, Live, LiveBytes, Output, Sums};
 use crate::kernels::scan::Quantize;
 use crate::kernels::sparse::SparseTimesPanels;
 use crate::kernels::{
-    Aligned, ByteRowsMut, DenseRows, Lists, Panels, Span, UnitRows, byte_stride, list_stride,
-    padded, zeros,
+    Aligned, ByteLists, BytePanels, ByteRowsMut, DenseRows, Lists, Panels, Span, UnitRows,
+    byte_stride, list_stride, padded, zeros,
 };
 use crate::network::{Gate, InputMap, Quantization};
 use crate::simd::Isa;
@@ -80,14 +81,12 @@ impl PackedGate {
             }
         }
         let overflow = bias.iter().copied().find(|b| !b.is_finite());
-        match overflow {
-            Some(value) => Err(super::not_finite(index, "gate", "input_shift", value)),
-            None => {
-                let mut packed = PackedGate { gate, u, v, bias, scored, bytes: None };
-                packed.bytes = ByteGate::new(&packed, layer);
-                Ok(packed)
-            }
+        if let Some(value) = overflow {
+            return Err(super::not_finite(index, "gate", "input_shift", value));
         }
+        let mut packed = PackedGate { gate, u, v, bias, scored, bytes: None };
+        packed.bytes = ByteGate::new(&packed, layer);
+        Ok(packed)
     }
 
     pub(crate) fn gate(&self) -> &Gate {
@@ -118,15 +117,13 @@ impl PackedGate {
         self.estimate(isa, rows, lists, &mut scratch.low_rank);
         self.choose(isa, n, scratch);
         let weights = layer.unit_rows();
-        match rows {
-            Some(rows) => live_units::<Floats>(isa, rows, weights, output, scratch),
-            None => {
-                output.clear(n);
-                let (live, spans) = (&*scratch.live, &scratch.live_spans[..n]);
-                isa.run(LiveUnitsOfLists { lists, weights, output, live, spans });
-                spans.iter().map(|span| span.len).sum()
-            }
+        if let Some(rows) = rows {
+            return live_units::<Floats>(isa, rows, weights, output, scratch);
         }
+        output.clear(n);
+        let (live, spans) = (&*scratch.live, &scratch.live_spans[..n]);
+        isa.run(LiveUnitsOfLists { lists, weights, output, live, spans });
+        spans.iter().map(|span| span.len).sum()
     }
 
     /// t = x u for every row.
@@ -150,7 +147,7 @@ impl PackedGate {
                 _ => {
                     let lists = Lists { spans: &lists.spans[r..=r], ..lists };
                     let (panels, emit) = (&self.u, &mut sums);
-                    isa.run(SparseTimesPanels::<Floats, _> { lists, panels, emit });
+                    isa.run(SparseTimesPanels { lists, panels, emit });
                 }
             }
         }
@@ -332,7 +329,7 @@ where
 
 /// A gate of an int8 layer: both factors are bytes.
 pub(crate) struct QuantizedGate {
-    u: Panels<u32>,
+    u: BytePanels,
     /// What makes a byte of a sum of `u`.
     scale: Aligned<f32>,
     bias: Aligned<f32>,
@@ -372,9 +369,7 @@ impl QuantizedGate {
             scale[k] = (u_steps[k] / scores.step[k]) as f32;
             bias[k] = ((constant - scores.low[k]) / scores.step[k]) as f32;
         }
-        let u = Panels::pack(inputs.div_ceil(4), rank, |group, k| {
-            word(|j| 4 * group + j, inputs, |i| quantize(u_of(i, k), u_steps[k]))
-        });
+        let u = BytePanels::pack(inputs, rank, |i, k| quantize(u_of(i, k), u_steps[k]));
         Some(QuantizedGate { u, scale, bias, scores })
     }
 
@@ -388,7 +383,7 @@ impl QuantizedGate {
         isa: Isa,
         layer: &QuantizedLayer,
         rows: DenseRows<'_, u32>,
-        lists: Lists<'_, u32>,
+        lists: ByteLists<'_>,
         output: Output<'_>,
         scratch: &mut GateScratch,
     ) -> usize {
@@ -398,7 +393,7 @@ impl QuantizedGate {
         let bytes = ByteRowsMut::new(&mut scratch.low_rank_bytes, n, rank);
         let mut sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
         let (panels, emit) = (&self.u, &mut sums);
-        isa.run(SparseTimesPanels::<Bytes, _> { lists, panels, emit });
+        isa.run(BytesTimesPanels { lists, panels, emit });
         self.scores.choose(isa, n, scratch);
         live_units::<Bytes>(isa, rows, layer.unit_rows(), output, scratch)
     }

@@ -15,7 +15,7 @@ pub(crate) use quantized::QuantizedLayer;
 
 use crate::error::{Error, Result};
 use crate::kernels::emit::Output;
-use crate::kernels::{Aligned, DenseRows, Lists, Panels, UnitRows, padded, zeros};
+use crate::kernels::{Aligned, ByteLists, DenseRows, Lists, Panels, UnitRows, padded, zeros};
 use crate::network::{InputMap, Layer};
 use crate::plan::{LayerPlan, Precision, Strategy};
 use crate::simd::Isa;
@@ -29,16 +29,17 @@ pub(crate) struct Input<'a> {
     pub(crate) dense: Option<DenseRows<'a>>,
     pub(crate) lists: Option<Lists<'a>>,
     pub(crate) bytes: Option<DenseRows<'a, u32>>,
-    pub(crate) groups: Option<Lists<'a, u32>>,
+    pub(crate) byte_lists: Option<ByteLists<'a>>,
 }
 
 /// What a layer reads.
 #[derive(Clone, Copy, Default)]
+#[allow(clippy::struct_excessive_bools)] // any of them may go with any other
 pub(crate) struct Needs {
     pub(crate) dense: bool,
     pub(crate) lists: bool,
     pub(crate) bytes: bool,
-    pub(crate) groups: bool,
+    pub(crate) byte_lists: bool,
 }
 
 impl LayerPlan {
@@ -50,9 +51,9 @@ impl LayerPlan {
             Strategy::Gate => (true, true),
         };
         match self.precision {
-            Precision::F32 => Needs { dense: rows, lists, bytes: false, groups: false },
+            Precision::F32 => Needs { dense: rows, lists, bytes: false, byte_lists: false },
             // Lists of bytes are made from rows of bytes.
-            Precision::Int8 => Needs { dense: false, lists: false, bytes: true, groups: lists },
+            Precision::Int8 => Needs { dense: false, lists: false, bytes: true, byte_lists: lists },
         }
     }
 }
@@ -160,7 +161,8 @@ impl<'a> Parts<'a> {
     pub(crate) fn pack_for(self, plan: LayerPlan) {
         match (plan.precision, self.int8, plan.strategy) {
             (Precision::Int8, Some(int8), Strategy::Gate) => _ = int8.unit_rows(),
-            (Precision::Int8, Some(int8), _) => _ = int8.panels(),
+            (Precision::Int8, Some(int8), Strategy::Skip) => _ = int8.byte_panels(),
+            (Precision::Int8, Some(int8), Strategy::Dense) => _ = int8.panels(),
             (_, _, Strategy::Gate) => _ = self.layer.unit_rows(),
             _ => _ = self.layer.panels(),
         }
@@ -235,11 +237,11 @@ fn run_int8(
     let (Some(layer), Some(rows)) = (parts.int8, input.bytes) else {
         unreachable!("an int8 layer is quantised, and its input is rows of bytes");
     };
-    match (strategy, input.groups, parts.int8_gate) {
-        (Strategy::Gate, Some(groups), Some(gate)) => {
-            return gate.run(isa, layer, rows, groups, output, scratch);
+    match (strategy, input.byte_lists, parts.int8_gate) {
+        (Strategy::Gate, Some(lists), Some(gate)) => {
+            return gate.run(isa, layer, rows, lists, output, scratch);
         }
-        (Strategy::Skip, Some(groups), _) => skip::run_int8(isa, layer, groups, output),
+        (Strategy::Skip, Some(lists), _) => skip::run_int8(isa, layer, lists, output),
         _ => dense::run_int8(isa, layer, rows, output),
     }
     input.rows * parts.layer.layer.outputs()

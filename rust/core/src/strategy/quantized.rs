@@ -8,7 +8,7 @@
 use std::sync::OnceLock;
 
 use super::PackedLayer;
-use crate::kernels::{Aligned, Panels, UnitRows, padded, zeros};
+use crate::kernels::{Aligned, BytePanels, Panels, UnitRows, padded, zeros};
 use crate::network::Quantization;
 
 /// A layer with its weights packed as bytes, four inputs to a word.
@@ -20,7 +20,9 @@ pub(crate) struct QuantizedLayer {
     /// (outputs, words) row by row, the bytes of four inputs each.
     words: Vec<u32>,
     columns: usize,
+    inputs: usize,
     panels: OnceLock<Panels<u32>>,
+    byte_panels: OnceLock<BytePanels>,
     unit_rows: OnceLock<UnitRows<u32>>,
 }
 
@@ -57,8 +59,17 @@ impl QuantizedLayer {
                     .map(|group| word(|j| 4 * group + j, inputs, |i| quantize(row[i], step))),
             );
         }
-        let (panels, unit_rows) = (OnceLock::new(), OnceLock::new());
-        QuantizedLayer { input: input.clone(), scale, bias, words, columns, panels, unit_rows }
+        QuantizedLayer {
+            input: input.clone(),
+            scale,
+            bias,
+            words,
+            columns,
+            inputs,
+            panels: OnceLock::new(),
+            byte_panels: OnceLock::new(),
+            unit_rows: OnceLock::new(),
+        }
     }
 
     pub(super) fn scale(&self) -> &[f32] {
@@ -79,6 +90,14 @@ impl QuantizedLayer {
         })
     }
 
+    pub(super) fn byte_panels(&self) -> &BytePanels {
+        self.byte_panels.get_or_init(|| {
+            BytePanels::pack(self.inputs, self.outputs(), |i, o| {
+                self.words[o * self.columns + i / 4].to_ne_bytes()[i % 4] as i8
+            })
+        })
+    }
+
     pub(super) fn unit_rows(&self) -> &UnitRows<u32> {
         // Padding counts as inputs, so that dot products are of whole vectors.
         self.unit_rows.get_or_init(|| {
@@ -91,7 +110,8 @@ impl QuantizedLayer {
     pub(super) fn bytes(&self) -> usize {
         let own = (self.scale.len() + self.bias.len() + self.words.len()) * 4;
         let panels = self.panels.get().map_or(0, Panels::bytes);
-        own + panels + self.unit_rows.get().map_or(0, UnitRows::bytes)
+        let byte_panels = self.byte_panels.get().map_or(0, BytePanels::bytes);
+        own + panels + byte_panels + self.unit_rows.get().map_or(0, UnitRows::bytes)
     }
 }
 

@@ -1,24 +1,24 @@
-//! skip: inputs that are zero are not multiplied; of bytes, groups of four that are all zero. Exact.
+//! skip: inputs that are zero are not multiplied. Exact.
 
 use super::PackedLayer;
-use crate::kernels::Lists;
-use crate::kernels::arithmetic::{Bytes, Floats};
+use crate::kernels::bytes::BytesTimesPanels;
 use crate::kernels::emit::Output;
 use crate::kernels::sparse::SparseTimesPanels;
+use crate::kernels::{ByteLists, Lists};
 use crate::simd::Isa;
 use crate::strategy::QuantizedLayer;
 
 pub(super) fn run(isa: Isa, layer: &PackedLayer, lists: Lists<'_>, mut output: Output<'_>) {
     let (panels, emit) = (layer.panels(), &mut output);
-    isa.run(SparseTimesPanels::<Floats, _> { lists, panels, emit });
+    isa.run(SparseTimesPanels { lists, panels, emit });
 }
 
 pub(super) fn run_int8(
     isa: Isa,
     layer: &QuantizedLayer,
-    lists: Lists<'_, u32>,
+    lists: ByteLists<'_>,
     mut output: Output<'_>,
 ) {
-    let (panels, emit) = (layer.panels(), &mut output);
-    isa.run(SparseTimesPanels::<Bytes, _> { lists, panels, emit });
+    let (panels, emit) = (layer.byte_panels(), &mut output);
+    isa.run(BytesTimesPanels { lists, panels, emit });
 }

@@ -1,0 +1,866 @@
+"""`optimize`: what comes out, what is refused.
+
+Which strategies win depends on the clock, and no test here on that. Where a test is about gates,
+orders and int8 themselves, `wins` takes the clock's place: it lets them be faster.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import sparse
+from tqdm import tqdm
+
+import lrgate
+from lrgate import Layer, Network, timing
+from lrgate.judge import Increase, Split
+from lrgate.machine import fingerprint
+from lrgate.model import Activation
+from oracle import gated, make
+
+MODULE = sys.modules["lrgate.optimize"]
+D = 20
+RELU = Activation("relu")
+
+# Units of the first layer of `net`: off on all of 0 to 1, off on real rows alone, always on.
+DEAD, SILENT, ALWAYS = [3, 17], [5, 30], [8, 9]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Any:
+    """Times that are measured for a moment only."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_LAYER_SECONDS", "_PLAN_SECONDS", "_RACE_SECONDS", "_LAST_RACE_SECONDS"):
+            patch.setattr(MODULE, name, 1e-4)
+        patch.setattr(timing, "_TURN_SECONDS", 1e-4)
+        yield
+
+
+@pytest.fixture
+def wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gates, orders and int8 are faster: the search is the same every time."""
+    speeds = {"dense": 9, "f32": 8, "unordered": 8, "exact": 5}
+
+    def race(self: Any, size: int, seconds: float, **networks: Network) -> Any:
+        each = {name: np.full(3, speeds.get(name, 1) * 1e-6 * size) for name in networks}
+        return {name: timing.Timing(size, times, times) for name, times in each.items()}
+
+    def layer_seconds(self: Any, network: Network) -> np.ndarray:
+        found = network.profile(self.split.tune, seconds=0).layers
+        costs = [y.computed_share / 2 + y.rank / 1000 if y.rank else 1.0 for y in found]
+        return np.tile(np.array(costs)[:, None], len(self.sizes))
+
+    def tuned(self: Any, network: Network) -> Network:
+        _, _, words = network.engine.plan()[0]
+        names = ["gate" if layer.gate else "skip" for layer in network.layers]
+        plan = [(size, names, words) for size in self.sizes]
+        return network._with_engine_plan(network.engine.with_plan(plan))
+
+    for name, fake in (("_race", race), ("_layer_seconds", layer_seconds), ("_tuned", tuned)):
+        monkeypatch.setattr(MODULE._Search, name, fake)
+
+
+def network(
+    outputs: int = 5, hidden: Any = "relu", last: Any = "identity", seed: int = 0, **options: Any
+) -> Network:
+    """A sparse network on rows of 0 to 1, with some units that are dead, silent and always on."""
+    rng = np.random.default_rng(seed)
+    layers = []
+    for h, (d, k) in enumerate(pairwise([D, 60, 40, outputs])):
+        # Of low rank, mostly, as trained ones are.
+        low = rng.normal(size=(k, 4)) @ rng.normal(size=(4, d)) / 2
+        weight, bias = (low + 0.2 * rng.normal(size=(k, d))) / d**0.5, rng.normal(size=k) / 4
+        if h == 0:
+            bias[DEAD], bias[ALWAYS] = -50, 20
+            # On where all inputs are near 1 alone.
+            weight[SILENT], bias[SILENT] = 1, 0.5 - D
+        if h == 1:
+            weight[:, ALWAYS] /= 50
+        layers.append((weight, bias))
+    return Network.from_layers(layers, [hidden, hidden, last], **options)
+
+
+def rows(n: int = 400, seed: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.random((n, D)) * (rng.random((n, D)) < 0.6)).astype(np.float32)
+
+
+def optimized(net: Network, x: Any, y: Any = None, budget: float = 0.1, **options: Any) -> Network:
+    """What a test needs of `optimize`, in little time; what is always so is checked."""
+    chosen = {"batch_sizes": (1, 32), "ranks": (4, 8), "num_threads": 1, "progress": False}
+    chosen |= options
+    fast = lrgate.optimize(net, x, y, budget, **chosen)
+    check(fast, net, x, y, budget, chosen)
+    return fast
+
+
+def check(
+    fast: Network, net: Network, x: Any, y: Any, budget: float, options: dict[str, Any]
+) -> None:
+    report = fast.report
+    assert report is not None
+    sizes = sorted(options["batch_sizes"])
+    assert [plan.rows for plan in fast.plan] == [c.rows for c in report.classes] == sizes
+
+    # Nothing that the user gave is changed.
+    for layer, own in zip(fast.layers, net.layers, strict=True):
+        np.testing.assert_array_equal(layer.weight, own.weight)
+        np.testing.assert_array_equal(layer.bias, own.bias)
+        assert layer.activation == own.activation
+    assert (fast.task, fast.metadata) == (net.task, net.metadata)
+    for name in ("classes", "input_scale", "input_shift"):
+        np.testing.assert_array_equal(getattr(fast, name), getattr(net, name))
+
+    counts = [y.outputs if y.order is None else len(y.order) for y in fast.layers]
+    left_out = np.add(report.dead_units, report.dropped_units)
+    assert (counts + left_out == [layer.outputs for layer in net.layers]).all()
+    for of_class, plan in zip(report.classes, fast.plan, strict=True):
+        for i, layer in enumerate(of_class.layers):
+            own = fast.layers[i]
+            assert (layer.strategy, layer.precision) == (plan.strategies[i], plan.precisions[i])
+            assert (layer.inputs, layer.outputs) == (own.inputs, own.outputs)
+            assert layer.computed_units == counts[i]
+            gates = layer.strategy == "gate"
+            assert layer.rank == (own.gate.rank if gates else None)
+            assert (layer.estimator in ("whitened", "logistic")) is gates
+            assert (layer.recall is not None) is (layer.lost_energy is not None) is gates
+            assert 0 <= layer.computed_share <= counts[i] / own.outputs + 1e-6
+            assert 0 <= layer.density_in <= 1 and 0 <= layer.density_out <= 1
+            assert layer.seconds_before > 0 and layer.seconds_after > 0
+        assert min(of_class.seconds_dense, of_class.seconds_exact, of_class.seconds_after) > 0
+        for spread in (of_class.over_dense, of_class.over_exact):
+            assert 0 < spread.low <= spread.median <= spread.high
+    used = {i for plan in fast.plan for i, name in enumerate(plan.strategies) if name == "gate"}
+    assert {i for i, layer in enumerate(fast.layers) if layer.gate is not None} == used
+
+    n = x.shape[0]
+    parts = report.rows_fitted, report.rows_tuned, report.rows_checked
+    assert parts == (int(0.4 * n), int(0.6 * n) - int(0.4 * n), n - int(0.6 * n))
+    assert (report.budget, report.seed) == (budget, options.get("seed", 0))
+    assert report.num_threads == options["num_threads"]
+    assert report.machine == fast.machine == fingerprint()
+    assert report.error_after - report.error_before == pytest.approx(report.error_increase)
+    assert report.error_increase <= budget + 1e-6
+    assert report.error_increase_low <= report.error_increase <= report.error_increase_high
+    named = "error" if y is not None else "difference" if net.task == "regression" else "disagree"
+    assert named in report.measure
+    assert report.seconds > 0
+    assert (report.order_speed_up is not None) or not report.order_used
+    assert lrgate.Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    assert max(map(len, str(report).splitlines())) <= 80
+    assert fast.probe is not None and fast.check() <= 1e-4
+
+
+def kinds(net: Network) -> tuple[set[str], set[str]]:
+    """The strategies and the precisions of a plan."""
+    names = {name for plan in net.plan for name in plan.strategies}
+    return names, {word for plan in net.plan for word in plan.precisions}
+
+
+def assert_near(fast: Network, net: Network, x: Any, most: float = 1e-5) -> None:
+    expected = net(x)
+    for size in (1, len(expected)):
+        got = np.concatenate([fast(x[at : at + size]) for at in range(0, len(expected), size)])
+        assert np.abs(got - expected).max() <= most * np.abs(expected).max()
+
+
+def labels(net: Network, x: Any, wrong: float = 0.1) -> np.ndarray:
+    """The network's own, some of them replaced."""
+    found = net.predict(x)
+    rng = np.random.default_rng(0)
+    return np.where(rng.random(len(found)) < wrong, rng.choice(net.classes, len(found)), found)
+
+
+@pytest.fixture(scope="module")
+def net() -> Network:
+    return network(task="classification")
+
+
+# --- the shipped network, by the clock ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Network, np.ndarray, np.ndarray]:
+    return lrgate.examples.mnist()
+
+
+@pytest.mark.parametrize("precision", ["auto", "f32", "int8"])
+def test_the_shipped_network(digits: Any, precision: str, tmp_path: Path) -> None:
+    net, x, y = digits
+    options = {"precision": precision, "ranks": [16], "batch_sizes": (64, 1)}
+    fast = optimized(net, x, y, 0.02, **options)
+    report = fast.report
+    assert report is not None
+    assert report.measure == "classification error"
+    assert (fast.predict(x) != net.predict(x)).mean() < 0.05
+    # What the report says is what the network does on the rows held back.
+    held = Split.of(x, y, 0)
+    dense = (net.predict(held.check) != held.targets).mean()
+    assert report.error_before == pytest.approx(dense)
+    _, words = kinds(fast)
+    if precision == "f32":
+        assert words == {"f32"}
+        assert not any(layer.quantization for layer in fast.layers)
+    stay = sum("stays f32" in note for note in report.notes)
+    if precision == "int8" and stay < len(net.layers):
+        assert "int8" in words
+        for plan in fast.plan:
+            assert plan.precisions.count("f32") == stay
+    # 150 of 1,000 units are never on.
+    assert report.dropped_units[0] > 50 or any("never on" in note for note in report.notes)
+    for suffix in ("npz", "safetensors"):
+        fast.save(tmp_path / f"fast.{suffix}")
+        loaded = Network.load(tmp_path / f"fast.{suffix}")
+        assert (loaded.report, loaded.plan, loaded.machine) == (report, fast.plan, fast.machine)
+        assert loaded.check() <= 1e-4
+        for n in (1, 7, 300):
+            np.testing.assert_array_equal(loaded(x[:n]), fast(x[:n]))
+
+
+# --- every shape, by the clock ------------------------------------------------------------------
+
+SHAPES: list[tuple[str, Network]] = [
+    ("softmax", network(last="softmax")),
+    ("one output", network(1, task="classification")),
+    ("one sigmoid", network(1, last="sigmoid", classes=["no", "yes"])),
+    ("strings", network(classes=["e", "b", "c", "d", "a"])),
+    ("numbers", network(classes=[50, 20, 30, 40, 10])),
+    ("regressor", network()),
+    ("one value", network(1)),
+    ("tanh", network(hidden="tanh", task="classification")),
+    ("gelu", network(hidden="gelu")),
+    ("clipped", network(hidden=("clipped_relu", 1.0), task="classification")),
+    ("thresholded", network(hidden=("thresholded_relu", -0.1), task="classification")),
+    ("one hidden", make([D, 30, 4], task="classification")),
+    ("no hidden", make([D, 4], task="classification")),
+    ("no hidden in a range", make([D, 4], input_range=(np.zeros(D), 1.0))),
+    ("one unit", make([D, 1, 1, 3])),
+    ("mapped", network(input_scale=0.5, input_shift=np.full(D, 0.1), input_range=(-1, 1))),
+]
+
+
+@pytest.mark.parametrize("net", [shape[1] for shape in SHAPES], ids=[shape[0] for shape in SHAPES])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_every_shape(net: Network, labelled: bool) -> None:
+    x = rows(120)
+    y = None
+    if labelled:
+        y = labels(net, x) if net.task == "classification" else net(x).astype(np.float64) + 0.1
+    fast = optimized(net, x, y, 0.2, ranks=(4,))
+    names, _ = kinds(fast)
+    hidden = [layer.activation for layer in net.layers[:-1]]
+    if not any(activation.has_hard_zero for activation in hidden):
+        assert "gate" not in names
+        assert not any(layer.order is not None for layer in fast.layers)
+    if net.task == "classification":
+        assert (fast.predict(x) != net.predict(x)).mean() <= 0.3
+    else:
+        assert np.square(fast(x) - net(x)).sum() <= 0.4 * np.square(net(x) - net(x).mean(0)).sum()
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.parametrize("net", [shape[1] for shape in SHAPES], ids=[shape[0] for shape in SHAPES])
+def test_every_shape_where_gates_win(net: Network) -> None:
+    fast = optimized(net, rows(150), None, 0.5, ranks=(1, 4))
+    if net.layers[0].outputs == 60 and net.layers[0].activation.has_hard_zero:
+        assert kinds(fast) == ({"gate", "skip"}, {"int8"})
+
+
+@pytest.mark.parametrize("shape", [(120,), (120, 1)])
+def test_targets_of_one_output(shape: tuple[int, ...]) -> None:
+    net, x = network(1), rows(120)
+    fast = optimized(net, x, net(x).reshape(shape))
+    assert fast.report is not None
+    assert fast.report.error_before < 1e-9
+
+
+def float16(x: np.ndarray) -> Any:
+    return x.astype(np.float16)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        np.float64,
+        float16,
+        np.asfortranarray,
+        np.ndarray.tolist,
+        sparse.csr_array,
+        sparse.csc_matrix,
+        sparse.coo_array,
+        lambda x: sparse.csr_matrix(x.astype(np.float64)),
+    ],
+)
+@pytest.mark.usefixtures("wins")
+def test_kinds_of_rows(net: Network, convert: Any) -> None:
+    x = rows(150)
+    given = convert(x)
+    fast = lrgate.optimize(net, given, labels(net, x), 0.3, ranks=(4,), batch_sizes=[1])
+    plain = lrgate.optimize(net, x, labels(net, x), 0.3, ranks=(4,), batch_sizes=[1])
+    assert kinds(fast)[0] == kinds(plain)[0] == {"gate", "skip"}
+    assert fast.probe is not None and fast.probe.x.shape == (60, D)
+    assert (fast.predict(x) != plain.predict(x)).mean() < 0.05
+
+
+def test_uint8_rows() -> None:
+    net = network(task="classification", input_scale=1 / 255)
+    x = (255 * rows(150)).astype(np.uint8)
+    fast = optimized(net, x, labels(net, x))
+    assert fast.probe is not None and fast.probe.x.dtype == np.uint8
+
+
+def test_sparse_rows_by_the_clock(net: Network) -> None:
+    x = sparse.csr_array(rows(150))
+    optimized(net, x, labels(net, x))
+
+
+def test_few_rows_and_large_calls(net: Network) -> None:
+    optimized(net, rows(50), None, 1.0, batch_sizes=(3000,), ranks=None)
+
+
+def test_threads(net: Network) -> None:
+    x = rows(150)
+    optimized(net, x, num_threads=2)
+    assert optimized(net, x, num_threads=None or lrgate.get_num_threads()) is not net
+
+
+# --- nothing but what is exact ------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.parametrize("precision", ["auto", "f32", "int8"])
+def test_a_budget_of_0_allows_what_is_exact(net: Network, precision: str) -> None:
+    x = rows()
+    fast = optimized(net, x, labels(net, x), 0, precision=precision)
+    assert kinds(fast) == ({"skip"}, {"f32"})
+    assert fast.report is not None
+    assert not any(fast.report.dead_units + fast.report.dropped_units)
+    assert fast.report.error_increase == 0
+    # Rows far from those that it was made with, too.
+    for other in (x, np.ones((5, D)), 100 * rows(50, seed=5) - 30):
+        assert_near(fast, net, np.float32(other))
+
+
+def test_a_budget_of_0_by_the_clock(net: Network) -> None:
+    fast = optimized(net, rows(), None, 0.0)
+    names, words = kinds(fast)
+    assert names <= {"dense", "skip"} and words == {"f32"}
+    assert not any(layer.gate or layer.quantization for layer in fast.layers)
+    assert_near(fast, net, np.float32(10 * rows(50, seed=5) - 3))
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.parametrize("own", [True, False])
+def test_provably_dead_units_are_left_out(own: bool) -> None:
+    span = np.array([[0.0] * D, [1.0] * D])
+    net = network(task="classification", input_range=span if own else (-9, 9))
+    fast = optimized(net, rows(), None, 0.0, input_range=None if own else (span[0], span[1]))
+    np.testing.assert_array_equal(fast.input_range, span)
+    assert fast.report is not None
+    assert fast.report.dead_units[0] >= len(DEAD)
+    order = fast.layers[0].order
+    assert order is not None and not set(order) & set(DEAD)
+    assert set(order) >= {*SILENT, *ALWAYS}
+    corners = np.random.default_rng(0).integers(0, 2, (300, D)).astype(np.float32)
+    assert_near(fast, net, np.concatenate([corners, np.ones((1, D), np.float32)]))
+
+
+@pytest.mark.usefixtures("wins")
+def test_silent_units_are_dropped(net: Network) -> None:
+    fast = optimized(net, rows(), None, 0.1, precision="f32")
+    assert fast.report is not None
+    assert fast.report.dropped_units[0] >= len(SILENT) + len(DEAD)
+    order = fast.layers[0].order
+    assert order is not None and not set(order) & {*SILENT, *DEAD}
+
+
+@pytest.mark.usefixtures("wins")
+def test_silent_units_that_cost_too_much_are_kept(
+    net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def error_of(self: Any, network: Network) -> Increase:
+        cost = float(network.layers[0].outputs < 60 - len(DEAD))
+        return Increase(0, cost, cost, 0, cost, cost)
+
+    monkeypatch.setattr(MODULE._Search, "_error_of", error_of)
+    fast = optimized(net, rows(), None, 0.1, input_range=(0, 1))
+    assert fast.report is not None
+    assert fast.report.dropped_units == (0, 0, 0)
+    assert fast.report.dead_units[0] == len(DEAD)
+    assert any("units that were never on are kept" in note for note in fast.report.notes)
+
+
+def constant(bias: float) -> Network:
+    """A network whose hidden units do not care about rows."""
+    rng = np.random.default_rng(0)
+    hidden = Layer(0.01 * rng.normal(size=(30, D)), np.full(30, bias), RELU)
+    second = Layer(rng.normal(size=(20, 30)), rng.normal(size=20), RELU)
+    last = Layer(rng.normal(size=(3, 20)), [0.0] * 3, Activation("identity"))
+    return Network.from_layers([hidden, second, last])
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.parametrize("budget", [0.0, 0.1])
+@pytest.mark.parametrize("span", [None, (0, 1)])
+@pytest.mark.parametrize("bias", [-5.0, 5.0])
+def test_layers_all_off_or_all_on(bias: float, span: Any, budget: float) -> None:
+    net = constant(bias)
+    fast = optimized(net, rows(100), None, budget, input_range=span, precision="f32")
+    assert fast.layers[0].gate is None or bias > 0
+    assert_near(fast, net, rows(100), 1e-5 if bias < 0 or budget == 0 else 1.0)
+    if bias < 0 and (span is not None or budget):
+        # A layer keeps one unit at least.
+        assert fast.layers[0].order is not None and len(fast.layers[0].order) == 1
+
+
+# --- gates, orders, int8 ------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("wins")
+def test_units_that_are_always_on_are_not_scored(net: Network) -> None:
+    fast = optimized(net, rows(), None, 0.3)
+    gate = fast.layers[0].gate
+    assert gate is not None
+    assert (gate.v[:, ALWAYS] == 0).all() and (gate.bias[ALWAYS] == 1).all()
+    order = fast.layers[0].order
+    assert order is not None and set(order[-len(ALWAYS) :]) >= set(ALWAYS)
+
+
+def by_hand(fast: Network) -> Network:
+    """The same network of only the units that are computed, as layers of their own."""
+    layers, before = [], np.arange(D)
+    for layer in fast.layers:
+        order = np.arange(layer.outputs) if layer.order is None else layer.order
+        gate = layer.gate
+        if gate is not None:
+            gate = lrgate.Gate(gate.u[before], gate.v[:, order], gate.bias[order], gate.range)
+        layers.append(
+            Layer(
+                layer.weight[order][:, before],
+                layer.bias[order],
+                layer.activation,
+                gate=gate,
+                quantization=layer.quantization,
+            )
+        )
+        before = order
+    made = Network.from_layers(layers, task=fast.task)
+    plan = [(p.rows, list(p.strategies), list(p.precisions)) for p in fast.plan]
+    return made._with_engine_plan(made.engine.with_plan(plan))
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("precision", ["f32", "int8"])
+def test_everything_at_once(
+    net: Network, precision: str, ordered: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(MODULE._Search, "_order_pays", lambda *_: ordered)
+    x = rows()
+    fast = optimized(net, x, labels(net, x), 0.3, precision=precision, input_range=(0, 1))
+    assert kinds(fast) == ({"gate", "skip"}, {precision})
+    report = fast.report
+    assert report is not None and report.order_used is ordered
+    assert report.dead_units[0] >= len(DEAD) and report.dropped_units[0] >= len(SILENT)
+    for layer in fast.layers[:1]:
+        assert layer.order is not None
+        assert (np.diff(layer.order) > 0).all() != ordered
+    other = rows(200, seed=7)
+    hand = by_hand(fast)
+    for n in (1, 200):
+        np.testing.assert_allclose(fast(other[:n]), hand(other[:n]), rtol=1e-5, atol=1e-5)
+    # At full width the gates leave out what the orders do; one rank less of rounding apart.
+    gated_alone = [i for i in (0, 1) if fast.layers[i].gate is not None]
+    whole = fast.with_order(dict.fromkeys(gated_alone))
+    np.testing.assert_allclose(whole(x), fast(x), rtol=1e-4, atol=1e-4)
+    fast.save(tmp_path / "fast.npz")
+    np.testing.assert_array_equal(Network.load(tmp_path / "fast.npz", tune=False)(x), fast(x))
+    # The report's error is that of these calls.
+    held = Split.of(x, labels(net, x), 0)
+    assert report.error_after == (fast.predict(held.check) != held.targets).mean()
+
+
+@pytest.mark.usefixtures("wins")
+def test_both_orders_compute_the_same(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = rows()
+    results = []
+    for ordered in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MODULE._Search, "_order_pays", lambda *_, ordered=ordered: ordered)
+            results.append(optimized(net, x, None, 0.3, precision="f32"))
+    np.testing.assert_allclose(results[0](x), results[1](x), rtol=1e-5, atol=1e-5)
+    # The one that is raced in the user's order is the one that is then used.
+    found: list[Network] = []
+    real = MODULE._reordered
+
+    def reordered(*arguments: Any) -> Network:
+        found.append(real(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(MODULE, "_reordered", reordered)
+    fast = optimized(net, x, None, 0.3, precision="f32")
+    np.testing.assert_allclose(found[0](x), fast(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("wins")
+def test_what_a_network_has_is_not_used(net: Network) -> None:
+    x = rows()
+    plain = optimized(net, x, None, 0.3)
+    reverse = {0: np.arange(60)[::-1]}
+    loaded = gated(net).quantize(x).with_order(reverse).with_metadata({"a": 1})
+    for other in (loaded, plain, plain.dense()):
+        again = optimized(other, x, None, 0.3)
+        assert again.plan == plain.plan
+        for layer, expected in zip(again.layers, plain.layers, strict=True):
+            np.testing.assert_array_equal(layer.order, expected.order)
+            if expected.gate is not None:
+                assert layer.gate is not None
+                np.testing.assert_array_equal(layer.gate.v, expected.gate.v)
+        np.testing.assert_array_equal(again(x), plain(x))
+    assert loaded.layers[0].gate is not None  # and it is not changed
+
+
+def test_an_older_probe_keeps_its_rows(net: Network) -> None:
+    own = np.ones((3, D), np.float32)
+    fast = optimized(net.with_probe(own), rows(150))
+    assert fast.probe is not None
+    np.testing.assert_array_equal(fast.probe.x, own)
+
+
+@pytest.mark.usefixtures("wins")
+def test_a_seed_says_all_but_the_clock(net: Network) -> None:
+    x = rows()
+    one, same, other = (optimized(net, x, None, 0.3, seed=seed) for seed in (3, 3, 4))
+    assert one.probe is not None and same.probe is not None and other.probe is not None
+    np.testing.assert_array_equal(one.probe.x, same.probe.x)
+    np.testing.assert_array_equal(one(x), same(x))
+    assert not np.array_equal(one.probe.x, other.probe.x)
+
+
+@pytest.mark.usefixtures("wins")
+def test_nothing_keeps_the_budget(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def error_of(self: Any, network: Network) -> Increase:
+        names, words = kinds(network)
+        cost = float("gate" in names or "int8" in words)
+        return Increase(0, cost, cost, 0, cost, cost)
+
+    monkeypatch.setattr(MODULE._Search, "_error_of", error_of)
+    x = rows()
+    for precision in ("auto", "int8", "f32"):
+        fast = optimized(net, x, None, 0.1, precision=precision)
+        assert kinds(fast) == ({"skip"}, {"f32"})
+        assert fast.report is not None
+        notes = fast.report.notes
+        assert "no gate keeps the error budget" in notes
+        assert "no gate pays within the budget here" in notes
+        stay = sorted(
+            note[6] for note in notes if "stays f32: its int8 form costs too much" in note
+        )
+        assert stay == ([] if precision == "f32" else ["0", "1", "2"])
+        assert_near(fast, net, x)
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+def test_a_layer_whose_int8_form_costs_too_much(
+    net: Network, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def error_of(self: Any, network: Network) -> Increase:
+        cost = float(any(plan.precisions[1] == "int8" for plan in network.plan))
+        return Increase(0, cost, cost, 0, cost, cost)
+
+    monkeypatch.setattr(MODULE._Search, "_error_of", error_of)
+    fast = optimized(net, rows(), None, 0.1, precision=precision)
+    assert all(plan.precisions[1] == "f32" for plan in fast.plan)
+    assert fast.layers[1].quantization is None
+    assert fast.report is not None
+    assert any(note.startswith("layer 1 stays f32") for note in fast.report.notes)
+
+
+def slower(monkeypatch: pytest.MonkeyPatch, **speeds: float) -> None:
+    """Whole calls of these names take this long, all others 1."""
+
+    def race(self: Any, size: int, seconds: float, **networks: Network) -> Any:
+        each = {name: np.full(3, speeds.get(name, 1.0) * 1e-6) for name in networks}
+        return {name: timing.Timing(size, times, times) for name, times in each.items()}
+
+    monkeypatch.setattr(MODULE._Search, "_race", race)
+
+
+@pytest.mark.usefixtures("wins")
+def test_nothing_is_faster(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    slower(monkeypatch, int8=2, exact=2, fast=2, ordered=2)
+    fast = optimized(net, rows(), None, 0.3)
+    assert kinds(fast) == ({"dense"}, {"f32"})
+    assert fast.report is not None
+    assert "nothing is faster than dense here: the plan is dense" in fast.report.notes
+    assert "int8 is not faster here: all layers are f32" in fast.report.notes
+    assert not fast.report.order_used
+
+
+@pytest.mark.usefixtures("wins")
+def test_int8_is_used_where_asked_for_whatever_the_time(
+    net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slower(monkeypatch, int8=2, exact=2, fast=2)
+    fast = optimized(net, rows(), None, 0.3, precision="int8")
+    assert kinds(fast) == ({"dense"}, {"int8"})
+    assert fast.report is not None
+    assert "nothing is faster than dense here: the plan is dense" not in fast.report.notes
+
+
+@pytest.mark.usefixtures("wins")
+def test_a_gate_must_gain_2_percent(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, expected in ((0.99, {"skip"}), (0.97, {"gate", "skip"})):
+        slower(monkeypatch, dense=2, fast=seconds)
+        assert kinds(optimized(net, rows(), None, 0.3))[0] == expected
+
+
+@pytest.mark.usefixtures("wins")
+def test_errors_are_of_what_any_class_does(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gates and int8 of small calls count, though the rows are checked in one large call."""
+
+    def race(self: Any, size: int, seconds: float, **networks: Network) -> Any:
+        speeds = {"dense": 9, "f32": 9, "exact": 5} if size == 1 else {"exact": 2, "fast": 2}
+        each = {name: np.full(3, speeds.get(name, 1) * 1e-6) for name in networks}
+        return {name: timing.Timing(size, times, times) for name, times in each.items()}
+
+    monkeypatch.setattr(MODULE._Search, "_race", race)
+    x = rows()
+    fast = optimized(net, x, None, 0.5)
+    small, large = fast.plan
+    assert "gate" in small.strategies and set(small.precisions) == {"int8"}
+    assert set(large.strategies) == {"dense"} and set(large.precisions) == {"f32"}
+    held = Split.of(x, None, 0).check
+    each = np.array([fast.predict(row) for row in held])
+    assert fast.report is not None
+    assert fast.report.error_after == pytest.approx((each != net.predict(held)).mean())
+    assert fast.report.error_after > 0
+
+
+# --- stopping, showing --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["_dead", "_quantized", "_choose", "_class_report", "_finished"])
+def test_an_interrupt_leaves_nothing_behind(
+    net: Network, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MODULE._Search, place, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        lrgate.optimize(net, rows(150), ranks=(4,), batch_sizes=[1], progress=True)
+    assert not list(getattr(tqdm, "_instances", ()))
+    assert gc.isenabled()
+    monkeypatch.undo()
+    optimized(net, rows(100), None, 0.0, batch_sizes=[1])
+
+
+def test_an_interrupt_while_calls_are_timed(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def caller(network: Network, threads: int) -> Any:
+        def call(rows: Any) -> object:
+            nonlocal calls
+            calls += 1
+            if calls > 20:
+                raise KeyboardInterrupt
+            return network.forward(rows)
+
+        return call
+
+    monkeypatch.setattr(MODULE, "_caller", caller)
+    with pytest.raises(KeyboardInterrupt):
+        lrgate.optimize(net, rows(150), ranks=(4,), batch_sizes=[1], progress=False)
+    assert gc.isenabled()
+
+
+def test_progress_is_shown_where_wanted(
+    net: Network, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"ranks": (4,), "batch_sizes": [1]}
+    for wanted in (True, False, None):
+        lrgate.optimize(net, rows(100), progress=wanted, **options)
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert ("measuring dense and skip" in err) is (wanted is True)
+        assert wanted is True or err == ""
+    monkeypatch.setattr(sys, "stderr", None)  # as without a console
+    lrgate.optimize(net, rows(100), **options)
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def holding(value: float, *at: int) -> np.ndarray:
+    x = rows(100)
+    x[list(at), 3] = value
+    return x
+
+
+NAN = float("nan")
+LABELS = np.arange(100) % 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"model": "net"}, TypeError, "model must be a Network, got str"),
+        ({"model": None}, TypeError, "model must be a Network, got NoneType"),
+        # x
+        ({"x": np.zeros((100, 19))}, ValueError, "x must have shape (n, 20), got (100, 19)"),
+        ({"x": np.zeros(20)}, ValueError, "x must have shape (n, 20), got (20,)"),
+        ({"x": np.zeros((9, 9, 20))}, ValueError, "x must have shape (n, 20), got (9, 9, 20)"),
+        ({"x": 3.0}, ValueError, "x must have shape (n, 20), got ()"),
+        ({"x": sparse.csr_array((99, 7))}, ValueError, "x must have shape (n, 20), got (99, 7)"),
+        ({"x": rows(49)}, ValueError, "x must have at least 50 rows, got 49"),
+        ({"x": sparse.csr_array(rows(9))}, ValueError, "x must have at least 50 rows, got 9"),
+        ({"x": np.zeros((0, 20))}, ValueError, "x must have at least 50 rows, got 0"),
+        ({"x": rows().astype(object)}, TypeError, "real numbers, got dtype object"),
+        ({"x": rows().astype(complex)}, TypeError, "real numbers, got dtype complex128"),
+        ({"x": rows().astype(str)}, TypeError, "x must be an array of real numbers, got dtype <U"),
+        ({"x": sparse.csr_array(rows() * 1j)}, TypeError, "real numbers, got dtype complex"),
+        ({"x": [[0.0] * 20, [0.0]] * 50}, TypeError, "x must be an array of real numbers: "),
+        ({"x": holding(NAN, 7)}, ValueError, "x must be finite, got NaN or infinity in row 7"),
+        (
+            {"x": holding(NAN, 7, 9, 80)},
+            ValueError,
+            "x must be finite, got NaN or infinity in row 7 and 2 more rows",
+        ),
+        (
+            {"x": sparse.csr_array(holding(np.inf, 4, 9))},
+            ValueError,
+            "x must be finite, got NaN or infinity in row 4 and 1 more rows",
+        ),
+        ({"x": holding(1, 0).astype(float) * 1e300}, ValueError, "infinity in row 0 and 99 more"),
+        # y
+        ({"y": LABELS[:99]}, ValueError, "y must have shape (100,), one label a row, got (99,)"),
+        ({"y": np.zeros((100, 5))}, ValueError, "y must have shape (100,), one label a row"),
+        ({"y": 1}, ValueError, "y must have shape (100,), one label a row, got ()"),
+        (
+            {"y": np.where(LABELS == 3, 7, LABELS)},
+            ValueError,
+            "y must hold the network's classes, got 7 in row 3",
+        ),
+        ({"y": LABELS - 1}, ValueError, "y must hold the network's classes, got -1 in row 0"),
+        ({"y": LABELS + 0.5}, ValueError, "y must hold the network's classes, got 0.5 in row 0"),
+        ({"y": np.full(100, NAN)}, ValueError, "y must hold the network's classes, got nan"),
+        ({"y": LABELS.astype(str)}, TypeError, "of dtype int64, got dtype <U"),
+        ({"y": LABELS.astype(object)}, TypeError, "of dtype int64, got dtype object"),
+        ({"y": LABELS.astype(complex)}, TypeError, "of dtype int64, got dtype complex128"),
+        ({"y": [[1], [2, 3]] * 50}, TypeError, "y must be an array: "),
+        ({"model": "strings", "y": LABELS}, TypeError, "of dtype <U1, got dtype int64"),
+        (
+            {"model": "strings", "y": ["a"] * 99 + ["z"]},
+            ValueError,
+            "y must hold the network's classes, got 'z' in row 99",
+        ),
+        (
+            {"model": "strings", "y": np.array(["a"] * 98 + [None, NAN], object)},
+            ValueError,
+            "y must hold the network's classes, got None in row 98",
+        ),
+        ({"model": "regressor", "y": LABELS}, ValueError, "y must have shape (100, 5), got (100,)"),
+        (
+            {"model": "one value", "y": np.zeros((100, 2))},
+            ValueError,
+            "y must have shape (100, 1) or (100,), got (100, 2)",
+        ),
+        ({"model": "regressor", "y": ["a"] * 100}, TypeError, "real numbers, got dtype <U1"),
+        (
+            {"model": "regressor", "y": np.zeros((100, 5), complex)},
+            TypeError,
+            "real numbers, got dtype complex128",
+        ),
+        (
+            {"model": "one value", "y": holding(NAN, 6, 8)[:, 3]},
+            ValueError,
+            "y must be finite, got NaN or infinity in row 6",
+        ),
+        # the budget
+        ({"max_error_increase": -0.1}, ValueError, "must be from 0 to 1, got -0.1"),
+        ({"max_error_increase": 1.1}, ValueError, "must be from 0 to 1, got 1.1"),
+        ({"max_error_increase": NAN}, ValueError, "must be from 0 to 1, got nan"),
+        ({"max_error_increase": True}, TypeError, "max_error_increase must be a number, got True"),
+        ({"max_error_increase": "0.1"}, TypeError, "max_error_increase must be a number, got '0.1"),
+        ({"max_error_increase": None}, TypeError, "max_error_increase must be a number, got None"),
+        # the rest
+        ({"batch_sizes": ()}, ValueError, "batch_sizes must have at least one entry, got none"),
+        ({"batch_sizes": (1, 8, 1)}, ValueError, "batch_sizes must be distinct, got [1, 8, 1]"),
+        ({"batch_sizes": (0,)}, ValueError, "batch_sizes must be at least 1, got 0"),
+        ({"batch_sizes": (-3,)}, ValueError, "batch_sizes must be at least 1, got -3"),
+        ({"batch_sizes": (1.5,)}, TypeError, "batch_sizes must be an integer, got 1.5"),
+        ({"batch_sizes": (True,)}, TypeError, "batch_sizes must be an integer, got True"),
+        ({"batch_sizes": "12"}, TypeError, "batch_sizes must be a sequence of integers, got str"),
+        ({"batch_sizes": 64}, TypeError, "batch_sizes must be a sequence of integers, got int"),
+        (
+            {"batch_sizes": (1, 2**20 + 1)},
+            ValueError,
+            "batch_sizes must be at most 1048576 to be measured, got 1048577",
+        ),
+        ({"ranks": ()}, ValueError, "ranks must have at least one entry, got none"),
+        ({"ranks": (8, 2.0)}, TypeError, "ranks must be an integer, got 2.0"),
+        ({"ranks": (0,)}, ValueError, "ranks must be at least 1, got 0"),
+        ({"ranks": "8"}, TypeError, "ranks must be a sequence of integers, got str"),
+        ({"ranks": 8}, TypeError, "ranks must be a sequence of integers, got int"),
+        (
+            {"ranks": (8, 40)},
+            ValueError,
+            "x must have at least 103 rows for a gate of rank 40: 40% of them fit, got 40 such",
+        ),
+        ({"ranks": (8000,)}, ValueError, "ranks must be at most 7999, got 8000"),
+        (
+            {"precision": "int4"},
+            ValueError,
+            "precision must be one of auto, f32, int8, got 'int4'",
+        ),
+        ({"precision": None}, ValueError, "precision must be one of auto, f32, int8, got None"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"seed": 1.0}, TypeError, "seed must be an integer, got 1.0"),
+        ({"seed": None}, TypeError, "seed must be an integer, got None"),
+        ({"num_threads": 0}, ValueError, "num_threads must be at least 1, got 0"),
+        ({"num_threads": 1.5}, TypeError, "num_threads must be an integer, got 1.5"),
+        ({"num_threads": True}, TypeError, "num_threads must be an integer, got True"),
+        ({"input_range": 3}, TypeError, "input_range must be a pair (low, high), got 3"),
+        ({"input_range": (1, 0)}, ValueError, "input_range"),
+        ({"input_range": (0, NAN)}, ValueError, "input_range"),
+        ({"input_range": (np.zeros(7), 1)}, ValueError, "input_range must have shape (2,) or (2, "),
+        ({"input_range": ("a", "b")}, TypeError, "input_range[0]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_refusals(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
+    models = dict(SHAPES)
+    given: dict[str, Any] = {"model": models["softmax"], "x": rows(100), "y": None} | arguments
+    if arguments.get("model") in models:
+        given["model"] = models[arguments["model"]]
+    with pytest.raises(kind, match=re.escape(message)) as refusal:
+        lrgate.optimize(**given)
+    assert refusal.type is kind
+
+
+def test_the_rows_that_a_rank_needs_are_enough(net: Network) -> None:
+    for rank in [*range(1, 300), 4999, 7999]:
+        fitted = int(0.4 * 50)
+        if rank < fitted:
+            continue
+        with pytest.raises(ValueError, match="x must have at least") as refusal:
+            MODULE._checked_ranks([rank], fitted)
+        needed = int(str(refusal.value).split()[5])
+        assert MODULE._checked_ranks([rank], int(0.4 * needed)) == (rank,)
+
+
+@pytest.mark.parametrize("budget", [0, 1, np.float32(0.5), np.int64(1)])
+def test_budgets_of_any_number_type(net: Network, budget: Any) -> None:
+    fast = lrgate.optimize(net, rows(60), None, budget, batch_sizes=[1], ranks=[np.int64(4)])
+    assert fast.report is not None
+    assert type(fast.report.budget) is float

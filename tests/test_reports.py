@@ -1,0 +1,294 @@
+"""Reports: as data and back, and as text."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lrgate.reports import ClassReport, LayerReport, Report, Spread
+
+
+def layer(i: int = 0, **changes: Any) -> LayerReport:
+    made = LayerReport(
+        inputs=784,
+        outputs=1000,
+        computed_units=868,
+        strategy="gate",
+        precision="int8",
+        rank=128,
+        estimator="logistic",
+        computed_share=0.022,
+        recall=0.98,
+        lost_energy=0.0012,
+        density_in=0.177,
+        density_out=0.018,
+        flop_share=0.063,
+        seconds_before=25.74e-6,
+        seconds_after=1.08e-6 * (i + 1),
+    )
+    return replace(made, **changes)
+
+
+def plain(**changes: Any) -> LayerReport:
+    return layer(
+        strategy="skip",
+        precision="f32",
+        rank=None,
+        estimator=None,
+        recall=None,
+        lost_energy=None,
+        **changes,
+    )
+
+
+def class_report(rows: int = 1, **changes: Any) -> ClassReport:
+    made = ClassReport(
+        rows=rows,
+        layers=(layer(0), layer(1, inputs=1000, outputs=600), plain(inputs=600, outputs=10)),
+        seconds_dense=54.17e-6,
+        seconds_exact=6.77e-6,
+        seconds_after=2.78e-6,
+        over_dense=Spread(19.68, 18.39, 20.32),
+        over_exact=Spread(2.43, 2.33, 2.5),
+        predicted_speed_up=4.38,
+    )
+    return replace(made, **changes)
+
+
+@pytest.fixture
+def report() -> Report:
+    return Report(
+        classes=(class_report(1), class_report(64), class_report(1024)),
+        measure="classification error",
+        error_before=0.0025,
+        error_after=0.01,
+        error_increase=0.0075,
+        error_increase_low=-0.00226,
+        error_increase_high=0.01719,
+        budget=0.02,
+        rows_fitted=400,
+        rows_tuned=200,
+        rows_checked=400,
+        dead_units=(3, 0, 0),
+        dropped_units=(132, 158, 0),
+        order_speed_up=1.03,
+        order_used=True,
+        num_threads=1,
+        machine={"isa": "avx512vnni", "cpu": "AMD EPYC", "l1d": 32768, "l2": None, "l3": 2**25},
+        seed=0,
+        seconds=13.4,
+        notes=("no gate keeps the error budget",),
+    )
+
+
+def values_at(values: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        values = values[key]
+    return values
+
+
+# --- as data ------------------------------------------------------------------------------------
+
+
+def test_a_report_comes_back(report: Report) -> None:
+    values = report.to_dict()
+    assert Report.from_dict(values) == report
+    through = json.loads(json.dumps(values, allow_nan=False))
+    assert through == values
+    assert Report.from_dict(through) == report
+    assert pickle.loads(pickle.dumps(report)) == report  # noqa: S301
+    none = replace(report, order_speed_up=None, notes=(), classes=(), machine={})
+    assert Report.from_dict(none.to_dict()) == none
+
+
+def test_the_dict_is_a_copy(report: Report) -> None:
+    values = report.to_dict()
+    values["machine"]["isa"] = "other"
+    values["classes"].clear()
+    assert report.machine["isa"] == "avx512vnni"
+    assert len(report.classes) == 3
+
+
+def test_whole_numbers_are_numbers(report: Report) -> None:
+    """As another language's JSON may write them."""
+    values = report.to_dict()
+    values["seconds"], values["order_speed_up"] = 13, 1
+    read = Report.from_dict(values)
+    assert (read.seconds, read.order_speed_up) == (13.0, 1.0)
+    assert type(read.seconds) is type(read.order_speed_up) is float
+
+
+@pytest.mark.parametrize(
+    "path",
+    [(), ("classes", 1), ("classes", 0, "layers", 2), ("classes", 2, "over_dense")],
+    ids=str,
+)
+def test_keys_must_be_all_and_no_other(report: Report, path: tuple[Any, ...]) -> None:
+    name = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in path)
+    expected = f"report{name} must have the keys "
+    good = report.to_dict()
+    for key in values_at(good, path):
+        values = copy.deepcopy(good)
+        del values_at(values, path)[key]
+        with pytest.raises(ValueError) as refusal:
+            Report.from_dict(values)
+        assert str(refusal.value).startswith(expected) and key in str(refusal.value)
+    values_at(good, path)["more"] = 1
+    with pytest.raises(ValueError) as refusal:
+        Report.from_dict(good)
+    assert str(refusal.value).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("measure",), 3, "report.measure must be str, got int"),
+        (("measure",), None, "report.measure must be str, got NoneType"),
+        (("budget",), "0.1", "report.budget must be float, got str"),
+        (("budget",), True, "report.budget must be float, got bool"),
+        (("budget",), None, "report.budget must be float, got NoneType"),
+        (("budget",), 10**400, "report.budget must be a float, got one beyond its range"),
+        (("seed",), 1.0, "report.seed must be int, got float"),
+        (("seed",), False, "report.seed must be int, got bool"),
+        (("order_used",), 1, "report.order_used must be bool, got int"),
+        (("order_speed_up",), "1", "report.order_speed_up must be float, got str"),
+        (("machine",), [], "report.machine must be dict, got list"),
+        (("notes",), "text", "report.notes must be a list, got str"),
+        (("notes", 0), 1, r"report.notes\[0\] must be str, got int"),
+        (("dead_units", 1), 1.5, r"report.dead_units\[1\] must be int, got float"),
+        (("classes",), {}, "report.classes must be a list, got dict"),
+        (("classes", 1), [], r"report.classes\[1\] must have the keys rows, layers"),
+        (("classes", 1, "rows"), "64", r"report.classes\[1\].rows must be int, got str"),
+        (
+            ("classes", 0, "layers", 2, "rank"),
+            "8",
+            r"report.classes\[0\].layers\[2\].rank must be int, got str",
+        ),
+        (
+            ("classes", 0, "over_exact", "low"),
+            [],
+            r"report.classes\[0\].over_exact.low must be float, got list",
+        ),
+    ],
+    ids=str,
+)
+def test_values_of_another_type_are_refused(
+    report: Report, path: tuple[Any, ...], value: Any, message: str
+) -> None:
+    values = report.to_dict()
+    values_at(values, path[:-1])[path[-1]] = value
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Report.from_dict(values)
+
+
+@pytest.mark.parametrize("values", [None, 3, [], "report", {}], ids=str)
+def test_what_is_no_report_is_refused(values: Any) -> None:
+    with pytest.raises(ValueError, match="^report must have the keys classes, measure"):
+        Report.from_dict(values)
+
+
+# --- as text ------------------------------------------------------------------------------------
+
+
+def columns(text: object) -> int:
+    return max(map(len, str(text).splitlines()))
+
+
+def test_text_has_at_most_80_columns(report: Report) -> None:
+    assert columns(report) <= 80
+    long = replace(
+        report,
+        measure="relative squared difference from the dense network",
+        error_before=12.34567,
+        error_after=123.4567,
+        error_increase=111.1111,
+        error_increase_low=-111.1111,
+        error_increase_high=111.1111,
+        budget=0.00123,
+        rows_fitted=8000,
+        rows_tuned=4000,
+        rows_checked=8000,
+        dead_units=tuple(range(100, 140)),
+        num_threads=64,
+        machine={"isa": "avx512vnni", "cpu": "Intel(R) Xeon(R) Platinum 8375C CPU @ 2.90GHz"},
+        seconds=12345.0,
+        notes=("units that were never on are kept: " * 4,),
+        classes=(
+            class_report(
+                1_048_576,
+                seconds_dense=12345.67e-6,
+                seconds_exact=1234.56e-6,
+                seconds_after=1234.56e-6,
+                over_dense=Spread(1234.56, 1234.56, 1234.56),
+                over_exact=Spread(123.45, 123.45, 123.45),
+                layers=(
+                    layer(inputs=10_000, rank=64),
+                    layer(outputs=4096, rank=256, seconds_before=9999.99e-6),
+                    plain(inputs=65_536, outputs=10_000),
+                ),
+            ),
+        ),
+    )
+    assert columns(long) <= 80
+    assert columns(long.classes[0]) <= 80
+
+
+def test_columns_are_in_line(report: Report) -> None:
+    lines = str(report.classes[0]).splitlines()
+    table = lines[-4:]
+    assert len(set(map(len, table))) == 1
+    for word in ("in", "out", "computed", "recall", "lost", "FLOPs", "before", "after"):
+        end = table[0].index(f" {word}") + 1 + len(word)
+        assert all(line[end - 1] != " " and line[end : end + 1] in ("", " ") for line in table)
+
+
+def test_what_the_text_says(report: Report) -> None:
+    text = str(report)
+    for part in (
+        "classification error: 0.250 % dense, 1.000 % now;",
+        "increase +0.750 points (-0.226 to +1.719 with 95 % confidence), 2 allowed;",
+        "on 400 rows held back; 400 rows fitted, 200 chose",
+        "units left out since proven dead, by layer: 3/0/0",
+        "units left out since never on, by layer: 132/158/0",
+        "order of units: 1.03 times as fast without gates, used",
+        "note: no gate keeps the error budget",
+        "1 row a call: 54.17 us a row dense, 6.77 without gates, 2.78 now",
+        "1024 rows a call",
+        "19.68 (18.39 to 20.32) times as fast as dense",
+        "2.43 (2.33 to 2.50)",
+        "predicts 4.38 over dense",
+        " gate8 128 ",
+        " skip ",
+        "avx512vnni, AMD EPYC; took 13 s",
+    ):
+        assert part in text
+    assert [text.count(str(of_class)) for of_class in report.classes] == [1, 1, 1]
+    silent = replace(report, order_speed_up=None, dead_units=(0, 0), dropped_units=(0, 0))
+    assert "order of units" not in str(silent) and "left out" not in str(silent)
+    assert "not used" in str(replace(report, order_used=False))
+
+
+# --- as a table ---------------------------------------------------------------------------------
+
+
+def test_to_dataframe(report: Report) -> None:
+    pytest.importorskip("pandas")
+    frame = report.to_dataframe()
+    assert len(frame) == 9
+    assert frame["rows"].tolist() == [1] * 3 + [64] * 3 + [1024] * 3
+    assert frame["layer"].tolist() == [0, 1, 2] * 3
+    assert frame.columns.tolist()[2:] == [*LayerReport.__dataclass_fields__]
+    assert frame["strategy"].tolist() == ["gate", "gate", "skip"] * 3
+    assert frame["rank"].isna().tolist() == [False, False, True] * 3
+
+
+def test_to_dataframe_needs_pandas(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pandas"):
+        report.to_dataframe()

@@ -1,0 +1,213 @@
+"""Units that are provably off, and orders of units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrgate import Layer
+from lrgate.model import Activation
+from lrgate.units import co_activation_order, proven_dead
+from oracle import make, rows
+
+RELU = Activation("relu")
+ACTIVATIONS: list[Any] = [
+    "relu",
+    "identity",
+    "tanh",
+    "sigmoid",
+    "gelu",
+    "softmax",
+    ("clipped_relu", 0.3),
+    ("thresholded_relu", 0.7),
+    ("thresholded_relu", 0.0),
+    ("thresholded_relu", -0.5),
+    ("leaky_relu", 0.1),
+    ("leaky_relu", -0.5),
+    ("leaky_relu", 2.0),
+]
+
+
+def groups_on(active: np.ndarray, order: Any, size: int = 4) -> int:
+    """How many groups of `size` units have one on or more, over all rows."""
+    ordered = active[:, order]
+    ordered = ordered[:, : ordered.shape[1] // size * size]
+    return int(ordered.reshape(len(active), -1, size).any(axis=2).sum())
+
+
+def topics(n: int = 500, units: int = 64, count: int = 8, seed: int = 0) -> np.ndarray:
+    """Units in `count` groups, shuffled: a row has one or two groups on, less some units."""
+    rng = np.random.default_rng(seed)
+    topic = rng.permutation(units) % count
+    chosen = rng.random((n, count)) < 1.5 / count
+    return chosen[:, topic] & (rng.random((n, units)) < 0.8)
+
+
+# --- units that are provably off ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("span", [(0.0, 1.0), (-1.0, 1.0), (-2.0, -0.5), (0.5, 0.5)], ids=str)
+def test_a_dead_unit_is_never_on(hidden: Any, span: tuple[float, float]) -> None:
+    low, high = span
+    rng = np.random.default_rng(0)
+    d, proven = 3, 0
+    for seed in range(8):
+        net = make([d, 12, 10, 8], seed=seed, hidden=hidden, last="relu")
+        layers = [Layer(y.weight, y.bias - 0.8, y.activation) for y in net.layers]
+        layers[-1] = Layer(layers[-1].weight, layers[-1].bias - np.arange(8) * 2, RELU)
+        net = type(net).from_layers(layers)
+        dead = proven_dead(layers, low, high)
+        assert [mask.shape for mask in dead] == [(12,), (10,), (8,)]
+        corners = np.stack(np.meshgrid(*[[low, high]] * d), axis=-1).reshape(-1, d)
+        x = np.concatenate([corners, rng.uniform(low, high, (2000, d))]).astype(np.float32)
+        outputs = [*net.layer_inputs(x)[1:], net(x)]
+        for mask, output, layer in zip(dead, outputs, layers, strict=True):
+            assert mask.dtype == np.bool_
+            assert not mask.any() or layer.activation.has_hard_zero
+            assert not output[:, mask].any()
+            proven += int(mask.sum())
+    assert proven > 0
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_network_and_range(data: st.DataObject) -> None:
+    seed = data.draw(st.integers(0, 10_000))
+    rng = np.random.default_rng(seed)
+    names = data.draw(st.lists(st.sampled_from(ACTIVATIONS), min_size=2, max_size=5))
+    widths = [2, *rng.integers(1, 9, len(names))]
+    net = make(widths, seed=seed, last=names[-1])
+    layers = [
+        Layer(y.weight, y.bias - 0.3, Activation.parse(name))
+        for y, name in zip(net.layers, names, strict=True)
+    ]
+    net = type(net).from_layers(layers)
+    low = rng.uniform(-2, 2, 2)
+    high = low + rng.exponential(size=2)
+    x = rng.uniform(low, high, (300, 2)).astype(np.float32)
+    x[:4] = [[a, b] for a in (low[0], high[0]) for b in (low[1], high[1])]
+    outputs = [*net.layer_inputs(x)[1:], net(x)]
+    for mask, output in zip(proven_dead(layers, low, high), outputs, strict=True):
+        assert not output[:, mask].any()
+
+
+@pytest.mark.parametrize(
+    ("activation", "bias", "expected"),
+    [
+        ("relu", [-3.0, -2.0, -1.99, 0.0], [True, False, False, False]),
+        ("relu", [-2.001, -1.0, -1e9, 1.0], [True, False, True, False]),
+        (("clipped_relu", 1e-3), [-3.0, -1.9, 0.0, 9.0], [True, False, False, False]),
+        (("thresholded_relu", 1.0), [-3.0, -1.1, -0.9, 0.0], [True, True, False, False]),
+        (("thresholded_relu", -1.0), [-3.1, -2.9, -2.0, 0.0], [True, False, False, False]),
+        ("gelu", [-9.0] * 4, [False] * 4),
+        ("identity", [-9.0] * 4, [False] * 4),
+        (("leaky_relu", 0.0), [-9.0] * 4, [False] * 4),
+        ("sigmoid", [-99.0] * 4, [False] * 4),
+    ],
+    ids=str,
+)
+def test_bounds_of_one_layer_are_exact(
+    activation: Any, bias: list[float], expected: list[bool]
+) -> None:
+    """To rounding: the largest sum is 2 and the bias, and a hair below the threshold is not off."""
+    layer = Layer([[1.0, 1.0]] * 4, bias, Activation.parse(activation))
+    assert proven_dead([layer], 0.0, 1.0)[0].tolist() == expected
+    assert proven_dead([layer], [0.0, 0.0], [1.0, 1.0])[0].tolist() == expected
+
+
+def test_bounds_go_through_layers() -> None:
+    """The first layer's outputs are from 0 to 1 and from -1 to 1, by its activation."""
+    first = [[1.0], [-1.0]]
+    for name, reach in [("relu", 0.0), ("identity", -1.0), (("leaky_relu", 0.5), -0.5)]:
+        layers = [Layer(first, [0.0, 0.0], Activation.parse(name))]
+        # The second unit's output is from `reach` to 0, so its negative is at most -`reach`.
+        layers.append(Layer([[0.0, -1.0]] * 2, [reach - 0.01, reach + 0.01], RELU))
+        assert proven_dead(layers, 0.0, 1.0)[1].tolist() == [True, False]
+
+
+def test_each_input_has_its_own_range() -> None:
+    layer = Layer(np.eye(3), [0.0] * 3, RELU)
+    dead = proven_dead([layer], [-2.0, -1.0, 0.0], [-1.0, 1.0, 0.0])[0]
+    assert dead[0] and not dead[1]
+
+
+def test_dead_units_do_not_widen_what_follows() -> None:
+    hidden = Layer([[1.0], [1.0]], [0.0, -100.0], RELU)
+    last = Layer([[0.0, 1.0], [1.0, 0.0]], [-0.5, -0.5], RELU)
+    assert [mask.tolist() for mask in proven_dead([hidden, last], 0.0, 1.0)] == [
+        [False, True],
+        [True, False],
+    ]
+
+
+# --- orders -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("units", [0, 1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 33])
+@pytest.mark.parametrize("n", [0, 1, 7, 64, 65])
+def test_an_order_is_a_permutation(units: int, n: int) -> None:
+    rng = np.random.default_rng(units)
+    for active in (
+        rng.random((n, units)) < 0.3,
+        np.zeros((n, units), np.bool_),
+        np.ones((n, units), np.bool_),
+    ):
+        order = co_activation_order(active)
+        assert order.dtype == np.int64
+        np.testing.assert_array_equal(np.sort(order), np.arange(units))
+        np.testing.assert_array_equal(order, co_activation_order(active.copy()))
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.floats(0, 1), st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_any_activity(n: int, units: int, share: float, seed: int) -> None:
+    active = np.random.default_rng(seed).random((n, units)) < share
+    order = co_activation_order(active)
+    np.testing.assert_array_equal(np.sort(order), np.arange(units))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fewer_groups_are_on(seed: int) -> None:
+    active = topics(seed=seed)
+    order, natural = co_activation_order(active), np.arange(64)
+    assert groups_on(active, order) < 0.6 * groups_on(active, natural)
+    assert groups_on(active, order, 16) < 0.8 * groups_on(active, natural, 16)
+    # On rows that it was not made from, too.
+    other = topics(2000, seed=seed)[500:]
+    assert groups_on(other, order) < 0.7 * groups_on(other, natural)
+
+
+def test_clear_groups_are_found() -> None:
+    rng = np.random.default_rng(0)
+    topic = rng.permutation(np.repeat(np.arange(6), 4))
+    active = np.eye(6, dtype=np.bool_)[rng.integers(0, 6, 200)][:, topic]
+    order = co_activation_order(active)
+    assert all(len(set(topic[group])) == 1 for group in order.reshape(6, 4))
+    assert groups_on(active, order) == 200
+
+
+def test_activity_of_a_network() -> None:
+    net = make([20, 90, 5], seed=3)
+    x = rows(800, 20)
+    active = net.layer_inputs(x)[1] > 0.5
+    order = co_activation_order(active[:400])
+    assert groups_on(active[400:], order) < groups_on(active[400:], np.arange(90))
+
+
+def test_units_never_on_beside_others() -> None:
+    active = np.zeros((50, 24), np.bool_)
+    active[::2, [3, 11, 17, 23]] = True
+    order = co_activation_order(active)
+    assert groups_on(active, order) == 25
+
+
+def test_later_rows_do_not_matter() -> None:
+    active = topics(3000)
+    np.testing.assert_array_equal(
+        co_activation_order(active), co_activation_order(active[:2048].astype(np.uint8))
+    )
