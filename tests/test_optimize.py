@@ -38,8 +38,8 @@ DEAD, SILENT, ALWAYS = [3, 17], [5, 30], [8, 9]
 def quick() -> Any:
     """Times that are measured for a moment only."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_LAYER_SECONDS", "_PLAN_SECONDS", "_RACE_SECONDS", "_LAST_RACE_SECONDS"):
-            patch.setattr(MODULE, name, 1e-4)
+        for name in ("_LAYER", "_PLAN", "_RACE", "_LAST_RACE", "_PROFILE"):
+            patch.setattr(MODULE, f"{name}_SECONDS", 1e-4)
         patch.setattr(timing, "_TURN_SECONDS", 1e-4)
         yield
 
@@ -329,7 +329,9 @@ def test_few_rows_and_large_calls(net: Network) -> None:
 def test_threads(net: Network) -> None:
     x = rows(150)
     optimized(net, x, num_threads=2)
-    assert optimized(net, x, num_threads=None or lrgate.get_num_threads()) is not net
+    fast = lrgate.optimize(net, x, batch_sizes=[1], ranks=(4,))
+    assert fast.report is not None
+    assert fast.report.num_threads == lrgate.get_num_threads()
 
 
 # --- nothing but what is exact ------------------------------------------------------------------
@@ -431,7 +433,10 @@ def test_units_that_are_always_on_are_not_scored(net: Network) -> None:
     assert gate is not None
     assert (gate.v[:, ALWAYS] == 0).all() and (gate.bias[ALWAYS] == 1).all()
     order = fast.layers[0].order
-    assert order is not None and set(order[-len(ALWAYS) :]) >= set(ALWAYS)
+    assert order is not None
+    unscored = (gate.v[:, order] == 0).all(axis=0)
+    assert set(order[unscored]) >= set(ALWAYS)
+    assert unscored[np.flatnonzero(unscored)[0] :].all()  # those at the end
 
 
 def by_hand(fast: Network) -> Network:
@@ -477,10 +482,9 @@ def test_everything_at_once(
     hand = by_hand(fast)
     for n in (1, 200):
         np.testing.assert_allclose(fast(other[:n]), hand(other[:n]), rtol=1e-5, atol=1e-5)
-    # At full width the gates leave out what the orders do; one rank less of rounding apart.
-    gated_alone = [i for i in (0, 1) if fast.layers[i].gate is not None]
-    whole = fast.with_order(dict.fromkeys(gated_alone))
-    np.testing.assert_allclose(whole(x), fast(x), rtol=1e-4, atol=1e-4)
+    # At full width the gates leave out what the orders do. (In int8 the steps of weights differ.)
+    whole = fast.with_order(dict.fromkeys(i for i in (0, 1) if fast.layers[i].gate is not None))
+    assert precision == "int8" or np.abs(whole(x) - fast(x)).max() < 1e-4
     fast.save(tmp_path / "fast.npz")
     np.testing.assert_array_equal(Network.load(tmp_path / "fast.npz", tune=False)(x), fast(x))
     # The report's error is that of these calls.
@@ -625,7 +629,7 @@ def test_a_gate_must_gain_2_percent(net: Network, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("wins")
-def test_errors_are_of_what_any_class_does(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_of_what_any_class_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gates and int8 of small calls count, though the rows are checked in one large call."""
 
     def race(self: Any, size: int, seconds: float, **networks: Network) -> Any:
@@ -634,16 +638,18 @@ def test_errors_are_of_what_any_class_does(net: Network, monkeypatch: pytest.Mon
         return {name: timing.Timing(size, times, times) for name, times in each.items()}
 
     monkeypatch.setattr(MODULE._Search, "_race", race)
-    x = rows()
+    net, x = network(), rows()
     fast = optimized(net, x, None, 0.5)
     small, large = fast.plan
     assert "gate" in small.strategies and set(small.precisions) == {"int8"}
     assert set(large.strategies) == {"dense"} and set(large.precisions) == {"f32"}
     held = Split.of(x, None, 0).check
-    each = np.array([fast.predict(row) for row in held])
+    dense = np.float64(net(held))
+    each = np.array([fast(row) for row in held])
     assert fast.report is not None
-    assert fast.report.error_after == pytest.approx((each != net.predict(held)).mean())
-    assert fast.report.error_after > 0
+    error = np.square(each - dense).sum(axis=1).mean() / np.var(dense, axis=0).sum()
+    assert fast.report.error_after == pytest.approx(error, rel=1e-3)
+    assert error > 0
 
 
 # --- stopping, showing --------------------------------------------------------------------------
@@ -741,7 +747,12 @@ LABELS = np.arange(100) % 5
             ValueError,
             "x must be finite, got NaN or infinity in row 4 and 1 more rows",
         ),
-        ({"x": holding(1, 0).astype(float) * 1e300}, ValueError, "infinity in row 0 and 99 more"),
+        ({"x": np.float64(holding(1, 0)) * 1e300}, ValueError, "infinity in row 0 and 99 more"),
+        (
+            {"x": sparse.csr_array(np.float64(rows(60)) * 1e300)},
+            ValueError,
+            "infinity in row 0 and 59 more",
+        ),
         # y
         ({"y": LABELS[:99]}, ValueError, "y must have shape (100,), one label a row, got (99,)"),
         ({"y": np.zeros((100, 5))}, ValueError, "y must have shape (100,), one label a row"),

@@ -189,7 +189,7 @@ def test_values_of_another_type_are_refused(
 
 @pytest.mark.parametrize("values", [None, 3, [], "report", {}], ids=str)
 def test_what_is_no_report_is_refused(values: Any) -> None:
-    with pytest.raises(ValueError, match="^report must have the keys classes, measure"):
+    with pytest.raises(ValueError, match=r"^report must have the keys classes, measure"):
         Report.from_dict(values)
 
 

@@ -159,7 +159,7 @@ class Demo:
         if "int8" in wrong:
             lines.append("int8 is not: it skips too, and rounds weights and activations to bytes.")
         counts = ", ".join(f"{name} {count}" for name, count in wrong.items() if name != "numpy")
-        lines.append(f"Wrong labels of {self.digits:,}, one row a call: {counts}.")
+        lines.append(f"Wrong labels of {self.digits:,}: {counts}.")
         return "\n".join(lines)
 
 

@@ -216,7 +216,8 @@ def _checked_rows(model: Network, x: Any) -> Any:
         rows = x.tocsr()
         if rows.dtype.kind not in "biuf":
             raise TypeError(f"x must be an array of real numbers, got dtype {rows.dtype}")
-        rows = rows.astype(np.float32)
+        with np.errstate(over="ignore"):
+            rows = rows.astype(np.float32)
     else:
         try:
             rows = np.asarray(x)

@@ -111,7 +111,7 @@ def interleaved(
     ----------
     contestants : mapping from name to callable
         Each is called with one of `calls`.
-    calls : sequence of arrays (n, d)
+    calls : sequence of arrays (n, d) or scipy.sparse
         All with as many rows; taken in order, another one each call.
     seconds : float
         About how long to measure, all together.
@@ -147,7 +147,7 @@ def interleaved(
         if collecting:
             gc.enable()
     return {
-        name: Timing(len(calls[0]), np.array(counted[name]), np.array(medians[name]))
+        name: Timing(calls[0].shape[0], np.array(counted[name]), np.array(medians[name]))
         for name in contestants
     }
 
