@@ -42,7 +42,7 @@ CHECK_TOLERANCE = 1e-4
 
 # What measuring the plan of a file from another machine may take, and the most classes it may have
 # to be measured: each takes a few calls at least.
-_RETUNE_SECONDS: Final = 0.1
+_RETUNE_SECONDS: Final = 0.06
 _RETUNE_CLASSES: Final = 16
 
 

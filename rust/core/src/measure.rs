@@ -446,6 +446,18 @@ impl Tuning<'_> {
     fn quick(&self, plan: &[LayerPlan]) -> Result<Option<Vec<LayerPlan>>> {
         let dense = vec![Strategy::Dense; plan.len()];
         let begin = Instant::now();
+        // One row, twice since the first call may pack weights: a batch takes at most as long a row.
+        let network = self.under(&dense)?;
+        let mut out = vec![0.0; network.output_size()];
+        let mut row = Duration::ZERO;
+        for _ in 0..2 {
+            let start = Instant::now();
+            network.forward(self.sample.rows.slice(0, 1), &mut out, Some(1))?;
+            row = start.elapsed();
+        }
+        if row * 2 * self.sample.batch as u32 > self.sample.time {
+            return Ok(None);
+        }
         self.call_seconds(std::slice::from_ref(&dense), 1)?;
         // What follows takes about as long as nine times this.
         if begin.elapsed() * 9 > self.sample.time {
