@@ -5,6 +5,7 @@ seeds    the paper's MNIST network, five seeds, trained without regard to lrgate
 ranks    the first seed at the paper's ranks: test error and lost energy of each estimator, with and
          without fitted thresholds, at equal computed shares
 random   a network with nothing to gain: its plan and its time over dense
+orders   the first seed's hidden layers: groups of units that are on before and after ordering
 wide     1024-4096-4096-10 on MNIST padded to 32 x 32: time over its own dense and ONNX Runtime's
 
 Networks are trained where ``--runs-dir`` does not hold them yet (about two minutes for one of the
@@ -28,7 +29,7 @@ import numpy.typing as npt
 
 import lrgate
 import peers
-from lrgate import estimators, timing
+from lrgate import estimators, timing, units
 
 TRAINING = Path(__file__).resolve().parent.parent / "training"
 sys.path.insert(0, str(TRAINING))
@@ -45,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    experiments = {"seeds": seeds, "ranks": ranks, "random": random, "wide": wide}
+    experiments = {"seeds": seeds, "ranks": ranks, "random": random, "orders": orders, "wide": wide}
     parser.add_argument("experiment", choices=experiments)
     parser.add_argument("--data-dir", type=Path, default=Path("data/mnist"))
     parser.add_argument("--runs-dir", type=Path, default=Path("training/runs"))
@@ -158,6 +159,40 @@ def random(options: argparse.Namespace) -> None:
         times = race({"dense": net.dense(), "optimised": fast}, x, size)
         ratio = times["optimised"].speed_up_over(times["dense"])
         print(f"{size:>5} rows: {ratio} times as fast as plain dense")
+
+
+def orders(options: argparse.Namespace) -> None:
+    """What putting units that are on together side by side does to groups of them, and to skip."""
+    net = trained(options, "paper-1", "--preset paper --epochs 17", 1)
+    rows = data.load(options.data_dir)
+    chosen = np.random.default_rng(0).permutation(len(rows.x_train))[:4000]
+    fit, test = net.layer_inputs(rows.x_train[chosen]), net.layer_inputs(rows.x_test)
+    found = {i: units.co_activation_order(x != 0) for i, x in enumerate(fit[1:])}
+    print("\nlayer  units on  groups of 4 on        groups of 16 on       (test rows)")
+    for i, order in found.items():
+        on = test[i + 1] != 0
+        shares = " ".join(
+            f"{in_groups(on, size):8.3f} to {in_groups(on[:, order], size):5.3f}    "
+            for size in (4, 16)
+        )
+        print(f"{i:>5} {on.mean():9.3f}  {shares}")
+    for precision in ("f32", "int8"):
+        plain = net.quantize(rows.x_train[chosen]) if precision == "int8" else net
+        skip = ["skip"] * len(net.layers)
+        plans = {
+            "as it was": plain.with_strategies(skip, precision),
+            "ordered": plain.with_order(found).with_strategies(skip, precision),
+        }
+        for size in (1, 256):
+            times = race(plans, rows.x_test, size)
+            ratio = times["ordered"].speed_up_over(times["as it was"])
+            print(f"skip in {precision}, {size:>3} rows: {ratio} times as fast ordered")
+
+
+def in_groups(on: npt.NDArray[np.bool_], size: int) -> float:
+    """Share of groups of `size` neighbouring units of which one or more is on."""
+    padded = np.pad(on, ((0, 0), (0, -on.shape[1] % size)))
+    return float(padded.reshape(len(on), -1, size).any(axis=2).mean())
 
 
 def wide(options: argparse.Namespace) -> None:

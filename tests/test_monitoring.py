@@ -813,3 +813,19 @@ def test_mnist() -> None:
     assert report.total.disagreement is not None and report.total.disagreement <= 0.05
     recalls = [layer.recall for layer in report.total.layers if layer.recall is not None]
     assert all(0.7 < recall <= 1 for recall in recalls)
+
+
+def test_units_that_were_left_out_are_missed_when_they_come_on() -> None:
+    """The comparison is with all units: an order that leaves some out shows as disagreement."""
+    rng = np.random.default_rng(5)
+    hidden = (rng.normal(size=(8, 4)), np.zeros(8))
+    net = lrgate.Network.from_layers(
+        [hidden, (rng.normal(size=(3, 8)), np.zeros(3))], task="classification"
+    )
+    x = rng.normal(size=(200, 4)).astype(np.float32)
+    half = net.with_order({0: np.arange(4)})
+    expected = float((half.predict(x) != net.predict(x)).mean())
+    assert expected > 0
+    monitor = half.monitor(rate=1.0)
+    monitor.predict(x)
+    assert monitor.report().total.disagreement == expected

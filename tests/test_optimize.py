@@ -12,6 +12,7 @@ import re
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from scipy import sparse
 from tqdm import tqdm
 
 import lrgate
-from lrgate import Layer, Network, timing
+from lrgate import Gate, Layer, Network, timing
 from lrgate.judge import Increase, Split
 from lrgate.machine import fingerprint
 from lrgate.model import Activation
+from lrgate.reports import Spread
 from oracle import gated, make
 
 MODULE = sys.modules["lrgate.optimize"]
@@ -875,3 +877,87 @@ def test_budgets_of_any_number_type(net: Network, budget: Any) -> None:
     fast = lrgate.optimize(net, rows(60), None, budget, batch_sizes=[1], ranks=[np.int64(4)])
     assert fast.report is not None
     assert type(fast.report.budget) is float
+
+
+# --- the last looks -------------------------------------------------------------------------------
+
+
+def two_plans() -> tuple[Network, Network]:
+    """A network whose classes of 1 and 64 rows gate a layer, and the same without gates."""
+    layers = [(np.eye(4), np.zeros(4)), (np.ones((2, 4)), np.zeros(2))]
+    net = Network.from_layers(layers, task="classification")
+    gate = Gate(np.eye(4)[:, :1], np.ones((1, 4)), np.zeros(4))
+    gated = net.with_gates({0: gate})
+    plans = {
+        name: [(size, [name, "skip"], ["f32", "f32"]) for size in (1, 64)]
+        for name in ("gate", "skip")
+    }
+    return tuple(  # type: ignore[return-value]
+        gated._with_engine_plan(gated.engine.with_plan(plan)) for plan in plans.values()
+    )
+
+
+def test_a_class_whose_own_plan_is_over_the_budget_goes_without_gates() -> None:
+    gated, exact = two_plans()
+    looked_at = []
+
+    class Search:
+        sizes = [1, 64]  # noqa: RUF012
+        budget = 0.1
+
+        def _error_of(self, network: Network) -> Increase:
+            (plan,) = network.plan
+            looked_at.append(plan.rows)
+            over = plan.rows == 64
+            return Increase(0.0, 0.2, 0.2 if over else 0.05, 0.01, 0.0, 0.3)
+
+    result = MODULE._Search._within_budget(Search(), gated, exact)
+    assert looked_at == [1, 64]
+    assert [plan.strategies[0] for plan in result.plan] == ["gate", "skip"]
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("auto", "dense"), ("int8", "skip")])
+def test_a_class_that_comes_out_slower_than_dense_is_made_dense(
+    precision: str, expected: str
+) -> None:
+    _, exact = two_plans()
+
+    class Search:
+        sizes = [1, 64]  # noqa: RUF012
+
+        def _class_report(self, size: int, result: Network, *others: Any) -> Any:
+            names = next(plan.strategies for plan in result.plan if plan.rows in (size, 1))
+            slower = size == 64 and "dense" not in names
+            spread = Spread(0.9, 0.8, 1.0) if slower else Spread(1.5, 1.4, 1.6)
+            return SimpleNamespace(over_dense=spread, size=size)
+
+    Search.precision = precision  # type: ignore[attr-defined]
+    result, reports = MODULE._Search._class_reports(Search(), exact, exact, {})
+    assert [plan.strategies[0] for plan in result.plan] == ["skip", expected]
+    assert [report.size for report in reports] == [1, 64]
+
+
+def test_few_rows_are_said_to_tell_little(wins: None) -> None:
+    x, net = rows(60), network(task="classification")
+    few = optimized(net, x, budget=0.001).report
+    assert few is not None
+    assert few.error_increase_high > few.budget
+    assert any("24 rows held back cannot tell" in note for note in few.notes)
+    enough = optimized(net, x, budget=0.9).report
+    assert enough is not None
+    assert not any("cannot tell" in note for note in enough.notes)
+
+
+def test_calls_of_any_size_are_raced_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    raced = []
+
+    def interleaved(contestants: Any, calls: Any, seconds: float, **options: Any) -> Any:
+        raced.append(len(calls[0]))
+        return dict.fromkeys(contestants)
+
+    monkeypatch.setattr(timing, "interleaved", interleaved)
+    _, exact = two_plans()
+    search = SimpleNamespace(threads=2, split=SimpleNamespace(check=np.zeros((10, 4), np.float32)))
+    MODULE._Search._race(search, 1 << 20, 0.0, exact=exact)
+    MODULE._Search._race(search, 3, 0.0, exact=exact)
+    assert raced == [2 * 4096, 3]

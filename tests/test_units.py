@@ -211,3 +211,14 @@ def test_later_rows_do_not_matter() -> None:
     np.testing.assert_array_equal(
         co_activation_order(active), co_activation_order(active[:2048].astype(np.uint8))
     )
+
+
+def test_the_margin_grows_with_the_inputs() -> None:
+    """A bound that only float32's rounding can reach is no proof; one well beyond it is."""
+    for inputs in (4, 784, 20_000):
+        reach = inputs * 2.0**-24 * (2 * inputs)
+        layer = Layer(np.ones((2, inputs)), [-inputs - reach / 2, -inputs - 4 * reach - 1], RELU)
+        assert proven_dead([layer], 0.0, 1.0)[0].tolist() == [False, True]
+    shifted = Layer(np.ones((1, 4)), [-4.00001], RELU)
+    assert proven_dead([shifted], 0.0, 1.0)[0].tolist() == [True]
+    assert proven_dead([shifted], 0.0, 1.0, shift=16.0)[0].tolist() == [False]

@@ -246,7 +246,8 @@ class Monitor:
         self._min_rows = int(min_rows)
 
         self._network = net
-        self._dense = net.dense()
+        # All units: one that was left out as never on may come on.
+        self._dense = net.with_order([None] * len(net.layers)).dense()
         self._gated = {
             plan.rows: [strategy == "gate" for strategy in plan.strategies] for plan in net.plan
         }

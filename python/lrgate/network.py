@@ -328,7 +328,10 @@ class Network(_core.Network):
         return type(self)(replace(self._model, **changes), engine)
 
     def dense(self) -> Self:
-        """The same weights, dense in f32 in every layer: what all else is compared with."""
+        """The same weights, dense in f32 in every layer: what other plans are compared with.
+
+        Units that an order leaves out stay so; ``with_order([None] * len(layers))`` has all.
+        """
         return self.with_strategies(["dense"] * len(self.layers))
 
     def with_strategies(

@@ -35,7 +35,7 @@ from lrgate.judge import FIT_SHARE, MOST_ROWS, Damage, Increase, Judge, Split
 from lrgate.model import Gate, Layer, Model
 from lrgate.network import Network
 from lrgate.profiles import LayerProfile
-from lrgate.quantize import gate_range
+from lrgate.quantize import MOST_INPUTS, checked_rows, gate_range
 from lrgate.reports import ClassReport, LayerReport, Report, Spread
 
 __all__ = ["optimize"]
@@ -51,8 +51,6 @@ _LOST_ENERGIES: Final = (1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3e-2, 6e-2)
 
 PRECISIONS: Final = ("auto", "f32", "int8")
 
-_MOST_INT8_INPUTS: Final = 65_536
-
 # Units that are on in this share of the rows are computed without being scored.
 _ALWAYS_ON: Final = 0.95
 
@@ -66,6 +64,9 @@ _GATE_MUST_GAIN: Final = 0.98
 _NEAR: Final = 1.15
 
 _PROBE_ROWS: Final = 64
+
+# The most rows of a call that is measured, for each thread.
+_MOST_RACED: Final = 4096
 
 # How long things are measured for: a layer, a class's plan, a race of whole calls, the last one,
 # the layers that are reported.
@@ -95,7 +96,7 @@ def optimize(
     Gates are fitted to the hidden layers on `x`, thresholds and the order of units are chosen, and
     each layer's strategy is decided by measuring, for each batch class. What it did is in the
     result's ``report``. Where nothing is faster within the budget, the result is dense, and the
-    report says so. It is never slower than dense by measurement.
+    report says so. By measurement it is never slower than dense in f32, unless int8 is asked for.
 
     Parameters
     ----------
@@ -113,7 +114,9 @@ def optimize(
         rows (0.001 is a tenth of a percentage point), or without `y` the share of rows whose class
         changes. A regressor: increase of the squared error relative to the targets' variance,
         or without `y` the squared difference relative to the dense outputs' variance. It is kept
-        with one standard error to spare. 0 allows nothing that is not exact.
+        with one standard error of what is seen to spare, so that a small budget needs many rows:
+        the report has the increase's interval, and a note where that reaches beyond the budget.
+        0 allows nothing that is not exact.
     batch_sizes : sequence of int
         Rows per call to plan for; a call uses the plan of the nearest one, on a log scale.
     precision : {"auto", "f32", "int8"}
@@ -162,7 +165,7 @@ def optimize(
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     threads = get_num_threads() if num_threads is None else _positive(num_threads, "num_threads")
     seed = _positive(seed, "seed", least=0)
-    rows = _checked_rows(model, x)
+    rows = checked_rows(x, model.input_size, _LEAST_ROWS)
     targets = None if y is None else _checked_targets(model, y, rows.shape[0])
     split = Split.of(rows, targets, seed)
     tried = _checked_ranks(ranks, split.count)
@@ -208,38 +211,6 @@ def _positive(value: Any, name: str, least: int = 1) -> int:
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
     return number
-
-
-def _checked_rows(model: Network, x: Any) -> Any:
-    """The rows as uint8 or float32 (n, d), or CSR; all finite."""
-    if hasattr(x, "tocsr"):
-        rows = x.tocsr()
-        if rows.dtype.kind not in "biuf":
-            raise TypeError(f"x must be an array of real numbers, got dtype {rows.dtype}")
-        with np.errstate(over="ignore"):
-            rows = rows.astype(np.float32)
-    else:
-        try:
-            rows = np.asarray(x)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"x must be an array of real numbers: {error}") from None
-        if rows.dtype.kind not in "biuf":
-            raise TypeError(f"x must be an array of real numbers, got dtype {rows.dtype}")
-        if rows.dtype != np.uint8:
-            with np.errstate(over="ignore"):
-                rows = rows.astype(np.float32)
-    if rows.ndim != 2 or rows.shape[1] != model.input_size:
-        raise ValueError(f"x must have shape (n, {model.input_size}), got {rows.shape}")
-    if rows.shape[0] < _LEAST_ROWS:
-        raise ValueError(f"x must have at least {_LEAST_ROWS} rows, got {rows.shape[0]}")
-    if isinstance(rows, np.ndarray):
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    else:
-        bad = np.unique(rows.nonzero()[0][~np.isfinite(rows.data[rows.data != 0])])
-    if len(bad):
-        more = f" and {len(bad) - 1} more rows" if len(bad) > 1 else ""
-        raise ValueError(f"x must be finite, got NaN or infinity in row {bad[0]}{more}")
-    return rows
 
 
 def _checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[Any]:
@@ -399,14 +370,17 @@ class _Search:
         ordered = not plain and self._order_pays(fast, orders, natural)
         result = self._in_full(fast, orders, natural, ordered)
 
-        result_exact = result._with_engine_plan(result.engine.with_plan(exact.engine.plan()))
-
         self._step("reporting")
+        result = self._within_budget(result, exact)
+        result, classes = self._class_reports(result, exact, choice)
         error = self._error_of(_least_exact(result))
+        if error.high > self.budget > 0:
+            self.notes.append(
+                f"{self.split.check.shape[0]} rows held back cannot tell whether the increase is "
+                "within the budget: the interval reaches beyond it"
+            )
         report = Report(
-            classes=tuple(
-                self._class_report(size, result, result_exact, choice) for size in self.sizes
-            ),
+            classes=classes,
             measure=self.judge.measure,
             error_before=error.before,
             error_after=error.after,
@@ -485,9 +459,11 @@ class _Search:
     def _quantized(self, core: Network, exact: Network) -> tuple[Network, Network]:
         """Both with the layers in int8 that may be, where that is wanted and faster."""
         self._step("quantising")
+        if self.precision == "int8" and self.budget == 0:
+            self.notes.append("int8 is not exact: a budget of 0 leaves all layers f32")
         if self.precision == "f32" or self.budget == 0:
             return core, exact
-        layers = [i for i, layer in enumerate(core.layers) if layer.inputs <= _MOST_INT8_INPUTS]
+        layers = [i for i, layer in enumerate(core.layers) if layer.inputs <= MOST_INPUTS]
         damage = Damage(core, self.split.tune)
         alone: dict[int, float] = {}
         while layers:
@@ -531,7 +507,7 @@ class _Search:
                 rows = fit[i], tune[i]
                 options[i] = self._candidates(fits[i], ranks, layer, rows, always[i])
         self._step("measuring gates")
-        options = self._measured(core, exact, options)
+        options = self._measured(exact, options)
         near = {
             i: sorted({c.gate.rank for c in found if (c.seconds < _NEAR * seconds[i]).any()})
             for i, found in options.items()
@@ -544,7 +520,7 @@ class _Search:
                 estimate = estimators.logistic(layer, fit[i], ranks, start=fits[i], seed=self.seed)
                 rows = fit[i], tune[i]
                 refined[i] = self._candidates(estimate, ranks, layer, rows, always[i])
-        for i, found in self._measured(core, exact, refined).items():
+        for i, found in self._measured(exact, refined).items():
             options[i] = options[i] + found
         self._step("judging gates")
         kept = {i: self._frontier(found, seconds[i]) for i, found in options.items()}
@@ -584,7 +560,7 @@ class _Search:
         return found
 
     def _measured(
-        self, core: Network, exact: Network, options: dict[int, list[_Candidate]]
+        self, exact: Network, options: dict[int, list[_Candidate]]
     ) -> dict[int, list[_Candidate]]:
         """The candidates with their times: one of each layer at once."""
         measured: dict[int, list[_Candidate]] = {i: [] for i in options}
@@ -605,9 +581,10 @@ class _Search:
         """Seconds per row of each layer in each class, (layers, classes)."""
         columns = []
         for size in self.sizes:
-            size = min(size, 256)
-            rows = _cycled(self.split.tune, max(size, 64))
-            columns.append(network.engine.layer_seconds(rows, size, _LAYER_SECONDS))
+            count = min(size, 256)
+            rows = _cycled(self.split.tune, max(count, 64))
+            engine = _only(network, size).engine
+            columns.append(engine.layer_seconds(rows, count, _LAYER_SECONDS))
         return np.array(columns).T
 
     def _frontier(self, found: list[_Candidate], exact: Float64Array) -> list[_Candidate]:
@@ -642,10 +619,15 @@ class _Search:
         return network._with_engine_plan(engine)
 
     def _race(self, size: int, seconds: float, **networks: Network) -> dict[str, timing.Timing]:
-        """Times of whole calls of `size` rows, by turns."""
-        rows = _cycled(self.split.check, size)
-        calls = _batches(rows, size)
-        contestants = {name: _caller(network, self.threads) for name, network in networks.items()}
+        """Times of whole calls under the plans for `size` rows, by turns.
+
+        Large calls are made of tiles, so that a part is as good as the whole.
+        """
+        count = min(size, _MOST_RACED * self.threads)
+        calls = _batches(_cycled(self.split.check, count), count)
+        contestants = {
+            name: _caller(_only(network, size), self.threads) for name, network in networks.items()
+        }
         return timing.interleaved(contestants, calls, seconds, min_rounds=3)
 
     def _never_slower(
@@ -711,7 +693,36 @@ class _Search:
             result = result.with_gates(gates)
         return result._with_engine_plan(result.engine.with_plan(fast.engine.plan()))
 
+    def _within_budget(self, result: Network, exact: Network) -> Network:
+        """The result, without gates in classes whose own plan is not within the budget.
+
+        Gates were judged all together; a class may use some of them, and errors that cancel in all
+        need not in some.
+        """
+        plan = []
+        for size in self.sizes:
+            within = self._error_of(_only(result, size)).within(self.budget)
+            plan.append(_class_of(result if within else exact, size))
+        return result._with_engine_plan(result.engine.with_plan(plan))
+
     # The report
+
+    def _class_reports(
+        self, result: Network, exact: Network, choice: Choice
+    ) -> tuple[Network, tuple[ClassReport, ...]]:
+        """The reports, and the result with classes made dense that come out slower than dense."""
+        exact = result._with_engine_plan(result.engine.with_plan(exact.engine.plan()))
+        reports, plan = [], []
+        for size in self.sizes:
+            report = self._class_report(size, result, exact, choice)
+            slower = report.over_dense.median < 1.0
+            if slower and self.precision != "int8" and not _is_dense(result, size):
+                report = self._class_report(size, result.dense(), exact, choice)
+                plan.append(_class_of(result.dense(), size))
+            else:
+                plan.append(_class_of(result, size))
+            reports.append(report)
+        return result._with_engine_plan(result.engine.with_plan(plan)), tuple(reports)
 
     def _class_report(
         self, size: int, result: Network, exact: Network, choice: Choice
@@ -764,8 +775,7 @@ class _Search:
 
     def _verdict(self, result: Network) -> list[str]:
         used = {name for plan in result.plan for name in plan.strategies}
-        precisions = {name for plan in result.plan for name in plan.precisions}
-        if used == {"dense"} and precisions == {"f32"}:
+        if all(_is_dense(result, size) for size in self.sizes):
             return ["nothing is faster than dense here: the plan is dense"]
         if "gate" not in used:
             return ["no gate pays within the budget here"]
@@ -921,6 +931,18 @@ def _gated_layers(network: Network) -> list[int]:
         for i in range(len(network.layers))
         if any(plan.strategies[i] == "gate" for plan in network.plan)
     ]
+
+
+def _only(network: Network, size: int) -> Network:
+    """The network with its plan for `size` rows in calls of any size."""
+    plan = [_class_of(network, size)]
+    return network._with_engine_plan(network.engine.with_plan(plan))
+
+
+def _is_dense(network: Network, size: int) -> bool:
+    """Whether calls of `size` rows are dense in f32."""
+    _, names, precisions = _class_of(network, size)
+    return set(names) == {"dense"} and set(precisions) == {"f32"}
 
 
 def _class_of(network: Network, size: int) -> tuple[int, list[str], list[str]]:

@@ -13,6 +13,7 @@ Quantization(scale 0.01, offset 127)
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, Final
 
@@ -137,15 +138,15 @@ def gate_range(gate: Gate, inputs: Float32Array) -> Float32Array:
     return bounds.astype(np.float32)
 
 
-def checked_rows(x: Any, width: int) -> Any:
-    """Rows as uint8 or float32 (n, width), or as CSR in float32; all finite, at least one.
+def checked_rows(x: Any, width: int, least: int = 1) -> Any:
+    """Rows as uint8 or float32 (n, width), or as CSR in float32; all finite, at least `least`.
 
     Raises
     ------
     TypeError
         For another kind of value.
     ValueError
-        For another shape, no row, or a value that is not finite.
+        For another shape, fewer rows, or a value that is not finite.
     """
     if hasattr(x, "tocsr"):
         rows = x.tocsr()
@@ -158,8 +159,9 @@ def checked_rows(x: Any, width: int) -> Any:
         raise TypeError(f"x must be an array of real numbers, got dtype {rows.dtype}")
     if rows.ndim != 2 or rows.shape[1] != width:
         raise ValueError(f"x must have shape (n, {width}), got {rows.shape}")
-    if rows.shape[0] == 0:
-        raise ValueError("x must have at least 1 row, got 0")
+    if rows.shape[0] < least:
+        plural = "s" * (least != 1)
+        raise ValueError(f"x must have at least {least} row{plural}, got {rows.shape[0]}")
     if rows.dtype != np.uint8 or not isinstance(rows, np.ndarray):
         with np.errstate(over="ignore"):
             rows = rows.astype(np.float32, copy=False)
@@ -278,7 +280,11 @@ def _errors(
     errors = []
     for candidate in candidates:
         pair = candidate.scale.reshape(-1), candidate.offset.reshape(-1)
-        int8 = _core.Network(engine.with_quantization([pair]), False, None)
+        try:
+            int8 = _core.Network(engine.with_quantization([pair]), False, None)
+        except ValueError:  # it makes weights or biases overflow
+            errors.append(math.inf)
+            continue
         with np.errstate(invalid="ignore"):  # where the sums overflow
             errors.append(float(np.sqrt(np.mean(np.square(int8(rows) - exact)))))
     return errors

@@ -155,7 +155,8 @@ class Report:
         The error increase that was allowed.
     rows_fitted, rows_tuned, rows_checked : int
         Rows that estimators were fitted on, that thresholds and plans were chosen on, and that
-        nothing was fitted on: those that the errors are of.
+        nothing was fitted on: those that the errors are of. What kept the budget was found by a
+        few looks at them, so that the interval is a little narrower than it should be.
     dead_units, dropped_units : tuple of int
         Per layer: units proven to be zero on the whole input range; units never on in calibration.
     order_speed_up : float or None

@@ -29,12 +29,16 @@ _GROUP: Final = 4
 # More rows than this do not make the order better; they are bits in words that are compared.
 _ORDER_ROWS: Final = 2048
 
-# A float32 sum of products is off by less than this share of the sum of their magnitudes.
-_ROUNDING: Final = 1e-5
+# The unit roundoff of float32. A sum of n products is off by less than about n of it, as a share of
+# the sum of their magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
+_ROUNDOFF: Final = 2.0**-24
 
 
 def proven_dead(
-    layers: Sequence[Layer], low: npt.ArrayLike, high: npt.ArrayLike
+    layers: Sequence[Layer],
+    low: npt.ArrayLike,
+    high: npt.ArrayLike,
+    shift: npt.ArrayLike = 0.0,
 ) -> list[BoolArray]:
     """The units that no row between two bounds can switch on, by interval arithmetic.
 
@@ -46,6 +50,8 @@ def proven_dead(
     layers : sequence of Layer
     low, high : array_like of shape () or (d,)
         Bounds of the first layer's inputs, that is, after a network's input scale and shift.
+    shift : array_like of shape () or (d,)
+        The network's input shift, which is rounded apart from what it is added to.
 
     Returns
     -------
@@ -62,13 +68,16 @@ def proven_dead(
     width = layers[0].inputs
     least = np.broadcast_to(np.asarray(low, np.float64), (width,))
     most = np.broadcast_to(np.asarray(high, np.float64), (width,))
+    extra = np.broadcast_to(np.abs(np.asarray(shift, np.float64)), (width,))
     dead = []
     for layer in layers:
         weight, bias = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
         centre, radius = (least + most) / 2, (most - least) / 2
         middle, spread = weight @ centre + bias, np.abs(weight) @ radius
-        size = np.abs(weight) @ np.maximum(np.abs(least), np.abs(most)) + np.abs(bias)
-        spread = spread + _ROUNDING * size
+        inputs = np.maximum(np.abs(least), np.abs(most)) + 2 * extra
+        size = np.abs(weight) @ inputs + np.abs(bias)
+        spread = spread + (layer.inputs + 8) * _ROUNDOFF * size
+        extra = np.zeros(layer.outputs)
         least, most = middle - spread, middle + spread
         if layer.activation.has_hard_zero:
             threshold = 0.0

@@ -344,7 +344,11 @@ impl Network {
         };
         let gates: Vec<_> = (0..self.layers.len()).map(used).collect();
         let share = time / classes.len() as u32;
+        let begin = Instant::now();
         for class in &mut classes {
+            if begin.elapsed() > time {
+                break;
+            }
             let batch = class.rows.min(TILE);
             let sample = Sample::new(self, rows, batch, share, 1)?;
             let precisions = precisions(&class.layers);
@@ -446,7 +450,15 @@ impl Tuning<'_> {
     fn quick(&self, plan: &[LayerPlan]) -> Result<Option<Vec<LayerPlan>>> {
         let dense = vec![Strategy::Dense; plan.len()];
         let begin = Instant::now();
-        // One row, twice since the first call may pack weights: a batch takes at most as long a row.
+        // What follows makes calls of about so many rows; a batch takes a third of the time a row.
+        let (batch, turn) = (self.sample.batch, turn(self.sample.batch));
+        let rows = 6 * batch.max(QUICK_ROWS) + 3 * turn * batch;
+        let calls = (if batch < 8 { rows } else { rows / 3 }) as u32;
+        // By the least that it can take first, so that nothing is packed in vain; then one row by the
+        // clock, twice, since the first call may pack weights.
+        if self.network.dense_row_time() * calls > self.sample.time {
+            return Ok(None);
+        }
         let network = self.under(&dense)?;
         let mut out = vec![0.0; network.output_size()];
         let mut row = Duration::ZERO;
@@ -455,12 +467,7 @@ impl Tuning<'_> {
             network.forward(self.sample.rows.slice(0, 1), &mut out, Some(1))?;
             row = start.elapsed();
         }
-        if row * 2 * self.sample.batch as u32 > self.sample.time {
-            return Ok(None);
-        }
-        self.call_seconds(std::slice::from_ref(&dense), 1)?;
-        // What follows takes about as long as nine times this.
-        if begin.elapsed() * 9 > self.sample.time {
+        if row * calls > self.sample.time {
             return Ok(None);
         }
         let mix = self.mix(Duration::ZERO, 1)?;
@@ -495,7 +502,8 @@ impl Tuning<'_> {
     /// Each layer's fastest strategy, from passes under each uniform plan.
     fn mix(&self, time: Duration, passes: usize) -> Result<Vec<Strategy>> {
         let SampleView { rows, batch, .. } = self.sample;
-        let rows = rows.slice(0, rows.rows.min(batch.max(if passes > 1 { 64 } else { 16 })));
+        let rows =
+            rows.slice(0, rows.rows.min(batch.max(if passes > 1 { 64 } else { QUICK_ROWS })));
         let mut best = vec![(f64::INFINITY, Strategy::Dense); self.network.layers.len()];
         for strategy in Strategy::ALL {
             let fallback = |i| self.options(i).find(|s| *s == strategy).unwrap_or(Strategy::Skip);
@@ -527,7 +535,7 @@ impl Tuning<'_> {
         let mut call = 0_usize;
         // A turn is a few calls for short ones, so that the caches are as a loop of calls leaves
         // them; its first call meets them as the last network left them.
-        let turn = if batch < TILE { 4 * (8 / batch).max(1) } else { 2 };
+        let turn = turn(batch);
         for round in 1.. {
             for (network, times) in networks.iter().zip(&mut times) {
                 for i in 0..turn {
@@ -543,14 +551,18 @@ impl Tuning<'_> {
             if round >= rounds && begin.elapsed() > time {
                 break;
             }
-            // One candidate is only timed to see how long it takes.
-            if networks.len() == 1 {
-                break;
-            }
         }
         Ok(times.iter_mut().map(|times| median(times)).collect())
     }
 }
+
+/// Calls of a candidate before the next one's.
+fn turn(batch: usize) -> usize {
+    if batch < TILE { 4 * (8 / batch).max(1) } else { 2 }
+}
+
+/// Rows that a quick measure of layers takes at least.
+const QUICK_ROWS: usize = 16;
 
 /// The fastest candidate, or one with fewer gates that is nearly as fast.
 fn fastest(candidates: &[Vec<Strategy>], times: &[f64]) -> usize {

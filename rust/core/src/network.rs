@@ -575,7 +575,8 @@ impl Network {
     ///
     /// # Errors
     /// A number of entries other than the number of layers; a scale that is not above 0, values that
-    /// are not finite, more than one value for a layer that is not the first; a layer of more than
+    /// are not finite or make a product with a weight overflow, more than one value for a layer that is
+    /// not the first; a layer of more than
     /// 65,536 inputs, whose sums might not fit 32 bits.
     pub fn with_quantization(&self, quantization: Vec<Option<Quantization>>) -> Result<Network> {
         if quantization.len() != self.layers.len() {
@@ -593,7 +594,7 @@ impl Network {
                 None => None,
                 Some(quantization) => {
                     quantization.check(i, layer.packed.layer())?;
-                    Some(Arc::new(QuantizedLayer::new(&layer.packed, &quantization)))
+                    Some(Arc::new(QuantizedLayer::new(i, &layer.packed, &quantization)?))
                 }
             };
             layer.quantize_gate();

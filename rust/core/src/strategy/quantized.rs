@@ -8,6 +8,7 @@
 use std::sync::OnceLock;
 
 use super::PackedLayer;
+use crate::error::Result;
 use crate::kernels::{Aligned, BytePanels, Panels, UnitRows, padded, zeros};
 use crate::network::Quantization;
 
@@ -28,7 +29,9 @@ pub(crate) struct QuantizedLayer {
 
 impl QuantizedLayer {
     /// Quantises a checked layer for inputs of a checked quantisation.
-    pub(crate) fn new(layer: &PackedLayer, input: &Quantization) -> Self {
+    ///
+    /// Refuses scales and offsets that make steps or biases overflow.
+    pub(crate) fn new(index: usize, layer: &PackedLayer, input: &Quantization) -> Result<Self> {
         let (inputs, outputs) = (layer.layer.inputs(), layer.layer.outputs());
         let map = layer.input_map.as_deref();
         let columns = inputs.div_ceil(4);
@@ -54,12 +57,18 @@ impl QuantizedLayer {
             sum -= rounding;
             scale[o] = step as f32;
             bias[o] = sum as f32;
+            for (by, value) in [("scale", scale[o]), ("offset", bias[o])] {
+                if !value.is_finite() {
+                    let by = format!("quantization[{index}].{by}");
+                    return Err(super::not_finite(index, "weight", &by, value));
+                }
+            }
             words.extend(
                 (0..columns)
                     .map(|group| word(|j| 4 * group + j, inputs, |i| quantize(row[i], step))),
             );
         }
-        QuantizedLayer {
+        Ok(QuantizedLayer {
             input: input.clone(),
             scale,
             bias,
@@ -69,7 +78,7 @@ impl QuantizedLayer {
             panels: OnceLock::new(),
             byte_panels: OnceLock::new(),
             unit_rows: OnceLock::new(),
-        }
+        })
     }
 
     pub(super) fn scale(&self) -> &[f32] {
