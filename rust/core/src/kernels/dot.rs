@@ -8,15 +8,16 @@
 //! product visits these alone. So a gate on sparse rows saves twice, by units and by inputs, without
 //! gathering.
 //!
-//! Whether a row's blocks are listed depends on that row alone, and a dot product is two chains in
-//! turn over them, or over all, in both shapes; so its bits do not depend on the other rows.
+//! Whether a row of f32 has its blocks listed depends on that row alone, and a dot product is two
+//! chains in turn over them, or over all, in both shapes; so its bits do not depend on the other rows.
+//! Sums of bytes are exact in any order.
 
 use super::arithmetic::{Arithmetic, Floats};
 use super::emit::{Finish, Output};
 use super::{DenseRows, Lists, Span, UnitRows, padded};
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Computes the live units of every row. Dense outputs must be zero before.
+/// Computes the live units of every row. The output must be cleared before.
 pub(crate) struct LiveUnits<'a, A: Arithmetic> {
     pub(crate) rows: DenseRows<'a, A::Word>,
     pub(crate) weights: &'a UnitRows<A::Word>,

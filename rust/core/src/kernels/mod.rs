@@ -13,10 +13,11 @@
 //! Inside a kernel no vector operation may stand in a closure: a closure is compiled as a function of
 //! its own, without the instruction set's features, and its operations would not be inlined.
 //!
-//! Weights come in two layouts. [`Panels`] are columns of the layer, 64 at a time, input by input:
+//! Weights come in three layouts. [`Panels`] are columns of the layer, 64 at a time, input by input:
 //! one input's weights to 64 units are four consecutive vectors, so a zero input is skipped by not
-//! touching them, and a panel stays in L2 while a tile of rows passes over it. [`UnitRows`] are the
-//! layer's weight rows, one per unit: a unit that the gate turns off is never touched.
+//! touching them, and a panel stays in L2 while a tile of rows passes over it; of bytes, four inputs
+//! are one. [`BytePanels`] are the same for int8 with every input apart. [`UnitRows`] are the layer's
+//! weight rows, one per unit: a unit that the gate turns off is never touched.
 
 pub(crate) mod arithmetic;
 pub(crate) mod bytes;
