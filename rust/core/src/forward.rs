@@ -155,7 +155,7 @@ impl Network {
         invalid.resize(n, false);
         let mut needs = Self::needs::<O>(class, 0);
         let mut input = self.read(rows, needs, from, to, invalid);
-        if !needs.bytes && class.layers.iter().any(|layer| layer.precision == Precision::Int8) {
+        if !needs.int8() && class.layers.iter().any(|layer| layer.precision == Precision::Int8) {
             mark_invalid(input, invalid);
         }
         for (i, layer) in self.layers.iter().enumerate() {
@@ -165,12 +165,26 @@ impl Network {
             observer.before(i, input);
             let mut output = layer.parts().output(plan.precision);
             let finish = activation.needs_finish();
+            let mut scan = false;
             if i < last {
                 needs = Self::needs::<O>(class, i + 1);
+                let quantization = self.quantization(i + 1);
+                // Gates list what they compute, but for the byte of the units that are off.
+                let lists = plan.strategy == Strategy::Gate
+                    && !finish
+                    && quantization.is_some_and(|to| to.padded_offset()[0] == 0.0);
+                scan = needs.byte_lists && !lists;
                 if finish {
                     to.write_whole(n, outputs, &mut output);
                 } else {
-                    to.write(n, outputs, needs, self.quantization(i + 1), &mut output);
+                    let rows = Needs { bytes: needs.int8(), byte_lists: false, ..needs };
+                    to.write(
+                        n,
+                        outputs,
+                        if scan { rows } else { needs },
+                        quantization,
+                        &mut output,
+                    );
                 }
             } else {
                 output.dense = Some(DenseRowsMut::new(out, n, outputs, outputs));
@@ -189,13 +203,15 @@ impl Network {
                     let (rows, lists) = to.rescan(n, outputs);
                     self.isa.run(Scan { rows, lists });
                 }
-                if let Some(quantization) = self.quantization(i + 1).filter(|_| needs.bytes) {
+                if let Some(quantization) = self.quantization(i + 1).filter(|_| needs.int8()) {
                     let (rows, bytes) = to.requantize(n, outputs);
                     self.quantize(rows, bytes, quantization, invalid);
                 }
             }
-            if needs.byte_lists {
+            if scan {
                 self.isa.run(to.scan_bytes(n, outputs));
+            } else if needs.byte_lists {
+                to.fill_fours(n);
             }
             observer.after(i, n, computed);
             std::mem::swap(&mut from, &mut to);
@@ -211,7 +227,11 @@ impl Network {
 
     fn needs<O: Observer>(class: &ClassPlan, layer: usize) -> Needs {
         let needs = class.layers[layer].needs();
-        Needs { dense: needs.dense || (O::DENSE_INPUTS && !needs.bytes), ..needs }
+        Needs {
+            dense: needs.dense || (O::DENSE_INPUTS && !needs.int8()),
+            bytes: needs.bytes || (O::DENSE_INPUTS && needs.int8()),
+            ..needs
+        }
     }
 
     /// The first layer's input from the caller's rows, in place where it can be.
@@ -224,7 +244,7 @@ impl Network {
         invalid: &mut [bool],
     ) -> Input<'a> {
         let Rows { rows: n, columns, data } = rows;
-        if let Some(quantization) = self.quantization(0).filter(|_| needs.bytes) {
+        if let Some(quantization) = self.quantization(0).filter(|_| needs.int8()) {
             self.read_bytes(rows, quantization, buffer, spare, invalid);
             if needs.byte_lists {
                 self.isa.run(buffer.scan_bytes(n, columns));

@@ -3,11 +3,11 @@
 
 use std::cell::RefCell;
 
-use crate::kernels::emit::{Output, QuantizedRows};
+use crate::kernels::emit::{Output, Quantized};
 use crate::kernels::scan::ScanBytes;
 use crate::kernels::{
     Aligned, ByteLists, ByteRowsMut, DenseRows, DenseRowsMut, Lists, ListsMut, Span, byte_stride,
-    list_stride, padded, zeros,
+    fill_fours, list_stride, padded, zeros,
 };
 use crate::network::{Activation, Quantization};
 use crate::simd::LANES;
@@ -45,9 +45,8 @@ pub(crate) struct GateScratch {
     pub(crate) invalid: Vec<bool>,
     pub(crate) unit_starts: Vec<u32>,
     pub(crate) unit_rows: Vec<u32>,
-    /// Vectors of a row that are not all zero, per row.
+    /// Vectors of a row that are not all zero.
     pub(crate) blocks: Vec<u32>,
-    pub(crate) block_counts: Vec<u32>,
 }
 
 impl Default for GateScratch {
@@ -61,7 +60,6 @@ impl Default for GateScratch {
             unit_starts: Vec::new(),
             unit_rows: Vec::new(),
             blocks: Vec::new(),
-            block_counts: Vec::new(),
         }
     }
 }
@@ -95,8 +93,7 @@ impl GateScratch {
         grow_vec(&mut self.invalid, rows);
         grow_vec(&mut self.unit_starts, units + 1);
         grow_vec(&mut self.unit_rows, rows * units);
-        grow_vec(&mut self.blocks, rows * (inputs / LANES));
-        grow_vec(&mut self.block_counts, rows);
+        grow_vec(&mut self.blocks, inputs / LANES);
     }
 }
 
@@ -156,19 +153,31 @@ impl Buffer {
         quantization: Option<&Quantization>,
         output: &mut Output<'a>,
     ) {
+        if let Some(quantization) = quantization.filter(|_| needs.int8()) {
+            self.reserve_bytes(rows, columns, needs);
+            let Buffer { index, spans, bytes, byte_values, .. } = self;
+            output.bytes = Some(Quantized {
+                rows: needs.bytes.then(|| ByteRowsMut::new(bytes, rows, columns)),
+                lists: needs
+                    .byte_lists
+                    .then(|| ListsMut::new(index, byte_values, spans, rows, columns)),
+                inverse: quantization.inverse()[0],
+                offset: quantization.padded_offset()[0],
+            });
+            return;
+        }
+        (output.dense, output.lists) = self.write_floats(rows, columns, needs);
+    }
+
+    fn reserve_bytes(&mut self, rows: usize, columns: usize, needs: Needs) {
         if needs.bytes {
             grow(&mut self.bytes, rows * byte_stride(columns));
         }
-        self.reserve(rows, columns, needs);
-        let Buffer { dense, index, value, spans, bytes, .. } = self;
-        output.dense =
-            needs.dense.then(|| DenseRowsMut::new(dense, rows, columns, padded(columns)));
-        output.lists = needs.lists.then(|| ListsMut::new(index, value, spans, rows, columns));
-        output.bytes = quantization.filter(|_| needs.bytes).map(|quantization| QuantizedRows {
-            rows: ByteRowsMut::new(bytes, rows, columns),
-            inverse: quantization.inverse()[0],
-            offset: quantization.padded_offset()[0],
-        });
+        if needs.byte_lists {
+            grow(&mut self.index, rows * list_stride(columns));
+            grow(&mut self.byte_values, rows * list_stride(columns));
+            grow_vec(&mut self.spans, rows);
+        }
     }
 
     /// Room for dense rows alone: what an activation that is not fused works on.
@@ -257,11 +266,14 @@ impl Buffer {
         DenseRows::new(&self.bytes, rows, columns.div_ceil(4), byte_stride(columns))
     }
 
+    /// Completes the lists of bytes that a kernel emitted.
+    pub(crate) fn fill_fours(&mut self, rows: usize) {
+        fill_fours(&mut self.index, &mut self.byte_values, &mut self.spans[..rows]);
+    }
+
     /// Reads the rows of bytes while lists of those that are not zero are written.
     pub(crate) fn scan_bytes(&mut self, rows: usize, columns: usize) -> ScanBytes<'_> {
-        grow(&mut self.index, rows * list_stride(columns));
-        grow(&mut self.byte_values, rows * list_stride(columns));
-        grow_vec(&mut self.spans, rows);
+        self.reserve_bytes(rows, columns, Needs { byte_lists: true, ..Needs::default() });
         let Buffer { bytes, index, byte_values, spans, .. } = self;
         let stride = byte_stride(columns);
         ScanBytes {

@@ -15,9 +15,6 @@ pub(crate) trait Arithmetic: 'static {
     /// Sixteen words, or sixteen sums.
     type Vector<S: Simd>: Copy;
 
-    /// Whether sums are rounded, so that their bits depend on the order of additions.
-    const ROUNDS: bool;
-
     /// Sixteen words, each `x`.
     fn splat<S: Simd>(simd: S, x: Self::Word) -> Self::Vector<S>;
     /// # Safety
@@ -55,7 +52,6 @@ impl Arithmetic for Floats {
     type Word = f32;
     type Sum = f32;
     type Vector<S: Simd> = S::F32;
-    const ROUNDS: bool = true;
 
     #[inline(always)]
     fn splat<S: Simd>(simd: S, x: f32) -> S::F32 {
@@ -105,7 +101,6 @@ impl Arithmetic for Bytes {
     type Word = u32;
     type Sum = i32;
     type Vector<S: Simd> = S::I32;
-    const ROUNDS: bool = false;
 
     #[inline(always)]
     fn splat<S: Simd>(simd: S, x: u32) -> S::I32 {

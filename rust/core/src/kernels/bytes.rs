@@ -50,8 +50,12 @@ impl<E: Emit<Bytes>> Kernel for BytesTimesPanels<'_, E> {
                 } else {
                     one_row::<S, false>(simd, index, value, panel, next)
                 };
-                for (v, sum) in sums.into_iter().enumerate().take(vectors) {
-                    emit.emit(simd, row, first + v * LANES, sum);
+                let [a, b, c, _] = sums;
+                match vectors {
+                    4 => emit.emit(simd, row, first, sums),
+                    3 => emit.emit(simd, row, first, [a, b, c]),
+                    2 => emit.emit(simd, row, first, [a, b]),
+                    _ => emit.emit(simd, row, first, [a]),
                 }
             }
         }

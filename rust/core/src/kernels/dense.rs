@@ -185,9 +185,7 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, cons
     }
     if part.last {
         for (r, sums) in sums.into_iter().enumerate() {
-            for (v, sum) in sums.into_iter().enumerate() {
-                emit.emit(simd, row + r, part.first + (at + v) * LANES, sum);
-            }
+            emit.emit(simd, row + r, part.first + at * LANES, sums);
         }
     } else {
         let kept = &mut kept[(row - part.rows.0) * PANEL..][..R * PANEL];

@@ -1,20 +1,20 @@
 //! Dot products of chosen units: the gate's second half. A unit that is off is never read.
 //!
-//! Two shapes. Few rows: a row's live units four at a time, sharing each load of the row. Many rows:
-//! a unit's rows, its weights staying in L1 while the rows pass.
+//! Two shapes, of four dot products each. Few rows: a row's live units, sharing each load of the row.
+//! Many rows: pairs of a unit and a row, unit by unit, so that the weights are read once; four of the
+//! same unit share each load of its weights.
 //!
-//! A cache line of weights that only zeros would multiply need not be read either: a row with zeros
+//! A cache line of weights that only zeros would multiply need not be read either: with few rows, a row
 //! lists its *blocks*, the vectors of sixteen inputs of which one or more is not zero, and a dot
 //! product visits these alone. So a gate on sparse rows saves twice, by units and by inputs, without
-//! gathering.
+//! gathering. With many rows, sharing loads saves more.
 //!
-//! Whether a row of f32 has its blocks listed depends on that row alone, and a dot product is two
-//! chains in turn over them, or over all, in both shapes; so its bits do not depend on the other rows.
-//! Sums of bytes are exact in any order.
+//! A dot product is two chains, one over the even blocks and one over the odd ones. A block of zeros
+//! adds nothing to its chain, so a row's bits depend neither on the shape nor on the other rows.
 
 use super::arithmetic::{Arithmetic, Floats};
 use super::emit::{Finish, Output};
-use super::{DenseRows, Lists, Span, UnitRows, padded};
+use super::{DenseRows, Lists, Span, UnitRows};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Computes the live units of every row. The output must be cleared before.
@@ -28,143 +28,111 @@ pub(crate) struct LiveUnits<'a, A: Arithmetic> {
     /// Scratch for the unit-by-unit shape: `outputs + 1` and one entry per live pair.
     pub(crate) unit_starts: &'a mut [u32],
     pub(crate) unit_rows: &'a mut [u32],
-    /// Scratch for the rows' blocks: per row as many entries as a row has whole vectors.
+    /// Scratch for a row's blocks: as many entries as a row has whole vectors.
     pub(crate) blocks: &'a mut [u32],
-    pub(crate) block_counts: &'a mut [u32],
 }
 
 /// Rows of which more than this share of blocks is not all zero are taken whole: a block at a time
 /// costs a little more than a run through all of them.
 const BLOCKS_UP_TO: f32 = 0.8;
 
-/// The count of a row that is taken whole.
-const NOT_LISTED: u32 = u32::MAX;
-
 /// From this many rows on, units are taken one by one with the rows that need them.
 const BY_UNIT_FROM: usize = 8;
+
+/// The blocks of a row: the even ones, the odd ones.
+type Blocks<'a> = [&'a [u32]; 2];
+
+/// Lists the blocks of a row, unless too many of them are not zero.
+#[inline(always)]
+fn list_blocks<'a, S: Simd, A: Arithmetic>(
+    simd: S,
+    x: &[A::Word],
+    blocks: &'a mut [u32],
+) -> Option<Blocks<'a>> {
+    let whole = x.len() / LANES;
+    let (even, odd) = blocks[..whole].split_at_mut(whole.div_ceil(2));
+    let mut lens = [0; 2];
+    for block in 0..whole {
+        // SAFETY: the block is within the row.
+        let v = unsafe { A::load(simd, x.as_ptr().add(block * LANES)) };
+        let (list, len) =
+            (if block % 2 == 0 { &mut *even } else { &mut *odd }, &mut lens[block % 2]);
+        list[*len] = block as u32;
+        *len += usize::from(A::nonzero(simd, v) != 0);
+    }
+    let listed = (lens[0] + lens[1]) as f32 <= BLOCKS_UP_TO * whole as f32;
+    listed.then_some([&even[..lens[0]], &odd[..lens[1]]])
+}
 
 impl<'a, A: Arithmetic> LiveUnits<'a, A>
 where
     Output<'a>: Finish<A>,
 {
-    /// Whether blocks are looked at. Many rows of bytes gain nothing by it, since four of them share
-    /// each load of the weights; where sums are rounded, both shapes must add in one order.
-    #[inline(always)]
-    fn skips_blocks(&self) -> bool {
-        A::ROUNDS || self.rows.rows() < BY_UNIT_FROM
-    }
-
-    /// Lists the blocks of every row that has enough zero ones.
-    #[inline(always)]
-    fn list_blocks<S: Simd>(&mut self, simd: S) {
-        if !self.skips_blocks() {
-            return;
-        }
-        let whole = self.rows.columns() / LANES;
-        for r in 0..self.rows.rows() {
-            let x = self.rows.row(r);
-            let blocks = &mut self.blocks[r * whole..][..whole];
-            let mut len = 0;
-            for block in 0..whole {
-                // SAFETY: the block is within the row.
-                let v = unsafe { A::load(simd, x.as_ptr().add(block * LANES)) };
-                blocks[len] = block as u32;
-                len += usize::from(A::nonzero(simd, v) != 0);
-            }
-            let listed = len as f32 <= BLOCKS_UP_TO * whole as f32;
-            self.block_counts[r] = if listed { len as u32 } else { NOT_LISTED };
-        }
-    }
-
-    /// The blocks of row `r`, where they are listed.
-    #[inline(always)]
-    fn blocks(&self, r: usize) -> Option<&[u32]> {
-        if !self.skips_blocks() {
-            return None;
-        }
-        let (whole, count) = (self.rows.columns() / LANES, self.block_counts[r]);
-        (count != NOT_LISTED).then(|| &self.blocks[r * whole..][..count as usize])
-    }
-
     #[inline(always)]
     fn by_row<S: Simd>(&mut self, simd: S) {
         for r in 0..self.rows.rows() {
             let x = self.rows.row(r);
+            let blocks = list_blocks::<S, A>(simd, x, self.blocks);
             let Span { start, len } = self.spans[r];
             let live = &self.live[start..start + len];
-            let whole = live.len() / 4 * 4;
-            for (at, four) in live[..whole].chunks_exact(4).enumerate() {
-                let w = self.four(four);
-                let next = &live[(at + 1) * 4..];
-                let next = if next.len() < 4 { w } else { self.four(&next[..4]) };
-                let sums = match self.blocks(r) {
-                    None => dots::<S, A, 4, 1>(simd, w, [x], next).map(|[sum]| sum),
+            let (fours, rest) = live.as_chunks::<4>();
+            for (at, four) in fours.iter().enumerate() {
+                let w = four_units(self.weights, four);
+                let next = fours.get(at + 1).map_or(w, |next| four_units(self.weights, next));
+                let sums = match blocks {
+                    None => row_dots::<S, A, 4>(simd, x, w, next),
                     Some(blocks) => block_dots::<S, A, 4>(simd, w, x, blocks, next),
                 };
-                for (unit, sum) in four.iter().zip(sums) {
-                    self.output.put_one(r, *unit as usize, sum);
-                }
+                self.output.put([r; 4], four.map(|unit| unit as usize), sums);
             }
-            for &unit in &live[whole..] {
-                let sum = self.one(simd, r, unit as usize);
-                self.output.put_one(r, unit as usize, sum);
+            for &unit in rest {
+                let w = [self.weights.unit(unit as usize)];
+                let sums = match blocks {
+                    None => row_dots::<S, A, 1>(simd, x, w, w),
+                    Some(blocks) => block_dots::<S, A, 1>(simd, w, x, blocks, w),
+                };
+                self.output.put([r], [unit as usize], sums);
             }
-        }
-    }
-
-    /// The weights of four units.
-    #[inline(always)]
-    fn four(&self, units: &[u32]) -> [&'a [A::Word]; 4] {
-        let mut w: [&[A::Word]; 4] = [&[]; 4];
-        for (w, unit) in w.iter_mut().zip(units) {
-            *w = self.weights.unit(*unit as usize);
-        }
-        w
-    }
-
-    /// One dot product.
-    #[inline(always)]
-    fn one<S: Simd>(&self, simd: S, r: usize, unit: usize) -> A::Sum {
-        let (x, w) = (self.rows.row(r), self.weights.unit(unit));
-        match self.blocks(r) {
-            None => dots::<S, A, 1, 1>(simd, [w], [x], [w])[0][0],
-            Some(blocks) => block_dots::<S, A, 1>(simd, [w], x, blocks, [w])[0],
         }
     }
 
     #[inline(always)]
     fn by_unit<S: Simd>(&mut self, simd: S) {
         self.transpose();
-        for unit in 0..self.weights.outputs() {
-            let (start, end) =
-                (self.unit_starts[unit] as usize, self.unit_starts[unit + 1] as usize);
-            let w = self.weights.unit(unit);
-            // Rows that share the loads of weights wait here until they are four.
-            let (mut waiting, mut count) = ([0; 4], 0);
-            for at in start..end {
-                let row = self.unit_rows[at] as usize;
-                if let Some(blocks) = self.blocks(row) {
-                    let [sum] = block_dots::<S, A, 1>(simd, [w], self.rows.row(row), blocks, [w]);
-                    self.output.put_one(row, unit, sum);
-                    continue;
-                }
-                waiting[count] = row;
-                count += 1;
-                if count == 4 {
-                    count = 0;
-                    let mut x: [&[A::Word]; 4] = [&[]; 4];
-                    for (x, row) in x.iter_mut().zip(waiting) {
-                        *x = self.rows.row(row);
+        let mut unit = 0;
+        let pairs = self.unit_starts[self.weights.outputs()] as usize;
+        for at in (0..pairs).step_by(4) {
+            // The last four may be filled up with copies of its first pair.
+            let count = (pairs - at).min(4);
+            let (mut units, mut rows) = ([0; 4], [0; 4]);
+            for j in 0..4 {
+                if j < count {
+                    let pair = at + j;
+                    while self.unit_starts[unit + 1] as usize <= pair {
+                        unit += 1;
                     }
-                    let [sums] = dots::<S, A, 1, 4>(simd, [w], x, [w]);
-                    for (row, sum) in waiting.into_iter().zip(sums) {
-                        self.output.put_one(row, unit, sum);
-                    }
+                    (units[j], rows[j]) = (unit, self.unit_rows[pair] as usize);
+                } else {
+                    (units[j], rows[j]) = (units[0], rows[0]);
                 }
             }
-            for row in waiting.into_iter().take(count) {
-                let sum = self.one(simd, row, unit);
-                self.output.put_one(row, unit, sum);
+            let mut x: [&[A::Word]; 4] = [&[]; 4];
+            let mut w: [&[A::Word]; 4] = [&[]; 4];
+            for j in 0..4 {
+                x[j] = self.rows.row(rows[j]);
+                w[j] = self.weights.unit(units[j]);
+            }
+            let sums = if count == 4 && units[0] == units[3] {
+                unit_dots::<S, A>(simd, w[0], x)
+            } else {
+                pair_dots::<S, A>(simd, w, x)
+            };
+            if count == 4 {
+                self.output.put(rows, units, sums);
+                continue;
+            }
+            for j in 0..count {
+                self.output.put([rows[j]], [units[j]], [sums[j]]);
             }
         }
     }
@@ -204,7 +172,6 @@ where
     fn run<S: Simd>(mut self, simd: S) {
         assert_eq!(self.rows.columns(), self.weights.inputs());
         assert_eq!(self.unit_starts.len(), self.weights.outputs() + 1);
-        self.list_blocks(simd);
         if self.rows.rows() < BY_UNIT_FROM {
             self.by_row(simd);
         } else {
@@ -235,173 +202,219 @@ impl Kernel for LiveUnitsOfLists<'_> {
                 let unit = unit as usize;
                 let w = self.weights.unit(unit);
                 let products = index.iter().zip(value).map(|(i, x)| w[*i as usize] * x);
-                Finish::<Floats>::put_one(&mut self.output, r, unit, products.sum());
+                Finish::<Floats>::put(&mut self.output, [r], [unit], [products.sum()]);
             }
         }
     }
 }
 
-/// The U x R dot products of padded weight rows with rows. `next` is what comes next: its lines are
-/// asked for on the way.
+/// The weights of four units.
 #[inline(always)]
-fn dots<S: Simd, A: Arithmetic, const U: usize, const R: usize>(
-    simd: S,
-    weights: [&[A::Word]; U],
-    rows: [&[A::Word]; R],
-    next: [&[A::Word]; U],
-) -> [[A::Sum; R]; U] {
+fn four_units<'a, W: Copy + Default>(weights: &'a UnitRows<W>, units: &[u32; 4]) -> [&'a [W]; 4] {
+    units.map(|unit| weights.unit(unit as usize))
+}
+
+/// The dot products of one padded weight row with four rows.
+#[inline(always)]
+fn unit_dots<S: Simd, A: Arithmetic>(simd: S, w: &[A::Word], rows: [&[A::Word]; 4]) -> [A::Sum; 4] {
     let inputs = rows[0].len();
     assert!(rows.iter().all(|x| x.len() == inputs));
-    assert!(weights.iter().all(|w| w.len() == padded(inputs)));
-    let mut even = [[A::splat(simd, A::Word::default()); R]; U];
-    let mut odd = [[A::splat(simd, A::Word::default()); R]; U];
-    let mut at = 0;
-    // SAFETY: `at + 16` stays within `inputs` for whole vectors and the tail reads what is left of
-    // the rows; weight rows are padded to whole vectors.
+    assert!(w.len() >= inputs);
+    let whole = inputs / LANES;
+    let mut chains = [[A::splat(simd, A::Word::default()); 4]; 2];
+    // SAFETY: whole blocks are within `inputs`, and the tail reads what is left.
     unsafe {
-        while at + 2 * LANES <= inputs {
-            if U > 1 {
-                for next in &next {
-                    simd.prefetch(next.as_ptr().wrapping_add(at));
-                    simd.prefetch(next.as_ptr().wrapping_add(at + LANES));
-                }
-            }
-            add::<S, A, U, R>(simd, &weights, &rows, at, &mut even);
-            add::<S, A, U, R>(simd, &weights, &rows, at + LANES, &mut odd);
-            at += 2 * LANES;
-        }
-        if at + LANES <= inputs {
-            add::<S, A, U, R>(simd, &weights, &rows, at, &mut even);
-            at += LANES;
-        }
-        if at < inputs {
-            for (r, x) in rows.iter().enumerate() {
-                let x = A::load_partial(simd, x.as_ptr().add(at), inputs - at);
-                for (u, w) in weights.iter().enumerate() {
-                    odd[u][r] = A::mul_add(simd, x, A::load(simd, w.as_ptr().add(at)), odd[u][r]);
+        for pair in 0..whole / 2 {
+            for (half, chain) in chains.iter_mut().enumerate() {
+                let at = (2 * pair + half) * LANES;
+                let b = A::load(simd, w.as_ptr().add(at));
+                for j in 0..4 {
+                    let a = A::load(simd, rows[j].as_ptr().add(at));
+                    chain[j] = A::mul_add(simd, a, b, chain[j]);
                 }
             }
         }
-    }
-    let mut sums = [[A::Sum::default(); R]; U];
-    if U == 4 && R == 1 {
-        let all = add_pairs::<S, A, 4>(simd, even.as_flattened(), odd.as_flattened());
-        for (sums, sum) in sums.iter_mut().zip(A::sum4(simd, all)) {
-            sums[0] = sum;
+        if whole % 2 == 1 {
+            let at = (whole - 1) * LANES;
+            let b = A::load(simd, w.as_ptr().add(at));
+            for j in 0..4 {
+                let a = A::load(simd, rows[j].as_ptr().add(at));
+                chains[0][j] = A::mul_add(simd, a, b, chains[0][j]);
+            }
         }
-        return sums;
-    }
-    if U == 1 && R == 4 {
-        let all = add_pairs::<S, A, 4>(simd, even.as_flattened(), odd.as_flattened());
-        sums[0].copy_from_slice(&A::sum4(simd, all));
-        return sums;
-    }
-    for u in 0..U {
-        for r in 0..R {
-            sums[u][r] = A::sum(simd, A::add(simd, even[u][r], odd[u][r]));
+        let (at, rest) = (whole * LANES, inputs % LANES);
+        if rest > 0 {
+            let b = A::load_partial(simd, w.as_ptr().add(at), rest);
+            for j in 0..4 {
+                let a = A::load_partial(simd, rows[j].as_ptr().add(at), rest);
+                chains[1][j] = A::mul_add(simd, a, b, chains[1][j]);
+            }
         }
     }
-    sums
+    total::<S, A, 4>(simd, chains)
+}
+
+/// The dot products of a row with N padded weight rows. `next` is what comes next: its lines are asked
+/// for on the way.
+#[inline(always)]
+fn row_dots<S: Simd, A: Arithmetic, const N: usize>(
+    simd: S,
+    x: &[A::Word],
+    weights: [&[A::Word]; N],
+    next: [&[A::Word]; N],
+) -> [A::Sum; N] {
+    let inputs = x.len();
+    assert!(weights.iter().chain(&next).all(|w| w.len() >= inputs));
+    let whole = inputs / LANES;
+    let mut chains = [[A::splat(simd, A::Word::default()); N]; 2];
+    // SAFETY: whole blocks are within `inputs`, and the tail reads what is left.
+    unsafe {
+        for pair in 0..whole / 2 {
+            for (half, chain) in chains.iter_mut().enumerate() {
+                let at = (2 * pair + half) * LANES;
+                let a = A::load(simd, x.as_ptr().add(at));
+                for j in 0..N {
+                    if N > 1 {
+                        simd.prefetch(next[j].as_ptr().add(at));
+                    }
+                    let b = A::load(simd, weights[j].as_ptr().add(at));
+                    chain[j] = A::mul_add(simd, a, b, chain[j]);
+                }
+            }
+        }
+        if whole % 2 == 1 {
+            let at = (whole - 1) * LANES;
+            let a = A::load(simd, x.as_ptr().add(at));
+            for j in 0..N {
+                let b = A::load(simd, weights[j].as_ptr().add(at));
+                chains[0][j] = A::mul_add(simd, a, b, chains[0][j]);
+            }
+        }
+        let (at, rest) = (whole * LANES, inputs % LANES);
+        if rest > 0 {
+            let a = A::load_partial(simd, x.as_ptr().add(at), rest);
+            for j in 0..N {
+                let b = A::load_partial(simd, weights[j].as_ptr().add(at), rest);
+                chains[1][j] = A::mul_add(simd, a, b, chains[1][j]);
+            }
+        }
+    }
+    total::<S, A, N>(simd, chains)
+}
+
+/// The dot products of four padded weight rows with a row each.
+#[inline(always)]
+fn pair_dots<S: Simd, A: Arithmetic>(
+    simd: S,
+    weights: [&[A::Word]; 4],
+    rows: [&[A::Word]; 4],
+) -> [A::Sum; 4] {
+    let inputs = rows[0].len();
+    assert!(rows.iter().all(|x| x.len() == inputs));
+    assert!(weights.iter().all(|w| w.len() >= inputs));
+    let whole = inputs / LANES;
+    let mut chains = [[A::splat(simd, A::Word::default()); 4]; 2];
+    // SAFETY: whole blocks are within `inputs`, and the tail reads what is left.
+    unsafe {
+        for pair in 0..whole / 2 {
+            for (half, chain) in chains.iter_mut().enumerate() {
+                let at = (2 * pair + half) * LANES;
+                for j in 0..4 {
+                    let a = A::load(simd, rows[j].as_ptr().add(at));
+                    let b = A::load(simd, weights[j].as_ptr().add(at));
+                    chain[j] = A::mul_add(simd, a, b, chain[j]);
+                }
+            }
+        }
+        if whole % 2 == 1 {
+            let at = (whole - 1) * LANES;
+            for j in 0..4 {
+                let a = A::load(simd, rows[j].as_ptr().add(at));
+                let b = A::load(simd, weights[j].as_ptr().add(at));
+                chains[0][j] = A::mul_add(simd, a, b, chains[0][j]);
+            }
+        }
+        let (at, rest) = (whole * LANES, inputs % LANES);
+        if rest > 0 {
+            for j in 0..4 {
+                let a = A::load_partial(simd, rows[j].as_ptr().add(at), rest);
+                let b = A::load_partial(simd, weights[j].as_ptr().add(at), rest);
+                chains[1][j] = A::mul_add(simd, a, b, chains[1][j]);
+            }
+        }
+    }
+    total::<S, A, 4>(simd, chains)
 }
 
 /// The dot products of padded weight rows with the blocks of a row, and with what the row has after
 /// its last whole block. `next` is what comes next: its lines are asked for on the way.
 #[inline(always)]
-fn block_dots<S: Simd, A: Arithmetic, const U: usize>(
+fn block_dots<S: Simd, A: Arithmetic, const N: usize>(
     simd: S,
-    weights: [&[A::Word]; U],
+    weights: [&[A::Word]; N],
     x: &[A::Word],
-    blocks: &[u32],
-    next: [&[A::Word]; U],
-) -> [A::Sum; U] {
+    blocks: Blocks<'_>,
+    next: [&[A::Word]; N],
+) -> [A::Sum; N] {
     let inputs = x.len();
-    assert!(weights.iter().chain(&next).all(|w| w.len() == padded(inputs)));
-    let whole = inputs / LANES * LANES;
-    let mut even = [A::splat(simd, A::Word::default()); U];
-    let mut odd = [A::splat(simd, A::Word::default()); U];
-    let pairs = blocks.len() / 2;
+    assert!(weights.iter().chain(&next).all(|w| w.len() >= inputs));
+    let mut chains = [[A::splat(simd, A::Word::default()); N]; 2];
+    let pairs = blocks[0].len().min(blocks[1].len());
     // SAFETY: `list_blocks` listed blocks of this row, so each is within it, and within the weight
-    // rows, which are padded to whole vectors; the tail reads what is left of the row.
+    // rows, which are no shorter; the tail reads what is left of the row.
     unsafe {
-        for pair in 0..pairs {
-            let first = *blocks.get_unchecked(2 * pair) as usize * LANES;
-            let second = *blocks.get_unchecked(2 * pair + 1) as usize * LANES;
-            let (a, b) =
-                (A::load(simd, x.as_ptr().add(first)), A::load(simd, x.as_ptr().add(second)));
-            for u in 0..U {
-                if U > 1 {
-                    simd.prefetch(next[u].as_ptr().add(first));
-                    simd.prefetch(next[u].as_ptr().add(second));
+        for i in 0..pairs {
+            for (chain, blocks) in chains.iter_mut().zip(blocks) {
+                let at = *blocks.get_unchecked(i) as usize * LANES;
+                let a = A::load(simd, x.as_ptr().add(at));
+                for j in 0..N {
+                    if N > 1 {
+                        simd.prefetch(next[j].as_ptr().add(at));
+                    }
+                    let b = A::load(simd, weights[j].as_ptr().add(at));
+                    chain[j] = A::mul_add(simd, a, b, chain[j]);
                 }
-                even[u] =
-                    A::mul_add(simd, a, A::load(simd, weights[u].as_ptr().add(first)), even[u]);
-                odd[u] =
-                    A::mul_add(simd, b, A::load(simd, weights[u].as_ptr().add(second)), odd[u]);
             }
         }
-        for block in &blocks[2 * pairs..] {
-            let at = *block as usize * LANES;
-            let a = A::load(simd, x.as_ptr().add(at));
-            for u in 0..U {
-                even[u] = A::mul_add(simd, a, A::load(simd, weights[u].as_ptr().add(at)), even[u]);
+        for (chain, blocks) in chains.iter_mut().zip(blocks) {
+            for block in &blocks[pairs..] {
+                let at = *block as usize * LANES;
+                let a = A::load(simd, x.as_ptr().add(at));
+                for j in 0..N {
+                    let b = A::load(simd, weights[j].as_ptr().add(at));
+                    chain[j] = A::mul_add(simd, a, b, chain[j]);
+                }
             }
         }
-        if whole < inputs {
-            let a = A::load_partial(simd, x.as_ptr().add(whole), inputs - whole);
-            for u in 0..U {
-                odd[u] = A::mul_add(simd, a, A::load(simd, weights[u].as_ptr().add(whole)), odd[u]);
+        let (at, rest) = (inputs / LANES * LANES, inputs % LANES);
+        if rest > 0 {
+            let a = A::load_partial(simd, x.as_ptr().add(at), rest);
+            for j in 0..N {
+                let b = A::load_partial(simd, weights[j].as_ptr().add(at), rest);
+                chains[1][j] = A::mul_add(simd, a, b, chains[1][j]);
             }
         }
     }
-    let mut sums = [A::Sum::default(); U];
-    if U == 4 {
-        let all = add_pairs::<S, A, 4>(simd, &even, &odd);
+    total::<S, A, N>(simd, chains)
+}
+
+/// Adds up the two chains of each dot product.
+#[inline(always)]
+fn total<S: Simd, A: Arithmetic, const N: usize>(
+    simd: S,
+    [even, odd]: [[A::Vector<S>; N]; 2],
+) -> [A::Sum; N] {
+    let mut sums = [A::Sum::default(); N];
+    if N == 4 {
+        let mut all = [A::splat(simd, A::Word::default()); 4];
+        for (j, all) in all.iter_mut().enumerate() {
+            *all = A::add(simd, even[j], odd[j]);
+        }
         sums.copy_from_slice(&A::sum4(simd, all));
         return sums;
     }
-    for u in 0..U {
-        sums[u] = A::sum(simd, A::add(simd, even[u], odd[u]));
+    for j in 0..N {
+        sums[j] = A::sum(simd, A::add(simd, even[j], odd[j]));
     }
     sums
-}
-
-/// The sums of two slices of N vectors.
-#[inline(always)]
-fn add_pairs<S: Simd, A: Arithmetic, const N: usize>(
-    simd: S,
-    even: &[A::Vector<S>],
-    odd: &[A::Vector<S>],
-) -> [A::Vector<S>; N] {
-    let mut all = [A::splat(simd, A::Word::default()); N];
-    for (i, all) in all.iter_mut().enumerate() {
-        *all = A::add(simd, even[i], odd[i]);
-    }
-    all
-}
-
-/// One vector of every dot product.
-///
-/// # Safety
-/// `at + 16` must be within every weight row and row.
-#[inline(always)]
-unsafe fn add<S: Simd, A: Arithmetic, const U: usize, const R: usize>(
-    simd: S,
-    weights: &[&[A::Word]; U],
-    rows: &[&[A::Word]; R],
-    at: usize,
-    sums: &mut [[A::Vector<S>; R]; U],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut x = [A::splat(simd, A::Word::default()); R];
-        for (x, row) in x.iter_mut().zip(rows) {
-            *x = A::load(simd, row.as_ptr().add(at));
-        }
-        for (sums, w) in sums.iter_mut().zip(weights) {
-            let w = A::load(simd, w.as_ptr().add(at));
-            for (sum, x) in sums.iter_mut().zip(x) {
-                *sum = A::mul_add(simd, x, w, *sum);
-            }
-        }
-    }
 }

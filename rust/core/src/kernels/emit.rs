@@ -1,20 +1,27 @@
 //! What happens to sixteen finished sums of one row: the end of every kernel.
 
 use super::arithmetic::{Arithmetic, Bytes, Floats};
-use super::{ByteRowsMut, DenseRowsMut, ListsMut, Span};
+use super::{ByteRowsMut, DenseRowsMut, ListsMut, PANEL, Span};
 use crate::simd::{LANES, Simd};
 
-/// Takes the sums of sixteen neighbouring units of one row. For a row, columns come in ascending
-/// order.
+/// Takes the sums of neighbouring units of one row. For a row, columns come in ascending order.
 pub(crate) trait Emit<A: Arithmetic> {
-    /// `v` holds the sums of units `column..column + 16`; lanes past the last unit are zero sums.
-    fn emit<S: Simd>(&mut self, simd: S, row: usize, column: usize, v: A::Vector<S>);
+    /// `sums` are those of the units from `column` on, V vectors, at most four; lanes past the last unit
+    /// are zero sums.
+    fn emit<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        column: usize,
+        sums: [A::Vector<S>; V],
+    );
 }
 
-/// Takes the sum of one unit of one row, in any order.
+/// Takes the sums of single units.
 pub(crate) trait Finish<A: Arithmetic> {
-    /// What [`Emit::emit`] does with one lane.
-    fn put_one(&mut self, row: usize, unit: usize, sum: A::Sum);
+    /// What [`Emit::emit`] does with a lane, for N pairs of a row and a unit. For a row, units come in
+    /// ascending order.
+    fn put<const N: usize>(&mut self, rows: [usize; N], units: [usize; N], sums: [A::Sum; N]);
 }
 
 /// An activation that is a few vector instructions, so that it is done in registers.
@@ -28,61 +35,59 @@ pub(crate) enum Fused {
 }
 
 impl Fused {
-    /// Applies it to a vector. NaN stays NaN.
+    /// Applies it to vectors. NaN stays NaN.
     #[inline(always)]
-    pub(crate) fn apply<S: Simd>(self, simd: S, v: S::F32) -> S::F32 {
+    pub(crate) fn apply<S: Simd, const V: usize>(self, simd: S, mut v: [S::F32; V]) -> [S::F32; V] {
         let zero = simd.splat(0.0);
         match self {
-            Fused::Identity => v,
-            Fused::Relu => simd.at_least(v, zero),
-            Fused::Clipped { upper } => simd.at_most(simd.at_least(v, zero), simd.splat(upper)),
-            Fused::Thresholded { threshold } => {
-                simd.keep(simd.not_at_most(v, simd.splat(threshold)), v)
-            }
-            Fused::Leaky { slope } => {
-                let positive = simd.not_at_most(v, zero);
-                let negative = simd.mul(simd.keep(!positive, v), simd.splat(slope));
-                simd.add(simd.keep(positive, v), negative)
-            }
-        }
-    }
-
-    /// Applies it to one value; equals a lane of [`Fused::apply`].
-    #[inline(always)]
-    pub(crate) fn apply_one(self, v: f32) -> f32 {
-        match self {
-            Fused::Identity => v,
+            Fused::Identity => {}
             Fused::Relu => {
-                if v < 0.0 {
-                    0.0
-                } else {
-                    v
+                for v in &mut v {
+                    *v = simd.at_least(*v, zero);
                 }
             }
             Fused::Clipped { upper } => {
-                let v = if v < 0.0 { 0.0 } else { v };
-                if v > upper { upper } else { v }
+                let upper = simd.splat(upper);
+                for v in &mut v {
+                    *v = simd.at_most(simd.at_least(*v, zero), upper);
+                }
             }
             Fused::Thresholded { threshold } => {
-                if v <= threshold {
-                    0.0
-                } else {
-                    v
+                let threshold = simd.splat(threshold);
+                for v in &mut v {
+                    *v = simd.keep(simd.not_at_most(*v, threshold), *v);
                 }
             }
             Fused::Leaky { slope } => {
-                if v <= 0.0 {
-                    v * slope
-                } else {
-                    v
+                let slope = simd.splat(slope);
+                for v in &mut v {
+                    let positive = simd.not_at_most(*v, zero);
+                    let negative = simd.mul(simd.keep(!positive, *v), slope);
+                    *v = simd.add(simd.keep(positive, *v), negative);
                 }
             }
+        }
+        v
+    }
+
+    /// Applies it to single values; equals lanes of [`Fused::apply`].
+    #[inline(always)]
+    pub(crate) fn apply_each<const N: usize>(self, v: [f32; N]) -> [f32; N] {
+        match self {
+            Fused::Identity => v,
+            Fused::Relu => v.map(|v| if v < 0.0 { 0.0 } else { v }),
+            Fused::Clipped { upper } => v.map(|v| {
+                let v = if v < 0.0 { 0.0 } else { v };
+                if v > upper { upper } else { v }
+            }),
+            Fused::Thresholded { threshold } => v.map(|v| if v <= threshold { 0.0 } else { v }),
+            Fused::Leaky { slope } => v.map(|v| if v <= 0.0 { v * slope } else { v }),
         }
     }
 }
 
 /// A layer's output: scale and bias, activation, then what the next layer wants: a dense row, a list
-/// of non-zeros, a row of bytes.
+/// of non-zeros, or the same of bytes.
 pub(crate) struct Output<'a> {
     /// What the sums of an int8 layer are multiplied with, zero-padded to whole vectors; not looked
     /// at for sums of floats.
@@ -92,12 +97,15 @@ pub(crate) struct Output<'a> {
     pub(crate) activation: Fused,
     pub(crate) dense: Option<DenseRowsMut<'a>>,
     pub(crate) lists: Option<ListsMut<'a>>,
-    pub(crate) bytes: Option<QuantizedRows<'a>>,
+    pub(crate) bytes: Option<Quantized<'a>>,
 }
 
-/// Rows being written as bytes: `y inverse + offset`, rounded.
-pub(crate) struct QuantizedRows<'a> {
-    pub(crate) rows: ByteRowsMut<'a>,
+/// Outputs being written as bytes: `y inverse + offset`, rounded.
+pub(crate) struct Quantized<'a> {
+    pub(crate) rows: Option<ByteRowsMut<'a>>,
+    /// Only of what comes one by one, and only where 0 is the byte 0, since what is off does not come.
+    /// Rows that come by vectors are listed afterwards: it is faster.
+    pub(crate) lists: Option<ListsMut<'a, u8>>,
     pub(crate) inverse: f32,
     pub(crate) offset: f32,
 }
@@ -108,66 +116,114 @@ impl Output<'_> {
         if let Some(dense) = &mut self.dense {
             (0..rows).for_each(|row| dense.row(row).fill(0.0));
         }
-        if let Some(bytes) = &mut self.bytes {
-            let zero = to_byte(bytes.offset);
-            (0..rows).for_each(|row| bytes.rows.row(row).fill(zero));
+        if let Some(Quantized { rows: Some(bytes), offset, .. }) = &mut self.bytes {
+            let zero = to_byte(*offset);
+            (0..rows).for_each(|row| bytes.row(row).fill(zero));
         }
     }
 
-    /// Sixteen activated outputs.
+    /// Pre-activations of neighbouring units.
     #[inline(always)]
-    fn put<S: Simd>(&mut self, simd: S, row: usize, column: usize, y: S::F32) {
-        if let Some(bytes) = &mut self.bytes {
-            // Unfused, so that the bytes are the same on every instruction set.
-            let scaled = simd.mul(y, simd.splat(bytes.inverse));
-            let scaled = simd.add(scaled, simd.splat(bytes.offset));
-            let out = &mut bytes.rows.row(row)[column..column + LANES];
-            // SAFETY: `out` has 16 entries.
-            unsafe { simd.store_bytes(out.as_mut_ptr(), scaled) }
+    fn emit_pre_activations<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        column: usize,
+        z: [S::F32; V],
+    ) {
+        let y = self.activation.apply(simd, z);
+        if let Some(Quantized { rows: Some(rows), inverse, offset, .. }) = &mut self.bytes {
+            let (inverse, offset) = (simd.splat(*inverse), simd.splat(*offset));
+            let mut q = [simd.splat_i32(0); 4];
+            for (q, y) in q.iter_mut().zip(y) {
+                // Unfused, so that the bytes are the same on every instruction set.
+                *q = simd.to_bytes(simd.add(simd.mul(y, inverse), offset));
+            }
+            let out = &mut rows.row(row)[column..];
+            if V == 4 {
+                let out = &mut out[..PANEL];
+                // SAFETY: `out` has 64 entries.
+                unsafe { simd.store_bytes4(out.as_mut_ptr(), q) }
+            } else {
+                let out = &mut out[..V * LANES];
+                for (q, out) in q.into_iter().zip(out.chunks_exact_mut(LANES)) {
+                    // SAFETY: `out` has 16 entries.
+                    unsafe { simd.store_bytes(out.as_mut_ptr(), q) }
+                }
+            }
         }
         if let Some(dense) = &mut self.dense {
-            let row = &mut dense.row(row)[column..];
-            if row.len() >= LANES {
-                // SAFETY: the row has 16 more columns.
-                unsafe { simd.store(row.as_mut_ptr(), y) }
+            let out = &mut dense.row(row)[column..];
+            if out.len() >= V * LANES {
+                for (y, out) in y.into_iter().zip(out.chunks_exact_mut(LANES)) {
+                    // SAFETY: `out` has 16 entries.
+                    unsafe { simd.store(out.as_mut_ptr(), y) }
+                }
             } else {
-                // SAFETY: the row has `len < 16` more columns.
-                unsafe { simd.store_partial(row.as_mut_ptr(), row.len(), y) }
+                for (y, out) in y.into_iter().zip(out.chunks_mut(LANES)) {
+                    if out.len() == LANES {
+                        // SAFETY: `out` has 16 entries.
+                        unsafe { simd.store(out.as_mut_ptr(), y) }
+                    } else {
+                        // SAFETY: `out` has fewer than 16 entries.
+                        unsafe { simd.store_partial(out.as_mut_ptr(), out.len(), y) }
+                    }
+                }
             }
         }
         if let Some(lists) = &mut self.lists {
-            // Padding lanes are NaN where an input is not finite; they must not be listed.
-            let mask = simd.nonzero(y) & lanes_within(lists.columns(), column);
-            let (index, value, len) = lists.end(row);
-            // SAFETY: a row emits at most `columns` entries before this vector, and its region has
-            // room for them rounded up to vectors and 16 more.
-            unsafe {
-                simd.compress_index(index, mask, column as u32);
-                simd.compress(value, mask, y);
+            for (v, y) in y.into_iter().enumerate() {
+                let column = column + v * LANES;
+                // Padding lanes are NaN where an input is not finite; they must not be listed.
+                let mask = simd.nonzero(y) & lanes_within(lists.columns(), column);
+                let (index, value, len) = lists.end(row);
+                // SAFETY: a row emits at most `columns` entries before this vector, and its region has
+                // room for them rounded up to vectors and 16 more.
+                unsafe {
+                    simd.compress_index(index, mask, column as u32);
+                    simd.compress(value, mask, y);
+                }
+                *len += mask.count_ones() as usize;
             }
-            *len += mask.count_ones() as usize;
         }
     }
 
-    /// One pre-activation.
+    /// Pre-activations of single units.
     #[inline(always)]
-    fn put_pre_activation(&mut self, row: usize, unit: usize, z: f32) {
-        let y = self.activation.apply_one(z);
-        if let Some(bytes) = &mut self.bytes {
-            bytes.rows.row(row)[unit] = to_byte(y * bytes.inverse + bytes.offset);
+    fn put_pre_activations<const N: usize>(
+        &mut self,
+        rows: [usize; N],
+        units: [usize; N],
+        z: [f32; N],
+    ) {
+        let y = self.activation.apply_each(z);
+        if let Some(Quantized { rows: bytes, lists, inverse, offset }) = &mut self.bytes {
+            let q = y.map(|y| to_byte(y * *inverse + *offset));
+            if let Some(bytes) = bytes {
+                for j in 0..N {
+                    bytes.row(rows[j])[units[j]] = q[j];
+                }
+            }
+            if let Some(lists) = lists {
+                for j in 0..N {
+                    lists.push(rows[j], units[j], q[j], q[j] != 0);
+                }
+            }
         }
         if let Some(dense) = &mut self.dense {
-            dense.row(row)[unit] = y;
+            for j in 0..N {
+                dense.row(rows[j])[units[j]] = y[j];
+            }
         }
-        if let Some(lists) = &mut self.lists
-            && y != 0.0
-        {
-            lists.push(row, unit, y);
+        if let Some(lists) = &mut self.lists {
+            for j in 0..N {
+                lists.push(rows[j], units[j], y[j], y[j] != 0.0);
+            }
         }
     }
 }
 
-/// One lane of [`Simd::store_bytes`].
+/// One lane of [`Simd::to_bytes`].
 #[inline(always)]
 pub(crate) fn to_byte(v: f32) -> u8 {
     v.round_ties_even() as u8
@@ -175,40 +231,75 @@ pub(crate) fn to_byte(v: f32) -> u8 {
 
 impl Emit<Floats> for Output<'_> {
     #[inline(always)]
-    fn emit<S: Simd>(&mut self, simd: S, row: usize, column: usize, v: S::F32) {
-        let bias = &self.bias[column..column + LANES];
-        // SAFETY: `bias` has 16 entries.
-        let bias = unsafe { simd.load(bias.as_ptr()) };
-        let y = self.activation.apply(simd, simd.add(v, bias));
-        self.put(simd, row, column, y);
+    fn emit<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        column: usize,
+        mut sums: [S::F32; V],
+    ) {
+        let bias = &self.bias[column..column + V * LANES];
+        for (v, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: `bias` has V vectors.
+            *sum = unsafe { simd.add(*sum, simd.load(bias.as_ptr().add(v * LANES))) };
+        }
+        self.emit_pre_activations(simd, row, column, sums);
     }
 }
 
 impl Finish<Floats> for Output<'_> {
     #[inline(always)]
-    fn put_one(&mut self, row: usize, unit: usize, sum: f32) {
-        self.put_pre_activation(row, unit, sum + self.bias[unit]);
+    fn put<const N: usize>(&mut self, rows: [usize; N], units: [usize; N], mut sums: [f32; N]) {
+        for (sum, unit) in sums.iter_mut().zip(units) {
+            *sum += self.bias[unit];
+        }
+        self.put_pre_activations(rows, units, sums);
     }
 }
 
 impl Emit<Bytes> for Output<'_> {
     #[inline(always)]
-    fn emit<S: Simd>(&mut self, simd: S, row: usize, column: usize, v: S::I32) {
-        let (scale, bias) =
-            (&self.scale[column..column + LANES], &self.bias[column..column + LANES]);
-        // SAFETY: both have 16 entries.
-        let (scale, bias) = unsafe { (simd.load(scale.as_ptr()), simd.load(bias.as_ptr())) };
-        let z = simd.add(simd.mul(simd.to_f32(v), scale), bias);
-        let y = self.activation.apply(simd, z);
-        self.put(simd, row, column, y);
+    fn emit<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        column: usize,
+        sums: [S::I32; V],
+    ) {
+        let z = scaled(simd, sums, &self.scale[column..], &self.bias[column..]);
+        self.emit_pre_activations(simd, row, column, z);
     }
 }
 
 impl Finish<Bytes> for Output<'_> {
     #[inline(always)]
-    fn put_one(&mut self, row: usize, unit: usize, sum: i32) {
-        self.put_pre_activation(row, unit, sum as f32 * self.scale[unit] + self.bias[unit]);
+    fn put<const N: usize>(&mut self, rows: [usize; N], units: [usize; N], sums: [i32; N]) {
+        let mut z = [0.0; N];
+        for j in 0..N {
+            z[j] = sums[j] as f32 * self.scale[units[j]] + self.bias[units[j]];
+        }
+        self.put_pre_activations(rows, units, z);
     }
+}
+
+/// `sums scale + bias`, unfused, so that it is the same on every instruction set.
+#[inline(always)]
+fn scaled<S: Simd, const V: usize>(
+    simd: S,
+    sums: [S::I32; V],
+    scale: &[f32],
+    bias: &[f32],
+) -> [S::F32; V] {
+    let (scale, bias) = (&scale[..V * LANES], &bias[..V * LANES]);
+    let mut z = [simd.splat(0.0); V];
+    for (v, (z, sum)) in z.iter_mut().zip(sums).enumerate() {
+        // SAFETY: both have V vectors.
+        unsafe {
+            let scaled = simd.mul(simd.to_f32(sum), simd.load(scale.as_ptr().add(v * LANES)));
+            *z = simd.add(scaled, simd.load(bias.as_ptr().add(v * LANES)));
+        }
+    }
+    z
 }
 
 /// Bit i set where `column + i` is one of `columns` columns.
@@ -226,11 +317,18 @@ pub(crate) struct Sums<'a> {
 
 impl Emit<Floats> for Sums<'_> {
     #[inline(always)]
-    fn emit<S: Simd>(&mut self, simd: S, row: usize, column: usize, v: S::F32) {
-        let at = row * self.stride + column;
-        let out = &mut self.data[at..at + LANES];
-        // SAFETY: `out` has 16 entries.
-        unsafe { simd.store(out.as_mut_ptr(), v) }
+    fn emit<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        column: usize,
+        sums: [S::F32; V],
+    ) {
+        let out = &mut self.data[row * self.stride + column..][..V * LANES];
+        for (out, sum) in out.chunks_exact_mut(LANES).zip(sums) {
+            // SAFETY: `out` has 16 entries.
+            unsafe { simd.store(out.as_mut_ptr(), sum) }
+        }
     }
 }
 
@@ -243,15 +341,18 @@ pub(crate) struct ByteSums<'a> {
 
 impl Emit<Bytes> for ByteSums<'_> {
     #[inline(always)]
-    fn emit<S: Simd>(&mut self, simd: S, row: usize, column: usize, v: S::I32) {
-        let (scale, bias) =
-            (&self.scale[column..column + LANES], &self.bias[column..column + LANES]);
-        let out = &mut self.rows.row(row)[column..column + LANES];
-        // SAFETY: all three have 16 entries.
-        unsafe {
-            let (scale, bias) = (simd.load(scale.as_ptr()), simd.load(bias.as_ptr()));
-            let t = simd.add(simd.mul(simd.to_f32(v), scale), bias);
-            simd.store_bytes(out.as_mut_ptr(), t);
+    fn emit<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        column: usize,
+        sums: [S::I32; V],
+    ) {
+        let t = scaled(simd, sums, &self.scale[column..], &self.bias[column..]);
+        let out = &mut self.rows.row(row)[column..column + V * LANES];
+        for (out, t) in out.chunks_exact_mut(LANES).zip(t) {
+            // SAFETY: `out` has 16 entries.
+            unsafe { simd.store_bytes(out.as_mut_ptr(), simd.to_bytes(t)) }
         }
     }
 }
@@ -267,12 +368,21 @@ pub(crate) struct LiveBytes<'a> {
 
 impl Emit<Bytes> for LiveBytes<'_> {
     #[inline(always)]
-    fn emit<S: Simd>(&mut self, simd: S, row: usize, column: usize, v: S::I32) {
-        let threshold = &self.threshold[column..column + LANES];
-        // SAFETY: `threshold` has 16 entries.
-        let threshold = unsafe { simd.load_i32(threshold.as_ptr()) };
-        let mask = simd.above(v, threshold) & lanes_within(self.units, column);
-        append_live(simd, self.index, &mut self.spans[row], column, mask);
+    fn emit<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        column: usize,
+        sums: [S::I32; V],
+    ) {
+        let threshold = &self.threshold[column..column + V * LANES];
+        let mut masks = [0; V];
+        for (v, (mask, sum)) in masks.iter_mut().zip(sums).enumerate() {
+            // SAFETY: `threshold` has V vectors.
+            let threshold = unsafe { simd.load_i32(threshold.as_ptr().add(v * LANES)) };
+            *mask = simd.above(sum, threshold);
+        }
+        append_live(simd, self.index, &mut self.spans[row], self.units, column, masks);
     }
 }
 
@@ -287,22 +397,43 @@ pub(crate) struct Live<'a> {
 
 impl Emit<Floats> for Live<'_> {
     #[inline(always)]
-    fn emit<S: Simd>(&mut self, simd: S, row: usize, column: usize, v: S::F32) {
-        let bias = &self.bias[column..column + LANES];
-        // SAFETY: `bias` has 16 entries.
-        let bias = unsafe { simd.load(bias.as_ptr()) };
-        let mask = simd.not_at_most(simd.add(v, bias), simd.splat(0.0));
-        let mask = mask & lanes_within(self.units, column);
-        append_live(simd, self.index, &mut self.spans[row], column, mask);
+    fn emit<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        column: usize,
+        sums: [S::F32; V],
+    ) {
+        let bias = &self.bias[column..column + V * LANES];
+        let mut masks = [0; V];
+        for (v, (mask, sum)) in masks.iter_mut().zip(sums).enumerate() {
+            // SAFETY: `bias` has V vectors.
+            let bias = unsafe { simd.load(bias.as_ptr().add(v * LANES)) };
+            *mask = simd.not_at_most(simd.add(sum, bias), simd.splat(0.0));
+        }
+        append_live(simd, self.index, &mut self.spans[row], self.units, column, masks);
     }
 }
 
-/// Appends the units of a vector that are on.
+/// Appends the units of V vectors that are on, of `units` in all.
 #[inline(always)]
-fn append_live<S: Simd>(simd: S, index: &mut [u32], span: &mut Span, column: usize, mask: u16) {
-    let end = span.start + span.len;
-    let out = &mut index[end..end + LANES];
-    // SAFETY: `out` has 16 entries.
-    unsafe { simd.compress_index(out.as_mut_ptr(), mask, column as u32) }
-    span.len += mask.count_ones() as usize;
+fn append_live<S: Simd, const V: usize>(
+    simd: S,
+    index: &mut [u32],
+    span: &mut Span,
+    units: usize,
+    column: usize,
+    masks: [u16; V],
+) {
+    let mut end = span.start + span.len;
+    // Compressed vectors are stored whole.
+    let out = &mut index[..end + V * LANES];
+    for (v, mask) in masks.into_iter().enumerate() {
+        let column = column + v * LANES;
+        let mask = mask & lanes_within(units, column);
+        // SAFETY: `out` has 16 entries from `end` on, since each vector moved it by at most 16.
+        unsafe { simd.compress_index(out.as_mut_ptr().add(end), mask, column as u32) }
+        end += mask.count_ones() as usize;
+    }
+    span.len = end - span.start;
 }

@@ -227,7 +227,7 @@ impl<'a> Lists<'a> {
 /// column 0.
 ///
 /// Invariant: every span lies in both slices and is a multiple of four long, and every index is below
-/// `columns`. Only made by `scan.rs`.
+/// `columns`. Only made by `scan.rs` and `emit.rs`.
 #[derive(Clone, Copy)]
 pub(crate) struct ByteLists<'a> {
     pub(crate) columns: usize,
@@ -367,18 +367,28 @@ impl<'a, W> ListsMut<'a, W> {
         (self.index[end..].as_mut_ptr(), self.value[end..].as_mut_ptr(), &mut span.len)
     }
 
-    /// Appends one entry.
+    /// Appends one entry if `keep`; it is written anyway.
     #[inline(always)]
-    pub(crate) fn push(&mut self, row: usize, column: usize, value: W) {
+    pub(crate) fn push(&mut self, row: usize, column: usize, value: W, keep: bool) {
         let span = &mut self.spans[row];
         let end = span.start + span.len;
         self.index[end] = column as u32;
         self.value[end] = value;
-        span.len += 1;
+        span.len += usize::from(keep);
     }
 
     pub(crate) fn columns(&self) -> usize {
         self.columns
+    }
+}
+
+/// Fills lists of bytes up to whole fours, as [`ByteLists`] has them.
+pub(crate) fn fill_fours(index: &mut [u32], value: &mut [u8], spans: &mut [Span]) {
+    for span in spans {
+        let end = span.start + span.len;
+        span.len = span.len.next_multiple_of(4);
+        index[end..span.start + span.len].fill(0);
+        value[end..span.start + span.len].fill(0);
     }
 }
 

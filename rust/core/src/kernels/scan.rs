@@ -1,7 +1,7 @@
 //! Finds the non-zero entries of rows that come from outside.
 
 use super::emit::lanes_within;
-use super::{ByteRowsMut, DenseRows, DenseRowsMut, ListsMut, padded};
+use super::{ByteRowsMut, DenseRows, DenseRowsMut, ListsMut, fill_fours, padded};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Lists the non-zeros of dense f32 rows. NaN counts as non-zero.
@@ -61,10 +61,9 @@ impl Kernel for ScanBytes<'_> {
                     *len += mask.count_ones() as usize;
                 }
             }
-            while !self.lists.spans[r].len.is_multiple_of(4) {
-                self.lists.push(r, 0, 0);
-            }
         }
+        let spans = &mut self.lists.spans[..self.rows.rows()];
+        fill_fours(self.lists.index, self.lists.value, spans);
     }
 }
 
@@ -114,7 +113,8 @@ impl Kernel for Quantize<'_> {
                         )
                     };
                     finite = simd.add(finite, simd.add(x, simd.mul(x, simd.splat(-1.0))));
-                    simd.store_bytes(out.as_mut_ptr(), simd.add(simd.mul(x, inverse), offset));
+                    let q = simd.to_bytes(simd.add(simd.mul(x, inverse), offset));
+                    simd.store_bytes(out.as_mut_ptr(), q);
                 }
             }
             // What is read past the columns is multiplied with zero weights; but a group of zeros

@@ -73,9 +73,7 @@ fn rows<S: Simd, E: Emit<Floats>, const V: usize, const CHAINS: usize>(
         } else {
             one_row::<S, V, CHAINS, false>(simd, index, value, panel)
         };
-        for (v, sum) in sums.into_iter().enumerate() {
-            emit.emit(simd, row, panel.first + v * LANES, sum);
-        }
+        emit.emit(simd, row, panel.first, sums);
     }
 }
 

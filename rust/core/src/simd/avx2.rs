@@ -78,7 +78,7 @@ unsafe fn interleave([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
     }
 }
 
-/// Eight lanes rounded and brought within 0 to 255: see [`Simd::store_bytes`].
+/// Eight lanes rounded and brought within 0 to 255: see [`Simd::to_bytes`].
 ///
 /// # Safety
 /// The CPU must have AVX2.
@@ -319,11 +319,14 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { (_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)) }
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, p: *mut u8, v: Self::F32) {
+    fn to_bytes(self, v: Self::F32) -> Self::I32 {
+        // SAFETY: the token.
+        unsafe { (rounded(v.0), rounded(v.1)) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8, v: Self::I32) {
         // SAFETY: the token; the caller gives 16 writable bytes.
-        unsafe {
-            store_low_bytes(p, rounded(v.0), rounded(v.1));
-        }
+        unsafe { store_low_bytes(p, v.0, v.1) }
     }
     #[inline(always)]
     fn sum_i32(self, v: Self::I32) -> i32 {

@@ -182,12 +182,28 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         unsafe { _mm512_cvtepi32_ps(v) }
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, p: *mut u8, v: __m512) {
+    fn to_bytes(self, v: __m512) -> __m512i {
         // MAXPS returns its second operand when either is NaN, so that NaN becomes 0.
-        // SAFETY: the token; the caller gives 16 writable bytes.
+        // SAFETY: the token.
         unsafe {
             let v = _mm512_min_ps(_mm512_max_ps(v, _mm512_setzero_ps()), _mm512_set1_ps(255.0));
-            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+            _mm512_cvtps_epi32(v)
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8, v: __m512i) {
+        // SAFETY: the token; the caller gives 16 writable bytes.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(v)) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes4(self, p: *mut u8, [a, b, c, d]: [__m512i; 4]) {
+        // SAFETY: the token; the caller gives 64 writable bytes.
+        unsafe {
+            // Each quarter holds four bytes of each vector.
+            let (ab, cd) = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let all = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd));
+            _mm512_storeu_si512(p.cast(), all);
         }
     }
     #[inline(always)]

@@ -111,12 +111,25 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn above(self, v: Self::I32, limit: Self::I32) -> u16;
     /// Each lane as f32, rounded to nearest.
     fn to_f32(self, v: Self::I32) -> Self::F32;
-    /// Sixteen bytes to `p`: each lane rounded to the nearest integer, of two equally near the even
-    /// one, and brought within 0 to 255. NaN becomes 0.
+    /// Each lane rounded to the nearest integer, of two equally near the even one, and brought within
+    /// 0 to 255. NaN becomes 0.
+    fn to_bytes(self, v: Self::F32) -> Self::I32;
+    /// The low byte of each lane to `p`.
     ///
     /// # Safety
     /// `p` must be valid for writing 16 bytes.
-    unsafe fn store_bytes(self, p: *mut u8, v: Self::F32);
+    unsafe fn store_bytes(self, p: *mut u8, v: Self::I32);
+    /// The low bytes of each lane of four vectors to `p`; no lane may be above 255, or negative.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing 64 bytes.
+    #[inline(always)]
+    unsafe fn store_bytes4(self, p: *mut u8, v: [Self::I32; 4]) {
+        for (j, v) in v.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { self.store_bytes(p.add(j * LANES), v) }
+        }
+    }
     /// Sixteen bytes from `p`, each in a lane.
     ///
     /// # Safety

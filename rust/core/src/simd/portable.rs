@@ -163,11 +163,14 @@ impl Simd for Portable {
         Lanes(v.0.map(|v| v as f32))
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, p: *mut u8, v: Lanes) {
+    fn to_bytes(self, v: Lanes) -> Integers {
         // A cast from float to u8 saturates, and makes NaN 0.
-        let bytes = v.0.map(|v| v.round_ties_even() as u8);
+        Integers(v.0.map(|v| i32::from(v.round_ties_even() as u8)))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8, v: Integers) {
         // SAFETY: the caller gives 16 writable bytes.
-        unsafe { p.cast::<[u8; LANES]>().write_unaligned(bytes) }
+        unsafe { p.cast::<[u8; LANES]>().write_unaligned(v.0.map(|v| v as u8)) }
     }
     #[inline(always)]
     fn sum_i32(self, v: Integers) -> i32 {

@@ -310,8 +310,7 @@ where
 {
     let n = rows.rows();
     output.clear(n);
-    let GateScratch { live, live_spans, unit_starts, unit_rows, blocks, block_counts, .. } =
-        scratch;
+    let GateScratch { live, live_spans, unit_starts, unit_rows, blocks, .. } = scratch;
     let spans = &live_spans[..n];
     isa.run(LiveUnits::<A> {
         rows,
@@ -322,7 +321,6 @@ where
         unit_starts: &mut unit_starts[..=weights.outputs()],
         unit_rows,
         blocks,
-        block_counts,
     });
     spans.iter().map(|span| span.len).sum()
 }

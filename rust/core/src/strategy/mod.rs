@@ -42,6 +42,13 @@ pub(crate) struct Needs {
     pub(crate) byte_lists: bool,
 }
 
+impl Needs {
+    /// Whether it is bytes in one form or both.
+    pub(crate) fn int8(self) -> bool {
+        self.bytes || self.byte_lists
+    }
+}
+
 impl LayerPlan {
     /// What a layer reads of its input under this plan.
     pub(crate) fn needs(self) -> Needs {
@@ -52,8 +59,7 @@ impl LayerPlan {
         };
         match self.precision {
             Precision::F32 => Needs { dense: rows, lists, bytes: false, byte_lists: false },
-            // Lists of bytes are made from rows of bytes.
-            Precision::Int8 => Needs { dense: false, lists: false, bytes: true, byte_lists: lists },
+            Precision::Int8 => Needs { dense: false, lists: false, bytes: rows, byte_lists: lists },
         }
     }
 }
@@ -234,15 +240,14 @@ fn run_int8(
     output: Output<'_>,
     scratch: &mut GateScratch,
 ) -> usize {
-    let (Some(layer), Some(rows)) = (parts.int8, input.bytes) else {
-        unreachable!("an int8 layer is quantised, and its input is rows of bytes");
-    };
-    match (strategy, input.byte_lists, parts.int8_gate) {
-        (Strategy::Gate, Some(lists), Some(gate)) => {
+    let Some(layer) = parts.int8 else { unreachable!("an int8 layer is quantised") };
+    match (strategy, input.bytes, input.byte_lists, parts.int8_gate) {
+        (Strategy::Gate, Some(rows), Some(lists), Some(gate)) => {
             return gate.run(isa, layer, rows, lists, output, scratch);
         }
-        (Strategy::Skip, Some(lists), _) => skip::run_int8(isa, layer, lists, output),
-        _ => dense::run_int8(isa, layer, rows, output),
+        (Strategy::Skip, _, Some(lists), _) => skip::run_int8(isa, layer, lists, output),
+        (_, Some(rows), ..) => dense::run_int8(isa, layer, rows, output),
+        _ => unreachable!("an int8 layer's input is what its plan needs"),
     }
     input.rows * parts.layer.layer.outputs()
 }
