@@ -15,6 +15,9 @@ pub(crate) trait Arithmetic: 'static {
     /// Sixteen words, or sixteen sums.
     type Vector<S: Simd>: Copy;
 
+    /// Whether sums are the same in any order.
+    const EXACT: bool;
+
     /// Sixteen words, each `x`.
     fn splat<S: Simd>(simd: S, x: Self::Word) -> Self::Vector<S>;
     /// # Safety
@@ -52,6 +55,7 @@ impl Arithmetic for Floats {
     type Word = f32;
     type Sum = f32;
     type Vector<S: Simd> = S::F32;
+    const EXACT: bool = false;
 
     #[inline(always)]
     fn splat<S: Simd>(simd: S, x: f32) -> S::F32 {
@@ -101,6 +105,7 @@ impl Arithmetic for Bytes {
     type Word = u32;
     type Sum = i32;
     type Vector<S: Simd> = S::I32;
+    const EXACT: bool = true;
 
     #[inline(always)]
     fn splat<S: Simd>(simd: S, x: u32) -> S::I32 {

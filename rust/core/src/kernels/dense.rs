@@ -166,7 +166,35 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, cons
         }
     }
     let mut weights = weights[at * LANES..].as_ptr();
-    for i in 0..to - from {
+    let mut i = 0;
+    // Few sums wait for themselves; where their order does not matter, they are made of several.
+    if A::EXACT && R * V <= 2 {
+        let mut parts = [[[A::splat(simd, A::Word::default()); V]; R]; 4];
+        while i + 4 <= to - from {
+            for (j, parts) in parts.iter_mut().enumerate() {
+                // SAFETY: as below.
+                unsafe {
+                    for (r, parts) in parts.iter_mut().enumerate() {
+                        let x = A::splat(simd, *x[r].get_unchecked(i + j));
+                        for (v, part) in parts.iter_mut().enumerate() {
+                            let w = A::load(simd, weights.add(v * LANES));
+                            *part = A::mul_add(simd, x, w, *part);
+                        }
+                    }
+                }
+                weights = weights.wrapping_add(P * LANES);
+            }
+            i += 4;
+        }
+        for part in parts {
+            for (sums, part) in sums.iter_mut().zip(part) {
+                for (sum, part) in sums.iter_mut().zip(part) {
+                    *sum = A::add(simd, *sum, part);
+                }
+            }
+        }
+    }
+    for i in i..to - from {
         // SAFETY: input `i` of the block is P whole vectors, of which V from `at` on are read, and
         // every row has `to - from` entries.
         unsafe {

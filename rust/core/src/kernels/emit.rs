@@ -172,19 +172,22 @@ impl Output<'_> {
             }
         }
         if let Some(lists) = &mut self.lists {
+            let columns = lists.columns();
+            let (index, value, len) = lists.end(row);
+            let mut more = 0;
             for (v, y) in y.into_iter().enumerate() {
                 let column = column + v * LANES;
                 // Padding lanes are NaN where an input is not finite; they must not be listed.
-                let mask = simd.nonzero(y) & lanes_within(lists.columns(), column);
-                let (index, value, len) = lists.end(row);
+                let mask = simd.nonzero(y) & lanes_within(columns, column);
                 // SAFETY: a row emits at most `columns` entries before this vector, and its region has
                 // room for them rounded up to vectors and 16 more.
                 unsafe {
-                    simd.compress_index(index, mask, column as u32);
-                    simd.compress(value, mask, y);
+                    simd.compress_index(index.add(more), mask, column as u32);
+                    simd.compress(value.add(more), mask, y);
                 }
-                *len += mask.count_ones() as usize;
+                more += mask.count_ones() as usize;
             }
+            *len += more;
         }
     }
 
@@ -359,9 +362,8 @@ impl Emit<Bytes> for ByteSums<'_> {
 
 /// The int8 gate's decision: the list of units whose score is above their threshold.
 pub(crate) struct LiveBytes<'a> {
-    /// i32, padded to whole vectors.
+    /// i32, padded to whole vectors with the largest, which nothing is above.
     pub(crate) threshold: &'a [u32],
-    pub(crate) units: usize,
     pub(crate) index: &'a mut [u32],
     pub(crate) spans: &'a mut [Span],
 }
@@ -382,7 +384,7 @@ impl Emit<Bytes> for LiveBytes<'_> {
             let threshold = unsafe { simd.load_i32(threshold.as_ptr().add(v * LANES)) };
             *mask = simd.above(sum, threshold);
         }
-        append_live(simd, self.index, &mut self.spans[row], self.units, column, masks);
+        append_live(simd, self.index, &mut self.spans[row], column, masks);
     }
 }
 
@@ -409,19 +411,19 @@ impl Emit<Floats> for Live<'_> {
         for (v, (mask, sum)) in masks.iter_mut().zip(sums).enumerate() {
             // SAFETY: `bias` has V vectors.
             let bias = unsafe { simd.load(bias.as_ptr().add(v * LANES)) };
-            *mask = simd.not_at_most(simd.add(sum, bias), simd.splat(0.0));
+            let live = simd.not_at_most(simd.add(sum, bias), simd.splat(0.0));
+            *mask = live & lanes_within(self.units, column + v * LANES);
         }
-        append_live(simd, self.index, &mut self.spans[row], self.units, column, masks);
+        append_live(simd, self.index, &mut self.spans[row], column, masks);
     }
 }
 
-/// Appends the units of V vectors that are on, of `units` in all.
+/// Appends the units of V vectors that are on.
 #[inline(always)]
 fn append_live<S: Simd, const V: usize>(
     simd: S,
     index: &mut [u32],
     span: &mut Span,
-    units: usize,
     column: usize,
     masks: [u16; V],
 ) {
@@ -429,10 +431,9 @@ fn append_live<S: Simd, const V: usize>(
     // Compressed vectors are stored whole.
     let out = &mut index[..end + V * LANES];
     for (v, mask) in masks.into_iter().enumerate() {
-        let column = column + v * LANES;
-        let mask = mask & lanes_within(units, column);
+        let column = (column + v * LANES) as u32;
         // SAFETY: `out` has 16 entries from `end` on, since each vector moved it by at most 16.
-        unsafe { simd.compress_index(out.as_mut_ptr().add(end), mask, column as u32) }
+        unsafe { simd.compress_index(out.as_mut_ptr().add(end), mask, column) }
         end += mask.count_ones() as usize;
     }
     span.len = end - span.start;

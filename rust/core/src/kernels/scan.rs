@@ -1,7 +1,7 @@
 //! Finds the non-zero entries of rows that come from outside.
 
 use super::emit::lanes_within;
-use super::{ByteRowsMut, DenseRows, DenseRowsMut, ListsMut, fill_fours, padded};
+use super::{ByteRowsMut, DenseRows, DenseRowsMut, ListsMut, PANEL, fill_fours, padded};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Lists the non-zeros of dense f32 rows. NaN counts as non-zero.
@@ -16,19 +16,23 @@ impl Kernel for Scan<'_> {
     fn run<S: Simd>(mut self, simd: S) {
         for r in 0..self.rows.rows() {
             let row = self.rows.row(r);
-            let mut column = 0;
-            while column < row.len() {
+            let (index, value, len) = self.lists.end(r);
+            let mut end = *len;
+            for column in (0..row.len()).step_by(LANES) {
                 let rest = &row[column..];
-                let v = if rest.len() >= LANES {
-                    // SAFETY: 16 entries are left.
-                    unsafe { simd.load(rest.as_ptr()) }
-                } else {
-                    // SAFETY: `len < 16` entries are left.
-                    unsafe { simd.load_partial(rest.as_ptr(), rest.len()) }
+                // SAFETY: 16 entries are left, or as many as are read.
+                let v = unsafe {
+                    if rest.len() >= LANES {
+                        simd.load(rest.as_ptr())
+                    } else {
+                        simd.load_partial(rest.as_ptr(), rest.len())
+                    }
                 };
-                append(simd, &mut self.lists, r, column, v);
-                column += LANES;
+                // SAFETY: a row appends at most `column` entries before this vector, and its region has
+                // room for its columns rounded up to vectors and 16 more.
+                end += unsafe { append(simd, index.add(end), value.add(end), column, v) };
             }
+            *len = end;
         }
     }
 }
@@ -48,6 +52,9 @@ impl Kernel for ScanBytes<'_> {
         assert!(self.columns.next_multiple_of(LANES) <= 4 * self.rows.columns());
         for r in 0..self.rows.rows() {
             let bytes = self.rows.row(r).as_ptr().cast::<u8>();
+            let (index, value, len) = self.lists.end(r);
+            // In a register: vector after vector waits for it.
+            let mut end = *len;
             for column in (0..self.columns).step_by(LANES) {
                 // SAFETY: the row has its columns rounded up to vectors. A row appends at most
                 // `column` entries before this vector, and its region has room for its columns
@@ -55,12 +62,12 @@ impl Kernel for ScanBytes<'_> {
                 unsafe {
                     let v = simd.load_bytes(bytes.add(column));
                     let mask = simd.nonzero_i32(v) & lanes_within(self.columns, column);
-                    let (index, value, len) = self.lists.end(r);
-                    simd.compress_index(index, mask, column as u32);
-                    simd.compress_bytes(value, mask, v);
-                    *len += mask.count_ones() as usize;
+                    simd.compress_index(index.add(end), mask, column as u32);
+                    simd.compress_bytes(value.add(end), mask, v);
+                    end += mask.count_ones() as usize;
                 }
             }
+            *len = end;
         }
         let spans = &mut self.lists.spans[..self.rows.rows()];
         fill_fours(self.lists.index, self.lists.value, spans);
@@ -79,50 +86,100 @@ pub(crate) struct Quantize<'a> {
     pub(crate) invalid: &'a mut [bool],
 }
 
+/// How many values ahead rows are asked for: a row that is in no near cache takes as long to come as
+/// all that is done with it.
+const AHEAD: usize = 1024;
+
 impl Kernel for Quantize<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        let columns = self.rows.columns();
-        let constant = self.inverse.len() == 1;
-        assert!(constant || self.inverse.len() >= padded(columns));
+    fn run<S: Simd>(self, simd: S) {
         assert_eq!(self.inverse.len(), self.offset.len());
-        for r in 0..self.rows.rows() {
-            let row = self.rows.row(r);
-            let bytes = self.bytes.row(r);
+        if self.inverse.len() == 1 {
+            self.rows::<S, true>(simd);
+        } else {
+            assert!(self.inverse.len() >= padded(self.rows.columns()));
+            self.rows::<S, false>(simd);
+        }
+    }
+}
+
+impl Quantize<'_> {
+    /// With one factor and offset, if `ONE`, or one for each column.
+    #[inline(always)]
+    fn rows<S: Simd, const ONE: bool>(self, simd: S) {
+        let Quantize { rows, inverse, offset, mut bytes, invalid } = self;
+        let columns = rows.columns();
+        for r in 0..rows.rows() {
+            let row = rows.row(r);
+            let bytes = bytes.row(r);
+            if r == 0 {
+                for line in row.chunks(LANES).take(AHEAD / LANES) {
+                    simd.prefetch(line.as_ptr());
+                }
+            }
             // x - x is NaN where x is not finite.
-            let mut finite = simd.splat(0.0);
-            for column in (0..columns).step_by(LANES) {
+            let mut finite = [simd.splat(0.0); 4];
+            let mut column = 0;
+            while column + PANEL <= columns {
+                let mut q = [simd.splat_i32(0); 4];
+                for (v, q) in q.iter_mut().enumerate() {
+                    let at = column + v * LANES;
+                    let x = &row[at..at + LANES];
+                    simd.prefetch(x.as_ptr().wrapping_add(AHEAD));
+                    // SAFETY: `x` has 16 entries.
+                    let x = unsafe { simd.load(x.as_ptr()) };
+                    finite[v] = simd.add(finite[v], simd.add(x, simd.mul(x, simd.splat(-1.0))));
+                    *q = quantize::<S, ONE>(simd, x, inverse, offset, at);
+                }
+                let out = &mut bytes[column..column + PANEL];
+                // SAFETY: `out` has 64 entries.
+                unsafe { simd.store_bytes4(out.as_mut_ptr(), q) }
+                column += PANEL;
+            }
+            while column < columns {
                 let rest = &row[column..];
                 let out = &mut bytes[column..column + LANES];
-                let at = if constant { 0 } else { column };
-                // SAFETY: 16 columns are left, or as many as are read; the factors are one, or are
-                // padded to whole vectors; `out` has 16 entries.
+                // SAFETY: 16 columns are left, or as many as are read; `out` has 16 entries.
                 unsafe {
                     let x = if rest.len() >= LANES {
                         simd.load(rest.as_ptr())
                     } else {
                         simd.load_partial(rest.as_ptr(), rest.len())
                     };
-                    let (inverse, offset) = if constant {
-                        (simd.splat(self.inverse[0]), simd.splat(self.offset[0]))
-                    } else {
-                        (
-                            simd.load(self.inverse[at..].as_ptr()),
-                            simd.load(self.offset[at..].as_ptr()),
-                        )
-                    };
-                    finite = simd.add(finite, simd.add(x, simd.mul(x, simd.splat(-1.0))));
-                    let q = simd.to_bytes(simd.add(simd.mul(x, inverse), offset));
+                    finite[0] = simd.add(finite[0], simd.add(x, simd.mul(x, simd.splat(-1.0))));
+                    let q = quantize::<S, ONE>(simd, x, inverse, offset, column);
                     simd.store_bytes(out.as_mut_ptr(), q);
                 }
+                column += LANES;
             }
             // What is read past the columns is multiplied with zero weights; but a group of zeros
             // is to be one.
             bytes[columns..].fill(0);
-            self.invalid[r] |= simd.nonzero(finite) != 0;
+            let [a, b, c, d] = finite;
+            let finite = simd.add(simd.add(a, b), simd.add(c, d));
+            invalid[r] |= simd.nonzero(finite) != 0;
         }
     }
+}
+
+/// Bytes of the values of sixteen columns.
+#[inline(always)]
+fn quantize<S: Simd, const ONE: bool>(
+    simd: S,
+    x: S::F32,
+    inverse: &[f32],
+    offset: &[f32],
+    column: usize,
+) -> S::I32 {
+    let (inverse, offset) = if ONE {
+        (simd.splat(inverse[0]), simd.splat(offset[0]))
+    } else {
+        let (inverse, offset) = (&inverse[column..column + LANES], &offset[column..column + LANES]);
+        // SAFETY: both have 16 entries.
+        unsafe { (simd.load(inverse.as_ptr()), simd.load(offset.as_ptr())) }
+    };
+    simd.to_bytes(simd.add(simd.mul(x, inverse), offset))
 }
 
 /// Converts uint8 rows to f32, into dense rows, lists of non-zeros, or both.
@@ -141,6 +198,7 @@ impl Kernel for FromBytes<'_> {
     fn run<S: Simd>(mut self, simd: S) {
         for r in 0..self.rows {
             let row = &self.data[r * self.stride..r * self.stride + self.columns];
+            let mut lists = self.lists.as_mut().map(|lists| lists.end(r));
             let mut column = 0;
             while column < row.len() {
                 let rest = &row[column..];
@@ -163,8 +221,9 @@ impl Kernel for FromBytes<'_> {
                         unsafe { simd.store_partial(out.as_mut_ptr(), out.len(), v) }
                     }
                 }
-                if let Some(lists) = &mut self.lists {
-                    append(simd, lists, r, column, v);
+                if let Some((index, value, len)) = &mut lists {
+                    // SAFETY: as in `Scan`.
+                    **len += unsafe { append(simd, index.add(**len), value.add(**len), column, v) };
                 }
                 column += LANES;
             }
@@ -172,15 +231,23 @@ impl Kernel for FromBytes<'_> {
     }
 }
 
+/// Stores the non-zeros of a vector and returns how many they are.
+///
+/// # Safety
+/// `index` and `value` must be valid for writing 16 entries.
 #[inline(always)]
-fn append<S: Simd>(simd: S, lists: &mut ListsMut<'_>, row: usize, column: usize, v: S::F32) {
+unsafe fn append<S: Simd>(
+    simd: S,
+    index: *mut u32,
+    value: *mut f32,
+    column: usize,
+    v: S::F32,
+) -> usize {
     let mask = simd.nonzero(v);
-    let (index, value, len) = lists.end(row);
-    // SAFETY: a row appends at most `column` entries before this vector, and its region has room
-    // for its columns rounded up to vectors and 16 more.
+    // SAFETY: the caller's promise.
     unsafe {
         simd.compress_index(index, mask, column as u32);
         simd.compress(value, mask, v);
     }
-    *len += mask.count_ones() as usize;
+    mask.count_ones() as usize
 }

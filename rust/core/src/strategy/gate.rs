@@ -246,8 +246,10 @@ impl Scores {
         let steps: Vec<f64> = steps.collect();
         let v_of = |k: usize, o: usize| f64::from(gate.v[k * outputs + o]) * steps[k];
         let v_steps: Vec<f64> = (0..outputs).map(|o| step((0..rank).map(|k| v_of(k, o)))).collect();
+        // What is not scored is never above.
         let mut threshold = zeros(padded(outputs));
-        for (o, threshold) in threshold.iter_mut().enumerate().take(outputs) {
+        threshold[scored..].fill(i32::MAX as u32);
+        for (o, threshold) in threshold.iter_mut().enumerate().take(scored) {
             let lows: f64 = (0..rank).map(|k| low[k] * f64::from(gate.v[k * outputs + o])).sum();
             let least = -(f64::from(gate.bias[o]) + lows) / v_steps[o];
             // A sum is an integer, so that it is above `least` where it is above its floor. A cast
@@ -270,8 +272,7 @@ impl Scores {
         let rank = self.low.len();
         let rows = DenseRows::new(low_rank_bytes, n, rank.div_ceil(4), byte_stride(rank));
         let spans = start_spans(live_spans, n, self.outputs);
-        let (threshold, units) = (&self.threshold, self.scored);
-        let mut emit = LiveBytes { threshold, units, index: live, spans };
+        let mut emit = LiveBytes { threshold: &self.threshold, index: live, spans };
         isa.run(RowsTimesPanels::<Bytes, _> { rows, panels: &self.v, emit: &mut emit });
         add_always(live, spans, self.scored, self.outputs);
     }
