@@ -43,8 +43,6 @@ pub(crate) struct GateScratch {
     pub(crate) live_spans: Vec<Span>,
     /// Rows whose estimate is not finite.
     pub(crate) invalid: Vec<bool>,
-    pub(crate) unit_starts: Vec<u32>,
-    pub(crate) unit_rows: Vec<u32>,
     /// Vectors of a row that are not all zero.
     pub(crate) blocks: Vec<u32>,
 }
@@ -57,8 +55,6 @@ impl Default for GateScratch {
             live: Aligned::new(64),
             live_spans: Vec::new(),
             invalid: Vec::new(),
-            unit_starts: Vec::new(),
-            unit_rows: Vec::new(),
             blocks: Vec::new(),
         }
     }
@@ -91,8 +87,6 @@ impl GateScratch {
         grow(&mut self.live, rows * list_stride(units));
         grow_vec(&mut self.live_spans, rows);
         grow_vec(&mut self.invalid, rows);
-        grow_vec(&mut self.unit_starts, units + 1);
-        grow_vec(&mut self.unit_rows, rows * units);
         grow_vec(&mut self.blocks, inputs / LANES);
     }
 }

@@ -1,16 +1,16 @@
 //! Dot products of chosen units: the gate's second half. A unit that is off is never read.
 //!
-//! Two shapes, of four dot products each. Few rows: a row's live units, sharing each load of the row.
-//! Many rows: pairs of a unit and a row, unit by unit, so that the weights are read once; four of the
-//! same unit share each load of its weights.
+//! A row's live units are taken four at a time, sharing each load of the row, while the weights of the
+//! next four are asked for. So weights are read once per row, from the near caches where rows of a
+//! batch agree on their units. Unit by unit, with the rows that need it, they would be read once, but
+//! few rows need one unit where a gate pays: it was tried, and is slower.
 //!
-//! A cache line of weights that only zeros would multiply need not be read either: with few rows, a row
-//! lists its *blocks*, the vectors of sixteen inputs of which one or more is not zero, and a dot
-//! product visits these alone. So a gate on sparse rows saves twice, by units and by inputs, without
-//! gathering. With many rows, sharing loads saves more.
+//! A cache line of weights that only zeros would multiply need not be read either: a row lists its
+//! *blocks*, the vectors of sixteen inputs of which one or more is not zero, and a dot product visits
+//! these alone. So a gate on sparse rows saves twice, by units and by inputs, without gathering.
 //!
-//! A dot product is two chains, one over the even blocks and one over the odd ones. A block of zeros
-//! adds nothing to its chain, so a row's bits depend neither on the shape nor on the other rows.
+//! A dot product is two chains, one over the even blocks and one over the odd ones, which a block of
+//! zeros adds nothing to. So whether blocks are listed does not change a bit.
 
 use super::arithmetic::{Arithmetic, Floats};
 use super::emit::{Finish, Output};
@@ -25,9 +25,6 @@ pub(crate) struct LiveUnits<'a, A: Arithmetic> {
     /// For each row its live units, ascending.
     pub(crate) live: &'a [u32],
     pub(crate) spans: &'a [Span],
-    /// Scratch for the unit-by-unit shape: `outputs + 1` and one entry per live pair.
-    pub(crate) unit_starts: &'a mut [u32],
-    pub(crate) unit_rows: &'a mut [u32],
     /// Scratch for a row's blocks: as many entries as a row has whole vectors.
     pub(crate) blocks: &'a mut [u32],
 }
@@ -35,9 +32,6 @@ pub(crate) struct LiveUnits<'a, A: Arithmetic> {
 /// Rows of which more than this share of blocks is not all zero are taken whole: a block at a time
 /// costs a little more than a run through all of them.
 const BLOCKS_UP_TO: f32 = 0.8;
-
-/// From this many rows on, units are taken one by one with the rows that need them.
-const BY_UNIT_FROM: usize = 8;
 
 /// The blocks of a row: the even ones, the odd ones.
 type Blocks<'a> = [&'a [u32]; 2];
@@ -95,72 +89,6 @@ where
             }
         }
     }
-
-    #[inline(always)]
-    fn by_unit<S: Simd>(&mut self, simd: S) {
-        self.transpose();
-        let mut unit = 0;
-        let pairs = self.unit_starts[self.weights.outputs()] as usize;
-        for at in (0..pairs).step_by(4) {
-            // The last four may be filled up with copies of its first pair.
-            let count = (pairs - at).min(4);
-            let (mut units, mut rows) = ([0; 4], [0; 4]);
-            for j in 0..4 {
-                if j < count {
-                    let pair = at + j;
-                    while self.unit_starts[unit + 1] as usize <= pair {
-                        unit += 1;
-                    }
-                    (units[j], rows[j]) = (unit, self.unit_rows[pair] as usize);
-                } else {
-                    (units[j], rows[j]) = (units[0], rows[0]);
-                }
-            }
-            let mut x: [&[A::Word]; 4] = [&[]; 4];
-            let mut w: [&[A::Word]; 4] = [&[]; 4];
-            for j in 0..4 {
-                x[j] = self.rows.row(rows[j]);
-                w[j] = self.weights.unit(units[j]);
-            }
-            let sums = if count == 4 && units[0] == units[3] {
-                unit_dots::<S, A>(simd, w[0], x)
-            } else {
-                pair_dots::<S, A>(simd, w, x)
-            };
-            if count == 4 {
-                self.output.put(rows, units, sums);
-                continue;
-            }
-            for j in 0..count {
-                self.output.put([rows[j]], [units[j]], [sums[j]]);
-            }
-        }
-    }
-
-    /// Turns the rows' lists of units into the units' lists of rows (a counting sort).
-    #[inline(always)]
-    fn transpose(&mut self) {
-        let starts = &mut *self.unit_starts;
-        starts.fill(0);
-        for span in self.spans {
-            for &unit in &self.live[span.start..span.start + span.len] {
-                starts[unit as usize] += 1;
-            }
-        }
-        let mut before = 0;
-        for start in starts.iter_mut() {
-            before += *start;
-            *start = before;
-        }
-        // Now starts[u] is where unit u ends; filling backwards moves it to where it starts.
-        for (row, span) in self.spans.iter().enumerate().rev() {
-            for &unit in &self.live[span.start..span.start + span.len] {
-                let at = &mut starts[unit as usize];
-                *at -= 1;
-                self.unit_rows[*at as usize] = row as u32;
-            }
-        }
-    }
 }
 
 impl<'a, A: Arithmetic> Kernel for LiveUnits<'a, A>
@@ -171,12 +99,7 @@ where
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         assert_eq!(self.rows.columns(), self.weights.inputs());
-        assert_eq!(self.unit_starts.len(), self.weights.outputs() + 1);
-        if self.rows.rows() < BY_UNIT_FROM {
-            self.by_row(simd);
-        } else {
-            self.by_unit(simd);
-        }
+        self.by_row(simd);
     }
 }
 
@@ -212,46 +135,6 @@ impl Kernel for LiveUnitsOfLists<'_> {
 #[inline(always)]
 fn four_units<'a, W: Copy + Default>(weights: &'a UnitRows<W>, units: &[u32; 4]) -> [&'a [W]; 4] {
     units.map(|unit| weights.unit(unit as usize))
-}
-
-/// The dot products of one padded weight row with four rows.
-#[inline(always)]
-fn unit_dots<S: Simd, A: Arithmetic>(simd: S, w: &[A::Word], rows: [&[A::Word]; 4]) -> [A::Sum; 4] {
-    let inputs = rows[0].len();
-    assert!(rows.iter().all(|x| x.len() == inputs));
-    assert!(w.len() >= inputs);
-    let whole = inputs / LANES;
-    let mut chains = [[A::splat(simd, A::Word::default()); 4]; 2];
-    // SAFETY: whole blocks are within `inputs`, and the tail reads what is left.
-    unsafe {
-        for pair in 0..whole / 2 {
-            for (half, chain) in chains.iter_mut().enumerate() {
-                let at = (2 * pair + half) * LANES;
-                let b = A::load(simd, w.as_ptr().add(at));
-                for j in 0..4 {
-                    let a = A::load(simd, rows[j].as_ptr().add(at));
-                    chain[j] = A::mul_add(simd, a, b, chain[j]);
-                }
-            }
-        }
-        if whole % 2 == 1 {
-            let at = (whole - 1) * LANES;
-            let b = A::load(simd, w.as_ptr().add(at));
-            for j in 0..4 {
-                let a = A::load(simd, rows[j].as_ptr().add(at));
-                chains[0][j] = A::mul_add(simd, a, b, chains[0][j]);
-            }
-        }
-        let (at, rest) = (whole * LANES, inputs % LANES);
-        if rest > 0 {
-            let b = A::load_partial(simd, w.as_ptr().add(at), rest);
-            for j in 0..4 {
-                let a = A::load_partial(simd, rows[j].as_ptr().add(at), rest);
-                chains[1][j] = A::mul_add(simd, a, b, chains[1][j]);
-            }
-        }
-    }
-    total::<S, A, 4>(simd, chains)
 }
 
 /// The dot products of a row with N padded weight rows. `next` is what comes next: its lines are asked
@@ -300,50 +183,6 @@ fn row_dots<S: Simd, A: Arithmetic, const N: usize>(
         }
     }
     total::<S, A, N>(simd, chains)
-}
-
-/// The dot products of four padded weight rows with a row each.
-#[inline(always)]
-fn pair_dots<S: Simd, A: Arithmetic>(
-    simd: S,
-    weights: [&[A::Word]; 4],
-    rows: [&[A::Word]; 4],
-) -> [A::Sum; 4] {
-    let inputs = rows[0].len();
-    assert!(rows.iter().all(|x| x.len() == inputs));
-    assert!(weights.iter().all(|w| w.len() >= inputs));
-    let whole = inputs / LANES;
-    let mut chains = [[A::splat(simd, A::Word::default()); 4]; 2];
-    // SAFETY: whole blocks are within `inputs`, and the tail reads what is left.
-    unsafe {
-        for pair in 0..whole / 2 {
-            for (half, chain) in chains.iter_mut().enumerate() {
-                let at = (2 * pair + half) * LANES;
-                for j in 0..4 {
-                    let a = A::load(simd, rows[j].as_ptr().add(at));
-                    let b = A::load(simd, weights[j].as_ptr().add(at));
-                    chain[j] = A::mul_add(simd, a, b, chain[j]);
-                }
-            }
-        }
-        if whole % 2 == 1 {
-            let at = (whole - 1) * LANES;
-            for j in 0..4 {
-                let a = A::load(simd, rows[j].as_ptr().add(at));
-                let b = A::load(simd, weights[j].as_ptr().add(at));
-                chains[0][j] = A::mul_add(simd, a, b, chains[0][j]);
-            }
-        }
-        let (at, rest) = (whole * LANES, inputs % LANES);
-        if rest > 0 {
-            for j in 0..4 {
-                let a = A::load_partial(simd, rows[j].as_ptr().add(at), rest);
-                let b = A::load_partial(simd, weights[j].as_ptr().add(at), rest);
-                chains[1][j] = A::mul_add(simd, a, b, chains[1][j]);
-            }
-        }
-    }
-    total::<S, A, 4>(simd, chains)
 }
 
 /// The dot products of padded weight rows with the blocks of a row, and with what the row has after

@@ -158,7 +158,6 @@ impl BytePanels {
 pub(crate) struct UnitRows<W = f32> {
     data: Aligned<W>,
     inputs: usize,
-    outputs: usize,
 }
 
 impl<W: Copy + Default> UnitRows<W> {
@@ -172,15 +171,11 @@ impl<W: Copy + Default> UnitRows<W> {
                 *w = weight(i, o);
             }
         }
-        UnitRows { data, inputs, outputs }
+        UnitRows { data, inputs }
     }
 
     pub(crate) fn inputs(&self) -> usize {
         self.inputs
-    }
-
-    pub(crate) fn outputs(&self) -> usize {
-        self.outputs
     }
 
     pub(crate) fn bytes(&self) -> usize {

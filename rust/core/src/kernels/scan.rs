@@ -110,7 +110,7 @@ impl Quantize<'_> {
     fn rows<S: Simd, const ONE: bool>(self, simd: S) {
         let Quantize { rows, inverse, offset, mut bytes, invalid } = self;
         let columns = rows.columns();
-        for r in 0..rows.rows() {
+        for (r, invalid) in invalid[..rows.rows()].iter_mut().enumerate() {
             let row = rows.row(r);
             let bytes = bytes.row(r);
             if r == 0 {
@@ -158,7 +158,7 @@ impl Quantize<'_> {
             bytes[columns..].fill(0);
             let [a, b, c, d] = finite;
             let finite = simd.add(simd.add(a, b), simd.add(c, d));
-            invalid[r] |= simd.nonzero(finite) != 0;
+            *invalid |= simd.nonzero(finite) != 0;
         }
     }
 }

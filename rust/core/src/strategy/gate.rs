@@ -311,18 +311,9 @@ where
 {
     let n = rows.rows();
     output.clear(n);
-    let GateScratch { live, live_spans, unit_starts, unit_rows, blocks, .. } = scratch;
+    let GateScratch { live, live_spans, blocks, .. } = scratch;
     let spans = &live_spans[..n];
-    isa.run(LiveUnits::<A> {
-        rows,
-        weights,
-        output,
-        live,
-        spans,
-        unit_starts: &mut unit_starts[..=weights.outputs()],
-        unit_rows,
-        blocks,
-    });
+    isa.run(LiveUnits::<A> { rows, weights, output, live, spans, blocks });
     spans.iter().map(|span| span.len).sum()
 }
 
