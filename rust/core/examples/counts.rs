@@ -1,0 +1,156 @@
+//! Calls to count instructions of: `counts` lists their names, `counts NAME` makes one.
+//!
+//! `benches/counts.py` runs it under callgrind, which counts inside [`counted`] alone. Each call is a
+//! forward pass with AVX2 (callgrind knows no AVX-512) on weights and rows that are always the same;
+//! memory is touched and buffers have grown before.
+
+use std::process::ExitCode;
+
+use lrgate::{
+    Activation, ClassPlan, Gate, Isa, Layer, LayerPlan, Network, Plan, Precision, Quantization,
+    Result, Rows, Strategy,
+};
+
+/// What a case runs.
+#[derive(Clone, Copy)]
+struct Case {
+    strategy: Strategy,
+    precision: Precision,
+    rows: usize,
+    widths: &'static [usize],
+}
+
+/// Widths around a hidden layer; a gate cannot be on the last one.
+const LAYER: &[usize] = &[400, 300, 16];
+const NETWORK: &[usize] = &[784, 500, 300, 10];
+const RANK: usize = 24;
+
+fn cases() -> Vec<(String, Case)> {
+    let mut all = Vec::new();
+    for (widths, what) in [(LAYER, "layer"), (NETWORK, "network")] {
+        for precision in Precision::ALL {
+            for strategy in Strategy::ALL {
+                for rows in [1, 64] {
+                    // Of whole networks one is enough: gates first, where there can be some.
+                    if widths == LAYER || strategy == Strategy::Gate {
+                        let name =
+                            format!("{what}-{}-{}-{rows}", precision.name(), strategy.name());
+                        all.push((name, Case { strategy, precision, rows, widths }));
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+fn main() -> ExitCode {
+    let Ok(isa) = Isa::by_name("avx2") else {
+        eprintln!("this machine has no AVX2");
+        return ExitCode::from(3);
+    };
+    let cases = cases();
+    let Some(wanted) = std::env::args().nth(1) else {
+        for (name, _) in &cases {
+            println!("{name}");
+        }
+        return ExitCode::SUCCESS;
+    };
+    let Some((_, case)) = cases.iter().find(|(name, _)| *name == wanted) else {
+        eprintln!("no case is named {wanted:?}");
+        return ExitCode::from(2);
+    };
+    if let Err(error) = case.run(isa) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+impl Case {
+    fn run(self, isa: Isa) -> Result<()> {
+        let network = self.network(isa)?;
+        let data = self.data();
+        let columns = network.input_size();
+        let rows = Rows::f32(&data, self.rows, columns, columns)?;
+        let mut out = vec![1.0; self.rows * network.output_size()];
+        network.forward(rows, &mut out, Some(1))?;
+        counted(&network, rows, &mut out)
+    }
+
+    fn network(self, isa: Isa) -> Result<Network> {
+        let mut random = Random(1);
+        let last = self.widths.len() - 2;
+        let (mut layers, mut gates) = (Vec::new(), Vec::new());
+        for (i, pair) in self.widths.windows(2).enumerate() {
+            let (d, h) = (pair[0], pair[1]);
+            let weight = random.values(d * h);
+            // About an eighth of the units are on.
+            let bias = vec![-0.5 * (d as f32 / 8.0).sqrt(); h];
+            let activation = if i == last { Activation::Identity } else { Activation::Relu };
+            layers.push(Layer::new(weight, bias, d, activation));
+            let (u, v) = (random.values(d * RANK), random.values(RANK * h));
+            let gate = Gate::new(u, v, vec![-6.0 * (d as f32 / 64.0).sqrt(); h], RANK);
+            let range = 4.0 * (d as f32 / 24.0).sqrt();
+            let byte = self.precision == Precision::Int8;
+            let gate = if byte { gate.with_range(vec![[-range, range]; RANK]) } else { gate };
+            gates.push((i < last && self.strategy == Strategy::Gate).then_some(gate));
+        }
+        let plan = |i: usize| {
+            let strategy = if i == last && self.strategy == Strategy::Gate {
+                Strategy::Skip
+            } else {
+                self.strategy
+            };
+            LayerPlan { strategy, precision: self.precision }
+        };
+        let layers_plan = (0..=last).map(plan).collect();
+        let network = Network::with_isa(layers, None, isa)?.with_gates(gates)?;
+        let network = if self.precision == Precision::Int8 {
+            let bytes = |_| Some(Quantization::new(vec![1.0 / 64.0], vec![0.0]));
+            network.with_quantization((0..=last).map(bytes).collect())?
+        } else {
+            network
+        };
+        network.with_plan(Plan::new(vec![ClassPlan { rows: 1, layers: layers_plan }])?)
+    }
+
+    /// Rows of which a fifth of the values, in runs as in images, are not zero.
+    fn data(self) -> Vec<f32> {
+        let mut random = Random(2);
+        let mut data = vec![0.0; self.rows * self.widths[0]];
+        for run in data.chunks_mut(10) {
+            if random.bits().is_multiple_of(5) {
+                run.fill_with(|| random.value().abs());
+            }
+        }
+        data
+    }
+}
+
+/// The calls that are counted, apart from all else.
+#[inline(never)]
+fn counted(network: &Network, rows: Rows<'_>, out: &mut [f32]) -> Result<()> {
+    network.forward(rows, out, Some(1))
+}
+
+/// splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in [-1, 1).
+    fn value(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn values(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.value()).collect()
+    }
+}
