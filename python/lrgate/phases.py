@@ -18,7 +18,7 @@ from lrgate.runtime import num_threads
 
 __all__ = ["Peaks", "PhaseProfile", "Phases", "measure_phases"]
 
-_HEADER: Final = " #  phase               us/row   bytes/row     ops/row  bound us  bound by  share"
+_HEADER: Final = " #  phase                us/row   bytes/row     ops/row  bound us  bound by share"
 # A first-level cache holds at least as much, where its size is not known.
 _LEAST_L1: Final = 32 << 10
 # Bytes that stand for memory: twice the largest cache, within these limits.
@@ -102,14 +102,14 @@ class PhaseProfile:
     def __str__(self) -> str:
         """One line of the table."""
         layer = "" if self.layer is None else self.layer
-        line = f"{layer:>2}  {self.phase:<15} {self.seconds * 1e6:10.3f}"
+        line = f"{layer:>2}  {self.phase:<17} {self.seconds * 1e6:9.3f}"
         if self.bytes is None or self.operations is None or self.bound_seconds is None:
             return line
         share = self.share_of_bound
         return (
             f"{line} {self.bytes:11,.0f} {self.operations:11,.0f} "
             f"{self.bound_seconds * 1e6:9.3f}  {self.bound_by:<8} "
-            f"{'-' if share is None else format(share, '.2f'):>6}"
+            f"{'-' if share is None else format(share, '.2f'):>5}"
         )
 
 
@@ -161,10 +161,11 @@ class Phases:
             [
                 _HEADER,
                 *(str(phase) for phase in self.phases),
-                f"    {'all':<15} {self.seconds_per_row * 1e6:10.3f}",
+                f"    {'all':<17} {self.seconds_per_row * 1e6:9.3f}",
                 f"{self.rows} rows, {self.batch_size} a call, {self.instruction_set}, one thread",
                 f"weights in use: {self.weight_bytes * 1e-6:.2f} MB, in {self.level}",
-                f"measured here: GB/s from {bandwidth}; 1e9 operations/s: {rates}",
+                f"measured here, GB/s: {bandwidth}",
+                f"measured here, 1e9 operations/s: {rates}",
             ]
         )
 

@@ -75,7 +75,17 @@ impl Case {
         let rows = Rows::f32(&data, self.rows, columns, columns)?;
         let mut out = vec![1.0; self.rows * network.output_size()];
         network.forward(rows, &mut out, Some(1))?;
-        counted(&network, rows, &mut out)
+        counted(&network, rows, &mut out)?;
+        // What is counted must be what the case is named for: some units, not all, and some outputs.
+        for (i, layer) in network.count(rows, self.rows)?.into_iter().enumerate() {
+            let all = (self.rows * self.widths[i + 1]) as u64;
+            println!("layer {i}: {} of {all} computed, {} not zero", layer.computed, layer.outputs);
+            if self.strategy == Strategy::Gate && i + 2 < self.widths.len() {
+                assert!(20 * layer.computed > all && 2 * layer.computed < all, "an idle gate");
+            }
+            assert!(layer.outputs > 0, "an idle layer");
+        }
+        Ok(())
     }
 
     fn network(self, isa: Isa) -> Result<Network> {

@@ -2,9 +2,8 @@
 //!
 //! A forward pass tells its observer of each step that is done ([`Step`]); here a clock is read each
 //! time, so that every step meets the caches as they are in use. Where one kernel does two things, they
-//! are one phase, but for the epilogue of dense and skip (bias, activation, the form that the next
-//! layer reads): it is timed apart, as a layer of one input that is zero, and taken from the product's
-//! time.
+//! are one phase, but for the epilogue of skip (bias, activation, the form that the next layer reads):
+//! it is timed apart, by the same kernel on rows whose inputs are all zero, and subtracted.
 //!
 //! What a phase must do is counted on the same rows: weights once per tile, as far as any of its rows
 //! needs them, what belongs to a row once per row, and products of what is not zero.
@@ -13,17 +12,13 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::forward::Observer;
-use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
-use crate::kernels::dense::RowsTimesPanels;
-use crate::kernels::emit::{Emit, Output};
-use crate::kernels::{DenseRows, DenseRowsMut, Panels, Span};
+use crate::kernels::{ByteLists, DenseRows, DenseRowsMut, Lists, Span};
 use crate::measure::{check_sample, clock_overhead, median};
 use crate::network::Network;
 use crate::plan::{ClassPlan, Precision, Strategy};
 use crate::rows::{Data, Rows};
-use crate::simd::Isa;
-use crate::strategy::{Input, Needs, PackedGate, Step};
-use crate::workspace::Buffer;
+use crate::strategy::{self, Input, Needs, PackedGate, Step};
+use crate::workspace::{Buffer, GateScratch};
 
 /// A part of the work for one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,9 +42,11 @@ pub enum Phase {
     Clear,
     /// Gate: dot products of live units, bias and activation, one by one.
     Dots,
-    /// Dense and skip: products and their sums, without the epilogue.
+    /// Dense: products, bias and activation, in one kernel.
+    MultiplyEpilogue,
+    /// Skip: products and their sums, without the epilogue.
     Multiply,
-    /// Dense and skip: bias, activation, and the form that the next layer reads.
+    /// Skip: bias, activation, and the form that the next layer reads.
     Epilogue,
     /// An activation that is not fused.
     Activation,
@@ -57,7 +54,7 @@ pub enum Phase {
 
 impl Phase {
     /// All of them, in the order in which they run.
-    pub const ALL: [Phase; 12] = [
+    pub const ALL: [Phase; 13] = [
         Phase::Convert,
         Phase::ConvertScan,
         Phase::Quantize,
@@ -67,6 +64,7 @@ impl Phase {
         Phase::ScoreThreshold,
         Phase::Clear,
         Phase::Dots,
+        Phase::MultiplyEpilogue,
         Phase::Multiply,
         Phase::Epilogue,
         Phase::Activation,
@@ -84,6 +82,7 @@ impl Phase {
             Phase::ScoreThreshold => "score+threshold",
             Phase::Clear => "clear",
             Phase::Dots => "dots+epilogue",
+            Phase::MultiplyEpilogue => "multiply+epilogue",
             Phase::Multiply => "multiply",
             Phase::Epilogue => "epilogue",
             Phase::Activation => "activation",
@@ -138,8 +137,11 @@ fn phase_of(step: Step<'_>, strategy: Strategy) -> Phase {
         Step::Estimated => Phase::Estimate,
         Step::Chosen(..) => Phase::ScoreThreshold,
         Step::Cleared => Phase::Clear,
-        Step::Multiplied if strategy == Strategy::Gate => Phase::Dots,
-        Step::Multiplied => Phase::Multiply,
+        Step::Multiplied => match strategy {
+            Strategy::Dense => Phase::MultiplyEpilogue,
+            Strategy::Skip => Phase::Multiply,
+            Strategy::Gate => Phase::Dots,
+        },
         Step::Finished => Phase::Activation,
     }
 }
@@ -253,11 +255,13 @@ impl Traffic<'_> {
     fn write(&mut self, layer: usize, n: f64, written: f64) {
         let (_, h) = self.shape(layer);
         let plan = self.class.layers[layer];
-        if plan.strategy == Strategy::Gate {
-            self.add(layer, Phase::Dots, 0.0, written, 0.0);
-        } else {
-            let constants = if plan.precision == Precision::Int8 { 8.0 } else { 4.0 };
-            self.add(layer, Phase::Epilogue, constants * h, written, 2.0 * n * h);
+        let constants = if plan.precision == Precision::Int8 { 8.0 } else { 4.0 } * h;
+        match plan.strategy {
+            Strategy::Dense => {
+                self.add(layer, Phase::MultiplyEpilogue, constants, written, 2.0 * n * h);
+            }
+            Strategy::Skip => self.add(layer, Phase::Epilogue, constants, written, 2.0 * n * h),
+            Strategy::Gate => self.add(layer, Phase::Dots, 0.0, written, 0.0),
         }
     }
 
@@ -352,15 +356,23 @@ impl Observer for Traffic<'_> {
         let ((d, h), width) = (self.shape(layer), self.width(layer));
         let list = (4.0 + width) * entries;
         match self.class.layers[layer].strategy {
-            Strategy::Dense if input.dense.is_some() || input.bytes.is_some() => {
-                self.add(layer, Phase::Multiply, d * h * width, n * d * width, 2.0 * n * d * h);
+            Strategy::Dense => {
+                // Rows that come as lists are skipped through.
+                let (read, list, entries) = match (input.dense, input.bytes) {
+                    (None, None) => (used, list, entries),
+                    _ => (d, n * d * width, n * d),
+                };
+                let phase = Phase::MultiplyEpilogue;
+                self.add(layer, phase, read * h * width, list, 2.0 * entries * h);
+            }
+            Strategy::Skip => {
+                self.add(layer, Phase::Multiply, used * h * width, list, 2.0 * entries * h);
             }
             Strategy::Gate => {
                 let (rank, _) = self.gate(layer);
                 let weights = used * rank * width;
                 self.add(layer, Phase::Estimate, weights, list, 2.0 * entries * rank);
             }
-            _ => self.add(layer, Phase::Multiply, used * h * width, list, 2.0 * entries * h),
         }
     }
 
@@ -446,7 +458,7 @@ impl Network {
         let (work, weight_bytes) = self.work(class, rows, batch);
         let (mut times, seconds) = self.phase_seconds(class, rows, batch, time)?;
         for (i, times) in times.iter_mut().enumerate() {
-            if class.layers[i].strategy != Strategy::Gate {
+            if class.layers[i].strategy == Strategy::Skip {
                 let n = batch.min(rows.rows).min(self.tile());
                 let fused = times[index(Phase::Multiply)];
                 let epilogue = self.epilogue_seconds(class, i, n).min(fused);
@@ -480,9 +492,11 @@ impl Network {
         let gate = self.layers[layer].gate.as_deref();
         match phase {
             Phase::ScoreThreshold if gate.is_some_and(PackedGate::scores_bytes) => Precision::Int8,
-            Phase::Estimate | Phase::ScoreThreshold | Phase::Dots | Phase::Multiply => {
-                class.layers[layer].precision
-            }
+            Phase::Estimate
+            | Phase::ScoreThreshold
+            | Phase::Dots
+            | Phase::MultiplyEpilogue
+            | Phase::Multiply => class.layers[layer].precision,
             _ => Precision::F32,
         }
     }
@@ -577,58 +591,42 @@ impl Network {
         Ok((phases.collect(), median(&mut calls)))
     }
 
-    /// Seconds per row of a layer's epilogue: the median of runs of a layer of one input, which is
-    /// zero.
+    /// Seconds per row of a skip layer's epilogue: the median of runs of its kernel on `n` rows whose
+    /// inputs are all zero.
     fn epilogue_seconds(&self, class: &ClassPlan, i: usize, n: usize) -> f64 {
-        let layer = self.layers[i].packed.layer();
-        let outputs = layer.outputs();
+        let (parts, plan) = (self.layers[i].parts(), class.layers[i]);
+        let layer = parts.layer.layer();
+        let (columns, outputs) = (layer.inputs(), layer.outputs());
+        let spans = vec![Span::default(); n];
+        let words = vec![0; n * columns.div_ceil(4)];
+        let input = Input {
+            rows: n,
+            dense: None,
+            lists: Some(Lists { columns, index: &[], value: &[], spans: &spans }),
+            bytes: Some(DenseRows::new(&words, n, columns.div_ceil(4), columns.div_ceil(4))),
+            byte_lists: Some(ByteLists { columns, index: &[], value: &[], spans: &spans }),
+        };
         let needs = match class.layers.get(i + 1) {
             Some(next) if !layer.activation().needs_finish() => next.needs(),
             _ => Needs { dense: true, ..Needs::default() },
         };
-        let (floats, bytes) =
-            (EmptyLayer::<Floats>::new(n, outputs), EmptyLayer::<Bytes>::new(n, outputs));
-        let mut buffer = Buffer::new();
+        let (mut buffer, mut scratch) = (Buffer::new(), GateScratch::default());
         let mut last = vec![0.0; n * outputs];
         let mut run = |repeats: usize| {
             let start = Instant::now();
             for _ in 0..repeats {
-                let mut output = self.layers[i].parts().output(class.layers[i].precision);
+                let mut output = parts.output(plan.precision);
                 if i + 1 < self.layers.len() {
                     buffer.write(n, outputs, needs, self.quantization(i + 1), &mut output);
                 } else {
                     output.dense = Some(DenseRowsMut::new(&mut last, n, outputs, outputs));
                 }
-                match class.layers[i].precision {
-                    Precision::F32 => floats.run(self.isa, &mut output),
-                    Precision::Int8 => bytes.run(self.isa, &mut output),
-                }
+                strategy::run(plan, self.isa, parts, input, output, &mut scratch, &mut |_| ());
             }
             start.elapsed().as_secs_f64() / (repeats * n) as f64
         };
         let repeats = (20e-6 / (run(1) * n as f64).max(1e-9)).clamp(1.0, 1000.0) as usize;
         let mut times: Vec<_> = (0..21).map(|_| run(repeats)).collect();
         median(&mut times)
-    }
-}
-
-/// Rows of one input, which is zero, and weights of it.
-struct EmptyLayer<A: Arithmetic> {
-    rows: Vec<A::Word>,
-    panels: Panels<A::Word>,
-}
-
-impl<A: Arithmetic> EmptyLayer<A>
-where
-    for<'a> Output<'a>: Emit<A>,
-{
-    fn new(rows: usize, outputs: usize) -> Self {
-        let rows = vec![A::Word::default(); rows];
-        EmptyLayer { rows, panels: Panels::pack(1, outputs, |_, _| A::Word::default()) }
-    }
-
-    fn run(&self, isa: Isa, emit: &mut Output<'_>) {
-        let rows = DenseRows::new(&self.rows, self.rows.len(), 1, 1);
-        isa.run(RowsTimesPanels::<A, _> { rows, panels: &self.panels, emit });
     }
 }
