@@ -18,7 +18,7 @@ from lrgate.runtime import num_threads
 
 __all__ = ["Peaks", "PhaseProfile", "Phases", "measure_phases"]
 
-_HEADER: Final = " #  phase                us/row   bytes/row     ops/row  bound us  bound by share"
+_HEADER: Final = " #  phase                us/row  bytes/row    ops/row  bound us  bound by share"
 # A first-level cache holds at least as much, where its size is not known.
 _LEAST_L1: Final = 32 << 10
 # Bytes that stand for memory: twice the largest cache, within these limits.
@@ -107,7 +107,7 @@ class PhaseProfile:
             return line
         share = self.share_of_bound
         return (
-            f"{line} {self.bytes:11,.0f} {self.operations:11,.0f} "
+            f"{line} {self.bytes:10,.0f} {self.operations:10,.0f} "
             f"{self.bound_seconds * 1e6:9.3f}  {self.bound_by:<8} "
             f"{'-' if share is None else format(share, '.2f'):>5}"
         )
