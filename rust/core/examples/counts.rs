@@ -1,8 +1,8 @@
-//! Calls to count instructions of: `counts` lists their names, `counts NAME` makes one.
+//! Calls to count instructions of: `counts` lists cases, `counts NAME` runs one.
 //!
-//! `benches/counts.py` runs it under callgrind, which counts inside [`counted`] alone. Each call is a
-//! forward pass with AVX2 (callgrind knows no AVX-512) on weights and rows that are always the same;
-//! memory is touched and buffers have grown before.
+//! `benches/counts.py` runs it under callgrind, which counts inside [`counted`] alone: forward passes
+//! over 64 rows, one a call or all in one, with AVX2 (callgrind knows no AVX-512), on weights and rows
+//! that are always the same. Before that, a call touches memory and makes buffers grow.
 
 use std::process::ExitCode;
 
@@ -24,13 +24,15 @@ struct Case {
 const LAYER: &[usize] = &[400, 300, 16];
 const NETWORK: &[usize] = &[784, 500, 300, 10];
 const RANK: usize = 24;
+/// Rows of a case: in one call, or in a call each.
+const ROWS: usize = 64;
 
 fn cases() -> Vec<(String, Case)> {
     let mut all = Vec::new();
     for (widths, what) in [(LAYER, "layer"), (NETWORK, "network")] {
         for precision in Precision::ALL {
             for strategy in Strategy::ALL {
-                for rows in [1, 64] {
+                for rows in [1, ROWS] {
                     // Of whole networks one is enough: gates first, where there can be some.
                     if widths == LAYER || strategy == Strategy::Gate {
                         let name =
@@ -70,15 +72,18 @@ fn main() -> ExitCode {
 impl Case {
     fn run(self, isa: Isa) -> Result<()> {
         let network = self.network(isa)?;
-        let data = self.data();
-        let columns = network.input_size();
-        let rows = Rows::f32(&data, self.rows, columns, columns)?;
+        let (data, columns) = (self.data(), network.input_size());
+        let calls: Vec<_> = data
+            .chunks_exact(self.rows * columns)
+            .map(|rows| Rows::f32(rows, self.rows, columns, columns))
+            .collect::<Result<_>>()?;
         let mut out = vec![1.0; self.rows * network.output_size()];
-        network.forward(rows, &mut out, Some(1))?;
-        counted(&network, rows, &mut out)?;
+        network.forward(calls[0], &mut out, Some(1))?;
+        counted(&network, &calls, &mut out)?;
+        let rows = Rows::f32(&data, ROWS, columns, columns)?;
         // What is counted must be what the case is named for: some units, not all, and some outputs.
         for (i, layer) in network.count(rows, self.rows)?.into_iter().enumerate() {
-            let all = (self.rows * self.widths[i + 1]) as u64;
+            let all = (ROWS * self.widths[i + 1]) as u64;
             println!("layer {i}: {} of {all} computed, {} not zero", layer.computed, layer.outputs);
             if self.strategy == Strategy::Gate && i + 2 < self.widths.len() {
                 assert!(40 * layer.computed > all && 2 * layer.computed < all, "an idle gate");
@@ -131,7 +136,7 @@ impl Case {
     /// Rows of which a fifth of the values, in runs as in images, are not zero.
     fn data(self) -> Vec<f32> {
         let mut random = Random(2);
-        let mut data = vec![0.0; self.rows * self.widths[0]];
+        let mut data = vec![0.0; ROWS * self.widths[0]];
         for run in data.chunks_mut(10) {
             if random.bits().is_multiple_of(5) {
                 run.fill_with(|| random.value().abs());
@@ -143,8 +148,8 @@ impl Case {
 
 /// The calls that are counted, apart from all else.
 #[inline(never)]
-fn counted(network: &Network, rows: Rows<'_>, out: &mut [f32]) -> Result<()> {
-    network.forward(rows, out, Some(1))
+fn counted(network: &Network, calls: &[Rows<'_>], out: &mut [f32]) -> Result<()> {
+    calls.iter().try_for_each(|rows| network.forward(*rows, out, Some(1)))
 }
 
 /// splitmix64.
