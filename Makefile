@@ -3,6 +3,7 @@
 #   make demo    install lrgate and run the demo
 #   make test    all Rust and Python tests, on every instruction set of this machine
 #   make lint    formatting, lints, types, documentation
+#   make counts  instructions of kernels against those on record (x86-64 Linux, valgrind)
 #   make bench   all benchmarks
 #   make clean   remove what the other targets made
 #
@@ -28,7 +29,7 @@ EXTRAS_test := [test,train]
 EXTRAS_lint := [lint]
 EXTRAS_bench := [bench]
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint counts bench clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -69,6 +70,9 @@ lint: $(VENV)/installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict python/lrgate
 	MYPYPATH=python $(BIN)/stubtest lrgate._core
+
+counts: | $(BIN)/python
+	CARGO=$(CARGO) $(BIN)/python benches/counts.py
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m pytest --benchmark-only

@@ -16,6 +16,7 @@ from lrgate.model import Activation, Gate, Layer, Quantization
 from lrgate.monitoring import Monitor, MonitorReport
 from lrgate.network import Network
 from lrgate.optimize import optimize
+from lrgate.phases import PhaseProfile, Phases
 from lrgate.profiles import LayerProfile, Profile
 from lrgate.reports import ClassReport, LayerReport, Report
 from lrgate.runtime import num_threads, set_num_threads, show_config
@@ -31,6 +32,8 @@ __all__ = [
     "Monitor",
     "MonitorReport",
     "Network",
+    "PhaseProfile",
+    "Phases",
     "Profile",
     "Quantization",
     "Report",

@@ -79,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--batch-size", type=_count, metavar="N", help="rows a call; all by default"
     )
+    command.add_argument(
+        "--phases",
+        action="store_true",
+        help="show each layer's phases: time, bytes, operations, and the bound that they set",
+    )
     _add_measuring(command, seconds=1.0)
     command.set_defaults(run=_profile)
 
@@ -142,7 +147,8 @@ def _profile(arguments: argparse.Namespace) -> None:
         rows = net.probe.x
     else:
         raise ValueError(f"{arguments.file}: the network has no probe rows, so --rows is needed")
-    result = net.profile(rows, batch_size=arguments.batch_size, seconds=arguments.seconds)
+    profile = net.phases if arguments.phases else net.profile
+    result = profile(rows, batch_size=arguments.batch_size, seconds=arguments.seconds)
     _print(result.to_dict() if arguments.json else result)
 
 

@@ -34,6 +34,7 @@ from lrgate.model import (
     as_range,
 )
 from lrgate.monitoring import Monitor
+from lrgate.phases import Phases, measure_phases
 from lrgate.profiles import LayerProfile, Profile
 from lrgate.reports import Report
 
@@ -659,12 +660,7 @@ class Network(_core.Network):
             Per layer: strategy, precision, densities, computed share, recall, lost energy, share of
             dense multiply-adds, time per row. ``print`` shows a table.
         """
-        if np.ndim(x) == 1 and not hasattr(x, "tocsr"):
-            x = np.asarray(x)[None]
-        rows = x.shape[0] if hasattr(x, "shape") else len(x)
-        size = max(rows, 1) if batch_size is None else batch_size
-        if size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {size}")
+        x, rows, size = _sample(x, batch_size)
         raw = self.engine.profile(x, size, seconds)
         layers = tuple(
             _layer_profile(layer, before, values)
@@ -673,6 +669,36 @@ class Network(_core.Network):
             )
         )
         return Profile(layers, rows, size, _core.isa())
+
+    def phases(self, x: Any, *, batch_size: int | None = None, seconds: float = 1.0) -> Phases:
+        """Where the time of calls goes, phase by phase, beside the least that it could be here.
+
+        Each phase of each layer (finding non-zeros, a gate's estimate and scores, products, bias
+        and activation, ...) is timed inside real forward passes. Its bound is the longer of loading
+        the bytes that it must read and doing the operations that it must do on these rows, at rates
+        that are measured too.
+
+        Parameters
+        ----------
+        x : array-like or scipy.sparse (n, d)
+            Real input rows.
+        batch_size : int, optional
+            Rows per call; all of them by default.
+        seconds : float
+            Measure for about this long.
+
+        Returns
+        -------
+        lrgate.phases.Phases
+            Per phase: time, bytes, operations and bound per row. ``print`` shows a table.
+
+        Raises
+        ------
+        ValueError
+            If `x` has no rows or rows of another width, or `batch_size` is below 1.
+        """
+        x, _, size = _sample(x, batch_size)
+        return measure_phases(self, x if hasattr(x, "shape") else np.asarray(x), size, seconds)
 
     def layer_inputs(self, x: Any) -> list[npt.NDArray[np.float32]]:
         """Every layer's input on these rows: what gates are fitted on.
@@ -862,6 +888,17 @@ def _full(values: Float32Array, order: Int32Array | None, width: int) -> Float32
     result = np.zeros((len(values), width), np.float32)
     result[:, order] = values
     return result
+
+
+def _sample(x: Any, batch_size: int | None) -> tuple[Any, int, int]:
+    """Rows to profile, how many they are, and rows a call."""
+    if np.ndim(x) == 1 and not hasattr(x, "tocsr"):
+        x = np.asarray(x)[None]
+    rows = x.shape[0] if hasattr(x, "shape") else len(x)
+    size = max(rows, 1) if batch_size is None else batch_size
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {size}")
+    return x, rows, size
 
 
 def _layer_profile(layer: Layer, before: Int32Array | None, values: dict[str, Any]) -> LayerProfile:

@@ -13,7 +13,7 @@ use crate::network::{InputMap, Network, Quantization};
 use crate::plan::{ClassPlan, Precision, Strategy};
 use crate::pool;
 use crate::rows::{Data, Rows};
-use crate::strategy::{self, Input, Needs};
+use crate::strategy::{self, Input, Needs, Step};
 use crate::workspace::{Buffer, Workspace};
 
 /// Rows of a full tile: enough to read a layer's weights from L3 rarely, few enough that the tile's
@@ -37,6 +37,9 @@ pub(crate) trait Observer {
     fn before(&mut self, layer: usize, input: Input<'_>);
     /// It has run, computing `computed` units over all rows of the tile.
     fn after(&mut self, layer: usize, rows: usize, computed: usize);
+    /// A step of a layer's work, or of reading the rows before the first, is done.
+    #[inline(always)]
+    fn step(&mut self, _step: Step<'_>) {}
     /// The last layer's output.
     fn output(&mut self, _rows: DenseRows<'_>) {}
 }
@@ -154,9 +157,10 @@ impl Network {
         invalid.clear();
         invalid.resize(n, false);
         let mut needs = Self::needs::<O>(class, 0);
-        let mut input = self.read(rows, needs, from, to, invalid);
+        let mut input = self.read(rows, needs, from, to, invalid, observer);
         if !needs.int8() && class.layers.iter().any(|layer| layer.precision == Precision::Int8) {
             mark_invalid(input, invalid);
+            observer.step(Step::Checked);
         }
         for (i, layer) in self.layers.iter().enumerate() {
             let plan = class.layers[i];
@@ -189,27 +193,35 @@ impl Network {
             } else {
                 output.dense = Some(DenseRowsMut::new(out, n, outputs, outputs));
             }
-            let computed = strategy::run(plan, self.isa, layer.parts(), input, output, scratch);
+            let step = &mut |step: Step<'_>| observer.step(step);
+            let parts = layer.parts();
+            let computed = strategy::run(plan, self.isa, parts, input, output, scratch, step);
+            observer.step(Step::Multiplied);
             if i == last {
                 if finish {
                     out.chunks_exact_mut(outputs).for_each(|row| activation.finish_row(row));
+                    observer.step(Step::Finished);
                 }
                 observer.after(i, n, computed);
                 break;
             }
             if finish {
                 to.finish_rows(n, outputs, activation);
+                observer.step(Step::Finished);
                 if needs.lists {
                     let (rows, lists) = to.rescan(n, outputs);
                     self.isa.run(Scan { rows, lists });
+                    observer.step(Step::Scanned);
                 }
                 if let Some(quantization) = self.quantization(i + 1).filter(|_| needs.int8()) {
                     let (rows, bytes) = to.requantize(n, outputs);
                     self.quantize(rows, bytes, quantization, invalid);
+                    observer.step(Step::Quantized);
                 }
             }
             if scan {
                 self.isa.run(to.scan_bytes(n, outputs));
+                observer.step(Step::Scanned);
             } else if needs.byte_lists {
                 to.fill_fours(n);
             }
@@ -235,24 +247,27 @@ impl Network {
     }
 
     /// The first layer's input from the caller's rows, in place where it can be.
-    fn read<'a>(
+    fn read<'a, O: Observer>(
         &self,
         rows: Rows<'a>,
         needs: Needs,
         buffer: &'a mut Buffer,
         spare: &mut Buffer,
         invalid: &mut [bool],
+        observer: &mut O,
     ) -> Input<'a> {
         let Rows { rows: n, columns, data } = rows;
         if let Some(quantization) = self.quantization(0).filter(|_| needs.int8()) {
             self.read_bytes(rows, quantization, buffer, spare, invalid);
+            observer.step(Step::Quantized);
             if needs.byte_lists {
                 self.isa.run(buffer.scan_bytes(n, columns));
+                observer.step(Step::Scanned);
             }
             return buffer.input(n, columns, needs);
         }
         if let Some(map) = &self.map_on_read {
-            return self.read_mapped(rows, map, needs, buffer);
+            return self.read_mapped(rows, map, needs, buffer, observer);
         }
         match data {
             Data::F32 { data, stride } => {
@@ -260,6 +275,7 @@ impl Network {
                 if needs.lists {
                     let lists = buffer.write_lists(n, columns);
                     self.isa.run(Scan { rows: dense, lists });
+                    observer.step(Step::Scanned);
                 }
                 let lists = needs.lists.then(|| buffer.lists(n, columns));
                 Input { rows: n, dense: Some(dense), lists, bytes: None, byte_lists: None }
@@ -267,6 +283,11 @@ impl Network {
             Data::U8 { data, stride } => {
                 let (dense, lists) = buffer.write_floats(n, columns, needs);
                 self.isa.run(FromBytes { data, stride, rows: n, columns, dense, lists });
+                observer.step(if needs.lists {
+                    Step::ConvertedAndScanned
+                } else {
+                    Step::Converted
+                });
                 buffer.input(n, columns, needs)
             }
             Data::Csr { starts, index, value } => {
@@ -326,12 +347,13 @@ impl Network {
     }
 
     /// The first layer's input where the map is not folded into the weights.
-    fn read_mapped<'a>(
+    fn read_mapped<'a, O: Observer>(
         &self,
         rows: Rows<'a>,
         map: &InputMap,
         needs: Needs,
         buffer: &'a mut Buffer,
+        observer: &mut O,
     ) -> Input<'a> {
         let (n, columns) = (rows.rows, rows.columns);
         let needs = Needs { dense: true, ..needs };
@@ -345,9 +367,11 @@ impl Network {
                 }
             }
         }
+        observer.step(Step::Converted);
         if needs.lists {
             let (rows, lists) = buffer.rescan(n, columns);
             self.isa.run(Scan { rows, lists });
+            observer.step(Step::Scanned);
         }
         buffer.input(n, columns, needs)
     }

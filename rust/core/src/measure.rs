@@ -89,7 +89,7 @@ impl Count<'_> {
             Input { rows: n, dense: Some(rows), lists: None, bytes: None, byte_lists: None };
         let plan = LayerPlan { strategy: Strategy::Dense, precision: Precision::F32 };
         let isa = self.network.isa;
-        strategy::run(plan, isa, parts, input, to, &mut GateScratch::default());
+        strategy::run(plan, isa, parts, input, to, &mut GateScratch::default(), &mut |_| ());
         // What the next layer's bytes cannot tell from zero is not lost.
         if let Some(next) = self.network.quantization(layer + 1)
             && self.class.layers[layer + 1].precision == Precision::Int8
@@ -154,7 +154,7 @@ impl Observer for Clock {
 }
 
 /// What reading the clock twice takes, in nanoseconds: part of every measured layer time.
-fn clock_overhead() -> f64 {
+pub(crate) fn clock_overhead() -> f64 {
     let mut times: Vec<u128> = (0..101)
         .map(|_| {
             let start = Instant::now();
@@ -165,7 +165,7 @@ fn clock_overhead() -> f64 {
     times[times.len() / 2] as f64
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -581,7 +581,7 @@ fn precisions(layers: &[LayerPlan]) -> Vec<Precision> {
     layers.iter().map(|layer| layer.precision).collect()
 }
 
-fn check_sample(name: &str, got: usize) -> Result<()> {
+pub(crate) fn check_sample(name: &str, got: usize) -> Result<()> {
     if got > 0 {
         return Ok(());
     }

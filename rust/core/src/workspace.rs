@@ -105,7 +105,7 @@ fn grow<T: Copy + Default>(buffer: &mut Aligned<T>, len: usize) {
 }
 
 impl Buffer {
-    fn new() -> Buffer {
+    pub(crate) fn new() -> Buffer {
         Buffer {
             dense: Aligned::new(64),
             index: Aligned::new(64),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lrgate::{
-    Activation, ClassPlan, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network, Plan, Precision,
-    Quantization, Strategy,
+    Activation, ClassPlan, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network, PhaseProfile,
+    Plan, Precision, Quantization, Strategy,
 };
 use numpy::ndarray::{ArrayView1, ArrayView2};
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
@@ -225,6 +225,34 @@ impl Engine {
             .collect()
     }
 
+    /// Where the time of calls of `batch_size` rows goes: phases as dicts, seconds per row of a whole
+    /// call, bytes of weights in use.
+    fn phases<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        batch_size: usize,
+        seconds: f64,
+    ) -> PyResult<(Vec<Bound<'py, PyDict>>, f64, f64)> {
+        let x = PyRows::new(x, self.network.input_size())?;
+        let rows = x.rows()?;
+        let time = duration(seconds)?;
+        let found = py.detach(|| self.network.phases(rows, batch_size, time)).map_err(to_py)?;
+        let phase = |phase: PhaseProfile| {
+            let dict = PyDict::new(py);
+            dict.set_item("layer", phase.layer)?;
+            dict.set_item("phase", phase.phase.name())?;
+            dict.set_item("precision", phase.precision.name())?;
+            dict.set_item("seconds_per_row", phase.seconds)?;
+            dict.set_item("weight_bytes_per_row", phase.weight_bytes)?;
+            dict.set_item("row_bytes_per_row", phase.row_bytes)?;
+            dict.set_item("operations_per_row", phase.operations)?;
+            Ok(dict)
+        };
+        let phases = found.phases.into_iter().map(phase).collect::<PyResult<_>>()?;
+        Ok((phases, found.seconds, found.weight_bytes))
+    }
+
     /// Every layer's input on these rows, float32 (n, in) each.
     fn layer_inputs<'py>(
         &self,
@@ -265,7 +293,7 @@ fn to_vec(matrix: ArrayView2<'_, f32>) -> Vec<f32> {
     matrix.iter().copied().collect()
 }
 
-fn duration(seconds: f64) -> PyResult<Duration> {
+pub(crate) fn duration(seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds)
         .map_err(|_| PyValueError::new_err(format!("seconds must be at least 0, got {seconds}")))
 }

@@ -16,9 +16,10 @@ mod core_module {
     #[pymodule_export]
     use crate::network::Network;
 
-    use lrgate::{Isa, pool};
+    use lrgate::{Isa, Peaks, pool};
     use pyo3::prelude::*;
 
+    use crate::engine::duration;
     use crate::errors::{check_threads, to_py};
 
     /// Version of the crate.
@@ -39,6 +40,15 @@ mod core_module {
     #[pyfunction]
     fn available_isas() -> Vec<&'static str> {
         Isa::available().into_iter().map(Isa::name).collect()
+    }
+
+    /// The best that one core does with the instruction set in use, measured for about `seconds`: bytes
+    /// loaded a second from buffers of `sizes` bytes, operations a second on f32 and on bytes.
+    #[pyfunction]
+    fn peaks(py: Python<'_>, sizes: Vec<usize>, seconds: f64) -> PyResult<(Vec<f64>, f64, f64)> {
+        let (isa, time) = (Isa::detect().map_err(to_py)?, duration(seconds)?);
+        let peaks = py.detach(|| Peaks::measure(isa, &sizes, time));
+        Ok((peaks.bandwidth, peaks.f32_operations, peaks.int8_operations))
     }
 
     /// Threads that a call from this thread may use.

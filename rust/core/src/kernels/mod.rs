@@ -8,6 +8,7 @@
 //! | `dense.rs` | dense rows times packed panels | dense, gate's estimate and scores |
 //! | `dot.rs` | chosen units' weight rows times dense rows | gate |
 //! | `arithmetic.rs` | what a multiply-add is: of f32, or of bytes four to a word | all |
+//! | `peak.rs` | loads, and multiply-adds in L1: what a machine can do at best | profiles |
 //! | `emit.rs` | what happens to sixteen finished sums: bias, activation, store, list, threshold | all |
 //!
 //! Inside a kernel no vector operation may stand in a closure: a closure is compiled as a function of
@@ -24,6 +25,7 @@ pub(crate) mod bytes;
 pub(crate) mod dense;
 pub(crate) mod dot;
 pub(crate) mod emit;
+pub(crate) mod peak;
 pub(crate) mod scan;
 pub(crate) mod sparse;
 

@@ -10,7 +10,7 @@
 //! A row whose t holds NaN or an infinity has no estimate: all its units are computed, so that a
 //! NaN in a row comes out as NaN.
 
-use super::PackedLayer;
+use super::{PackedLayer, Step};
 use std::sync::Arc;
 
 use super::quantized::{QuantizedLayer, quantize, reference, step, word};
@@ -93,6 +93,16 @@ impl PackedGate {
         &self.gate
     }
 
+    /// Units that are scored.
+    pub(crate) fn scored(&self) -> usize {
+        self.scored
+    }
+
+    /// Whether they are scored in bytes.
+    pub(crate) fn scores_bytes(&self) -> bool {
+        self.bytes.is_some()
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         let own = self.gate.u.len() + self.gate.v.len() + self.gate.bias.len() + self.bias.len();
         own * 4
@@ -110,17 +120,21 @@ impl PackedGate {
         lists: Lists<'_>,
         mut output: Output<'_>,
         scratch: &mut GateScratch,
+        step: &mut impl FnMut(Step<'_>),
     ) -> usize {
         let n = lists.spans.len();
         let outputs = self.gate.bias.len();
         scratch.reserve(n, self.gate.rank, layer.layer.inputs(), outputs);
         self.estimate(isa, rows, lists, &mut scratch.low_rank);
+        step(Step::Estimated);
         self.choose(isa, n, scratch);
+        step(Step::Chosen(&scratch.live, &scratch.live_spans[..n]));
         let weights = layer.unit_rows();
         if let Some(rows) = rows {
-            return live_units::<Floats>(isa, rows, weights, output, scratch);
+            return live_units::<Floats>(isa, rows, weights, output, scratch, step);
         }
         output.clear(n);
+        step(Step::Cleared);
         let (live, spans) = (&*scratch.live, &scratch.live_spans[..n]);
         isa.run(LiveUnitsOfLists { lists, weights, output, live, spans });
         spans.iter().map(|span| span.len).sum()
@@ -305,12 +319,14 @@ fn live_units<A: Arithmetic>(
     weights: &UnitRows<A::Word>,
     mut output: Output<'_>,
     scratch: &mut GateScratch,
+    step: &mut impl FnMut(Step<'_>),
 ) -> usize
 where
     for<'a> Output<'a>: Finish<A>,
 {
     let n = rows.rows();
     output.clear(n);
+    step(Step::Cleared);
     let GateScratch { live, live_spans, blocks, .. } = scratch;
     let spans = &live_spans[..n];
     isa.run(LiveUnits::<A> { rows, weights, output, live, spans, blocks });
@@ -376,6 +392,7 @@ impl QuantizedGate {
         lists: ByteLists<'_>,
         output: Output<'_>,
         scratch: &mut GateScratch,
+        step: &mut impl FnMut(Step<'_>),
     ) -> usize {
         let (n, rank) = (rows.rows(), self.scores.low.len());
         let rows = rows.padded();
@@ -384,7 +401,9 @@ impl QuantizedGate {
         let mut sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
         let (panels, emit) = (&self.u, &mut sums);
         isa.run(BytesTimesPanels { lists, panels, emit });
+        step(Step::Estimated);
         self.scores.choose(isa, n, scratch);
-        live_units::<Bytes>(isa, rows, layer.unit_rows(), output, scratch)
+        step(Step::Chosen(&scratch.live, &scratch.live_spans[..n]));
+        live_units::<Bytes>(isa, rows, layer.unit_rows(), output, scratch, step)
     }
 }

@@ -15,7 +15,7 @@ pub(crate) use quantized::QuantizedLayer;
 
 use crate::error::{Error, Result};
 use crate::kernels::emit::Output;
-use crate::kernels::{Aligned, ByteLists, DenseRows, Lists, Panels, UnitRows, padded, zeros};
+use crate::kernels::{Aligned, ByteLists, DenseRows, Lists, Panels, Span, UnitRows, padded, zeros};
 use crate::network::{InputMap, Layer};
 use crate::plan::{LayerPlan, Precision, Strategy};
 use crate::simd::Isa;
@@ -62,6 +62,31 @@ impl LayerPlan {
             Precision::Int8 => Needs { dense: false, lists: false, bytes: rows, byte_lists: lists },
         }
     }
+}
+
+/// A part of the work on a tile that is done.
+#[derive(Clone, Copy)]
+pub(crate) enum Step<'a> {
+    /// The caller's rows have become dense rows of f32.
+    Converted,
+    /// Rows' non-zeros are listed.
+    Scanned,
+    /// Both at once.
+    ConvertedAndScanned,
+    /// Rows have become bytes.
+    Quantized,
+    /// Rows that are not finite are marked.
+    Checked,
+    /// The gate's low-rank sums are known.
+    Estimated,
+    /// Its scores are compared with their thresholds; the live units of every row.
+    Chosen(&'a [u32], &'a [Span]),
+    /// Outputs that will not be computed are zero.
+    Cleared,
+    /// Products are summed, and sums are outputs.
+    Multiplied,
+    /// An activation that is not fused is applied.
+    Finished,
 }
 
 /// A layer with its weights packed for the strategies in use.
@@ -194,7 +219,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Runs one layer on a tile. Returns how many units were computed, over all rows.
+/// Runs one layer on a tile, telling `step` of a gate's steps. Returns how many units were computed,
+/// over all rows.
 pub(crate) fn run(
     plan: LayerPlan,
     isa: Isa,
@@ -202,10 +228,11 @@ pub(crate) fn run(
     input: Input<'_>,
     output: Output<'_>,
     scratch: &mut GateScratch,
+    step: &mut impl FnMut(Step<'_>),
 ) -> usize {
     match plan.precision {
-        Precision::F32 => run_f32(plan.strategy, isa, parts, input, output, scratch),
-        Precision::Int8 => run_int8(plan.strategy, isa, parts, input, output, scratch),
+        Precision::F32 => run_f32(plan.strategy, isa, parts, input, output, scratch, step),
+        Precision::Int8 => run_int8(plan.strategy, isa, parts, input, output, scratch, step),
     }
 }
 
@@ -216,11 +243,12 @@ fn run_f32(
     input: Input<'_>,
     output: Output<'_>,
     scratch: &mut GateScratch,
+    step: &mut impl FnMut(Step<'_>),
 ) -> usize {
     let layer = parts.layer;
     match (strategy, input.dense, input.lists, parts.gate) {
         (Strategy::Gate, dense, Some(lists), Some(gate)) => {
-            return gate.run(isa, layer, dense, lists, output, scratch);
+            return gate.run(isa, layer, dense, lists, output, scratch, step);
         }
         (Strategy::Dense, Some(rows), ..) | (_, Some(rows), None, _) => {
             dense::run(isa, layer, rows, output);
@@ -239,11 +267,12 @@ fn run_int8(
     input: Input<'_>,
     output: Output<'_>,
     scratch: &mut GateScratch,
+    step: &mut impl FnMut(Step<'_>),
 ) -> usize {
     let Some(layer) = parts.int8 else { unreachable!("an int8 layer is quantised") };
     match (strategy, input.bytes, input.byte_lists, parts.int8_gate) {
         (Strategy::Gate, Some(rows), Some(lists), Some(gate)) => {
-            return gate.run(isa, layer, rows, lists, output, scratch);
+            return gate.run(isa, layer, rows, lists, output, scratch, step);
         }
         (Strategy::Skip, _, Some(lists), _) => skip::run_int8(isa, layer, lists, output),
         (_, Some(rows), ..) => dense::run_int8(isa, layer, rows, output),

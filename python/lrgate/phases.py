@@ -1,0 +1,221 @@
+"""Where the time of a call goes, phase by phase, and what bounds it: `Network.phases`.
+
+The core times each phase inside real forward passes and counts what it must read and compute; here
+that becomes a bound, with bandwidths and peaks measured on this machine, and Python's own share is
+measured beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from lrgate import _core, timing
+from lrgate.machine import fingerprint
+from lrgate.runtime import num_threads
+
+__all__ = ["Peaks", "PhaseProfile", "Phases", "measure_phases"]
+
+_HEADER: Final = " #  phase                us/row  bytes/row    ops/row  bound us  bound by share"
+# A first-level cache holds at least as much, where its size is not known.
+_LEAST_L1: Final = 32 << 10
+# Bytes that stand for memory: twice the largest cache, within these limits.
+_MEMORY: Final = (64 << 20, 256 << 20)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What one core does at best with the instruction set in use, measured.
+
+    Attributes
+    ----------
+    caches : dict from str to int
+        Bytes that ``"L1"``, ``"L2"`` and ``"L3"`` hold, as far as they are known.
+    bandwidth : dict from str to float
+        Bytes loaded a second from half of each of them, and from ``"memory"``.
+    operations : dict from str to float
+        Operations a second, a multiply-add being two, on ``"f32"`` and on ``"int8"``.
+    """
+
+    caches: dict[str, int]
+    bandwidth: dict[str, float]
+    operations: dict[str, float]
+
+    def level(self, size: float) -> str:
+        """The first level that holds `size` bytes."""
+        return next((name for name, held in self.caches.items() if size <= held), "memory")
+
+    @classmethod
+    def measure(cls, seconds: float) -> Peaks:
+        """Measure them for about `seconds`."""
+        machine = fingerprint()
+        known = {"L1": machine["l1d"] or _LEAST_L1, "L2": machine["l2"], "L3": machine["l3"]}
+        caches = {name: int(size) for name, size in known.items() if size}
+        memory = min(max(2 * max(caches.values()), _MEMORY[0]), _MEMORY[1])
+        sizes = [*(size // 2 for size in caches.values()), memory]
+        bandwidth, f32, int8 = _core.peaks(sizes, seconds)
+        names = [*caches, "memory"]
+        return cls(caches, dict(zip(names, bandwidth, strict=True)), {"f32": f32, "int8": int8})
+
+
+@dataclass(frozen=True)
+class PhaseProfile:
+    """One phase of one layer; all figures are per row, averages over the rows.
+
+    Attributes
+    ----------
+    layer : int or None
+        The layer it works for; None for what belongs to the whole call.
+    phase : str
+        What it does; two names joined by ``+`` are one kernel, whose parts cannot be told apart.
+    seconds : float
+        Median time, on one thread.
+    bytes, operations : float or None
+        What it must read, write and compute, a multiply-add being two operations.
+    bound_seconds : float or None
+        The least time that this takes here: the longer of loading and computing.
+    bound_by : str or None
+        Which of the two: ``"memory"`` or ``"compute"``.
+    """
+
+    layer: int | None
+    phase: str
+    seconds: float
+    bytes: float | None = None
+    operations: float | None = None
+    bound_seconds: float | None = None
+    bound_by: str | None = None
+
+    @property
+    def share_of_bound(self) -> float | None:
+        """The bound over the time: 1 where nothing is left to gain."""
+        if self.bound_seconds is None or self.seconds == 0:
+            return None
+        return self.bound_seconds / self.seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {**asdict(self), "share_of_bound": self.share_of_bound}
+
+    def __str__(self) -> str:
+        """One line of the table."""
+        layer = "" if self.layer is None else self.layer
+        line = f"{layer:>2}  {self.phase:<17} {self.seconds * 1e6:9.3f}"
+        if self.bytes is None or self.operations is None or self.bound_seconds is None:
+            return line
+        share = self.share_of_bound
+        return (
+            f"{line} {self.bytes:10,.0f} {self.operations:10,.0f} "
+            f"{self.bound_seconds * 1e6:9.3f}  {self.bound_by:<8} "
+            f"{'-' if share is None else format(share, '.2f'):>5}"
+        )
+
+
+@dataclass(frozen=True)
+class Phases:
+    """All phases of a network; ``print`` shows them as a table.
+
+    Attributes
+    ----------
+    phases : tuple of PhaseProfile
+        In the order of layers; then the rest of the core's call, the conversion of the rows, where
+        they cannot be used in place, and Python.
+    rows, batch_size : int
+        Rows profiled, and rows per call.
+    instruction_set : str
+        What ran.
+    weight_bytes : float
+        Bytes of the weights that any of the rows needs.
+    level : str
+        The cache that holds them: weights are taken to be loaded from it, all else from L1.
+    peaks : Peaks
+        What bounds rest on.
+    """
+
+    phases: tuple[PhaseProfile, ...]
+    rows: int
+    batch_size: int
+    instruction_set: str
+    weight_bytes: float
+    level: str
+    peaks: Peaks
+
+    @property
+    def seconds_per_row(self) -> float:
+        """Sum of the phases: what ``net(x)`` takes, on one thread."""
+        return sum(phase.seconds for phase in self.phases)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        phases = [phase.to_dict() for phase in self.phases]
+        return {**asdict(self), "phases": phases, "seconds_per_row": self.seconds_per_row}
+
+    def __str__(self) -> str:
+        """A table of at most 80 columns."""
+        peaks = self.peaks
+        bandwidth = ", ".join(f"{name} {rate * 1e-9:.0f}" for name, rate in peaks.bandwidth.items())
+        rates = ", ".join(f"{name} {rate * 1e-9:,.0f}" for name, rate in peaks.operations.items())
+        return "\n".join(
+            [
+                _HEADER,
+                *(str(phase) for phase in self.phases),
+                f"    {'all':<17} {self.seconds_per_row * 1e6:9.3f}",
+                f"{self.rows} rows, {self.batch_size} a call, {self.instruction_set}, one thread",
+                f"weights in use: {self.weight_bytes * 1e-6:.2f} MB, in {self.level}",
+                f"measured here, GB/s: {bandwidth}",
+                f"measured here, 1e9 operations/s: {rates}",
+            ]
+        )
+
+
+def measure_phases(net: _core.Network, x: Any, batch_size: int, seconds: float) -> Phases:
+    """Profile the phases of a network's calls: what :meth:`lrgate.Network.phases` does."""
+    peaks = Peaks.measure(0.2 * seconds)
+    ready = _in_place(x)
+    raw, call, weight_bytes = net.engine.phases(ready, batch_size, 0.5 * seconds)
+    level = peaks.level(weight_bytes)
+    phases = [_bounded(phase, peaks, level) for phase in raw]
+    inside = sum(phase.seconds for phase in phases)
+    share = 0.3 * seconds if ready is x else 0.15 * seconds
+    outside = max(_call_seconds(net, ready, batch_size, share), call)
+    rest = [PhaseProfile(None, "rest of core", max(call - inside, 0.0))]
+    if ready is not x:
+        converting = _call_seconds(net, x, batch_size, share) - outside
+        rest.append(PhaseProfile(None, "convert dtype", max(converting, 0.0)))
+    rest.append(PhaseProfile(None, "Python", outside - call))
+    return Phases((*phases, *rest), x.shape[0], batch_size, _core.isa(), weight_bytes, level, peaks)
+
+
+def _bounded(phase: dict[str, Any], peaks: Peaks, level: str) -> PhaseProfile:
+    weights, rows = phase["weight_bytes_per_row"], phase["row_bytes_per_row"]
+    loading = weights / peaks.bandwidth[level] + rows / peaks.bandwidth["L1"]
+    computing = phase["operations_per_row"] / peaks.operations[phase["precision"]]
+    return PhaseProfile(
+        phase["layer"],
+        phase["phase"],
+        phase["seconds_per_row"],
+        weights + rows,
+        phase["operations_per_row"],
+        max(loading, computing),
+        "memory" if loading >= computing else "compute",
+    )
+
+
+def _in_place(x: Any) -> Any:
+    """The rows as the core uses them without a copy; `x` itself where it does."""
+    if not isinstance(x, np.ndarray):
+        return x
+    if x.dtype in (np.float32, np.uint8) and x.strides[-1] == x.itemsize:
+        return x
+    return np.ascontiguousarray(x, x.dtype if x.dtype == np.uint8 else np.float32)
+
+
+def _call_seconds(net: _core.Network, x: Any, batch_size: int, seconds: float) -> float:
+    """Median seconds per row of ``net(x)``, on one thread."""
+    calls = [x[first : first + batch_size] for first in range(0, x.shape[0], batch_size)]
+    # All calls of one size, but for the case of a single one.
+    calls = [call for call in calls if call.shape[0] == calls[0].shape[0]]
+    with num_threads(1):
+        return timing.interleaved({"call": net}, calls, seconds)["call"].seconds_per_row

@@ -1,0 +1,174 @@
+//! Calls to count instructions of: `counts` lists cases, `counts NAME` runs one.
+//!
+//! `benches/counts.py` runs it under callgrind, which counts inside [`counted`] alone: forward passes
+//! over 64 rows, one a call or all in one, with AVX2 (callgrind knows no AVX-512), on weights and rows
+//! that are always the same. Before that, a call touches memory and makes buffers grow.
+
+use std::process::ExitCode;
+
+use lrgate::{
+    Activation, ClassPlan, Gate, Isa, Layer, LayerPlan, Network, Plan, Precision, Quantization,
+    Result, Rows, Strategy,
+};
+
+/// What a case runs.
+#[derive(Clone, Copy)]
+struct Case {
+    strategy: Strategy,
+    precision: Precision,
+    rows: usize,
+    widths: &'static [usize],
+}
+
+/// Widths around a hidden layer; a gate cannot be on the last one.
+const LAYER: &[usize] = &[400, 300, 16];
+const NETWORK: &[usize] = &[784, 500, 300, 10];
+const RANK: usize = 24;
+/// Rows of a case: in one call, or in a call each.
+const ROWS: usize = 64;
+
+fn cases() -> Vec<(String, Case)> {
+    let mut all = Vec::new();
+    for (widths, what) in [(LAYER, "layer"), (NETWORK, "network")] {
+        for precision in Precision::ALL {
+            for strategy in Strategy::ALL {
+                for rows in [1, ROWS] {
+                    // Of whole networks one is enough: gates first, where there can be some.
+                    if widths == LAYER || strategy == Strategy::Gate {
+                        let name =
+                            format!("{what}-{}-{}-{rows}", precision.name(), strategy.name());
+                        all.push((name, Case { strategy, precision, rows, widths }));
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+fn main() -> ExitCode {
+    let Ok(isa) = Isa::by_name("avx2") else {
+        eprintln!("this machine has no AVX2");
+        return ExitCode::from(3);
+    };
+    let cases = cases();
+    let Some(wanted) = std::env::args().nth(1) else {
+        for (name, _) in &cases {
+            println!("{name}");
+        }
+        return ExitCode::SUCCESS;
+    };
+    let Some((_, case)) = cases.iter().find(|(name, _)| *name == wanted) else {
+        eprintln!("no case is named {wanted:?}");
+        return ExitCode::from(2);
+    };
+    if let Err(error) = case.run(isa) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+impl Case {
+    fn run(self, isa: Isa) -> Result<()> {
+        let network = self.network(isa)?;
+        let (data, columns) = (self.data(), network.input_size());
+        let calls: Vec<_> = data
+            .chunks_exact(self.rows * columns)
+            .map(|rows| Rows::f32(rows, self.rows, columns, columns))
+            .collect::<Result<_>>()?;
+        let mut out = vec![1.0; self.rows * network.output_size()];
+        network.forward(calls[0], &mut out, Some(1))?;
+        counted(&network, &calls, &mut out)?;
+        let rows = Rows::f32(&data, ROWS, columns, columns)?;
+        // What is counted must be what the case is named for: some units, not all, and some outputs.
+        for (i, layer) in network.count(rows, self.rows)?.into_iter().enumerate() {
+            let all = (ROWS * self.widths[i + 1]) as u64;
+            println!("layer {i}: {} of {all} computed, {} not zero", layer.computed, layer.outputs);
+            if self.strategy == Strategy::Gate && i + 2 < self.widths.len() {
+                assert!(40 * layer.computed > all && 2 * layer.computed < all, "an idle gate");
+            }
+            assert!(layer.outputs > 0, "an idle layer");
+        }
+        Ok(())
+    }
+
+    fn network(self, isa: Isa) -> Result<Network> {
+        let mut random = Random(1);
+        let last = self.widths.len() - 2;
+        let (mut layers, mut gates) = (Vec::new(), Vec::new());
+        for (i, pair) in self.widths.windows(2).enumerate() {
+            let (d, h) = (pair[0], pair[1]);
+            let gated = i < last && self.strategy == Strategy::Gate;
+            // A row's squares add up to about d / 15 in every layer, so that pre-activations, low-rank
+            // sums and scores have a deviation of about 1: a tenth of gated units is live, and half of
+            // these on; of others a sixth is on.
+            let into = (45.0 / d as f32).sqrt();
+            let bias = vec![if gated { 0.0 } else { -1.0 }; h];
+            let activation = if i == last { Activation::Identity } else { Activation::Relu };
+            layers.push(Layer::new(random.values(d * h, into), bias, d, activation));
+            let u = random.values(d * RANK, into);
+            let v = random.values(RANK * h, (3.0 / RANK as f32).sqrt());
+            let gate = Gate::new(u, v, vec![-1.28; h], RANK);
+            let int8 = self.precision == Precision::Int8;
+            let gate = if int8 { gate.with_range(vec![[-4.0, 4.0]; RANK]) } else { gate };
+            gates.push(gated.then_some(gate));
+        }
+        let plan = |i: usize| {
+            let strategy = if i == last && self.strategy == Strategy::Gate {
+                Strategy::Skip
+            } else {
+                self.strategy
+            };
+            LayerPlan { strategy, precision: self.precision }
+        };
+        let layers_plan = (0..=last).map(plan).collect();
+        let network = Network::with_isa(layers, None, isa)?.with_gates(gates)?;
+        let network = if self.precision == Precision::Int8 {
+            let bytes = |_| Some(Quantization::new(vec![1.0 / 64.0], vec![0.0]));
+            network.with_quantization((0..=last).map(bytes).collect())?
+        } else {
+            network
+        };
+        network.with_plan(Plan::new(vec![ClassPlan { rows: 1, layers: layers_plan }])?)
+    }
+
+    /// Rows of which a fifth of the values, in runs as in images, are not zero.
+    fn data(self) -> Vec<f32> {
+        let mut random = Random(2);
+        let mut data = vec![0.0; ROWS * self.widths[0]];
+        for run in data.chunks_mut(10) {
+            if random.bits().is_multiple_of(5) {
+                run.fill_with(|| random.value().abs());
+            }
+        }
+        data
+    }
+}
+
+/// The calls that are counted, apart from all else.
+#[inline(never)]
+fn counted(network: &Network, calls: &[Rows<'_>], out: &mut [f32]) -> Result<()> {
+    calls.iter().try_for_each(|rows| network.forward(*rows, out, Some(1)))
+}
+
+/// splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in [-1, 1).
+    fn value(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn values(&mut self, count: usize, scale: f32) -> Vec<f32> {
+        (0..count).map(|_| scale * self.value()).collect()
+    }
+}

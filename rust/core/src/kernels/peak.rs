@@ -1,0 +1,86 @@
+//! What this machine can do at best: loads from a buffer, and multiply-adds of numbers in L1.
+
+use std::hint::black_box;
+
+use super::PANEL;
+use super::arithmetic::Arithmetic;
+use crate::simd::{Kernel, LANES, Simd};
+
+/// Reads a buffer `passes` times, four vectors at a time.
+pub(crate) struct Load<'a> {
+    pub(crate) data: &'a [u32],
+    pub(crate) passes: usize,
+}
+
+impl Kernel for Load<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let mut sums = [simd.splat_i32(0); 4];
+        for _ in 0..self.passes {
+            for four in black_box(self.data).chunks_exact(4 * LANES) {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: four vectors.
+                    *sum =
+                        simd.add_i32(*sum, unsafe { simd.load_i32(four.as_ptr().add(v * LANES)) });
+                }
+            }
+        }
+        black_box(sums.map(|sum| simd.sum_i32(sum)));
+    }
+}
+
+/// Rows of which products are summed together.
+pub(crate) const ROWS: usize = 6;
+
+/// Multiplies [`ROWS`] rows with weights `passes` times, as `dense.rs` does: as many sums as registers
+/// hold, and fewer loads than multiply-adds.
+pub(crate) struct Products<'a, A: Arithmetic> {
+    /// (inputs, [`ROWS`])
+    pub(crate) x: &'a [A::Word],
+    /// (inputs, [`PANEL`])
+    pub(crate) w: &'a [A::Word],
+    pub(crate) passes: usize,
+}
+
+impl<A: Arithmetic> Kernel for Products<'_, A> {
+    /// Vectors multiplied and added.
+    type Output = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> usize {
+        if S::whole_panel(ROWS) { self.vectors::<S, 2>(simd) } else { self.vectors::<S, 1>(simd) }
+    }
+}
+
+impl<A: Arithmetic> Products<'_, A> {
+    #[inline(always)]
+    fn vectors<S: Simd, const V: usize>(self, simd: S) -> usize {
+        let inputs = self.x.len() / ROWS;
+        assert!(V <= PANEL / LANES && self.w.len() == inputs * PANEL);
+        for _ in 0..self.passes {
+            let (x, w) = (black_box(self.x.as_ptr()), black_box(self.w.as_ptr()));
+            let mut sums = [[A::splat(simd, A::Word::default()); V]; ROWS];
+            for i in 0..inputs {
+                // SAFETY: `x` has `inputs` times ROWS words, `w` as many times PANEL.
+                unsafe {
+                    let mut weights = [A::splat(simd, A::Word::default()); V];
+                    for (v, weight) in weights.iter_mut().enumerate() {
+                        *weight = A::load(simd, w.add(i * PANEL + v * LANES));
+                    }
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let x = A::splat(simd, *x.add(i * ROWS + r));
+                        for (sum, weight) in sums.iter_mut().zip(weights) {
+                            *sum = A::mul_add(simd, x, weight, *sum);
+                        }
+                    }
+                }
+            }
+            for sums in sums {
+                for sum in sums {
+                    black_box(A::sum(simd, sum));
+                }
+            }
+        }
+        self.passes * inputs * ROWS * V
+    }
+}

@@ -1,0 +1,76 @@
+//! What this machine can do at best, measured: what bounds of a network's phases rest on.
+
+use std::time::{Duration, Instant};
+
+use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
+use crate::kernels::peak::{Load, Products, ROWS};
+use crate::kernels::{Aligned, PANEL, zeros};
+use crate::simd::{Isa, LANES};
+
+/// The highest rates of one core with an instruction set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peaks {
+    /// Bytes loaded a second from buffers of the sizes asked for, in their order.
+    pub bandwidth: Vec<f64>,
+    /// Operations on f32 a second, a multiply-add being two.
+    pub f32_operations: f64,
+    /// Operations on bytes a second, a multiply-add being two.
+    pub int8_operations: f64,
+}
+
+/// Bytes loaded, or vectors multiplied, in one measurement: some microseconds.
+const STEP: usize = 1 << 19;
+
+/// Inputs of the rows that are multiplied: 32 KiB of weights, of which half or less is read.
+const INPUTS: usize = 128;
+
+impl Peaks {
+    /// Measures loads from buffers of `sizes` bytes, and multiply-adds; each the best of runs repeated
+    /// for its share of about `time`, and at least three. Buffers are rounded up to 1 KiB.
+    pub fn measure(isa: Isa, sizes: &[usize], time: Duration) -> Peaks {
+        let share = time / (sizes.len() as u32 + 2);
+        let bandwidth = sizes.iter().map(|size| bandwidth(isa, *size, share)).collect();
+        Peaks {
+            bandwidth,
+            f32_operations: 2.0 * lanes_per_second::<Floats>(isa, 1.0, share),
+            int8_operations: 8.0 * lanes_per_second::<Bytes>(isa, 0x0101_0101, share),
+        }
+    }
+}
+
+fn bandwidth(isa: Isa, size: usize, time: Duration) -> f64 {
+    let mut data: Aligned<u32> = zeros((size / 4).next_multiple_of(16 * LANES).max(16 * LANES));
+    // Pages of zeros that were never written may all be one page.
+    data.fill(1);
+    let bytes = data.len() * 4;
+    let passes = STEP.div_ceil(bytes);
+    let seconds = least_seconds(time, || isa.run(Load { data: &data, passes }));
+    (passes * bytes) as f64 / seconds
+}
+
+fn lanes_per_second<A: Arithmetic>(isa: Isa, one: A::Word, time: Duration) -> f64 {
+    let (mut x, mut w) = (zeros::<A::Word>(INPUTS * ROWS), zeros::<A::Word>(INPUTS * PANEL));
+    x.fill(one);
+    w.fill(one);
+    let passes = (STEP / LANES).div_ceil(INPUTS * ROWS);
+    let mut vectors = 0;
+    let seconds = least_seconds(time, || {
+        vectors = isa.run(Products::<A> { x: &x, w: &w, passes });
+    });
+    (vectors * LANES) as f64 / seconds
+}
+
+/// The least time of a run, after one that warms up.
+fn least_seconds(time: Duration, mut run: impl FnMut()) -> f64 {
+    run();
+    let (begin, mut least) = (Instant::now(), Duration::MAX);
+    for count in 1.. {
+        let start = Instant::now();
+        run();
+        least = least.min(start.elapsed());
+        if count >= 3 && begin.elapsed() > time {
+            break;
+        }
+    }
+    least.as_secs_f64().max(1e-9)
+}

@@ -1,0 +1,116 @@
+//! Phases of a profile and the peaks that bound them.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Model, Random};
+use lrgate::{Isa, Peaks, Phase, Phases, Precision, Quantization, Rows, Strategy};
+
+const SHORT: Duration = Duration::from_millis(2);
+
+fn phases(strategy: Strategy, isa: Isa, batch: usize) -> Phases {
+    let model = Model::relu(1, &[40, 50, 30, 4]);
+    let network = model.network(isa, &model.uniform(strategy));
+    let data = Random(2).rows(70, 40);
+    network.phases(Rows::f32(&data, 70, 40, 40).unwrap(), batch, SHORT).unwrap()
+}
+
+fn names(phases: &Phases, layer: usize) -> Vec<&'static str> {
+    phases.phases.iter().filter(|p| p.layer == layer).map(|p| p.phase.name()).collect()
+}
+
+#[test]
+fn every_strategy_has_its_phases() {
+    for isa in Isa::available() {
+        for batch in [1, 7, 70] {
+            let dense = phases(Strategy::Dense, isa, batch);
+            assert_eq!(names(&dense, 0), ["multiply+epilogue"]);
+            let skip = phases(Strategy::Skip, isa, batch);
+            assert_eq!(names(&skip, 0), ["scan", "multiply", "epilogue"]);
+            assert_eq!(names(&skip, 1), ["multiply", "epilogue"]);
+            let gate = phases(Strategy::Gate, isa, batch);
+            let all = ["scan", "estimate", "score+threshold", "clear", "dots+epilogue"];
+            assert_eq!(names(&gate, 0), all);
+            assert_eq!(names(&gate, 1), all[1..]);
+            for found in [&dense, &skip, &gate] {
+                assert!(found.seconds > 0.0 && found.weight_bytes > 0.0);
+                for phase in &found.phases {
+                    assert!(phase.seconds >= 0.0 && phase.seconds.is_finite());
+                    assert!(phase.row_bytes > 0.0, "{phase:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Products are those of the counts, and weights are read once per tile: of 64 rows.
+#[test]
+fn work_is_that_of_the_rows() {
+    let model = Model::relu(1, &[40, 50, 30, 4]);
+    let data = Random(2).rows(70, 40);
+    let rows = Rows::f32(&data, 70, 40, 40).unwrap();
+    let skip = model.network(Isa::best(), &model.uniform(Strategy::Skip));
+    let counts = skip.count(rows, 70).unwrap();
+    for batch in [1, 70] {
+        let found = skip.phases(rows, batch, SHORT).unwrap();
+        for (layer, width) in [50.0, 30.0, 4.0].into_iter().enumerate() {
+            let multiply = found
+                .phases
+                .iter()
+                .find(|p| p.layer == layer && p.phase == Phase::Multiply)
+                .unwrap();
+            let products = counts[layer].inputs as f64 * width;
+            assert!((multiply.operations * 70.0 - 2.0 * products).abs() < 1e-6);
+            let weights = multiply.weight_bytes * 70.0;
+            assert!(if batch == 1 { weights == 4.0 * products } else { weights < 4.0 * products });
+        }
+    }
+    let dense = phases(Strategy::Dense, Isa::best(), 70);
+    // In two tiles, and the bias with them.
+    assert!((dense.phases[0].weight_bytes * 70.0 - 2.0 * 41.0 * 50.0 * 4.0).abs() < 1e-6);
+    assert_eq!(dense.weight_bytes, 4.0 * (40.0 * 50.0 + 50.0 * 30.0 + 30.0 * 4.0));
+}
+
+#[test]
+fn bytes_are_quantized_and_scanned_apart() {
+    let model = Model::relu(1, &[40, 50, 30, 4]);
+    let network = model
+        .network(Isa::best(), &model.uniform(Strategy::Skip))
+        .with_quantization(vec![Some(Quantization::new(vec![0.01], vec![0.0])); 3])
+        .unwrap();
+    let data = Random(2).rows(70, 40);
+    let rows = Rows::f32(&data, 70, 40, 40).unwrap();
+    let found = network.phases(rows, 70, SHORT).unwrap();
+    assert_eq!(names(&found, 0), ["quantize", "scan", "multiply", "epilogue"]);
+    assert_eq!(names(&found, 1), ["scan", "multiply", "epilogue"]);
+    let multiply = found.phases.iter().find(|p| p.phase == Phase::Multiply).unwrap();
+    assert_eq!(multiply.precision, Precision::Int8);
+    assert!(multiply.weight_bytes <= 2.0 * 40.0 * 50.0 / 70.0);
+}
+
+#[test]
+fn peaks_are_those_of_a_machine() {
+    for isa in Isa::available() {
+        let peaks = Peaks::measure(isa, &[1 << 14, 1 << 24], SHORT);
+        assert_eq!(peaks.bandwidth.len(), 2);
+        for rate in [&peaks.bandwidth[..], &[peaks.f32_operations, peaks.int8_operations]].concat()
+        {
+            assert!(rate > 1e7 && rate < 1e15, "{peaks:?}");
+        }
+    }
+    let none = Peaks::measure(Isa::best(), &[], Duration::ZERO);
+    assert!(none.bandwidth.is_empty());
+}
+
+#[test]
+fn what_cannot_be_profiled_is_refused() {
+    let model = Model::relu(1, &[4, 5, 3]);
+    let network = model.network(Isa::best(), &model.uniform(Strategy::Dense));
+    let data = [0.0; 8];
+    let rows = |n, d| Rows::f32(&data, n, d, d).unwrap();
+    assert!(network.phases(rows(2, 3), 1, SHORT).is_err());
+    assert!(network.phases(rows(0, 4), 1, SHORT).is_err());
+    assert!(network.phases(rows(2, 4), 0, SHORT).is_err());
+    assert!(network.phases(rows(2, 4), 9, SHORT).is_ok());
+}
