@@ -189,6 +189,7 @@ def results() -> dict[str, Any]:
     rows_points = [{**point, "value": point["rows"]} for point in points[:2]]
     rows_points.append({**rows_points[0], "value": 16, "rows": 16})
     return {
+        "machine": {"cpu": "a processor"},
         "noise": 0.1,
         "widest_peer": 8192,
         "curves": {"width": points, "rows": rows_points},
@@ -210,6 +211,7 @@ def test_exponents_and_the_rendered_section() -> None:
     assert "| dense f32 | 2.00 | 2.00 |" in text
     assert "| gate f32 | 1.00 (1.00) | 1.00 (1.00) |" in text
     assert "3 layers, 64 live units in each hidden layer, rank 8." in text
+    assert "- cpu: a processor\n" in text
     assert "least recall of any is 0.90" in text
     assert "(benchmarks/growth-rows.png)" in text
 
@@ -221,6 +223,7 @@ def test_measured_curves_are_drawn(tmp_path: Path) -> None:
     by_rows = growth.measure([(rows, SHAPE) for rows in (1, 2)], None, 0.01)
     assert [(point["value"], point["rows"]) for point in by_rows] == [(1, 1), (2, 2)]
     made = {
+        "machine": growth.timing.machine(),
         "noise": growth.NOISE,
         "widest_peer": growth.WIDEST_PEER,
         "curves": {"width": measured, "rows": by_rows},

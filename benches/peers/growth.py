@@ -1,15 +1,18 @@
 """How time grows with width, depth, density, rank and rows: ``python benches/peers/growth.py``.
 
-All networks are of one kind, and each curve changes one of its numbers. There are 256 inputs,
-hidden layers of equal width, and 10 outputs. A row switches on a set number of units in each hidden
-layer, 64 unless density is what changes. One thread; all engines take turns in every round. Each
-curve is measured in calls of one row and of 256.
+Each curve changes one number of a network with 256 inputs, hidden layers of equal width, and 10
+outputs. A row switches on some 64 units in each hidden layer, unless density is what changes. One
+thread; all engines take turns in every round, in calls of one row and of 256.
 
-A hidden layer's weight is a random matrix of the gate's rank plus noise of `NOISE` times its size,
-``W = (A B + NOISE N) s``. So the factors of a gate are known without a fit, at any width, and they
-are the best of their rank but for the noise. The gate is what any other is: it scores units by
-``x u v + c``, and is wrong where the noise decides. Its recall and the share of units it computes
-are measured on rows that no bias was chosen on, and a recall of 0.8 or less ends the run.
+A hidden layer's weight is a random matrix of the gate's rank and noise of `NOISE` times its size,
+``W = U V + N``. So the factors of a gate are known without a fit, at any width. The gate is what
+any other is: it scores units by ``x u v + c``, and is wrong where the noise decides. Its recall and
+the share of units it computes are measured on rows that chose no bias; a recall of `LEAST_RECALL`
+or less ends the run.
+
+In networks of many random layers a row of a little more activity than others switches on more units
+in each layer, until a few rows have it all. So in the curve of depth rows are of as many kinds as
+the rank, and each kind switches on 64 units of its own in each layer.
 
 ``--cpu N`` keeps everything on that CPU (Linux). The run writes growth.json and a picture for each
 curve into ``--out-dir``; ``--draw`` makes the pictures again from growth.json. ONNX Runtime is left
@@ -103,24 +106,29 @@ def curves() -> dict[str, list[tuple[float, Shape]]]:
 
 
 def network(shape: Shape) -> tuple[lrgate.Network, Float32Array, Float32Array]:
-    """A network with gates in its hidden layers, its calibration rows, and others to run it on."""
+    """A network with gates in its hidden layers, calibration rows, and others to run it on."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((CALIBRATION_ROWS + OTHER_ROWS, shape.inputs), np.float32)
+    hidden = shape.layers - 1
+    # Where biases are chosen each layer has rows of its own, which chose none before it.
+    count = CALIBRATION_ROWS * (1 if shape.kinds else hidden)
+    x = rng.standard_normal((count + OTHER_ROWS, shape.inputs), np.float32)
     x *= rng.random(x.shape, np.float32) < shape.input_density
     kinds = None
     if shape.kinds:
-        of_row = rng.integers(shape.rank, size=len(x))
+        kinds = rng.integers(shape.rank, size=len(x))
         x *= NOISE
-        x += rng.standard_normal((shape.rank, shape.inputs), np.float32)[of_row]
-        kinds = of_row[:CALIBRATION_ROWS]
-    activation, others = x[:CALIBRATION_ROWS], x[CALIBRATION_ROWS:]
+        x += rng.standard_normal((shape.rank, shape.inputs), np.float32)[kinds]
+    activation = x[:count]
     layers = []
-    for _ in range(shape.layers - 1):
-        layer, activation = _hidden(rng, activation, shape, kinds)
+    for _ in range(hidden):
+        layer = _hidden(rng, activation[:CALIBRATION_ROWS], shape, kinds)
         layers.append(layer)
+        if not shape.kinds:
+            activation = activation[CALIBRATION_ROWS:]
+        activation = np.maximum(activation @ layer.weight.T + layer.bias, 0)
     weight = rng.standard_normal((10, shape.width), np.float32)
     layers.append(lrgate.Layer(weight, np.zeros(10), lrgate.Activation("identity")))
-    return lrgate.Network.from_layers(layers), x[:CALIBRATION_ROWS], others
+    return lrgate.Network.from_layers(layers), x[:CALIBRATION_ROWS], x[count:]
 
 
 def _hidden(
@@ -128,8 +136,11 @@ def _hidden(
     x: Float32Array,
     shape: Shape,
     kinds: npt.NDArray[np.int64] | None,
-) -> tuple[lrgate.Layer, Float32Array]:
-    """A layer of which each unit is on for the wanted share of rows, and its outputs on `x`."""
+) -> lrgate.Layer:
+    """A layer of which each unit is on for the wanted share of such rows as `x`.
+
+    Where rows are of `kinds`, as many as the rank, each kind switches on units of its own.
+    """
     inputs = x.shape[1]
     rank = min(shape.rank, inputs, shape.width)
     if kinds is None:
@@ -137,7 +148,8 @@ def _hidden(
         v = rng.standard_normal((rank, shape.width), np.float32)
         v /= (x @ u @ v).std(axis=0)
     else:
-        u = np.linalg.pinv(np.stack([x[kinds == kind].mean(axis=0) for kind in range(rank)]))
+        of_row = kinds[: len(x)]
+        u = np.linalg.pinv(np.stack([x[of_row == kind].mean(axis=0) for kind in range(rank)]))
         order = rng.random((rank, shape.width), np.float32).argsort(axis=1)
         v = np.where(order < shape.density * shape.width, 1, -1).astype(np.float32)
     noise = rng.standard_normal((shape.width, inputs), np.float32)
@@ -146,11 +158,9 @@ def _hidden(
     mean = noise @ x.mean(axis=0)
     weight = noise
     weight += v.T @ u.T
-    z = x @ weight.T
-    bias = -_exceeded(z, shape.density) if kinds is None else -mean
+    bias = -_exceeded(x @ weight.T, shape.density) if kinds is None else -mean
     gate = lrgate.Gate(u, v, bias + mean + MARGIN)
-    layer = lrgate.Layer(weight, bias, lrgate.Activation("relu"), gate)
-    return layer, np.maximum(z + bias, 0)
+    return lrgate.Layer(weight, bias, lrgate.Activation("relu"), gate)
 
 
 def _exceeded(values: Float32Array, share: float) -> Float32Array:
@@ -328,6 +338,7 @@ def draw(results: dict[str, Any], folder: Path) -> None:
 
     for curve in results["curves"]:
         all_lines = lines(results, curve)
+        widest = max(line.values[-1] for line in all_lines)
         panels = list(dict.fromkeys(line.rows for line in all_lines))
         size = (8 * len(panels), 5.2)
         figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
@@ -336,6 +347,8 @@ def draw(results: dict[str, Any], folder: Path) -> None:
                 if line.rows != rows:
                     continue
                 strategy, precision = line.engine.rsplit(" ", 1)
+                last = line.values[-1]
+                up_to = "" if last == widest else f", up to {last:g} only"
                 axis.plot(
                     line.values,
                     [1e6 * value for value in line.seconds],
@@ -343,7 +356,7 @@ def draw(results: dict[str, Any], folder: Path) -> None:
                     linestyle="--" if precision == "int8" else "-",
                     marker="o",
                     markersize=3.5,
-                    label=f"{line.engine}: {line.exponent:.2f}",
+                    label=f"{line.engine}: {line.exponent:.2f}{up_to}",
                 )
             axis.set_xscale("log")
             axis.set_yscale("log")
@@ -386,12 +399,14 @@ def markdown(results: dict[str, Any], pictures: str = "benchmarks") -> str:
         "## Growth",
         "",
         "Networks of random weights: 256 inputs, hidden layers of equal width, 10 outputs; a row "
-        "switches on a set number of units in each hidden layer. Weights are of low rank but for "
-        f"noise of {results['noise']:g} times their size, so that gates of that rank are known "
+        "switches on a set share of the units in each hidden layer. Weights are of low rank but "
+        f"for noise of {results['noise']:g} times their size, so that gates of that rank are known "
         f"without a fit; the least recall of any is {recall:.2f}. One thread. Exponents are slopes "
         "of time a row over the upper half of the values, both logarithmic; in brackets, the "
         "slopes of multiply-adds, the estimate's included. "
         f"{PEER} runs up to width {results['widest_peer']:,}, for its memory.",
+        "",
+        *(f"- {name}: {value}" for name, value in results["machine"].items()),
     ]
     for curve in results["curves"]:
         all_lines = lines(results, curve)
@@ -401,7 +416,7 @@ def markdown(results: dict[str, Any], pictures: str = "benchmarks") -> str:
             "",
             f"### {curve.capitalize()}",
             "",
-            f"{AXES[curve]}: {_setting(results, curve)}",
+            f"What changes: {AXES[curve]}. What stays: {_setting(results, curve)}",
             "",
             f"![Time a row by {curve}]({pictures}/growth-{curve}.png)",
             "",
