@@ -185,7 +185,8 @@ def results() -> dict[str, Any]:
         gate = {"seconds": 1e-9 * width, "multiply_adds": 3.0 * width, "recall": 0.9}
         engines = {"dense f32": {"seconds": 1e-10 * width**2}, "gate f32": gate}
         for rows in (1, 256):
-            points.append({"value": width, "rows": rows, "shape": shape, "engines": engines})
+            point = {"value": width, "rows": rows, "shape": shape, "engines": engines}
+            points.append(point | {"cpu_share": 0.9})
     rows_points = [{**point, "value": point["rows"]} for point in points[:2]]
     rows_points.append({**rows_points[0], "value": 16, "rows": 16})
     return {
@@ -212,6 +213,7 @@ def test_exponents_and_the_rendered_section() -> None:
     assert "| gate f32 | 1.00 (1.00) | 1.00 (1.00) |" in text
     assert "3 layers, 64 live units in each hidden layer, rank 8." in text
     assert "- cpu: a processor\n" in text
+    assert "had its CPU for 90% of the time" in text
     assert "least recall of any is 0.90" in text
     assert "(benchmarks/growth-rows.png)" in text
 
@@ -221,6 +223,7 @@ def test_measured_curves_are_drawn(tmp_path: Path) -> None:
     points = [(width, replace(SHAPE, width=width)) for width in (64, 128)]
     measured = growth.measure(points, (8,), 0.01)
     by_rows = growth.measure([(rows, SHAPE) for rows in (1, 2)], None, 0.01)
+    assert 0 < by_rows[0]["cpu_share"] <= 1
     assert [(point["value"], point["rows"]) for point in by_rows] == [(1, 1), (2, 2)]
     made = {
         "machine": growth.timing.machine(),

@@ -24,9 +24,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -70,7 +70,7 @@ Call = Callable[[Float32Array], Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers that make a network: those of a layer, and how many `layers` with the output."""
+    """What makes a network of `layers`, the output's included; `density` is the hidden units'."""
 
     width: int = 2048
     layers: int = 3
@@ -81,8 +81,9 @@ class Shape:
     kinds: bool = False
 
 
-def _powers(first: int, last: int, factor: int = 2) -> list[int]:
-    return [first * factor**i for i in range(1 + round(math.log(last / first) / math.log(factor)))]
+def _powers(first: int, last: int) -> list[int]:
+    """The powers of 2 from one to another."""
+    return [1 << i for i in range(first.bit_length() - 1, last.bit_length())]
 
 
 def curves() -> dict[str, list[tuple[float, Shape]]]:
@@ -235,8 +236,9 @@ def measure(
     Returns
     -------
     list of dict
-        For each value and batch size: ``value``, ``rows``, ``shape``, and by contestant in
-        ``engines`` what `judge` says, ``seconds`` a row and its ``quartiles``.
+        For each value and batch size: ``value``, ``rows``, ``shape``, ``cpu_share``, which is how
+        much of the time this process ran, and by contestant in ``engines`` what `judge` says,
+        ``seconds`` a row and its ``quartiles``.
     """
     measured = []
     for shape, same in itertools.groupby(points, key=lambda point: point[1]):
@@ -246,20 +248,29 @@ def measure(
         judged = judge(calls, x)
         for value, _ in same:
             for rows in batch_sizes or [int(value)]:
+                wall, own = time.perf_counter(), time.process_time()
                 times = timing.interleaved(calls, timing.batches(x, rows), seconds)
+                share = (time.process_time() - own) / (time.perf_counter() - wall)
                 engines = {
                     name: judged[name]
                     | {
-                        "seconds": time.seconds_per_row,
-                        "quartiles": [quartile / rows for quartile in time.quartiles()],
+                        "seconds": taken.seconds_per_row,
+                        "quartiles": [quartile / rows for quartile in taken.quartiles()],
                     }
-                    for name, time in times.items()
+                    for name, taken in times.items()
                 }
                 measured.append(
-                    {"value": value, "rows": rows, "shape": asdict(shape), "engines": engines}
+                    {
+                        "value": value,
+                        "rows": rows,
+                        "shape": asdict(shape),
+                        "cpu_share": min(share, 1.0),
+                        "engines": engines,
+                    }
                 )
                 fastest = min(times, key=lambda name: times[name].seconds_per_row)
                 print(f"  {value:g}, {rows} rows: {fastest} is the fastest", flush=True)
+        calls.clear()  # before the next network takes memory
     return measured
 
 
@@ -387,9 +398,10 @@ def markdown(results: dict[str, Any], pictures: str = "benchmarks") -> str:
     pictures : str
         Path of the pictures' folder as seen from the document.
     """
+    points = [point for curve in results["curves"].values() for point in curve]
+    share = np.mean([point["cpu_share"] for point in points])
     gates = [
         engine
-        for points in results["curves"].values()
         for point in points
         for name, engine in point["engines"].items()
         if name.startswith("gate")
@@ -401,9 +413,10 @@ def markdown(results: dict[str, Any], pictures: str = "benchmarks") -> str:
         "Networks of random weights: 256 inputs, hidden layers of equal width, 10 outputs; a row "
         "switches on a set share of the units in each hidden layer. Weights are of low rank but "
         f"for noise of {results['noise']:g} times their size, so that gates of that rank are known "
-        f"without a fit; the least recall of any is {recall:.2f}. One thread. Exponents are slopes "
-        "of time a row over the upper half of the values, both logarithmic; in brackets, the "
-        "slopes of multiply-adds, the estimate's included. "
+        f"without a fit; the least recall of any is {recall:.2f}. One thread, which "
+        f"had its CPU for {share:.0%} of the time. Exponents are slopes of time a row over the "
+        "upper half of the values, both logarithmic; in brackets, the slopes of multiply-adds, the "
+        "estimate's included. "
         f"{PEER} runs up to width {results['widest_peer']:,}, for its memory.",
         "",
         *(f"- {name}: {value}" for name, value in results["machine"].items()),
