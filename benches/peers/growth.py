@@ -345,7 +345,7 @@ def draw(results: dict[str, Any], folder: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     for curve in results["curves"]:
         all_lines = lines(results, curve)
@@ -376,6 +376,8 @@ def draw(results: dict[str, Any], folder: Path) -> None:
             axis.xaxis.set_minor_locator(NullLocator())
             axis.tick_params(axis="x", labelrotation=45 if len(axis.get_xticks()) > 8 else 0)
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=30))
+            axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set_xlabel(AXES[curve])
             axis.set_ylabel("us a row")
             calls = "" if rows is None else f", {rows} row{'s' * (rows > 1)} a call"
