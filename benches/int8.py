@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 import lrgate
-import peers
 from lrgate import timing
+from lrgate.bench import engines
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
 
@@ -30,6 +30,7 @@ import data
 
 ROWS = (1, 64, 256, 1024)
 CALIBRATION_ROWS = 10_000
+PEERS = ("ORT", "OpenVINO f32", "OpenVINO int8")
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})
     lrgate.set_num_threads(1)
-    for name, value in (timing.machine() | peers.versions()).items():
+    for name, value in (timing.machine() | engines.versions()).items():
         print(f"{name:<16} {value}")
     rows = data.load(options.data_dir)
     compare("the shipped network", lrgate.examples.mnist()[0], rows, options.seconds, ship=True)
@@ -69,7 +70,7 @@ def compare(
         "optimised, uint8": (fast, rows.x_test),
         "int8 dense": (dense8, x),
         "f32 dense": (net.dense(), x),
-        **{name: (peer, x) for name, peer in engines(net, fit[:1000]).items()},
+        **{name: (peer, x) for name, peer in peers(net, fit[:1000]).items()},
     }
     print(f"\n{title}")
     print("rows                      error  us a row (quartiles)     over the best peer")
@@ -78,21 +79,14 @@ def compare(
         table(contestants, rows.y_test, size, seconds)
 
 
-def engines(net: lrgate.Network, fit: npt.NDArray[np.float32]) -> dict[str, Callable[[Any], Any]]:
+def peers(net: lrgate.Network, fit: npt.NDArray[np.float32]) -> dict[str, Callable[[Any], Any]]:
     """Every peer that is installed."""
-    makers: dict[str, Callable[[], Callable[[Any], Any]]] = {
-        "ORT f32": lambda: peers.onnxruntime_f32(net),
-        "ORT int8 dynamic": lambda: peers.onnxruntime_int8(net),
-        "ORT int8 QDQ": lambda: peers.onnxruntime_qdq(net, fit),
-        "OpenVINO f32": lambda: peers.openvino_f32(net),
-        "OpenVINO int8": lambda: peers.openvino_int8(net, fit),
-    }
     made = {}
-    for name, make in makers.items():
+    for engine in engines.selected(PEERS):
         try:
-            made[name] = make()
+            made[engine.name] = engines.make(engine, net, fit)
         except ImportError as error:
-            print(f"{name}: left out, {error}")
+            print(f"{engine.name}: left out, {error}")
     return made
 
 
@@ -103,17 +97,10 @@ def table(
     seconds: float,
 ) -> None:
     """Time calls of `size` rows by turns and print a line for each contestant."""
-    # Every contestant has its own form of the same calls.
-    calls = [
-        {name: x[at : at + size] for name, (_, x) in contestants.items()}
-        for at in range(0, len(labels) - size + 1, size)
-    ]
-    timed = {
-        name: (lambda call, name=name, run=run: run(call[name]))
-        for name, (run, _) in contestants.items()
-    }
-    times = timing.interleaved(timed, [_Call(call, size) for call in calls], seconds)
-    theirs = [name for name in contestants if name.startswith(("ORT", "OpenVINO"))]
+    timed = {name: run for name, (run, _) in contestants.items()}
+    calls = {name: timing.batches(x, size) for name, (_, x) in contestants.items()}
+    times = timing.interleaved(timed, calls, seconds)
+    theirs = [name for name in contestants if name.startswith(PEERS)]
     best = min(theirs, key=lambda name: times[name].median, default=None)
     for name, (run, x) in contestants.items():
         wrong = np.concatenate([run(x[at : at + size]) for at in range(0, len(x), size)])
@@ -126,14 +113,6 @@ def table(
             + ratio
             + ("  best peer" if name == best else "")
         )
-
-
-class _Call(dict[str, Any]):
-    """The forms of one call, with the shape of rows as far as the timing looks at it."""
-
-    def __init__(self, forms: dict[str, Any], size: int) -> None:
-        super().__init__(forms)
-        self.shape = (size,)
 
 
 if __name__ == "__main__":
