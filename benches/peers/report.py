@@ -51,11 +51,23 @@ MOST_START = 0.05
 BYTES = "lrgate, uint8 rows"
 OURS = ("lrgate", BYTES, "lrgate f32", "lrgate dense")
 COLOURS = {
-    "lrgate": "#d62728",
-    BYTES: "#ff7f0e",
+    "lrgate": "#b2182b",
+    BYTES: "#f4772e",
     "lrgate f32": "#e377c2",
-    "lrgate dense": "#8c564b",
+    "lrgate dense": "#7f4f3f",
+    "NumPy": "#000000",
+    "scikit-learn": "#999999",
+    "PyTorch": "#2166ac",
+    "ORT": "#1b9e77",
+    "OpenVINO": "#6a3d9a",
+    "JAX": "#b8a000",
 }
+"""By contestant, or by the first word of its name; the line's style tells the precision."""
+
+STYLES = {"f32": "-", "bf16": "-.", "int8": "--"}
+
+MARKERS = "^sDvP"
+"""Of peers with the same first word, in turn."""
 
 
 def main() -> None:
@@ -132,7 +144,9 @@ def targets(work: dict[str, Any], one: dict[str, Any]) -> Iterator[Line]:
             race = _race(one, rows)
             entries = [_entry(race, each) for each in contestants] if race else []
             entries = [entry for entry in entries if entry and precision in entry["over"]]
+            what = f"{of_rows(rows)}, speed {words}"
             if not entries:
+                yield Line(name, what, f"{factor:g}", "", "not measured")
                 continue
             reached = [
                 entry["over"][precision]["median"] >= factor and entry["error"] <= most_error
@@ -147,7 +161,7 @@ def targets(work: dict[str, Any], one: dict[str, Any]) -> Iterator[Line]:
             verdict = "reached" if reached[0] else "missed"
             if verdict == "missed" and any(reached):
                 verdict = "reached with uint8 rows"
-            yield Line(name, f"{of_rows(rows)}, speed {words}", f"{factor:g}", found, verdict)
+            yield Line(name, what, f"{factor:g}", found, verdict)
     if name == "dense":
         for race in one["races"]:
             entry = _entry(race, "lrgate")
@@ -207,7 +221,14 @@ def section(work: dict[str, Any], folder: str) -> str:
             f"lrgate by rows a call, {many}: times as fast as the best peer, with quartiles.",
             ratios_table(comparison),
         ]
-        parts.append(f"One row a call, {many}, and the start:\n\n{one_row_table(comparison)}")
+        held = ", ".join(
+            f"{name} {count / 1e6:.1f} MB" for name, count in comparison["network_bytes"].items()
+        )
+        parts += [
+            f"One row a call, {many}, and the start from a file, at the same settings. Weights "
+            f"that lrgate's networks hold, in all layouts these calls packed: {held}.",
+            one_row_table(comparison),
+        ]
         if comparison["left_out"]:
             reasons = (f"{name} ({why})" for name, why in comparison["left_out"].items())
             parts.append(f"Left out: {'; '.join(reasons)}.")
@@ -310,10 +331,11 @@ def draw_times(work: dict[str, Any], path: Path) -> None:
     for axis, comparison in zip(axes[0], comparisons, strict=True):
         races = comparison["races"]
         sizes = [race["rows"] for race in races]
-        peers = [name for name in _names(comparison) if name not in OURS]
-        shades = plt.get_cmap("viridis")
+        seen: dict[str, int] = {}
         for name in _names(comparison):
             ours = name in OURS
+            family = name.split()[0]
+            seen[family] = seen.get(family, -1) + 1
             times = [
                 1e6 * (_entry(race, name) or {"seconds_per_row": float("nan")})["seconds_per_row"]
                 for race in races
@@ -322,10 +344,11 @@ def draw_times(work: dict[str, Any], path: Path) -> None:
                 sizes,
                 times,
                 label=name,
-                color=COLOURS[name] if ours else shades(peers.index(name) / max(len(peers) - 1, 1)),
+                color=COLOURS.get(name, COLOURS.get(family, "#555555")),
                 linewidth=2.2 if ours else 1.1,
-                linestyle="-" if ours else _style(comparison, name),
-                marker="o" if ours else ".",
+                linestyle="-" if ours else STYLES[_precision(comparison, name)],
+                marker="o" if ours else MARKERS[seen[family] % len(MARKERS)],
+                markersize=6 if ours else 4,
                 zorder=3 if ours else 2,
             )
         axis.set_xscale("log", base=2)
@@ -388,9 +411,9 @@ def draw_ratios(works: Sequence[dict[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
-def _style(comparison: dict[str, Any], name: str) -> str:
-    entry = next(entry for race in comparison["races"] if (entry := _entry(race, name)))
-    return {"f32": "-", "bf16": "-.", "int8": "--"}[entry["precision"]]
+def _precision(comparison: dict[str, Any], name: str) -> str:
+    found = next(entry for race in comparison["races"] if (entry := _entry(race, name)))
+    return str(found["precision"])
 
 
 def _save(figure: Any, path: Path) -> None:

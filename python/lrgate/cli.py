@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--no-optimize", action="store_true", help="run the network as it is in its file"
     )
-    _add_measuring(command, seconds=5.0)
+    _add_measuring(command, seconds=5.0, each=" each batch size")
     command.set_defaults(run=_bench)
 
     text = "print version, build, instruction set and threads"
@@ -130,12 +130,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_measuring(command: argparse.ArgumentParser, seconds: float) -> None:
+def _add_measuring(command: argparse.ArgumentParser, seconds: float, each: str = "") -> None:
     command.add_argument(
         "--seconds",
         type=_seconds,
         default=seconds,
-        help="about how long to measure (default: %(default)g)",
+        help=f"about how long to measure{each} (default: %(default)g)",
     )
     command.add_argument("--json", action="store_true", help="print JSON")
 

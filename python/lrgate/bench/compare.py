@@ -15,10 +15,11 @@ import math
 import os
 import sys
 import tempfile
+import textwrap
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -137,7 +138,7 @@ class Race:
         for entry in self.entries:
             if entry.over and entry.plan:
                 plan = "-".join(entry.plan)
-                lines.append(f"  {entry.name} ({plan}): {entry.over['any']}"[:100])
+                lines.append(_wrapped(f"  {entry.name} ({plan}): {entry.over['any']}"))
         return "\n".join(lines)
 
 
@@ -199,13 +200,14 @@ class Comparison:
         """Tables of at most 100 columns."""
         head = [
             f"{self.name}: {self.network}, {self.threads} thread{'s' * (self.threads != 1)}",
-            f"{self.machine['cpu']}, {self.machine['instruction set']}; BLAS {self.blas}",
+            f"{self.machine['cpu']}, {self.machine['instruction set']}",
+            f"NumPy's BLAS: {self.blas}",
             f"error: {self.measure} on {self.test_rows} rows, {self.error_dense:.3%} dense; "
             "times: of the fastest settings",
             *(f"warning: {text}" for text in self.warnings),
             *(f"left out: {name}: {why}" for name, why in self.left_out.items()),
         ]
-        parts = ["\n".join(line[:100] for line in head), *map(str, self.races)]
+        parts = ["\n".join(map(_wrapped, head)), *map(str, self.races)]
         if self.starts:
             lines = ["start              import, s  file to answer, ms  memory, MB  file, MB"]
             for start in self.starts:
@@ -216,6 +218,10 @@ class Comparison:
                 )
             parts.append("\n".join(lines))
         return "\n\n".join(parts)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 100, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def original(net: Network) -> Network:
@@ -242,8 +248,6 @@ def _linear_at_the_end(net: Network) -> Network:
     last = net.layers[-1]
     if net.task != "classification" or last.activation.name not in ("softmax", "sigmoid"):
         return net
-    from dataclasses import replace
-
     layers = (*net.layers[:-1], replace(last, activation=Activation("identity")))
     return net._with(None, layers=layers, plan=net.plan, probe=None)
 

@@ -574,7 +574,7 @@ def _load_jax(path: Path, rows: int, threads: int, settings: Settings) -> Forwar
 def _store_lrgate(
     net: Network, calibration: Float32Array, folder: Path, settings: Settings
 ) -> Path:
-    path = folder / f"{settings['file']}.npz"
+    path = folder / f"{settings['file']}.safetensors"  # uncompressed, so that it loads faster
     net.save(path)
     return path
 
