@@ -68,7 +68,7 @@ def test_an_engine_gives_the_networks_answers(engine: engines.Engine) -> None:
 
 def test_settings_that_spin_are_for_more_threads() -> None:
     ort = engines.by_name("ORT f32")
-    assert not any(settings["spinning"] for settings in ort.settings(1))
+    assert not any("spinning" in settings for settings in ort.settings(1))
     assert len(ort.settings(2)) == 2 * len(ort.settings(1))
 
 

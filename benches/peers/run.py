@@ -47,11 +47,11 @@ def main() -> None:
     failed = False
     for work in works(options.data_dir, options.runs_dir, options.works or None):
         for threads in options.threads:
-            print(f"{work.name}, {threads} threads: from {time.strftime('%H:%M')}", flush=True)
+            print(f"{work.name}, threads: {threads}, from {time.strftime('%H:%M')}", flush=True)
             try:
                 comparison = measured(work, threads, options)
             except (RuntimeError, ValueError) as error:
-                print(f"{work.name}, {threads} threads: {error}", file=sys.stderr)
+                print(f"{work.name}, threads: {threads}: {error}", file=sys.stderr)
                 failed = True
                 continue
             print(comparison, "\n", flush=True)

@@ -136,9 +136,12 @@ class Race:
                 f"{entry.rows_per_second:11,.0f}"
             )
         for entry in self.entries:
-            if entry.over and entry.plan:
-                plan = "-".join(entry.plan)
-                lines.append(_wrapped(f"  {entry.name} ({plan}): {entry.over['any']}"))
+            ratios = dict.fromkeys(
+                str(entry.over[key]) for key in ("any", entry.precision) if key in entry.over
+            )
+            if ratios:
+                text = f"{entry.name}, {'-'.join(entry.plan)}: {'; '.join(ratios)}"
+                lines.append(_wrapped(text))
         return "\n".join(lines)
 
 

@@ -78,7 +78,10 @@ class Engine:
 
     def settings(self, threads: int) -> list[Settings]:
         """The settings to try on `threads` threads."""
-        return [each for each in self.grid if threads > 1 or not each.get("spinning")]
+        if threads > 1:
+            return list(self.grid)
+        alone = [each for each in self.grid if not each.get("spinning")]
+        return [{k: v for k, v in each.items() if k != "spinning"} for each in alone]
 
     def version(self) -> str:
         """The version installed.
