@@ -5,6 +5,7 @@
 #   make lint    formatting, lints, types, documentation
 #   make counts  instructions of kernels against those on record (x86-64 Linux, valgrind)
 #   make bench   all benchmarks
+#   make bench-peers  lrgate beside every other engine; hours; writes docs/benchmarks.md
 #   make clean   remove what the other targets made
 #
 # PYTHON=python3.12 chooses the interpreter that .venv is made from.
@@ -28,8 +29,9 @@ EXTRAS_demo :=
 EXTRAS_test := [test,train]
 EXTRAS_lint := [lint]
 EXTRAS_bench := [bench]
+EXTRAS_bench-peers := [bench-peers]
 
-.PHONY: help demo test lint counts bench clean
+.PHONY: help demo test lint counts bench bench-peers clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -76,6 +78,11 @@ counts: | $(BIN)/python
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m pytest --benchmark-only
+
+# PEERS holds options of benches/peers/run.py, such as PEERS="--works shipped --threads 1". Variables
+# that choose OpenBLAS's kernels would slow NumPy down.
+bench-peers: $(VENV)/installed-bench-peers
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python benches/peers/run.py $(PEERS)
 
 clean:
 	rm -rf $(VENV) target dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

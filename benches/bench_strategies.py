@@ -20,8 +20,9 @@ import pytest
 
 import lrgate
 import networks
-import peers
+import reference as oracle
 from lrgate import timing
+from lrgate.bench import engines
 from networks import Case
 
 # Little time for each, so that all take minutes.
@@ -46,9 +47,9 @@ def one_thread() -> Iterator[None]:
 
 
 @functools.cache
-def reference(case: str, gated: bool) -> peers.Reference:
+def reference(case: str, gated: bool) -> oracle.Reference:
     made = CASES[case]()
-    return peers.reference(made.net, made.x[:CHECKED], gated=gated)
+    return oracle.reference(made.net, made.x[:CHECKED], gated=gated)
 
 
 def outputs(
@@ -109,7 +110,7 @@ def record(benchmark: Any, case: Case, strategy: str, rows: int, threads: int) -
         threads=threads,
         isa=lrgate.isa(),
         machine=timing.machine(),
-        versions=peers.versions(),
+        versions=engines.versions(),
     )
 
 
@@ -139,7 +140,7 @@ def test_onnxruntime(benchmark: Any, rows: int) -> None:
     pytest.importorskip("onnx", reason="onnx is not installed")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     made = CASES["shipped"]()
-    session = peers.onnxruntime_f32(made.net)
+    session = engines.make(engines.by_name("ORT f32"), made.net, made.x)
     y = outputs(session, made.x, rows)
     reference("shipped", False).check(y[:CHECKED], f"ONNX Runtime, {rows} rows")
     record(benchmark, made, "ONNX Runtime", rows, threads=1)

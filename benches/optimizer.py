@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 import lrgate
-import peers
 from lrgate import estimators, timing, units
+from lrgate.bench import engines
 
 TRAINING = Path(__file__).resolve().parent.parent / "training"
 sys.path.insert(0, str(TRAINING))
@@ -203,7 +203,7 @@ def wide(options: argparse.Namespace) -> None:
     print(f"\n{fast.report}\n")
     before = error(net.dense(), rows.x_test, rows.y_test, 1024)
     x = rows.x_test.astype(np.float32)
-    peer = peers.onnxruntime_f32(net)
+    peer = engines.make(engines.by_name("ORT f32"), net, x)
     for size in (1, 256):
         after = error(fast, rows.x_test, rows.y_test, size)
         times = race({"dense": net.dense(), "optimised": fast, "ORT f32": peer}, x, size)

@@ -19,8 +19,8 @@ import numpy as np
 
 import lrgate
 import networks
-import peers
 from lrgate import timing
+from lrgate.bench import engines
 
 ROWS = (1, 64, 256, 1024)
 PEER = "ORT f32"
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="for each number of rows")
     parser.add_argument("--cpu", type=int, help="keep the part with one thread on this CPU")
     arguments = parser.parse_args()
-    for name, value in (timing.machine() | peers.versions()).items():
+    for name, value in (timing.machine() | engines.versions()).items():
         print(f"{name:<16} {value}")
     case = networks.shipped()
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
@@ -60,7 +60,7 @@ def main() -> None:
 def one_thread(case: networks.Case, seconds: float) -> dict[tuple[str, int], timing.Ratio]:
     """Print the table; return the speed-ups over the peer by strategy and rows."""
     contestants: dict[str, Callable[[Any], Any]] = {
-        PEER: peers.onnxruntime_f32(case.net),
+        PEER: engines.make(engines.by_name(PEER), case.net, case.x),
         **{name: case.plan(name) for name in ("dense", "skip", "gate")},
         "fastest": case.net.tune(case.x, ROWS),
     }

@@ -16,6 +16,7 @@ import pytest
 
 import lrgate
 from lrgate import cli, demo, estimators, timing
+from lrgate.bench import engines
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_the_numpy_forward_pass_is_the_network(transposed: bool) -> None:
         input_scale=rng.normal(size=5),
         input_shift=0.5,
     )
-    forward = demo.NumpyForward(net, transposed)
+    forward = engines.NumpyForward(engines.folded(net), transposed)
     for n in (1, 4, 1):
         x = rng.normal(size=(n, 5)).astype(np.float32)
         assert forward(x).dtype == np.float32

@@ -25,7 +25,6 @@ import argparse
 import itertools
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,10 +36,7 @@ import numpy.typing as npt
 
 import lrgate
 from lrgate import timing
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-import peers
+from lrgate.bench import engines
 
 ROOT = Path(__file__).resolve().parents[2]
 NOISE = 0.1
@@ -189,7 +185,7 @@ def contestants(
     }
     if peer:
         try:
-            made[PEER] = peers.onnxruntime_f32(net)
+            made[PEER] = engines.make(engines.by_name("ORT f32"), net, calibration)
         except ImportError as error:
             print(f"{PEER}: left out, {error}")
     return made
@@ -277,7 +273,7 @@ def measure(
 def run(seconds: float) -> dict[str, Any]:
     """Measure all curves, `seconds` for each value and batch size."""
     results: dict[str, Any] = {
-        "machine": timing.machine() | peers.versions(),
+        "machine": timing.machine() | engines.versions(),
         "seconds": seconds,
         "noise": NOISE,
         "least_recall": LEAST_RECALL,

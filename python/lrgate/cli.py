@@ -1,4 +1,4 @@
-"""The command ``lrgate``: a demo, a profile of a network file, and what a bug report needs."""
+"""The command ``lrgate``: a demo, profile and benchmark of networks, what a bug report needs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from lrgate import demo
 from lrgate._core import VERSION
+from lrgate.bench import compare
+from lrgate.bench.engines import ENGINES
 from lrgate.network import Network
 from lrgate.runtime import config, show_config
 
@@ -87,6 +89,41 @@ def _parser() -> argparse.ArgumentParser:
     _add_measuring(command, seconds=1.0)
     command.set_defaults(run=_profile)
 
+    text = "compare a network in lrgate with every other engine that is installed"
+    command = commands.add_parser(
+        "bench",
+        help=text,
+        description=f"{_sentence(text)} It is optimised first, as lrgate.optimize does.",
+        epilog=f"Engines: {', '.join(engine.name for engine in ENGINES)}.",
+    )
+    command.add_argument("file", metavar="FILE", help="the network, .npz or .safetensors")
+    command.add_argument(
+        "--rows", metavar="FILE.npy", help="real rows (n, d); by default the network's own probe"
+    )
+    command.add_argument(
+        "--labels", metavar="FILE.npy", help="their labels (n,), or values (n, k) of a regressor"
+    )
+    command.add_argument(
+        "--calibration",
+        metavar="FILE.npy",
+        help="other rows to optimise on; by default one half of --rows, tested on the other",
+    )
+    command.add_argument(
+        "--batch-sizes", type=_counts, default=[1, 64, 1024], metavar="N,N", help="rows a call"
+    )
+    command.add_argument("--threads", type=_count, default=1, metavar="N")
+    command.add_argument(
+        "--engines",
+        type=_names,
+        metavar="NAME,NAME",
+        help="engines to compare with, or beginnings of their names; all by default",
+    )
+    command.add_argument(
+        "--no-optimize", action="store_true", help="run the network as it is in its file"
+    )
+    _add_measuring(command, seconds=5.0, each=" each batch size")
+    command.set_defaults(run=_bench)
+
     text = "print version, build, instruction set and threads"
     command = commands.add_parser("config", help=text, description=_sentence(text))
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -98,12 +135,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_measuring(command: argparse.ArgumentParser, seconds: float) -> None:
+def _add_measuring(command: argparse.ArgumentParser, seconds: float, each: str = "") -> None:
     command.add_argument(
         "--seconds",
         type=_seconds,
         default=seconds,
-        help="about how long to measure (default: %(default)g)",
+        help=f"about how long to measure{each} (default: %(default)g)",
     )
     command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -132,6 +169,20 @@ def _count(text: str) -> int:
     return value
 
 
+def _counts(text: str) -> list[int]:
+    counts = [_count(part) for part in text.split(",")]
+    if len(set(counts)) != len(counts):
+        raise argparse.ArgumentTypeError(f"must be distinct, got {text!r}")
+    return counts
+
+
+def _names(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"must be names with commas between, got {text!r}")
+    return names
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     if not arguments.json and sys.stderr.isatty():
         print(f"measuring for about {arguments.seconds:g} seconds ...", file=sys.stderr)
@@ -141,15 +192,41 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _profile(arguments: argparse.Namespace) -> None:
     net = Network.load(arguments.file)
-    if arguments.rows is not None:
-        rows = _read_rows(arguments.rows)
-    elif net.probe is not None:
-        rows = net.probe.x
-    else:
-        raise ValueError(f"{arguments.file}: the network has no probe rows, so --rows is needed")
+    rows = _rows(net, arguments)
     profile = net.phases if arguments.phases else net.profile
     result = profile(rows, batch_size=arguments.batch_size, seconds=arguments.seconds)
     _print(result.to_dict() if arguments.json else result)
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    net = Network.load(arguments.file)
+    rows = _rows(net, arguments)
+    labels = None if arguments.labels is None else _read_rows(arguments.labels)
+    calibration = None
+    if arguments.calibration is not None:
+        calibration = np.array(_read_rows(arguments.calibration)), None
+    result = compare.run(
+        os.path.basename(arguments.file),
+        net,
+        np.array(rows),
+        None if labels is None else np.array(labels),
+        calibration=calibration,
+        batch_sizes=arguments.batch_sizes,
+        seconds=arguments.seconds,
+        threads=arguments.threads,
+        engines=arguments.engines,
+        optimized=not arguments.no_optimize,
+        progress=not arguments.json and sys.stderr.isatty(),
+    )
+    _print(result.to_dict() if arguments.json else result)
+
+
+def _rows(net: Network, arguments: argparse.Namespace) -> npt.NDArray[Any]:
+    if arguments.rows is not None:
+        return _read_rows(arguments.rows)
+    if net.probe is None:
+        raise ValueError(f"{arguments.file}: the network has no probe rows, so --rows is needed")
+    return net.probe.x
 
 
 def _read_rows(path: str) -> npt.NDArray[Any]:

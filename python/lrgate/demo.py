@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,22 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate import examples, runtime, timing
+from lrgate.bench import process
+from lrgate.bench.engines import NumpyForward, folded
 from lrgate.network import Network
 from lrgate.profiles import Profile
 from lrgate.timing import Timing
 
-__all__ = ["Demo", "NumpyForward", "measure", "run"]
+__all__ = ["Demo", "measure", "run"]
 
 BATCH: Final = 256
 """Rows of the larger calls."""
-
-_BLAS_THREADS: Final = (
-    "BLIS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 
 _WIDTH: Final = 79
 
@@ -168,59 +159,6 @@ def _speed_ups(figures: dict[str, Any]) -> str:
     return "  ".join(f"{ratio:5.1f}" for ratio in over)
 
 
-class NumpyForward:
-    """The network in NumPy alone: ``maximum(x W + b, 0)`` into arrays that are kept.
-
-    Parameters
-    ----------
-    net : Network
-        With relu on all layers but the last. Its input scale and shift are folded into the first
-        layer.
-    transposed : bool
-        Whether W is a transposed view of weight (out, in), or a copy in the order (in, out): which
-        is faster depends on the BLAS and on the number of rows.
-
-    Raises
-    ------
-    ValueError
-        For another activation.
-    """
-
-    def __init__(self, net: Network, transposed: bool = False) -> None:
-        names = [layer.activation.name for layer in net.layers]
-        if names != ["relu"] * (len(names) - 1) + ["identity"]:
-            raise ValueError(
-                "the network must have relu on all layers but the last, and identity there, "
-                f"got {', '.join(names)}"
-            )
-        pairs = [(layer.weight, layer.bias) for layer in net.layers]
-        weight, bias = pairs[0]
-        if net.input_shift is not None:
-            bias = bias + weight @ np.broadcast_to(net.input_shift, weight.shape[1])
-        if net.input_scale is not None:
-            weight = weight * net.input_scale
-        pairs[0] = (weight, bias)
-        self._layers = [
-            (weight.T if transposed else np.ascontiguousarray(weight.T), bias)
-            for weight, bias in pairs
-        ]
-        self._outputs: dict[int, list[npt.NDArray[np.float32]]] = {}
-
-    def __call__(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Raw outputs (n, k) for x (n, d); overwritten by the next call with as many rows."""
-        outputs = self._outputs.get(len(x))
-        if outputs is None:
-            outputs = [np.empty((len(x), len(bias)), np.float32) for _, bias in self._layers]
-            self._outputs[len(x)] = outputs
-        for (weight, bias), output in zip(self._layers, outputs, strict=True):
-            np.matmul(x, weight, out=output)
-            output += bias
-            if output is not outputs[-1]:
-                np.maximum(output, 0, out=output)
-            x = output
-        return x
-
-
 def run(network: str | os.PathLike[str] | None = None, seconds: float = 10.0) -> Demo:
     """:func:`measure` in a process where NumPy has one thread.
 
@@ -229,28 +167,7 @@ def run(network: str | os.PathLike[str] | None = None, seconds: float = 10.0) ->
     RuntimeError
         If that process ends before it has an answer.
     """
-    with (
-        _environment(dict.fromkeys(_BLAS_THREADS, "1")),
-        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
-    ):
-        try:
-            return pool.submit(measure, network, seconds).result()
-        except BrokenProcessPool:
-            raise RuntimeError("the process that measures has ended without an answer") from None
-
-
-@contextlib.contextmanager
-def _environment(changes: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return process.fresh(measure, network, seconds)
 
 
 def measure(network: str | os.PathLike[str] | None = None, seconds: float = 10.0) -> Demo:
@@ -287,7 +204,7 @@ def measure(network: str | os.PathLike[str] | None = None, seconds: float = 10.0
             )
             for name, plan in plans.items()
         }
-        numpy_labels = np.argmax(NumpyForward(net)(x), axis=1)
+        numpy_labels = np.argmax(NumpyForward(folded(net))(x), axis=1)
         numpy_wrong = int(np.sum(np.take(net.classes, numpy_labels) != labels))
         numpy_entry = Entry({}, dict.fromkeys((1, BATCH), numpy_wrong), {})
         numpy_entry.times.update({rows: times[rows]["numpy"] for rows in (1, BATCH)})
@@ -323,7 +240,8 @@ def _times(
 ) -> dict[str, Timing]:
     net = plans["dense"]
     calls = timing.batches(x, rows)
-    forms = {"view": NumpyForward(net, transposed=True), "copy": NumpyForward(net)}
+    layers = folded(net)
+    forms = {"view": NumpyForward(layers, transposed=True), "copy": NumpyForward(layers)}
     tried = timing.interleaved(forms, calls, 0.1 * seconds, min_rounds=3)
     best = min(forms, key=lambda form: tried[form].median)
     contestants: dict[str, Callable[[npt.NDArray[Any]], object]] = {"numpy": forms[best], **plans}

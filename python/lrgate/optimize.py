@@ -166,7 +166,7 @@ def optimize(
     threads = get_num_threads() if num_threads is None else _positive(num_threads, "num_threads")
     seed = _positive(seed, "seed", least=0)
     rows = checked_rows(x, model.input_size, _LEAST_ROWS)
-    targets = None if y is None else _checked_targets(model, y, rows.shape[0])
+    targets = None if y is None else checked_targets(model, y, rows.shape[0])
     split = Split.of(rows, targets, seed)
     tried = _checked_ranks(ranks, split.count)
     base = _plain(model, input_range)
@@ -213,7 +213,7 @@ def _positive(value: Any, name: str, least: int = 1) -> int:
     return number
 
 
-def _checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[Any]:
+def checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[Any]:
     """Class indices (n,) of a classifier, float64 (n, k) of a regressor."""
     try:
         targets = np.asarray(y)

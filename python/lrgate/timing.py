@@ -100,7 +100,7 @@ def batches(x: Rows, rows: int) -> list[Rows]:
 
 def interleaved(
     contestants: Mapping[str, Callable[[Rows], object]],
-    calls: Sequence[Rows],
+    calls: Sequence[Rows] | Mapping[str, Sequence[Rows]],
     seconds: float,
     *,
     min_rounds: int = 5,
@@ -112,7 +112,8 @@ def interleaved(
     contestants : mapping from name to callable
         Each is called with one of `calls`.
     calls : sequence of arrays (n, d) or scipy.sparse
-        All with as many rows; taken in order, another one each call.
+        All with as many rows; taken in order, another one each call. Or a mapping from name to
+        such a sequence, where contestants take the same rows in other forms.
     seconds : float
         About how long to measure, all together.
     min_rounds : int
@@ -124,7 +125,8 @@ def interleaved(
         What reading the clock takes is subtracted.
     """
     clock_cost = _clock_cost()
-    streams = {name: itertools.cycle(calls) for name in contestants}
+    own = calls if isinstance(calls, Mapping) else dict.fromkeys(contestants, calls)
+    streams = {name: itertools.cycle(own[name]) for name in contestants}
     turns = {name: _calls_per_turn(call, streams[name]) for name, call in contestants.items()}
     counted: dict[str, list[float]] = {name: [] for name in contestants}
     medians: dict[str, list[float]] = {name: [] for name in contestants}
@@ -147,7 +149,7 @@ def interleaved(
         if collecting:
             gc.enable()
     return {
-        name: Timing(calls[0].shape[0], np.array(counted[name]), np.array(medians[name]))
+        name: Timing(own[name][0].shape[0], np.array(counted[name]), np.array(medians[name]))
         for name in contestants
     }
 

@@ -321,7 +321,7 @@ impl Traffic<'_> {
         match self.class.layers.get(layer + 1) {
             Some(next) if !finish => {
                 let needs = next.needs();
-                f64::from(u8::from(needs.bytes)) + 4.0 * f64::from(u8::from(needs.dense))
+                f64::from(u8::from(needs.int8())) + 4.0 * f64::from(u8::from(needs.dense))
             }
             _ => 4.0,
         }

@@ -1,0 +1,676 @@
+"""lrgate and every engine that is installed on the same rows, in one run, by turns.
+
+For each number of rows a call, the settings of each engine race each other first, briefly; then the
+best of each engine, and lrgate, take turns on real rows, other ones each call. Errors are those of
+all test rows. What an engine's start takes is measured in processes of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import logging
+import math
+import os
+import sys
+import tempfile
+import textwrap
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate import timing
+from lrgate.bench import process, startup
+from lrgate.bench.engines import LRGATE, Engine, Forward, Settings, blas, folded, selected
+from lrgate.bench.startup import Startup
+from lrgate.judge import Judge
+from lrgate.model import Activation
+from lrgate.network import Network
+from lrgate.optimize import checked_targets, optimize
+from lrgate.quantize import checked_rows
+from lrgate.runtime import num_threads
+from lrgate.timing import Ratio, Timing
+
+__all__ = ["ALLOWED", "Comparison", "Entry", "Race", "measure", "original", "run"]
+
+Float32Array = npt.NDArray[np.float32]
+Rows = npt.NDArray[Any]
+
+ALLOWED: Final = 0.001 + 1e-9  # a tenth of a point, rounding apart
+"""How much above the dense network's a peer's error may be for lrgate to be compared with it."""
+
+_TOLERANCES: Final = {"f32": 1e-6, "bf16": 1e-2, "int8": 0.1}
+_CALIBRATION_ROWS: Final = 1000
+_LEAST_SPLIT: Final = 400
+_NARROWING: Final = 0.1
+_OPENBLAS: Final = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+
+
+@dataclass(frozen=True)
+class Against:
+    """How many times faster than a peer, round by round: the median and its quartiles."""
+
+    peer: str
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{Ratio(self.median, self.low, self.high)} times {self.peer}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One contestant at one number of rows a call.
+
+    Attributes
+    ----------
+    name : str
+    lrgate : bool
+        Whether it is one of lrgate's, not a peer.
+    precision : {"f32", "bf16", "int8"}
+        int8 where any layer is.
+    settings : dict
+        Of the peer's grid, the fastest.
+    error : float
+        On all test rows.
+    calls : int
+        How many were counted.
+    median, p99, low, high : float
+        Seconds a call: of all counted calls, and quartiles of the rounds' medians.
+    seconds_per_row : float
+        Median.
+    rows_per_second : float
+    over : dict from precision to Against
+        lrgate's alone: over the fastest peer with an error within :data:`ALLOWED` of the dense
+        network's, of ``"any"`` precision, or of one.
+    plan : tuple of str
+        lrgate's alone: the layers' strategies; an 8 stands for int8.
+    predicted : float or None
+        Speed-up over dense that the paper's cost model predicts, where the network has a report.
+    """
+
+    name: str
+    lrgate: bool
+    precision: str
+    settings: dict[str, Any]
+    error: float
+    calls: int
+    median: float
+    p99: float
+    low: float
+    high: float
+    seconds_per_row: float
+    rows_per_second: float
+    over: dict[str, Against]
+    plan: tuple[str, ...]
+    predicted: float | None
+
+
+@dataclass(frozen=True)
+class Race:
+    """All contestants at one number of rows a call."""
+
+    rows: int
+    entries: tuple[Entry, ...]
+
+    def __str__(self) -> str:
+        """A table of at most 100 columns, the fastest first."""
+        called = "1 row a call" if self.rows == 1 else f"{self.rows} rows a call"
+        lines = [
+            f"{called:<18} {'error':>8} {'us a row':>9} {'(quartiles)':<19} {'p99, us a call':>14} "
+            f"{'rows/s':>11}"
+        ]
+        for entry in sorted(self.entries, key=lambda entry: entry.median):
+            low, high = (1e6 * value / self.rows for value in (entry.low, entry.high))
+            lines.append(
+                f"{entry.name:<18} {entry.error:8.3%} {entry.seconds_per_row * 1e6:9.2f} "
+                f"{f'({low:.2f} to {high:.2f})':<19} {entry.p99 * 1e6:14.1f} "
+                f"{entry.rows_per_second:11,.0f}"
+            )
+        for entry in self.entries:
+            ratios = dict.fromkeys(
+                str(entry.over[key]) for key in ("any", entry.precision) if key in entry.over
+            )
+            if ratios:
+                text = f"{entry.name}, {'-'.join(entry.plan)}: {'; '.join(ratios)}"
+                lines.append(_wrapped(text))
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, and what came out; ``print`` shows it.
+
+    Attributes
+    ----------
+    name, network : str
+        What the user calls it; its widths.
+    measure : str
+        What `error` is: see :class:`lrgate.Report`.
+    error_dense : float
+        Of the network itself, dense in f32.
+    test_rows, calibration_rows, threads : int
+    cpus : list of int or None
+        The CPUs that the run was pinned to.
+    machine, versions : dict
+    blas : str
+        NumPy's.
+    warnings : tuple of str
+    left_out : dict from engine to reason
+    races : tuple of Race
+        By ascending rows.
+    starts : tuple of Startup
+    network_bytes : dict from lrgate's contestant to int
+        Bytes of weights that it holds, in all layouts that these calls packed.
+    multiply_adds : int
+        Of the dense network, for a row.
+    seconds : float
+        What it all took.
+    """
+
+    name: str
+    network: str
+    measure: str
+    error_dense: float
+    test_rows: int
+    calibration_rows: int
+    threads: int
+    cpus: list[int] | None
+    machine: dict[str, str]
+    versions: dict[str, str]
+    blas: str
+    warnings: tuple[str, ...]
+    left_out: dict[str, str]
+    races: tuple[Race, ...]
+    starts: tuple[Startup, ...]
+    network_bytes: dict[str, int]
+    multiply_adds: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, as JSON takes it."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Tables of at most 100 columns."""
+        head = [
+            f"{self.name}: {self.network}, {self.threads} thread{'s' * (self.threads != 1)}",
+            f"{self.machine['cpu']}, {self.machine['instruction set']}",
+            f"NumPy's BLAS: {self.blas}",
+            f"error: {self.measure} on {self.test_rows} rows, {self.error_dense:.3%} dense; "
+            "times: of the fastest settings",
+            *(f"warning: {text}" for text in self.warnings),
+            *(f"left out: {name}: {why}" for name, why in self.left_out.items()),
+        ]
+        parts = ["\n".join(map(_wrapped, head)), *map(str, self.races)]
+        if self.starts:
+            lines = ["start              import, s  file to answer, ms  memory, MB  file, MB"]
+            for start in self.starts:
+                memory = "-" if start.memory is None else f"{start.memory / 1e6:.1f}"
+                lines.append(
+                    f"{start.name:<18} {start.import_seconds:9.2f} {start.seconds * 1e3:19.1f} "
+                    f"{memory:>11} {start.file_bytes / 1e6:9.1f}"
+                )
+            parts.append("\n".join(lines))
+        return "\n\n".join(parts)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 100, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def original(net: Network) -> Network:
+    """The network as it was trained: f32, dense, all units, and without a last softmax or sigmoid.
+
+    A classifier's classes are the same without.
+    """
+    layers = [
+        (layer.weight, layer.bias, layer.activation) for layer in _linear_at_the_end(net).layers
+    ]
+    plain = Network.from_layers(
+        [(weight, bias) for weight, bias, _ in layers],
+        [activation for _, _, activation in layers],
+        task=net.task,
+        classes=net._model.classes,
+        input_scale=net.input_scale,
+        input_shift=net.input_shift,
+        input_range=net.input_range,
+    )
+    return plain if net.probe is None else plain.with_probe(net.probe.x)
+
+
+def _linear_at_the_end(net: Network) -> Network:
+    last = net.layers[-1]
+    if net.task != "classification" or last.activation.name not in ("softmax", "sigmoid"):
+        return net
+    layers = (*net.layers[:-1], replace(last, activation=Activation("identity")))
+    return net._with(None, layers=layers, plan=net.plan, probe=None)
+
+
+def run(*args: Any, **kwargs: Any) -> Comparison:
+    """:func:`measure` in a process of its own, in which libraries have the threads asked for."""
+    return process.fresh(measure, *args, **kwargs)
+
+
+def measure(
+    name: str,
+    net: Network,
+    x: Any,
+    y: npt.ArrayLike | None = None,
+    *,
+    calibration: tuple[Any, npt.ArrayLike | None] | None = None,
+    batch_sizes: Sequence[int] = (1, 64, 1024),
+    seconds: float = 5.0,
+    threads: int = 1,
+    engines: Sequence[str] | None = None,
+    optimized: bool = True,
+    start: bool = True,
+    progress: bool = False,
+) -> Comparison:
+    """Compare a network in lrgate with the engines that are installed.
+
+    Call it in a process whose libraries were told how many threads to use before they were loaded:
+    :func:`run` makes one. It pins the process to as many CPUs as there are threads.
+
+    Parameters
+    ----------
+    name : str
+        What to call it.
+    net : Network
+        Peers get its weights alone.
+    x : array-like (n, d)
+        Real rows to time and to take errors on. Where they are uint8, lrgate is also timed on
+        those; all else takes them as float32.
+    y : array-like (n,) or (n, k), optional
+        Labels or values; without them errors are differences from the dense network.
+    calibration : (rows, labels or None), optional
+        What lrgate and int8 engines are fitted to. By default one half of `x`, and the other half
+        is tested on; the same rows where they are few.
+    batch_sizes : sequence of int
+        Rows a call.
+    seconds : float
+        About how long the contestants take turns, for each number of rows.
+    threads : int
+    engines : sequence of str, optional
+        Beginnings of the names of those to compare with; all by default.
+    optimized : bool
+        Whether `lrgate.optimize` plans anew. Else lrgate runs `net` as it is, and dense.
+    start : bool
+        Whether the start of each engine is measured too.
+    progress : bool
+        Whether to tell on stderr what is going on.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For rows and labels that `lrgate.optimize` would refuse, too.
+    """
+    begin = time.perf_counter()
+    cpus = process.pin(threads)
+    chosen = selected(engines)
+    dense = original(net)
+    notes = [
+        f"{variable}={os.environ[variable]} is set, so NumPy may not use OpenBLAS's best kernels"
+        for variable in _OPENBLAS
+        if variable in os.environ
+    ]
+    raw = np.asarray(x)
+    fit, test, note = _parts(dense, raw, y, calibration)
+    notes += note
+    bench = _Bench(dense, fit, test, threads, seconds, progress)
+    with num_threads(threads), bench:
+        bench.prepare_lrgate(_linear_at_the_end(net), batch_sizes, optimized)
+        bench.prepare_peers(chosen)
+        # The largest first: errors that do not depend on the number of rows are taken there.
+        races = [bench.race(rows) for rows in sorted(batch_sizes, reverse=True)]
+        starts = bench.starts() if start else []
+        return Comparison(
+            name=name,
+            network="-".join(map(str, (dense.input_size, *(y.outputs for y in dense.layers)))),
+            measure=bench.judge.measure,
+            error_dense=bench.error_dense,
+            test_rows=len(test.x),
+            calibration_rows=len(fit.x),
+            threads=threads,
+            cpus=cpus,
+            machine=timing.machine(),
+            versions=bench.versions,
+            blas=blas(),
+            warnings=tuple(notes),
+            left_out=bench.left_out,
+            races=tuple(reversed(races)),
+            starts=tuple(starts),
+            network_bytes={name: each.nbytes for name, each in bench.networks.items()},
+            multiply_adds=sum(layer.weight.size for layer in dense.layers),
+            seconds=time.perf_counter() - begin,
+        )
+
+
+# --- rows ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Rows, as float32 and where they are bytes as these too, and labels."""
+
+    x: Float32Array
+    bytes: npt.NDArray[np.uint8] | None
+    y: Any
+
+    @classmethod
+    def of(cls, dense: Network, x: Rows, y: Any) -> _Part:
+        # A writable copy: PyTorch warns of others.
+        rows = np.array(checked_rows(x, dense.input_size), np.float32)
+        return cls(rows, np.array(x) if x.dtype == np.uint8 else None, y)
+
+
+def _parts(
+    dense: Network, x: Rows, y: Any, calibration: tuple[Any, Any] | None
+) -> tuple[_Part, _Part, list[str]]:
+    """Rows to fit to and rows to test on, and what a user should know of them."""
+    labels = None if y is None else np.asarray(y)
+    if labels is not None:
+        checked_targets(dense, labels, len(x))
+    if calibration is not None:
+        rows, targets = calibration
+        return _Part.of(dense, np.asarray(rows), targets), _Part.of(dense, x, labels), []
+    if x.ndim != 2 or len(x) < _LEAST_SPLIT:
+        part = _Part.of(dense, x, labels)
+        text = f"{len(x)} rows are too few to split: errors are on rows that were fitted to"
+        return part, part, [text]
+    order = np.random.default_rng(0).permutation(len(x))
+    fit, test = (
+        _Part.of(dense, x[half], None if labels is None else labels[half])
+        for half in np.split(order, [len(x) // 2])
+    )
+    return fit, test, []
+
+
+def _calls(x: Rows, rows: int) -> list[Rows]:
+    """Calls of `rows` rows, other ones each time as far as there are: in place, or all round."""
+    if len(x) >= 8 * rows:
+        return timing.batches(x, rows)
+    twice = np.resize(x, (len(x) + rows, x.shape[1]))
+    return [twice[first : first + rows] for first in range(0, len(x), max(len(x) // 8, 1))]
+
+
+# --- the run -------------------------------------------------------------------------------------
+
+
+class _Bench:
+    """One comparison: the contestants, and what is known of them so far."""
+
+    def __init__(
+        self,
+        dense: Network,
+        fit: _Part,
+        test: _Part,
+        threads: int,
+        seconds: float,
+        progress: bool,
+    ) -> None:
+        self.dense, self.fit, self.test = dense, fit, test
+        self.threads, self.seconds, self.progress = threads, seconds, progress
+        targets = None if test.y is None else checked_targets(dense, test.y, len(test.x))
+        self.judge = Judge(dense, test.x, targets)
+        self.outputs = dense.forward(test.x)
+        self.error_dense = self.judge.error(self.outputs).before
+        self.calibration = fit.x[:_CALIBRATION_ROWS]
+        self.networks: dict[str, Network] = {}
+        self.peers: list[Engine] = []
+        self.errors: dict[str, float] = {}
+        self.best: dict[str, Settings] = {}
+        self.versions: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
+
+    def __enter__(self) -> None:
+        self.stack = contextlib.ExitStack()
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        # What engines print of their own accord is about formats and settings.
+        self.stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        level = logging.root.manager.disable
+        self.stack.callback(logging.disable, level)
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *exception: object) -> None:
+        self.stack.close()
+
+    def say(self, text: str) -> None:
+        if self.progress:
+            print(text, file=sys.stderr, flush=True)
+
+    # Contestants
+
+    def prepare_lrgate(self, net: Network, sizes: Sequence[int], optimized: bool) -> None:
+        """lrgate's contestants: networks by name."""
+        if optimized:
+            for name, precision in (("lrgate", "auto"), ("lrgate f32", "f32")):
+                self.say(f"optimising, {precision} ...")
+                self.networks[name] = optimize(
+                    self.dense,
+                    self.fit.x,
+                    self.fit.y,
+                    batch_sizes=list(sizes),
+                    precision=precision,
+                    num_threads=self.threads,
+                    progress=False,
+                )
+        else:
+            self.networks["lrgate"] = net
+        self.networks["lrgate dense"] = self.dense
+
+    def prepare_peers(self, chosen: Sequence[Engine]) -> None:
+        """Which engines are there."""
+        try:
+            folded(self.dense)
+        except ValueError as error:
+            self.left_out |= {engine.name: str(error) for engine in chosen}
+            return
+        for engine in chosen:
+            try:
+                self.versions[engine.package] = engine.version()
+                self.peers.append(engine)
+            except ImportError:
+                self.left_out[engine.name] = f"{engine.package} is not installed"
+
+    def made(self, engine: Engine, rows: int, settings: Settings) -> Forward:
+        """The engine's function, once its answers are right."""
+        path = engine.store(self.dense, self.calibration, self.folder, settings)
+        forward: Forward = engine.load(path, rows, self.threads, settings)
+        x = _calls(self.test.x, rows)[0]
+        found, wanted = np.array(forward(x), np.float64), self.dense.forward(x)
+        off = float(np.square(found - wanted).sum() / max(np.square(wanted).sum(), 1e-30))
+        if not off <= _TOLERANCES[engine.precision]:
+            raise ValueError(f"its outputs differ from the network's: by {off:.2g}, squared")
+        return forward
+
+    def narrowed(self, engine: Engine, rows: int) -> tuple[Settings, Forward]:
+        """The fastest of an engine's settings.
+
+        Raises
+        ------
+        Exception
+            What the last of them raised, if all did.
+        """
+        made: dict[str, tuple[Settings, Forward]] = {}
+        failed: Exception = ValueError("it has no settings")
+        for settings in engine.settings(self.threads):
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):
+                    made[str(settings)] = settings, self.made(engine, rows, settings)
+            except Exception as error:
+                failed = error
+        if not made:
+            raise failed
+        if len(made) == 1:
+            return next(iter(made.values()))
+        forwards = {key: forward for key, (_, forward) in made.items()}
+        calls = _calls(self.test.x, rows)
+        times = timing.interleaved(forwards, calls, _NARROWING * self.seconds, min_rounds=3)
+        return made[min(made, key=lambda key: times[key].median)]
+
+    # One number of rows
+
+    def race(self, rows: int) -> Race:
+        """All contestants by turns."""
+        contestants: dict[str, Any] = dict(self.networks)
+        calls = dict.fromkeys(self.networks, _calls(self.test.x, rows))
+        if self.test.bytes is not None:
+            contestants["lrgate, uint8 rows"] = self.networks["lrgate"]
+            calls["lrgate, uint8 rows"] = _calls(self.test.bytes, rows)
+        settings: dict[str, Settings] = {}
+        for engine in list(self.peers):
+            self.say(f"{rows} rows a call: {engine.name} ...")
+            try:
+                settings[engine.name], forward = self.narrowed(engine, rows)
+                error = self.error(engine.name, forward, rows, engine.batch_dependent)
+            except Exception as caught:
+                # One that fails at one number of rows is left out of all: no table has holes.
+                self.peers.remove(engine)
+                reason = (str(caught).strip().splitlines() or [""])[0]
+                self.left_out[engine.name] = f"{type(caught).__name__}: {reason}"
+                continue
+            self.errors[engine.name] = error
+            self.best[engine.name] = settings[engine.name]
+            contestants[engine.name] = forward
+            calls[engine.name] = calls["lrgate dense"]
+        self.say(f"{rows} rows a call: all by turns ...")
+        times = timing.interleaved(contestants, calls, self.seconds)
+        for name, net in self.networks.items():
+            self.errors[name] = self.error(name, net, rows, True)
+        if self.test.bytes is not None:
+            self.errors["lrgate, uint8 rows"] = self.error(
+                "", self.networks["lrgate"], rows, True, self.test.bytes
+            )
+        entries = [
+            self.entry(name, contestants[name], rows, times, settings.get(name, {}))
+            for name in contestants
+        ]
+        contestants.clear()
+        self.forget()
+        return Race(rows, tuple(entries))
+
+    def error(
+        self, name: str, forward: Any, rows: int, depends: bool, x: Rows | None = None
+    ) -> float:
+        """The error on all test rows, in calls of as many rows as are timed.
+
+        Where a row's result does not depend on the others, it is taken once.
+        """
+        if not depends and name in self.errors:
+            return self.errors[name]
+        x = self.test.x if x is None else x
+        parts = [
+            np.array(forward(np.resize(part, (rows, x.shape[1]))), np.float32)[: len(part)]
+            for part in (x[first : first + rows] for first in range(0, len(x), rows))
+        ]
+        return self.judge.error(np.concatenate(parts)).after
+
+    def entry(
+        self,
+        name: str,
+        contestant: Any,
+        rows: int,
+        times: Mapping[str, Timing],
+        settings: Settings,
+    ) -> Entry:
+        time_ = times[name]
+        low, high = time_.quartiles()
+        ours = isinstance(contestant, Network)
+        plan = _plan(contestant, rows) if ours else ()
+        precisions = {engine.name: engine.precision for engine in self.peers}
+        return Entry(
+            name=name,
+            lrgate=ours,
+            precision=("int8" if any(layer.endswith("8") for layer in plan) else "f32")
+            if ours
+            else precisions[name],
+            settings=dict(settings),
+            error=self.errors[name],
+            calls=len(time_.calls),
+            median=time_.median,
+            p99=time_.p99,
+            low=low,
+            high=high,
+            seconds_per_row=time_.seconds_per_row,
+            rows_per_second=1 / time_.seconds_per_row,
+            over=self.over(time_, times) if ours else {},
+            plan=plan,
+            predicted=_predicted(contestant, rows) if ours else None,
+        )
+
+    def over(self, time_: Timing, times: Mapping[str, Timing]) -> dict[str, Against]:
+        """Ratios to the fastest peers whose error is within what is allowed."""
+        found = {}
+        for precision in ("any", "f32", "bf16", "int8"):
+            near = [
+                peer.name
+                for peer in self.peers
+                if precision in ("any", peer.precision)
+                and self.errors[peer.name] <= self.error_dense + ALLOWED
+            ]
+            if near:
+                best = min(near, key=lambda name: times[name].median)
+                found[precision] = Against(best, **vars(time_.speed_up_over(times[best])))
+        return found
+
+    def forget(self) -> None:
+        """Let go of what engines have compiled for this number of rows."""
+        if "torch" in sys.modules and "torch._dynamo" in sys.modules:
+            sys.modules["torch._dynamo"].reset()
+        gc.collect()
+
+    # The start
+
+    def starts(self) -> list[Startup]:
+        """What each engine takes from its file to its first answer.
+
+        Its settings are the best for the fewest rows, which were raced last.
+        """
+        row = self.folder / "row.npy"
+        np.save(row, self.test.x[:1])
+        found = []
+        for name, net in self.networks.items():
+            self.say(f"{name}: its start ...")
+            path = LRGATE.store(net, self.calibration, self.folder, {"file": name})
+            found.append(self.start(name, LRGATE, path, row, {}))
+        for engine in self.peers:
+            self.say(f"{engine.name}: its start ...")
+            settings = self.best[engine.name]
+            path = engine.store(self.dense, self.calibration, self.folder, settings)
+            try:
+                found.append(self.start(engine.name, engine, path, row, settings))
+            except RuntimeError as error:
+                self.left_out[f"{engine.name}, start"] = str(error)
+        return found
+
+    def start(
+        self, name: str, engine: Engine, path: Path, row: Path, settings: Settings
+    ) -> Startup:
+        return startup.measure(name, engine.name, engine.modules, path, row, self.threads, settings)
+
+
+def _plan(net: Network, rows: int) -> tuple[str, ...]:
+    chosen = net.engine.class_for(rows)
+    plan = next(plan for plan in net.plan if plan.rows == chosen)
+    return tuple(
+        f"{name}8" if word == "int8" else name
+        for name, word in zip(plan.strategies, plan.precisions, strict=True)
+    )
+
+
+def _predicted(net: Network, rows: int) -> float | None:
+    report = net.report
+    if report is None:
+        return None
+    nearest = min(report.classes, key=lambda of_class: abs(math.log(of_class.rows / rows)))
+    return nearest.predicted_speed_up

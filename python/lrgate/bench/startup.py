@@ -1,0 +1,149 @@
+"""From a file on disk to the first answer: seconds and memory, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+__all__ = ["Startup", "measure"]
+
+_REPEATS: Final = 3
+
+# The engine is imported before lrgate is, so that its import has all that it needs to itself.
+_PROGRAM: Final = """
+import importlib, json, sys, time
+begin = time.perf_counter()
+for name in json.loads(sys.argv[1])["modules"]:
+    importlib.import_module(name)
+imported = time.perf_counter() - begin
+from lrgate.bench import startup
+startup.child(sys.argv[1], imported)
+"""
+
+
+@dataclass(frozen=True)
+class Startup:
+    """What the start of one engine takes; medians over fresh processes.
+
+    Attributes
+    ----------
+    name : str
+    import_seconds : float
+        Importing the engine's packages: not in `seconds`.
+    seconds : float
+        From the file on disk, which is in the page cache, to the outputs of one row.
+    memory : int or None
+        Bytes by which the process's resident memory grew meanwhile; None where that is not told.
+    file_bytes : int
+        The file's size.
+    """
+
+    name: str
+    import_seconds: float
+    seconds: float
+    memory: int | None
+    file_bytes: int
+
+
+def measure(
+    name: str,
+    engine: str,
+    modules: tuple[str, ...],
+    path: Path,
+    row: Path,
+    threads: int,
+    settings: Any,
+) -> Startup:
+    """Start an engine in fresh processes, each on the CPUs of this one.
+
+    Parameters
+    ----------
+    name : str
+        Of the result.
+    engine : str
+        Its name in the registry.
+    modules : tuple of str
+        What is imported first.
+    path, row : Path
+        The network in the engine's form, and a ``.npy`` file of one row (1, d).
+    threads : int
+    settings : mapping
+        Of the engine's grid.
+
+    Raises
+    ------
+    RuntimeError
+        If a process fails.
+    """
+    task = {
+        "engine": engine,
+        "modules": modules,
+        "path": str(path),
+        "row": str(row),
+        "threads": threads,
+        "settings": dict(settings),
+    }
+    found = []
+    for _ in range(_REPEATS):
+        done = subprocess.run(
+            [sys.executable, "-c", _PROGRAM, json.dumps(task)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+            raise RuntimeError(f"{name} did not start: {last}")
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    memory = [each["memory"] for each in found]
+    return Startup(
+        name=name,
+        import_seconds=statistics.median(each["import_seconds"] for each in found),
+        seconds=statistics.median(each["seconds"] for each in found),
+        memory=None if None in memory else int(statistics.median(memory)),
+        file_bytes=sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}.*")),
+    )
+
+
+def child(task: str, import_seconds: float) -> None:
+    """Load, compute one row, and print what it took: what the fresh process does."""
+    from lrgate import set_num_threads
+    from lrgate.bench.engines import by_name
+
+    told = json.loads(task)
+    engine, row = by_name(told["engine"]), np.load(told["row"], allow_pickle=False)
+    set_num_threads(told["threads"])
+    memory = _resident()
+    begin = time.perf_counter()
+    forward = engine.load(Path(told["path"]), 1, told["threads"], told["settings"])
+    outputs = np.asarray(forward(row))
+    seconds = time.perf_counter() - begin
+    grown = _resident()
+    assert outputs.shape[0] == 1
+    print(
+        json.dumps(
+            {
+                "import_seconds": import_seconds,
+                "seconds": seconds,
+                "memory": None if memory is None or grown is None else max(grown - memory, 0),
+            }
+        )
+    )
+
+
+def _resident() -> int | None:
+    """Bytes of this process that are in memory, on Linux."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

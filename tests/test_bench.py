@@ -1,0 +1,405 @@
+"""`lrgate bench`: engines that give the answers, the comparison, the command, the report."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lrgate
+from lrgate import cli
+from lrgate.bench import compare, engines, process, startup
+from lrgate.timing import Timing
+
+SIZES = (12, 20, 16, 4)
+FEW = ["numpy"]
+
+
+def network(activations: list[Any] | None = None) -> lrgate.Network:
+    rng = np.random.default_rng(0)
+    layers = [
+        (rng.normal(size=(h, d)) / np.sqrt(d), rng.normal(size=h) / 4)
+        for d, h in itertools.pairwise(SIZES)
+    ]
+    return lrgate.Network.from_layers(
+        layers,
+        activations,
+        task="classification",
+        input_scale=rng.uniform(0.01, 0.02, SIZES[0]),
+        input_shift=-1.0,
+    )
+
+
+def rows(n: int = 420) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(1).integers(0, 200, (n, SIZES[0]), dtype=np.uint8)
+
+
+# --- engines -------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("engine", engines.ENGINES, ids=lambda engine: engine.name)
+def test_an_engine_gives_the_networks_answers(engine: engines.Engine) -> None:
+    if "compile" in engine.name:
+        pytest.skip("compiling takes many seconds")
+    net, x = network(), rows().astype(np.float32)
+    wanted = net(x[:8])
+    for settings in engine.settings(threads=2):
+        if "mode" in settings:
+            continue
+        try:
+            forward = engines.make(engine, net, x, 1, settings, rows=8)
+        except ImportError as error:
+            pytest.skip(str(error))
+        found = np.array(forward(x[:8]))
+        off = np.abs(found - wanted).max() / np.abs(wanted).max()
+        assert found.dtype == np.float32
+        assert off <= {"f32": 1e-5, "bf16": 0.05, "int8": 0.1}[engine.precision], settings
+
+
+def test_settings_that_spin_are_for_more_threads() -> None:
+    ort = engines.by_name("ORT f32")
+    assert not any("spinning" in settings for settings in ort.settings(1))
+    assert len(ort.settings(2)) == 2 * len(ort.settings(1))
+
+
+def test_engines_are_named_by_beginnings() -> None:
+    assert [engine.name for engine in engines.selected(["numpy", "ORT int8"])] == [
+        "NumPy",
+        "ORT int8 dynamic",
+        "ORT int8 QDQ",
+    ]
+    assert engines.selected(None) == engines.ENGINES
+    with pytest.raises(ValueError, match=r"beginnings, of NumPy, .*; got 'abacus'"):
+        engines.selected(["abacus"])
+
+
+def test_other_activations_cannot_be_folded() -> None:
+    with pytest.raises(ValueError, match=r"relu on all layers but the last, .* tanh"):
+        engines.folded(network(["relu", "tanh", "identity"]))
+
+
+# --- compare -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def affinity() -> Any:
+    """`compare.measure` pins its process, which here is the tests' own."""
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    yield
+    if before is not None:
+        os.sched_setaffinity(0, before)
+
+
+def measured(net: lrgate.Network, x: Any, **options: Any) -> compare.Comparison:
+    options = {"batch_sizes": (1, 8), "seconds": 0.05, "engines": FEW, **options}
+    return compare.measure("tiny", net, x, **options)
+
+
+@pytest.mark.usefixtures("affinity")
+def test_a_comparison_of_bytes_with_labels() -> None:
+    net, x = network(), rows()
+    y = net.predict(x)
+    y[:60] = (y[:60] + 1) % 4
+    found = measured(net, x, y=y, calibration=(x, y), optimized=False)
+    assert [race.rows for race in found.races] == [1, 8]
+    assert found.network == "12-20-16-4"
+    assert found.measure == "classification error"
+    assert found.error_dense == pytest.approx(60 / 420)
+    assert found.multiply_adds == 12 * 20 + 20 * 16 + 16 * 4
+    for race in found.races:
+        names = [entry.name for entry in race.entries]
+        assert names == ["lrgate", "lrgate dense", "lrgate, uint8 rows", "NumPy"]
+        for entry in race.entries:
+            assert entry.error == pytest.approx(60 / 420, abs=0.003)
+            assert 0 < entry.low <= entry.high
+            assert 0 < entry.median <= entry.p99
+            assert entry.rows_per_second == pytest.approx(race.rows / entry.median)
+            assert list(entry.over) == (["any", "f32"] if entry.lrgate else [])
+            assert entry.plan == (("dense",) * 3 if entry.lrgate else ())
+    starts = {start.name: start for start in found.starts}
+    assert list(starts) == ["lrgate", "lrgate dense", "NumPy"]
+    for start in starts.values():
+        assert start.seconds > 0
+        assert start.file_bytes > 4 * found.multiply_adds
+    text = str(found)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "times NumPy" in text
+    assert json.loads(json.dumps(found.to_dict()))["races"][1]["rows"] == 8
+
+
+@pytest.mark.usefixtures("affinity")
+def test_a_comparison_that_optimises() -> None:
+    net, x = network(), rows()
+    found = measured(net, x.astype(np.float32), start=False)
+    names = [entry.name for entry in found.races[0].entries]
+    assert names == ["lrgate", "lrgate f32", "lrgate dense", "NumPy"]
+    assert (found.calibration_rows, found.test_rows) == (210, 210)
+    assert found.measure == "disagreement with the dense network"
+    entries = {entry.name: entry for entry in found.races[0].entries}
+    assert entries["lrgate"].predicted is not None
+    assert entries["lrgate f32"].precision == "f32"
+    assert entries["NumPy"].settings["weights"] in ("C", "F")
+    assert entries["NumPy"].error == 0
+    assert not found.starts
+
+
+@pytest.mark.usefixtures("affinity")
+def test_what_cannot_be_compared_is_left_out_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("out of\norder")
+
+    def wrong(*_: Any) -> Any:
+        return lambda x: np.zeros((len(x), SIZES[-1]), np.float32)
+
+    numpy = engines.by_name("NumPy")
+    chosen = (
+        engines.Engine("Absent", "no-such-package", "f32", (), numpy.store, numpy.load),
+        engines.Engine("Broken", "numpy", "f32", (), numpy.store, broken),
+        engines.Engine("Wrong", "numpy", "f32", (), numpy.store, wrong),
+        numpy,
+    )
+    monkeypatch.setattr(compare, "selected", lambda _: chosen)
+    found = measured(network(), rows(60), optimized=False, start=False)
+    assert [entry.name for entry in found.races[0].entries][-1] == "NumPy"
+    assert found.left_out["Absent"] == "no-such-package is not installed"
+    assert found.left_out["Broken"] == "RuntimeError: out of"
+    assert found.left_out["Wrong"].startswith("ValueError: its outputs differ")
+    assert any("too few to split" in text for text in found.warnings)
+
+
+@pytest.mark.usefixtures("affinity")
+def test_peers_leave_out_other_activations_and_a_last_softmax_is_left_out_of_all() -> None:
+    tanh = measured(network(["tanh", "relu", "identity"]), rows(), optimized=False, start=False)
+    assert "got tanh, relu, identity" in tanh.left_out["NumPy"]
+    assert not any(entry.over for race in tanh.races for entry in race.entries)
+    softmax = network(["relu", "relu", "softmax"])
+    found = measured(softmax, rows(), optimized=False, start=False)
+    assert not found.left_out
+    assert {entry.error for entry in found.races[0].entries} == {0.0}
+    x = rows().astype(np.float32)
+    assert (compare.original(softmax).predict(x) == softmax.predict(x)).all()
+
+
+def test_a_process_has_the_threads_it_is_told() -> None:
+    def environment(name: str) -> str | None:
+        return process.fresh(os.getenv, name)
+
+    assert environment("OMP_NUM_THREADS") == "1"
+    assert environment("OPENBLAS_NUM_THREADS") == "1"
+    with pytest.raises(ValueError, match="threads must be at most"):
+        process.pin(10_000)
+
+
+def test_every_call_has_rows_even_where_there_are_few() -> None:
+    x = np.arange(10).reshape(5, 2)
+    calls = compare._calls(x, 7)
+    assert {call.shape for call in calls} == {(7, 2)}
+    assert len({int(call[0, 0]) for call in calls}) == 5
+    many = np.zeros((100, 2))
+    assert all(np.shares_memory(call, many) for call in compare._calls(many, 10))
+
+
+def test_a_start_that_fails_says_why(tmp_path: Path) -> None:
+    np.save(tmp_path / "row.npy", np.zeros((1, 12), np.float32))
+    arguments = "NumPy", "NumPy", ("numpy",), tmp_path / "none.npz", tmp_path / "row.npy"
+    with pytest.raises(RuntimeError, match="NumPy did not start: FileNotFoundError"):
+        startup.measure(*arguments, threads=1, settings={"weights": "C"})
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    net, x = network(), rows()
+    net.with_probe(x[:64]).save(folder / "net.npz")
+    np.save(folder / "rows.npy", x)
+    np.save(folder / "labels.npy", net.predict(x))
+    np.save(folder / "few.npy", net.predict(x)[:5])
+    return folder
+
+
+def test_the_command(files: Path) -> None:
+    argv = ["--rows", "rows.npy", "--labels", "labels.npy", "--calibration", "rows.npy"]
+    options = ["--batch-sizes", "1,4", "--seconds", "0", "--engines", "numpy,sci", "--no-optimize"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lrgate", "bench", "net.npz", *argv, *options, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=files,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert (found["name"], found["threads"], found["error_dense"]) == ("net.npz", 1, 0)
+    assert [race["rows"] for race in found["races"]] == [1, 4]
+
+
+def test_the_command_on_the_probe(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--batch-sizes", "2", "--seconds", "0", "--engines", "numpy", "--no-optimize"]
+    assert cli.main(["bench", str(files / "net.npz"), *options]) == 0
+    out = capsys.readouterr().out
+    assert "disagreement with the dense network on 64 rows" in out
+    assert "2 rows a call" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engines", "abacus"], "engines must be names, or beginnings, of "),
+        (["--rows", "none.npy"], "none.npy: No such file or directory"),
+        (["--rows", "rows.npy", "--labels", "few.npy"], "y must have shape (420,), one label"),
+        (["--rows", "labels.npy"], "x must have shape (n, 12), got (420,)"),
+        (["--threads", "10000"], "threads must be at most"),
+    ],
+)
+def test_errors_of_the_command(
+    options: list[str],
+    message: str,
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(files)
+    assert cli.main(["bench", "net.npz", "--seconds", "0", *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("lrgate: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options", [["--batch-sizes", "1,1"], ["--batch-sizes", "0"], ["--engines", ","]]
+)
+def test_bad_arguments(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["bench", "net.npz", *options])
+    assert caught.value.code == 2
+    assert "usage: lrgate" in capsys.readouterr().err
+
+
+# --- the report of benches/peers -----------------------------------------------------------------
+
+
+@pytest.fixture
+def report() -> Any:
+    pytest.importorskip("matplotlib")
+    path = Path(__file__).parent.parent / "benches" / "peers" / "report.py"
+    if not path.exists():
+        pytest.skip("benches are not here")
+    spec = importlib.util.spec_from_file_location("peers_report", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def entry(name: str, microseconds: float, factor: float | None = None) -> dict[str, Any]:
+    time = Timing(1, np.array([microseconds, 2 * microseconds]) * 1e-6, np.array([1e-6]))
+    against = {"peer": "ORT int8 QDQ", "median": factor, "low": factor, "high": factor}
+    return {
+        "name": name,
+        "lrgate": factor is not None,
+        "precision": "int8",
+        "settings": {},
+        "error": 0.011 if factor else 0.01,
+        "calls": 2,
+        "median": microseconds * 1e-6,
+        "p99": time.p99,
+        "low": 1e-6,
+        "high": 2e-6,
+        "seconds_per_row": microseconds * 1e-6,
+        "rows_per_second": 1e6 / microseconds,
+        "over": {} if factor is None else {"any": against, "int8": against},
+        "plan": [] if factor is None else ["gate8", "skip8"],
+        "predicted": None if factor is None else 2.5,
+    }
+
+
+def work(factor: float, wrong: float = 0.0) -> dict[str, Any]:
+    """A network's file, with two numbers of rows at one thread."""
+    races = [
+        {"rows": n, "entries": [entry("lrgate", 3.0, factor), entry("ORT int8 QDQ", 30.0)]}
+        for n in (1, 256)
+    ]
+    races[0]["entries"][0]["error"] += wrong
+    start = startup.Startup("lrgate", 0.1, 0.04, None, 1000)
+    comparison = {
+        "measure": "classification error",
+        "error_dense": 0.01,
+        "test_rows": 10_000,
+        "threads": 1,
+        "cpus": [0],
+        "machine": {
+            "cpu": "C",
+            "platform": "P",
+            "lrgate": "1",
+            "instruction set": "i",
+            "python": "3",
+        },
+        "versions": {"onnxruntime": "1.0"},
+        "blas": "openblas",
+        "warnings": [],
+        "left_out": {"JAX": "jax is not installed"},
+        "races": races,
+        "starts": [asdict(start)],
+        "network_bytes": {"lrgate": 2_000_000},
+        "seconds": 10.0,
+    }
+    return {
+        "name": "shipped",
+        "title": "The shipped",
+        "command": "python train.py",
+        "comparisons": {"1": comparison},
+    }
+
+
+def test_the_report_is_made_of_the_files_alone(report: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"has no \.json file"):
+        report.write(folder)
+    (folder / "shipped.json").write_text(json.dumps(work(12.5)), encoding="utf-8")
+    (tmp_path / "benchmarks.notes.md").write_text("Prose.\n", encoding="utf-8")
+    report.write(folder)
+    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    for expected in (
+        "\n\nProse.\n\n",
+        "| shipped | 1 row, speed of the best peer | 12 | 12.50 (12.50 to 12.50) | reached |",
+        "| shipped | 1,024 rows, speed of the best peer | 4 |  | not measured |",
+        "| shipped | file to first answer | at most 50 ms | 40.0 ms | reached |",
+        "| ORT int8 QDQ | **30.00** | **30.00** | 1.00 % |",
+        "Left out: JAX (jax is not installed).",
+        "shipped at 1 on CPU 0",
+    ):
+        assert expected in text
+    assert {path.name for path in folder.glob("*.png")} == {"shipped.png", "ratios.png"}
+
+
+@pytest.mark.parametrize(
+    ("factor", "wrong", "verdict"),
+    [(12.1, 0.0, "reached"), (11.9, 0, "missed"), (20, 0.1, "missed")],
+)
+def test_targets_are_reached_at_an_error_that_counts(
+    report: Any, factor: float, wrong: float, verdict: str
+) -> None:
+    values = work(factor, wrong)
+    first = next(report.targets(values, values["comparisons"]["1"]))
+    assert (first.what, first.verdict) == ("1 row, speed of the best peer", verdict)
