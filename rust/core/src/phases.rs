@@ -398,8 +398,14 @@ impl Observer for Traffic<'_> {
                 self.dots(live, spans);
             }
             Step::Cleared => {
-                let bytes = n * h * self.out_width(layer);
-                self.add(layer, Phase::Clear, 0.0, bytes, 0.0);
+                let lists_alone = self.class.layers.get(layer + 1).is_some_and(|next| {
+                    let needs = next.needs();
+                    needs.byte_lists && !needs.bytes
+                });
+                if !lists_alone {
+                    let bytes = n * h * self.out_width(layer);
+                    self.add(layer, Phase::Clear, 0.0, bytes, 0.0);
+                }
             }
             Step::Finished => self.add(layer, Phase::Activation, 0.0, 8.0 * n * h, n * h),
             _ => {}
@@ -425,6 +431,11 @@ fn nonzero(input: Input<'_>, row: usize) -> Vec<u32> {
     let columns = |flags: &mut dyn Iterator<Item = bool>| {
         flags.enumerate().filter(|(_, on)| *on).map(|(i, _)| i as u32).collect()
     };
+    if let (None, Some(lists)) = (input.bytes, input.byte_lists) {
+        let (index, value) = lists.row(row);
+        let entries = index.iter().zip(value).filter(|(_, byte)| **byte != 0);
+        return entries.map(|(i, _)| *i).collect();
+    }
     match (input.lists, input.dense, input.bytes) {
         (Some(lists), ..) => {
             let mut all = lists.row(row).0.to_vec();
@@ -607,7 +618,11 @@ impl Network {
             byte_lists: Some(ByteLists { columns, index: &[], value: &[], spans: &spans }),
         };
         let needs = match class.layers.get(i + 1) {
-            Some(next) if !layer.activation().needs_finish() => next.needs(),
+            Some(next) if !layer.activation().needs_finish() => {
+                // Lists of bytes are made of rows of bytes.
+                let needs = next.needs();
+                Needs { bytes: needs.int8(), byte_lists: false, ..needs }
+            }
             _ => Needs { dense: true, ..Needs::default() },
         };
         let (mut buffer, mut scratch) = (Buffer::new(), GateScratch::default());
