@@ -74,7 +74,7 @@ fn work_is_that_of_the_rows() {
 
 #[test]
 fn bytes_are_quantized_and_scanned_apart() {
-    let model = Model::relu(1, &[40, 50, 30, 4]);
+    let model = Model { gates: vec![None; 3], ..Model::relu(1, &[40, 50, 30, 4]) };
     let network = model
         .network(Isa::best(), &model.uniform(Strategy::Skip))
         .with_quantization(vec![Some(Quantization::new(vec![0.01], vec![0.0])); 3])
