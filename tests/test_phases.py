@@ -10,19 +10,13 @@ import pytest
 
 import lrgate
 from lrgate import cli, estimators
-from lrgate.phases import Peaks, PhaseProfile, Phases
+from lrgate.phases import Peaks, PhaseProfile
 
 CONSTANT = Peaks(
     {"L1": 1000, "L2": 5000},
     {"L1": 4e9, "L2": 2e9, "memory": 1e9},
     {"f32": 1e9, "int8": 4e9},
 )
-
-
-@pytest.fixture(scope="module")
-def shipped() -> Phases:
-    net, x, _ = lrgate.examples.mnist()
-    return net.phases(x[:200], batch_size=1, seconds=0.5)
 
 
 def small(strategy: str) -> lrgate.Network:
@@ -112,26 +106,37 @@ def test_int8_layers_have_phases(strategy: str, batch_size: int) -> None:
         assert product.bytes == (40 + 8) * 20 / batch_size + 40 + 20
 
 
-def test_phases_add_up_to_the_call(shipped: Phases) -> None:
+TRIES = 5
+"""Profiles of which one must show what times are to show: a busy machine disturbs some."""
+
+
+def test_phases_add_up_to_the_call() -> None:
     net, x, _ = lrgate.examples.mnist()
-    layers = net.profile(x[:200], batch_size=1, seconds=0.3).seconds_per_row
-    phases = sum(phase.seconds for phase in shipped.phases if phase.layer is not None)
-    # Rough: a busy machine must not fail it.
-    assert 0.2 * layers < phases < 5 * layers
-    assert phases < shipped.seconds_per_row * 5
+    for _ in range(TRIES):
+        layers = net.profile(x[:200], batch_size=1, seconds=0.3).seconds_per_row
+        profile = net.phases(x[:200], batch_size=1, seconds=0.3)
+        phases = sum(phase.seconds for phase in profile.phases if phase.layer is not None)
+        whole = profile.seconds_per_row
+        if 0.5 * layers < phases < 2 * layers and phases < 1.5 * whole:
+            return
+    pytest.fail(f"phases {phases}, layers {layers}, whole calls {whole} seconds a row")
 
 
-def test_bounds_are_positive_and_below_the_time(shipped: Phases) -> None:
-    products = 0
-    for phase in shipped.phases:
-        if phase.bound_seconds is None:
-            continue
-        assert phase.bound_seconds > 0
-        assert phase.bound_by in ("memory", "compute")
-        if phase.phase.split("+")[0] in ("multiply", "estimate", "score", "dots"):
-            products += 1
-            assert phase.bound_seconds <= 4 * phase.seconds, phase
-    assert products >= 4
+def test_bounds_are_positive_and_below_the_time() -> None:
+    net, x, _ = lrgate.examples.mnist()
+    for _ in range(TRIES):
+        profile = net.phases(x[:200], batch_size=1, seconds=0.3)
+        bounded = [phase for phase in profile.phases if phase.bound_seconds is not None]
+        for phase in bounded:
+            assert phase.bound_seconds > 0
+            assert phase.bound_by in ("memory", "compute")
+        kinds = ("multiply", "estimate", "score", "dots")
+        products = [phase for phase in bounded if phase.phase.split("+")[0] in kinds]
+        assert len(products) >= 4
+        above = [phase for phase in products if phase.bound_seconds > 1.5 * phase.seconds]
+        if not above:
+            return
+    pytest.fail(f"bounds above times: {above}")
 
 
 def test_python_and_conversion_are_phases_of_the_call() -> None:

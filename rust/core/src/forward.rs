@@ -172,23 +172,12 @@ impl Network {
             let mut scan = false;
             if i < last {
                 needs = Self::needs::<O>(class, i + 1);
-                let quantization = self.quantization(i + 1);
-                // Gates list what they compute, but for the byte of the units that are off.
-                let lists = plan.strategy == Strategy::Gate
-                    && !finish
-                    && quantization.is_some_and(|to| to.padded_offset()[0] == 0.0);
-                scan = needs.byte_lists && !lists;
+                scan = needs.byte_lists && !self.lists_bytes(class, i);
                 if finish {
                     to.write_whole(n, outputs, &mut output);
                 } else {
-                    let rows = Needs { bytes: needs.int8(), byte_lists: false, ..needs };
-                    to.write(
-                        n,
-                        outputs,
-                        if scan { rows } else { needs },
-                        quantization,
-                        &mut output,
-                    );
+                    let written = if scan { needs.before_scan() } else { needs };
+                    to.write(n, outputs, written, self.quantization(i + 1), &mut output);
                 }
             } else {
                 output.dense = Some(DenseRowsMut::new(out, n, outputs, outputs));
@@ -235,6 +224,14 @@ impl Network {
         }
         let outputs = self.output_size();
         observer.output(DenseRows::new(out, n, outputs, outputs));
+    }
+
+    /// Whether layer `i` lists its bytes itself for the next: gates do, which finish unit after unit, but
+    /// not where a unit that is off has another byte than 0.
+    pub(crate) fn lists_bytes(&self, class: &ClassPlan, i: usize) -> bool {
+        class.layers[i].strategy == Strategy::Gate
+            && !self.layers[i].packed.layer().activation().needs_finish()
+            && self.quantization(i + 1).is_some_and(|next| next.padded_offset()[0] == 0.0)
     }
 
     fn needs<O: Observer>(class: &ClassPlan, layer: usize) -> Needs {

@@ -15,7 +15,7 @@ use crate::forward::Observer;
 use crate::kernels::{ByteLists, DenseRows, DenseRowsMut, Lists, Span};
 use crate::measure::{check_sample, clock_overhead, median};
 use crate::network::Network;
-use crate::plan::{ClassPlan, Precision, Strategy};
+use crate::plan::{ClassPlan, LayerPlan, Precision, Strategy};
 use crate::rows::{Data, Rows};
 use crate::strategy::{self, Input, Needs, PackedGate, Step};
 use crate::workspace::{Buffer, GateScratch};
@@ -398,10 +398,9 @@ impl Observer for Traffic<'_> {
                 self.dots(live, spans);
             }
             Step::Cleared => {
-                let lists_alone = self.class.layers.get(layer + 1).is_some_and(|next| {
-                    let needs = next.needs();
-                    needs.byte_lists && !needs.bytes
-                });
+                let alone = |next: &LayerPlan| next.needs().byte_lists && !next.needs().bytes;
+                let lists_alone = self.class.layers.get(layer + 1).is_some_and(alone)
+                    && self.network.lists_bytes(self.class, layer);
                 if !lists_alone {
                     let bytes = n * h * self.out_width(layer);
                     self.add(layer, Phase::Clear, 0.0, bytes, 0.0);
@@ -618,11 +617,7 @@ impl Network {
             byte_lists: Some(ByteLists { columns, index: &[], value: &[], spans: &spans }),
         };
         let needs = match class.layers.get(i + 1) {
-            Some(next) if !layer.activation().needs_finish() => {
-                // Lists of bytes are made of rows of bytes.
-                let needs = next.needs();
-                Needs { bytes: needs.int8(), byte_lists: false, ..needs }
-            }
+            Some(next) if !layer.activation().needs_finish() => next.needs().before_scan(),
             _ => Needs { dense: true, ..Needs::default() },
         };
         let (mut buffer, mut scratch) = (Buffer::new(), GateScratch::default());

@@ -171,20 +171,12 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, cons
     if A::EXACT && R * V <= 2 {
         let mut parts = [[[A::splat(simd, A::Word::default()); V]; R]; 4];
         while i + 4 <= to - from {
-            for (j, parts) in parts.iter_mut().enumerate() {
+            for part in &mut parts {
                 // SAFETY: as below.
-                unsafe {
-                    for (r, parts) in parts.iter_mut().enumerate() {
-                        let x = A::splat(simd, *x[r].get_unchecked(i + j));
-                        for (v, part) in parts.iter_mut().enumerate() {
-                            let w = A::load(simd, weights.add(v * LANES));
-                            *part = A::mul_add(simd, x, w, *part);
-                        }
-                    }
-                }
+                unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, part) }
                 weights = weights.wrapping_add(P * LANES);
+                i += 1;
             }
-            i += 4;
         }
         for part in parts {
             for (sums, part) in sums.iter_mut().zip(part) {
@@ -197,19 +189,8 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, cons
     for i in i..to - from {
         // SAFETY: input `i` of the block is P whole vectors, of which V from `at` on are read, and
         // every row has `to - from` entries.
-        unsafe {
-            let mut w = [A::splat(simd, A::Word::default()); V];
-            for (v, w) in w.iter_mut().enumerate() {
-                *w = A::load(simd, weights.add(v * LANES));
-            }
-            for (sums, x) in sums.iter_mut().zip(&x) {
-                let x = A::splat(simd, *x.get_unchecked(i));
-                for (sum, w) in sums.iter_mut().zip(w) {
-                    *sum = A::mul_add(simd, x, w, *sum);
-                }
-            }
-            weights = weights.wrapping_add(P * LANES);
-        }
+        unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
+        weights = weights.wrapping_add(P * LANES);
     }
     if part.last {
         for (r, sums) in sums.into_iter().enumerate() {
@@ -221,6 +202,33 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, cons
             for (v, sum) in sums.into_iter().enumerate() {
                 // SAFETY: R rows of four vectors.
                 unsafe { A::store(simd, kept.as_mut_ptr().add(r * PANEL + (at + v) * LANES), sum) }
+            }
+        }
+    }
+}
+
+/// Adds the products of one input to R V sums.
+///
+/// # Safety
+/// Every row must have entry `i`, and V vectors must be readable at `weights`.
+#[inline(always)]
+unsafe fn add_input<S: Simd, A: Arithmetic, const V: usize, const R: usize>(
+    simd: S,
+    x: &[&[A::Word]; R],
+    i: usize,
+    weights: *const A::Word,
+    sums: &mut [[A::Vector<S>; V]; R],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut w = [A::splat(simd, A::Word::default()); V];
+        for (v, w) in w.iter_mut().enumerate() {
+            *w = A::load(simd, weights.add(v * LANES));
+        }
+        for (sums, x) in sums.iter_mut().zip(x) {
+            let x = A::splat(simd, *x.get_unchecked(i));
+            for (sum, w) in sums.iter_mut().zip(w) {
+                *sum = A::mul_add(simd, x, w, *sum);
             }
         }
     }

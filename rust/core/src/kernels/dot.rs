@@ -58,12 +58,14 @@ fn list_blocks<'a, S: Simd, A: Arithmetic>(
     listed.then_some([&even[..lens[0]], &odd[..lens[1]]])
 }
 
-impl<'a, A: Arithmetic> LiveUnits<'a, A>
+impl<'a, A: Arithmetic> Kernel for LiveUnits<'a, A>
 where
     Output<'a>: Finish<A>,
 {
+    type Output = ();
     #[inline(always)]
-    fn by_row<S: Simd>(&mut self, simd: S) {
+    fn run<S: Simd>(mut self, simd: S) {
+        assert_eq!(self.rows.columns(), self.weights.inputs());
         for r in 0..self.rows.rows() {
             let x = self.rows.row(r);
             let blocks = list_blocks::<S, A>(simd, x, self.blocks);
@@ -75,7 +77,7 @@ where
                 let next = fours.get(at + 1).map_or(w, |next| four_units(self.weights, next));
                 let sums = match blocks {
                     None => row_dots::<S, A, 4>(simd, x, w, next),
-                    Some(blocks) => block_dots::<S, A, 4>(simd, w, x, blocks, next),
+                    Some(blocks) => block_dots::<S, A, 4>(simd, x, w, next, blocks),
                 };
                 self.output.put([r; 4], four.map(|unit| unit as usize), sums);
             }
@@ -83,23 +85,11 @@ where
                 let w = [self.weights.unit(unit as usize)];
                 let sums = match blocks {
                     None => row_dots::<S, A, 1>(simd, x, w, w),
-                    Some(blocks) => block_dots::<S, A, 1>(simd, w, x, blocks, w),
+                    Some(blocks) => block_dots::<S, A, 1>(simd, x, w, w, blocks),
                 };
                 self.output.put([r], [unit as usize], sums);
             }
         }
-    }
-}
-
-impl<'a, A: Arithmetic> Kernel for LiveUnits<'a, A>
-where
-    Output<'a>: Finish<A>,
-{
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        assert_eq!(self.rows.columns(), self.weights.inputs());
-        self.by_row(simd);
     }
 }
 
@@ -150,99 +140,98 @@ fn row_dots<S: Simd, A: Arithmetic, const N: usize>(
     assert!(weights.iter().chain(&next).all(|w| w.len() >= inputs));
     let whole = inputs / LANES;
     let mut chains = [[A::splat(simd, A::Word::default()); N]; 2];
-    // SAFETY: whole blocks are within `inputs`, and the tail reads what is left.
+    // SAFETY: whole blocks are within the row, and weights are no shorter.
     unsafe {
         for pair in 0..whole / 2 {
             for (half, chain) in chains.iter_mut().enumerate() {
-                let at = (2 * pair + half) * LANES;
-                let a = A::load(simd, x.as_ptr().add(at));
-                for j in 0..N {
-                    if N > 1 {
-                        simd.prefetch(next[j].as_ptr().add(at));
-                    }
-                    let b = A::load(simd, weights[j].as_ptr().add(at));
-                    chain[j] = A::mul_add(simd, a, b, chain[j]);
-                }
+                add_block::<S, A, N>(simd, x, weights, next, 2 * pair + half, chain);
             }
         }
         if whole % 2 == 1 {
-            let at = (whole - 1) * LANES;
-            let a = A::load(simd, x.as_ptr().add(at));
-            for j in 0..N {
-                let b = A::load(simd, weights[j].as_ptr().add(at));
-                chains[0][j] = A::mul_add(simd, a, b, chains[0][j]);
-            }
-        }
-        let (at, rest) = (whole * LANES, inputs % LANES);
-        if rest > 0 {
-            let a = A::load_partial(simd, x.as_ptr().add(at), rest);
-            for j in 0..N {
-                let b = A::load_partial(simd, weights[j].as_ptr().add(at), rest);
-                chains[1][j] = A::mul_add(simd, a, b, chains[1][j]);
-            }
+            add_block::<S, A, N>(simd, x, weights, weights, whole - 1, &mut chains[0]);
         }
     }
-    total::<S, A, N>(simd, chains)
+    total::<S, A, N>(simd, x, weights, chains)
 }
 
-/// The dot products of padded weight rows with the blocks of a row, and with what the row has after
-/// its last whole block. `next` is what comes next: its lines are asked for on the way.
+/// The same over the blocks of a row, and what the row has after its last whole block.
 #[inline(always)]
 fn block_dots<S: Simd, A: Arithmetic, const N: usize>(
     simd: S,
-    weights: [&[A::Word]; N],
     x: &[A::Word],
-    blocks: Blocks<'_>,
+    weights: [&[A::Word]; N],
     next: [&[A::Word]; N],
+    blocks: Blocks<'_>,
 ) -> [A::Sum; N] {
-    let inputs = x.len();
-    assert!(weights.iter().chain(&next).all(|w| w.len() >= inputs));
+    assert!(weights.iter().chain(&next).all(|w| w.len() >= x.len()));
     let mut chains = [[A::splat(simd, A::Word::default()); N]; 2];
     let pairs = blocks[0].len().min(blocks[1].len());
-    // SAFETY: `list_blocks` listed blocks of this row, so each is within it, and within the weight
-    // rows, which are no shorter; the tail reads what is left of the row.
+    // SAFETY: `list_blocks` listed blocks of this row, so each is within it, and weights are no
+    // shorter.
     unsafe {
         for i in 0..pairs {
             for (chain, blocks) in chains.iter_mut().zip(blocks) {
-                let at = *blocks.get_unchecked(i) as usize * LANES;
-                let a = A::load(simd, x.as_ptr().add(at));
-                for j in 0..N {
-                    if N > 1 {
-                        simd.prefetch(next[j].as_ptr().add(at));
-                    }
-                    let b = A::load(simd, weights[j].as_ptr().add(at));
-                    chain[j] = A::mul_add(simd, a, b, chain[j]);
-                }
+                let block = *blocks.get_unchecked(i) as usize;
+                add_block::<S, A, N>(simd, x, weights, next, block, chain);
             }
         }
         for (chain, blocks) in chains.iter_mut().zip(blocks) {
-            for block in &blocks[pairs..] {
-                let at = *block as usize * LANES;
-                let a = A::load(simd, x.as_ptr().add(at));
-                for j in 0..N {
-                    let b = A::load(simd, weights[j].as_ptr().add(at));
-                    chain[j] = A::mul_add(simd, a, b, chain[j]);
-                }
-            }
-        }
-        let (at, rest) = (inputs / LANES * LANES, inputs % LANES);
-        if rest > 0 {
-            let a = A::load_partial(simd, x.as_ptr().add(at), rest);
-            for j in 0..N {
-                let b = A::load_partial(simd, weights[j].as_ptr().add(at), rest);
-                chains[1][j] = A::mul_add(simd, a, b, chains[1][j]);
+            for &block in &blocks[pairs..] {
+                add_block::<S, A, N>(simd, x, weights, next, block as usize, chain);
             }
         }
     }
-    total::<S, A, N>(simd, chains)
+    total::<S, A, N>(simd, x, weights, chains)
 }
 
-/// Adds up the two chains of each dot product.
+/// Adds one block's products to a chain of each dot product.
+///
+/// # Safety
+/// The block must be within the row, the weights and what comes next.
+#[inline(always)]
+unsafe fn add_block<S: Simd, A: Arithmetic, const N: usize>(
+    simd: S,
+    x: &[A::Word],
+    weights: [&[A::Word]; N],
+    next: [&[A::Word]; N],
+    block: usize,
+    chain: &mut [A::Vector<S>; N],
+) {
+    let at = block * LANES;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let a = A::load(simd, x.as_ptr().add(at));
+        for j in 0..N {
+            if N > 1 {
+                simd.prefetch(next[j].as_ptr().add(at));
+            }
+            let b = A::load(simd, weights[j].as_ptr().add(at));
+            chain[j] = A::mul_add(simd, a, b, chain[j]);
+        }
+    }
+}
+
+/// Adds what the row has after its last whole block to the odd chain, and the two chains of each dot
+/// product.
 #[inline(always)]
 fn total<S: Simd, A: Arithmetic, const N: usize>(
     simd: S,
-    [even, odd]: [[A::Vector<S>; N]; 2],
+    x: &[A::Word],
+    weights: [&[A::Word]; N],
+    [even, mut odd]: [[A::Vector<S>; N]; 2],
 ) -> [A::Sum; N] {
+    let (at, rest) = (x.len() / LANES * LANES, x.len() % LANES);
+    if rest > 0 {
+        assert!(weights.iter().all(|w| w.len() >= x.len()));
+        // SAFETY: `rest` words are left of the row, and weights are no shorter.
+        unsafe {
+            let a = A::load_partial(simd, x.as_ptr().add(at), rest);
+            for j in 0..N {
+                let b = A::load_partial(simd, weights[j].as_ptr().add(at), rest);
+                odd[j] = A::mul_add(simd, a, b, odd[j]);
+            }
+        }
+    }
     let mut sums = [A::Sum::default(); N];
     if N == 4 {
         let mut all = [A::splat(simd, A::Word::default()); 4];

@@ -1,4 +1,4 @@
-//! What happens to sixteen finished sums of one row: the end of every kernel.
+//! What happens to a row's finished sums: the end of every kernel.
 
 use super::arithmetic::{Arithmetic, Bytes, Floats};
 use super::{ByteRowsMut, DenseRowsMut, ListsMut, PANEL, Span};
@@ -154,19 +154,13 @@ impl Output<'_> {
         }
         if let Some(dense) = &mut self.dense {
             let out = &mut dense.row(row)[column..];
-            if out.len() >= V * LANES {
-                for (y, out) in y.into_iter().zip(out.chunks_exact_mut(LANES)) {
-                    // SAFETY: `out` has 16 entries.
-                    unsafe { simd.store(out.as_mut_ptr(), y) }
-                }
-            } else {
-                for (y, out) in y.into_iter().zip(out.chunks_mut(LANES)) {
+            for (y, out) in y.into_iter().zip(out.chunks_mut(LANES)) {
+                // SAFETY: `out` has 16 entries, or as many as are written.
+                unsafe {
                     if out.len() == LANES {
-                        // SAFETY: `out` has 16 entries.
-                        unsafe { simd.store(out.as_mut_ptr(), y) }
+                        simd.store(out.as_mut_ptr(), y);
                     } else {
-                        // SAFETY: `out` has fewer than 16 entries.
-                        unsafe { simd.store_partial(out.as_mut_ptr(), out.len(), y) }
+                        simd.store_partial(out.as_mut_ptr(), out.len(), y);
                     }
                 }
             }

@@ -47,6 +47,11 @@ impl Needs {
     pub(crate) fn int8(self) -> bool {
         self.bytes || self.byte_lists
     }
+
+    /// What a kernel writes where lists of bytes are made afterwards, from rows of bytes.
+    pub(crate) fn before_scan(self) -> Needs {
+        Needs { bytes: self.int8(), byte_lists: false, ..self }
+    }
 }
 
 impl LayerPlan {
