@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import os
@@ -299,16 +298,7 @@ def test_bad_arguments(options: list[str], capsys: pytest.CaptureFixture[str]) -
 @pytest.fixture
 def report() -> Any:
     pytest.importorskip("matplotlib")
-    path = Path(__file__).parent.parent / "benches" / "peers" / "report.py"
-    if not path.exists():
-        pytest.skip("benches are not here")
-    spec = importlib.util.spec_from_file_location("peers_report", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return pytest.importorskip("report")
 
 
 def entry(name: str, microseconds: float, factor: float | None = None) -> dict[str, Any]:
