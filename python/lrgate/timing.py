@@ -28,7 +28,7 @@ Rows = npt.NDArray[Any]
 
 # How long a turn lasts, and its most calls.
 _TURN_SECONDS: Final = 0.002
-_TURN_CALLS: Final = 200
+_TURN_CALLS: Final = 1000
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::kernels::pairs;
 use crate::kernels::scan::{FromBytes, Quantize, Scan};
-use crate::kernels::{ByteRowsMut, DenseRows, DenseRowsMut, Lists, Span};
+use crate::kernels::{ByteRowsMut, DenseRows, DenseRowsMut, Lists, PANEL, Span};
 use crate::network::{InputMap, Network, Quantization};
 use crate::plan::{ClassPlan, Precision, Strategy};
 use crate::pool;
@@ -20,6 +21,9 @@ use crate::workspace::{Buffer, Workspace};
 /// activations stay in L2.
 pub(crate) const TILE: usize = 64;
 
+/// The same where all layers are int8: activations take a quarter of the room.
+const BYTE_TILE: usize = 128;
+
 /// Rows of a full tile where the weights do not stay in L3, so that reading them is what costs.
 const WIDE_TILE: usize = 256;
 
@@ -28,6 +32,9 @@ const WIDE_FROM: usize = 16 << 20;
 
 /// Rows of the smallest tile that threads share work in: two groups of the dense kernel.
 const LEAST_TILE: usize = 12;
+
+/// Rows of a tile on which the form of its lists is decided.
+const SAMPLE: usize = 4;
 
 /// Looks at every layer while a pass runs. The engine's own observer sees nothing and costs nothing.
 pub(crate) trait Observer {
@@ -83,7 +90,7 @@ impl Network {
             Some(threads) => threads,
         };
         let share = rows.rows.div_ceil(threads).next_multiple_of(LEAST_TILE);
-        let tile = if threads == 1 { self.tile() } else { self.tile().min(share) };
+        let tile = if threads == 1 { self.tile(class) } else { self.tile(class).min(share) };
         if rows.rows <= tile {
             self.run_tile(class, rows, out, &mut NoObserver);
             return Ok(());
@@ -99,9 +106,15 @@ impl Network {
         })
     }
 
-    /// Rows of a full tile of this network.
-    pub(crate) fn tile(&self) -> usize {
-        if self.weights() * size_of::<f32>() > WIDE_FROM { WIDE_TILE } else { TILE }
+    /// Rows of a full tile of this network under a plan.
+    pub(crate) fn tile(&self, class: &ClassPlan) -> usize {
+        if self.weights() * size_of::<f32>() > WIDE_FROM {
+            WIDE_TILE
+        } else if class.layers.iter().all(|layer| layer.precision == Precision::Int8) {
+            BYTE_TILE
+        } else {
+            TILE
+        }
     }
 
     fn weights(&self) -> usize {
@@ -157,7 +170,7 @@ impl Network {
         invalid.clear();
         invalid.resize(n, false);
         let mut needs = Self::needs::<O>(class, 0);
-        let mut input = self.read(rows, needs, from, to, invalid, observer);
+        let mut input = self.read(class, rows, needs, from, to, invalid, observer);
         if !needs.int8() && class.layers.iter().any(|layer| layer.precision == Precision::Int8) {
             mark_invalid(input, invalid);
             observer.step(Step::Checked);
@@ -169,7 +182,7 @@ impl Network {
             observer.before(i, input);
             let mut output = layer.parts().output(plan.precision);
             let finish = activation.needs_finish();
-            let mut scan = false;
+            let (mut scan, mut in_pairs) = (false, false);
             if i < last {
                 needs = Self::needs::<O>(class, i + 1);
                 scan = needs.byte_lists && !self.lists_bytes(class, i);
@@ -209,14 +222,14 @@ impl Network {
                 }
             }
             if scan {
-                self.isa.run(to.scan_bytes(n, outputs));
+                in_pairs = self.list_bytes(class, i + 1, to, n, outputs);
                 observer.step(Step::Scanned);
             } else if needs.byte_lists {
                 to.fill_fours(n);
             }
             observer.after(i, n, computed);
             std::mem::swap(&mut from, &mut to);
-            input = from.input(n, outputs, needs);
+            input = from.input(n, outputs, needs, in_pairs);
         }
         for (row, _) in invalid.iter().enumerate().filter(|(_, invalid)| **invalid) {
             let outputs = self.output_size();
@@ -244,8 +257,10 @@ impl Network {
     }
 
     /// The first layer's input from the caller's rows, in place where it can be.
+    #[allow(clippy::too_many_arguments)] // what a tile is read into
     fn read<'a, O: Observer>(
         &self,
+        class: &ClassPlan,
         rows: Rows<'a>,
         needs: Needs,
         buffer: &'a mut Buffer,
@@ -257,11 +272,12 @@ impl Network {
         if let Some(quantization) = self.quantization(0).filter(|_| needs.int8()) {
             self.read_bytes(rows, quantization, buffer, spare, invalid);
             observer.step(Step::Quantized);
+            let mut in_pairs = false;
             if needs.byte_lists {
-                self.isa.run(buffer.scan_bytes(n, columns));
+                in_pairs = self.list_bytes(class, 0, buffer, n, columns);
                 observer.step(Step::Scanned);
             }
-            return buffer.input(n, columns, needs);
+            return buffer.input(n, columns, needs, in_pairs);
         }
         if let Some(map) = &self.map_on_read {
             return self.read_mapped(rows, map, needs, buffer, observer);
@@ -285,7 +301,7 @@ impl Network {
                 } else {
                     Step::Converted
                 });
-                buffer.input(n, columns, needs)
+                buffer.input(n, columns, needs, false)
             }
             Data::Csr { starts, index, value } => {
                 let spans = buffer.spans(n);
@@ -297,6 +313,34 @@ impl Network {
                 Input { rows: n, dense: None, lists: Some(lists), bytes: None, byte_lists: None }
             }
         }
+    }
+
+    /// Lists what is not zero in rows of bytes for layer `layer`, in the form that costs less; returns
+    /// whether that is in pairs.
+    fn list_bytes(
+        &self,
+        class: &ClassPlan,
+        layer: usize,
+        buffer: &mut Buffer,
+        n: usize,
+        columns: usize,
+    ) -> bool {
+        let units = match (class.layers[layer].strategy, &self.layers[layer].gate) {
+            (Strategy::Gate, Some(gate)) => gate.gate().rank(),
+            _ => self.layers[layer].packed.layer().outputs(),
+        };
+        let panels = units.div_ceil(PANEL);
+        let in_pairs = self.isa.dot_products() && n > 1 && {
+            let sample = n.min(SAMPLE);
+            let (bytes, words) = self.isa.run(buffer.count_bytes(sample, columns));
+            pairs::pay(columns, panels, sample, bytes, words)
+        };
+        if in_pairs {
+            self.isa.run(buffer.scan_pairs(n, columns));
+        } else {
+            self.isa.run(buffer.scan_bytes(n, columns));
+        }
+        in_pairs
     }
 
     /// The caller's rows as bytes.
@@ -370,7 +414,7 @@ impl Network {
             self.isa.run(Scan { rows, lists });
             observer.step(Step::Scanned);
         }
-        buffer.input(n, columns, needs)
+        buffer.input(n, columns, needs, false)
     }
 
     /// Every layer's input on these rows, as the plan for their number computes it: for layer i,
@@ -403,7 +447,7 @@ impl Network {
         observer: &mut O,
     ) -> Result<()> {
         self.check_width(rows)?;
-        let tile = self.tile();
+        let tile = self.tile(class);
         let mut out = vec![0.0; tile.min(rows.rows) * self.output_size()];
         for rows in rows.batches(tile) {
             let out = &mut out[..rows.rows * self.output_size()];

@@ -273,7 +273,7 @@ impl Network {
             let mut tiles = 0;
             let mut clock = Clock { start: begin, nanoseconds: vec![0.0; layers] };
             for rows in rows.batches(batch) {
-                tiles += rows.rows.div_ceil(self.tile());
+                tiles += rows.rows.div_ceil(self.tile(class));
                 self.observe(class, rows, &mut clock)?;
             }
             if pass > 0 {

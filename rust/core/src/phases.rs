@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::forward::Observer;
-use crate::kernels::{ByteLists, DenseRows, DenseRowsMut, Lists, Span};
+use crate::kernels::{ByteLists, DenseRows, DenseRowsMut, ListedBytes, Lists, Span};
 use crate::measure::{check_sample, clock_overhead, median};
 use crate::network::Network;
 use crate::plan::{ClassPlan, LayerPlan, Precision, Strategy};
@@ -230,11 +230,10 @@ impl Traffic<'_> {
     }
 
     /// What made this layer's input.
-    fn read(&mut self, n: f64, entries: f64) {
+    fn read(&mut self, n: f64, list: f64) {
         let (d, _) = self.shape(self.layer);
         let source = if self.layer == 0 { self.source } else { 4.0 };
         let needs = self.class.layers[self.layer].needs();
-        let list = if needs.byte_lists { 5.0 } else { 8.0 } * entries;
         let values = n * d;
         for phase in std::mem::take(&mut self.reading) {
             let bytes = match phase {
@@ -346,7 +345,15 @@ impl Observer for Traffic<'_> {
             self.write(layer - 1, n, dense + lists);
         }
         self.layer = layer;
-        self.read(n, entries);
+        // A column, and a value.
+        let list = match input.byte_lists {
+            Some(ListedBytes::Pairs(lists)) => {
+                6.0 * lists.spans.iter().map(|span| span.len).sum::<usize>() as f64
+            }
+            Some(ListedBytes::Bytes(_)) => 5.0 * entries,
+            None => 8.0 * entries,
+        };
+        self.read(n, list);
         let mut used = 0.0;
         for i in self.nonzero.iter().flatten() {
             let seen = &mut self.inputs[layer][*i as usize];
@@ -354,7 +361,6 @@ impl Observer for Traffic<'_> {
             *seen = self.tile;
         }
         let ((d, h), width) = (self.shape(layer), self.width(layer));
-        let list = (4.0 + width) * entries;
         match self.class.layers[layer].strategy {
             Strategy::Dense => {
                 // Rows that come as lists are skipped through.
@@ -430,10 +436,20 @@ fn nonzero(input: Input<'_>, row: usize) -> Vec<u32> {
     let columns = |flags: &mut dyn Iterator<Item = bool>| {
         flags.enumerate().filter(|(_, on)| *on).map(|(i, _)| i as u32).collect()
     };
-    if let (None, Some(lists)) = (input.bytes, input.byte_lists) {
-        let (index, value) = lists.row(row);
-        let entries = index.iter().zip(value).filter(|(_, byte)| **byte != 0);
-        return entries.map(|(i, _)| *i).collect();
+    match (input.bytes, input.byte_lists) {
+        (None, Some(ListedBytes::Bytes(lists))) => {
+            let (index, value) = lists.row(row);
+            let entries = index.iter().zip(value).filter(|(_, byte)| **byte != 0);
+            return entries.map(|(i, _)| *i).collect();
+        }
+        (None, Some(ListedBytes::Pairs(lists))) => {
+            let words = lists.columns_of(row / 2 * 2).iter().zip(lists.words_of(row));
+            let bytes = words.flat_map(|(i, word)| {
+                word.to_ne_bytes().into_iter().zip(4 * i..).filter(|(byte, _)| *byte != 0)
+            });
+            return bytes.map(|(_, i)| i).collect();
+        }
+        _ => {}
     }
     match (input.lists, input.dense, input.bytes) {
         (Some(lists), ..) => {
@@ -469,7 +485,7 @@ impl Network {
         let (mut times, seconds) = self.phase_seconds(class, rows, batch, time)?;
         for (i, times) in times.iter_mut().enumerate() {
             if class.layers[i].strategy == Strategy::Skip {
-                let n = batch.min(rows.rows).min(self.tile());
+                let n = batch.min(rows.rows).min(self.tile(class));
                 let fused = times[index(Phase::Multiply)];
                 let epilogue = self.epilogue_seconds(class, i, n).min(fused);
                 times[index(Phase::Epilogue)] = epilogue;
@@ -536,8 +552,8 @@ impl Network {
             inputs,
             lines: lines.collect(),
         };
-        let mut out = vec![0.0; self.tile().min(rows.rows) * self.output_size()];
-        for tile in self.tiles(rows, batch) {
+        let mut out = vec![0.0; self.tile(class).min(rows.rows) * self.output_size()];
+        for tile in self.tiles(class, rows, batch) {
             self.run_tile(class, tile, &mut out[..tile.rows * self.output_size()], &mut traffic);
         }
         let weight_bytes = traffic.weight_bytes();
@@ -545,8 +561,13 @@ impl Network {
     }
 
     /// The rows as calls of `batch` rows cut them into tiles.
-    fn tiles<'a>(&self, rows: Rows<'a>, batch: usize) -> impl Iterator<Item = Rows<'a>> {
-        let tile = self.tile();
+    fn tiles<'a>(
+        &self,
+        class: &ClassPlan,
+        rows: Rows<'a>,
+        batch: usize,
+    ) -> impl Iterator<Item = Rows<'a>> {
+        let tile = self.tile(class);
         rows.batches(batch).flat_map(move |call| call.batches(tile))
     }
 
@@ -574,7 +595,7 @@ impl Network {
                 overhead,
                 nanoseconds: vec![[0.0; COUNT]; layers],
             };
-            for tile in self.tiles(rows, batch) {
+            for tile in self.tiles(class, rows, batch) {
                 clock.next = 0;
                 clock.last = Instant::now();
                 self.run_tile(class, tile, &mut out[..tile.rows * outputs], &mut clock);
@@ -614,7 +635,12 @@ impl Network {
             dense: None,
             lists: Some(Lists { columns, index: &[], value: &[], spans: &spans }),
             bytes: Some(DenseRows::new(&words, n, columns.div_ceil(4), columns.div_ceil(4))),
-            byte_lists: Some(ByteLists { columns, index: &[], value: &[], spans: &spans }),
+            byte_lists: Some(ListedBytes::Bytes(ByteLists {
+                columns,
+                index: &[],
+                value: &[],
+                spans: &spans,
+            })),
         };
         let needs = match class.layers.get(i + 1) {
             Some(next) if !layer.activation().needs_finish() => next.needs().before_scan(),

@@ -4,10 +4,10 @@
 use std::cell::RefCell;
 
 use crate::kernels::emit::{Output, Quantized};
-use crate::kernels::scan::ScanBytes;
+use crate::kernels::scan::{CountBytes, ScanBytes, ScanPairs};
 use crate::kernels::{
-    Aligned, ByteLists, ByteRowsMut, DenseRows, DenseRowsMut, Lists, ListsMut, Span, byte_stride,
-    fill_fours, list_stride, padded, zeros,
+    Aligned, ByteLists, ByteRowsMut, DenseRows, DenseRowsMut, ListedBytes, Lists, ListsMut,
+    PairLists, Span, byte_stride, fill_fours, list_stride, padded, zeros,
 };
 use crate::network::{Activation, Quantization};
 use crate::simd::LANES;
@@ -30,6 +30,7 @@ pub(crate) struct Buffer {
     spans: Vec<Span>,
     bytes: Aligned<u32>,
     byte_values: Aligned<u8>,
+    words: Aligned<u32>,
 }
 
 /// What a gate needs between its estimate and its dot products.
@@ -113,6 +114,7 @@ impl Buffer {
             spans: Vec::new(),
             bytes: Aligned::new(64),
             byte_values: Aligned::new(64),
+            words: Aligned::new(64),
         }
     }
 
@@ -127,13 +129,25 @@ impl Buffer {
     }
 
     /// What was written before, as far as it is needed.
-    pub(crate) fn input(&self, rows: usize, columns: usize, needs: Needs) -> Input<'_> {
+    pub(crate) fn input(
+        &self,
+        rows: usize,
+        columns: usize,
+        needs: Needs,
+        in_pairs: bool,
+    ) -> Input<'_> {
         Input {
             rows,
             dense: needs.dense.then(|| self.dense(rows, columns)),
             lists: needs.lists.then(|| self.lists(rows, columns)),
             bytes: needs.bytes.then(|| self.bytes(rows, columns)),
-            byte_lists: needs.byte_lists.then(|| self.byte_lists(rows, columns)),
+            byte_lists: needs.byte_lists.then(|| {
+                if in_pairs {
+                    ListedBytes::Pairs(self.pair_lists(rows, columns))
+                } else {
+                    ListedBytes::Bytes(self.byte_lists(rows, columns))
+                }
+            }),
         }
     }
 
@@ -275,6 +289,32 @@ impl Buffer {
             columns,
             lists: ListsMut::new(index, byte_values, spans, rows, columns),
         }
+    }
+
+    /// Reads the first rows of bytes, at most `rows`, to count what lists of them would hold.
+    pub(crate) fn count_bytes(&self, rows: usize, columns: usize) -> CountBytes<'_> {
+        let stride = byte_stride(columns);
+        CountBytes { rows: DenseRows::new(&self.bytes, rows, stride, stride) }
+    }
+
+    /// Reads the rows of bytes while their pairs are listed.
+    pub(crate) fn scan_pairs(&mut self, rows: usize, columns: usize) -> ScanPairs<'_> {
+        let stride = byte_stride(columns);
+        let columns = columns.div_ceil(4);
+        grow(&mut self.index, rows * list_stride(columns));
+        grow(&mut self.words, rows * list_stride(columns));
+        grow_vec(&mut self.spans, rows);
+        let Buffer { bytes, index, words, spans, .. } = self;
+        ScanPairs {
+            rows: DenseRows::new(bytes, rows, stride, stride),
+            lists: ListsMut::new(index, words, spans, rows, columns),
+        }
+    }
+
+    /// The lists of pairs written before.
+    fn pair_lists(&self, rows: usize, columns: usize) -> PairLists<'_> {
+        let (index, value, spans) = (&self.index, &self.words, &self.spans[..rows]);
+        PairLists { columns: columns.div_ceil(4), index, value, spans }
     }
 
     /// The lists of bytes written before.

@@ -174,6 +174,64 @@ fn every_bit_is_as_documented() {
     none(&failures);
 }
 
+/// Rows whose non-zeros come in runs, as in images, by themselves, or by turns: whatever form lists of
+/// them take, a row has the same bits as alone, in skip and in gates, and those of the documentation.
+#[test]
+fn runs_and_single_values() {
+    let (columns, n) = (203, 71);
+    let mut model = Model::relu(21, &[columns, 150, 70, 5]);
+    for gate in model.gates.iter_mut().flatten() {
+        *gate = gate.clone().with_range(vec![[-3.0, 3.0]; gate.rank()]);
+    }
+    let quantization = [plain(1.0 / 255.0, 0.0), plain(0.01, 0.0), plain(0.01, 17.0)];
+    let mut random = Random(22);
+    let runs = |random: &mut Random| {
+        let mut row = vec![0.0; columns];
+        for _ in 0..6 {
+            let start = random.bits() as usize % (columns - 9);
+            row[start..start + 9].iter_mut().for_each(|x| *x = random.value().abs() + 0.01);
+        }
+        row
+    };
+    let single = |random: &mut Random| {
+        let mut row = vec![0.0; columns];
+        (0..columns).step_by(16).for_each(|i| row[i] = random.value().abs() + 0.01);
+        row
+    };
+    let kinds: [Vec<f32>; 3] = [
+        (0..n).flat_map(|_| runs(&mut random)).collect(),
+        (0..n).flat_map(|_| single(&mut random)).collect(),
+        (0..n)
+            .flat_map(|r| if r % 2 == 0 { runs(&mut random) } else { single(&mut random) })
+            .collect(),
+    ];
+    for (kind, data) in kinds.iter().enumerate() {
+        let expected: Vec<f32> = data
+            .chunks_exact(columns)
+            .flat_map(|row| reference(&model, &quantization, row, |_, _, _| true))
+            .collect();
+        for isa in Isa::available() {
+            let network = quantized(&model, isa, &quantization);
+            for strategy in [Strategy::Skip, Strategy::Gate] {
+                let network = under(&network, &[strategy, strategy, Strategy::Skip]);
+                let alone: Vec<f32> = data
+                    .chunks_exact(columns)
+                    .flat_map(|row| run(&network, Rows::f32(row, 1, columns, columns).unwrap(), 1))
+                    .collect();
+                let what = format!("{kind} {} {}", isa.name(), strategy.name());
+                if strategy == Strategy::Skip {
+                    assert_eq!(bits(&alone), bits(&expected), "{what}");
+                }
+                for count in [2, 3, 4, 5, 64, 65, n] {
+                    let rows = Rows::f32(data, count, columns, columns).unwrap();
+                    let got = run(&network, rows, 1);
+                    assert_eq!(bits(&got), bits(&alone[..got.len()]), "{what} {count} rows");
+                }
+            }
+        }
+    }
+}
+
 /// The largest bytes everywhere: pairs of products do not fit 16 bits, and must not be cut to them.
 #[test]
 fn nothing_saturates() {

@@ -5,6 +5,7 @@
 //! | `scan.rs` | rows in, lists of their non-zero entries out | skip, gate (first layer) |
 //! | `sparse.rs` | lists of non-zeros times packed panels | skip, gate's estimate |
 //! | `bytes.rs` | lists of non-zero bytes times byte panels | int8 skip, int8 gate's estimate |
+//! | `pairs.rs` | lists of what is not zero in pairs of rows times panels | the same, in batches |
 //! | `dense.rs` | dense rows times packed panels | dense, gate's estimate and scores |
 //! | `dot.rs` | chosen units' weight rows times dense rows | gate |
 //! | `arithmetic.rs` | what a multiply-add is: of f32, or of bytes four to a word | all |
@@ -25,6 +26,7 @@ pub(crate) mod bytes;
 pub(crate) mod dense;
 pub(crate) mod dot;
 pub(crate) mod emit;
+pub(crate) mod pairs;
 pub(crate) mod peak;
 pub(crate) mod scan;
 pub(crate) mod sparse;
@@ -239,6 +241,43 @@ impl<'a> ByteLists<'a> {
         let Span { start, len } = self.spans[row];
         (&self.index[start..start + len], &self.value[start..start + len])
     }
+}
+
+/// The words of four bytes that are not all zero in one or the other of two neighbouring rows, as
+/// columns and both rows' words. The last of an odd number of rows is listed by itself.
+///
+/// Invariant: every span lies in both slices; the spans of a pair are equally long; every index is
+/// below `columns`. A pair's columns stand where its first row's do. Only made by `scan.rs`.
+#[derive(Clone, Copy)]
+pub(crate) struct PairLists<'a> {
+    /// Of words.
+    pub(crate) columns: usize,
+    pub(crate) index: &'a [u32],
+    pub(crate) value: &'a [u32],
+    pub(crate) spans: &'a [Span],
+}
+
+impl<'a> PairLists<'a> {
+    /// The columns of the pair that begins with `row`.
+    #[inline(always)]
+    pub(crate) fn columns_of(&self, row: usize) -> &'a [u32] {
+        let Span { start, len } = self.spans[row];
+        &self.index[start..start + len]
+    }
+
+    /// The words of one row.
+    #[inline(always)]
+    pub(crate) fn words_of(&self, row: usize) -> &'a [u32] {
+        let Span { start, len } = self.spans[row];
+        &self.value[start..start + len]
+    }
+}
+
+/// What is not zero in rows of bytes, in one of two forms.
+#[derive(Clone, Copy)]
+pub(crate) enum ListedBytes<'a> {
+    Bytes(ByteLists<'a>),
+    Pairs(PairLists<'a>),
 }
 
 /// Dense rows at a constant distance: of f32, or of bytes four to a word.

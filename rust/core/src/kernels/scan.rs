@@ -74,6 +74,73 @@ impl Kernel for ScanBytes<'_> {
     }
 }
 
+/// Lists the words of pairs of rows, as [`super::PairLists`] has them.
+pub(crate) struct ScanPairs<'a> {
+    /// With their padding up to whole vectors of words.
+    pub(crate) rows: DenseRows<'a, u32>,
+    pub(crate) lists: ListsMut<'a, u32>,
+}
+
+impl Kernel for ScanPairs<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let (n, columns) = (self.rows.rows(), self.lists.columns());
+        assert!(padded(columns) <= self.rows.columns());
+        for r in (0..n).step_by(2) {
+            let second = (r + 1).min(n - 1);
+            let (a, b) = (self.rows.row(r).as_ptr(), self.rows.row(second).as_ptr());
+            let (_, other, _) = self.lists.end(second);
+            let (index, value, _) = self.lists.end(r);
+            let mut end = 0;
+            for column in (0..columns).step_by(LANES) {
+                // SAFETY: a row has its words rounded up to vectors. A row appends at most `column`
+                // entries before this vector, and its region has room for its columns rounded up to
+                // vectors and 16 more.
+                unsafe {
+                    let (a, b) = (simd.load_i32(a.add(column)), simd.load_i32(b.add(column)));
+                    let mask = simd.nonzero_i32(a) | simd.nonzero_i32(b);
+                    let mask = mask & lanes_within(columns, column);
+                    simd.compress_index(index.add(end), mask, column as u32);
+                    simd.compress_words(other.add(end), mask, b);
+                    simd.compress_words(value.add(end), mask, a);
+                    end += mask.count_ones() as usize;
+                }
+            }
+            self.lists.spans[r].len = end;
+            self.lists.spans[second].len = end;
+        }
+    }
+}
+
+/// Counts what lists of rows of bytes would hold.
+pub(crate) struct CountBytes<'a> {
+    /// With their padding up to whole vectors of words.
+    pub(crate) rows: DenseRows<'a, u32>,
+}
+
+impl Kernel for CountBytes<'_> {
+    /// Bytes that are not zero; words that are not all zero in one or the other row of a pair.
+    type Output = (usize, usize);
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> (usize, usize) {
+        let (n, mut bytes, mut words) = (self.rows.rows(), 0, 0);
+        for r in (0..n).step_by(2) {
+            let (a, b) = (self.rows.row(r), self.rows.row((r + 1).min(n - 1)));
+            for (a, b) in a.chunks_exact(LANES).zip(b.chunks_exact(LANES)) {
+                // SAFETY: both have 16 words.
+                let (a, b) = unsafe { (simd.load_i32(a.as_ptr()), simd.load_i32(b.as_ptr())) };
+                words += (simd.nonzero_i32(a) | simd.nonzero_i32(b)).count_ones() as usize;
+                bytes += simd.nonzero_bytes(a).count_ones() as usize;
+                if r + 1 < n {
+                    bytes += simd.nonzero_bytes(b).count_ones() as usize;
+                }
+            }
+        }
+        (bytes, words)
+    }
+}
+
 /// Makes bytes of f32 rows: `x inverse + offset`, rounded, per column. Tells which rows hold a value
 /// that is not finite.
 pub(crate) struct Quantize<'a> {

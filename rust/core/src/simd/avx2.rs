@@ -141,6 +141,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F32 = (__m256, __m256);
     type I32 = (__m256i, __m256i);
     const GROUP: usize = 6;
+    const DOT_PRODUCTS: bool = VNNI;
 
     #[inline(always)]
     fn whole_panel(rows: usize) -> bool {
@@ -305,6 +306,16 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
+    fn nonzero_bytes(self, v: Self::I32) -> u64 {
+        // SAFETY: the token.
+        unsafe {
+            let zero = _mm256_setzero_si256();
+            let low = _mm256_movemask_epi8(_mm256_cmpeq_epi8(v.0, zero)) as u32;
+            let high = _mm256_movemask_epi8(_mm256_cmpeq_epi8(v.1, zero)) as u32;
+            !(u64::from(low) | (u64::from(high) << 32))
+        }
+    }
+    #[inline(always)]
     fn above(self, v: Self::I32, limit: Self::I32) -> u16 {
         // SAFETY: the token.
         unsafe {
@@ -401,6 +412,14 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let order = _mm256_loadu_si256(COMPRESS[high].as_ptr().cast());
             let p = p.add(low.count_ones() as usize);
             _mm256_storeu_ps(p, _mm256_permutevar8x32_ps(v.1, order));
+        }
+    }
+    #[inline(always)]
+    unsafe fn compress_words(self, p: *mut u32, mask: u16, v: Self::I32) {
+        // SAFETY: the token; lanes are moved as they are, and the caller gives 16 writable u32.
+        unsafe {
+            let v = (_mm256_castsi256_ps(v.0), _mm256_castsi256_ps(v.1));
+            self.compress(p.cast(), mask, v);
         }
     }
     #[inline(always)]

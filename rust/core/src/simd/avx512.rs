@@ -31,6 +31,7 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type F32 = __m512;
     type I32 = __m512i;
     const GROUP: usize = 6;
+    const DOT_PRODUCTS: bool = VNNI;
 
     #[inline(always)]
     fn whole_panel(_rows: usize) -> bool {
@@ -172,6 +173,11 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         unsafe { _mm512_test_epi32_mask(v, v) }
     }
     #[inline(always)]
+    fn nonzero_bytes(self, v: __m512i) -> u64 {
+        // SAFETY: the token.
+        unsafe { _mm512_test_epi8_mask(v, v) }
+    }
+    #[inline(always)]
     fn above(self, v: __m512i, limit: __m512i) -> u16 {
         // SAFETY: the token.
         unsafe { _mm512_cmpgt_epi32_mask(v, limit) }
@@ -261,6 +267,11 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         // In a register, then a whole store: the memory form of compress is microcoded on Zen 4.
         // SAFETY: the token; the caller gives 16 writable f32.
         unsafe { _mm512_storeu_ps(p, _mm512_maskz_compress_ps(mask, v)) }
+    }
+    #[inline(always)]
+    unsafe fn compress_words(self, p: *mut u32, mask: u16, v: __m512i) {
+        // SAFETY: the token; the caller gives 16 writable u32.
+        unsafe { _mm512_storeu_si512(p.cast(), _mm512_maskz_compress_epi32(mask, v)) }
     }
     #[inline(always)]
     unsafe fn compress_index(self, p: *mut u32, mask: u16, base: u32) {

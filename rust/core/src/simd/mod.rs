@@ -34,6 +34,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Rows that the dense kernel takes together, at most 6.
     const GROUP: usize;
 
+    /// Whether a multiply-add of bytes is one instruction, so that loads cost more than products.
+    const DOT_PRODUCTS: bool;
+
     /// Whether the sums of that many rows by four vectors fit the registers; else the dense kernel
     /// takes one vector at a time.
     fn whole_panel(rows: usize) -> bool;
@@ -107,6 +110,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn dot_bytes(self, sum: Self::I32, x: Self::I32, w: Self::I32) -> Self::I32;
     /// Bit i set where lane i is not zero.
     fn nonzero_i32(self, v: Self::I32) -> u16;
+    /// Bit i set where byte i is not zero.
+    fn nonzero_bytes(self, v: Self::I32) -> u64;
     /// Bit i set where lane i of `v` is greater than that of `limit`, signed.
     fn above(self, v: Self::I32, limit: Self::I32) -> u16;
     /// Each lane as f32, rounded to nearest.
@@ -154,6 +159,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be valid for writing 16 f32, whatever the mask.
     unsafe fn compress(self, p: *mut f32, mask: u16, v: Self::F32);
+    /// The same of integers.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing 16 u32, whatever the mask.
+    unsafe fn compress_words(self, p: *mut u32, mask: u16, v: Self::I32);
     /// Packs `base + i` for each set bit i to the front and stores a whole vector.
     ///
     /// # Safety
@@ -247,6 +257,24 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Inner::Avx2(_) => "avx2",
             Inner::Portable(_) => "portable",
+        }
+    }
+
+    /// [`Simd::DOT_PRODUCTS`].
+    pub(crate) fn dot_products(self) -> bool {
+        fn of<S: Simd>(_: S) -> bool {
+            S::DOT_PRODUCTS
+        }
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Inner::Avx512Vnni(isa) => of(isa),
+            #[cfg(target_arch = "x86_64")]
+            Inner::Avx512(isa) => of(isa),
+            #[cfg(target_arch = "x86_64")]
+            Inner::AvxVnni(isa) => of(isa),
+            #[cfg(target_arch = "x86_64")]
+            Inner::Avx2(isa) => of(isa),
+            Inner::Portable(isa) => of(isa),
         }
     }
 

@@ -31,6 +31,7 @@ impl Simd for Portable {
     type F32 = Lanes;
     type I32 = Integers;
     // A vector is four registers of 128 bits, of which there are 32 with NEON and 16 with SSE2.
+    const DOT_PRODUCTS: bool = false;
     const GROUP: usize = if cfg!(target_arch = "aarch64") { 6 } else { 2 };
 
     #[inline(always)]
@@ -155,6 +156,16 @@ impl Simd for Portable {
         mask(|i| v.0[i] != 0)
     }
     #[inline(always)]
+    fn nonzero_bytes(self, v: Integers) -> u64 {
+        let mut mask = 0;
+        for (i, lane) in v.0.iter().enumerate() {
+            for (j, byte) in lane.to_ne_bytes().into_iter().enumerate() {
+                mask |= u64::from(byte != 0) << (4 * i + j);
+            }
+        }
+        mask
+    }
+    #[inline(always)]
     fn above(self, v: Integers, limit: Integers) -> u16 {
         mask(|i| v.0[i] > limit.0[i])
     }
@@ -211,6 +222,15 @@ impl Simd for Portable {
         for (i, lane) in v.0.iter().enumerate() {
             // SAFETY: packed <= i < 16, and the caller gives 16 writable f32.
             unsafe { *p.add(packed) = *lane };
+            packed += usize::from((mask >> i) & 1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn compress_words(self, p: *mut u32, mask: u16, v: Integers) {
+        let mut packed = 0;
+        for (i, lane) in v.0.iter().enumerate() {
+            // SAFETY: packed <= i < 16, and the caller gives 16 writable u32.
+            unsafe { *p.add(packed) = *lane as u32 };
             packed += usize::from((mask >> i) & 1);
         }
     }

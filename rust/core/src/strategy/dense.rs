@@ -19,6 +19,6 @@ pub(super) fn run_int8(
     rows: DenseRows<'_, u32>,
     mut output: Output<'_>,
 ) {
-    let (panels, emit) = (layer.panels(), &mut output);
+    let (panels, emit) = (layer.weights.panels(), &mut output);
     isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, emit });
 }

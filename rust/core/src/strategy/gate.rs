@@ -13,18 +13,17 @@
 use super::{PackedLayer, Step};
 use std::sync::Arc;
 
-use super::quantized::{QuantizedLayer, quantize, reference, step, word};
+use super::quantized::{ByteWeights, QuantizedLayer, quantize, reference, step, word};
 use crate::error::Result;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
-use crate::kernels::bytes::BytesTimesPanels;
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
 use crate::kernels::emit::{ByteSums, Finish, Live, LiveBytes, Output, Sums};
 use crate::kernels::scan::Quantize;
 use crate::kernels::sparse::SparseTimesPanels;
 use crate::kernels::{
-    Aligned, ByteLists, BytePanels, ByteRowsMut, DenseRows, Lists, Panels, Span, UnitRows,
-    byte_stride, list_stride, padded, zeros,
+    Aligned, ByteRowsMut, DenseRows, ListedBytes, Lists, Panels, Span, UnitRows, byte_stride,
+    list_stride, padded, zeros,
 };
 use crate::network::{Gate, InputMap, Quantization};
 use crate::simd::Isa;
@@ -335,7 +334,7 @@ where
 
 /// A gate of an int8 layer: both factors are bytes.
 pub(crate) struct QuantizedGate {
-    u: BytePanels,
+    u: ByteWeights,
     /// What makes a byte of a sum of `u`.
     scale: Aligned<f32>,
     bias: Aligned<f32>,
@@ -375,7 +374,11 @@ impl QuantizedGate {
             scale[k] = (u_steps[k] / scores.step[k]) as f32;
             bias[k] = ((constant - scores.low[k]) / scores.step[k]) as f32;
         }
-        let u = BytePanels::pack(inputs, rank, |i, k| quantize(u_of(i, k), u_steps[k]));
+        let words = (0..rank).flat_map(|k| (0..inputs.div_ceil(4)).map(move |group| (k, group)));
+        let words = words.map(|(k, group)| {
+            word(|j| 4 * group + j, inputs, |i| quantize(u_of(i, k), u_steps[k]))
+        });
+        let u = ByteWeights::new(inputs, words.collect());
         Some(QuantizedGate { u, scale, bias, scores })
     }
 
@@ -389,7 +392,7 @@ impl QuantizedGate {
         isa: Isa,
         layer: &QuantizedLayer,
         rows: DenseRows<'_, u32>,
-        lists: ByteLists<'_>,
+        lists: ListedBytes<'_>,
         output: Output<'_>,
         scratch: &mut GateScratch,
         step: &mut impl FnMut(Step<'_>),
@@ -399,11 +402,10 @@ impl QuantizedGate {
         scratch.reserve(n, rank, rows.columns(), self.scores.outputs);
         let bytes = ByteRowsMut::new(&mut scratch.low_rank_bytes, n, rank);
         let mut sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
-        let (panels, emit) = (&self.u, &mut sums);
-        isa.run(BytesTimesPanels { lists, panels, emit });
+        self.u.times(isa, lists, &mut sums);
         step(Step::Estimated);
         self.scores.choose(isa, n, scratch);
         step(Step::Chosen(&scratch.live, &scratch.live_spans[..n]));
-        live_units::<Bytes>(isa, rows, layer.unit_rows(), output, scratch, step)
+        live_units::<Bytes>(isa, rows, layer.weights.unit_rows(), output, scratch, step)
     }
 }

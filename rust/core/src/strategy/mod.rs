@@ -15,7 +15,9 @@ pub(crate) use quantized::QuantizedLayer;
 
 use crate::error::{Error, Result};
 use crate::kernels::emit::Output;
-use crate::kernels::{Aligned, ByteLists, DenseRows, Lists, Panels, Span, UnitRows, padded, zeros};
+use crate::kernels::{
+    Aligned, DenseRows, ListedBytes, Lists, Panels, Span, UnitRows, padded, zeros,
+};
 use crate::network::{InputMap, Layer};
 use crate::plan::{LayerPlan, Precision, Strategy};
 use crate::simd::Isa;
@@ -29,7 +31,7 @@ pub(crate) struct Input<'a> {
     pub(crate) dense: Option<DenseRows<'a>>,
     pub(crate) lists: Option<Lists<'a>>,
     pub(crate) bytes: Option<DenseRows<'a, u32>>,
-    pub(crate) byte_lists: Option<ByteLists<'a>>,
+    pub(crate) byte_lists: Option<ListedBytes<'a>>,
 }
 
 /// What a layer reads.
@@ -196,9 +198,9 @@ impl<'a> Parts<'a> {
     /// Packs what a plan needs.
     pub(crate) fn pack_for(self, plan: LayerPlan) {
         match (plan.precision, self.int8, plan.strategy) {
-            (Precision::Int8, Some(int8), Strategy::Gate) => _ = int8.unit_rows(),
-            (Precision::Int8, Some(int8), Strategy::Skip) => _ = int8.byte_panels(),
-            (Precision::Int8, Some(int8), Strategy::Dense) => _ = int8.panels(),
+            (Precision::Int8, Some(int8), Strategy::Gate) => _ = int8.weights.unit_rows(),
+            (Precision::Int8, Some(int8), Strategy::Skip) => _ = int8.weights.byte_panels(),
+            (Precision::Int8, Some(int8), Strategy::Dense) => _ = int8.weights.panels(),
             (_, _, Strategy::Gate) => _ = self.layer.unit_rows(),
             _ => _ = self.layer.panels(),
         }

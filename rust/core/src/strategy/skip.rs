@@ -1,10 +1,9 @@
 //! skip: inputs that are zero are not multiplied. Exact.
 
 use super::PackedLayer;
-use crate::kernels::bytes::BytesTimesPanels;
 use crate::kernels::emit::Output;
 use crate::kernels::sparse::SparseTimesPanels;
-use crate::kernels::{ByteLists, Lists};
+use crate::kernels::{ListedBytes, Lists};
 use crate::simd::Isa;
 use crate::strategy::QuantizedLayer;
 
@@ -16,9 +15,8 @@ pub(super) fn run(isa: Isa, layer: &PackedLayer, lists: Lists<'_>, mut output: O
 pub(super) fn run_int8(
     isa: Isa,
     layer: &QuantizedLayer,
-    lists: ByteLists<'_>,
+    lists: ListedBytes<'_>,
     mut output: Output<'_>,
 ) {
-    let (panels, emit) = (layer.byte_panels(), &mut output);
-    isa.run(BytesTimesPanels { lists, panels, emit });
+    layer.weights.times(isa, lists, &mut output);
 }

@@ -1,0 +1,185 @@
+//! Lists of pairs of rows of bytes times panels: int8 skip and the int8 gate's estimate, in batches.
+//!
+//! ```text
+//! for panel:                          # 64 units
+//!     for pair of rows:
+//!         sums = 0                    # two rows by four vectors of i32
+//!         for (i, words) in list of pair:
+//!             w = panel[i]            # four inputs by 64 units
+//!             for row of pair: sums[row] += dot_bytes(w, words[row])
+//!         emit(sums)
+//! ```
+//!
+//! Where what is not zero comes in runs, as in images, whole words of four inputs cost less than
+//! bringing single inputs together (`bytes.rs`): no shuffles, and a line's load and its index serve both
+//! rows. Which of the two a tile takes is decided by counting on some of its rows, in `forward.rs`.
+//! Sums of integers do not depend on their order, so nothing else depends on it.
+
+use super::arithmetic::{Arithmetic, Bytes};
+use super::emit::Emit;
+use super::{PairLists, Panels};
+use crate::simd::{Kernel, LANES, Simd};
+
+/// Multiplies each pair's list with the panels.
+pub(crate) struct PairsTimesPanels<'a, E> {
+    pub(crate) lists: PairLists<'a>,
+    pub(crate) panels: &'a Panels<u32>,
+    pub(crate) emit: &'a mut E,
+}
+
+/// Whether pairs are the cheaper form for rows of `columns` bytes that go through `panels` panels, where
+/// `rows` of them have that many bytes that are not zero, and pairs of them that many words.
+///
+/// By the cycles that either takes (Zen 5, AVX-512): scanning, of 64 columns, 20 for bytes and 5 for
+/// pairs; then, of a panel, 5 for four bytes and 4 for a word of two rows.
+pub(crate) fn pay(columns: usize, panels: usize, rows: usize, bytes: usize, words: usize) -> bool {
+    let scan = rows * columns.div_ceil(64);
+    let as_bytes = 20 * scan + panels * 5 * bytes / 4;
+    let as_pairs = 5 * scan + panels * 4 * words;
+    as_pairs < as_bytes
+}
+
+impl<E: Emit<Bytes>> Kernel for PairsTimesPanels<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        // Others take bytes one by one, and need not compile this.
+        assert!(S::DOT_PRODUCTS);
+        assert_eq!(self.lists.columns, self.panels.inputs());
+        let Self { lists, panels, emit } = self;
+        for p in 0..panels.count() {
+            let (first, vectors, panel) = panels.panel(p);
+            match vectors {
+                4 => pairs::<S, E, 4>(simd, lists, panel, first, emit),
+                3 => pairs::<S, E, 3>(simd, lists, panel, first, emit),
+                2 => pairs::<S, E, 2>(simd, lists, panel, first, emit),
+                _ => pairs::<S, E, 1>(simd, lists, panel, first, emit),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn pairs<S: Simd, E: Emit<Bytes>, const V: usize>(
+    simd: S,
+    lists: PairLists<'_>,
+    panel: &[u32],
+    first: usize,
+    emit: &mut E,
+) {
+    assert_eq!(panel.len(), lists.columns * V * LANES);
+    let n = lists.spans.len();
+    for row in (0..n / 2 * 2).step_by(2) {
+        group::<S, E, V, 2>(simd, lists, row, panel, first, emit);
+    }
+    if n % 2 == 1 {
+        group::<S, E, V, 1>(simd, lists, n - 1, panel, first, emit);
+    }
+}
+
+/// R rows that are listed together, times a panel that is P vectors wide.
+#[inline(always)]
+fn group<S: Simd, E: Emit<Bytes>, const P: usize, const R: usize>(
+    simd: S,
+    lists: PairLists<'_>,
+    row: usize,
+    panel: &[u32],
+    first: usize,
+    emit: &mut E,
+) {
+    if S::whole_panel(R) {
+        tile::<S, E, P, P, R>(simd, lists, row, panel, 0, first, emit);
+    } else {
+        for at in 0..P {
+            tile::<S, E, P, 1, R>(simd, lists, row, panel, at, first, emit);
+        }
+    }
+}
+
+/// R rows times the V vectors from `at` on of a panel that is P vectors wide.
+#[inline(always)]
+fn tile<S: Simd, E: Emit<Bytes>, const P: usize, const V: usize, const R: usize>(
+    simd: S,
+    lists: PairLists<'_>,
+    row: usize,
+    panel: &[u32],
+    at: usize,
+    first: usize,
+    emit: &mut E,
+) {
+    let index = lists.columns_of(row);
+    let mut words: [&[u32]; R] = [&[]; R];
+    for (r, words) in words.iter_mut().enumerate() {
+        *words = &lists.words_of(row + r)[..index.len()];
+    }
+    let mut sums = [[[simd.splat_i32(0); V]; R]; 2];
+    let weights = panel[at * LANES..].as_ptr();
+    // SAFETY: every index is below the panel's inputs (the invariant of `PairLists`), of P vectors each,
+    // and every row has as many words as there are indices.
+    unsafe {
+        let mut entry = 0;
+        while entry + 2 <= index.len() {
+            for (chain, sums) in sums.iter_mut().enumerate() {
+                let entry = entry + chain;
+                let weights = weights.add(*index.get_unchecked(entry) as usize * P * LANES);
+                add_word(simd, &words, entry, weights, sums);
+            }
+            entry += 2;
+        }
+        if entry < index.len() {
+            let weights = weights.add(*index.get_unchecked(entry) as usize * P * LANES);
+            add_word(simd, &words, entry, weights, &mut sums[0]);
+        }
+    }
+    let [total, odd] = sums;
+    for (r, (mut total, odd)) in total.into_iter().zip(odd).enumerate() {
+        for (sum, odd) in total.iter_mut().zip(odd) {
+            *sum = simd.add_i32(*sum, odd);
+        }
+        emit.emit(simd, row + r, first + at * LANES, total);
+    }
+}
+
+/// Adds the products of one word of each row.
+///
+/// # Safety
+/// Every row must have entry `entry`, and V vectors must be readable at `weights`.
+#[inline(always)]
+unsafe fn add_word<S: Simd, const V: usize, const R: usize>(
+    simd: S,
+    words: &[&[u32]; R],
+    entry: usize,
+    weights: *const u32,
+    sums: &mut [[S::I32; V]; R],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut w = [simd.splat_i32(0); V];
+        for (v, w) in w.iter_mut().enumerate() {
+            *w = simd.load_i32(weights.add(v * LANES));
+        }
+        for (sums, words) in sums.iter_mut().zip(words) {
+            let x = Bytes::splat(simd, *words.get_unchecked(entry));
+            for (sum, w) in sums.iter_mut().zip(w) {
+                *sum = simd.dot_bytes(*sum, x, w);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pay;
+
+    /// Four rows of MNIST digits have about 600 non-zeros, in 153 words of pairs; of 1,000 units of
+    /// which every eighth is on, 500 in 330.
+    #[test]
+    fn runs_are_taken_in_pairs_and_single_values_are_not() {
+        assert!(pay(784, 16, 4, 604, 153));
+        assert!(pay(784, 1, 4, 604, 153));
+        assert!(!pay(1000, 10, 4, 500, 330));
+        // Dense rows.
+        assert!(pay(784, 16, 4, 4 * 784, 2 * 196));
+        assert!(pay(784, 16, 4, 0, 0));
+    }
+}
