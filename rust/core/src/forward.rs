@@ -182,7 +182,7 @@ impl Network {
             observer.before(i, input);
             let mut output = layer.parts().output(plan.precision);
             let finish = activation.needs_finish();
-            let (mut scan, mut in_pairs) = (false, false);
+            let mut scan = false;
             if i < last {
                 needs = Self::needs::<O>(class, i + 1);
                 scan = needs.byte_lists && !self.lists_bytes(class, i);
@@ -222,14 +222,14 @@ impl Network {
                 }
             }
             if scan {
-                in_pairs = self.list_bytes(class, i + 1, to, n, outputs);
+                self.isa.run(to.scan_bytes(n, outputs));
                 observer.step(Step::Scanned);
             } else if needs.byte_lists {
                 to.fill_fours(n);
             }
             observer.after(i, n, computed);
             std::mem::swap(&mut from, &mut to);
-            input = from.input(n, outputs, needs, in_pairs);
+            input = from.input(n, outputs, needs, false);
         }
         for (row, _) in invalid.iter().enumerate().filter(|(_, invalid)| **invalid) {
             let outputs = self.output_size();
@@ -274,7 +274,7 @@ impl Network {
             observer.step(Step::Quantized);
             let mut in_pairs = false;
             if needs.byte_lists {
-                in_pairs = self.list_bytes(class, 0, buffer, n, columns);
+                in_pairs = self.list_bytes(class, buffer, n, columns);
                 observer.step(Step::Scanned);
             }
             return buffer.input(n, columns, needs, in_pairs);
@@ -315,25 +315,17 @@ impl Network {
         }
     }
 
-    /// Lists what is not zero in rows of bytes for layer `layer`, in the form that costs less; returns
-    /// whether that is in pairs.
-    fn list_bytes(
-        &self,
-        class: &ClassPlan,
-        layer: usize,
-        buffer: &mut Buffer,
-        n: usize,
-        columns: usize,
-    ) -> bool {
-        let units = match (class.layers[layer].strategy, &self.layers[layer].gate) {
+    /// Lists what is not zero in the caller's rows as bytes, in the form that costs the first layer less;
+    /// returns whether that is in pairs.
+    fn list_bytes(&self, class: &ClassPlan, buffer: &mut Buffer, n: usize, columns: usize) -> bool {
+        let units = match (class.layers[0].strategy, &self.layers[0].gate) {
             (Strategy::Gate, Some(gate)) => gate.gate().rank(),
-            _ => self.layers[layer].packed.layer().outputs(),
+            _ => self.layers[0].packed.layer().outputs(),
         };
-        let panels = units.div_ceil(PANEL);
         let in_pairs = self.isa.dot_products() && n > 1 && {
             let sample = n.min(SAMPLE);
             let (bytes, words) = self.isa.run(buffer.count_bytes(sample, columns));
-            pairs::pay(columns, panels, sample, bytes, words)
+            pairs::pay(columns, units.div_ceil(PANEL), sample, bytes, words)
         };
         if in_pairs {
             self.isa.run(buffer.scan_pairs(n, columns));

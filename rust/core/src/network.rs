@@ -625,9 +625,12 @@ impl Network {
 
     /// Packs what the plan needs and is not packed yet, so that no call pays for it.
     fn pack(&self) {
-        for class in self.plan.classes() {
-            for (layer, plan) in self.layers.iter().zip(&class.layers) {
-                layer.parts().pack_for(*plan);
+        let classes = self.plan.classes();
+        for (at, class) in classes.iter().enumerate() {
+            let batches = classes.get(at + 1).is_none_or(|next| next.rows > 2);
+            for (i, (layer, plan)) in self.layers.iter().zip(&class.layers).enumerate() {
+                let in_pairs = i == 0 && batches && self.isa.dot_products();
+                layer.parts().pack_for(*plan, in_pairs);
             }
         }
     }

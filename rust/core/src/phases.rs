@@ -329,7 +329,8 @@ impl Traffic<'_> {
 
 impl Observer for Traffic<'_> {
     fn before(&mut self, layer: usize, input: Input<'_>) {
-        self.nonzero = (0..input.rows).map(|r| nonzero(input, r)).collect();
+        let inputs = self.network.layers[layer].packed.layer().inputs();
+        self.nonzero = (0..input.rows).map(|r| nonzero(input, r, inputs)).collect();
         let n = input.rows as f64;
         let entries = self.nonzero.iter().map(Vec::len).sum::<usize>() as f64;
         if layer == 0 {
@@ -432,7 +433,7 @@ impl Traffic<'_> {
 }
 
 /// Columns of a row that are not zero, ascending.
-fn nonzero(input: Input<'_>, row: usize) -> Vec<u32> {
+fn nonzero(input: Input<'_>, row: usize, inputs: usize) -> Vec<u32> {
     let columns = |flags: &mut dyn Iterator<Item = bool>| {
         flags.enumerate().filter(|(_, on)| *on).map(|(i, _)| i as u32).collect()
     };
@@ -447,7 +448,7 @@ fn nonzero(input: Input<'_>, row: usize) -> Vec<u32> {
             let bytes = words.flat_map(|(i, word)| {
                 word.to_ne_bytes().into_iter().zip(4 * i..).filter(|(byte, _)| *byte != 0)
             });
-            return bytes.map(|(_, i)| i).collect();
+            return bytes.map(|(_, i)| i).filter(|i| (*i as usize) < inputs).collect();
         }
         _ => {}
     }
@@ -461,7 +462,7 @@ fn nonzero(input: Input<'_>, row: usize) -> Vec<u32> {
         (None, Some(rows), _) => columns(&mut rows.row(row).iter().map(|x| *x != 0.0)),
         (None, None, Some(rows)) => {
             let bytes = rows.row(row).iter().flat_map(|word| word.to_ne_bytes());
-            columns(&mut bytes.map(|byte| byte != 0))
+            columns(&mut bytes.map(|byte| byte != 0).take(inputs))
         }
         (None, None, None) => Vec::new(),
     }

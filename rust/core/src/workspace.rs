@@ -291,7 +291,7 @@ impl Buffer {
         }
     }
 
-    /// Reads the first rows of bytes, at most `rows`, to count what lists of them would hold.
+    /// Reads the first `rows` rows of bytes, to count what lists of them would hold.
     pub(crate) fn count_bytes(&self, rows: usize, columns: usize) -> CountBytes<'_> {
         let stride = byte_stride(columns);
         CountBytes { rows: DenseRows::new(&self.bytes, rows, stride, stride) }

@@ -5,7 +5,10 @@ mod common;
 use std::time::Duration;
 
 use common::{Model, Random};
-use lrgate::{Isa, Peaks, Phase, Phases, Precision, Quantization, Rows, Strategy};
+use lrgate::{
+    Activation, ClassPlan, Isa, LayerPlan, Network, Peaks, Phase, Phases, Plan, Precision,
+    Quantization, Rows, Strategy,
+};
 
 const SHORT: Duration = Duration::from_millis(2);
 
@@ -40,6 +43,72 @@ fn every_strategy_has_its_phases() {
                     assert!(phase.row_bytes > 0.0, "{phase:?}");
                 }
             }
+        }
+    }
+}
+
+/// What pads a layer's last word is not an input, though its byte may not be 0.
+#[test]
+fn padding_is_no_input() {
+    let model =
+        Model::random(3, &[18, 33, 6], Activation::LeakyRelu { slope: 0.1 }, Activation::Identity);
+    let model = Model { gates: vec![None, None], ..model };
+    let quantization = [(0.01, 3.0), (0.02, 40.0)]
+        .map(|(scale, offset)| Some(Quantization::new(vec![scale], vec![offset])));
+    let data = Random(4).rows(40, 18);
+    let rows = Rows::f32(&data, 40, 18, 18).unwrap();
+    for strategy in [Strategy::Dense, Strategy::Skip] {
+        let layers = vec![LayerPlan { strategy, precision: Precision::Int8 }; 2];
+        let class = ClassPlan { rows: 1, layers };
+        let network = Network::with_isa(model.layers.clone(), None, Isa::best())
+            .and_then(|network| network.with_quantization(quantization.to_vec()))
+            .and_then(|network| network.with_plan(Plan::new(vec![class]).unwrap()))
+            .unwrap();
+        for batch in [1, 2, 40] {
+            let found = network.phases(rows, batch, SHORT).unwrap();
+            for (layer, products) in [(0, 18.0 * 33.0), (1, 33.0 * 6.0)] {
+                let phases = found.phases.iter().filter(|p| p.layer == layer);
+                let multiply =
+                    phases.filter(|p| matches!(p.phase, Phase::Multiply | Phase::MultiplyEpilogue));
+                let operations: f64 = multiply.map(|p| p.operations).sum();
+                // Two for each product; of the whole layer with its epilogue, two more an output.
+                assert!(operations > 0.0 && operations <= 2.0 * products + 66.0);
+            }
+        }
+    }
+}
+
+/// Batches of rows whose non-zeros come in runs are listed in pairs, where a multiply-add of bytes is one
+/// instruction; single values, and rows alone, byte by byte.
+#[test]
+fn runs_are_taken_in_pairs() {
+    let (columns, n) = (160, 40);
+    let model = Model { gates: vec![None], ..Model::relu(5, &[columns, 700]) };
+    let layer = LayerPlan { strategy: Strategy::Skip, precision: Precision::Int8 };
+    let plan = Plan::new(vec![ClassPlan { rows: 1, layers: vec![layer] }]).unwrap();
+    let runs: Vec<u8> = (0..n * columns).map(|i| u8::from(i / 8 % 5 == 0) * 9).collect();
+    let single: Vec<u8> = (0..n * columns).map(|i| u8::from(i % 8 == 3) * 9).collect();
+    for isa in Isa::available() {
+        let network = Network::with_isa(model.layers.clone(), None, isa)
+            .and_then(|network| {
+                let plain = Quantization::new(vec![1.0], vec![0.0]);
+                network.with_quantization(vec![Some(plain)])
+            })
+            .and_then(|network| network.with_plan(plan.clone()))
+            .unwrap();
+        let scanned = |data: &[u8], batch: usize| {
+            let rows = Rows::u8(data, n, columns, columns).unwrap();
+            let found = network.phases(rows, batch, SHORT).unwrap();
+            found.phases.iter().find(|p| p.phase == Phase::Scan).unwrap().row_bytes
+        };
+        // A row, and its list: five bytes an entry, or six of each row of a pair for four columns.
+        let (row, bytes) = (160.0, 160.0 + 5.0 * 32.0);
+        let pairs = isa.name().ends_with("vnni");
+        assert_eq!(scanned(&runs, 1), bytes, "{}", isa.name());
+        for batch in [2, 5, n] {
+            let expected = if pairs { row + 6.0 * 8.0 } else { bytes };
+            assert_eq!(scanned(&runs, batch), expected, "{} {batch}", isa.name());
+            assert_eq!(scanned(&single, batch), row + 5.0 * 20.0, "{}", isa.name());
         }
     }
 }

@@ -17,7 +17,7 @@
 //! integers do not depend on their order.
 
 use super::emit::Emit;
-use super::{ByteLists, BytePanels};
+use super::{ByteLists, BytePanels, prefetch_part};
 use crate::kernels::arithmetic::Bytes;
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -40,9 +40,13 @@ impl<E: Emit<Bytes>> Kernel for BytesTimesPanels<'_, E> {
         for p in 0..panels.count() {
             let panel = panels.panel(p);
             let next = panels.panel((p + 1).min(panels.count() - 1));
-            let first = p * super::BYTE_PANEL;
+            let first = p * super::PANEL;
             let vectors = (panels.outputs() - first).div_ceil(LANES).min(4);
-            for row in 0..lists.spans.len() {
+            let rows = lists.spans.len();
+            for row in 0..rows {
+                if p + 1 < panels.count() {
+                    prefetch_part(simd, next, row, rows);
+                }
                 let (index, value) = lists.row(row);
                 // A tile's first row finds the panel cold.
                 let sums = if row == 0 {

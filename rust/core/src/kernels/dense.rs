@@ -212,7 +212,7 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, cons
 /// # Safety
 /// Every row must have entry `i`, and V vectors must be readable at `weights`.
 #[inline(always)]
-unsafe fn add_input<S: Simd, A: Arithmetic, const V: usize, const R: usize>(
+pub(super) unsafe fn add_input<S: Simd, A: Arithmetic, const V: usize, const R: usize>(
     simd: S,
     x: &[&[A::Word]; R],
     i: usize,

@@ -71,23 +71,28 @@ where
             let blocks = list_blocks::<S, A>(simd, x, self.blocks);
             let Span { start, len } = self.spans[r];
             let live = &self.live[start..start + len];
-            let (fours, rest) = live.as_chunks::<4>();
-            for (at, four) in fours.iter().enumerate() {
-                let w = four_units(self.weights, four);
-                let next = fours.get(at + 1).map_or(w, |next| four_units(self.weights, next));
-                let sums = match blocks {
-                    None => row_dots::<S, A, 4>(simd, x, w, next),
-                    Some(blocks) => block_dots::<S, A, 4>(simd, x, w, next, blocks),
-                };
-                self.output.put([r; 4], four.map(|unit| unit as usize), sums);
-            }
-            for &unit in rest {
-                let w = [self.weights.unit(unit as usize)];
-                let sums = match blocks {
-                    None => row_dots::<S, A, 1>(simd, x, w, w),
-                    Some(blocks) => block_dots::<S, A, 1>(simd, x, w, w, blocks),
-                };
-                self.output.put([r], [unit as usize], sums);
+            let (fours, _) = live.as_chunks::<4>();
+            let mut following = fours.iter().skip(1);
+            for units in live.chunks(LANES) {
+                let mut sums = [A::Sum::default(); LANES];
+                let (fours, rest) = units.as_chunks::<4>();
+                for (sums, four) in sums.chunks_exact_mut(4).zip(fours) {
+                    let w = four_units(self.weights, four);
+                    let next = following.next().map_or(w, |next| four_units(self.weights, next));
+                    let dots = match blocks {
+                        None => row_dots::<S, A, 4>(simd, x, w, next),
+                        Some(blocks) => block_dots::<S, A, 4>(simd, x, w, next, blocks),
+                    };
+                    sums.copy_from_slice(&dots);
+                }
+                for (sum, &unit) in sums[4 * fours.len()..].iter_mut().zip(rest) {
+                    let w = [self.weights.unit(unit as usize)];
+                    [*sum] = match blocks {
+                        None => row_dots::<S, A, 1>(simd, x, w, w),
+                        Some(blocks) => block_dots::<S, A, 1>(simd, x, w, w, blocks),
+                    };
+                }
+                self.output.put(simd, r, units, &sums);
             }
         }
     }
@@ -107,15 +112,17 @@ impl Kernel for LiveUnitsOfLists<'_> {
     type Output = ();
     /// Scalar: such rows have a few dozen entries, and a gather per lane is no faster.
     #[inline(always)]
-    fn run<S: Simd>(mut self, _simd: S) {
+    fn run<S: Simd>(mut self, simd: S) {
         assert_eq!(self.lists.columns, self.weights.inputs());
         for (r, span) in self.spans.iter().enumerate() {
             let (index, value) = self.lists.row(r);
-            for &unit in &self.live[span.start..span.start + span.len] {
-                let unit = unit as usize;
-                let w = self.weights.unit(unit);
-                let products = index.iter().zip(value).map(|(i, x)| w[*i as usize] * x);
-                Finish::<Floats>::put(&mut self.output, [r], [unit], [products.sum()]);
+            for units in self.live[span.start..span.start + span.len].chunks(LANES) {
+                let mut sums = [0.0; LANES];
+                for (sum, &unit) in sums.iter_mut().zip(units) {
+                    let w = self.weights.unit(unit as usize);
+                    *sum = index.iter().zip(value).map(|(i, x)| w[*i as usize] * x).sum();
+                }
+                Finish::<Floats>::put(&mut self.output, simd, r, units, &sums);
             }
         }
     }

@@ -17,11 +17,11 @@ pub(crate) trait Emit<A: Arithmetic> {
     );
 }
 
-/// Takes the sums of single units.
+/// Takes the sums of chosen units.
 pub(crate) trait Finish<A: Arithmetic> {
-    /// What [`Emit::emit`] does with a lane, for N pairs of a row and a unit. For a row, units come in
-    /// ascending order.
-    fn put<const N: usize>(&mut self, rows: [usize; N], units: [usize; N], sums: [A::Sum; N]);
+    /// What [`Emit::emit`] does, for up to sixteen units of a row, each with its sum. For a row, units
+    /// come in ascending order.
+    fn put<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[A::Sum; LANES]);
 }
 
 /// An activation that is a few vector instructions, so that it is done in registers.
@@ -68,21 +68,6 @@ impl Fused {
             }
         }
         v
-    }
-
-    /// Applies it to single values; equals lanes of [`Fused::apply`].
-    #[inline(always)]
-    pub(crate) fn apply_each<const N: usize>(self, v: [f32; N]) -> [f32; N] {
-        match self {
-            Fused::Identity => v,
-            Fused::Relu => v.map(|v| if v < 0.0 { 0.0 } else { v }),
-            Fused::Clipped { upper } => v.map(|v| {
-                let v = if v < 0.0 { 0.0 } else { v };
-                if v > upper { upper } else { v }
-            }),
-            Fused::Thresholded { threshold } => v.map(|v| if v <= threshold { 0.0 } else { v }),
-            Fused::Leaky { slope } => v.map(|v| if v <= 0.0 { v * slope } else { v }),
-        }
     }
 }
 
@@ -185,39 +170,66 @@ impl Output<'_> {
         }
     }
 
-    /// Pre-activations of single units.
+    /// Pre-activations of chosen units: `index` has them in its first lanes.
     #[inline(always)]
-    fn put_pre_activations<const N: usize>(
+    fn put_pre_activations<S: Simd>(
         &mut self,
-        rows: [usize; N],
-        units: [usize; N],
-        z: [f32; N],
+        simd: S,
+        row: usize,
+        units: &[u32],
+        index: S::I32,
+        z: S::F32,
     ) {
-        let y = self.activation.apply_each(z);
-        if let Some(Quantized { rows: bytes, lists, inverse, offset }) = &mut self.bytes {
-            let q = y.map(|y| to_byte(y * *inverse + *offset));
-            if let Some(bytes) = bytes {
-                for j in 0..N {
-                    bytes.row(rows[j])[units[j]] = q[j];
-                }
+        let [y] = self.activation.apply(simd, [z]);
+        let within = lanes_within(units.len(), 0);
+        if let Some(Quantized { rows, lists, inverse, offset }) = &mut self.bytes {
+            let (inverse, offset) = (simd.splat(*inverse), simd.splat(*offset));
+            let q = simd.to_bytes(simd.add(simd.mul(y, inverse), offset));
+            if let Some(rows) = rows {
+                let (out, mut bytes) = (rows.row(row), [0; LANES]);
+                // SAFETY: `bytes` has 16 entries.
+                unsafe { simd.store_bytes(bytes.as_mut_ptr(), q) }
+                units.iter().zip(bytes).for_each(|(unit, byte)| out[*unit as usize] = byte);
             }
             if let Some(lists) = lists {
-                for j in 0..N {
-                    lists.push(rows[j], units[j], q[j], q[j] != 0);
+                let (columns, value, len) = lists.end(row);
+                let mask = within & simd.nonzero_i32(q);
+                // SAFETY: a row puts a unit once, and its region has room for all, rounded up to
+                // vectors, and 16 more.
+                unsafe {
+                    simd.compress_words(columns, mask, index);
+                    simd.compress_bytes(value, mask, q);
                 }
+                *len += mask.count_ones() as usize;
             }
         }
         if let Some(dense) = &mut self.dense {
-            for j in 0..N {
-                dense.row(rows[j])[units[j]] = y[j];
-            }
+            let (out, mut values) = (dense.row(row), [0.0; LANES]);
+            // SAFETY: `values` has 16 entries.
+            unsafe { simd.store(values.as_mut_ptr(), y) }
+            units.iter().zip(values).for_each(|(unit, y)| out[*unit as usize] = y);
         }
         if let Some(lists) = &mut self.lists {
-            for j in 0..N {
-                lists.push(rows[j], units[j], y[j], y[j] != 0.0);
+            let (columns, value, len) = lists.end(row);
+            let mask = within & simd.nonzero(y);
+            // SAFETY: as of bytes.
+            unsafe {
+                simd.compress_words(columns, mask, index);
+                simd.compress(value, mask, y);
             }
+            *len += mask.count_ones() as usize;
         }
     }
+}
+
+/// Up to sixteen units, ascending, as lanes; 0 in those past them.
+#[inline(always)]
+fn lanes_of<S: Simd>(simd: S, units: &[u32], outputs: usize) -> S::I32 {
+    assert!(units.last().is_none_or(|last| (*last as usize) < outputs));
+    let mut lanes = [0; LANES];
+    lanes[..units.len()].copy_from_slice(units);
+    // SAFETY: `lanes` has 16 entries.
+    unsafe { simd.load_i32(lanes.as_ptr()) }
 }
 
 /// One lane of [`Simd::to_bytes`].
@@ -246,11 +258,11 @@ impl Emit<Floats> for Output<'_> {
 
 impl Finish<Floats> for Output<'_> {
     #[inline(always)]
-    fn put<const N: usize>(&mut self, rows: [usize; N], units: [usize; N], mut sums: [f32; N]) {
-        for (sum, unit) in sums.iter_mut().zip(units) {
-            *sum += self.bias[unit];
-        }
-        self.put_pre_activations(rows, units, sums);
+    fn put<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[f32; LANES]) {
+        let index = lanes_of(simd, units, self.bias.len());
+        // SAFETY: `sums` has 16 entries, and units, which ascend, are within the bias.
+        let z = unsafe { simd.add(simd.load(sums.as_ptr()), simd.gather(self.bias, index)) };
+        self.put_pre_activations(simd, row, units, index, z);
     }
 }
 
@@ -270,12 +282,15 @@ impl Emit<Bytes> for Output<'_> {
 
 impl Finish<Bytes> for Output<'_> {
     #[inline(always)]
-    fn put<const N: usize>(&mut self, rows: [usize; N], units: [usize; N], sums: [i32; N]) {
-        let mut z = [0.0; N];
-        for j in 0..N {
-            z[j] = sums[j] as f32 * self.scale[units[j]] + self.bias[units[j]];
-        }
-        self.put_pre_activations(rows, units, z);
+    fn put<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[i32; LANES]) {
+        let index = lanes_of(simd, units, self.scale.len().min(self.bias.len()));
+        // SAFETY: `sums` has 16 entries, and units, which ascend, are within scale and bias.
+        let z = unsafe {
+            let sums = simd.to_f32(simd.load_i32(sums.as_ptr().cast()));
+            let scaled = simd.mul(sums, simd.gather(self.scale, index));
+            simd.add(scaled, simd.gather(self.bias, index))
+        };
+        self.put_pre_activations(simd, row, units, index, z);
     }
 }
 

@@ -33,9 +33,7 @@ pub(crate) mod sparse;
 
 use aligned_vec::{AVec, ConstAlign, avec};
 
-use crate::simd::LANES;
-#[cfg(doc)]
-use crate::simd::Simd;
+use crate::simd::{LANES, Simd};
 
 /// A buffer that starts on a cache line.
 pub(crate) type Aligned<T> = AVec<T, ConstAlign<64>>;
@@ -104,9 +102,6 @@ impl<W: Copy + Default> Panels<W> {
     }
 }
 
-/// Units, and bytes of an input, in a byte panel.
-pub(crate) const BYTE_PANEL: usize = 64;
-
 /// A matrix of signed bytes as panels of 64 units: `[panel][input][64]`, an input's weights to 64 units
 /// being one cache line. The bytes of a line stand so that [`Simd::interleave`] brings them in order.
 pub(crate) struct BytePanels {
@@ -119,10 +114,10 @@ pub(crate) struct BytePanels {
 impl BytePanels {
     /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`.
     pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> i8) -> Self {
-        let panels = outputs.div_ceil(BYTE_PANEL);
+        let panels = outputs.div_ceil(PANEL);
         let mut data = zeros(panels * inputs * LANES);
         for (at, line) in data.chunks_exact_mut(LANES).enumerate() {
-            let (first, i) = (at / inputs * BYTE_PANEL, at % inputs);
+            let (first, i) = (at / inputs * PANEL, at % inputs);
             for (word, four) in line.iter_mut().enumerate() {
                 // Byte 16 L + 4 k + j of a line belongs to unit 16 k + 4 L + j.
                 let unit = first + 16 * (word % 4) + 4 * (word / 4);
@@ -147,7 +142,7 @@ impl BytePanels {
 
     /// Number of panels.
     pub(crate) fn count(&self) -> usize {
-        self.outputs.div_ceil(BYTE_PANEL)
+        self.outputs.div_ceil(PANEL)
     }
 
     /// The lines of panel `p`, sixteen words each.
@@ -403,18 +398,23 @@ impl<'a, W> ListsMut<'a, W> {
         (self.index[end..].as_mut_ptr(), self.value[end..].as_mut_ptr(), &mut span.len)
     }
 
-    /// Appends one entry if `keep`; it is written anyway.
-    #[inline(always)]
-    pub(crate) fn push(&mut self, row: usize, column: usize, value: W, keep: bool) {
-        let span = &mut self.spans[row];
-        let end = span.start + span.len;
-        self.index[end] = column as u32;
-        self.value[end] = value;
-        span.len += usize::from(keep);
-    }
-
     pub(crate) fn columns(&self) -> usize {
         self.columns
+    }
+}
+
+/// Rows from which on a tile asks for its next panel bit by bit; fewer need too little of it.
+const PREFETCH_FROM: usize = 32;
+
+/// Asks for part `part` of `parts` of the weights that come next, so that they are in L2 when they do: what
+/// lists touch of them no hardware foresees.
+#[inline(always)]
+fn prefetch_part<S: Simd, W>(simd: S, next: &[W], part: usize, parts: usize) {
+    if parts >= PREFETCH_FROM {
+        let lines = (size_of_val(next) / 64).div_ceil(parts);
+        for line in part * lines..(part + 1) * lines {
+            simd.prefetch_l2(next.as_ptr().wrapping_byte_add(64 * line));
+        }
     }
 }
 

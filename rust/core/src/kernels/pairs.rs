@@ -15,9 +15,10 @@
 //! rows. Which of the two a tile takes is decided by counting on some of its rows, in `forward.rs`.
 //! Sums of integers do not depend on their order, so nothing else depends on it.
 
-use super::arithmetic::{Arithmetic, Bytes};
+use super::arithmetic::Bytes;
+use super::dense::add_input;
 use super::emit::Emit;
-use super::{PairLists, Panels};
+use super::{PairLists, Panels, prefetch_part};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each pair's list with the panels.
@@ -48,32 +49,43 @@ impl<E: Emit<Bytes>> Kernel for PairsTimesPanels<'_, E> {
         assert_eq!(self.lists.columns, self.panels.inputs());
         let Self { lists, panels, emit } = self;
         for p in 0..panels.count() {
-            let (first, vectors, panel) = panels.panel(p);
+            let (first, vectors, weights) = panels.panel(p);
+            let next = if p + 1 < panels.count() { panels.panel(p + 1).2 } else { &[] };
+            let panel = Panel { weights, next, first };
             match vectors {
-                4 => pairs::<S, E, 4>(simd, lists, panel, first, emit),
-                3 => pairs::<S, E, 3>(simd, lists, panel, first, emit),
-                2 => pairs::<S, E, 2>(simd, lists, panel, first, emit),
-                _ => pairs::<S, E, 1>(simd, lists, panel, first, emit),
+                4 => pairs::<S, E, 4>(simd, lists, panel, emit),
+                3 => pairs::<S, E, 3>(simd, lists, panel, emit),
+                2 => pairs::<S, E, 2>(simd, lists, panel, emit),
+                _ => pairs::<S, E, 1>(simd, lists, panel, emit),
             }
         }
     }
+}
+
+/// A panel, and the one that comes next.
+#[derive(Clone, Copy)]
+struct Panel<'a> {
+    weights: &'a [u32],
+    next: &'a [u32],
+    /// The panel's first unit.
+    first: usize,
 }
 
 #[inline(always)]
 fn pairs<S: Simd, E: Emit<Bytes>, const V: usize>(
     simd: S,
     lists: PairLists<'_>,
-    panel: &[u32],
-    first: usize,
+    panel: Panel<'_>,
     emit: &mut E,
 ) {
-    assert_eq!(panel.len(), lists.columns * V * LANES);
+    assert_eq!(panel.weights.len(), lists.columns * V * LANES);
     let n = lists.spans.len();
     for row in (0..n / 2 * 2).step_by(2) {
-        group::<S, E, V, 2>(simd, lists, row, panel, first, emit);
+        prefetch_part(simd, panel.next, row / 2, n / 2);
+        group::<S, E, V, 2>(simd, lists, row, panel, emit);
     }
     if n % 2 == 1 {
-        group::<S, E, V, 1>(simd, lists, n - 1, panel, first, emit);
+        group::<S, E, V, 1>(simd, lists, n - 1, panel, emit);
     }
 }
 
@@ -83,15 +95,14 @@ fn group<S: Simd, E: Emit<Bytes>, const P: usize, const R: usize>(
     simd: S,
     lists: PairLists<'_>,
     row: usize,
-    panel: &[u32],
-    first: usize,
+    panel: Panel<'_>,
     emit: &mut E,
 ) {
     if S::whole_panel(R) {
-        tile::<S, E, P, P, R>(simd, lists, row, panel, 0, first, emit);
+        tile::<S, E, P, P, R>(simd, lists, row, panel, 0, emit);
     } else {
         for at in 0..P {
-            tile::<S, E, P, 1, R>(simd, lists, row, panel, at, first, emit);
+            tile::<S, E, P, 1, R>(simd, lists, row, panel, at, emit);
         }
     }
 }
@@ -102,9 +113,8 @@ fn tile<S: Simd, E: Emit<Bytes>, const P: usize, const V: usize, const R: usize>
     simd: S,
     lists: PairLists<'_>,
     row: usize,
-    panel: &[u32],
+    panel: Panel<'_>,
     at: usize,
-    first: usize,
     emit: &mut E,
 ) {
     let index = lists.columns_of(row);
@@ -113,7 +123,7 @@ fn tile<S: Simd, E: Emit<Bytes>, const P: usize, const V: usize, const R: usize>
         *words = &lists.words_of(row + r)[..index.len()];
     }
     let mut sums = [[[simd.splat_i32(0); V]; R]; 2];
-    let weights = panel[at * LANES..].as_ptr();
+    let weights = panel.weights[at * LANES..].as_ptr();
     // SAFETY: every index is below the panel's inputs (the invariant of `PairLists`), of P vectors each,
     // and every row has as many words as there are indices.
     unsafe {
@@ -122,13 +132,13 @@ fn tile<S: Simd, E: Emit<Bytes>, const P: usize, const V: usize, const R: usize>
             for (chain, sums) in sums.iter_mut().enumerate() {
                 let entry = entry + chain;
                 let weights = weights.add(*index.get_unchecked(entry) as usize * P * LANES);
-                add_word(simd, &words, entry, weights, sums);
+                add_input::<S, Bytes, V, R>(simd, &words, entry, weights, sums);
             }
             entry += 2;
         }
         if entry < index.len() {
             let weights = weights.add(*index.get_unchecked(entry) as usize * P * LANES);
-            add_word(simd, &words, entry, weights, &mut sums[0]);
+            add_input::<S, Bytes, V, R>(simd, &words, entry, weights, &mut sums[0]);
         }
     }
     let [total, odd] = sums;
@@ -136,50 +146,6 @@ fn tile<S: Simd, E: Emit<Bytes>, const P: usize, const V: usize, const R: usize>
         for (sum, odd) in total.iter_mut().zip(odd) {
             *sum = simd.add_i32(*sum, odd);
         }
-        emit.emit(simd, row + r, first + at * LANES, total);
-    }
-}
-
-/// Adds the products of one word of each row.
-///
-/// # Safety
-/// Every row must have entry `entry`, and V vectors must be readable at `weights`.
-#[inline(always)]
-unsafe fn add_word<S: Simd, const V: usize, const R: usize>(
-    simd: S,
-    words: &[&[u32]; R],
-    entry: usize,
-    weights: *const u32,
-    sums: &mut [[S::I32; V]; R],
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut w = [simd.splat_i32(0); V];
-        for (v, w) in w.iter_mut().enumerate() {
-            *w = simd.load_i32(weights.add(v * LANES));
-        }
-        for (sums, words) in sums.iter_mut().zip(words) {
-            let x = Bytes::splat(simd, *words.get_unchecked(entry));
-            for (sum, w) in sums.iter_mut().zip(w) {
-                *sum = simd.dot_bytes(*sum, x, w);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::pay;
-
-    /// Four rows of MNIST digits have about 600 non-zeros, in 153 words of pairs; of 1,000 units of
-    /// which every eighth is on, 500 in 330.
-    #[test]
-    fn runs_are_taken_in_pairs_and_single_values_are_not() {
-        assert!(pay(784, 16, 4, 604, 153));
-        assert!(pay(784, 1, 4, 604, 153));
-        assert!(!pay(1000, 10, 4, 500, 330));
-        // Dense rows.
-        assert!(pay(784, 16, 4, 4 * 784, 2 * 196));
-        assert!(pay(784, 16, 4, 0, 0));
+        emit.emit(simd, row + r, panel.first + at * LANES, total);
     }
 }

@@ -74,7 +74,7 @@ impl Kernel for ScanBytes<'_> {
     }
 }
 
-/// Lists the words of pairs of rows, as [`super::PairLists`] has them.
+/// Lists the words of pairs of rows, as [`super::PairLists`] has them. A row alone is a pair with itself.
 pub(crate) struct ScanPairs<'a> {
     /// With their padding up to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,
@@ -84,14 +84,14 @@ pub(crate) struct ScanPairs<'a> {
 impl Kernel for ScanPairs<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
+    fn run<S: Simd>(self, simd: S) {
         let (n, columns) = (self.rows.rows(), self.lists.columns());
+        let (index, value) = (self.lists.index.as_mut_ptr(), self.lists.value.as_mut_ptr());
         assert!(padded(columns) <= self.rows.columns());
         for r in (0..n).step_by(2) {
             let second = (r + 1).min(n - 1);
             let (a, b) = (self.rows.row(r).as_ptr(), self.rows.row(second).as_ptr());
-            let (_, other, _) = self.lists.end(second);
-            let (index, value, _) = self.lists.end(r);
+            let starts = [r, second].map(|row| self.lists.spans[row].start);
             let mut end = 0;
             for column in (0..columns).step_by(LANES) {
                 // SAFETY: a row has its words rounded up to vectors. A row appends at most `column`
@@ -101,9 +101,9 @@ impl Kernel for ScanPairs<'_> {
                     let (a, b) = (simd.load_i32(a.add(column)), simd.load_i32(b.add(column)));
                     let mask = simd.nonzero_i32(a) | simd.nonzero_i32(b);
                     let mask = mask & lanes_within(columns, column);
-                    simd.compress_index(index.add(end), mask, column as u32);
-                    simd.compress_words(other.add(end), mask, b);
-                    simd.compress_words(value.add(end), mask, a);
+                    simd.compress_index(index.add(starts[0] + end), mask, column as u32);
+                    simd.compress_words(value.add(starts[0] + end), mask, a);
+                    simd.compress_words(value.add(starts[1] + end), mask, b);
                     end += mask.count_ones() as usize;
                 }
             }

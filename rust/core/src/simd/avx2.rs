@@ -436,8 +436,21 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
+    unsafe fn gather(self, from: &[f32], index: Self::I32) -> Self::F32 {
+        // SAFETY: the token; the caller's indices are within `from`.
+        unsafe {
+            let low = _mm256_i32gather_ps::<4>(from.as_ptr(), index.0);
+            (low, _mm256_i32gather_ps::<4>(from.as_ptr(), index.1))
+        }
+    }
+    #[inline(always)]
     fn prefetch<T>(self, p: *const T) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_l2<T>(self, p: *const T) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }

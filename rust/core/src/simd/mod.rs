@@ -169,8 +169,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be valid for writing 16 u32, whatever the mask.
     unsafe fn compress_index(self, p: *mut u32, mask: u16, base: u32);
+    /// The entries of `from` that the lanes number.
+    ///
+    /// # Safety
+    /// Every lane must be below the length of `from`.
+    unsafe fn gather(self, from: &[f32], index: Self::I32) -> Self::F32;
     /// Hints that the cache line at `p` is needed soon. Any address is allowed.
     fn prefetch<T>(self, p: *const T);
+    /// The same, into L2 alone.
+    fn prefetch_l2<T>(self, p: *const T);
 }
 
 /// Work that runs inside a function compiled for one instruction set.

@@ -244,5 +244,12 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    unsafe fn gather(self, from: &[f32], index: Integers) -> Lanes {
+        // SAFETY: the caller's indices are within `from`.
+        Lanes(index.0.map(|i| unsafe { *from.get_unchecked(i as usize) }))
+    }
+    #[inline(always)]
     fn prefetch<T>(self, _p: *const T) {}
+    #[inline(always)]
+    fn prefetch_l2<T>(self, _p: *const T) {}
 }

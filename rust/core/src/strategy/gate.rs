@@ -386,6 +386,10 @@ impl QuantizedGate {
         (self.scale.len() + self.bias.len()) * 4 + self.u.bytes() + self.scores.bytes()
     }
 
+    pub(super) fn pack(&self, in_pairs: bool) {
+        self.u.pack_for_lists(in_pairs);
+    }
+
     /// Runs the layer; returns the number of units computed.
     pub(super) fn run(
         &self,

@@ -195,11 +195,16 @@ pub(crate) struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Packs what a plan needs.
-    pub(crate) fn pack_for(self, plan: LayerPlan) {
+    /// Packs what a plan needs, where inputs may come in pairs and where not.
+    pub(crate) fn pack_for(self, plan: LayerPlan, in_pairs: bool) {
         match (plan.precision, self.int8, plan.strategy) {
-            (Precision::Int8, Some(int8), Strategy::Gate) => _ = int8.weights.unit_rows(),
-            (Precision::Int8, Some(int8), Strategy::Skip) => _ = int8.weights.byte_panels(),
+            (Precision::Int8, Some(int8), Strategy::Gate) => {
+                int8.weights.unit_rows();
+                if let Some(gate) = self.int8_gate {
+                    gate.pack(in_pairs);
+                }
+            }
+            (Precision::Int8, Some(int8), Strategy::Skip) => int8.weights.pack_for_lists(in_pairs),
             (Precision::Int8, Some(int8), Strategy::Dense) => _ = int8.weights.panels(),
             (_, _, Strategy::Gate) => _ = self.layer.unit_rows(),
             _ => _ = self.layer.panels(),

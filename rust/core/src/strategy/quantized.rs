@@ -128,6 +128,14 @@ impl ByteWeights {
         })
     }
 
+    /// Packs what lists are multiplied with, those of pairs too if `in_pairs`.
+    pub(super) fn pack_for_lists(&self, in_pairs: bool) {
+        self.byte_panels();
+        if in_pairs {
+            self.panels();
+        }
+    }
+
     /// Multiplies what is listed.
     pub(super) fn times<E: Emit<Bytes>>(&self, isa: Isa, lists: ListedBytes<'_>, emit: &mut E) {
         match lists {
