@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,70 @@ def test_what_cannot_be_compared_is_left_out_with_its_reason(
 
 
 @pytest.mark.usefixtures("affinity")
+def test_what_fails_at_one_number_of_rows_is_left_out_there_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numpy = engines.by_name("NumPy")
+
+    def load(path: Path, rows: int, threads: int, settings: engines.Settings) -> Any:
+        if rows > 1:
+            raise MemoryError("too many rows")
+        return numpy.load(path, rows, threads, {"weights": "C"})
+
+    picky = engines.Engine("Picky", "numpy", "f32", (), numpy.store, load)
+    monkeypatch.setattr(compare, "selected", lambda _: (picky, numpy))
+    found = measured(network(), rows(60), batch_sizes=(1, 8), optimized=False, start=False)
+    names = [{entry.name for entry in race.entries} for race in found.races]
+    assert "Picky" in names[0]
+    assert "Picky" not in names[1]
+    assert found.left_out == {"Picky, 8 rows a call": "MemoryError: too many rows"}
+    assert "left out: Picky, 8 rows a call" in str(found)
+
+
+@pytest.mark.usefixtures("affinity")
+def test_settings_within_the_error_limit_come_before_faster_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numpy = engines.by_name("NumPy")
+
+    def load(path: Path, rows: int, threads: int, settings: engines.Settings) -> Any:
+        forward = numpy.load(path, rows, threads, {"weights": "C"})
+
+        def slow(x: Any) -> Any:
+            time.sleep(0.002)
+            return forward(x)
+
+        # The largest output of a row becomes its smallest in one of ten rows.
+        def rough(x: Any) -> Any:
+            out = np.array(forward(x))
+            out[x[:, 0] > 0.8] *= -1
+            return out
+
+        return slow if settings["kind"] == "slow" else rough
+
+    grid = ({"kind": "rough"}, {"kind": "slow"})
+    peer = engines.Engine("Peer", "numpy", "int8", (), numpy.store, load, grid)
+    monkeypatch.setattr(compare, "selected", lambda _: (peer,))
+    monkeypatch.setitem(compare._TOLERANCES, "int8", 10.0)
+    found = measured(network(), rows(60), batch_sizes=(8,), optimized=False, start=False)
+    entries = {entry.name: entry for entry in found.races[0].entries}
+    assert entries["Peer"].settings == {"kind": "slow"}
+    assert entries["Peer"].error <= found.error_limit
+    assert entries["lrgate"].over["any"].peer == "Peer"
+    monkeypatch.setattr(peer.__class__, "settings", lambda *_: [{"kind": "rough"}])
+    found = measured(network(), rows(60), batch_sizes=(8,), optimized=False, start=False)
+    entries = {entry.name: entry for entry in found.races[0].entries}
+    assert entries["Peer"].error > found.error_limit
+    assert not entries["lrgate"].over
+
+
+def test_numbers_of_rows_beyond_reason_are_refused() -> None:
+    for wrong in (0, 2_000_000_000):
+        with pytest.raises(ValueError, match="batch_sizes must be from 1 to 1,000,000"):
+            measured(network(), rows(60), batch_sizes=(wrong,))
+
+
+@pytest.mark.usefixtures("affinity")
 def test_peers_leave_out_other_activations_and_a_last_softmax_is_left_out_of_all() -> None:
     tanh = measured(network(["tanh", "relu", "identity"]), rows(), optimized=False, start=False)
     assert "got tanh, relu, identity" in tanh.left_out["NumPy"]
@@ -191,12 +256,13 @@ def test_peers_leave_out_other_activations_and_a_last_softmax_is_left_out_of_all
     assert (compare.original(softmax).predict(x) == softmax.predict(x)).all()
 
 
-def test_a_process_has_the_threads_it_is_told() -> None:
+def test_a_process_has_the_threads_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def environment(name: str) -> str | None:
         return process.fresh(os.getenv, name)
 
-    assert environment("OMP_NUM_THREADS") == "1"
-    assert environment("OPENBLAS_NUM_THREADS") == "1"
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "7")
+        assert environment(name) == "1"
     with pytest.raises(ValueError, match="threads must be at most"):
         process.pin(10_000)
 

@@ -37,6 +37,7 @@ import numpy.typing as npt
 import lrgate
 from lrgate import timing
 from lrgate.bench import engines
+from lrgate.files import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
 NOISE = 0.1
@@ -482,7 +483,8 @@ def main() -> None:
         with lrgate.num_threads(1):
             results = run(options.seconds)
         options.out_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        with replacing(path) as file:
+            file.write((json.dumps(results, indent=1) + "\n").encode())
     results = json.loads(path.read_text())
     draw(results, options.out_dir)
     print(markdown(results))

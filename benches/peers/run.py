@@ -22,6 +22,7 @@ import report
 from works import NAMES, Work, works
 
 from lrgate.bench import compare
+from lrgate.files import replacing
 
 ROWS = (1, 2, 4, 8, 16, 64, 256, 1024, 8192)
 MOST_MULTIPLY_ADDS = 5e10
@@ -91,7 +92,8 @@ def keep(path: Path, work: Work, comparison: compare.Comparison) -> None:
         "density": float(np.mean(work.test_x != 0)),
         "comparisons": found | {str(comparison.threads): comparison.to_dict()},
     }
-    path.write_text(json.dumps(rounded(values), indent=1) + "\n", encoding="utf-8")
+    with replacing(path) as file:
+        file.write((json.dumps(rounded(values), indent=1) + "\n").encode())
 
 
 def rounded(value: Any) -> Any:

@@ -127,8 +127,9 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
 
     The file appears whole or not at all: it is written beside its place under another name, synced
     to disk and then moved there. Until then an older file of that name stays as it was. Equal
-    models give equal bytes. Arrays of `.npz` are compressed where that saves a tenth or more: trained
-    float32 weights hardly shrink, and loading would take longer. `.safetensors` is never compressed.
+    models give equal bytes. Arrays of `.npz` are compressed where that saves a tenth or more:
+    trained float32 weights hardly shrink, and loading would take longer. `.safetensors` is never
+    compressed.
 
     Parameters
     ----------
@@ -160,7 +161,7 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
             f"classes, metadata and report must take at most {_MAX_HEADER_CHARACTERS} characters "
             f"of JSON, got {len(text)}"
         )
-    with _replacing(path) as file:
+    with replacing(path) as file:
         write(file, arrays, text)
 
 
@@ -808,7 +809,7 @@ def _write_safetensors(file: IO[bytes], arrays: dict[str, Array], text: str) -> 
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` when the block ends well, and vanishes if not."""
     target = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(target), f".lrgate-{secrets.token_hex(8)}.tmp")

@@ -2,8 +2,8 @@
 
 Contestants that are timed one after another meet different clock speeds and neighbours; here each
 has a turn of a few calls in every round, in an order that rotates, and speed-ups are medians over
-rounds. Within a turn a contestant meets the caches as a loop of its own calls leaves them: a turn's
-first calls, which meet the last contestant's caches, are not counted.
+rounds. Within a turn a contestant meets the caches as a loop of its own calls leaves them: one call
+more, and an eighth of the turn, come first, meet the last contestant's caches, and are not counted.
 """
 
 from __future__ import annotations
@@ -139,8 +139,9 @@ def interleaved(
         rounds = 0
         while rounds < min_rounds or perf_counter() < end:
             for name in order:
-                turn = list(itertools.islice(streams[name], turns[name]))
-                times = _turn(contestants[name], turn, clock_cost)
+                uncounted = 1 + turns[name] // 8
+                turn = list(itertools.islice(streams[name], uncounted + turns[name]))
+                times = _turn(contestants[name], turn, clock_cost)[uncounted:]
                 counted[name] += times
                 medians[name].append(statistics.median(times))
             order.append(order.pop(0))
@@ -155,19 +156,18 @@ def interleaved(
 
 
 def _turn(call: Callable[[Rows], object], turn: list[Rows], clock_cost: float) -> list[float]:
-    """Seconds of each counted call of one turn."""
+    """Seconds of each call of one turn."""
     clock = perf_counter_ns
     times = []
     for rows in turn:
         start = clock()
         call(rows)
         times.append(clock() - start)
-    uncounted = 0 if len(turn) == 1 else 1 + len(turn) // 8
-    return [max(time - clock_cost, 0.0) * 1e-9 for time in times[uncounted:]]
+    return [max(time - clock_cost, 0.0) * 1e-9 for time in times]
 
 
 def _calls_per_turn(call: Callable[[Rows], object], stream: itertools.cycle[Rows]) -> int:
-    """How many calls make a turn; calling it for a while also warms it up."""
+    """How many counted calls make a turn; calling it for a while also warms it up."""
     times: list[float] = []
     end = perf_counter() + 10 * _TURN_SECONDS
     while len(times) < 3 or perf_counter() < end:

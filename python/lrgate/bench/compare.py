@@ -43,9 +43,15 @@ __all__ = ["ALLOWED", "Comparison", "Entry", "Race", "measure", "original", "run
 Float32Array = npt.NDArray[np.float32]
 Rows = npt.NDArray[Any]
 
-ALLOWED: Final = 0.001 + 1e-9  # a tenth of a point, rounding apart
-"""How much above the dense network's a peer's error may be for lrgate to be compared with it."""
+ALLOWED: Final = 0.001
+"""How much above the dense network's errors may be that are compared: a tenth of a point."""
 
+P99_FROM: Final = 100
+"""Calls from which on their 99th percentile is told."""
+
+_CHECKED_ROWS: Final = 256
+_ROUNDING: Final = 1e-9
+_MOST_ROWS: Final = 1_000_000
 _TOLERANCES: Final = {"f32": 1e-6, "bf16": 1e-2, "int8": 0.1}
 _CALIBRATION_ROWS: Final = 1000
 _LEAST_SPLIT: Final = 400
@@ -89,8 +95,8 @@ class Entry:
         Median.
     rows_per_second : float
     over : dict from precision to Against
-        lrgate's alone: over the fastest peer with an error within :data:`ALLOWED` of the dense
-        network's, of ``"any"`` precision, or of one.
+        lrgate's alone: over the fastest peer with an error within the comparison's limit, of
+        ``"any"`` precision, or of one. Empty where lrgate's own error is above it.
     plan : tuple of str
         lrgate's alone: the layers' strategies; an 8 stands for int8.
     predicted : float or None
@@ -132,7 +138,8 @@ class Race:
             low, high = (1e6 * value / self.rows for value in (entry.low, entry.high))
             lines.append(
                 f"{entry.name:<18} {entry.error:8.3%} {entry.seconds_per_row * 1e6:9.2f} "
-                f"{f'({low:.2f} to {high:.2f})':<19} {entry.p99 * 1e6:14.1f} "
+                f"{f'({low:.2f} to {high:.2f})':<19} "
+                f"{f'{entry.p99 * 1e6:.1f}' if entry.calls >= P99_FROM else '-':>14} "
                 f"{entry.rows_per_second:11,.0f}"
             )
         for entry in self.entries:
@@ -157,6 +164,9 @@ class Comparison:
         What `error` is: see :class:`lrgate.Report`.
     error_dense : float
         Of the network itself, dense in f32.
+    error_limit : float
+        Above which neither peers nor lrgate's networks are compared: :data:`ALLOWED` more, or one
+        row where that is less than one.
     test_rows, calibration_rows, threads : int
     cpus : list of int or None
         The CPUs that the run was pinned to.
@@ -180,6 +190,7 @@ class Comparison:
     network: str
     measure: str
     error_dense: float
+    error_limit: float
     test_rows: int
     calibration_rows: int
     threads: int
@@ -314,6 +325,9 @@ def measure(
         For rows and labels that `lrgate.optimize` would refuse, too.
     """
     begin = time.perf_counter()
+    for rows in batch_sizes:
+        if not 1 <= rows <= _MOST_ROWS:
+            raise ValueError(f"batch_sizes must be from 1 to {_MOST_ROWS:,}, got {rows}")
     cpus = process.pin(threads)
     chosen = selected(engines)
     dense = original(net)
@@ -331,12 +345,14 @@ def measure(
         bench.prepare_peers(chosen)
         # The largest first: errors that do not depend on the number of rows are taken there.
         races = [bench.race(rows) for rows in sorted(batch_sizes, reverse=True)]
+        bench.tell_failures(len(races))
         starts = bench.starts() if start else []
         return Comparison(
             name=name,
             network="-".join(map(str, (dense.input_size, *(y.outputs for y in dense.layers)))),
             measure=bench.judge.measure,
             error_dense=bench.error_dense,
+            error_limit=bench.error_limit,
             test_rows=len(test.x),
             calibration_rows=len(fit.x),
             threads=threads,
@@ -402,6 +418,15 @@ def _calls(x: Rows, rows: int) -> list[Rows]:
     return [twice[first : first + rows] for first in range(0, len(x), max(len(x) // 8, 1))]
 
 
+def _outputs(forward: Any, x: Rows, rows: int) -> Rows:
+    """Outputs in calls of `rows` rows; the last call is filled up and cut off again."""
+    parts = [
+        np.array(forward(np.resize(part, (rows, x.shape[1]))), np.float32)[: len(part)]
+        for part in (x[first : first + rows] for first in range(0, len(x), rows))
+    ]
+    return np.concatenate(parts)
+
+
 # --- the run -------------------------------------------------------------------------------------
 
 
@@ -423,11 +448,17 @@ class _Bench:
         self.judge = Judge(dense, test.x, targets)
         self.outputs = dense.forward(test.x)
         self.error_dense = self.judge.error(self.outputs).before
+        # A tenth of a point of a few hundred rows is less than one of them.
+        least = 1 / len(test.x) if dense.task == "classification" else 0.0
+        self.error_limit = self.error_dense + max(ALLOWED, least) + _ROUNDING
         self.calibration = fit.x[:_CALIBRATION_ROWS]
         self.networks: dict[str, Network] = {}
         self.peers: list[Engine] = []
         self.errors: dict[str, float] = {}
+        """Of lrgate's networks and the peers' best settings, at the number of rows at hand."""
+        self.errors_of_settings: dict[tuple[str, str], float] = {}
         self.best: dict[str, Settings] = {}
+        self.failures: dict[str, dict[int, str]] = {}
         self.versions: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
 
@@ -486,15 +517,17 @@ class _Bench:
         """The engine's function, once its answers are right."""
         path = engine.store(self.dense, self.calibration, self.folder, settings)
         forward: Forward = engine.load(path, rows, self.threads, settings)
-        x = _calls(self.test.x, rows)[0]
-        found, wanted = np.array(forward(x), np.float64), self.dense.forward(x)
-        off = float(np.square(found - wanted).sum() / max(np.square(wanted).sum(), 1e-30))
+        count = min(max(rows, _CHECKED_ROWS), len(self.test.x))
+        found = _outputs(forward, self.test.x[:count], rows).astype(np.float64)
+        wanted = self.outputs[:count]
+        spread = np.square(wanted - wanted.mean(0)).sum() if count > 1 else np.square(wanted).sum()
+        off = float(np.square(found - wanted).sum() / max(spread, 1e-30))
         if not off <= _TOLERANCES[engine.precision]:
             raise ValueError(f"its outputs differ from the network's: by {off:.2g}, squared")
         return forward
 
     def narrowed(self, engine: Engine, rows: int) -> tuple[Settings, Forward]:
-        """The fastest of an engine's settings.
+        """The fastest of an engine's settings, of those whose error is within the limit if any is.
 
         Raises
         ------
@@ -513,10 +546,14 @@ class _Bench:
             raise failed
         if len(made) == 1:
             return next(iter(made.values()))
-        forwards = {key: forward for key, (_, forward) in made.items()}
+        errors = {
+            key: self.peer_error(engine, key, forward, rows) for key, (_, forward) in made.items()
+        }
+        near = [key for key, error in errors.items() if error <= self.error_limit]
+        forwards = {key: made[key][1] for key in near or made}
         calls = _calls(self.test.x, rows)
         times = timing.interleaved(forwards, calls, _NARROWING * self.seconds, min_rounds=3)
-        return made[min(made, key=lambda key: times[key].median)]
+        return made[min(forwards, key=lambda key: times[key].median)]
 
     # One number of rows
 
@@ -528,28 +565,28 @@ class _Bench:
             contestants["lrgate, uint8 rows"] = self.networks["lrgate"]
             calls["lrgate, uint8 rows"] = _calls(self.test.bytes, rows)
         settings: dict[str, Settings] = {}
-        for engine in list(self.peers):
+        for engine in self.peers:
             self.say(f"{rows} rows a call: {engine.name} ...")
             try:
                 settings[engine.name], forward = self.narrowed(engine, rows)
-                error = self.error(engine.name, forward, rows, engine.batch_dependent)
+                key = str(settings[engine.name])
+                self.errors[engine.name] = self.peer_error(engine, key, forward, rows)
             except Exception as caught:
-                # One that fails at one number of rows is left out of all: no table has holes.
-                self.peers.remove(engine)
                 reason = (str(caught).strip().splitlines() or [""])[0]
-                self.left_out[engine.name] = f"{type(caught).__name__}: {reason}"
+                self.failures.setdefault(engine.name, {})[rows] = (
+                    f"{type(caught).__name__}: {reason}"
+                )
                 continue
-            self.errors[engine.name] = error
             self.best[engine.name] = settings[engine.name]
             contestants[engine.name] = forward
             calls[engine.name] = calls["lrgate dense"]
         self.say(f"{rows} rows a call: all by turns ...")
         times = timing.interleaved(contestants, calls, self.seconds)
         for name, net in self.networks.items():
-            self.errors[name] = self.error(name, net, rows, True)
+            self.errors[name] = self.error(net, rows)
         if self.test.bytes is not None:
             self.errors["lrgate, uint8 rows"] = self.error(
-                "", self.networks["lrgate"], rows, True, self.test.bytes
+                self.networks["lrgate"], rows, self.test.bytes
             )
         entries = [
             self.entry(name, contestants[name], rows, times, settings.get(name, {}))
@@ -559,21 +596,16 @@ class _Bench:
         self.forget()
         return Race(rows, tuple(entries))
 
-    def error(
-        self, name: str, forward: Any, rows: int, depends: bool, x: Rows | None = None
-    ) -> float:
-        """The error on all test rows, in calls of as many rows as are timed.
+    def error(self, forward: Any, rows: int, x: Rows | None = None) -> float:
+        """The error on all test rows, in calls of as many rows as are timed."""
+        return self.judge.error(_outputs(forward, self.test.x if x is None else x, rows)).after
 
-        Where a row's result does not depend on the others, it is taken once.
-        """
-        if not depends and name in self.errors:
-            return self.errors[name]
-        x = self.test.x if x is None else x
-        parts = [
-            np.array(forward(np.resize(part, (rows, x.shape[1]))), np.float32)[: len(part)]
-            for part in (x[first : first + rows] for first in range(0, len(x), rows))
-        ]
-        return self.judge.error(np.concatenate(parts)).after
+    def peer_error(self, engine: Engine, settings: str, forward: Forward, rows: int) -> float:
+        """The same; where a row's result does not depend on the others, it is taken once."""
+        key = engine.name, settings
+        if engine.batch_dependent or key not in self.errors_of_settings:
+            self.errors_of_settings[key] = self.error(forward, rows)
+        return self.errors_of_settings[key]
 
     def entry(
         self,
@@ -603,25 +635,39 @@ class _Bench:
             high=high,
             seconds_per_row=time_.seconds_per_row,
             rows_per_second=1 / time_.seconds_per_row,
-            over=self.over(time_, times) if ours else {},
+            over=self.over(name, times) if ours else {},
             plan=plan,
             predicted=_predicted(contestant, rows) if ours else None,
         )
 
-    def over(self, time_: Timing, times: Mapping[str, Timing]) -> dict[str, Against]:
-        """Ratios to the fastest peers whose error is within what is allowed."""
-        found = {}
+    def over(self, name: str, times: Mapping[str, Timing]) -> dict[str, Against]:
+        """Ratios to the fastest peers, all with an error within what is allowed."""
+        found: dict[str, Against] = {}
+        if self.errors[name] > self.error_limit:
+            return found
         for precision in ("any", "f32", "bf16", "int8"):
             near = [
                 peer.name
                 for peer in self.peers
                 if precision in ("any", peer.precision)
-                and self.errors[peer.name] <= self.error_dense + ALLOWED
+                and peer.name in times
+                and self.errors[peer.name] <= self.error_limit
             ]
             if near:
                 best = min(near, key=lambda name: times[name].median)
-                found[precision] = Against(best, **vars(time_.speed_up_over(times[best])))
+                found[precision] = Against(best, **vars(times[name].speed_up_over(times[best])))
         return found
+
+    def tell_failures(self, races: int) -> None:
+        """What is left out of all races, or of some."""
+        for name, reasons in self.failures.items():
+            if len(reasons) == races:
+                self.left_out[name] = next(iter(reasons.values()))
+                self.peers = [engine for engine in self.peers if engine.name != name]
+            else:
+                self.left_out |= {
+                    f"{name}, {rows} rows a call": why for rows, why in reasons.items()
+                }
 
     def forget(self) -> None:
         """Let go of what engines have compiled for this number of rows."""

@@ -407,11 +407,12 @@ def onnx_model(net: Network, *, gemm: bool = True) -> Any:
         if gemm:
             constants.append(numpy_helper.from_array(weight, f"weight{i}"))
             inputs = [name, f"weight{i}", f"bias{i}"]
-            nodes.append(helper.make_node("Gemm", inputs, [f"z{i}"], transB=1))
+            nodes.append(helper.make_node("Gemm", inputs, [f"z{i}"], name=f"Gemm{i}", transB=1))
         else:
             columns = np.ascontiguousarray(weight.T)
             constants.append(numpy_helper.from_array(columns, f"weight{i}"))
-            nodes.append(helper.make_node("MatMul", [name, f"weight{i}"], [f"m{i}"]))
+            inputs = [name, f"weight{i}"]
+            nodes.append(helper.make_node("MatMul", inputs, [f"m{i}"], name=f"MatMul{i}"))
             nodes.append(helper.make_node("Add", [f"m{i}", f"bias{i}"], [f"z{i}"]))
         name = f"z{i}"
         if i < len(layers) - 1:
@@ -465,7 +466,7 @@ def _store_qdq(net: Network, calibration: Float32Array, folder: Path, settings: 
         def get_next(self) -> dict[str, Float32Array] | None:
             return next(self.calls, None)
 
-    path = folder / f"qdq-{settings['graph']}.onnx"
+    path = folder / f"qdq-{settings['graph']}-{settings['first']}.onnx"
     if not path.exists():
         quantize_static(
             _store_onnx(net, calibration, folder, settings),
@@ -475,6 +476,7 @@ def _store_qdq(net: Network, calibration: Float32Array, folder: Path, settings: 
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=[f"{settings['graph']}0"] if settings["first"] == "f32" else [],
         )
     return path
 
@@ -507,10 +509,13 @@ def _store_openvino(
     import openvino
 
     int8 = settings["precision"] == "int8"
-    store = _store_qdq if int8 else _store_onnx
-    path = folder / f"openvino-{'int8' if int8 else 'f32'}.xml"
+    path = folder / f"openvino-{'int8' if int8 else 'f32'}-{settings.get('first')}.xml"
     if not path.exists():
-        source = store(net, calibration, folder, {"graph": "Gemm"})
+        if int8:
+            chosen = {"graph": "Gemm", "first": settings["first"]}
+            source = _store_qdq(net, calibration, folder, chosen)
+        else:
+            source = _store_onnx(net, calibration, folder, {"graph": "Gemm"})
         openvino.save_model(openvino.Core().read_model(source), path, compress_to_fp16=False)
     return path
 
@@ -526,7 +531,8 @@ def _load_openvino(path: Path, rows: int, threads: int, settings: Settings) -> F
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "bf16" if settings["precision"] == "bf16" else "f32",
+        # Of what is not int8.
+        "INFERENCE_PRECISION_HINT": settings.get("rest", settings["precision"]),
     }
     request = core.compile_model(model, "CPU", config).create_infer_request()
     tensor, set_input, infer = openvino.Tensor, request.set_input_tensor, request.infer
@@ -598,6 +604,13 @@ def _grid(**values: Sequence[Any]) -> tuple[Settings, ...]:
 
 _SPINNING: Final = (False, True)
 _GRAPHS: Final = ("Gemm", "MatMul")
+# The precision of the first layer of int8 engines that fit scales to rows: inputs may need more.
+_FIRST: Final = ("int8", "f32")
+_OPENVINO_INT8: Final = (
+    {"first": "int8", "rest": "f32"},
+    {"first": "f32", "rest": "f32"},
+    {"first": "f32", "rest": "bf16"},
+)
 _MODES: Final = ("default", "max-autotune-no-cudagraphs")
 _TORCH: Final = ("torch",)
 _ORT: Final = ("onnxruntime",)
@@ -676,7 +689,7 @@ ENGINES: Final = (
         _ORT,
         _store_qdq,
         _load_onnxruntime,
-        _grid(graph=_GRAPHS, prepacking=(True, False), spinning=_SPINNING),
+        _grid(graph=_GRAPHS, first=_FIRST, prepacking=(True, False), spinning=_SPINNING),
     ),
     *(
         Engine(
@@ -687,8 +700,9 @@ ENGINES: Final = (
             _store_openvino,
             _load_openvino,
             tuple(
-                {"precision": precision, "shape": shape, "input": how}
+                {"precision": precision, "shape": shape, "input": how} | rest
                 for shape, how in (("static", "shared"), ("static", "copied"), ("any", "shared"))
+                for rest in (_OPENVINO_INT8 if precision == "int8" else ({},))
             ),
         )
         for precision in ("f32", "bf16", "int8")
