@@ -141,6 +141,13 @@ def test_bounds_are_positive_and_below_the_time() -> None:
     pytest.fail(f"bounds above times: {above}")
 
 
+@pytest.mark.parametrize("look", ["profile", "phases"])
+def test_a_number_is_no_rows(look: str) -> None:
+    net = small("dense")
+    with pytest.raises(ValueError, match=r"x must have shape \(n, d\) or \(d,\), got \(\)"):
+        getattr(net, look)(np.float32(3))
+
+
 def test_python_and_conversion_are_phases_of_the_call() -> None:
     x = np.ones((20, 8))
     phases = found(small("skip"), x, batch_size=4)

@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{where}{error.strerror or error}")
     except (RuntimeError, TypeError, ValueError) as error:
         return _fail(str(error))
+    except MemoryError:
+        return _fail("not enough memory")
     return 0
 
 

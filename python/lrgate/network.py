@@ -892,8 +892,11 @@ def _full(values: Float32Array, order: Int32Array | None, width: int) -> Float32
 
 def _sample(x: Any, batch_size: int | None) -> tuple[Any, int, int]:
     """Rows to profile, how many they are, and rows a call."""
-    if np.ndim(x) == 1 and not hasattr(x, "tocsr"):
-        x = np.asarray(x)[None]
+    if not hasattr(x, "tocsr"):
+        if np.ndim(x) == 0:
+            raise ValueError("x must have shape (n, d) or (d,), got ()")
+        if np.ndim(x) == 1:
+            x = np.asarray(x)[None]
     rows = x.shape[0] if hasattr(x, "shape") else len(x)
     size = max(rows, 1) if batch_size is None else batch_size
     if size < 1:

@@ -239,7 +239,7 @@ impl Network {
         observer.output(DenseRows::new(out, n, outputs, outputs));
     }
 
-    /// Whether layer `i` lists its bytes itself for the next: gates do, which finish unit after unit, but
+    /// Whether layer `i` lists its bytes itself for the next: gates do, which finish chosen units, but
     /// not where a unit that is off has another byte than 0.
     pub(crate) fn lists_bytes(&self, class: &ClassPlan, i: usize) -> bool {
         class.layers[i].strategy == Strategy::Gate

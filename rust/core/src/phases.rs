@@ -40,7 +40,7 @@ pub enum Phase {
     ScoreThreshold,
     /// Gate: outputs that may not be computed are made zero.
     Clear,
-    /// Gate: dot products of live units, bias and activation, one by one.
+    /// Gate: dot products of live units, bias and activation.
     Dots,
     /// Dense: products, bias and activation, in one kernel.
     MultiplyEpilogue,

@@ -88,7 +88,7 @@ pub(crate) struct Output<'a> {
 /// Outputs being written as bytes: `y inverse + offset`, rounded.
 pub(crate) struct Quantized<'a> {
     pub(crate) rows: Option<ByteRowsMut<'a>>,
-    /// Only of what comes one by one, and only where 0 is the byte 0, since what is off does not come.
+    /// Only of chosen units, and only where 0 is the byte 0, since what is off does not come.
     /// Rows that come by vectors are listed afterwards: it is faster.
     pub(crate) lists: Option<ListsMut<'a, u8>>,
     pub(crate) inverse: f32,
@@ -96,7 +96,7 @@ pub(crate) struct Quantized<'a> {
 }
 
 impl Output<'_> {
-    /// Makes all outputs of `rows` rows zero where they are not written one by one.
+    /// Makes all outputs of `rows` rows zero where only chosen units are written.
     pub(crate) fn clear(&mut self, rows: usize) {
         if let Some(dense) = &mut self.dense {
             (0..rows).for_each(|row| dense.row(row).fill(0.0));
