@@ -87,6 +87,8 @@ class Entry:
         Of the peer's grid, the fastest.
     error : float
         On all test rows.
+    within_limit : bool
+        Whether that is within the comparison's limit.
     calls : int
         How many were counted.
     median, p99, low, high : float
@@ -96,7 +98,7 @@ class Entry:
     rows_per_second : float
     over : dict from precision to Against
         lrgate's alone: over the fastest peer with an error within the comparison's limit, of
-        ``"any"`` precision, or of one. Empty where lrgate's own error is above it.
+        ``"any"`` precision, or of one.
     plan : tuple of str
         lrgate's alone: the layers' strategies; an 8 stands for int8.
     predicted : float or None
@@ -108,6 +110,7 @@ class Entry:
     precision: str
     settings: dict[str, Any]
     error: float
+    within_limit: bool
     calls: int
     median: float
     p99: float
@@ -148,6 +151,8 @@ class Race:
             )
             if ratios:
                 text = f"{entry.name}, {'-'.join(entry.plan)}: {'; '.join(ratios)}"
+                if not entry.within_limit:
+                    text += ", at too high an error"
                 lines.append(_wrapped(text))
         return "\n".join(lines)
 
@@ -628,6 +633,7 @@ class _Bench:
             else precisions[name],
             settings=dict(settings),
             error=self.errors[name],
+            within_limit=self.errors[name] <= self.error_limit,
             calls=len(time_.calls),
             median=time_.median,
             p99=time_.p99,
@@ -641,10 +647,8 @@ class _Bench:
         )
 
     def over(self, name: str, times: Mapping[str, Timing]) -> dict[str, Against]:
-        """Ratios to the fastest peers, all with an error within what is allowed."""
+        """Ratios to the fastest peers whose error is within the limit."""
         found: dict[str, Against] = {}
-        if self.errors[name] > self.error_limit:
-            return found
         for precision in ("any", "f32", "bf16", "int8"):
             near = [
                 peer.name
