@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::kernels::pairs;
-use crate::kernels::scan::{FromBytes, Quantize, Scan};
+use crate::kernels::scan::{CopyBytes, FromBytes, Quantize, Scan};
 use crate::kernels::{ByteRowsMut, DenseRows, DenseRowsMut, Lists, PANEL, Span};
 use crate::network::{InputMap, Network, Quantization};
 use crate::plan::{ClassPlan, Precision, Strategy};
@@ -345,14 +345,10 @@ impl Network {
         invalid: &mut [bool],
     ) {
         let Rows { rows: n, columns, data } = rows;
-        let mut bytes = buffer.write_bytes(n, columns);
+        let bytes = buffer.write_bytes(n, columns);
         match data {
             Data::U8 { data, stride } if quantization.is_identity() => {
-                for r in 0..n {
-                    let row = bytes.row(r);
-                    row[..columns].copy_from_slice(&data[r * stride..r * stride + columns]);
-                    row[columns..].fill(0);
-                }
+                self.isa.run(CopyBytes { data, stride, rows: n, columns, bytes });
             }
             Data::F32 { data, stride } => {
                 let rows = DenseRows::new(data, n, columns, stride);

@@ -8,6 +8,9 @@
 //! | scipy.sparse | as CSR with float32 data, in place where it is that |
 //! | complex, object, string, date dtypes | `TypeError` |
 
+use std::ffi::c_int;
+
+use numpy::npyffi::NPY_TYPES;
 use numpy::{
     PyArray1, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, dtype,
 };
@@ -71,15 +74,16 @@ impl<'py> PyRows<'py> {
         }
         let py = array.py();
         let kind = array.dtype();
-        if kind.is_equiv_to(&dtype::<f32>(py)) {
-            if let Some(stride) = in_place(array, columns, 4) {
-                let kind = Kind::F32 { array: array.clone(), stride };
+        // A number, since a byte has no byte order: comparing dtypes costs as much as reading a row.
+        if kind.num() == NPY_TYPES::NPY_UBYTE as c_int {
+            if let Some(stride) = in_place(array, columns, 1) {
+                let kind = Kind::U8 { array: array.clone(), stride };
                 return Ok(PyRows { kind, rows, columns, single });
             }
-        } else if kind.is_equiv_to(&dtype::<u8>(py))
-            && let Some(stride) = in_place(array, columns, 1)
+        } else if kind.is_equiv_to(&dtype::<f32>(py))
+            && let Some(stride) = in_place(array, columns, 4)
         {
-            let kind = Kind::U8 { array: array.clone(), stride };
+            let kind = Kind::F32 { array: array.clone(), stride };
             return Ok(PyRows { kind, rows, columns, single });
         }
         if !matches!(kind.kind(), b'b' | b'i' | b'u' | b'f') {

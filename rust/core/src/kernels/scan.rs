@@ -157,6 +157,38 @@ pub(crate) struct Quantize<'a> {
 /// all that is done with it.
 const AHEAD: usize = 1024;
 
+/// Copies rows of bytes that are taken as they are, and pads them with zeros.
+pub(crate) struct CopyBytes<'a> {
+    pub(crate) data: &'a [u8],
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) bytes: ByteRowsMut<'a>,
+}
+
+impl Kernel for CopyBytes<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        for r in 0..self.rows {
+            let from = &self.data[r * self.stride..r * self.stride + self.columns];
+            let to = self.bytes.row(r);
+            let (lines, rest) = from.as_chunks::<64>();
+            let (to_lines, to_rest) = to.split_at_mut(64 * lines.len());
+            for (from, to) in lines.iter().zip(to_lines.chunks_exact_mut(64)) {
+                simd.prefetch(from.as_ptr().wrapping_add(AHEAD));
+                // SAFETY: both have 64 bytes, and neither operation needs alignment.
+                unsafe {
+                    let line = simd.load_i32(from.as_ptr().cast());
+                    simd.store_i32(to.as_mut_ptr().cast(), line);
+                }
+            }
+            to_rest[..rest.len()].copy_from_slice(rest);
+            to_rest[rest.len()..].fill(0);
+        }
+    }
+}
+
 impl Kernel for Quantize<'_> {
     type Output = ();
     #[inline(always)]
