@@ -420,6 +420,20 @@ def test_what_numpy_saves_loads(npz: Path, savez: Callable[..., None]) -> None:
     assert len(load(npz).layers) == 2
 
 
+def test_arrays_are_compressed_where_that_pays(npz: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(2, 64, 64)).astype(np.float32)
+    weights[1][rng.random((64, 64)) < 0.9] = 0
+    np.savez(npz, **{f"layers.{i}.weight": weight for i, weight in enumerate(weights)})
+    save(npz, load(npz))
+    with zipfile.ZipFile(npz) as archive:
+        kinds = {info.filename: info.compress_type for info in archive.infolist()}
+    assert kinds["layers.0.weight.npy"] == zipfile.ZIP_STORED
+    assert kinds["layers.1.weight.npy"] == zipfile.ZIP_DEFLATED
+    for layer, weight in zip(load(npz).layers, weights, strict=True):
+        np.testing.assert_array_equal(layer.weight, weight)
+
+
 def test_plain_weights_and_biases_load(path: Path) -> None:
     arrays = plain_arrays()
     model = load(write(path, arrays))

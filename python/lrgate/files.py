@@ -545,8 +545,9 @@ def _naming(prefix: str) -> Iterator[None]:
 
 # Deflate's shortest code for its longest match: 2 bits for 258 bytes.
 _DEFLATE_RATIO: Final = 1032
-# The last record of a zip file, less what is not looked at.
+# Of an array, to see whether it shrinks.
 _SAMPLE_BYTES: Final = 1 << 20
+# The last record of a zip file, less what is not looked at.
 _ZIP_END: Final = struct.Struct("<4s6xH10x")
 _MAX_NPY_HEADER: Final = 10_000
 _CHUNK: Final = 1 << 20

@@ -229,7 +229,7 @@ impl Network {
             }
             observer.after(i, n, computed);
             std::mem::swap(&mut from, &mut to);
-            input = from.input(n, outputs, needs, false);
+            input = from.input(n, outputs, needs);
         }
         for (row, _) in invalid.iter().enumerate().filter(|(_, invalid)| **invalid) {
             let outputs = self.output_size();
@@ -272,12 +272,11 @@ impl Network {
         if let Some(quantization) = self.quantization(0).filter(|_| needs.int8()) {
             self.read_bytes(rows, quantization, buffer, spare, invalid);
             observer.step(Step::Quantized);
-            let mut in_pairs = false;
             if needs.byte_lists {
-                in_pairs = self.list_bytes(class, buffer, n, columns);
+                self.list_bytes(class, buffer, n, columns);
                 observer.step(Step::Scanned);
             }
-            return buffer.input(n, columns, needs, in_pairs);
+            return buffer.input(n, columns, needs);
         }
         if let Some(map) = &self.map_on_read {
             return self.read_mapped(rows, map, needs, buffer, observer);
@@ -301,7 +300,7 @@ impl Network {
                 } else {
                     Step::Converted
                 });
-                buffer.input(n, columns, needs, false)
+                buffer.input(n, columns, needs)
             }
             Data::Csr { starts, index, value } => {
                 let spans = buffer.spans(n);
@@ -315,9 +314,9 @@ impl Network {
         }
     }
 
-    /// Lists what is not zero in the caller's rows as bytes, in the form that costs the first layer less;
-    /// returns whether that is in pairs.
-    fn list_bytes(&self, class: &ClassPlan, buffer: &mut Buffer, n: usize, columns: usize) -> bool {
+    /// Lists what is not zero in the caller's rows as bytes, in the form that costs the first layer
+    /// less.
+    fn list_bytes(&self, class: &ClassPlan, buffer: &mut Buffer, n: usize, columns: usize) {
         let units = match (class.layers[0].strategy, &self.layers[0].gate) {
             (Strategy::Gate, Some(gate)) => gate.gate().rank(),
             _ => self.layers[0].packed.layer().outputs(),
@@ -332,7 +331,6 @@ impl Network {
         } else {
             self.isa.run(buffer.scan_bytes(n, columns));
         }
-        in_pairs
     }
 
     /// The caller's rows as bytes.
@@ -402,7 +400,7 @@ impl Network {
             self.isa.run(Scan { rows, lists });
             observer.step(Step::Scanned);
         }
-        buffer.input(n, columns, needs, false)
+        buffer.input(n, columns, needs)
     }
 
     /// Every layer's input on these rows, as the plan for their number computes it: for layer i,

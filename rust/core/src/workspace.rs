@@ -31,6 +31,8 @@ pub(crate) struct Buffer {
     bytes: Aligned<u32>,
     byte_values: Aligned<u8>,
     words: Aligned<u32>,
+    /// Whether the lists of bytes are in pairs.
+    in_pairs: bool,
 }
 
 /// What a gate needs between its estimate and its dot products.
@@ -115,6 +117,7 @@ impl Buffer {
             bytes: Aligned::new(64),
             byte_values: Aligned::new(64),
             words: Aligned::new(64),
+            in_pairs: false,
         }
     }
 
@@ -129,20 +132,14 @@ impl Buffer {
     }
 
     /// What was written before, as far as it is needed.
-    pub(crate) fn input(
-        &self,
-        rows: usize,
-        columns: usize,
-        needs: Needs,
-        in_pairs: bool,
-    ) -> Input<'_> {
+    pub(crate) fn input(&self, rows: usize, columns: usize, needs: Needs) -> Input<'_> {
         Input {
             rows,
             dense: needs.dense.then(|| self.dense(rows, columns)),
             lists: needs.lists.then(|| self.lists(rows, columns)),
             bytes: needs.bytes.then(|| self.bytes(rows, columns)),
             byte_lists: needs.byte_lists.then(|| {
-                if in_pairs {
+                if self.in_pairs {
                     ListedBytes::Pairs(self.pair_lists(rows, columns))
                 } else {
                     ListedBytes::Bytes(self.byte_lists(rows, columns))
@@ -182,6 +179,7 @@ impl Buffer {
             grow(&mut self.bytes, rows * byte_stride(columns));
         }
         if needs.byte_lists {
+            self.in_pairs = false;
             grow(&mut self.index, rows * list_stride(columns));
             grow(&mut self.byte_values, rows * list_stride(columns));
             grow_vec(&mut self.spans, rows);
@@ -299,6 +297,7 @@ impl Buffer {
 
     /// Reads the rows of bytes while their pairs are listed.
     pub(crate) fn scan_pairs(&mut self, rows: usize, columns: usize) -> ScanPairs<'_> {
+        self.in_pairs = true;
         let stride = byte_stride(columns);
         let columns = columns.div_ceil(4);
         grow(&mut self.index, rows * list_stride(columns));

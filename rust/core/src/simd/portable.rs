@@ -209,39 +209,23 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn compress_bytes(self, p: *mut u8, mask: u16, v: Integers) {
-        let mut packed = 0;
-        for (i, lane) in v.0.iter().enumerate() {
-            // SAFETY: packed <= i < 16, and the caller gives 16 writable bytes.
-            unsafe { *p.add(packed) = *lane as u8 };
-            packed += usize::from((mask >> i) & 1);
-        }
+        // SAFETY: the caller gives 16 writable bytes.
+        unsafe { compress(p, mask, v.0.map(|lane| lane as u8)) }
     }
     #[inline(always)]
     unsafe fn compress(self, p: *mut f32, mask: u16, v: Lanes) {
-        let mut packed = 0;
-        for (i, lane) in v.0.iter().enumerate() {
-            // SAFETY: packed <= i < 16, and the caller gives 16 writable f32.
-            unsafe { *p.add(packed) = *lane };
-            packed += usize::from((mask >> i) & 1);
-        }
+        // SAFETY: the caller gives 16 writable f32.
+        unsafe { compress(p, mask, v.0) }
     }
     #[inline(always)]
     unsafe fn compress_words(self, p: *mut u32, mask: u16, v: Integers) {
-        let mut packed = 0;
-        for (i, lane) in v.0.iter().enumerate() {
-            // SAFETY: packed <= i < 16, and the caller gives 16 writable u32.
-            unsafe { *p.add(packed) = *lane as u32 };
-            packed += usize::from((mask >> i) & 1);
-        }
+        // SAFETY: the caller gives 16 writable u32.
+        unsafe { compress(p, mask, v.0.map(|lane| lane as u32)) }
     }
     #[inline(always)]
     unsafe fn compress_index(self, p: *mut u32, mask: u16, base: u32) {
-        let mut packed = 0;
-        for i in 0..LANES {
-            // SAFETY: packed <= i < 16, and the caller gives 16 writable u32.
-            unsafe { *p.add(packed) = base + i as u32 };
-            packed += usize::from((mask >> i) & 1);
-        }
+        // SAFETY: the caller gives 16 writable u32.
+        unsafe { compress(p, mask, std::array::from_fn(|i| base + i as u32)) }
     }
     #[inline(always)]
     unsafe fn gather(self, from: &[f32], index: Integers) -> Lanes {
@@ -252,4 +236,18 @@ impl Simd for Portable {
     fn prefetch<T>(self, _p: *const T) {}
     #[inline(always)]
     fn prefetch_l2<T>(self, _p: *const T) {}
+}
+
+/// Packs the lanes whose bit is set to the front; writes up to the last lane.
+///
+/// # Safety
+/// `p` must be valid for writing 16 values.
+#[inline(always)]
+unsafe fn compress<T: Copy>(p: *mut T, mask: u16, lanes: [T; LANES]) {
+    let mut packed = 0;
+    for (i, lane) in lanes.into_iter().enumerate() {
+        // SAFETY: packed <= i < 16, and the caller gives 16 writable values.
+        unsafe { *p.add(packed) = lane };
+        packed += usize::from((mask >> i) & 1);
+    }
 }
