@@ -124,6 +124,10 @@ def test_a_comparison_of_bytes_with_labels() -> None:
             assert entry.error == pytest.approx(60 / 420, abs=0.003)
             assert 0 < entry.low <= entry.high
             assert 0 < entry.median <= entry.p99
+            assert (entry.alone is None) == (race.rows > 1)
+            if entry.alone is not None:
+                assert entry.alone.calls >= 1
+                assert 0 < entry.alone.median <= entry.alone.p99
             assert entry.rows_per_second == pytest.approx(race.rows / entry.median)
             assert list(entry.over) == (["any", "f32"] if entry.lrgate else [])
             assert entry.plan == (("dense",) * 3 if entry.lrgate else ())

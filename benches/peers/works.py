@@ -79,6 +79,11 @@ TRAININGS = {
     "paper": Training("MNIST, the paper's", "mnist", "--preset paper --epochs 17"),
     "fashion": Training("Fashion-MNIST", "fashion-mnist", "--preset paper --epochs 17"),
     "svhn": Training("SVHN subset", "svhn", "--preset svhn"),
+    "svhn-sparse": Training(
+        "SVHN subset, trained to be sparse",
+        "svhn",
+        "--preset svhn --init-std 0.03 --l1 0.005 0.001 0.001 0.001 --l1-ramp 30",
+    ),
     "wide": Training("MNIST, padded, wide", "mnist", "--preset wide", pad=2),
     "deep": Training(
         "MNIST, deep and narrow",

@@ -4,6 +4,8 @@ Contestants that are timed one after another meet different clock speeds and nei
 has a turn of a few calls in every round, in an order that rotates, and speed-ups are medians over
 rounds. Within a turn a contestant meets the caches as a loop of its own calls leaves them: one call
 more, and an eighth of the turn, come first, meet the last contestant's caches, and are not counted.
+What that leaves of other contestants' caches is in the slowest calls; how slow calls are on a machine
+that does nothing else, `alone` tells.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy.typing as npt
 from lrgate.machine import fingerprint
 from lrgate.runtime import config
 
-__all__ = ["Ratio", "Timing", "batches", "interleaved", "machine"]
+__all__ = ["Ratio", "Timing", "alone", "batches", "interleaved", "machine"]
 
 Rows = npt.NDArray[Any]
 
@@ -155,6 +157,35 @@ def interleaved(
     }
 
 
+def alone(
+    contestants: Mapping[str, Callable[[Rows], object]],
+    calls: Mapping[str, Sequence[Rows]],
+    seconds: float,
+) -> dict[str, Timing]:
+    """Time contestants one after another, each in a loop of its own of about `seconds`.
+
+    For medians and 99th percentiles of one contestant; between contestants, clock speeds and neighbours
+    may differ. An eighth more comes first and is not counted.
+    """
+    clock_cost = _clock_cost()
+    found = {}
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for name, call in contestants.items():
+            stream = itertools.cycle(calls[name])
+            count = max(int(seconds / _median_seconds(call, stream)), 1)
+            uncounted = 1 + count // 8
+            turn = list(itertools.islice(stream, uncounted + count))
+            times = np.array(_turn(call, turn, clock_cost)[uncounted:])
+            found[name] = Timing(calls[name][0].shape[0], times, np.array([np.median(times)]))
+    finally:
+        if collecting:
+            gc.enable()
+    return found
+
+
 def _turn(call: Callable[[Rows], object], turn: list[Rows], clock_cost: float) -> list[float]:
     """Seconds of each call of one turn."""
     clock = perf_counter_ns
@@ -167,7 +198,13 @@ def _turn(call: Callable[[Rows], object], turn: list[Rows], clock_cost: float) -
 
 
 def _calls_per_turn(call: Callable[[Rows], object], stream: itertools.cycle[Rows]) -> int:
-    """How many counted calls make a turn; calling it for a while also warms it up."""
+    """How many counted calls make a turn."""
+    seconds = _median_seconds(call, stream)
+    return int(min(max(_TURN_SECONDS / seconds, 1), _TURN_CALLS))
+
+
+def _median_seconds(call: Callable[[Rows], object], stream: itertools.cycle[Rows]) -> float:
+    """About what a call takes; calling it for a while also warms it up."""
     times: list[float] = []
     end = perf_counter() + 10 * _TURN_SECONDS
     while len(times) < 3 or perf_counter() < end:
@@ -175,7 +212,7 @@ def _calls_per_turn(call: Callable[[Rows], object], stream: itertools.cycle[Rows
         start = perf_counter()
         call(rows)
         times.append(perf_counter() - start)
-    return int(min(max(_TURN_SECONDS / max(statistics.median(times), 1e-9), 1), _TURN_CALLS))
+    return max(statistics.median(times), 1e-9)
 
 
 def _clock_cost() -> float:

@@ -56,6 +56,8 @@ _TOLERANCES: Final = {"f32": 1e-6, "bf16": 1e-2, "int8": 0.1}
 _CALIBRATION_ROWS: Final = 1000
 _LEAST_SPLIT: Final = 400
 _NARROWING: Final = 0.1
+# Each contestant's own loop, of the time that all by turns take.
+_ALONE: Final = 0.1
 _OPENBLAS: Final = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
@@ -70,6 +72,15 @@ class Against:
 
     def __str__(self) -> str:
         return f"{Ratio(self.median, self.low, self.high)} times {self.peer}"
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Calls in a loop that nothing else interrupts: how many were counted, seconds a call."""
+
+    calls: int
+    median: float
+    p99: float
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,8 @@ class Entry:
         How many were counted.
     median, p99, low, high : float
         Seconds a call: of all counted calls, and quartiles of the rounds' medians.
+    alone : Alone or None
+        Of one row a call: the same in a loop of this contestant alone.
     seconds_per_row : float
         Median.
     rows_per_second : float
@@ -116,6 +129,7 @@ class Entry:
     p99: float
     low: float
     high: float
+    alone: Alone | None
     seconds_per_row: float
     rows_per_second: float
     over: dict[str, Against]
@@ -587,6 +601,7 @@ class _Bench:
             calls[engine.name] = calls["lrgate dense"]
         self.say(f"{rows} rows a call: all by turns ...")
         times = timing.interleaved(contestants, calls, self.seconds)
+        alone = timing.alone(contestants, calls, _ALONE * self.seconds) if rows == 1 else {}
         for name, net in self.networks.items():
             self.errors[name] = self.error(net, rows)
         if self.test.bytes is not None:
@@ -594,7 +609,9 @@ class _Bench:
                 self.networks["lrgate"], rows, self.test.bytes
             )
         entries = [
-            self.entry(name, contestants[name], rows, times, settings.get(name, {}))
+            self.entry(
+                name, contestants[name], rows, times, alone.get(name), settings.get(name, {})
+            )
             for name in contestants
         ]
         contestants.clear()
@@ -618,6 +635,7 @@ class _Bench:
         contestant: Any,
         rows: int,
         times: Mapping[str, Timing],
+        alone: Timing | None,
         settings: Settings,
     ) -> Entry:
         time_ = times[name]
@@ -639,6 +657,7 @@ class _Bench:
             p99=time_.p99,
             low=low,
             high=high,
+            alone=None if alone is None else Alone(len(alone.calls), alone.median, alone.p99),
             seconds_per_row=time_.seconds_per_row,
             rows_per_second=1 / time_.seconds_per_row,
             over=self.over(name, times) if ours else {},

@@ -165,12 +165,15 @@ impl Network {
     ) {
         let n = rows.rows;
         let last = self.layers.len() - 1;
-        let Workspace { buffers: [first, second], gate: scratch, invalid } = workspace;
+        let Workspace { buffers: [first, second], gate: scratch, invalid, beyond } = workspace;
         let (mut from, mut to) = (first, second);
-        invalid.clear();
-        invalid.resize(n, false);
+        for marks in [&mut *invalid, &mut *beyond] {
+            marks.clear();
+            marks.resize(n, false);
+        }
         let mut needs = Self::needs::<O>(class, 0);
-        let mut input = self.read(class, rows, needs, from, to, invalid, observer);
+        let marks = Marks { invalid, beyond };
+        let mut input = self.read(class, rows, needs, from, to, marks, observer);
         if !needs.int8() && class.layers.iter().any(|layer| layer.precision == Precision::Int8) {
             mark_invalid(input, invalid);
             observer.step(Step::Checked);
@@ -217,12 +220,12 @@ impl Network {
                 }
                 if let Some(quantization) = self.quantization(i + 1).filter(|_| needs.int8()) {
                     let (rows, bytes) = to.requantize(n, outputs);
-                    self.quantize(rows, bytes, quantization, invalid);
+                    self.quantize(rows, bytes, quantization, Marks { invalid, beyond: &mut [] });
                     observer.step(Step::Quantized);
                 }
             }
             if scan {
-                self.isa.run(to.scan_bytes(n, outputs));
+                self.isa.run_lister(to.scan_bytes(n, outputs));
                 observer.step(Step::Scanned);
             } else if needs.byte_lists {
                 to.fill_fours(n);
@@ -236,6 +239,9 @@ impl Network {
             out[row * outputs..(row + 1) * outputs].fill(f32::NAN);
         }
         let outputs = self.output_size();
+        if beyond.contains(&true) {
+            self.run_beyond(class, rows, out, workspace);
+        }
         observer.output(DenseRows::new(out, n, outputs, outputs));
     }
 
@@ -265,12 +271,12 @@ impl Network {
         needs: Needs,
         buffer: &'a mut Buffer,
         spare: &mut Buffer,
-        invalid: &mut [bool],
+        marks: Marks<'_>,
         observer: &mut O,
     ) -> Input<'a> {
         let Rows { rows: n, columns, data } = rows;
         if let Some(quantization) = self.quantization(0).filter(|_| needs.int8()) {
-            self.read_bytes(rows, quantization, buffer, spare, invalid);
+            self.read_bytes(rows, quantization, buffer, spare, marks);
             observer.step(Step::Quantized);
             if needs.byte_lists {
                 self.list_bytes(class, buffer, n, columns);
@@ -329,7 +335,7 @@ impl Network {
         if in_pairs {
             self.isa.run(buffer.scan_pairs(n, columns));
         } else {
-            self.isa.run(buffer.scan_bytes(n, columns));
+            self.isa.run_lister(buffer.scan_bytes(n, columns));
         }
     }
 
@@ -340,7 +346,7 @@ impl Network {
         quantization: &Quantization,
         buffer: &mut Buffer,
         spare: &mut Buffer,
-        invalid: &mut [bool],
+        marks: Marks<'_>,
     ) {
         let Rows { rows: n, columns, data } = rows;
         let bytes = buffer.write_bytes(n, columns);
@@ -350,14 +356,14 @@ impl Network {
             }
             Data::F32 { data, stride } => {
                 let rows = DenseRows::new(data, n, columns, stride);
-                self.quantize(rows, bytes, quantization, invalid);
+                self.quantize(rows, bytes, quantization, marks);
             }
             _ => {
                 let needs = Needs { dense: true, ..Needs::default() };
                 if let (Some(mut dense), _) = spare.write_floats(n, columns, needs) {
                     (0..n).for_each(|r| rows.copy_row(r, dense.row(r)));
                 }
-                self.quantize(spare.dense(n, columns), bytes, quantization, invalid);
+                self.quantize(spare.dense(n, columns), bytes, quantization, marks);
             }
         }
     }
@@ -367,10 +373,35 @@ impl Network {
         rows: DenseRows<'_>,
         bytes: ByteRowsMut<'_>,
         quantization: &Quantization,
-        invalid: &mut [bool],
+        Marks { invalid, beyond }: Marks<'_>,
     ) {
         let (inverse, offset) = (quantization.inverse(), quantization.padded_offset());
-        self.isa.run(Quantize { rows, inverse, offset, bytes, invalid });
+        let beyond = Some(beyond).filter(|beyond| !beyond.is_empty());
+        self.isa.run(Quantize { rows, inverse, offset, bytes, invalid, beyond });
+    }
+
+    /// Computes the rows anew that have a value far beyond the bytes of the first layer: one by one, in
+    /// f32, since what later layers make of it may be beyond their bytes, too.
+    fn run_beyond(
+        &self,
+        class: &ClassPlan,
+        rows: Rows<'_>,
+        out: &mut [f32],
+        workspace: &mut Workspace,
+    ) {
+        let mut class = class.clone();
+        for layer in &mut class.layers {
+            layer.precision = Precision::F32;
+            if layer.strategy == Strategy::Gate {
+                layer.strategy = Strategy::Dense;
+            }
+        }
+        let beyond = std::mem::take(&mut workspace.beyond);
+        let outputs = out.chunks_exact_mut(self.output_size());
+        for (r, (out, _)) in outputs.zip(&beyond).enumerate().filter(|(_, (_, beyond))| **beyond) {
+            self.run_layers(&class, rows.slice(r, 1), out, workspace, &mut NoObserver);
+        }
+        workspace.beyond = beyond;
     }
 
     /// The first layer's input where the map is not folded into the weights.
@@ -453,6 +484,14 @@ impl Network {
             got: format!("({}, {})", rows.rows, rows.columns),
         })
     }
+}
+
+/// What is told of rows as they become bytes.
+struct Marks<'a> {
+    /// Set where a value is not finite.
+    invalid: &'a mut [bool],
+    /// Whether a value is far beyond what bytes stand for; empty where that does not matter.
+    beyond: &'a mut [bool],
 }
 
 /// Marks rows with a value that is not finite, which bytes of later layers could not tell.

@@ -441,7 +441,7 @@ fn nonzero(input: Input<'_>, row: usize, inputs: usize) -> Vec<u32> {
         (None, Some(ListedBytes::Bytes(lists))) => {
             let (index, value) = lists.row(row);
             let entries = index.iter().zip(value).filter(|(_, byte)| **byte != 0);
-            return entries.map(|(i, _)| *i).collect();
+            return entries.map(|(i, _)| u32::from(*i)).collect();
         }
         (None, Some(ListedBytes::Pairs(lists))) => {
             let words = lists.columns_of(row / 2 * 2).iter().zip(lists.words_of(row));

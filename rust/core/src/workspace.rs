@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use crate::kernels::emit::{Output, Quantized};
+use crate::kernels::emit::{Fused, Output, Quantized};
 use crate::kernels::scan::{CountBytes, ScanBytes, ScanPairs};
 use crate::kernels::{
     Aligned, ByteLists, ByteRowsMut, DenseRows, DenseRowsMut, ListedBytes, Lists, ListsMut,
@@ -20,6 +20,8 @@ pub(crate) struct Workspace {
     pub(crate) gate: GateScratch,
     /// Rows that hold a value that is not finite, which bytes cannot tell.
     pub(crate) invalid: Vec<bool>,
+    /// Rows that hold a value far beyond what bytes stand for.
+    pub(crate) beyond: Vec<bool>,
 }
 
 /// The activations between two layers: dense rows, lists of non-zeros, or both, or the same as bytes.
@@ -29,6 +31,7 @@ pub(crate) struct Buffer {
     value: Aligned<f32>,
     spans: Vec<Span>,
     bytes: Aligned<u32>,
+    byte_index: Aligned<u16>,
     byte_values: Aligned<u8>,
     words: Aligned<u32>,
     /// Whether the lists of bytes are in pairs.
@@ -73,6 +76,7 @@ impl Workspace {
             buffers: [Buffer::new(), Buffer::new()],
             gate: GateScratch::default(),
             invalid: Vec::new(),
+            beyond: Vec::new(),
         }
     }
 
@@ -115,6 +119,7 @@ impl Buffer {
             value: Aligned::new(64),
             spans: Vec::new(),
             bytes: Aligned::new(64),
+            byte_index: Aligned::new(64),
             byte_values: Aligned::new(64),
             words: Aligned::new(64),
             in_pairs: false,
@@ -160,15 +165,20 @@ impl Buffer {
     ) {
         if let Some(quantization) = quantization.filter(|_| needs.int8()) {
             self.reserve_bytes(rows, columns, needs);
-            let Buffer { index, spans, bytes, byte_values, .. } = self;
+            let offset = quantization.padded_offset()[0];
+            let Buffer { spans, bytes, byte_index, byte_values, .. } = self;
             output.bytes = Some(Quantized {
                 rows: needs.bytes.then(|| ByteRowsMut::new(bytes, rows, columns)),
                 lists: needs
                     .byte_lists
-                    .then(|| ListsMut::new(index, byte_values, spans, rows, columns)),
+                    .then(|| ListsMut::new(byte_index, byte_values, spans, rows, columns)),
                 inverse: quantization.inverse()[0],
-                offset: quantization.padded_offset()[0],
+                offset,
             });
+            // What is negative is byte 0 then.
+            if offset == 0.0 && output.activation == Fused::Relu {
+                output.activation = Fused::Identity;
+            }
             return;
         }
         (output.dense, output.lists) = self.write_floats(rows, columns, needs);
@@ -180,7 +190,7 @@ impl Buffer {
         }
         if needs.byte_lists {
             self.in_pairs = false;
-            grow(&mut self.index, rows * list_stride(columns));
+            grow(&mut self.byte_index, rows * list_stride(columns));
             grow(&mut self.byte_values, rows * list_stride(columns));
             grow_vec(&mut self.spans, rows);
         }
@@ -274,18 +284,18 @@ impl Buffer {
 
     /// Completes the lists of bytes that a kernel emitted.
     pub(crate) fn fill_fours(&mut self, rows: usize) {
-        fill_fours(&mut self.index, &mut self.byte_values, &mut self.spans[..rows]);
+        fill_fours(&mut self.byte_index, &mut self.byte_values, &mut self.spans[..rows]);
     }
 
     /// Reads the rows of bytes while lists of those that are not zero are written.
     pub(crate) fn scan_bytes(&mut self, rows: usize, columns: usize) -> ScanBytes<'_> {
         self.reserve_bytes(rows, columns, Needs { byte_lists: true, ..Needs::default() });
-        let Buffer { bytes, index, byte_values, spans, .. } = self;
+        let Buffer { bytes, byte_index, byte_values, spans, .. } = self;
         let stride = byte_stride(columns);
         ScanBytes {
             rows: DenseRows::new(bytes, rows, stride, stride),
             columns,
-            lists: ListsMut::new(index, byte_values, spans, rows, columns),
+            lists: ListsMut::new(byte_index, byte_values, spans, rows, columns),
         }
     }
 
@@ -318,7 +328,7 @@ impl Buffer {
 
     /// The lists of bytes written before.
     pub(crate) fn byte_lists(&self, rows: usize, columns: usize) -> ByteLists<'_> {
-        let (index, value, spans) = (&self.index, &self.byte_values, &self.spans[..rows]);
+        let (index, value, spans) = (&self.byte_index, &self.byte_values, &self.spans[..rows]);
         ByteLists { columns, index, value, spans }
     }
 

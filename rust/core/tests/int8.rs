@@ -475,6 +475,55 @@ fn nan_stays_in_its_row() {
     }
 }
 
+/// A row with an input far beyond the bytes is computed in f32, whatever the strategy; one a little beyond
+/// counts as the nearest byte, and neighbours are as they are without it.
+#[test]
+fn inputs_far_beyond_the_bytes() {
+    let mut model = Model::relu(21, &[20, 30, 4]);
+    model.gates = vec![
+        model.gates[0].clone().map(|gate| {
+            let rank = gate.rank();
+            gate.with_range(vec![[-2.0, 2.0]; rank])
+        }),
+        None,
+    ];
+    let quantization = [plain(0.01, 0.0), plain(0.02, 0.0)];
+    let clean = Random(22).rows(9, 20);
+    for isa in Isa::available() {
+        let network = quantized(&model, isa, &quantization);
+        for strategy in Strategy::ALL {
+            let gated = strategy == Strategy::Gate;
+            let last = if gated { Strategy::Skip } else { strategy };
+            let int8 = under(&network, &[strategy, last]);
+            let first = if gated { Strategy::Dense } else { strategy };
+            let float = network.with_plan(Plan::from_strategies(&[first, last])).unwrap();
+            let before = run(&int8, Rows::f32(&clean, 9, 20, 20).unwrap(), 1);
+            for (value, far) in [
+                (3.18, false),
+                (3.20, true),
+                (-0.63, false),
+                (-0.65, true),
+                (1e30, true),
+                (f32::MIN, true),
+            ] {
+                for column in [0, 15, 16, 19] {
+                    let mut data = clean.clone();
+                    data[4 * 20 + column] = value;
+                    let row = Rows::f32(&data[80..100], 1, 20, 20).unwrap();
+                    let alone = run(if far { &float } else { &int8 }, row, 1);
+                    let mut expected = before.clone();
+                    expected[16..20].copy_from_slice(&alone);
+                    for threads in [1, 2] {
+                        let got = run(&int8, Rows::f32(&data, 9, 20, 20).unwrap(), threads);
+                        let what = format!("{} {} {value}", isa.name(), strategy.name());
+                        assert_eq!(bits(&got), bits(&expected), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Bytes have no NaN: it must come through where only a later layer is int8, too.
 #[test]
 fn nan_passes_f32_layers_before_int8_ones() {

@@ -90,7 +90,7 @@ pub(crate) struct Quantized<'a> {
     pub(crate) rows: Option<ByteRowsMut<'a>>,
     /// Only of chosen units, and only where 0 is the byte 0, since what is off does not come.
     /// Rows that come by vectors are listed afterwards: it is faster.
-    pub(crate) lists: Option<ListsMut<'a, u8>>,
+    pub(crate) lists: Option<ListsMut<'a, u8, u16>>,
     pub(crate) inverse: f32,
     pub(crate) offset: f32,
 }
@@ -119,10 +119,10 @@ impl Output<'_> {
         let y = self.activation.apply(simd, z);
         if let Some(Quantized { rows: Some(rows), inverse, offset, .. }) = &mut self.bytes {
             let (inverse, offset) = (simd.splat(*inverse), simd.splat(*offset));
-            let mut q = [simd.splat_i32(0); 4];
+            let mut q = [simd.splat(0.0); 4];
             for (q, y) in q.iter_mut().zip(y) {
                 // Unfused, so that the bytes are the same on every instruction set.
-                *q = simd.to_bytes(simd.add(simd.mul(y, inverse), offset));
+                *q = simd.add(simd.mul(y, inverse), offset);
             }
             let out = &mut rows.row(row)[column..];
             if V == 4 {
@@ -133,7 +133,7 @@ impl Output<'_> {
                 let out = &mut out[..V * LANES];
                 for (q, out) in q.into_iter().zip(out.chunks_exact_mut(LANES)) {
                     // SAFETY: `out` has 16 entries.
-                    unsafe { simd.store_bytes(out.as_mut_ptr(), q) }
+                    unsafe { simd.store_bytes(out.as_mut_ptr(), simd.to_bytes(q)) }
                 }
             }
         }
@@ -197,7 +197,7 @@ impl Output<'_> {
                 // SAFETY: a row puts a unit once, and its region has room for all, rounded up to
                 // vectors, and 16 more.
                 unsafe {
-                    simd.compress_words(columns, mask, index);
+                    simd.compress_shorts(columns, mask, index);
                     simd.compress_bytes(value, mask, q);
                 }
                 *len += mask.count_ones() as usize;

@@ -145,11 +145,11 @@ impl BytePanels {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// The lines of panel `p`, sixteen words each.
+    /// The lines of up to `count` panels from `p` on, sixteen words each; none past the last.
     #[inline(always)]
-    pub(crate) fn panel(&self, p: usize) -> &[u32] {
-        let size = self.inputs * LANES;
-        &self.data[p * size..(p + 1) * size]
+    pub(crate) fn from(&self, p: usize, count: usize) -> &[u32] {
+        let at = |p: usize| (p * self.inputs * LANES).min(self.data.len());
+        &self.data[at(p)..at(p + count)]
     }
 }
 
@@ -225,14 +225,15 @@ impl<'a> Lists<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct ByteLists<'a> {
     pub(crate) columns: usize,
-    pub(crate) index: &'a [u32],
+    /// int8 layers have at most 65,536 inputs.
+    pub(crate) index: &'a [u16],
     pub(crate) value: &'a [u8],
     pub(crate) spans: &'a [Span],
 }
 
 impl<'a> ByteLists<'a> {
     #[inline(always)]
-    pub(crate) fn row(&self, row: usize) -> (&'a [u32], &'a [u8]) {
+    pub(crate) fn row(&self, row: usize) -> (&'a [u16], &'a [u8]) {
         let Span { start, len } = self.spans[row];
         (&self.index[start..start + len], &self.value[start..start + len])
     }
@@ -363,19 +364,20 @@ pub(crate) fn byte_stride(columns: usize) -> usize {
 
 /// Lists being written, one region of `stride` entries per row.
 ///
-/// A region has room for its columns and one vector more, since compressed vectors are stored whole.
-pub(crate) struct ListsMut<'a, W = f32> {
-    pub(crate) index: &'a mut [u32],
+/// A region has room for its columns and as much more as is stored at once: what is compressed is stored
+/// whole.
+pub(crate) struct ListsMut<'a, W = f32, I = u32> {
+    pub(crate) index: &'a mut [I],
     pub(crate) value: &'a mut [W],
     pub(crate) spans: &'a mut [Span],
     stride: usize,
     columns: usize,
 }
 
-impl<'a, W> ListsMut<'a, W> {
+impl<'a, W, I> ListsMut<'a, W, I> {
     /// Starts an empty list for each of `rows` rows of `columns` entries.
     pub(crate) fn new(
-        index: &'a mut [u32],
+        index: &'a mut [I],
         value: &'a mut [W],
         spans: &'a mut [Span],
         rows: usize,
@@ -391,7 +393,7 @@ impl<'a, W> ListsMut<'a, W> {
 
     /// Room left in the row's region must be checked by the caller of the raw pointers.
     #[inline(always)]
-    fn end(&mut self, row: usize) -> (*mut u32, *mut W, &mut usize) {
+    fn end(&mut self, row: usize) -> (*mut I, *mut W, &mut usize) {
         let span = &mut self.spans[row];
         debug_assert!(span.len + LANES <= self.stride);
         let end = span.start + span.len;
@@ -419,7 +421,7 @@ fn prefetch_part<S: Simd, W>(simd: S, next: &[W], part: usize, parts: usize) {
 }
 
 /// Fills lists of bytes up to whole fours, as [`ByteLists`] has them.
-pub(crate) fn fill_fours(index: &mut [u32], value: &mut [u8], spans: &mut [Span]) {
+pub(crate) fn fill_fours(index: &mut [u16], value: &mut [u8], spans: &mut [Span]) {
     for span in spans {
         let end = span.start + span.len;
         span.len = span.len.next_multiple_of(4);
@@ -430,5 +432,5 @@ pub(crate) fn fill_fours(index: &mut [u32], value: &mut [u8], spans: &mut [Span]
 
 /// Entries a list region needs for `columns` columns.
 pub(crate) fn list_stride(columns: usize) -> usize {
-    padded(columns) + LANES
+    columns.next_multiple_of(PANEL) + PANEL
 }

@@ -122,30 +122,20 @@ fn tile<S: Simd, E: Emit<Bytes>, const P: usize, const V: usize, const R: usize>
     for (r, words) in words.iter_mut().enumerate() {
         *words = &lists.words_of(row + r)[..index.len()];
     }
-    let mut sums = [[[simd.splat_i32(0); V]; R]; 2];
+    let mut sums = [[simd.splat_i32(0); V]; R];
     let weights = panel.weights[at * LANES..].as_ptr();
-    // SAFETY: every index is below the panel's inputs (the invariant of `PairLists`), of P vectors each,
-    // and every row has as many words as there are indices.
-    unsafe {
-        let mut entry = 0;
-        while entry + 2 <= index.len() {
-            for (chain, sums) in sums.iter_mut().enumerate() {
-                let entry = entry + chain;
-                let weights = weights.add(*index.get_unchecked(entry) as usize * P * LANES);
-                add_input::<S, Bytes, V, R>(simd, &words, entry, weights, sums);
-            }
-            entry += 2;
-        }
-        if entry < index.len() {
-            let weights = weights.add(*index.get_unchecked(entry) as usize * P * LANES);
-            add_input::<S, Bytes, V, R>(simd, &words, entry, weights, &mut sums[0]);
+    for (entry, column) in index.iter().enumerate() {
+        // SAFETY: every index is below the panel's inputs (the invariant of `PairLists`), of P vectors each,
+        // and every row has as many words as there are indices.
+        unsafe {
+            let weights = weights.add(*column as usize * P * LANES);
+            add_input::<S, Bytes, V, R>(simd, &words, entry, weights, &mut sums);
         }
     }
-    let [total, odd] = sums;
-    for (r, (mut total, odd)) in total.into_iter().zip(odd).enumerate() {
-        for (sum, odd) in total.iter_mut().zip(odd) {
-            *sum = simd.add_i32(*sum, odd);
-        }
-        emit.emit(simd, row + r, panel.first + at * LANES, total);
+    // Not in a loop: what is indexed by a variable is not kept in registers.
+    let unit = panel.first + at * LANES;
+    emit.emit(simd, row, unit, sums[0]);
+    if R == 2 {
+        emit.emit(simd, row + 1, unit, sums[R - 1]);
     }
 }

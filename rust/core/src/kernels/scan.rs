@@ -42,28 +42,28 @@ pub(crate) struct ScanBytes<'a> {
     /// With their padding up to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,
     pub(crate) columns: usize,
-    pub(crate) lists: ListsMut<'a, u8>,
+    pub(crate) lists: ListsMut<'a, u8, u16>,
 }
 
 impl Kernel for ScanBytes<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        assert!(self.columns.next_multiple_of(LANES) <= 4 * self.rows.columns());
+        assert!(self.columns.next_multiple_of(PANEL) <= 4 * self.rows.columns());
         for r in 0..self.rows.rows() {
             let bytes = self.rows.row(r).as_ptr().cast::<u8>();
             let (index, value, len) = self.lists.end(r);
-            // In a register: vector after vector waits for it.
+            // In a register: line after line waits for it.
             let mut end = *len;
-            for column in (0..self.columns).step_by(LANES) {
-                // SAFETY: the row has its columns rounded up to vectors. A row appends at most
-                // `column` entries before this vector, and its region has room for its columns
-                // rounded up to vectors and 16 more.
+            for column in (0..self.columns).step_by(PANEL) {
+                // SAFETY: the row has its columns rounded up to lines of 64. A row appends at most
+                // `column` entries before this line, and its region has room for its columns
+                // rounded up to lines and 64 more.
                 unsafe {
-                    let v = simd.load_bytes(bytes.add(column));
-                    let mask = simd.nonzero_i32(v) & lanes_within(self.columns, column);
-                    simd.compress_index(index.add(end), mask, column as u32);
-                    simd.compress_bytes(value.add(end), mask, v);
+                    let line = bytes.add(column);
+                    let mask = simd.nonzero_bytes(simd.load_i32(line.cast()));
+                    let mask = mask & first_bits(self.columns - column);
+                    simd.compress_line(index.add(end), value.add(end), mask, line, column as u16);
                     end += mask.count_ones() as usize;
                 }
             }
@@ -72,6 +72,12 @@ impl Kernel for ScanBytes<'_> {
         let spans = &mut self.lists.spans[..self.rows.rows()];
         fill_fours(self.lists.index, self.lists.value, spans);
     }
+}
+
+/// The lowest `n` of 64 bits.
+#[inline(always)]
+fn first_bits(n: usize) -> u64 {
+    if n < 64 { (1 << n) - 1 } else { u64::MAX }
 }
 
 /// Lists the words of pairs of rows, as [`super::PairLists`] has them. A row alone is a pair with itself.
@@ -151,7 +157,13 @@ pub(crate) struct Quantize<'a> {
     pub(crate) bytes: ByteRowsMut<'a>,
     /// Set for a row that is not finite; never cleared.
     pub(crate) invalid: &'a mut [bool],
+    /// Set for a finite row with a value that is more than [`BEYOND`] steps below 0 or above 255, where
+    /// that matters.
+    pub(crate) beyond: Option<&'a mut [bool]>,
 }
+
+/// How far a value may be from the nearest byte, in steps: a quarter of the range.
+pub(crate) const BEYOND: f32 = 64.0;
 
 /// How many values ahead rows are asked for: a row that is in no near cache takes as long to come as
 /// all that is done with it.
@@ -207,7 +219,7 @@ impl Quantize<'_> {
     /// With one factor and offset, if `ONE`, or one for each column.
     #[inline(always)]
     fn rows<S: Simd, const ONE: bool>(self, simd: S) {
-        let Quantize { rows, inverse, offset, mut bytes, invalid } = self;
+        let Quantize { rows, inverse, offset, mut bytes, invalid, mut beyond } = self;
         let columns = rows.columns();
         for (r, invalid) in invalid[..rows.rows()].iter_mut().enumerate() {
             let row = rows.row(r);
@@ -217,19 +229,21 @@ impl Quantize<'_> {
                     simd.prefetch(line.as_ptr());
                 }
             }
-            // x - x is NaN where x is not finite.
+            // x 0 is NaN where x is not finite.
             let mut finite = [simd.splat(0.0); 4];
+            let (mut least, mut most) = ([simd.splat(0.0); 4], [simd.splat(0.0); 4]);
             let mut column = 0;
             while column + PANEL <= columns {
-                let mut q = [simd.splat_i32(0); 4];
+                let mut q = [simd.splat(0.0); 4];
                 for (v, q) in q.iter_mut().enumerate() {
                     let at = column + v * LANES;
                     let x = &row[at..at + LANES];
                     simd.prefetch(x.as_ptr().wrapping_add(AHEAD));
                     // SAFETY: `x` has 16 entries.
                     let x = unsafe { simd.load(x.as_ptr()) };
-                    finite[v] = simd.add(finite[v], simd.add(x, simd.mul(x, simd.splat(-1.0))));
+                    finite[v] = simd.mul_add(x, simd.splat(0.0), finite[v]);
                     *q = quantize::<S, ONE>(simd, x, inverse, offset, at);
+                    (least[v], most[v]) = (simd.at_most(*q, least[v]), simd.at_least(*q, most[v]));
                 }
                 let out = &mut bytes[column..column + PANEL];
                 // SAFETY: `out` has 64 entries.
@@ -246,9 +260,12 @@ impl Quantize<'_> {
                     } else {
                         simd.load_partial(rest.as_ptr(), rest.len())
                     };
-                    finite[0] = simd.add(finite[0], simd.add(x, simd.mul(x, simd.splat(-1.0))));
+                    finite[0] = simd.mul_add(x, simd.splat(0.0), finite[0]);
                     let q = quantize::<S, ONE>(simd, x, inverse, offset, column);
-                    simd.store_bytes(out.as_mut_ptr(), q);
+                    simd.store_bytes(out.as_mut_ptr(), simd.to_bytes(q));
+                    // What is past the columns may be anything.
+                    let q = simd.keep(lanes_within(columns, column), q);
+                    (least[0], most[0]) = (simd.at_most(q, least[0]), simd.at_least(q, most[0]));
                 }
                 column += LANES;
             }
@@ -258,11 +275,19 @@ impl Quantize<'_> {
             let [a, b, c, d] = finite;
             let finite = simd.add(simd.add(a, b), simd.add(c, d));
             *invalid |= simd.nonzero(finite) != 0;
+            if let Some(beyond) = &mut beyond {
+                let (below, above) = (simd.splat(-BEYOND), simd.splat(255.0 + BEYOND));
+                let mut outside = 0;
+                for (least, most) in least.into_iter().zip(most) {
+                    outside |= simd.not_at_most(below, least) | simd.not_at_most(most, above);
+                }
+                beyond[r] = outside != 0 && !*invalid;
+            }
         }
     }
 }
 
-/// Bytes of the values of sixteen columns.
+/// What rounds to the bytes of the values of sixteen columns.
 #[inline(always)]
 fn quantize<S: Simd, const ONE: bool>(
     simd: S,
@@ -270,7 +295,7 @@ fn quantize<S: Simd, const ONE: bool>(
     inverse: &[f32],
     offset: &[f32],
     column: usize,
-) -> S::I32 {
+) -> S::F32 {
     let (inverse, offset) = if ONE {
         (simd.splat(inverse[0]), simd.splat(offset[0]))
     } else {
@@ -278,7 +303,7 @@ fn quantize<S: Simd, const ONE: bool>(
         // SAFETY: both have 16 entries.
         unsafe { (simd.load(inverse.as_ptr()), simd.load(offset.as_ptr())) }
     };
-    simd.to_bytes(simd.add(simd.mul(x, inverse), offset))
+    simd.add(simd.mul(x, inverse), offset)
 }
 
 /// Converts uint8 rows to f32, into dense rows, lists of non-zeros, or both.

@@ -113,6 +113,22 @@ const fn compress_table() -> [[u32; 8]; 256] {
     table
 }
 
+/// Packs the low halves of the lanes whose bit is set to the front and stores eight.
+///
+/// # Safety
+/// The caller holds an `Avx2`, `mask` is below 256, and `p` is valid for writing 8 u16.
+#[inline(always)]
+unsafe fn store_shorts(p: *mut u16, v: __m256i, mask: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let order = _mm256_loadu_si256(COMPRESS[mask].as_ptr().cast());
+        let packed = _mm256_permutevar8x32_epi32(v, order);
+        let packed = _mm256_and_si256(packed, _mm256_set1_epi32(0xffff));
+        let (low, high) = (_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed));
+        _mm_storeu_si128(p.cast(), _mm_packus_epi32(low, high));
+    }
+}
+
 /// Two masks for `maskload`, of the first `n` of sixteen lanes.
 #[inline(always)]
 unsafe fn partial(n: usize) -> (__m256i, __m256i) {
@@ -142,6 +158,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type I32 = (__m256i, __m256i);
     const GROUP: usize = 6;
     const DOT_PRODUCTS: bool = VNNI;
+    const TWO_PANELS: bool = false;
 
     #[inline(always)]
     fn whole_panel(rows: usize) -> bool {
@@ -420,6 +437,15 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe {
             let v = (_mm256_castsi256_ps(v.0), _mm256_castsi256_ps(v.1));
             self.compress(p.cast(), mask, v);
+        }
+    }
+    #[inline(always)]
+    unsafe fn compress_shorts(self, p: *mut u16, mask: u16, v: Self::I32) {
+        let (low, high) = (usize::from(mask & 0xff), usize::from(mask >> 8));
+        // SAFETY: the token; at most 8 + 8 integers are written from p on, and the caller gives 16.
+        unsafe {
+            store_shorts(p, v.0, low);
+            store_shorts(p.add(low.count_ones() as usize), v.1, high);
         }
     }
     #[inline(always)]

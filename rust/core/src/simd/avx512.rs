@@ -3,14 +3,23 @@
 #[allow(clippy::wildcard_imports)] // three dozen intrinsics
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, compress_by_lanes};
 
 /// Proof that this CPU has AVX-512 F, BW, DQ and VL, AVX2, FMA, BMI1, BMI2 and POPCNT; and AVX-512
-/// VNNI if `VNNI`.
+/// VNNI if `VNNI`, AVX-512 VBMI2 if `VBMI2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Avx512<const VNNI: bool>(());
+pub(crate) struct Avx512<const VNNI: bool, const VBMI2: bool>(());
 
-impl<const VNNI: bool> Avx512<VNNI> {
+impl Avx512<true, false> {
+    /// The same with VBMI2, where the CPU has it.
+    #[inline]
+    #[allow(clippy::unused_self)] // the proof of all but VBMI2
+    pub(super) fn with_vbmi2(self) -> Option<Avx512<true, true>> {
+        is_x86_feature_detected!("avx512vbmi2").then_some(Avx512(()))
+    }
+}
+
+impl<const VNNI: bool> Avx512<VNNI, false> {
     pub(super) fn new() -> Option<Self> {
         let has = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -26,12 +35,24 @@ impl<const VNNI: bool> Avx512<VNNI> {
     }
 }
 
+/// 0 to 31.
+static SHORTS: [u16; 32] = {
+    let mut shorts = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        shorts[i] = i as u16;
+        i += 1;
+    }
+    shorts
+};
+
 // Every SAFETY below that says "the token" means: `self` exists, so the CPU has the features.
-impl<const VNNI: bool> Simd for Avx512<VNNI> {
+impl<const VNNI: bool, const VBMI2: bool> Simd for Avx512<VNNI, VBMI2> {
     type F32 = __m512;
     type I32 = __m512i;
     const GROUP: usize = 6;
     const DOT_PRODUCTS: bool = VNNI;
+    const TWO_PANELS: bool = true;
 
     #[inline(always)]
     fn whole_panel(_rows: usize) -> bool {
@@ -50,8 +71,19 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         fn with<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2")]
+        #[target_feature(enable = "avx2,fma,bmi1,bmi2,popcnt")]
+        fn with_both<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
         // SAFETY: the token.
-        unsafe { if VNNI { with(self, kernel) } else { without(self, kernel) } }
+        unsafe {
+            match (VNNI, VBMI2) {
+                (true, true) => with_both(self, kernel),
+                (true, false) => with(self, kernel),
+                (false, _) => without(self, kernel),
+            }
+        }
     }
 
     #[inline(always)]
@@ -202,9 +234,17 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(v)) }
     }
     #[inline(always)]
-    unsafe fn store_bytes4(self, p: *mut u8, [a, b, c, d]: [__m512i; 4]) {
+    unsafe fn store_bytes4(self, p: *mut u8, mut v: [__m512; 4]) {
         // SAFETY: the token; the caller gives 64 writable bytes.
         unsafe {
+            // MINPS returns its second operand when either is NaN. What is NaN or far below 0 is rounded
+            // to the least integer, and packing makes 0 of what is negative.
+            for v in &mut v {
+                *v = _mm512_min_ps(_mm512_set1_ps(255.0), *v);
+            }
+            let [a, b, c, d] = v;
+            let (a, b) = (_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
+            let (c, d) = (_mm512_cvtps_epi32(c), _mm512_cvtps_epi32(d));
             // Each quarter holds four bytes of each vector.
             let (ab, cd) = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -272,6 +312,42 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     unsafe fn compress_words(self, p: *mut u32, mask: u16, v: __m512i) {
         // SAFETY: the token; the caller gives 16 writable u32.
         unsafe { _mm512_storeu_si512(p.cast(), _mm512_maskz_compress_epi32(mask, v)) }
+    }
+    #[inline(always)]
+    unsafe fn compress_shorts(self, p: *mut u16, mask: u16, v: __m512i) {
+        // SAFETY: the token; the caller gives 16 writable u16.
+        unsafe {
+            let packed = _mm512_maskz_compress_epi32(mask, v);
+            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(packed));
+        }
+    }
+    #[inline(always)]
+    unsafe fn compress_line(
+        self,
+        index: *mut u16,
+        value: *mut u8,
+        mask: u64,
+        line: *const u8,
+        base: u16,
+    ) {
+        if !VBMI2 {
+            // SAFETY: the caller's promise.
+            return unsafe { compress_by_lanes(self, index, value, mask, line, base) };
+        }
+        let (low, high) = (mask as u32, (mask >> 32) as u32);
+        // SAFETY: the token; the caller gives 64 readable bytes, 64 writable u16 and 64 writable bytes, and
+        // at most 32 entries stand before the second half's.
+        unsafe {
+            let bytes = _mm512_maskz_compress_epi8(mask, _mm512_loadu_si512(line.cast()));
+            _mm512_storeu_si512(value.cast(), bytes);
+            let base = _mm512_set1_epi16(base as i16);
+            let lanes = _mm512_loadu_si512(SHORTS.as_ptr().cast());
+            let first = _mm512_add_epi16(base, lanes);
+            let second = _mm512_add_epi16(first, _mm512_set1_epi16(32));
+            _mm512_storeu_si512(index.cast(), _mm512_maskz_compress_epi16(low, first));
+            let index = index.add(low.count_ones() as usize);
+            _mm512_storeu_si512(index.cast(), _mm512_maskz_compress_epi16(high, second));
+        }
     }
     #[inline(always)]
     unsafe fn compress_index(self, p: *mut u32, mask: u16, base: u32) {

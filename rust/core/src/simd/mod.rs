@@ -37,6 +37,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Whether a multiply-add of bytes is one instruction, so that loads cost more than products.
     const DOT_PRODUCTS: bool;
 
+    /// Whether the sums of two rows by two panels fit the registers.
+    const TWO_PANELS: bool;
+
     /// Whether the sums of that many rows by four vectors fit the registers; else the dense kernel
     /// takes one vector at a time.
     fn whole_panel(rows: usize) -> bool;
@@ -124,15 +127,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be valid for writing 16 bytes.
     unsafe fn store_bytes(self, p: *mut u8, v: Self::I32);
-    /// The low bytes of each lane of four vectors to `p`; no lane may be above 255, or negative.
+    /// Four vectors to `p`, as the bytes that [`Simd::to_bytes`] makes.
     ///
     /// # Safety
     /// `p` must be valid for writing 64 bytes.
     #[inline(always)]
-    unsafe fn store_bytes4(self, p: *mut u8, v: [Self::I32; 4]) {
+    unsafe fn store_bytes4(self, p: *mut u8, v: [Self::F32; 4]) {
         for (j, v) in v.into_iter().enumerate() {
             // SAFETY: the caller's promise.
-            unsafe { self.store_bytes(p.add(j * LANES), v) }
+            unsafe { self.store_bytes(p.add(j * LANES), self.to_bytes(v)) }
         }
     }
     /// Sixteen bytes from `p`, each in a lane.
@@ -164,6 +167,29 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be valid for writing 16 u32, whatever the mask.
     unsafe fn compress_words(self, p: *mut u32, mask: u16, v: Self::I32);
+    /// The same of the lanes' low sixteen bits.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing 16 u16, whatever the mask.
+    unsafe fn compress_shorts(self, p: *mut u16, mask: u16, v: Self::I32);
+    /// Packs, for each set bit i, `base + i` to the front of `index`, and byte i of the 64 at `line` to
+    /// that of `value`.
+    ///
+    /// # Safety
+    /// `index` must be valid for writing 64 u16 and `value` for 64 bytes, whatever the mask; `line` for
+    /// reading 64 bytes.
+    #[inline(always)]
+    unsafe fn compress_line(
+        self,
+        index: *mut u16,
+        value: *mut u8,
+        mask: u64,
+        line: *const u8,
+        base: u16,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { compress_by_lanes(self, index, value, mask, line, base) }
+    }
     /// Packs `base + i` for each set bit i to the front and stores a whole vector.
     ///
     /// # Safety
@@ -178,6 +204,35 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn prefetch<T>(self, p: *const T);
     /// The same, into L2 alone.
     fn prefetch_l2<T>(self, p: *const T);
+}
+
+/// [`Simd::compress_line`], sixteen bytes at a time.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn compress_by_lanes<S: Simd>(
+    simd: S,
+    index: *mut u16,
+    value: *mut u8,
+    mask: u64,
+    line: *const u8,
+    base: u16,
+) {
+    let lanes = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+    let mut end = 0;
+    for from in (0..64).step_by(LANES) {
+        let mask = (mask >> from) as u16;
+        // SAFETY: at most `from` entries stand before, so that there is room for 16; the caller gives 64
+        // readable bytes.
+        unsafe {
+            let column = simd.splat_i32(i32::from(base) + from as i32);
+            let columns = simd.add_i32(simd.load_i32(lanes.as_ptr()), column);
+            simd.compress_shorts(index.add(end), mask, columns);
+            simd.compress_bytes(value.add(end), mask, simd.load_bytes(line.add(from)));
+        }
+        end += mask.count_ones() as usize;
+    }
 }
 
 /// Work that runs inside a function compiled for one instruction set.
@@ -195,9 +250,9 @@ pub struct Isa(Inner);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inner {
     #[cfg(target_arch = "x86_64")]
-    Avx512Vnni(avx512::Avx512<true>),
+    Avx512Vnni(avx512::Avx512<true, false>),
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512<false>),
+    Avx512(avx512::Avx512<false, false>),
     #[cfg(target_arch = "x86_64")]
     AvxVnni(avx2::Avx2<true>),
     #[cfg(target_arch = "x86_64")]
@@ -282,6 +337,20 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Inner::Avx2(isa) => of(isa),
             Inner::Portable(isa) => of(isa),
+        }
+    }
+
+    /// Runs `kernel` as [`Isa::run`] does, with instructions for lists of bytes where the CPU has them: for
+    /// kernels that spend their time on [`Simd::compress_line`].
+    #[inline]
+    pub(crate) fn run_lister<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Inner::Avx512Vnni(isa) => match isa.with_vbmi2() {
+                Some(isa) => isa.run(kernel),
+                None => isa.run(kernel),
+            },
+            _ => self.run(kernel),
         }
     }
 

@@ -32,6 +32,7 @@ impl Simd for Portable {
     type I32 = Integers;
     // A vector is four registers of 128 bits, of which there are 32 with NEON and 16 with SSE2.
     const DOT_PRODUCTS: bool = false;
+    const TWO_PANELS: bool = false;
     const GROUP: usize = if cfg!(target_arch = "aarch64") { 6 } else { 2 };
 
     #[inline(always)]
@@ -221,6 +222,11 @@ impl Simd for Portable {
     unsafe fn compress_words(self, p: *mut u32, mask: u16, v: Integers) {
         // SAFETY: the caller gives 16 writable u32.
         unsafe { compress(p, mask, v.0.map(|lane| lane as u32)) }
+    }
+    #[inline(always)]
+    unsafe fn compress_shorts(self, p: *mut u16, mask: u16, v: Integers) {
+        // SAFETY: the caller gives 16 writable u16.
+        unsafe { compress(p, mask, v.0.map(|lane| lane as u16)) }
     }
     #[inline(always)]
     unsafe fn compress_index(self, p: *mut u32, mask: u16, base: u32) {

@@ -212,7 +212,7 @@ impl ByteGate {
         let bytes = ByteRowsMut::new(low_rank_bytes, n, rank);
         invalid[..n].fill(false);
         let (inverse, offset) = (&self.inverse, &self.offset);
-        isa.run(Quantize { rows, inverse, offset, bytes, invalid });
+        isa.run(Quantize { rows, inverse, offset, bytes, invalid, beyond: None });
         self.scores.choose(isa, n, scratch);
         let GateScratch { live, live_spans, invalid, .. } = scratch;
         for (span, _) in live_spans[..n].iter_mut().zip(invalid).filter(|(_, invalid)| **invalid) {
