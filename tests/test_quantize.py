@@ -623,7 +623,8 @@ def test_signed_rows_and_rows_beyond_the_range() -> None:
     assert first is not None and 100 < first.offset < 155
     assert relative(small(x), net(x)) < 0.05
     ends = np.array([[0], [255]]).repeat(20, axis=1)
-    near = ((ends + [[-60], [60]] - first.offset) * first.scale).astype(np.float32)
+    outside = ends + np.array([[-60], [60]])
+    near = ((outside - first.offset) * first.scale).astype(np.float32)
     edge = taken(near, first).astype(np.float32)
     np.testing.assert_array_equal(small(near), small(edge), "clipped")
     far = np.array([[-1e30], [1e30]], np.float32).repeat(20, axis=1)

@@ -312,7 +312,7 @@ def one_row_table(comparison: dict[str, Any]) -> str:
 
 
 def _one_row(entry: dict[str, Any]) -> list[str]:
-    """Median and p99 by turns, the same of the contestant's own loop where it was measured, and calls."""
+    """Median and p99 by turns and in the contestant's own loop, if there was one; calls."""
     alone = entry.get("alone")
     own = [micro(alone["median"]), micro(alone["p99"])] if alone else ["", ""]
     return [micro(entry["median"]), micro(entry["p99"]), *own, f"{entry['calls']:,}"]

@@ -4,8 +4,8 @@ Contestants that are timed one after another meet different clock speeds and nei
 has a turn of a few calls in every round, in an order that rotates, and speed-ups are medians over
 rounds. Within a turn a contestant meets the caches as a loop of its own calls leaves them: one call
 more, and an eighth of the turn, come first, meet the last contestant's caches, and are not counted.
-What that leaves of other contestants' caches is in the slowest calls; how slow calls are on a machine
-that does nothing else, `alone` tells.
+What that leaves of other contestants' caches is in the slowest calls; how slow calls are on a
+machine that does nothing else, `alone` tells.
 """
 
 from __future__ import annotations
@@ -164,8 +164,8 @@ def alone(
 ) -> dict[str, Timing]:
     """Time contestants one after another, each in a loop of its own of about `seconds`.
 
-    For medians and 99th percentiles of one contestant; between contestants, clock speeds and neighbours
-    may differ. An eighth more comes first and is not counted.
+    For medians and 99th percentiles of one contestant; between contestants, clock speeds and
+    neighbours may differ. An eighth more comes first and is not counted.
     """
     clock_cost = _clock_cost()
     found = {}
