@@ -380,8 +380,8 @@ impl Network {
         self.isa.run(Quantize { rows, inverse, offset, bytes, invalid, beyond });
     }
 
-    /// Computes the rows anew that have a value far beyond the bytes of the first layer: one by one, in
-    /// f32, since what later layers make of it may be beyond their bytes, too.
+    /// Computes the rows anew that have a value far beyond the bytes of the first layer: in f32, since what
+    /// later layers make of it may be beyond their bytes, too.
     fn run_beyond(
         &self,
         class: &ClassPlan,
@@ -396,12 +396,20 @@ impl Network {
                 layer.strategy = Strategy::Dense;
             }
         }
-        let beyond = std::mem::take(&mut workspace.beyond);
-        let outputs = out.chunks_exact_mut(self.output_size());
-        for (r, (out, _)) in outputs.zip(&beyond).enumerate().filter(|(_, (_, beyond))| **beyond) {
-            self.run_layers(&class, rows.slice(r, 1), out, workspace, &mut NoObserver);
+        let beyond = workspace.beyond.iter().enumerate();
+        let marked: Vec<usize> = beyond.filter(|(_, beyond)| **beyond).map(|(r, _)| r).collect();
+        let (columns, outputs) = (rows.columns, self.output_size());
+        let mut data = vec![0.0; marked.len() * columns];
+        for (r, row) in marked.iter().zip(data.chunks_exact_mut(columns)) {
+            rows.copy_row(*r, row);
         }
-        workspace.beyond = beyond;
+        let data = Data::F32 { data: &data, stride: columns };
+        let gathered = Rows { rows: marked.len(), columns, data };
+        let mut results = vec![0.0; marked.len() * outputs];
+        self.run_layers(&class, gathered, &mut results, workspace, &mut NoObserver);
+        for (r, result) in marked.iter().zip(results.chunks_exact(outputs)) {
+            out[r * outputs..][..outputs].copy_from_slice(result);
+        }
     }
 
     /// The first layer's input where the map is not folded into the weights.

@@ -346,12 +346,12 @@ impl Observer for Traffic<'_> {
             self.write(layer - 1, n, dense + lists);
         }
         self.layer = layer;
-        // A column, and a value.
+        // A column, of two bytes in lists of bytes, else of four, and a value.
         let list = match input.byte_lists {
             Some(ListedBytes::Pairs(lists)) => {
                 6.0 * lists.spans.iter().map(|span| span.len).sum::<usize>() as f64
             }
-            Some(ListedBytes::Bytes(_)) => 5.0 * entries,
+            Some(ListedBytes::Bytes(_)) => 3.0 * entries,
             None => 8.0 * entries,
         };
         self.read(n, list);

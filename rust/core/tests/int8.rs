@@ -135,7 +135,7 @@ fn every_bit_is_as_documented() {
         Activation::LeakyRelu { slope: 0.1 },
     ];
     for (case, widths) in
-        [[1, 1, 1], [3, 5, 2], [17, 64, 3], [64, 65, 17], [129, 80, 10], [784, 100, 10]]
+        [[1, 1, 1], [3, 5, 2], [17, 64, 3], [64, 65, 17], [129, 125, 10], [784, 250, 10]]
             .into_iter()
             .enumerate()
     {
@@ -250,6 +250,37 @@ fn nothing_saturates() {
                     let got = run(&network, Rows::f32(&data, 7, inputs, inputs).unwrap(), 1);
                     assert!(got.iter().all(|y| *y == expected), "{} {got:?}", isa.name());
                 }
+            }
+        }
+    }
+}
+
+/// The last columns of the widest layer: lists number them with sixteen bits.
+#[test]
+fn the_widest_layer() {
+    let (inputs, outputs) = (65_536, 2);
+    let columns = [0, 1, 32_767, 65_471, 65_472, 65_535];
+    let mut weight = vec![0.0; outputs * inputs];
+    let mut data = vec![0.0; 3 * inputs];
+    for (k, column) in columns.into_iter().enumerate() {
+        weight[column] = (k + 1) as f32;
+        weight[inputs + column] = 127.0;
+        data[(k % 3) * inputs + column] = (k + 3) as f32;
+    }
+    weight[7] = 127.0;
+    let layer = Layer::new(weight, vec![0.0; outputs], inputs, Activation::Identity);
+    // Products of column k in row k mod 3: (k + 1) (k + 3), and 127 (k + 3).
+    let expected = [3.0 + 24.0, 127.0 * 9.0, 8.0 + 35.0, 127.0 * 11.0, 15.0 + 48.0, 127.0 * 13.0];
+    for isa in Isa::available() {
+        let network = Network::with_isa(vec![layer.clone()], None, isa)
+            .and_then(|network| network.with_quantization(vec![Some(plain(1.0, 0.0))]))
+            .unwrap();
+        for strategy in [Strategy::Dense, Strategy::Skip] {
+            let network = under(&network, &[strategy]);
+            for count in [1, 3] {
+                let rows = Rows::f32(&data, count, inputs, inputs).unwrap();
+                let got = run(&network, rows, 1);
+                assert_eq!(got, expected[..2 * count], "{}", isa.name());
             }
         }
     }
@@ -476,7 +507,7 @@ fn nan_stays_in_its_row() {
 }
 
 /// A row with an input far beyond the bytes is computed in f32, whatever the strategy; one a little beyond
-/// counts as the nearest byte, and neighbours are as they are without it.
+/// counts as the nearest byte, 0 or 255, and neighbours are as they are without it.
 #[test]
 fn inputs_far_beyond_the_bytes() {
     let mut model = Model::relu(21, &[20, 30, 4]);
@@ -509,7 +540,11 @@ fn inputs_far_beyond_the_bytes() {
                 for column in [0, 15, 16, 19] {
                     let mut data = clean.clone();
                     data[4 * 20 + column] = value;
-                    let row = Rows::f32(&data[80..100], 1, 20, 20).unwrap();
+                    let mut row = data[80..100].to_vec();
+                    if !far {
+                        row[column] = if value > 0.0 { 2.55 } else { 0.0 };
+                    }
+                    let row = Rows::f32(&row, 1, 20, 20).unwrap();
                     let alone = run(if far { &float } else { &int8 }, row, 1);
                     let mut expected = before.clone();
                     expected[16..20].copy_from_slice(&alone);

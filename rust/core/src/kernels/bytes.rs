@@ -20,7 +20,7 @@
 //! integers do not depend on their order.
 
 use super::emit::Emit;
-use super::{ByteLists, BytePanels, PANEL, padded, prefetch_part};
+use super::{ByteLists, BytePanels, PANEL, padded, prefetch_part, touch_most};
 use crate::kernels::arithmetic::Bytes;
 use crate::simd::{Kernel, LANES, Simd};
 
@@ -41,6 +41,7 @@ impl<E: Emit<Bytes>> Kernel for BytesTimesPanels<'_, E> {
         assert_eq!(self.lists.columns, self.panels.inputs());
         let Self { lists, panels, emit } = self;
         let rows = lists.spans.len();
+        let ahead = touch_most(lists.spans, lists.columns);
         let mut p = 0;
         while p < panels.count() {
             let first = p * PANEL;
@@ -48,7 +49,9 @@ impl<E: Emit<Bytes>> Kernel for BytesTimesPanels<'_, E> {
                 let (both, next) = (panels.from(p, 2), panels.from(p + 2, 2));
                 let (a, b) = both.split_at(both.len() / 2);
                 for row in 0..rows {
-                    prefetch_part(simd, next, row, rows);
+                    if ahead {
+                        prefetch_part(simd, next, row, rows);
+                    }
                     let (index, value) = lists.row(row);
                     let sums = two_panels(simd, index, value, [a, b]);
                     emit.emit(simd, row, first, sums[0]);
@@ -60,7 +63,9 @@ impl<E: Emit<Bytes>> Kernel for BytesTimesPanels<'_, E> {
             let (panel, next) = (panels.from(p, 1), panels.from(p + 1, 1));
             let vectors = (panels.outputs() - first).div_ceil(LANES).min(4);
             for row in 0..rows {
-                prefetch_part(simd, next, row, rows);
+                if ahead {
+                    prefetch_part(simd, next, row, rows);
+                }
                 let (index, value) = lists.row(row);
                 // A tile's first row finds the panel cold.
                 let sums = if row == 0 {

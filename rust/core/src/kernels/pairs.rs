@@ -18,7 +18,7 @@
 use super::arithmetic::Bytes;
 use super::dense::add_input;
 use super::emit::Emit;
-use super::{PairLists, Panels, prefetch_part};
+use super::{PairLists, Panels, prefetch_part, touch_most};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each pair's list with the panels.
@@ -48,9 +48,11 @@ impl<E: Emit<Bytes>> Kernel for PairsTimesPanels<'_, E> {
         assert!(S::DOT_PRODUCTS);
         assert_eq!(self.lists.columns, self.panels.inputs());
         let Self { lists, panels, emit } = self;
+        // Both rows of a pair are counted.
+        let ahead = touch_most(lists.spans, 2 * lists.columns);
         for p in 0..panels.count() {
             let (first, vectors, weights) = panels.panel(p);
-            let next = if p + 1 < panels.count() { panels.panel(p + 1).2 } else { &[] };
+            let next = if ahead && p + 1 < panels.count() { panels.panel(p + 1).2 } else { &[] };
             let panel = Panel { weights, next, first };
             match vectors {
                 4 => pairs::<S, E, 4>(simd, lists, panel, emit),

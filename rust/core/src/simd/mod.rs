@@ -37,7 +37,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Whether a multiply-add of bytes is one instruction, so that loads cost more than products.
     const DOT_PRODUCTS: bool;
 
-    /// Whether the sums of two rows by two panels fit the registers.
+    /// Whether the sums of a row by two panels fit the registers, with what makes them.
     const TWO_PANELS: bool;
 
     /// Whether the sums of that many rows by four vectors fit the registers; else the dense kernel
