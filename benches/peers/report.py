@@ -342,17 +342,18 @@ def environment(works: Sequence[dict[str, Any]]) -> str:
 def draw_times(work: dict[str, Any], path: Path) -> None:
     """Microseconds a row against rows a call, log-log, one panel for each number of threads."""
     comparisons = list(work["comparisons"].values())
+    families: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for each in comparisons for name in _names(each)):
+        families.setdefault(name.split()[0], []).append(name)
     figure, axes = plt.subplots(
         1, len(comparisons), figsize=(7.5 * len(comparisons), 6.0), squeeze=False, sharey=True
     )
     for axis, comparison in zip(axes[0], comparisons, strict=True):
         races = comparison["races"]
         sizes = [race["rows"] for race in races]
-        seen: dict[str, int] = {}
         for name in _names(comparison):
             ours = name in OURS
             family = name.split()[0]
-            seen[family] = seen.get(family, -1) + 1
             times = [
                 1e6 * (_entry(race, name) or {"seconds_per_row": float("nan")})["seconds_per_row"]
                 for race in races
@@ -364,7 +365,7 @@ def draw_times(work: dict[str, Any], path: Path) -> None:
                 color=COLOURS.get(name, COLOURS.get(family, "#555555")),
                 linewidth=2.2 if ours else 1.1,
                 linestyle="-" if ours else STYLES[_precision(comparison, name)],
-                marker="o" if ours else MARKERS[seen[family] % len(MARKERS)],
+                marker="o" if ours else MARKERS[families[family].index(name) % len(MARKERS)],
                 markersize=6 if ours else 4,
                 zorder=3 if ours else 2,
             )
@@ -379,7 +380,16 @@ def draw_times(work: dict[str, Any], path: Path) -> None:
         axis.set_title(f"{threads} thread{'s' * (threads != 1)}")
         axis.grid(True, which="both", linewidth=0.3)
     axes[0][0].set_ylabel("microseconds a row (median)")
-    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    # Not every number of threads has every contestant.
+    lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
+    names = [name for family in families.values() for name in family]
+    axes[0][-1].legend(
+        [lines[name] for name in names],
+        names,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        fontsize=8,
+    )
     figure.suptitle(work["title"])
     _save(figure, path)
 
