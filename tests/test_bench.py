@@ -469,6 +469,30 @@ def test_the_report_is_made_of_the_files_alone(report: Any, tmp_path: Path) -> N
     assert {path.name for path in folder.glob("*.png")} == {"shipped.png", "ratios.png"}
 
 
+def test_a_picture_names_contestants_that_not_every_number_of_threads_has(
+    report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, second = work(12.5), work(12.5)["comparisons"]["1"]
+    for comparison, added in ((values["comparisons"]["1"], "ORT f32"), (second, "JAX")):
+        for race in comparison["races"]:
+            race["entries"].insert(1, entry(added, 40.0))
+    values["comparisons"]["2"] = second | {"threads": 2}
+    figures: list[Any] = []
+    monkeypatch.setattr(report, "_save", lambda figure, path: figures.append(figure))
+    report.draw_times(values, tmp_path / "shipped.png")
+    one, two = figures[0].axes
+    named = [text.get_text() for text in two.get_legend().get_texts()]
+    assert named == ["lrgate", "ORT f32", "ORT int8 QDQ", "JAX"]
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_marker()) for line in axis.get_lines()}
+        for axis in (one, two)
+    ]
+    assert set(looks[0]) == {"lrgate", "ORT f32", "ORT int8 QDQ"}
+    assert set(looks[1]) == {"lrgate", "ORT int8 QDQ", "JAX"}
+    assert looks[0]["ORT int8 QDQ"] == looks[1]["ORT int8 QDQ"] != looks[0]["ORT f32"]
+    report.plt.close(figures[0])
+
+
 @pytest.mark.parametrize(
     ("factor", "wrong", "verdict"),
     [(12.1, 0.0, "reached"), (11.9, 0, "missed"), (20, 0.1, "missed")],

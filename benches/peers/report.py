@@ -342,8 +342,10 @@ def environment(works: Sequence[dict[str, Any]]) -> str:
 def draw_times(work: dict[str, Any], path: Path) -> None:
     """Microseconds a row against rows a call, log-log, one panel for each number of threads."""
     comparisons = list(work["comparisons"].values())
+    # Not every number of threads has every contestant.
+    names = list(dict.fromkeys(name for each in comparisons for name in _names(each)))
     families: dict[str, list[str]] = {}
-    for name in dict.fromkeys(name for each in comparisons for name in _names(each)):
+    for name in names:
         families.setdefault(name.split()[0], []).append(name)
     figure, axes = plt.subplots(
         1, len(comparisons), figsize=(7.5 * len(comparisons), 6.0), squeeze=False, sharey=True
@@ -380,9 +382,7 @@ def draw_times(work: dict[str, Any], path: Path) -> None:
         axis.set_title(f"{threads} thread{'s' * (threads != 1)}")
         axis.grid(True, which="both", linewidth=0.3)
     axes[0][0].set_ylabel("microseconds a row (median)")
-    # Not every number of threads has every contestant.
     lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
-    names = [name for family in families.values() for name in family]
     axes[0][-1].legend(
         [lines[name] for name in names],
         names,
