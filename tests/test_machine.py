@@ -80,6 +80,12 @@ def test_linux(linux: Path) -> None:
     }
 
 
+def test_generations_of_one_name_differ(linux: Path) -> None:
+    name = "processor : 0\ncpu family : 25\nmodel : 17\nmodel name : AMD EPYC\nstepping : 1\n\n"
+    (linux / "cpuinfo").write_text(name)
+    assert fingerprint()["cpu"] == "AMD EPYC (family 25, model 17)"
+
+
 def test_linux_on_arm(linux: Path) -> None:
     (linux / "cpuinfo").write_text(ARM)
     assert fingerprint()["cpu"] == "Arm 0x41 0xd40 0x1"

@@ -35,8 +35,8 @@ def fingerprint() -> Machine:
     Returns
     -------
     dict
-        ``isa``, the instruction set in use; ``cpu``, the processor's name; ``l1d``, ``l2`` and
-        ``l3``, bytes of the caches of the first core. What is not known is None.
+        ``isa``, the instruction set in use; ``cpu``, the processor's name, on x86 Linux with its
+        family and model; ``l1d``, ``l2`` and ``l3``, bytes of the caches of the first core. What is not known is None.
 
     Examples
     --------
@@ -61,7 +61,9 @@ def _fingerprint() -> Machine:
 
 
 def _cpuinfo() -> str | None:
-    """The first processor's name, or what stands for it on Arm: its maker's and its own number."""
+    """The first processor's name with its family and model, which hypervisors' names leave out: two
+    generations may both be "AMD EPYC". On Arm its maker's and its own number.
+    """
     values: dict[str, str] = {}
     try:
         # No further than its empty line: the kernel asks each processor as its lines are read.
@@ -72,9 +74,11 @@ def _cpuinfo() -> str | None:
     except OSError:
         return None
     if values.get("model name"):
-        return values["model name"]
-    numbers = [values.get(f"CPU {part}") for part in ("implementer", "part", "variant")]
-    return " ".join(["Arm", *filter(None, numbers)]) if numbers[0] else None
+        parts = [("family", values.get("cpu family")), ("model", values.get("model"))]
+        numbers = [f"{part} {value}" for part, value in parts if value]
+        return values["model name"] + (f" ({', '.join(numbers)})" if numbers else "")
+    arm = [values.get(f"CPU {part}") for part in ("implementer", "part", "variant")]
+    return " ".join(["Arm", *filter(None, arm)]) if arm[0] else None
 
 
 def _sysfs_caches() -> Machine:

@@ -4,6 +4,7 @@
 //! kernel adds up a row in an order that depends on that row alone, so its bits depend neither on
 //! the other rows, nor on where tiles begin, nor on the threads.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -32,6 +33,9 @@ const WIDE_FROM: usize = 16 << 20;
 
 /// Rows of the smallest tile that threads share work in: two groups of the dense kernel.
 const LEAST_TILE: usize = 12;
+
+/// Rows that are computed anew at a time, at most.
+const GATHERED: usize = 4096;
 
 /// Rows of a tile on which the form of its lists is decided.
 const SAMPLE: usize = 4;
@@ -80,30 +84,53 @@ impl Network {
                 got: format!("{} values", out.len()),
             });
         }
-        let class = self.plan.for_rows(rows.rows);
+        if threads == Some(0) {
+            return Err(Error::Threads { name: "num_threads", got: "0".to_owned() });
+        }
+        self.run_class(self.plan.for_rows(rows.rows), rows, out, threads)
+    }
+
+    /// Runs all rows of a call under a plan.
+    fn run_class(
+        &self,
+        class: &ClassPlan,
+        rows: Rows<'_>,
+        out: &mut [f32],
+        threads: Option<usize>,
+    ) -> Result<()> {
+        let outputs = self.output_size();
         let serial_time = self.serial_time(class, rows.rows);
-        let threads = match threads {
-            Some(0) => return Err(Error::Threads { name: "num_threads", got: "0".to_owned() }),
-            // One row belongs to one thread, as do calls too short to be shared.
+        // One row belongs to one thread, as do calls too short to be shared.
+        let threads_used = match threads {
             _ if rows.rows <= LEAST_TILE || !pool::worth_sharing(serial_time) => 1,
             None => pool::num_threads()?,
             Some(threads) => threads,
         };
-        let share = rows.rows.div_ceil(threads).next_multiple_of(LEAST_TILE);
-        let tile = if threads == 1 { self.tile(class) } else { self.tile(class).min(share) };
+        let share = rows.rows.div_ceil(threads_used).next_multiple_of(LEAST_TILE);
+        let tile = if threads_used == 1 { self.tile(class) } else { self.tile(class).min(share) };
         if rows.rows <= tile {
             self.run_tile(class, rows, out, &mut NoObserver);
             return Ok(());
         }
         let tiles = rows.rows.div_ceil(tile);
-        let out = OutTiles { start: out.as_mut_ptr(), len: out.len(), tile: tile * outputs };
-        pool::run(tiles, threads, serial_time, |i| {
+        let beyond = Mutex::new(Vec::new());
+        let parts = OutTiles { start: out.as_mut_ptr(), len: out.len(), tile: tile * outputs };
+        pool::run(tiles, threads_used, serial_time, |i| {
             let first = i * tile;
             let count = tile.min(rows.rows - first);
             // SAFETY: `pool::run` gives every tile number once, so no two tiles overlap.
-            let out = unsafe { out.tile(i) };
-            self.run_tile(class, rows.slice(first, count), out, &mut NoObserver);
-        })
+            let out = unsafe { parts.tile(i) };
+            Workspace::with(|workspace| {
+                let rows = rows.slice(first, count);
+                self.run_layers(class, rows, out, workspace, &mut NoObserver);
+                if workspace.beyond.contains(&true) {
+                    let marked = marked(&workspace.beyond).map(|row| first + row);
+                    beyond.lock().unwrap_or_else(PoisonError::into_inner).extend(marked);
+                }
+            });
+        })?;
+        let beyond = beyond.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.run_beyond(class, rows, &beyond, out, threads)
     }
 
     /// Rows of a full tile of this network under a plan.
@@ -149,9 +176,13 @@ impl Network {
         observer: &mut O,
     ) {
         if rows.rows > 0 {
-            Workspace::with(|workspace| {
+            let beyond: Vec<usize> = Workspace::with(|workspace| {
                 self.run_layers(class, rows, out, workspace, observer);
+                marked(&workspace.beyond).collect()
             });
+            self.run_beyond(class, rows, &beyond, out, Some(1)).expect("one thread needs no pool");
+            let outputs = self.output_size();
+            observer.output(DenseRows::new(out, rows.rows, outputs, outputs));
         }
     }
 
@@ -238,11 +269,6 @@ impl Network {
             let outputs = self.output_size();
             out[row * outputs..(row + 1) * outputs].fill(f32::NAN);
         }
-        let outputs = self.output_size();
-        if beyond.contains(&true) {
-            self.run_beyond(class, rows, out, workspace);
-        }
-        observer.output(DenseRows::new(out, n, outputs, outputs));
     }
 
     /// Whether layer `i` lists its bytes itself for the next: gates do, which finish chosen units, but
@@ -380,15 +406,19 @@ impl Network {
         self.isa.run(Quantize { rows, inverse, offset, bytes, invalid, beyond });
     }
 
-    /// Computes the rows anew that have a value far beyond the bytes of the first layer: in f32, since what
-    /// later layers make of it may be beyond their bytes, too.
+    /// Computes the rows `beyond` of a call anew, those that have a value far beyond the bytes of the first
+    /// layer: in f32, since what later layers make of it may be beyond their bytes, too.
     fn run_beyond(
         &self,
         class: &ClassPlan,
         rows: Rows<'_>,
+        beyond: &[usize],
         out: &mut [f32],
-        workspace: &mut Workspace,
-    ) {
+        threads: Option<usize>,
+    ) -> Result<()> {
+        if beyond.is_empty() {
+            return Ok(());
+        }
         let mut class = class.clone();
         for layer in &mut class.layers {
             layer.precision = Precision::F32;
@@ -396,20 +426,21 @@ impl Network {
                 layer.strategy = Strategy::Dense;
             }
         }
-        let beyond = workspace.beyond.iter().enumerate();
-        let marked: Vec<usize> = beyond.filter(|(_, beyond)| **beyond).map(|(r, _)| r).collect();
         let (columns, outputs) = (rows.columns, self.output_size());
-        let mut data = vec![0.0; marked.len() * columns];
-        for (r, row) in marked.iter().zip(data.chunks_exact_mut(columns)) {
-            rows.copy_row(*r, row);
+        let most = beyond.len().min(GATHERED);
+        let (mut data, mut results) = (vec![0.0; most * columns], vec![0.0; most * outputs]);
+        for beyond in beyond.chunks(GATHERED) {
+            let (n, results) = (beyond.len(), &mut results[..beyond.len() * outputs]);
+            for (r, row) in beyond.iter().zip(data.chunks_exact_mut(columns)) {
+                rows.copy_row(*r, row);
+            }
+            let data = Data::F32 { data: &data, stride: columns };
+            self.run_class(&class, Rows { rows: n, columns, data }, results, threads)?;
+            for (r, result) in beyond.iter().zip(results.chunks_exact(outputs)) {
+                out[r * outputs..][..outputs].copy_from_slice(result);
+            }
         }
-        let data = Data::F32 { data: &data, stride: columns };
-        let gathered = Rows { rows: marked.len(), columns, data };
-        let mut results = vec![0.0; marked.len() * outputs];
-        self.run_layers(&class, gathered, &mut results, workspace, &mut NoObserver);
-        for (r, result) in marked.iter().zip(results.chunks_exact(outputs)) {
-            out[r * outputs..][..outputs].copy_from_slice(result);
-        }
+        Ok(())
     }
 
     /// The first layer's input where the map is not folded into the weights.
@@ -500,6 +531,11 @@ struct Marks<'a> {
     invalid: &'a mut [bool],
     /// Whether a value is far beyond what bytes stand for; empty where that does not matter.
     beyond: &'a mut [bool],
+}
+
+/// The rows that are marked.
+fn marked(marks: &[bool]) -> impl Iterator<Item = usize> {
+    marks.iter().enumerate().filter(|(_, mark)| **mark).map(|(row, _)| row)
 }
 
 /// Marks rows with a value that is not finite, which bytes of later layers could not tell.
