@@ -466,7 +466,13 @@ def test_the_report_is_made_of_the_files_alone(report: Any, tmp_path: Path) -> N
         "shipped at 1 on CPU 0",
     ):
         assert expected in text
+    assert text.startswith("# Benchmarks\n\nMade by")
     assert {path.name for path in folder.glob("*.png")} == {"shipped.png", "ratios.png"}
+    titled = "# Of another machine\n\nProse.\n"
+    (tmp_path / "benchmarks.notes.md").write_text(titled, encoding="utf-8")
+    report.write(folder)
+    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    assert text.startswith("# Of another machine\n\nMade by") and "\n\nProse.\n\n" in text
 
 
 def test_a_picture_names_contestants_that_not_every_number_of_threads_has(

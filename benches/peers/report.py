@@ -2,7 +2,8 @@
 
     python benches/peers/report.py
 
-Prose is in docs/benchmarks.notes.md; every figure is from what run.py measured.
+Prose is in docs/benchmarks.notes.md; every figure is from what run.py measured. ``--folder`` names
+another machine's.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ def main() -> None:
 def write(folder: Path) -> None:
     """Write ``<folder>.md`` and a picture or two for each JSON file in `folder`.
 
+    Prose is in ``<folder>.notes.md``; a title of its own may be its first line.
+
     Raises
     ------
     ValueError
@@ -98,11 +101,15 @@ def write(folder: Path) -> None:
         draw_times(work, folder / f"{work['name']}.png")
     draw_ratios(works, folder / "ratios.png")
     notes = folder.with_name(f"{folder.name}.notes.md")
+    prose = notes.read_text(encoding="utf-8").strip() if notes.exists() else ""
+    title = "# Benchmarks"
+    if prose.startswith("# "):
+        title, _, prose = prose.partition("\n")
     parts = [
-        "# Benchmarks",
+        title,
         "Made by `make bench-peers`: `benches/peers/report.py` writes this file from "
         f"`{folder.name}/*.json`.",
-        notes.read_text(encoding="utf-8").strip() if notes.exists() else "",
+        prose.strip(),
         f"![times as fast as the best peer]({folder.name}/ratios.png)",
         "## Targets\n\n" + targets_table(works),
         *(section(work, folder.name) for work in works),

@@ -36,7 +36,8 @@ def fingerprint() -> Machine:
     -------
     dict
         ``isa``, the instruction set in use; ``cpu``, the processor's name, on x86 Linux with its
-        family and model; ``l1d``, ``l2`` and ``l3``, bytes of the caches of the first core. What is not known is None.
+        family and model; ``l1d``, ``l2`` and ``l3``, bytes of the caches of the first core. What
+        is not known is None.
 
     Examples
     --------
