@@ -615,6 +615,22 @@ def test_a_nan_row_touches_no_other(
 
 
 @pytest.mark.isa
+def test_a_loaded_network_holds_the_layouts_of_its_plan_alone(tmp_path: Path) -> None:
+    net = make([60, 160, 40, 5])
+    x = np.random.default_rng(0).normal(size=(1000, 60)).astype(np.float32)
+    small = net.quantize(x).with_strategies(["dense", "skip", "dense"], precision="int8")
+    small.save(tmp_path / "small.npz")
+    loaded = lrgate.Network.load(tmp_path / "small.npz")
+    weights = sum(layer.weight.nbytes + layer.bias.nbytes for layer in net.layers)
+    assert loaded.nbytes < 1.75 * weights < small.nbytes
+    np.testing.assert_array_equal(loaded(x), small(x))
+    before = loaded.nbytes
+    far = np.full((1, 60), 1e30, np.float32)
+    floats = net.with_strategies(["dense", "skip", "dense"])
+    np.testing.assert_array_equal(loaded(far), floats(far))
+    assert loaded.nbytes > before + 0.9 * weights, "float32 weights, for rows beyond the range"
+
+
 def test_signed_rows_and_rows_beyond_the_range() -> None:
     net = make([20, 60, 40, 5])
     x = np.random.default_rng(0).normal(size=(1000, 20)).astype(np.float32)

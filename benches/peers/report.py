@@ -107,8 +107,8 @@ def write(folder: Path) -> None:
         title, _, prose = prose.partition("\n")
     parts = [
         title,
-        "Made by `make bench-peers`: `benches/peers/report.py` writes this file from "
-        f"`{folder.name}/*.json`.",
+        f"Made by `make bench-peers{_options(folder)}`: `benches/peers/report.py` writes this file "
+        f"from `{folder.name}/*.json`.",
         prose.strip(),
         f"![times as fast as the best peer]({folder.name}/ratios.png)",
         "## Targets\n\n" + targets_table(works),
@@ -119,6 +119,11 @@ def write(folder: Path) -> None:
     text = "\n\n".join(part for part in parts if part) + "\n"
     with replacing(folder.with_suffix(".md")) as file:
         file.write(text.encode())
+
+
+def _options(folder: Path) -> str:
+    """What run.py must be told to write there."""
+    return "" if folder.name == FOLDER.name else f' PEERS="--out docs/{folder.name}"'
 
 
 def _place(name: str) -> int:

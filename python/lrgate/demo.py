@@ -112,9 +112,10 @@ class Demo:
 
     def _head(self) -> str:
         machine, numpy = self.machine, self.numpy
+        how = f", {self._instruction_set()}, one thread"
         lines = [
             f"lrgate {machine['lrgate']}: {self.network} on {self.digits:,} MNIST test digits",
-            f"CPU     {machine['cpu']}, {self._instruction_set()}, one thread"[:_WIDTH],
+            f"CPU     {machine['cpu']}"[: _WIDTH - len(how)] + how,
             f"NumPy   {numpy['version']}, {numpy['blas']}, one thread"[:_WIDTH],
         ]
         if "core_type" in numpy:

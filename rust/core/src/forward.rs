@@ -1,8 +1,8 @@
 //! One forward pass: rows in, tile by tile, layer by layer, rows out.
 //!
-//! A tile belongs to one thread from its first layer to its last; the pool is entered once. Every
-//! kernel adds up a row in an order that depends on that row alone, so its bits depend neither on
-//! the other rows, nor on where tiles begin, nor on the threads.
+//! A tile belongs to one thread from its first layer to its last; the pool is entered once, and again
+//! for rows that are computed anew. Every kernel adds up a row in an order that depends on that row alone,
+//! so its bits depend neither on the other rows, nor on where tiles begin, nor on the threads.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -34,8 +34,9 @@ const WIDE_FROM: usize = 16 << 20;
 /// Rows of the smallest tile that threads share work in: two groups of the dense kernel.
 const LEAST_TILE: usize = 12;
 
-/// Rows that are computed anew at a time, at most.
+/// Rows that are computed anew at a time, at most: so many, and no more than a tile or so many bytes.
 const GATHERED: usize = 4096;
+const GATHERED_BYTES: usize = 4 << 20;
 
 /// Rows of a tile on which the form of its lists is decided.
 const SAMPLE: usize = 4;
@@ -120,16 +121,14 @@ impl Network {
             let count = tile.min(rows.rows - first);
             // SAFETY: `pool::run` gives every tile number once, so no two tiles overlap.
             let out = unsafe { parts.tile(i) };
-            Workspace::with(|workspace| {
-                let rows = rows.slice(first, count);
-                self.run_layers(class, rows, out, workspace, &mut NoObserver);
-                if workspace.beyond.contains(&true) {
-                    let marked = marked(&workspace.beyond).map(|row| first + row);
-                    beyond.lock().unwrap_or_else(PoisonError::into_inner).extend(marked);
-                }
-            });
+            let marked = self.run_marking(class, rows.slice(first, count), out, &mut NoObserver);
+            if !marked.is_empty() {
+                let mut beyond = beyond.lock().unwrap_or_else(PoisonError::into_inner);
+                beyond.extend(marked.iter().map(|row| first + row));
+            }
         })?;
-        let beyond = beyond.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut beyond = beyond.into_inner().unwrap_or_else(PoisonError::into_inner);
+        beyond.sort_unstable();
         self.run_beyond(class, rows, &beyond, out, threads)
     }
 
@@ -176,14 +175,27 @@ impl Network {
         observer: &mut O,
     ) {
         if rows.rows > 0 {
-            let beyond: Vec<usize> = Workspace::with(|workspace| {
-                self.run_layers(class, rows, out, workspace, observer);
-                marked(&workspace.beyond).collect()
-            });
+            let beyond = self.run_marking(class, rows, out, observer);
             self.run_beyond(class, rows, &beyond, out, Some(1)).expect("one thread needs no pool");
             let outputs = self.output_size();
             observer.output(DenseRows::new(out, rows.rows, outputs, outputs));
         }
+    }
+
+    /// Runs one tile but for the rows that it returns, which are to be computed anew; so the observer is not
+    /// told the output.
+    fn run_marking<O: Observer>(
+        &self,
+        class: &ClassPlan,
+        rows: Rows<'_>,
+        out: &mut [f32],
+        observer: &mut O,
+    ) -> Vec<usize> {
+        Workspace::with(|workspace| {
+            self.run_layers(class, rows, out, workspace, observer);
+            let marks = workspace.beyond.iter().enumerate();
+            marks.filter(|(_, beyond)| **beyond).map(|(row, _)| row).collect()
+        })
     }
 
     fn run_layers<O: Observer>(
@@ -407,7 +419,8 @@ impl Network {
     }
 
     /// Computes the rows `beyond` of a call anew, those that have a value far beyond the bytes of the first
-    /// layer: in f32, since what later layers make of it may be beyond their bytes, too.
+    /// layer: in f32, since what later layers make of it may be beyond their bytes, too; and in f32 no row is
+    /// marked.
     fn run_beyond(
         &self,
         class: &ClassPlan,
@@ -427,9 +440,9 @@ impl Network {
             }
         }
         let (columns, outputs) = (rows.columns, self.output_size());
-        let most = beyond.len().min(GATHERED);
+        let most = (GATHERED_BYTES / (4 * columns)).clamp(WIDE_TILE, GATHERED).min(beyond.len());
         let (mut data, mut results) = (vec![0.0; most * columns], vec![0.0; most * outputs]);
-        for beyond in beyond.chunks(GATHERED) {
+        for beyond in beyond.chunks(most) {
             let (n, results) = (beyond.len(), &mut results[..beyond.len() * outputs]);
             for (r, row) in beyond.iter().zip(data.chunks_exact_mut(columns)) {
                 rows.copy_row(*r, row);
@@ -531,11 +544,6 @@ struct Marks<'a> {
     invalid: &'a mut [bool],
     /// Whether a value is far beyond what bytes stand for; empty where that does not matter.
     beyond: &'a mut [bool],
-}
-
-/// The rows that are marked.
-fn marked(marks: &[bool]) -> impl Iterator<Item = usize> {
-    marks.iter().enumerate().filter(|(_, mark)| **mark).map(|(row, _)| row)
 }
 
 /// Marks rows with a value that is not finite, which bytes of later layers could not tell.

@@ -527,9 +527,7 @@ impl Network {
             Ok(NetworkLayer { packed, gate: None, int8: None, int8_gate: None })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        let network = Network { layers, input_map, map_on_read, plan: Arc::new(plan), isa };
-        network.pack();
-        Ok(network)
+        Ok(Network { layers, input_map, map_on_read, plan: Arc::new(plan), isa })
     }
 
     /// The same network with `gates[i]` on layer i (`None` takes a gate away). Layers that get a
@@ -565,7 +563,6 @@ impl Network {
             }
         }
         network.plan = Arc::new(plan);
-        network.pack();
         Ok(network)
     }
 
@@ -594,7 +591,8 @@ impl Network {
                 None => None,
                 Some(quantization) => {
                     quantization.check(i, layer.packed.layer())?;
-                    Some(Arc::new(QuantizedLayer::new(i, &layer.packed, &quantization)?))
+                    let int8 = QuantizedLayer::new(i, &layer.packed, &quantization, self.isa)?;
+                    Some(Arc::new(int8))
                 }
             };
             layer.quantize_gate();
@@ -603,7 +601,6 @@ impl Network {
             plan.set_precision(i, if possible { Precision::Int8 } else { Precision::F32 });
         }
         network.plan = Arc::new(plan);
-        network.pack();
         Ok(network)
     }
 
@@ -623,8 +620,12 @@ impl Network {
         Ok(network)
     }
 
-    /// Packs what the plan needs and is not packed yet, so that no call pays for it.
-    fn pack(&self) {
+    /// Packs what the plan needs and is not packed yet, so that no call pays for it: else the first call
+    /// does.
+    ///
+    /// [`Network::with_plan`] does so too. Whatever else makes a network leaves it, since another plan may
+    /// follow.
+    pub fn pack(&self) {
         let classes = self.plan.classes();
         for (at, class) in classes.iter().enumerate() {
             let batches = classes.get(at + 1).is_none_or(|next| next.rows > 2);

@@ -1,4 +1,5 @@
-//! The thread pool: one for the process, entered once per forward pass, safe to use after fork.
+//! The thread pool: one for the process, entered once per forward pass, and again for rows that are
+//! computed anew; safe to use after fork.
 //!
 //! The calling thread works too, so `n` threads need `n - 1` workers. The pool grows to the most
 //! workers ever asked for; idle workers sleep. After a fork the child has none of the parent's

@@ -1,5 +1,5 @@
 //! Scratch memory of a forward pass: one per thread, grown to the largest network seen, so that a
-//! call allocates nothing once a thread has run that network.
+//! call allocates nothing once a thread has run that network, unless rows are computed anew.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,5 @@
-//! A forward pass on one thread allocates nothing once the thread has run the network.
+//! A forward pass on one thread allocates nothing once the thread has run the network, unless rows are
+//! computed anew.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -63,14 +63,6 @@ fn threads_do_not_change_bits() {
     assert!(pool_threads() >= 3, "the pool was never entered");
 }
 
-#[cfg(target_os = "linux")]
-fn pool_threads() -> usize {
-    let names = std::fs::read_dir("/proc/self/task")
-        .unwrap()
-        .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
-    names.filter(|name| name.starts_with("lrgate-")).count()
-}
-
 #[test]
 fn threads_share_a_network() {
     let model = Model::relu(3, &[64, 80, 10]);

@@ -559,27 +559,36 @@ fn inputs_far_beyond_the_bytes() {
     }
 }
 
-/// Rows far beyond the bytes are gathered over all tiles of a call, and more of them than are computed at
-/// a time; each is as it is alone.
+/// Rows far beyond the bytes are gathered over all tiles of a call, from all threads, and may be more than
+/// are computed at a time; each is as it is alone.
 #[test]
 fn many_inputs_far_beyond_the_bytes() {
-    const ROWS: usize = 13_000;
-    let model = Model { gates: vec![None, None], ..Model::relu(21, &[20, 30, 4]) };
-    let mut data = Random(22).rows(ROWS, 20);
-    for row in data.chunks_exact_mut(60) {
-        row[7] = 5.0;
-        row[20 + 19] = -3.0;
+    let mut model = Model::relu(21, &[20, 300, 4]);
+    for gate in model.gates.iter_mut().flatten() {
+        *gate = gate.clone().with_range(vec![[-2.0, 2.0]; gate.rank()]);
     }
-    for isa in Isa::available() {
-        let network = quantized(&model, isa, &[plain(0.01, 0.0), plain(0.02, 0.0)]);
-        let int8 = under(&network, &[Strategy::Skip; 2]);
-        let alone = |row: &[f32]| run(&int8, Rows::f32(row, 1, 20, 20).unwrap(), 1);
-        let expected: Vec<f32> = data.chunks_exact(20).flat_map(alone).collect();
-        let rows = Rows::f32(&data, ROWS, 20, 20).unwrap();
-        for threads in [1, 2, 3] {
-            assert_eq!(bits(&run(&int8, rows, threads)), bits(&expected), "{}", isa.name());
+    for (strategy, n, stride) in [(Strategy::Dense, 13_000, 20), (Strategy::Gate, 700, 27)] {
+        let mut data = Random(22).rows(n, stride);
+        for rows in data.chunks_exact_mut(3 * stride) {
+            rows[7] = 5.0;
+            rows[stride + 19] = -3.0;
+        }
+        for isa in Isa::available() {
+            let network = quantized(&model, isa, &[plain(0.01, 0.0), plain(0.02, 0.0)]);
+            let int8 = under(&network, &[strategy, Strategy::Dense]);
+            let alone = |row: &[f32]| run(&int8, Rows::f32(row, 1, 20, 20).unwrap(), 1);
+            let expected: Vec<f32> =
+                data.chunks_exact(stride).flat_map(|r| alone(&r[..20])).collect();
+            let rows = Rows::f32(&data, n, 20, stride).unwrap();
+            for threads in [1, 2, 3] {
+                let got = run(&int8, rows, threads);
+                let what = format!("{} {} {threads} threads", isa.name(), strategy.name());
+                assert!(bits(&got) == bits(&expected), "{what}");
+            }
         }
     }
+    #[cfg(target_os = "linux")]
+    assert!(common::pool_threads() >= 2, "the pool was never entered");
 }
 
 /// Bytes have no NaN: it must come through where only a later layer is int8, too.

@@ -46,6 +46,7 @@ impl Network {
         }
         let last = network.layers().last().map_or(Activation::Identity, lrgate::Layer::activation);
         let engine = engine.clone().unbind();
+        network.pack();
         Ok(Network { core: network, engine, classifies, classes: classes.map(Bound::unbind), last })
     }
 

@@ -15,7 +15,7 @@ use crate::kernels::emit::Emit;
 use crate::kernels::pairs::PairsTimesPanels;
 use crate::kernels::{Aligned, BytePanels, ListedBytes, Panels, UnitRows, padded, zeros};
 use crate::network::Quantization;
-use crate::simd::Isa;
+use crate::simd::{Isa, Kernel, Simd};
 
 /// A layer with its weights packed as bytes, four inputs to a word.
 pub(crate) struct QuantizedLayer {
@@ -30,40 +30,31 @@ impl QuantizedLayer {
     /// Quantises a checked layer for inputs of a checked quantisation.
     ///
     /// Refuses scales and offsets that make steps or biases overflow.
-    pub(crate) fn new(index: usize, layer: &PackedLayer, input: &Quantization) -> Result<Self> {
+    pub(crate) fn new(
+        index: usize,
+        layer: &PackedLayer,
+        input: &Quantization,
+        isa: Isa,
+    ) -> Result<Self> {
         let (inputs, outputs) = (layer.layer.inputs(), layer.layer.outputs());
-        let map = layer.input_map.as_deref();
         let columns = inputs.div_ceil(4);
         let (mut scale, mut bias) = (zeros(padded(outputs)), zeros(padded(outputs)));
-        let mut words = Vec::with_capacity(outputs * columns);
-        let (mut row, mut bytes) = (vec![0.0; inputs], vec![0; 4 * columns]);
+        let mut words = Vec::with_capacity(outputs * columns + SUMS / 4);
+        let means = Means::new(layer, input);
+        let mut scratch = vec![[0.0; SUMS]; means.0.len()];
         for (o, weights) in layer.layer.weight.chunks_exact(inputs).enumerate() {
-            let mut sum = f64::from(layer.layer.bias[o]);
-            let mut rounding = 0.0;
-            for (i, (product, w)) in row.iter_mut().zip(weights).enumerate() {
-                let w = f64::from(*w);
-                let factor = map.map_or(1.0, |map| f64::from(map.scale(i)));
-                *product = w * factor * f64::from(input.scale(i));
-                sum += map.map_or(0.0, |map| w * f64::from(map.shift(i)));
-                sum -= *product * f64::from(input.offset(i));
-            }
-            let step = step(row.iter().copied());
-            // Weights are rounded; but not for the byte that stands for 0, or is in the middle.
-            for (i, (product, byte)) in row.iter().zip(&mut bytes).enumerate() {
-                *byte = quantize(*product, step);
-                rounding += (f64::from(*byte) * step - product) * reference(input.offset(i));
-            }
-            sum -= rounding;
+            let row =
+                QuantizeRow { weights, means: &means, scratch: &mut scratch, words: &mut words };
+            let (step, sum) = isa.run(row);
+            words.truncate((o + 1) * columns);
             scale[o] = step as f32;
-            bias[o] = sum as f32;
+            bias[o] = (f64::from(layer.layer.bias[o]) + sum) as f32;
             for (by, value) in [("scale", scale[o]), ("offset", bias[o])] {
                 if !value.is_finite() {
                     let by = format!("quantization[{index}].{by}");
                     return Err(super::not_finite(index, "weight", &by, value));
                 }
             }
-            let fours = bytes.chunks_exact(4);
-            words.extend(fours.map(|four| u32::from_ne_bytes([0, 1, 2, 3].map(|j| four[j] as u8))));
         }
         let weights = ByteWeights::new(inputs, words);
         Ok(QuantizedLayer { input: input.clone(), scale, bias, weights })
@@ -79,6 +70,87 @@ impl QuantizedLayer {
 
     pub(super) fn bytes(&self) -> usize {
         (self.scale.len() + self.bias.len()) * 4 + self.weights.bytes()
+    }
+}
+
+/// Inputs whose sums are kept apart, so that they need not wait for each other: a multiple of 4.
+const SUMS: usize = 8;
+
+/// What the bytes of a layer's inputs mean to its weights, for [`SUMS`] inputs after [`SUMS`] inputs. Those
+/// past the last mean nothing: all is 0.
+struct Means(Vec<Mean>);
+
+#[derive(Clone, Copy, Default)]
+struct Mean {
+    /// Of the input map and of the quantisation.
+    factors: [[f64; SUMS]; 2],
+    /// Of the input map.
+    shift: [f64; SUMS],
+    offset: [f64; SUMS],
+    reference: [f64; SUMS],
+}
+
+impl Means {
+    fn new(layer: &PackedLayer, input: &Quantization) -> Means {
+        let (inputs, map) = (layer.layer.inputs(), layer.input_map.as_deref());
+        let mut means = vec![Mean::default(); inputs.div_ceil(SUMS)];
+        for i in 0..inputs {
+            let (mean, j) = (&mut means[i / SUMS], i % SUMS);
+            mean.factors[0][j] = map.map_or(1.0, |map| f64::from(map.scale(i)));
+            mean.factors[1][j] = f64::from(input.scale(i));
+            mean.shift[j] = map.map_or(0.0, |map| f64::from(map.shift(i)));
+            mean.offset[j] = f64::from(input.offset(i));
+            mean.reference[j] = reference(input.offset(i));
+        }
+        Means(means)
+    }
+}
+
+/// Makes bytes of a unit's weights. Plain loops, which the compiler makes vectors of; on no instruction set
+/// do they give other bits.
+struct QuantizeRow<'a> {
+    weights: &'a [f32],
+    means: &'a Means,
+    /// For the weight times factors: as long as `means`.
+    scratch: &'a mut [[f64; SUMS]],
+    /// Gets the bytes appended, with some of padding.
+    words: &'a mut Vec<u32>,
+}
+
+impl Kernel for QuantizeRow<'_> {
+    /// The unit's step, and what the meaning of the bytes adds to its bias.
+    type Output = (f64, f64);
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) -> (f64, f64) {
+        let QuantizeRow { weights, means, scratch, words } = self;
+        let (mut sums, mut largest) = ([0.0; SUMS], [0.0_f64; SUMS]);
+        let (eights, rest) = weights.as_chunks::<SUMS>();
+        let mut last = [0.0; SUMS];
+        last[..rest.len()].copy_from_slice(rest);
+        let eights = eights.iter().chain((!rest.is_empty()).then_some(&last));
+        for ((weights, mean), products) in eights.zip(&means.0).zip(&mut *scratch) {
+            for j in 0..SUMS {
+                let w = f64::from(weights[j]);
+                let product = w * mean.factors[0][j] * mean.factors[1][j];
+                sums[j] += w * mean.shift[j];
+                sums[j] -= product * mean.offset[j];
+                largest[j] = if product.abs() > largest[j] { product.abs() } else { largest[j] };
+                products[j] = product;
+            }
+        }
+        let step = step(largest.into_iter());
+        // Weights are rounded; but not for the byte that stands for 0, or is in the middle.
+        for (products, mean) in scratch.iter().zip(&means.0) {
+            let mut bytes = [0; SUMS];
+            for j in 0..SUMS {
+                bytes[j] = quantize(products[j], step);
+                let rounding = f64::from(bytes[j]) * step - products[j];
+                sums[j] -= rounding * mean.reference[j];
+            }
+            let fours = bytes.as_chunks::<4>().0;
+            words.extend(fours.iter().map(|four| u32::from_ne_bytes(four.map(|byte| byte as u8))));
+        }
+        (step, sums.into_iter().sum())
     }
 }
 
