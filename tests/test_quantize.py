@@ -614,7 +614,6 @@ def test_a_nan_row_touches_no_other(
     np.testing.assert_array_equal(plan(damaged)[others], plan(x)[others])
 
 
-@pytest.mark.isa
 def test_a_loaded_network_holds_the_layouts_of_its_plan_alone(tmp_path: Path) -> None:
     net = make([60, 160, 40, 5])
     x = np.random.default_rng(0).normal(size=(1000, 60)).astype(np.float32)
@@ -631,6 +630,17 @@ def test_a_loaded_network_holds_the_layouts_of_its_plan_alone(tmp_path: Path) ->
     assert loaded.nbytes > before + 0.9 * weights, "float32 weights, for rows beyond the range"
 
 
+@pytest.mark.parametrize("how", ["layers", "gates", "int8"])
+def test_no_call_packs_what_the_plan_needs(net: Network, how: str) -> None:
+    made = {"layers": lambda: make([60, 160, 40, 5]), "gates": lambda: net}.get(
+        how, lambda: net.quantize(images(100))
+    )()
+    before = made.nbytes
+    made(np.ones((1, made.input_size), np.float32))
+    assert made.nbytes == before
+
+
+@pytest.mark.isa
 def test_signed_rows_and_rows_beyond_the_range() -> None:
     net = make([20, 60, 40, 5])
     x = np.random.default_rng(0).normal(size=(1000, 20)).astype(np.float32)

@@ -251,6 +251,10 @@ class Monitor:
         self._gated = {
             plan.rows: [strategy == "gate" for strategy in plan.strategies] for plan in net.plan
         }
+        # What counts needs weights that the plan does not: packed here, not by a sampled call.
+        for rows, gated in self._gated.items():
+            if any(gated):
+                net.engine.count(np.zeros((1, net.input_size), np.float32), rows)
         # Labels by class index, and the output above which the second of two classes is predicted.
         self._classes = net.classes
         self._measure = _MEASURES[self._classes is not None]

@@ -516,7 +516,8 @@ class Network(_core.Network):
         Calls take the same rows as before. Where these are uint8, or whole numbers from 0 to 255,
         the first layer mostly takes them as the bytes they are. A row with an input that is more
         than a quarter of the range of the bytes beyond it is computed in float32, without gates;
-        other values beyond it count as its ends.
+        the first such row packs the float32 weights, which are held from then on. Other values
+        beyond the range count as its ends.
 
         Parameters
         ----------

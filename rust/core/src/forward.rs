@@ -439,8 +439,11 @@ impl Network {
                 layer.strategy = Strategy::Dense;
             }
         }
+        self.pack_for(&class, true);
         let (columns, outputs) = (rows.columns, self.output_size());
-        let most = (GATHERED_BYTES / (4 * columns)).clamp(WIDE_TILE, GATHERED).min(beyond.len());
+        let most = (GATHERED_BYTES / (4 * columns.max(outputs)))
+            .clamp(WIDE_TILE, GATHERED)
+            .min(beyond.len());
         let (mut data, mut results) = (vec![0.0; most * columns], vec![0.0; most * outputs]);
         for beyond in beyond.chunks(most) {
             let (n, results) = (beyond.len(), &mut results[..beyond.len() * outputs]);

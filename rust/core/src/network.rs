@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::kernels::emit::Fused;
-use crate::plan::{Plan, Precision, Strategy};
+use crate::plan::{ClassPlan, Plan, Precision, Strategy};
 use crate::simd::Isa;
 use crate::strategy::{PackedGate, PackedLayer, Parts, QuantizedGate, QuantizedLayer};
 
@@ -445,7 +445,8 @@ impl InputMap {
 /// Folding loses up to this factor of precision, four bits.
 const LARGEST_FOLDED_SHIFT: f32 = 16.0;
 
-/// A trained network, checked, with its packed weights and its plan. Cheap to clone; never changes.
+/// A trained network, checked, with its plan, and its weights as far as they are packed. Cheap to clone; what
+/// it computes never changes.
 #[derive(Clone)]
 pub struct Network {
     pub(crate) layers: Vec<NetworkLayer>,
@@ -488,6 +489,8 @@ impl NetworkLayer {
 
 impl Network {
     /// Checks the layers and builds a network whose plan is dense everywhere.
+    ///
+    /// Its weights are packed by [`Network::pack`], by [`Network::with_plan`], or by the first call.
     ///
     /// # Errors
     /// Any layer that is malformed or does not fit the one before it, a malformed `input_map`, or
@@ -628,11 +631,15 @@ impl Network {
     pub fn pack(&self) {
         let classes = self.plan.classes();
         for (at, class) in classes.iter().enumerate() {
-            let batches = classes.get(at + 1).is_none_or(|next| next.rows > 2);
-            for (i, (layer, plan)) in self.layers.iter().zip(&class.layers).enumerate() {
-                let in_pairs = i == 0 && batches && self.isa.dot_products();
-                layer.parts().pack_for(*plan, in_pairs);
-            }
+            self.pack_for(class, classes.get(at + 1).is_none_or(|next| next.rows > 2));
+        }
+    }
+
+    /// The same for one batch class; `batches` if its calls may be of more rows than one.
+    pub(crate) fn pack_for(&self, class: &ClassPlan, batches: bool) {
+        for (i, (layer, plan)) in self.layers.iter().zip(&class.layers).enumerate() {
+            let in_pairs = i == 0 && batches && self.isa.dot_products();
+            layer.parts().pack_for(*plan, in_pairs);
         }
     }
 

@@ -481,6 +481,7 @@ impl Network {
         self.check_width(rows)?;
         check_sample("x", rows.rows)?;
         check_sample("batch_size", batch)?;
+        self.pack();
         let class = self.plan.for_rows(batch.min(rows.rows));
         let (work, weight_bytes) = self.work(class, rows, batch);
         let (mut times, seconds) = self.phase_seconds(class, rows, batch, time)?;

@@ -60,7 +60,7 @@ fn threads_do_not_change_bits() {
         }
     }
     #[cfg(target_os = "linux")]
-    assert!(pool_threads() >= 3, "the pool was never entered");
+    assert!(common::pool_threads() >= 3, "the pool was never entered");
 }
 
 #[test]

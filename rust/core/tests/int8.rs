@@ -22,14 +22,15 @@ impl Reference {
         let inputs = layer.inputs();
         let (mut weights, mut scale, mut bias) = (Vec::new(), Vec::new(), Vec::new());
         for (o, row) in layer.weight().chunks_exact(inputs).enumerate() {
-            let mut sum = f64::from(layer.bias()[o]);
+            // Every eighth input adds to the same sum.
+            let mut sums = [0.0; 8];
             let mut products = Vec::new();
             for (i, w) in row.iter().enumerate() {
                 let (factor, shift) =
                     map.map_or((1.0, 0.0), |map| (map.scale(i).into(), map.shift(i).into()));
                 let product: f64 = f64::from(*w) * factor * f64::from(input.scale(i));
-                sum += f64::from(*w) * shift;
-                sum -= product * f64::from(input.offset(i));
+                sums[i % 8] += f64::from(*w) * shift;
+                sums[i % 8] -= product * f64::from(input.offset(i));
                 products.push(product);
             }
             let largest = products.iter().fold(0.0, |largest: f64, w| largest.max(w.abs()));
@@ -37,13 +38,12 @@ impl Reference {
             let step = if step > 0.0 { step } else { 1.0 };
             let rounded: Vec<f64> = products.iter().map(|w| (w / step).round_ties_even()).collect();
             // A zero, or the byte in the middle, is not to be off by the rounding of weights.
-            let mut rounding = 0.0;
             for (i, (w, product)) in rounded.iter().zip(&products).enumerate() {
                 let offset = input.offset(i);
                 let byte = if (0.0..=255.0).contains(&offset) { f64::from(offset) } else { 128.0 };
-                rounding += (w * step - product) * byte;
+                sums[i % 8] -= (w * step - product) * byte;
             }
-            sum -= rounding;
+            let sum = f64::from(layer.bias()[o]) + sums.iter().sum::<f64>();
             weights.extend(rounded.iter().map(|w| *w as i64));
             scale.push(step as f32);
             bias.push(sum as f32);
@@ -134,10 +134,17 @@ fn every_bit_is_as_documented() {
         Activation::ThresholdedRelu { threshold: -0.1 },
         Activation::LeakyRelu { slope: 0.1 },
     ];
-    for (case, widths) in
-        [[1, 1, 1], [3, 5, 2], [17, 64, 3], [64, 65, 17], [129, 125, 10], [784, 250, 10]]
-            .into_iter()
-            .enumerate()
+    for (case, widths) in [
+        [1, 1, 1],
+        [3, 5, 2],
+        [17, 64, 3],
+        [64, 65, 17],
+        [129, 125, 10],
+        [784, 250, 10],
+        [12, 20, 3],
+    ]
+    .into_iter()
+    .enumerate()
     {
         let activation = hidden[case % hidden.len()];
         let model = Model {
@@ -563,23 +570,27 @@ fn inputs_far_beyond_the_bytes() {
 /// are computed at a time; each is as it is alone.
 #[test]
 fn many_inputs_far_beyond_the_bytes() {
-    let mut model = Model::relu(21, &[20, 300, 4]);
-    for gate in model.gates.iter_mut().flatten() {
-        *gate = gate.clone().with_range(vec![[-2.0, 2.0]; gate.rank()]);
-    }
-    for (strategy, n, stride) in [(Strategy::Dense, 13_000, 20), (Strategy::Gate, 700, 27)] {
+    for (strategy, inputs, n, stride) in [
+        (Strategy::Dense, 20, 13_000, 20),
+        (Strategy::Gate, 20, 14_000, 27),
+        (Strategy::Skip, 3000, 900, 3001),
+    ] {
+        let mut model = Model::relu(21, &[inputs, 300, 4]);
+        for gate in model.gates.iter_mut().flatten() {
+            *gate = gate.clone().with_range(vec![[-2.0, 2.0]; gate.rank()]);
+        }
         let mut data = Random(22).rows(n, stride);
         for rows in data.chunks_exact_mut(3 * stride) {
             rows[7] = 5.0;
-            rows[stride + 19] = -3.0;
+            rows[stride + inputs - 1] = -3.0;
         }
         for isa in Isa::available() {
             let network = quantized(&model, isa, &[plain(0.01, 0.0), plain(0.02, 0.0)]);
             let int8 = under(&network, &[strategy, Strategy::Dense]);
-            let alone = |row: &[f32]| run(&int8, Rows::f32(row, 1, 20, 20).unwrap(), 1);
+            let alone = |row: &[f32]| run(&int8, Rows::f32(row, 1, inputs, inputs).unwrap(), 1);
             let expected: Vec<f32> =
-                data.chunks_exact(stride).flat_map(|r| alone(&r[..20])).collect();
-            let rows = Rows::f32(&data, n, 20, stride).unwrap();
+                data.chunks_exact(stride).flat_map(|r| alone(&r[..inputs])).collect();
+            let rows = Rows::f32(&data, n, inputs, stride).unwrap();
             for threads in [1, 2, 3] {
                 let got = run(&int8, rows, threads);
                 let what = format!("{} {} {threads} threads", isa.name(), strategy.name());

@@ -195,11 +195,19 @@ fn a_network_tells_what_it_is() {
     assert_eq!(dense.layers().map(lrgate::Layer::outputs).collect::<Vec<_>>(), [20, 3]);
     assert_eq!(dense.layers().next().unwrap().weight(), model.layers[0].weight());
     assert!(dense.input_map().is_none());
-    let weights = (10 * 20 + 20 + 20 * 3 + 3) * 4;
-    assert!(dense.nbytes() > weights, "the packed form counts as well");
+    let weights = (10 * 20 + 20 * 3) * 4;
+    let unpacked = dense.nbytes();
+    dense.pack();
+    assert!(dense.nbytes() >= unpacked + weights, "the packed form counts as well");
     let before = dense.nbytes();
     let gated = dense.with_gates(model.gates.clone()).unwrap();
-    assert!(gated.nbytes() > before, "so do the gate and the layout that it needs");
+    assert!(gated.nbytes() > before, "so does the gate");
+    let before = gated.nbytes();
+    gated.pack();
+    assert!(gated.nbytes() >= before + 10 * 20 * 4, "and the layout that it needs");
+    let before = gated.nbytes();
+    gated.forward(Rows::f32(&[1.0; 10], 1, 10, 10).unwrap(), &mut [0.0; 3], Some(1)).unwrap();
+    assert_eq!(gated.nbytes(), before, "no call packs after it");
 }
 
 /// A plan is measured again class by class; a gate that no class uses stays off.

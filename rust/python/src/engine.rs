@@ -25,7 +25,7 @@ type GateArgs<'py> = (
 type QuantizationArgs<'py> = (PyReadonlyArray1<'py, f32>, PyReadonlyArray1<'py, f32>);
 type ClassArgs = (usize, Vec<String>, Vec<String>);
 
-/// A network with its packed weights and its plan. It never changes; methods return new ones.
+/// A network with its weights and its plan. It never changes; methods return new ones.
 #[pyclass(frozen, module = "lrgate._core")]
 pub(crate) struct Engine {
     pub(crate) network: Network,
@@ -282,7 +282,7 @@ impl Engine {
         self.network.output_size()
     }
 
-    /// Bytes of weights held, in all layouts.
+    /// Bytes of weights held, in all layouts packed so far.
     #[getter]
     fn nbytes(&self) -> usize {
         self.network.nbytes()

@@ -29,6 +29,7 @@ impl Network {
     #[new]
     #[pyo3(signature = (engine, classifies, classes))]
     fn new(
+        py: Python<'_>,
         engine: &Bound<'_, Engine>,
         classifies: bool,
         classes: Option<Bound<'_, PyUntypedArray>>,
@@ -46,7 +47,7 @@ impl Network {
         }
         let last = network.layers().last().map_or(Activation::Identity, lrgate::Layer::activation);
         let engine = engine.clone().unbind();
-        network.pack();
+        py.detach(|| network.pack());
         Ok(Network { core: network, engine, classifies, classes: classes.map(Bound::unbind), last })
     }
 

@@ -151,13 +151,13 @@ impl PackedLayer {
     }
 
     fn panels(&self) -> &Panels {
-        self.panels.get_or_init(|| {
+        packed(&self.panels, || {
             Panels::pack(self.layer.inputs, self.layer.outputs(), |i, o| self.weight(i, o))
         })
     }
 
     fn unit_rows(&self) -> &UnitRows {
-        self.unit_rows.get_or_init(|| {
+        packed(&self.unit_rows, || {
             UnitRows::pack(self.layer.inputs, self.layer.outputs(), |i, o| self.weight(i, o))
         })
     }
@@ -175,6 +175,16 @@ impl PackedLayer {
         let (bias, scale) = (&*self.bias, &[][..]);
         Output { scale, bias, activation, dense: None, lists: None, bytes: None }
     }
+}
+
+/// What `cell` holds, made by `pack` where it is empty. It is made outside the cell's lock, twice if two
+/// threads are at it: a process that forks meanwhile leaves no lock behind in the child.
+fn packed<T>(cell: &OnceLock<T>, pack: impl FnOnce() -> T) -> &T {
+    if let Some(packed) = cell.get() {
+        return packed;
+    }
+    let made = pack();
+    cell.get_or_init(|| made)
 }
 
 fn not_finite(layer: usize, parameter: &str, by: &str, value: f32) -> Error {

@@ -178,13 +178,13 @@ impl ByteWeights {
     }
 
     pub(super) fn panels(&self) -> &Panels<u32> {
-        self.panels.get_or_init(|| {
+        super::packed(&self.panels, || {
             Panels::pack(self.columns, self.outputs(), |g, o| self.words[o * self.columns + g])
         })
     }
 
     pub(super) fn byte_panels(&self) -> &BytePanels {
-        self.byte_panels.get_or_init(|| {
+        super::packed(&self.byte_panels, || {
             BytePanels::pack(self.inputs, self.outputs(), |i, o| {
                 self.words[o * self.columns + i / 4].to_ne_bytes()[i % 4] as i8
             })
@@ -193,7 +193,7 @@ impl ByteWeights {
 
     pub(super) fn unit_rows(&self) -> &UnitRows<u32> {
         // Padding counts as inputs, so that dot products are of whole vectors.
-        self.unit_rows.get_or_init(|| {
+        super::packed(&self.unit_rows, || {
             UnitRows::pack(padded(self.columns), self.outputs(), |g, o| {
                 if g < self.columns { self.words[o * self.columns + g] } else { 0 }
             })
@@ -243,6 +243,7 @@ pub(super) fn reference(offset: f32) -> f64 {
 
 /// A value as a signed byte: `value / step`, rounded to the nearest integer, of two equally near the even
 /// one, from -127 to 127.
+#[inline(always)]
 pub(super) fn quantize(value: f64, step: f64) -> i8 {
     // The sum has the integer in its lowest bits, rounded as sums are. Where rounding is no instruction
     // of the target's baseline it is a call, ten times as slow.
