@@ -632,9 +632,10 @@ def test_a_loaded_network_holds_the_layouts_of_its_plan_alone(tmp_path: Path) ->
 
 @pytest.mark.parametrize("how", ["layers", "gates", "int8"])
 def test_no_call_packs_what_the_plan_needs(net: Network, how: str) -> None:
-    made = {"layers": lambda: make([60, 160, 40, 5]), "gates": lambda: net}.get(
-        how, lambda: net.quantize(images(100))
-    )()
+    if how == "layers":
+        made = make([60, 160, 40, 5])
+    else:
+        made = net if how == "gates" else net.quantize(images(100))
     before = made.nbytes
     made(np.ones((1, made.input_size), np.float32))
     assert made.nbytes == before

@@ -34,7 +34,7 @@ const WIDE_FROM: usize = 16 << 20;
 /// Rows of the smallest tile that threads share work in: two groups of the dense kernel.
 const LEAST_TILE: usize = 12;
 
-/// Rows that are computed anew at a time, at most: so many, and no more than a tile or so many bytes.
+/// Rows that are computed anew at a time: at most so many, in at most so many bytes; but always a tile.
 const GATHERED: usize = 4096;
 const GATHERED_BYTES: usize = 4 << 20;
 

@@ -40,11 +40,11 @@ impl QuantizedLayer {
         let columns = inputs.div_ceil(4);
         let (mut scale, mut bias) = (zeros(padded(outputs)), zeros(padded(outputs)));
         let mut words = Vec::with_capacity(outputs * columns + SUMS / 4);
-        let means = Means::new(layer, input);
-        let mut scratch = vec![[0.0; SUMS]; means.0.len()];
+        let terms = InputTerms::new(layer, input);
+        let mut scratch = vec![[0.0; SUMS]; terms.0.len()];
         for (o, weights) in layer.layer.weight.chunks_exact(inputs).enumerate() {
             let row =
-                QuantizeRow { weights, means: &means, scratch: &mut scratch, words: &mut words };
+                QuantizeRow { weights, terms: &terms, scratch: &mut scratch, words: &mut words };
             let (step, sum) = isa.run(row);
             words.truncate((o + 1) * columns);
             scale[o] = step as f32;
@@ -76,12 +76,12 @@ impl QuantizedLayer {
 /// Inputs whose sums are kept apart, so that they need not wait for each other: a multiple of 4.
 const SUMS: usize = 8;
 
-/// What the bytes of a layer's inputs mean to its weights, for [`SUMS`] inputs after [`SUMS`] inputs. Those
-/// past the last mean nothing: all is 0.
-struct Means(Vec<Mean>);
+/// What stands between a layer's weights and the bytes of its inputs, for [`SUMS`] inputs after [`SUMS`]
+/// inputs. For those past the last all is 0.
+struct InputTerms(Vec<Terms>);
 
 #[derive(Clone, Copy, Default)]
-struct Mean {
+struct Terms {
     /// Of the input map and of the quantisation.
     factors: [[f64; SUMS]; 2],
     /// Of the input map.
@@ -90,19 +90,19 @@ struct Mean {
     reference: [f64; SUMS],
 }
 
-impl Means {
-    fn new(layer: &PackedLayer, input: &Quantization) -> Means {
+impl InputTerms {
+    fn new(layer: &PackedLayer, input: &Quantization) -> InputTerms {
         let (inputs, map) = (layer.layer.inputs(), layer.input_map.as_deref());
-        let mut means = vec![Mean::default(); inputs.div_ceil(SUMS)];
+        let mut terms = vec![Terms::default(); inputs.div_ceil(SUMS)];
         for i in 0..inputs {
-            let (mean, j) = (&mut means[i / SUMS], i % SUMS);
-            mean.factors[0][j] = map.map_or(1.0, |map| f64::from(map.scale(i)));
-            mean.factors[1][j] = f64::from(input.scale(i));
-            mean.shift[j] = map.map_or(0.0, |map| f64::from(map.shift(i)));
-            mean.offset[j] = f64::from(input.offset(i));
-            mean.reference[j] = reference(input.offset(i));
+            let (term, j) = (&mut terms[i / SUMS], i % SUMS);
+            term.factors[0][j] = map.map_or(1.0, |map| f64::from(map.scale(i)));
+            term.factors[1][j] = f64::from(input.scale(i));
+            term.shift[j] = map.map_or(0.0, |map| f64::from(map.shift(i)));
+            term.offset[j] = f64::from(input.offset(i));
+            term.reference[j] = reference(input.offset(i));
         }
-        Means(means)
+        InputTerms(terms)
     }
 }
 
@@ -110,8 +110,8 @@ impl Means {
 /// do they give other bits.
 struct QuantizeRow<'a> {
     weights: &'a [f32],
-    means: &'a Means,
-    /// For the weight times factors: as long as `means`.
+    terms: &'a InputTerms,
+    /// For the weight times factors: as long as `terms`.
     scratch: &'a mut [[f64; SUMS]],
     /// Gets the bytes appended, with some of padding.
     words: &'a mut Vec<u32>,
@@ -122,30 +122,30 @@ impl Kernel for QuantizeRow<'_> {
     type Output = (f64, f64);
     #[inline(always)]
     fn run<S: Simd>(self, _simd: S) -> (f64, f64) {
-        let QuantizeRow { weights, means, scratch, words } = self;
+        let QuantizeRow { weights, terms, scratch, words } = self;
         let (mut sums, mut largest) = ([0.0; SUMS], [0.0_f64; SUMS]);
         let (eights, rest) = weights.as_chunks::<SUMS>();
         let mut last = [0.0; SUMS];
         last[..rest.len()].copy_from_slice(rest);
         let eights = eights.iter().chain((!rest.is_empty()).then_some(&last));
-        for ((weights, mean), products) in eights.zip(&means.0).zip(&mut *scratch) {
+        for ((weights, term), products) in eights.zip(&terms.0).zip(&mut *scratch) {
             for j in 0..SUMS {
                 let w = f64::from(weights[j]);
-                let product = w * mean.factors[0][j] * mean.factors[1][j];
-                sums[j] += w * mean.shift[j];
-                sums[j] -= product * mean.offset[j];
+                let product = w * term.factors[0][j] * term.factors[1][j];
+                sums[j] += w * term.shift[j];
+                sums[j] -= product * term.offset[j];
                 largest[j] = if product.abs() > largest[j] { product.abs() } else { largest[j] };
                 products[j] = product;
             }
         }
         let step = step(largest.into_iter());
         // Weights are rounded; but not for the byte that stands for 0, or is in the middle.
-        for (products, mean) in scratch.iter().zip(&means.0) {
+        for (products, term) in scratch.iter().zip(&terms.0) {
             let mut bytes = [0; SUMS];
             for j in 0..SUMS {
                 bytes[j] = quantize(products[j], step);
                 let rounding = f64::from(bytes[j]) * step - products[j];
-                sums[j] -= rounding * mean.reference[j];
+                sums[j] -= rounding * term.reference[j];
             }
             let fours = bytes.as_chunks::<4>().0;
             words.extend(fours.iter().map(|four| u32::from_ne_bytes(four.map(|byte| byte as u8))));
