@@ -2077,10 +2077,23 @@ def test_a_model_does_not_change() -> None:
         model.layers[0].weight[:] = 7
 
 
+def test_arrays_cannot_be_made_writable(path: Path) -> None:
+    save(path, full_model())
+    writable = np.ones((1, 3), np.float32)
+    layer = Layer(writable, np.zeros(1), RELU)
+    for model in (load(path), full_model(), Model((layer, ONE))):
+        for array in (model.layers[0].weight, model.layers[0].bias):
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                array.flags.writeable = True
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                array.reshape(-1)[:1].flags.writeable = True
+    assert writable.flags.writeable and not np.shares_memory(writable, layer.weight)
+
+
 def test_read_only_arrays_are_not_copied() -> None:
     layer = Layer(np.ones((2, 2)), np.ones(2), RELU)
     again = Layer(layer.weight, layer.bias, RELU)
-    assert np.shares_memory(layer.weight, again.weight)
+    assert again.weight is layer.weight
     ordered = replace(layer, order=np.array([1, 0]))
     again = replace(ordered, bias=np.zeros(2))
     assert ordered.order is not None and again.order is not None
@@ -2095,6 +2108,8 @@ def test_copies_are_read_only_too(again: Callable[[Model], Model]) -> None:
     assert model.probe is not None
     assert not model.probe.x.flags.writeable
     assert model.layers[0].order is not None and model.input_range is not None
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        model.layers[0].weight.flags.writeable = True
     assert not model.layers[0].order.flags.writeable
     assert not model.input_range.flags.writeable
     gate, quantization = model.layers[0].gate, model.layers[0].quantization

@@ -34,6 +34,36 @@ def net() -> Network:
     return gated(make([20, 50, 30, 5]), rank=4)
 
 
+# --- the engine's weights -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["read-only", "writable", "by columns", "misaligned"])
+def test_engines_use_read_only_weights_where_they_are(how: str) -> None:
+    memory = np.ones(13, np.uint32)  # 12 weights, and room to shift them
+    shift = 1 if how == "misaligned" else 0
+    owner = np.frombuffer(memory.data.cast("B"), np.float32, 12, offset=shift).reshape(3, 4)
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    owner[:] = values
+    weight = owner.T if how == "by columns" else owner.view()
+    weight.flags.writeable = how == "writable"
+    expected = weight.sum(axis=1)
+    layers = [(weight, np.zeros(len(weight), np.float32), "identity", None)]
+    engine = lrgate._core.Engine(layers)
+    owner[:] = 2.0 * values  # nobody may, but it tells whose memory is read
+    x = np.ones(weight.shape[1], np.float32)
+    outputs = lrgate._core.Network(engine, False, None)(x)
+    assert (outputs == (2.0 if how == "read-only" else 1.0) * expected).all()
+
+
+def test_weights_outlive_their_arrays() -> None:
+    net = lrgate._core.Network(Network.from_layers([(W, B), OUT]).engine, False, None)
+    again = pickle.loads(pickle.dumps(Network.from_layers([(W, B), OUT])))  # noqa: S301
+    engine = again.engine.with_plan([(1, ["skip", "skip"], ["f32", "f32"])])
+    del again
+    for each in (net, lrgate._core.Network(engine, False, None)):
+        np.testing.assert_array_equal(each(np.float32([3.0, 1.0])), [2 + 5.5 + 1.25 + 0.5])
+
+
 # --- from_layers --------------------------------------------------------------------------------
 
 

@@ -59,6 +59,7 @@ from lrgate.model import (
     as_machine,
     as_range,
     as_rows,
+    sealed,
 )
 
 __all__ = ["FORMAT_VERSION", "MAX_BYTES", "FileFormatError", "load", "save"]
@@ -499,10 +500,13 @@ def _check_keys(keys: Iterable[str]) -> None:
 
 
 def _converted(key: str, array: Array) -> Array:
-    """An array as models hold it: read-only float32, but for probe rows of uint8, and orders."""
+    """An array as models hold it: read-only float32, but for probe rows of uint8, and orders.
+
+    `array` is given away: nothing else may have its memory.
+    """
     match = _LAYER_KEY.fullmatch(key)
     name = match[2] if match else key
-    array.flags.writeable = False
+    array = sealed(array)
     if name == "order":
         return array  # `Layer` converts it, when it is known how many units there are
     with _naming(""):
@@ -787,6 +791,7 @@ def _read_safetensors(path: Path, max_bytes: int) -> tuple[dict[str, Array], dic
             _check_keys(keys)
             for key in keys:
                 _check_tensor(key, tensors.get_slice(key))
+            # Each is a copy of the file's part in memory of its own.
             return {key: _converted(key, tensors.get_tensor(key)) for key in keys}, header
     except SafetensorError as error:
         raise FileFormatError(f"not a readable .safetensors file: {error}") from error

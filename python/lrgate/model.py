@@ -189,10 +189,8 @@ class _ReadOnlyArrays:
     """Keeps the arrays of a frozen dataclass read-only through pickle and deepcopy."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for value in state.values():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False
-        self.__dict__.update(state)
+        for name, value in state.items():
+            self.__dict__[name] = sealed(value) if isinstance(value, np.ndarray) else value
 
 
 @dataclass(frozen=True, eq=False)
@@ -656,8 +654,7 @@ def as_float32(value: object, name: str, shape: str) -> Float32Array:
     with np.errstate(over="ignore"):
         result = array.astype(np.float32, order="C", copy=_needs_copy(array))
     _check_overflow(array, result, name)
-    result.flags.writeable = False
-    return result
+    return sealed(result)
 
 
 def as_rows(value: object, name: str, shape: str) -> npt.NDArray[np.uint8] | Float32Array:
@@ -681,9 +678,7 @@ def as_rows(value: object, name: str, shape: str) -> npt.NDArray[np.uint8] | Flo
     array = _real_array(value, name, shape)
     if array.dtype != np.uint8:
         return as_float32(array, name, shape)
-    rows = array.astype(np.uint8, order="C", copy=_needs_copy(array))
-    rows.flags.writeable = False
-    return rows
+    return sealed(array.astype(np.uint8, order="C", copy=_needs_copy(array)))
 
 
 def as_classes(value: object, name: str = "classes") -> npt.NDArray[Any]:
@@ -773,8 +768,7 @@ def as_order(value: object, name: str, units: int) -> Int32Array:
     repeated = ascending[1:][ascending[1:] == ascending[:-1]]
     if repeated.size:
         raise ValueError(f"{name} must name distinct units, got {repeated[0]} twice")
-    order.flags.writeable = False
-    return order
+    return sealed(order)
 
 
 def as_range(value: Any, name: str = "input_range") -> Float32Array:
@@ -892,7 +886,25 @@ def _needs_copy(array: npt.NDArray[Any]) -> bool:
         if base.flags.writeable:
             return True
         base = base.base
-    return base is not None and not isinstance(base, bytes)
+    return base is not None and not isinstance(base, bytes | _Sealed)
+
+
+class _Sealed:
+    """Owns an array's memory, which nothing else writes to: see `sealed`."""
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = array.__array_interface__ | {"data": (address, True)}
+        self._array = array
+
+
+def sealed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array of the same memory that cannot be made writable.
+
+    For memory that nothing else writes to from now on: models, and engines, which read weights
+    where they are, copy whatever else somebody might write to.
+    """
+    return array if isinstance(array.base, _Sealed) else np.asarray(_Sealed(array))
 
 
 def _check_overflow(array: npt.NDArray[Any], result: Float32Array, name: str) -> None:

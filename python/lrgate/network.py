@@ -32,6 +32,7 @@ from lrgate.model import (
     Quantization,
     as_float32,
     as_range,
+    sealed,
 )
 from lrgate.monitoring import Monitor
 from lrgate.phases import Phases, measure_phases
@@ -881,7 +882,7 @@ def _orders_before(layers: Sequence[Layer]) -> list[Int32Array | None]:
 
 
 def _taken(array: Float32Array, order: Int32Array | None, axis: int) -> Float32Array:
-    return array if order is None else array.take(order, axis)
+    return array if order is None else sealed(array.take(order, axis))
 
 
 def _full(values: Float32Array, order: Int32Array | None, width: int) -> Float32Array:

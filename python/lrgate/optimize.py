@@ -68,6 +68,12 @@ _PROBE_ROWS: Final = 64
 # The most rows of a call that is measured, for each thread.
 _MOST_RACED: Final = 4096
 
+# The rows that a layer is measured on, and the most that are measured at once.
+_LAYER_ROWS: Final = 256
+
+# The rows that layers are profiled on: of dense at most, of the result at least.
+_PROFILE_ROWS: Final = 1024
+
 # How long things are measured for: a layer, a class's plan, a race of whole calls, the last one,
 # the layers that are reported.
 _LAYER_SECONDS: Final = 0.008
@@ -579,12 +585,18 @@ class _Search:
 
     def _layer_seconds(self, network: Network) -> Float64Array:
         """Seconds per row of each layer in each class, (layers, classes)."""
+        rows = _cycled(self.split.tune, _LAYER_ROWS)[:_LAYER_ROWS]
+        # Large classes are measured alike, so where their layers are too it is done once.
+        found: dict[Any, list[float]] = {}
         columns = []
         for size in self.sizes:
-            count = min(size, 256)
-            rows = _cycled(self.split.tune, max(count, 64))
+            count = min(size, _LAYER_ROWS)
             engine = _only(network, size).engine
-            columns.append(engine.layer_seconds(rows, count, _LAYER_SECONDS))
+            _, *plan = _class_of(network, size)
+            key = count, repr(plan)
+            if key not in found:
+                found[key] = engine.layer_seconds(rows, count, _LAYER_SECONDS)
+            columns.append(found[key])
         return np.array(columns).T
 
     def _frontier(self, found: list[_Candidate], exact: Float64Array) -> list[_Candidate]:
@@ -729,8 +741,9 @@ class _Search:
     ) -> ClassReport:
         dense = self.base.dense()
         times = self._race(size, _LAST_RACE_SECONDS, dense=dense, exact=exact, after=result)
-        rows = _cycled(self.split.check, min(max(size, 256), 1024))
-        before = dense.profile(rows, batch_size=size, seconds=_PROFILE_SECONDS)
+        rows = _cycled(self.split.check, min(max(size, 256), _PROFILE_ROWS))
+        few = rows[:_PROFILE_ROWS]  # of dense, nothing but times is told
+        before = dense.profile(few, batch_size=size, seconds=_PROFILE_SECONDS)
         after = result.profile(rows, batch_size=size, seconds=_PROFILE_SECONDS)
         layers = tuple(
             self._layer_report(i, was, now, choice)

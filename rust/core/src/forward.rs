@@ -144,15 +144,15 @@ impl Network {
     }
 
     fn weights(&self) -> usize {
-        self.layers().map(|layer| layer.weight.len()).sum()
+        self.layers().map(|layer| layer.inputs() * layer.outputs()).sum()
     }
 
     /// A lower estimate of what `rows` rows take on one thread: 100 multiplications a nanosecond,
     /// a twentieth of them where zeros are skipped.
     fn serial_time(&self, class: &ClassPlan, rows: usize) -> Duration {
         let mut multiplications = 0;
-        for (layer, plan) in self.layers.iter().zip(&class.layers) {
-            let weights = layer.packed.layer().weight.len();
+        for (layer, plan) in self.layers().zip(&class.layers) {
+            let weights = layer.inputs() * layer.outputs();
             multiplications += match plan.strategy {
                 Strategy::Dense => weights,
                 Strategy::Skip | Strategy::Gate => weights / 20,

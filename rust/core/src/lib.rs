@@ -38,7 +38,7 @@ mod workspace;
 
 pub use error::{Error, Result};
 pub use measure::{LayerCounts, LayerProfile};
-pub use network::{Activation, Gate, InputMap, Layer, Network, Quantization, softmax};
+pub use network::{Activation, Gate, InputMap, Layer, Network, Quantization, Weights, softmax};
 pub use peaks::Peaks;
 pub use phases::{Phase, PhaseProfile, Phases};
 pub use plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};

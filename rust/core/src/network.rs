@@ -3,6 +3,7 @@
 //! Everything is checked here, once, so that the engine need not. A [`Network`] never changes: the
 //! methods that change something return a new one that shares the weights.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -132,13 +133,28 @@ pub fn softmax(row: &mut [f32]) {
     }
 }
 
-/// One fully connected layer: `activation(x weight^T + bias)`.
-#[derive(Clone, Debug)]
+/// Weights in memory of whatever owner keeps them, and keeps them as they are: a `Vec<f32>`, a mapped file,
+/// another language's array.
+pub type Weights = Arc<dyn AsRef<[f32]> + Send + Sync>;
+
+/// One fully connected layer: `activation(x weight^T + bias)`. Its weights are not copied when it is cloned.
+#[derive(Clone)]
 pub struct Layer {
-    pub(crate) weight: Vec<f32>,
+    weight: Weights,
     pub(crate) bias: Vec<f32>,
     pub(crate) inputs: usize,
     pub(crate) activation: Activation,
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layer")
+            .field("weight", &self.weight())
+            .field("bias", &self.bias)
+            .field("inputs", &self.inputs)
+            .field("activation", &self.activation)
+            .finish()
+    }
 }
 
 impl Layer {
@@ -146,6 +162,16 @@ impl Layer {
     ///
     /// Lengths and values are checked by [`Network::new`].
     pub fn new(weight: Vec<f32>, bias: Vec<f32>, inputs: usize, activation: Activation) -> Layer {
+        Layer::of_shared(Arc::new(weight), bias, inputs, activation)
+    }
+
+    /// [`Layer::new`] with weights that stay where they are.
+    pub fn of_shared(
+        weight: Weights,
+        bias: Vec<f32>,
+        inputs: usize,
+        activation: Activation,
+    ) -> Layer {
         Layer { weight, bias, inputs, activation }
     }
 
@@ -159,7 +185,7 @@ impl Layer {
     }
     /// `(outputs, inputs)`, row by row.
     pub fn weight(&self) -> &[f32] {
-        &self.weight
+        (*self.weight).as_ref()
     }
     /// `(outputs,)`.
     pub fn bias(&self) -> &[f32] {
@@ -177,16 +203,17 @@ impl Layer {
                 return Err(Error::Width { layer, name: "weight", axis, got });
             }
         }
-        if Some(self.weight.len()) != self.inputs.checked_mul(self.outputs()) {
+        let weight = self.weight();
+        if Some(weight.len()) != self.inputs.checked_mul(self.outputs()) {
             return Err(Error::Shape {
                 name: format!("layers[{layer}].weight"),
                 expected: format!("({}, {})", self.outputs(), self.inputs),
-                got: format!("{} values", self.weight.len()),
+                got: format!("{} values", weight.len()),
             });
         }
         let inputs = self.inputs;
         check_finite(
-            &self.weight,
+            weight,
             || format!("layers[{layer}].weight"),
             |i| format!("({}, {})", i / inputs, i % inputs),
         )?;
@@ -200,10 +227,13 @@ fn check_finite(
     name: impl Fn() -> String,
     index: impl Fn(usize) -> String,
 ) -> Result<()> {
-    match values.iter().position(|v| !v.is_finite()) {
-        None => Ok(()),
-        Some(i) => Err(Error::NotFinite { name: name(), index: index(i), value: values[i] }),
-    }
+    // By whole blocks, since a loop that may end anywhere is no vector loop.
+    const BLOCK: usize = 256;
+    let is_bad = |block: &[f32]| block.iter().fold(false, |bad, value| bad | !value.is_finite());
+    let Some(block) = values.chunks(BLOCK).position(is_bad) else { return Ok(()) };
+    let bad = values.iter().enumerate().skip(block * BLOCK).find(|(_, value)| !value.is_finite());
+    let (i, value) = bad.expect("its block has one");
+    Err(Error::NotFinite { name: name(), index: index(i), value: *value })
 }
 
 /// The sign estimate of one layer (Davis and Arel 2013, arXiv 1312.4461): a unit is computed where

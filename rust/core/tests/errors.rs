@@ -66,6 +66,12 @@ fn parameters_that_are_not_finite() {
             vec![Layer::new(vec![0.0; 4], vec![0.0, value], 2, Activation::Relu)],
             &format!("layers[0].bias must be finite, got {text} at index 1"),
         );
+        let mut wide = vec![0.0; 3000];
+        (wide[1234], wide[2999]) = (value, f32::NAN);
+        layers_refused(
+            vec![Layer::new(wide, vec![0.0; 3], 1000, Activation::Relu)],
+            &format!("layers[0].weight must be finite, got {text} at index (1, 234)"),
+        );
     }
 }
 

@@ -3,8 +3,11 @@
 
 mod common;
 
+use std::ptr;
+use std::sync::Arc;
+
 use common::{Model, Random, WIDTHS, bits, differences, forward, none};
-use lrgate::{Activation, Gate, InputMap, Isa, Layer, Network, Rows, Strategy};
+use lrgate::{Activation, Gate, InputMap, Isa, Layer, Network, Rows, Strategy, Weights};
 
 const ROWS: [usize; 5] = [1, 3, 8, 64, 65];
 
@@ -236,4 +239,24 @@ fn all_units_dead_and_all_alive() {
         }
     }
     none(&failures);
+}
+
+#[test]
+fn weights_stay_where_they_are() {
+    let model = Model::relu(9, &[70, 90, 3]);
+    let shared = |layer: &Layer| -> Weights { Arc::new(layer.weight().to_vec()) };
+    let weights: Vec<_> = model.layers.iter().map(shared).collect();
+    let layers = model.layers.iter().zip(&weights).map(|(layer, weight)| {
+        let bias = layer.bias().to_vec();
+        Layer::of_shared(weight.clone(), bias, layer.inputs(), layer.activation())
+    });
+    let network = Network::new(layers.collect(), None).unwrap();
+    network.pack();
+    for (layer, weight) in network.layers().zip(&weights) {
+        assert!(ptr::eq(layer.weight(), (**weight).as_ref()));
+    }
+    let debug = format!("{:?}", network.layers().next().unwrap());
+    assert!(debug.starts_with("Layer { weight: ["), "{debug}");
+    drop((network, model));
+    assert!(weights.iter().all(|weight| Arc::strong_count(weight) == 1));
 }

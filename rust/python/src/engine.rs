@@ -1,14 +1,19 @@
 //! `Engine`: a core network behind Python's conversions, for everything off the hot path.
 
+use std::slice;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lrgate::{
     Activation, ClassPlan, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network, PhaseProfile,
-    Plan, Precision, Quantization, Strategy,
+    Plan, Precision, Quantization, Strategy, Weights,
 };
 use numpy::ndarray::{ArrayView1, ArrayView2};
-use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
+use numpy::{
+    PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+};
 use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -34,6 +39,8 @@ pub(crate) struct Engine {
 #[pymethods]
 impl Engine {
     /// Builds a network from (weight (out, in), bias (out,), activation, parameter) per layer.
+    ///
+    /// Weights that nobody may write to are used where they are, others are copied.
     #[new]
     #[pyo3(signature = (layers, *, input_scale=None, input_shift=None))]
     fn new(
@@ -44,9 +51,9 @@ impl Engine {
         let layers = layers
             .into_iter()
             .enumerate()
-            .map(|(i, (weight, bias, activation, parameter))| {
+            .map(|(i, (array, bias, activation, parameter))| {
                 let activation = activation_by_name(&activation, parameter)?;
-                let weight = weight.as_array();
+                let weight = array.as_array();
                 let bias = bias.as_array().to_vec();
                 if weight.nrows() != bias.len() {
                     return Err(PyValueError::new_err(format!(
@@ -55,7 +62,7 @@ impl Engine {
                         bias.len()
                     )));
                 }
-                Ok(Layer::new(to_vec(weight), bias, weight.ncols(), activation))
+                Ok(Layer::of_shared(shared(&array)?, bias, weight.ncols(), activation))
             })
             .collect::<PyResult<Vec<_>>>()?;
         let map = match (input_scale, input_shift) {
@@ -287,6 +294,44 @@ impl Engine {
     fn nbytes(&self) -> usize {
         self.network.nbytes()
     }
+}
+
+/// The values of a NumPy array that is not written to.
+struct ArrayValues {
+    start: *const f32,
+    len: usize,
+    /// Keeps the values alive.
+    _array: Py<PyArray2<f32>>,
+}
+
+// SAFETY: it only reads, what others do not write: see `shared`.
+unsafe impl Send for ArrayValues {}
+// SAFETY: as above.
+unsafe impl Sync for ArrayValues {}
+
+impl AsRef<[f32]> for ArrayValues {
+    fn as_ref(&self) -> &[f32] {
+        // SAFETY: `shared` took both from a contiguous array, which is alive and not written to.
+        unsafe { slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+/// An array's values, row by row: in place where they lie so and the array is read-only. Models make theirs so,
+/// of memory that nobody else writes to; who makes one of them writable again breaks that promise.
+fn shared(array: &PyReadonlyArray2<'_, f32>) -> PyResult<Weights> {
+    let py = array.py();
+    let flags = array.getattr(intern!(py, "flags"))?;
+    let read_only = !flags.getattr(intern!(py, "writeable"))?.is_truthy()?;
+    // A slice may as well be of columns.
+    let in_place = read_only && array.is_c_contiguous();
+    Ok(match array.as_slice() {
+        Ok(values) if in_place && values.as_ptr().is_aligned() => Arc::new(ArrayValues {
+            start: values.as_ptr(),
+            len: values.len(),
+            _array: (**array).clone().unbind(),
+        }),
+        _ => Arc::new(to_vec(array.as_array())),
+    })
 }
 
 fn to_vec(matrix: ArrayView2<'_, f32>) -> Vec<f32> {

@@ -51,6 +51,10 @@ pub(crate) fn padded(n: usize) -> usize {
 /// Units in a full panel: four vectors, eight AVX2 registers.
 pub(crate) const PANEL: usize = 4 * LANES;
 
+/// Inputs that are packed at a time: a unit's weights to them are few cache lines, which all of them are read
+/// from before the next unit's are.
+const BLOCK: usize = 64;
+
 /// A weight matrix as panels of 64 units: `[panel][input][64]`. The last panel is as many vectors
 /// wide as it needs; the padding is zero.
 pub(crate) struct Panels<W = f32> {
@@ -68,11 +72,14 @@ impl<W: Copy + Default> Panels<W> {
         for first in (0..outputs).step_by(PANEL) {
             let width = padded(outputs - first).min(PANEL);
             let used = (outputs - first).min(PANEL);
-            for i in 0..inputs {
+            for block in (0..inputs).step_by(BLOCK) {
+                let used_inputs = BLOCK.min(inputs - block);
                 for o in 0..used {
-                    data[at + o] = weight(i, first + o);
+                    for i in 0..used_inputs {
+                        data[at + i * width + o] = weight(block + i, first + o);
+                    }
                 }
-                at += width;
+                at += used_inputs * width;
             }
         }
         Panels { data, inputs, outputs }
@@ -114,15 +121,19 @@ pub(crate) struct BytePanels {
 impl BytePanels {
     /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`.
     pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> i8) -> Self {
-        let panels = outputs.div_ceil(PANEL);
-        let mut data = zeros(panels * inputs * LANES);
-        for (at, line) in data.chunks_exact_mut(LANES).enumerate() {
-            let (first, i) = (at / inputs * PANEL, at % inputs);
-            for (word, four) in line.iter_mut().enumerate() {
-                // Byte 16 L + 4 k + j of a line belongs to unit 16 k + 4 L + j.
-                let unit = first + 16 * (word % 4) + 4 * (word / 4);
-                let byte = |j| if unit + j < outputs { weight(i, unit + j) as u8 } else { 0 };
-                *four = u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)]);
+        let mut data = zeros(outputs.div_ceil(PANEL) * inputs * LANES);
+        for (panel, lines) in data.chunks_exact_mut(inputs * LANES).enumerate() {
+            let first = panel * PANEL;
+            for (block, lines) in lines.chunks_mut(BLOCK * LANES).enumerate() {
+                for unit in (0..PANEL.min(outputs - first)).step_by(4) {
+                    // Byte 16 L + 4 k + j of a line belongs to unit 16 k + 4 L + j.
+                    let word = unit % 16 + unit / 16;
+                    for (i, line) in lines.chunks_exact_mut(LANES).enumerate() {
+                        let (i, unit) = (block * BLOCK + i, first + unit);
+                        let byte = |j| if unit + j < outputs { weight(i, unit + j) as u8 } else { 0 };
+                        line[word] = u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)]);
+                    }
+                }
             }
         }
         BytePanels { data, inputs, outputs }

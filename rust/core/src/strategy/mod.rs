@@ -121,7 +121,7 @@ impl PackedLayer {
         let mut bias = zeros(padded(layer.outputs()));
         bias[..layer.outputs()].copy_from_slice(&layer.bias);
         if let Some(map) = &map {
-            for (o, row) in layer.weight.chunks_exact(layer.inputs).enumerate() {
+            for (o, row) in layer.weight().chunks_exact(layer.inputs).enumerate() {
                 let mut sum = f64::from(layer.bias[o]);
                 for (i, w) in row.iter().enumerate() {
                     sum += f64::from(*w) * f64::from(map.shift(i));
@@ -144,27 +144,27 @@ impl PackedLayer {
         &self.layer
     }
 
-    /// The weight that multiplies raw input `i` into unit `o`.
-    fn weight(&self, i: usize, o: usize) -> f32 {
-        let w = self.layer.weight[o * self.layer.inputs + i];
-        self.map.as_ref().map_or(w, |map| w * map.scale(i))
+    /// What tells the weight that multiplies raw input `i` into unit `o`.
+    fn weight(&self) -> impl Fn(usize, usize) -> f32 {
+        let (weight, inputs, map) = (self.layer.weight(), self.layer.inputs, self.map.as_deref());
+        move |i, o| weight[o * inputs + i] * map.map_or(1.0, |map| map.scale(i))
     }
 
     fn panels(&self) -> &Panels {
         packed(&self.panels, || {
-            Panels::pack(self.layer.inputs, self.layer.outputs(), |i, o| self.weight(i, o))
+            Panels::pack(self.layer.inputs, self.layer.outputs(), self.weight())
         })
     }
 
     fn unit_rows(&self) -> &UnitRows {
         packed(&self.unit_rows, || {
-            UnitRows::pack(self.layer.inputs, self.layer.outputs(), |i, o| self.weight(i, o))
+            UnitRows::pack(self.layer.inputs, self.layer.outputs(), self.weight())
         })
     }
 
     /// Bytes of the weights in all layouts.
     pub(crate) fn bytes(&self) -> usize {
-        let own = (self.layer.weight.len() + self.layer.bias.len() + self.bias.len()) * 4;
+        let own = (self.layer.weight().len() + self.layer.bias.len() + self.bias.len()) * 4;
         let panels = self.panels.get().map_or(0, Panels::bytes);
         own + panels + self.unit_rows.get().map_or(0, UnitRows::bytes)
     }

@@ -42,7 +42,7 @@ impl QuantizedLayer {
         let mut words = Vec::with_capacity(outputs * columns + SUMS / 4);
         let terms = InputTerms::new(layer, input);
         let mut scratch = vec![[0.0; SUMS]; terms.0.len()];
-        for (o, weights) in layer.layer.weight.chunks_exact(inputs).enumerate() {
+        for (o, weights) in layer.layer.weight().chunks_exact(inputs).enumerate() {
             let row =
                 QuantizeRow { weights, terms: &terms, scratch: &mut scratch, words: &mut words };
             let (step, sum) = isa.run(row);
