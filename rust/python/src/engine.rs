@@ -296,7 +296,7 @@ impl Engine {
     }
 }
 
-/// The values of a NumPy array that is not written to.
+/// The values of an array that is not written to.
 struct ArrayValues {
     start: *const f32,
     len: usize,

@@ -125,13 +125,13 @@ impl BytePanels {
         for (panel, lines) in data.chunks_exact_mut(inputs * LANES).enumerate() {
             let first = panel * PANEL;
             for (block, lines) in lines.chunks_mut(BLOCK * LANES).enumerate() {
-                for unit in (0..PANEL.min(outputs - first)).step_by(4) {
+                for unit in (first..outputs.min(first + PANEL)).step_by(4) {
                     // Byte 16 L + 4 k + j of a line belongs to unit 16 k + 4 L + j.
-                    let word = unit % 16 + unit / 16;
+                    let word = unit % 16 + (unit - first) / 16;
+                    let byte = |i, o| if o < outputs { weight(i, o) as u8 } else { 0 };
                     for (i, line) in lines.chunks_exact_mut(LANES).enumerate() {
-                        let (i, unit) = (block * BLOCK + i, first + unit);
-                        let byte = |j| if unit + j < outputs { weight(i, unit + j) as u8 } else { 0 };
-                        line[word] = u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)]);
+                        let i = block * BLOCK + i;
+                        line[word] = u32::from_ne_bytes([0, 1, 2, 3].map(|j| byte(i, unit + j)));
                     }
                 }
             }
