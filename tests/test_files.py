@@ -2090,6 +2090,37 @@ def test_arrays_cannot_be_made_writable(path: Path) -> None:
     assert writable.flags.writeable and not np.shares_memory(writable, layer.weight)
 
 
+def test_arrays_that_their_owner_can_make_writable_are_copied() -> None:
+    weight, order = np.ones((1, 1), np.float32), np.zeros(1, np.int32)
+    for array in (weight, order):
+        array.flags.writeable = False
+    layer = Layer(weight, np.zeros(1), RELU, None, order)
+    for array in (weight, order):
+        array.flags.writeable = True
+        array[:] = 7
+    assert layer.weight.tolist() == [[1]]
+    assert layer.order is not None and layer.order.tolist() == [0]
+
+
+def test_what_shares_a_pickle_cannot_change_a_model() -> None:
+    layer = full_model().layers[0]
+    kept = layer.weight.copy()
+    for again, weight in (
+        copy.deepcopy((layer, layer.weight)),
+        pickle.loads(pickle.dumps((layer, layer.weight), 4)),  # noqa: S301
+    ):
+        with pytest.raises(ValueError, match="read-only"):
+            weight[:] = 7
+        np.testing.assert_array_equal(again.weight, kept)
+    buffers: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(layer, 5, buffer_callback=buffers.append)
+    memory = [bytearray(buffer) for buffer in buffers]
+    again = pickle.loads(content, buffers=memory)  # noqa: S301
+    for part in memory:
+        part[:] = bytes(len(part))
+    np.testing.assert_array_equal(again.weight, kept)
+
+
 def test_read_only_arrays_are_not_copied() -> None:
     layer = Layer(np.ones((2, 2)), np.ones(2), RELU)
     again = Layer(layer.weight, layer.bias, RELU)

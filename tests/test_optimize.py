@@ -961,3 +961,31 @@ def test_calls_of_any_size_are_raced_in_parts(monkeypatch: pytest.MonkeyPatch) -
     MODULE._Search._race(search, 1 << 20, 0.0, exact=exact)
     MODULE._Search._race(search, 3, 0.0, exact=exact)
     assert raced == [2 * 4096, 3]
+
+
+@pytest.mark.parametrize("as_csr", [False, True])
+def test_layers_of_classes_that_are_measured_alike_are_timed_once(
+    monkeypatch: pytest.MonkeyPatch, as_csr: bool
+) -> None:
+    timed: list[int] = []
+
+    def only(network: Network, size: int) -> Network:
+        timed.append(size)
+        return before(network, size)
+
+    before = MODULE._only
+    monkeypatch.setattr(MODULE, "_only", only)
+    dense, skip = ["dense"] * 3, ["skip"] * 3
+    plans = [(1, skip), (200, dense), (300, dense), (1000, skip), (5000, dense)]
+    words = ["f32"] * 3
+    net = network()
+    net = net._with_engine_plan(net.engine.with_plan([(n, p, words) for n, p in plans]))
+    tune = sparse.csr_array(rows()) if as_csr else rows()
+    search = SimpleNamespace(sizes=[n for n, _ in plans], split=SimpleNamespace(tune=tune))
+    seconds = MODULE._Search._layer_seconds(search, net)
+    assert timed == [1, 200, 300, 1000]
+    assert seconds.shape == (3, 5)
+    assert (seconds > 0).all()
+    np.testing.assert_array_equal(seconds[:, 4], seconds[:, 2])
+    few = SimpleNamespace(sizes=[1, 300], split=SimpleNamespace(tune=tune[:7]))
+    assert MODULE._Search._layer_seconds(few, net).shape == (3, 2)

@@ -190,7 +190,11 @@ class _ReadOnlyArrays:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
-            self.__dict__[name] = sealed(value) if isinstance(value, np.ndarray) else value
+            if isinstance(value, np.ndarray):
+                # What else is in the pickle may have the same array.
+                value.flags.writeable = False
+                value = sealed(value.copy() if _needs_copy(value, made_here=True) else value)
+            self.__dict__[name] = value
 
 
 @dataclass(frozen=True, eq=False)
@@ -805,8 +809,7 @@ def as_range(value: Any, name: str = "input_range") -> Float32Array:
         raise ValueError(f"{name}[1] must have shape () or {low.shape}, got {high.shape}")
     result = np.stack(np.broadcast_arrays(low, high))
     _check_bounds(name, result)
-    result.flags.writeable = False
-    return result
+    return sealed(result)
 
 
 def as_machine(value: Any, name: str = "machine") -> Machine:
@@ -877,8 +880,9 @@ def _real_array(value: object, name: str, shape: str) -> npt.NDArray[Any]:
     return array
 
 
-def _needs_copy(array: npt.NDArray[Any]) -> bool:
-    # What its owner can still write to would change under us; the engine needs alignment.
+def _needs_copy(array: npt.NDArray[Any], made_here: bool = False) -> bool:
+    # What its owner can write to, or make writable again, would change under us and the engine,
+    # which needs alignment besides.
     if not array.flags.aligned:
         return True
     base: object = array
@@ -886,7 +890,7 @@ def _needs_copy(array: npt.NDArray[Any]) -> bool:
         if base.flags.writeable:
             return True
         base = base.base
-    return base is not None and not isinstance(base, bytes | _Sealed)
+    return not (base is None and made_here) and not isinstance(base, bytes | _Sealed)
 
 
 class _Sealed:

@@ -275,7 +275,7 @@ class Network(_core.Network):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights the engine holds, in all layouts packed so far."""
+        """Bytes of weights the engine holds or reads in place, in all layouts packed so far."""
         return self.engine.nbytes
 
     @property

@@ -585,17 +585,18 @@ class _Search:
 
     def _layer_seconds(self, network: Network) -> Float64Array:
         """Seconds per row of each layer in each class, (layers, classes)."""
-        rows = _cycled(self.split.tune, _LAYER_ROWS)[:_LAYER_ROWS]
+        rows = _cycled(self.split.tune, _LAYER_ROWS)
         # Large classes are measured alike, so where their layers are too it is done once.
         found: dict[Any, list[float]] = {}
         columns = []
         for size in self.sizes:
             count = min(size, _LAYER_ROWS)
-            engine = _only(network, size).engine
             _, *plan = _class_of(network, size)
             key = count, repr(plan)
             if key not in found:
-                found[key] = engine.layer_seconds(rows, count, _LAYER_SECONDS)
+                whole = rows[: _LAYER_ROWS // count * count]
+                engine = _only(network, size).engine
+                found[key] = engine.layer_seconds(whole, count, _LAYER_SECONDS)
             columns.append(found[key])
         return np.array(columns).T
 
@@ -742,12 +743,17 @@ class _Search:
         dense = self.base.dense()
         times = self._race(size, _LAST_RACE_SECONDS, dense=dense, exact=exact, after=result)
         rows = _cycled(self.split.check, min(max(size, 256), _PROFILE_ROWS))
-        few = rows[:_PROFILE_ROWS]  # of dense, nothing but times is told
-        before = dense.profile(few, batch_size=size, seconds=_PROFILE_SECONDS)
-        after = result.profile(rows, batch_size=size, seconds=_PROFILE_SECONDS)
+        timed: dict[str, Any] = {"batch_size": size, "seconds": _PROFILE_SECONDS}
+        # Shares are told of all rows, times of the same few before and after.
+        shares = result.profile(rows, batch_size=size, seconds=0.0).layers
+        few = rows[:_PROFILE_ROWS]
+        before, after = (
+            [layer.seconds_per_row for layer in network.profile(few, **timed).layers]
+            for network in (dense, result)
+        )
         layers = tuple(
-            self._layer_report(i, was, now, choice)
-            for i, (was, now) in enumerate(zip(before.layers, after.layers, strict=True))
+            self._layer_report(i, layer, before[i], after[i], choice)
+            for i, layer in enumerate(shares)
         )
         costs = [(layer, layer.inputs * layer.outputs) for layer in layers]
         predicted = sum(cost for _, cost in costs) / sum(
@@ -765,25 +771,25 @@ class _Search:
         )
 
     def _layer_report(
-        self, i: int, before: LayerProfile, after: LayerProfile, choice: Choice
+        self, i: int, layer: LayerProfile, before: float, after: float, choice: Choice
     ) -> LayerReport:
-        gated = after.strategy == "gate"
+        gated = layer.strategy == "gate"
         return LayerReport(
-            inputs=after.inputs,
-            outputs=after.outputs,
-            computed_units=after.outputs,
-            strategy=after.strategy,
-            precision=after.precision,
-            rank=after.rank,
+            inputs=layer.inputs,
+            outputs=layer.outputs,
+            computed_units=layer.outputs,
+            strategy=layer.strategy,
+            precision=layer.precision,
+            rank=layer.rank,
             estimator=choice[i].estimator if gated else None,
-            computed_share=after.computed_share,
-            recall=after.recall,
-            lost_energy=after.lost_energy,
-            density_in=after.density_in,
-            density_out=after.density_out,
-            flop_share=after.flop_share,
-            seconds_before=before.seconds_per_row,
-            seconds_after=after.seconds_per_row,
+            computed_share=layer.computed_share,
+            recall=layer.recall,
+            lost_energy=layer.lost_energy,
+            density_in=layer.density_in,
+            density_out=layer.density_out,
+            flop_share=layer.flop_share,
+            seconds_before=before,
+            seconds_after=after,
         )
 
     def _verdict(self, result: Network) -> list[str]:

@@ -40,7 +40,8 @@ pub(crate) struct Engine {
 impl Engine {
     /// Builds a network from (weight (out, in), bias (out,), activation, parameter) per layer.
     ///
-    /// Weights that nobody may write to are used where they are, others are copied.
+    /// Weights that are read-only, row by row, are used where they are: nobody may write to them from now on.
+    /// Others are copied.
     #[new]
     #[pyo3(signature = (layers, *, input_scale=None, input_shift=None))]
     fn new(
@@ -53,16 +54,19 @@ impl Engine {
             .enumerate()
             .map(|(i, (array, bias, activation, parameter))| {
                 let activation = activation_by_name(&activation, parameter)?;
-                let weight = array.as_array();
+                if !array.is_aligned() {
+                    let message = format!("layers[{i}].weight must be aligned, as f32 is");
+                    return Err(PyValueError::new_err(message));
+                }
+                let (rows, columns) = (array.shape()[0], array.shape()[1]);
                 let bias = bias.as_array().to_vec();
-                if weight.nrows() != bias.len() {
+                if rows != bias.len() {
                     return Err(PyValueError::new_err(format!(
-                        "layers[{i}].bias must have shape ({},), got ({},)",
-                        weight.nrows(),
+                        "layers[{i}].bias must have shape ({rows},), got ({},)",
                         bias.len()
                     )));
                 }
-                Ok(Layer::of_shared(shared(&array)?, bias, weight.ncols(), activation))
+                Ok(Layer::of_shared(shared(&array)?, bias, columns, activation))
             })
             .collect::<PyResult<Vec<_>>>()?;
         let map = match (input_scale, input_shift) {
@@ -316,16 +320,16 @@ impl AsRef<[f32]> for ArrayValues {
     }
 }
 
-/// An array's values, row by row: in place where they lie so and the array is read-only. Models make theirs so,
-/// of memory that nobody else writes to; who makes one of them writable again breaks that promise.
+/// An array's values, row by row: in place where they lie so and the array is read-only. Then nobody writes to
+/// them: who makes the array is trusted with that. Models make theirs of memory of their own, in arrays that
+/// cannot be made writable again.
 fn shared(array: &PyReadonlyArray2<'_, f32>) -> PyResult<Weights> {
     let py = array.py();
     let flags = array.getattr(intern!(py, "flags"))?;
     let read_only = !flags.getattr(intern!(py, "writeable"))?.is_truthy()?;
     // A slice may as well be of columns.
-    let in_place = read_only && array.is_c_contiguous();
     Ok(match array.as_slice() {
-        Ok(values) if in_place && values.as_ptr().is_aligned() => Arc::new(ArrayValues {
+        Ok(values) if read_only && array.is_c_contiguous() => Arc::new(ArrayValues {
             start: values.as_ptr(),
             len: values.len(),
             _array: (**array).clone().unbind(),
