@@ -882,7 +882,7 @@ def _real_array(value: object, name: str, shape: str) -> npt.NDArray[Any]:
 
 def _needs_copy(array: npt.NDArray[Any], made_here: bool = False) -> bool:
     # What its owner can write to, or make writable again, would change under us and the engine,
-    # which needs alignment besides.
+    # which needs alignment besides. What was `made_here` and owns its memory has no other owner.
     if not array.flags.aligned:
         return True
     base: object = array

@@ -68,10 +68,10 @@ _PROBE_ROWS: Final = 64
 # The most rows of a call that is measured, for each thread.
 _MOST_RACED: Final = 4096
 
-# The rows that a layer is measured on, and the most that are measured at once.
+# The most rows that a layer is measured on, in calls of as many at most.
 _LAYER_ROWS: Final = 256
 
-# The rows that layers are profiled on: of dense at most, of the result at least.
+# The most rows that the layers' times in the report are of; shares are of all rows held back.
 _PROFILE_ROWS: Final = 1024
 
 # How long things are measured for: a layer, a class's plan, a race of whole calls, the last one,
