@@ -16,8 +16,9 @@ def set_num_threads(num_threads: int) -> None:
     """Set how many threads a call may use, for the whole process.
 
     Results do not depend on it. The default is ``LRGATE_NUM_THREADS``, or the number of CPUs this
-    process may run on. One row, and any call too short to gain from it, stays on the calling
-    thread.
+    process may run on. Threads share a call's rows, or, of few rows, the units of its dense layers;
+    a call too short to gain from it stays on the calling thread. After a call the other threads
+    stay awake for 100 microseconds, so that the next one finds them.
 
     Parameters
     ----------

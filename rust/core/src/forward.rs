@@ -1,8 +1,9 @@
 //! One forward pass: rows in, tile by tile, layer by layer, rows out.
 //!
-//! A tile belongs to one thread from its first layer to its last; the pool is entered once, and again
-//! for rows that are computed anew. Every kernel adds up a row in an order that depends on that row alone,
-//! so its bits depend neither on the other rows, nor on where tiles begin, nor on the threads.
+//! A tile belongs to one thread from its first layer to its last; or, where a call is one tile, a team of
+//! threads shares the units of its dense layers. The pool is entered once, and again for rows that are
+//! computed anew. Every kernel adds up a row in an order that depends on that row alone, so its bits depend
+//! neither on the other rows, nor on where tiles begin, nor on the threads.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,9 +14,9 @@ use crate::kernels::scan::{CopyBytes, FromBytes, Quantize, Scan};
 use crate::kernels::{ByteRowsMut, DenseRows, DenseRowsMut, Lists, PANEL, Span};
 use crate::network::{InputMap, Network, Quantization};
 use crate::plan::{ClassPlan, Precision, Strategy};
-use crate::pool;
+use crate::pool::{self, Team};
 use crate::rows::{Data, Rows};
-use crate::strategy::{self, Input, Needs, Step};
+use crate::strategy::{self, Crew, Input, Needs, Step};
 use crate::workspace::{Buffer, Workspace};
 
 /// Rows of a full tile: enough to read a layer's weights from L3 rarely, few enough that the tile's
@@ -31,8 +32,12 @@ const WIDE_TILE: usize = 256;
 /// Bytes of f32 weights above which tiles are wide.
 const WIDE_FROM: usize = 16 << 20;
 
-/// Rows of the smallest tile that threads share work in: two groups of the dense kernel.
-const LEAST_TILE: usize = 12;
+/// Rows of the smallest tile that threads share work in.
+const LEAST_TILE: usize = 4;
+
+/// Nanoseconds of a layer's work from which on threads share its units: many times what it takes them to find
+/// it.
+const LEAST_SHARED: u64 = 2000;
 
 /// Rows that are computed anew at a time: at most so many, in at most so many bytes; but always a tile.
 const GATHERED: usize = 4096;
@@ -78,7 +83,7 @@ impl Network {
     pub fn forward(&self, rows: Rows<'_>, out: &mut [f32], threads: Option<usize>) -> Result<()> {
         self.check_width(rows)?;
         let outputs = self.output_size();
-        if out.len() != rows.rows * outputs {
+        if Some(out.len()) != rows.rows.checked_mul(outputs) {
             return Err(Error::Shape {
                 name: "out".to_owned(),
                 expected: format!("({}, {outputs})", rows.rows),
@@ -99,34 +104,59 @@ impl Network {
         out: &mut [f32],
         threads: Option<usize>,
     ) -> Result<()> {
-        let outputs = self.output_size();
-        let serial_time = self.serial_time(class, rows.rows);
-        // One row belongs to one thread, as do calls too short to be shared.
-        let threads_used = match threads {
-            _ if rows.rows <= LEAST_TILE || !pool::worth_sharing(serial_time) => 1,
-            None => pool::num_threads()?,
-            Some(threads) => threads,
-        };
-        let share = rows.rows.div_ceil(threads_used).next_multiple_of(LEAST_TILE);
-        let tile = if threads_used == 1 { self.tile(class) } else { self.tile(class).min(share) };
-        if rows.rows <= tile {
-            self.run_tile(class, rows, out, &mut NoObserver);
+        if rows.rows == 0 {
             return Ok(());
         }
+        let outputs = self.output_size();
+        let one_tile = |out: &mut [f32], team: &Team| {
+            self.run_marking(class, rows, out, team, &mut NoObserver)
+        };
+        let mut threads_used = threads.map_or_else(pool::num_threads, Ok)?;
+        let mut serial_time = Duration::ZERO;
+        if threads_used > 1 {
+            serial_time = self.least_time(class, rows, 1);
+            if !pool::worth_sharing(serial_time) {
+                threads_used = 1;
+            }
+        }
+        let whole = self.tile(class);
+        if threads_used == 1 && rows.rows <= whole {
+            let beyond = one_tile(out, &pool::ALONE);
+            return self.run_beyond(class, rows, &beyond, out, threads);
+        }
+        let share = rows.rows.div_ceil(threads_used).next_multiple_of(LEAST_TILE);
+        let tile = if threads_used == 1 { whole } else { whole.min(share) };
         let tiles = rows.rows.div_ceil(tile);
+        let by_rows = threads_used.min(tiles);
+        let rows_of_one = (tile * tiles.div_ceil(by_rows)).min(rows.rows);
+        let time_by_rows = self.least_time(class, rows.slice(0, rows_of_one), 1);
+        if rows.rows <= whole {
+            // One tile, whose dense layers threads share unit by unit, if that is better than row by row.
+            let by_units = self.threads_for_units(class, rows, threads_used);
+            let time_by_units = self.least_time(class, rows, by_units);
+            if time_by_units <= time_by_rows {
+                let team = Team::new(by_units, serial_time.saturating_sub(time_by_units))?;
+                let beyond = one_tile(out, &team);
+                drop(team);
+                return self.run_beyond(class, rows, &beyond, out, threads);
+            }
+        }
         let beyond = Mutex::new(Vec::new());
         let parts = OutTiles { start: out.as_mut_ptr(), len: out.len(), tile: tile * outputs };
-        pool::run(tiles, threads_used, serial_time, |i| {
+        let team = Team::new(by_rows, serial_time.saturating_sub(time_by_rows))?;
+        team.run(tiles, |i| {
             let first = i * tile;
             let count = tile.min(rows.rows - first);
-            // SAFETY: `pool::run` gives every tile number once, so no two tiles overlap.
+            // SAFETY: a team is given every tile number once, so no two tiles overlap.
             let out = unsafe { parts.tile(i) };
-            let marked = self.run_marking(class, rows.slice(first, count), out, &mut NoObserver);
+            let (rows, team) = (rows.slice(first, count), &pool::ALONE);
+            let marked = self.run_marking(class, rows, out, team, &mut NoObserver);
             if !marked.is_empty() {
                 let mut beyond = beyond.lock().unwrap_or_else(PoisonError::into_inner);
                 beyond.extend(marked.iter().map(|row| first + row));
             }
-        })?;
+        });
+        drop(team);
         let mut beyond = beyond.into_inner().unwrap_or_else(PoisonError::into_inner);
         beyond.sort_unstable();
         self.run_beyond(class, rows, &beyond, out, threads)
@@ -147,18 +177,52 @@ impl Network {
         self.layers().map(|layer| layer.inputs() * layer.outputs()).sum()
     }
 
-    /// A lower estimate of what `rows` rows take on one thread: 100 multiplications a nanosecond,
-    /// a twentieth of them where zeros are skipped.
-    fn serial_time(&self, class: &ClassPlan, rows: usize) -> Duration {
-        let mut multiplications = 0;
-        for (layer, plan) in self.layers().zip(&class.layers) {
-            let weights = layer.inputs() * layer.outputs();
-            multiplications += match plan.strategy {
-                Strategy::Dense => weights,
-                Strategy::Skip | Strategy::Gate => weights / 20,
-            };
+    /// A lower estimate of what rows take on one thread, or where threads share units.
+    fn least_time(&self, class: &ClassPlan, rows: Rows<'_>, threads: usize) -> Duration {
+        let mut total = 0_u64;
+        for i in 0..self.layers.len() {
+            let (time, panels) =
+                (self.least_layer_time(class, i, rows.rows), self.panels(i) as u64);
+            total = total.saturating_add(if threads > 1 && self.can_share(class, i, rows) {
+                time / panels * panels.div_ceil(threads as u64)
+            } else {
+                time
+            });
         }
-        Duration::from_nanos((multiplications as u64).saturating_mul(rows as u64) / 100)
+        Duration::from_nanos(total)
+    }
+
+    /// A lower estimate of what layer `i` takes on one thread, in nanoseconds. A dense one takes 100
+    /// multiply-adds a nanosecond in f32 and 200 in int8, but no more than 100 bytes of its weights, which few
+    /// rows wait for; others one for ten weights, 100 of them a nanosecond.
+    fn least_layer_time(&self, class: &ClassPlan, i: usize, rows: usize) -> u64 {
+        let layer = self.layers[i].packed.layer();
+        let (weights, rows) = ((layer.inputs() * layer.outputs()) as u64, rows as u64);
+        match (class.layers[i].strategy, class.layers[i].precision) {
+            (Strategy::Dense, Precision::F32) => weights.saturating_mul(rows.max(4)) / 100,
+            (Strategy::Dense, Precision::Int8) => weights.saturating_mul(rows.max(2)) / 200,
+            _ => weights.saturating_mul(rows) / 10 / 100,
+        }
+    }
+
+    /// Panels of layer `i`, the parts in which threads share its units.
+    fn panels(&self, i: usize) -> usize {
+        self.layers[i].packed.layer().outputs().div_ceil(PANEL)
+    }
+
+    /// Whether threads share the units of layer `i`: of dense layers with work enough. CSR has no dense rows,
+    /// so that a dense first layer skips its zeros.
+    fn can_share(&self, class: &ClassPlan, i: usize, rows: Rows<'_>) -> bool {
+        let dense = class.layers[i].strategy == Strategy::Dense
+            && !(i == 0 && matches!(rows.data, Data::Csr { .. }));
+        dense && self.least_layer_time(class, i, rows.rows) >= LEAST_SHARED && self.panels(i) > 1
+    }
+
+    /// Of up to `threads` threads, the fewest that share the units of every layer as fast as all would.
+    fn threads_for_units(&self, class: &ClassPlan, rows: Rows<'_>, threads: usize) -> usize {
+        let shared = (0..self.layers.len()).filter(|i| self.can_share(class, *i, rows));
+        let fewest = |panels: usize| panels.div_ceil(panels.div_ceil(threads));
+        shared.map(|i| fewest(self.panels(i))).max().unwrap_or(1)
     }
 
     /// A lower estimate of what a row takes where every layer is dense.
@@ -175,7 +239,7 @@ impl Network {
         observer: &mut O,
     ) {
         if rows.rows > 0 {
-            let beyond = self.run_marking(class, rows, out, observer);
+            let beyond = self.run_marking(class, rows, out, &pool::ALONE, observer);
             self.run_beyond(class, rows, &beyond, out, Some(1)).expect("one thread needs no pool");
             let outputs = self.output_size();
             observer.output(DenseRows::new(out, rows.rows, outputs, outputs));
@@ -189,10 +253,11 @@ impl Network {
         class: &ClassPlan,
         rows: Rows<'_>,
         out: &mut [f32],
+        team: &Team,
         observer: &mut O,
     ) -> Vec<usize> {
         Workspace::with(|workspace| {
-            self.run_layers(class, rows, out, workspace, observer);
+            self.run_layers(class, rows, out, workspace, team, observer);
             let marks = workspace.beyond.iter().enumerate();
             marks.filter(|(_, beyond)| **beyond).map(|(row, _)| row).collect()
         })
@@ -204,6 +269,7 @@ impl Network {
         rows: Rows<'_>,
         out: &mut [f32],
         workspace: &mut Workspace,
+        team: &Team,
         observer: &mut O,
     ) {
         let n = rows.rows;
@@ -228,11 +294,15 @@ impl Network {
             observer.before(i, input);
             let mut output = layer.parts().output(plan.precision);
             let finish = activation.needs_finish();
-            let mut scan = false;
+            let shared = team.threads() > 1 && self.can_share(class, i, rows);
+            let crew = Crew { isa: self.isa, team: if shared { team } else { &pool::ALONE } };
+            let (mut scan, mut whole) = (false, finish);
             if i < last {
                 needs = Self::needs::<O>(class, i + 1);
                 scan = needs.byte_lists && !self.lists_bytes(class, i);
-                if finish {
+                // Lists are in order: threads that share units write rows alone.
+                whole |= needs.lists && shared;
+                if whole {
                     to.write_whole(n, outputs, &mut output);
                 } else {
                     let written = if scan { needs.before_scan() } else { needs };
@@ -243,7 +313,7 @@ impl Network {
             }
             let step = &mut |step: Step<'_>| observer.step(step);
             let parts = layer.parts();
-            let computed = strategy::run(plan, self.isa, parts, input, output, scratch, step);
+            let computed = strategy::run(plan, crew, parts, input, output, scratch, step);
             observer.step(Step::Multiplied);
             if i == last {
                 if finish {
@@ -256,6 +326,8 @@ impl Network {
             if finish {
                 to.finish_rows(n, outputs, activation);
                 observer.step(Step::Finished);
+            }
+            if whole {
                 if needs.lists {
                     let (rows, lists) = to.rescan(n, outputs);
                     self.isa.run(Scan { rows, lists });

@@ -10,7 +10,7 @@ use crate::kernels::emit::to_byte;
 use crate::network::Network;
 use crate::plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
 use crate::rows::{OwnedRows, Rows};
-use crate::strategy::{self, Input};
+use crate::strategy::{self, Crew, Input};
 use crate::workspace::GateScratch;
 
 /// The largest batch that [`Network::tune`] measures: its rows must fit memory.
@@ -88,8 +88,8 @@ impl Count<'_> {
         let input =
             Input { rows: n, dense: Some(rows), lists: None, bytes: None, byte_lists: None };
         let plan = LayerPlan { strategy: Strategy::Dense, precision: Precision::F32 };
-        let isa = self.network.isa;
-        strategy::run(plan, isa, parts, input, to, &mut GateScratch::default(), &mut |_| ());
+        let crew = Crew::alone(self.network.isa);
+        strategy::run(plan, crew, parts, input, to, &mut GateScratch::default(), &mut |_| ());
         // What the next layer's bytes cannot tell from zero is not lost.
         if let Some(next) = self.network.quantization(layer + 1)
             && self.class.layers[layer + 1].precision == Precision::Int8

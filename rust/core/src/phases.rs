@@ -17,7 +17,7 @@ use crate::measure::{check_sample, clock_overhead, median};
 use crate::network::Network;
 use crate::plan::{ClassPlan, LayerPlan, Precision, Strategy};
 use crate::rows::{Data, Rows};
-use crate::strategy::{self, Input, Needs, PackedGate, Step};
+use crate::strategy::{self, Crew, Input, Needs, PackedGate, Step};
 use crate::workspace::{Buffer, GateScratch};
 
 /// A part of the work for one layer.
@@ -556,7 +556,8 @@ impl Network {
         };
         let mut out = vec![0.0; self.tile(class).min(rows.rows) * self.output_size()];
         for tile in self.tiles(class, rows, batch) {
-            self.run_tile(class, tile, &mut out[..tile.rows * self.output_size()], &mut traffic);
+            let out = &mut out[..tile.rows * self.output_size()];
+            self.run_tile(class, tile, out, &mut traffic);
         }
         let weight_bytes = traffic.weight_bytes();
         (traffic.work, weight_bytes)
@@ -600,7 +601,8 @@ impl Network {
             for tile in self.tiles(class, rows, batch) {
                 clock.next = 0;
                 clock.last = Instant::now();
-                self.run_tile(class, tile, &mut out[..tile.rows * outputs], &mut clock);
+                let out = &mut out[..tile.rows * outputs];
+                self.run_tile(class, tile, out, &mut clock);
             }
             let mut call = 0.0;
             for rows in rows.batches(batch) {
@@ -648,6 +650,7 @@ impl Network {
             Some(next) if !layer.activation().needs_finish() => next.needs().before_scan(),
             _ => Needs { dense: true, ..Needs::default() },
         };
+        let crew = Crew::alone(self.isa);
         let (mut buffer, mut scratch) = (Buffer::new(), GateScratch::default());
         let mut last = vec![0.0; n * outputs];
         let mut run = |repeats: usize| {
@@ -659,7 +662,7 @@ impl Network {
                 } else {
                     output.dense = Some(DenseRowsMut::new(&mut last, n, outputs, outputs));
                 }
-                strategy::run(plan, self.isa, parts, input, output, &mut scratch, &mut |_| ());
+                strategy::run(plan, crew, parts, input, output, &mut scratch, &mut |_| ());
             }
             start.elapsed().as_secs_f64() / (repeats * n) as f64
         };

@@ -2,17 +2,19 @@
 //! computed anew; safe to use after fork.
 //!
 //! The calling thread works too, so `n` threads need `n - 1` workers. The pool grows to the most
-//! workers ever asked for; idle workers sleep. After a fork the child has none of the parent's
-//! threads: the pool remembers the process that made it, and another process makes its own.
+//! workers that were ever of use. Idle workers stay awake for a moment and then sleep. A call's threads are a
+//! [`Team`]. After a fork the child has none of the parent's threads: the pool remembers the process that
+//! made it, and another process makes its own.
 
+use std::any::Any;
 use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::available_parallelism;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, available_parallelism};
 use std::time::{Duration, Instant};
-
-use arc_swap::ArcSwapOption;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 
@@ -87,106 +89,343 @@ fn check_threads(threads: usize) -> Result<()> {
     Ok(())
 }
 
-struct Pool {
-    process: u32,
-    workers: usize,
-    /// The shortest of a few empty forks and joins, measured when the pool was made, and at most
-    /// [`LONGEST_FORK_JOIN`].
-    fork_join: Duration,
-    threads: ThreadPool,
+/// What sharing must gain at least: awake workers take about a microsecond to come.
+const LEAST_GAIN: Duration = Duration::from_micros(10);
+
+/// What it takes a caller to wake a worker, at most; the worker comes about as much later.
+const WAKING: Duration = Duration::from_micros(20);
+
+/// How long workers stay awake after a call. A call that begins within that time of another is one of a row,
+/// which is worth waking workers for.
+const LINGER: Duration = Duration::from_micros(100);
+
+/// Whether a call that takes this long on one thread can gain from others at all.
+pub(crate) fn worth_sharing(serial_time: Duration) -> bool {
+    serial_time > LEAST_GAIN
 }
 
-/// A fork and join measured above this met other work on the machine (another library's threads that
-/// spin after a call, say); it must not keep the pool unused for the life of the process.
-const LONGEST_FORK_JOIN: Duration = Duration::from_micros(50);
+/// Parts that workers have done since the process began.
+static HELPED: AtomicUsize = AtomicUsize::new(0);
 
-static POOL: ArcSwapOption<Pool> = ArcSwapOption::const_empty();
+/// For tests: parts of calls that other threads than their callers have done since the process began.
+#[doc(hidden)]
+pub fn parts_shared() -> usize {
+    HELPED.load(Ordering::Relaxed)
+}
 
-/// The pool with at least `workers` workers.
-fn pool(workers: usize) -> Result<Arc<Pool>> {
+struct Pool {
+    process: u32,
+    workers: Mutex<Workers>,
+    wake: Condvar,
+    /// Invitations that no worker has taken yet, for workers that are awake.
+    pending: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Workers {
+    /// All of them.
+    count: usize,
+    /// Those that nobody has invited: asleep or awake.
+    idle: usize,
+    /// Those that are awake and look for an invitation.
+    awake: usize,
+    invitations: Vec<Arc<Board>>,
+    /// When the latest call ended that was worth sharing.
+    last_call: Option<Instant>,
+}
+
+/// The pool of the process. It is never freed: its workers use it for as long as the process lives.
+static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
+
+fn pool() -> &'static Pool {
     let process = std::process::id();
-    let current = POOL.load_full();
-    if let Some(pool) = &current
+    let current = POOL.load(Ordering::Acquire);
+    // SAFETY: null, or a pool that is never freed.
+    if let Some(pool) = unsafe { current.as_ref() }
         && pool.process == process
-        && pool.workers >= workers
     {
-        return Ok(Arc::clone(pool));
+        return pool;
     }
-    let threads = ThreadPoolBuilder::new()
-        .num_threads(workers)
-        .thread_name(|i| format!("lrgate-{i}"))
-        .build()
-        .map_err(|error| Error::Pool(error.to_string()))?;
-    let mut pool = Pool { process, workers, fork_join: Duration::ZERO, threads };
-    pool.fork_join = pool.measure_fork_join();
-    let pool = Arc::new(pool);
-    if let Some(old) = POOL.swap(Some(Arc::clone(&pool)))
-        && old.process != process
-    {
-        // Its threads exist in the parent only; dropping it here could wait on their locks.
-        std::mem::forget(old);
-    }
-    // `current` of another process must not be the last owner either.
-    if let Some(current) = current
-        && current.process != process
-    {
-        std::mem::forget(current);
-    }
-    Ok(pool)
+    // Nothing of another process's pool is touched: its threads exist in the parent only, and one of them
+    // may have held its lock.
+    let (workers, wake, pending) = <(Mutex<Workers>, Condvar, AtomicUsize)>::default();
+    let new = Box::into_raw(Box::new(Pool { process, workers, wake, pending }));
+    let set = POOL.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire);
+    let pool = match set {
+        Ok(_) => new,
+        Err(other) => {
+            // SAFETY: nobody else has seen it.
+            drop(unsafe { Box::from_raw(new) });
+            other
+        }
+    };
+    // SAFETY: it is never freed.
+    unsafe { &*pool }
 }
 
 impl Pool {
-    fn measure_fork_join(&self) -> Duration {
-        let mut shortest = LONGEST_FORK_JOIN;
-        for _ in 0..9 {
-            let start = Instant::now();
-            self.threads.in_place_scope(|scope| scope.spawn(|_| {}));
-            shortest = shortest.min(start.elapsed());
+    fn lock(&self) -> MutexGuard<'_, Workers> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Invites workers to a call that they save `gain` of: as many as are wanted and idle, and worth waking.
+    /// Returns the board, and how many were invited, if any.
+    fn invite(&'static self, wanted: usize, gain: Duration) -> Result<Option<(Arc<Board>, usize)>> {
+        let mut workers = self.lock();
+        let in_a_row = workers.last_call.is_some_and(|last| last.elapsed() < LINGER);
+        let awake = workers.awake.saturating_sub(workers.invitations.len()).min(workers.idle);
+        let able = wanted.min(workers.idle + wanted.saturating_sub(workers.count));
+        let asleep = able.saturating_sub(awake);
+        let pays = in_a_row || gain > WAKING.saturating_mul(asleep as u32 + 1);
+        let invited = if pays { able } else { able.min(awake) };
+        if invited == 0 {
+            return Ok(None);
         }
-        shortest
+        while workers.idle < invited {
+            let name = format!("lrgate-{}", workers.count);
+            let worker = thread::Builder::new().name(name).spawn(|| self.work());
+            worker.map_err(|error| Error::Pool(error.to_string()))?;
+            workers.count += 1;
+            workers.idle += 1;
+        }
+        workers.idle -= invited;
+        let board = Arc::new(Board::default());
+        workers.invitations.extend((0..invited).map(|_| Arc::clone(&board)));
+        self.pending.store(workers.invitations.len(), Ordering::Relaxed);
+        drop(workers);
+        (awake..invited).for_each(|_| self.wake.notify_one());
+        Ok(Some((board, invited)))
+    }
+
+    /// Takes back invitations that no worker has followed; a call that was worth sharing has ended.
+    fn end_call(&self, board: Option<&Arc<Board>>) {
+        let mut workers = self.lock();
+        if let Some(board) = board {
+            let before = workers.invitations.len();
+            workers.invitations.retain(|other| !Arc::ptr_eq(other, board));
+            workers.idle += before - workers.invitations.len();
+            self.pending.store(workers.invitations.len(), Ordering::Relaxed);
+        }
+        workers.last_call = Some(Instant::now());
+    }
+
+    /// What a worker does for as long as the process lives.
+    fn work(&self) {
+        let mut workers = self.lock();
+        loop {
+            while let Some(board) = workers.invitations.pop() {
+                self.pending.store(workers.invitations.len(), Ordering::Relaxed);
+                drop(workers);
+                board.help();
+                drop(board);
+                workers = self.lock();
+                workers.idle += 1;
+                workers.awake += 1;
+                drop(workers);
+                self.linger();
+                workers = self.lock();
+                workers.awake -= 1;
+            }
+            workers = self.wake.wait(workers).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits for an invitation, awake, but lets other threads run.
+    fn linger(&self) {
+        let start = Instant::now();
+        while self.pending.load(Ordering::Relaxed) == 0 && start.elapsed() < LINGER {
+            (0..16).for_each(|_| std::hint::spin_loop());
+            thread::yield_now();
+        }
     }
 }
 
-/// Whether work that takes this long on one thread can gain from a pool at all: less than it takes
-/// to wake a sleeping worker cannot.
-pub(crate) fn worth_sharing(serial_time: Duration) -> bool {
-    serial_time > Duration::from_micros(10)
-}
-
-/// Runs `work(part)` for every part in `0..parts`, on up to `threads` threads including this one.
+/// The threads of one call: the caller, and workers that join it as they wake. They share one piece of work
+/// after another, and spin in between.
 ///
-/// `serial_time` is what the whole takes on one thread, as far as known: where it is not several
-/// times a measured fork and join, this thread does it alone.
-///
-/// # Errors
-/// [`Error::Pool`] when the system refuses threads.
-pub(crate) fn run(
-    parts: usize,
+/// Nobody waits for a worker that has not come: it finds less to do, or nothing.
+pub(crate) struct Team {
     threads: usize,
-    serial_time: Duration,
-    work: impl Fn(usize) + Sync,
-) -> Result<()> {
-    let threads = threads.min(parts);
-    if threads > 1 && worth_sharing(serial_time) {
-        let pool = pool(threads - 1)?;
-        if serial_time > 4 * pool.fork_join {
-            let next = AtomicUsize::new(0);
-            let worker = || {
-                while let part = next.fetch_add(1, Ordering::Relaxed)
-                    && part < parts
-                {
-                    work(part);
-                }
-            };
-            pool.threads.in_place_scope(|scope| {
-                for _ in 1..threads {
-                    scope.spawn(|_| worker());
-                }
-                worker();
-            });
-            return Ok(());
+    /// Missing where the call is not worth sharing.
+    pool: Option<&'static Pool>,
+    /// Missing where the caller is alone.
+    board: Option<Arc<Board>>,
+}
+
+/// A caller alone.
+pub(crate) static ALONE: Team = Team { threads: 1, pool: None, board: None };
+
+impl Team {
+    /// Up to `threads` threads, which save `gain` of the time that one takes, as far as known; or the caller
+    /// alone, if that is too little, or all workers are with other callers.
+    ///
+    /// # Errors
+    /// [`Error::Pool`] when the system refuses threads.
+    pub(crate) fn new(threads: usize, gain: Duration) -> Result<Team> {
+        if threads == 1 || !worth_sharing(gain) {
+            return Ok(Team { threads: 1, pool: None, board: None });
+        }
+        let pool = pool();
+        let (board, workers) = pool.invite(threads - 1, gain)?.unzip();
+        Ok(Team { threads: 1 + workers.unwrap_or(0), pool: Some(pool), board })
+    }
+
+    /// Threads that may take part.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs `work(part)` for every part in `0..parts`, each once, and returns when all are done.
+    ///
+    /// # Panics
+    /// Where `work` does, on whatever thread, after the other parts; or where this is called within `work`.
+    pub(crate) fn run(&self, parts: usize, work: impl Fn(usize) + Sync) {
+        match &self.board {
+            Some(board) if parts > 1 => board.run(parts, &work),
+            _ => (0..parts).for_each(work),
         }
     }
-    (0..parts).for_each(work);
-    Ok(())
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        if let Some(board) = &self.board {
+            board.state.store(CLOSED, Ordering::Release);
+        }
+        if let Some(pool) = self.pool {
+            pool.end_call(self.board.as_ref());
+        }
+    }
+}
+
+/// Where a team's threads find work.
+#[derive(Default)]
+struct Board {
+    /// The number of the work in its upper half, how many of its parts nobody has taken yet in its lower; or
+    /// [`CLOSED`].
+    state: AtomicU64,
+    work: AtomicPtr<Work<'static>>,
+    running: AtomicBool,
+    /// Parts of the work that are done.
+    done: Apart<AtomicUsize>,
+    /// What a part panicked with.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// On cache lines of its own, which threads that look at what is beside it do not take away.
+#[derive(Default)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
+type Work<'a> = &'a (dyn Fn(usize) + Sync);
+
+const CLOSED: u64 = u64::MAX;
+
+const LEFT: u64 = u32::MAX as u64;
+
+enum Claim {
+    /// A part, and the work that it is of, which lives until the part is done.
+    Part(*const Work<'static>, usize),
+    /// All parts are taken.
+    Nothing,
+    Closed,
+}
+
+impl Board {
+    /// Takes a part, which must be finished.
+    fn claim(&self) -> Claim {
+        let mut state = self.state.load(Ordering::Acquire);
+        loop {
+            if state == CLOSED {
+                return Claim::Closed;
+            }
+            let left = state & LEFT;
+            if left == 0 {
+                return Claim::Nothing;
+            }
+            // Of this work if the exchange succeeds: another is put up only when all parts of this one are
+            // done, and one of them is not taken until then.
+            let work = self.work.load(Ordering::Relaxed);
+            let next = state - 1;
+            match self.state.compare_exchange(state, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Claim::Part(work, left as usize - 1),
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    /// Does a part.
+    ///
+    /// # Safety
+    /// Both must be what [`Board::claim`] returned, once.
+    unsafe fn finish(&self, work: *const Work<'static>, part: usize) {
+        // SAFETY: the part is not done, so `run`, which the work belongs to, has not returned.
+        let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*work)(part) }));
+        if let Err(payload) = result {
+            let mut panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*panic {
+                None => *panic = Some(payload),
+                // What is dropped might panic in its turn.
+                Some(_) => mem::forget(payload),
+            }
+        }
+        self.done.0.fetch_add(1, Ordering::Release);
+    }
+
+    /// What a worker does until the team is dropped.
+    fn help(&self) {
+        let mut idle = 0;
+        loop {
+            match self.claim() {
+                Claim::Part(work, part) => {
+                    HELPED.fetch_add(1, Ordering::Relaxed);
+                    // SAFETY: it was claimed.
+                    unsafe { self.finish(work, part) }
+                    idle = 0;
+                }
+                Claim::Nothing => pause(&mut idle),
+                Claim::Closed => return,
+            }
+        }
+    }
+
+    /// [`Team::run`].
+    fn run(&self, parts: usize, work: Work<'_>) {
+        assert!((parts as u64) < LEFT, "parts fit half of a word");
+        assert!(
+            !self.running.swap(true, Ordering::Acquire),
+            "a team does one piece of work at a time"
+        );
+        let work: *const Work<'_> = &raw const work;
+        self.done.0.store(0, Ordering::Relaxed);
+        self.work.store(work.cast_mut().cast(), Ordering::Relaxed);
+        let number = (self.state.load(Ordering::Relaxed) >> 32) + 1;
+        self.state.store(number << 32 | parts as u64, Ordering::Release);
+        while let Claim::Part(work, part) = self.claim() {
+            // SAFETY: it was claimed.
+            unsafe { self.finish(work, part) }
+        }
+        let mut idle = 0;
+        while self.done.0.load(Ordering::Acquire) < parts {
+            pause(&mut idle);
+        }
+        let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.running.store(false, Ordering::Release);
+        if let Some(payload) = panic {
+            resume_unwind(payload);
+        }
+    }
+}
+
+/// Waits a moment for another thread, the `idle`th time: ready to go on at first, then letting others of the
+/// machine run, in the end asleep.
+fn pause(idle: &mut usize) {
+    *idle += 1;
+    if *idle < 1000 {
+        std::hint::spin_loop();
+    } else if *idle < 2000 {
+        thread::yield_now();
+    } else {
+        thread::sleep(Duration::from_micros(50));
+    }
 }

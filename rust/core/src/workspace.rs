@@ -196,7 +196,7 @@ impl Buffer {
         }
     }
 
-    /// Room for dense rows alone: what an activation that is not fused works on.
+    /// Room for dense rows alone: for an activation that is not fused, or threads that share units.
     pub(crate) fn write_whole<'a>(
         &'a mut self,
         rows: usize,
@@ -261,7 +261,7 @@ impl Buffer {
         grow_vec(&mut self.spans, rows);
     }
 
-    /// Reads the dense rows while lists are written: for activations that are not fused.
+    /// Reads the dense rows while lists are written: after activations that are not fused, and shared units.
     pub(crate) fn rescan(&mut self, rows: usize, columns: usize) -> (DenseRows<'_>, ListsMut<'_>) {
         self.reserve_lists(rows, columns);
         let Buffer { dense, index, value, spans, .. } = self;

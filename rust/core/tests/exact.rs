@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Model, ROWS, Random, bits, forward, none, run};
-use lrgate::{Gate, Isa, Layer, Plan, Rows, Strategy};
+use lrgate::{Activation, Gate, Isa, Layer, Plan, Rows, Strategy};
 
 #[test]
 fn a_row_does_not_depend_on_the_others() {
@@ -61,6 +61,35 @@ fn threads_do_not_change_bits() {
     }
     #[cfg(target_os = "linux")]
     assert!(common::pool_threads() >= 3, "the pool was never entered");
+}
+
+/// Few rows, whose dense layers are shared unit by unit, before and after layers of every kind.
+#[test]
+fn threads_that_share_units_do_not_change_bits() {
+    use Strategy::{Dense, Gate, Skip};
+    let (inputs, n) = (500, 7);
+    let dense = Random(5).values(n * inputs);
+    let starts: Vec<i32> = (0..=n).map(|row| (row * inputs) as i32).collect();
+    let index: Vec<i32> = (0..n * inputs).map(|at| (at % inputs) as i32).collect();
+    for hidden in [Activation::Relu, Activation::Tanh] {
+        let model = Model::random(9, &[inputs, 3000, 1010, 10], hidden, Activation::Identity);
+        for strategies in [[Dense, Dense, Dense], [Dense, Skip, Dense], [Dense, Gate, Skip]] {
+            if strategies.contains(&Gate) && hidden != Activation::Relu {
+                continue;
+            }
+            let network = model.network(Isa::best(), &strategies);
+            for n in [1, 2, n] {
+                let f32 = Rows::f32(&dense[..n * inputs], n, inputs, inputs).unwrap();
+                let len = n * inputs;
+                let csr = Rows::csr(&starts[..=n], &index[..len], &dense[..len], inputs);
+                common::workers_do_not_change_bits(&network, f32);
+                // A first layer skips on CSR, whatever its strategy: another one must be shared.
+                if strategies[1] == Dense {
+                    common::workers_do_not_change_bits(&network, csr.unwrap());
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -367,6 +367,25 @@ fn gates() {
     none(&failures);
 }
 
+/// Few rows, whose dense layers are shared unit by unit, before and after layers of every kind.
+#[test]
+fn threads_that_share_units_do_not_change_bits() {
+    use Strategy::{Dense, Skip};
+    let quantization = [plain(0.01, 3.25), plain(0.05, 0.0), plain(0.1, 2.0)];
+    let data = Random(4).values(30 * 500);
+    for hidden in [Activation::Relu, Activation::Tanh] {
+        let model = Model::random(8, &[500, 3000, 1010, 10], hidden, Activation::Identity);
+        let network = quantized(&model, Isa::best(), &quantization);
+        for strategies in [[Dense, Dense, Dense], [Dense, Skip, Dense]] {
+            let network = under(&network, &strategies);
+            for n in [7, 30] {
+                let rows = Rows::f32(&data[..n * 500], n, 500, 500).unwrap();
+                common::workers_do_not_change_bits(&network, rows);
+            }
+        }
+    }
+}
+
 /// Random gates: the same bits on every instruction set, thread count and number of rows.
 #[test]
 fn gated_networks_have_the_same_bits_everywhere() {

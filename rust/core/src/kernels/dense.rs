@@ -16,15 +16,19 @@
 //! the same bits in any batch. On prepacked weights this runs as fast as the best GEMM crates
 //! (docs/architecture.md has the figures), which is why lrgate needs none.
 
+use std::ops::Range;
+
 use super::arithmetic::Arithmetic;
 use super::emit::Emit;
 use super::{DenseRows, PANEL, Panels};
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Multiplies each dense row with the panels.
+/// Multiplies each dense row with panels.
 pub(crate) struct RowsTimesPanels<'a, A: Arithmetic, E> {
     pub(crate) rows: DenseRows<'a, A::Word>,
     pub(crate) panels: &'a Panels<A::Word>,
+    /// Numbers of the panels.
+    pub(crate) which: Range<usize>,
     pub(crate) emit: &'a mut E,
 }
 
@@ -39,8 +43,8 @@ impl<A: Arithmetic, E: Emit<A>> Kernel for RowsTimesPanels<'_, A, E> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         assert_eq!(self.rows.columns(), self.panels.inputs());
-        let Self { rows, panels, emit } = self;
-        for p in 0..panels.count() {
+        let Self { rows, panels, which, emit } = self;
+        for p in which {
             let (first, vectors, panel) = panels.panel(p);
             match vectors {
                 4 => blocks::<S, A, E, 4>(simd, rows, panel, first, emit),

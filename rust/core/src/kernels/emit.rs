@@ -1,7 +1,7 @@
 //! What happens to a row's finished sums: the end of every kernel.
 
 use super::arithmetic::{Arithmetic, Bytes, Floats};
-use super::{ByteRowsMut, DenseRowsMut, ListsMut, PANEL, Span};
+use super::{ByteRowsMut, DenseRowsMut, ListsMut, Span};
 use crate::simd::{LANES, Simd};
 
 /// Takes the sums of neighbouring units of one row. For a row, columns come in ascending order.
@@ -96,6 +96,27 @@ pub(crate) struct Quantized<'a> {
 }
 
 impl Output<'_> {
+    /// Whether several threads may write it, each other columns: rows, but no lists, which are in order.
+    pub(crate) fn can_be_shared(&self) -> bool {
+        let lists = self.bytes.as_ref().is_some_and(|bytes| bytes.lists.is_some());
+        self.lists.is_none() && !lists
+    }
+
+    /// The same output once more, of rows alone.
+    ///
+    /// # Safety
+    /// At no time may the same columns be told to both.
+    pub(crate) unsafe fn again(&self) -> Self {
+        // SAFETY: the caller's promise; what is told writes its own columns of a row alone.
+        let dense = self.dense.as_ref().map(|rows| unsafe { rows.again() });
+        let bytes = self.bytes.as_ref().map(|Quantized { rows, inverse, offset, .. }| {
+            // SAFETY: the same.
+            let rows = rows.as_ref().map(|rows| unsafe { rows.again() });
+            Quantized { rows, lists: None, inverse: *inverse, offset: *offset }
+        });
+        Output { dense, lists: None, bytes, ..*self }
+    }
+
     /// Makes all outputs of `rows` rows zero where only chosen units are written.
     pub(crate) fn clear(&mut self, rows: usize) {
         if let Some(dense) = &mut self.dense {
@@ -124,13 +145,12 @@ impl Output<'_> {
                 // Unfused, so that the bytes are the same on every instruction set.
                 *q = simd.add(simd.mul(y, inverse), offset);
             }
-            let out = &mut rows.row(row)[column..];
+            let out = rows.part(row, column, V * LANES);
+            assert_eq!(out.len(), V * LANES);
             if V == 4 {
-                let out = &mut out[..PANEL];
                 // SAFETY: `out` has 64 entries.
                 unsafe { simd.store_bytes4(out.as_mut_ptr(), q) }
             } else {
-                let out = &mut out[..V * LANES];
                 for (q, out) in q.into_iter().zip(out.chunks_exact_mut(LANES)) {
                     // SAFETY: `out` has 16 entries.
                     unsafe { simd.store_bytes(out.as_mut_ptr(), simd.to_bytes(q)) }
@@ -138,7 +158,7 @@ impl Output<'_> {
             }
         }
         if let Some(dense) = &mut self.dense {
-            let out = &mut dense.row(row)[column..];
+            let out = dense.part(row, column, V * LANES);
             for (y, out) in y.into_iter().zip(out.chunks_mut(LANES)) {
                 // SAFETY: `out` has 16 entries, or as many as are written.
                 unsafe {

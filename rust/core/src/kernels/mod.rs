@@ -31,6 +31,10 @@ pub(crate) mod peak;
 pub(crate) mod scan;
 pub(crate) mod sparse;
 
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::slice;
+
 use aligned_vec::{AVec, ConstAlign, avec};
 
 use crate::simd::{LANES, Simd};
@@ -97,6 +101,11 @@ impl<W: Copy + Default> Panels<W> {
     #[inline(always)]
     pub(crate) fn count(&self) -> usize {
         self.outputs.div_ceil(PANEL)
+    }
+
+    /// The numbers of all panels.
+    pub(crate) fn all(&self) -> Range<usize> {
+        0..self.count()
     }
 
     /// Panel `p`: its first unit, how many vectors wide it is, and its weights.
@@ -325,46 +334,62 @@ impl DenseRows<'_, u32> {
     }
 }
 
-/// Dense f32 rows to write, at a constant distance.
-pub(crate) struct DenseRowsMut<'a> {
-    data: &'a mut [f32],
+/// Rows to write, at a constant distance.
+pub(crate) struct RowsMut<'a, T> {
+    data: *mut T,
+    rows: usize,
     stride: usize,
     columns: usize,
+    memory: PhantomData<&'a mut [T]>,
 }
+
+/// Dense f32 rows to write.
+pub(crate) type DenseRowsMut<'a> = RowsMut<'a, f32>;
+
+/// Rows of bytes to write, padded to whole vectors of 64: what the rows of an int8 layer's input are.
+pub(crate) type ByteRowsMut<'a> = RowsMut<'a, u8>;
 
 impl<'a> DenseRowsMut<'a> {
     pub(crate) fn new(data: &'a mut [f32], rows: usize, columns: usize, stride: usize) -> Self {
         assert!(columns <= stride || rows <= 1);
         assert!(rows == 0 || (rows - 1) * stride + columns <= data.len());
-        DenseRowsMut { data, stride, columns }
+        RowsMut { data: data.as_mut_ptr(), rows, stride, columns, memory: PhantomData }
     }
-
-    #[inline(always)]
-    pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
-        &mut self.data[row * self.stride..row * self.stride + self.columns]
-    }
-}
-
-/// Rows of bytes to write, padded to whole vectors of 64: what the rows of an int8 layer's input are.
-pub(crate) struct ByteRowsMut<'a> {
-    words: &'a mut [u32],
-    /// Words from one row to the next.
-    stride: usize,
 }
 
 impl<'a> ByteRowsMut<'a> {
+    /// Rows of `columns` bytes and their padding.
     pub(crate) fn new(words: &'a mut [u32], rows: usize, columns: usize) -> Self {
         let stride = byte_stride(columns);
         assert!(rows * stride <= words.len());
-        ByteRowsMut { words, stride }
+        // Any four bytes are a word, and a byte needs no alignment.
+        let (data, stride) = (words.as_mut_ptr().cast(), 4 * stride);
+        RowsMut { data, rows, stride, columns: stride, memory: PhantomData }
+    }
+}
+
+impl<T> RowsMut<'_, T> {
+    #[inline(always)]
+    pub(crate) fn row(&mut self, row: usize) -> &mut [T] {
+        self.part(row, 0, self.columns)
     }
 
-    /// A row with its padding.
+    /// Up to `count` entries of a row from `column` on: fewer where the row ends.
     #[inline(always)]
-    pub(crate) fn row(&mut self, row: usize) -> &mut [u8] {
-        let words = &mut self.words[row * self.stride..(row + 1) * self.stride];
-        // SAFETY: any four bytes are a word, and a byte needs no alignment.
-        unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len() * 4) }
+    pub(crate) fn part(&mut self, row: usize, column: usize, count: usize) -> &mut [T] {
+        assert!(row < self.rows && column <= self.columns);
+        let count = count.min(self.columns - column);
+        // SAFETY: rows of `columns` entries stand `stride` apart in memory that is borrowed for as long as
+        // `self` is; of other parts, which other threads may have, it does not make references.
+        unsafe { slice::from_raw_parts_mut(self.data.add(row * self.stride + column), count) }
+    }
+
+    /// The same rows once more.
+    ///
+    /// # Safety
+    /// While a part of one is in use, no entry of it may be used through the other.
+    pub(crate) unsafe fn again(&self) -> Self {
+        RowsMut { ..*self }
     }
 }
 

@@ -1,24 +1,58 @@
 //! dense: every multiplication.
 
-use super::PackedLayer;
-use crate::kernels::DenseRows;
-use crate::kernels::arithmetic::{Bytes, Floats};
+use super::{Crew, PackedLayer};
+use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
-use crate::kernels::emit::Output;
-use crate::simd::Isa;
+use crate::kernels::emit::{Emit, Output};
+use crate::kernels::{DenseRows, Panels};
 use crate::strategy::QuantizedLayer;
 
-pub(super) fn run(isa: Isa, layer: &PackedLayer, rows: DenseRows<'_>, mut output: Output<'_>) {
-    let (panels, emit) = (layer.panels(), &mut output);
-    isa.run(RowsTimesPanels::<Floats, _> { rows, panels, emit });
+pub(super) fn run(crew: Crew<'_>, layer: &PackedLayer, rows: DenseRows<'_>, output: Output<'_>) {
+    times::<Floats>(crew, rows, layer.panels(), output);
 }
 
 pub(super) fn run_int8(
-    isa: Isa,
+    crew: Crew<'_>,
     layer: &QuantizedLayer,
     rows: DenseRows<'_, u32>,
-    mut output: Output<'_>,
+    output: Output<'_>,
 ) {
-    let (panels, emit) = (layer.weights.panels(), &mut output);
-    isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, emit });
+    times::<Bytes>(crew, rows, layer.weights.panels(), output);
+}
+
+/// Multiplies rows with all panels, which the crew shares.
+fn times<A: Arithmetic>(
+    Crew { isa, team }: Crew<'_>,
+    rows: DenseRows<'_, A::Word>,
+    panels: &Panels<A::Word>,
+    mut output: Output<'_>,
+) where
+    for<'a> Output<'a>: Emit<A>,
+{
+    if team.threads() == 1 || !output.can_be_shared() {
+        let (which, emit) = (panels.all(), &mut output);
+        isa.run(RowsTimesPanels::<A, _> { rows, panels, which, emit });
+        return;
+    }
+    let output = SharedOutput(output);
+    team.run(panels.count(), |p| {
+        // SAFETY: a panel's units are its own, and every panel is one part.
+        let emit = &mut unsafe { output.again() };
+        isa.run(RowsTimesPanels::<A, _> { rows, panels, which: p..p + 1, emit });
+    });
+}
+
+/// An output that several threads write, each other columns.
+struct SharedOutput<'a>(Output<'a>);
+
+// SAFETY: it can only be used through `again`, whose caller promises that columns are told apart.
+unsafe impl Sync for SharedOutput<'_> {}
+
+impl SharedOutput<'_> {
+    /// # Safety
+    /// As [`Output::again`].
+    unsafe fn again(&self) -> Output<'_> {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.again() }
+    }
 }

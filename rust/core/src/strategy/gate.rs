@@ -154,8 +154,8 @@ impl PackedGate {
             match rows {
                 Some(rows) if span.len as f64 > limit => {
                     let rows = DenseRows::new(rows.row(r), 1, rows.columns(), rows.columns());
-                    let (panels, emit) = (&self.u, &mut sums);
-                    isa.run(RowsTimesPanels::<Floats, _> { rows, panels, emit });
+                    let (panels, which, emit) = (&self.u, self.u.all(), &mut sums);
+                    isa.run(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
                 }
                 _ => {
                     let lists = Lists { spans: &lists.spans[r..=r], ..lists };
@@ -175,8 +175,9 @@ impl PackedGate {
         let (rank, outputs) = (self.gate.rank, self.gate.bias.len());
         let spans = start_spans(live_spans, n, outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
-        let mut emit = Live { bias: &self.bias, units: self.scored, index: live, spans };
-        isa.run(RowsTimesPanels::<Floats, _> { rows, panels: &self.v, emit: &mut emit });
+        let emit = &mut Live { bias: &self.bias, units: self.scored, index: live, spans };
+        let (panels, which) = (&self.v, self.v.all());
+        isa.run(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
         add_always(live, spans, self.scored, outputs);
         for (row, span) in spans.iter_mut().enumerate() {
             if !rows.row(row).iter().all(|t| t.is_finite()) {
@@ -285,8 +286,9 @@ impl Scores {
         let rank = self.low.len();
         let rows = DenseRows::new(low_rank_bytes, n, rank.div_ceil(4), byte_stride(rank));
         let spans = start_spans(live_spans, n, self.outputs);
-        let mut emit = LiveBytes { threshold: &self.threshold, index: live, spans };
-        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels: &self.v, emit: &mut emit });
+        let emit = &mut LiveBytes { threshold: &self.threshold, index: live, spans };
+        let (panels, which) = (&self.v, self.v.all());
+        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, emit });
         add_always(live, spans, self.scored, self.outputs);
     }
 }

@@ -20,6 +20,7 @@ use crate::kernels::{
 };
 use crate::network::{InputMap, Layer};
 use crate::plan::{LayerPlan, Precision, Strategy};
+use crate::pool::{self, Team};
 use crate::simd::Isa;
 use crate::workspace::GateScratch;
 
@@ -241,11 +242,26 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Who runs a layer.
+#[derive(Clone, Copy)]
+pub(crate) struct Crew<'a> {
+    pub(crate) isa: Isa,
+    /// The threads that share the units of a dense layer.
+    pub(crate) team: &'a Team,
+}
+
+impl Crew<'_> {
+    /// The calling thread.
+    pub(crate) fn alone(isa: Isa) -> Self {
+        Crew { isa, team: &pool::ALONE }
+    }
+}
+
 /// Runs one layer on a tile, telling `step` of a gate's steps. Returns how many units were computed,
 /// over all rows.
 pub(crate) fn run(
     plan: LayerPlan,
-    isa: Isa,
+    crew: Crew<'_>,
     parts: Parts<'_>,
     input: Input<'_>,
     output: Output<'_>,
@@ -253,14 +269,14 @@ pub(crate) fn run(
     step: &mut impl FnMut(Step<'_>),
 ) -> usize {
     match plan.precision {
-        Precision::F32 => run_f32(plan.strategy, isa, parts, input, output, scratch, step),
-        Precision::Int8 => run_int8(plan.strategy, isa, parts, input, output, scratch, step),
+        Precision::F32 => run_f32(plan.strategy, crew, parts, input, output, scratch, step),
+        Precision::Int8 => run_int8(plan.strategy, crew, parts, input, output, scratch, step),
     }
 }
 
 fn run_f32(
     strategy: Strategy,
-    isa: Isa,
+    crew: Crew<'_>,
     parts: Parts<'_>,
     input: Input<'_>,
     output: Output<'_>,
@@ -270,13 +286,13 @@ fn run_f32(
     let layer = parts.layer;
     match (strategy, input.dense, input.lists, parts.gate) {
         (Strategy::Gate, dense, Some(lists), Some(gate)) => {
-            return gate.run(isa, layer, dense, lists, output, scratch, step);
+            return gate.run(crew.isa, layer, dense, lists, output, scratch, step);
         }
         (Strategy::Dense, Some(rows), ..) | (_, Some(rows), None, _) => {
-            dense::run(isa, layer, rows, output);
+            dense::run(crew, layer, rows, output);
         }
         // Rows that come as CSR have no dense form: a dense layer skips them, which is exact.
-        (_, _, Some(lists), _) => skip::run(isa, layer, lists, output),
+        (_, _, Some(lists), _) => skip::run(crew.isa, layer, lists, output),
         (_, None, None, _) => unreachable!("an f32 layer's input is dense rows, lists, or both"),
     }
     input.rows * layer.layer.outputs()
@@ -284,7 +300,7 @@ fn run_f32(
 
 fn run_int8(
     strategy: Strategy,
-    isa: Isa,
+    crew: Crew<'_>,
     parts: Parts<'_>,
     input: Input<'_>,
     output: Output<'_>,
@@ -294,10 +310,10 @@ fn run_int8(
     let Some(layer) = parts.int8 else { unreachable!("an int8 layer is quantised") };
     match (strategy, input.bytes, input.byte_lists, parts.int8_gate) {
         (Strategy::Gate, Some(rows), Some(lists), Some(gate)) => {
-            return gate.run(isa, layer, rows, lists, output, scratch, step);
+            return gate.run(crew.isa, layer, rows, lists, output, scratch, step);
         }
-        (Strategy::Skip, _, Some(lists), _) => skip::run_int8(isa, layer, lists, output),
-        (_, Some(rows), ..) => dense::run_int8(isa, layer, rows, output),
+        (Strategy::Skip, _, Some(lists), _) => skip::run_int8(crew.isa, layer, lists, output),
+        (_, Some(rows), ..) => dense::run_int8(crew, layer, rows, output),
         _ => unreachable!("an int8 layer's input is what its plan needs"),
     }
     input.rows * parts.layer.layer.outputs()

@@ -259,6 +259,24 @@ pub(crate) fn run(network: &Network, rows: Rows<'_>, threads: Option<usize>) -> 
     out
 }
 
+/// Two threads, three and twenty give the bits of one, however the workers come.
+pub(crate) fn workers_do_not_change_bits(network: &Network, rows: Rows<'_>) {
+    let one = bits(&run(network, rows, Some(1)));
+    for threads in [2, 3, 20] {
+        let before = lrgate::pool::parts_shared();
+        let start = std::time::Instant::now();
+        // Often, and until a worker has taken part.
+        for call in 0.. {
+            let more = bits(&run(network, rows, Some(threads)));
+            assert!(one == more, "{} {threads} threads, call {call}", network.isa().name());
+            if call > 8 && lrgate::pool::parts_shared() > before {
+                break;
+            }
+            assert!(start.elapsed().as_secs() < 60, "no worker takes part");
+        }
+    }
+}
+
 /// Workers of the pool that live.
 #[cfg(target_os = "linux")]
 pub(crate) fn pool_threads() -> usize {

@@ -1,0 +1,149 @@
+//! Teams of threads. The pool is included, since callers see nothing of it but its results.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pool::Team;
+
+mod error {
+    pub(crate) use lrgate::{Error, Result};
+}
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "../src/pool.rs"]
+mod pool;
+
+/// A gain for which workers are woken.
+const LONG: Duration = Duration::from_secs(1);
+
+/// One for which they are not, unless calls are in a row.
+const SHORT: Duration = Duration::from_micros(15);
+
+/// Tests share the pool; those that count its workers take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A team of three, if no other test has the workers.
+fn team() -> Team {
+    Team::new(3, LONG).unwrap()
+}
+
+#[test]
+fn every_part_runs_once_and_is_done() {
+    let team = team();
+    for parts in [0, 1, 2, 3, 7, 100].repeat(200) {
+        let counts: Vec<_> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+        team.run(parts, |part| _ = counts[part].fetch_add(1, Ordering::Relaxed));
+        assert!(counts.into_iter().all(|count| count.into_inner() == 1));
+    }
+}
+
+#[test]
+fn all_invited_threads_take_part() {
+    let _turn = TURN.lock();
+    let ids = Mutex::new(HashSet::new());
+    let (before, start) = (pool::parts_shared(), Instant::now());
+    while ids.lock().unwrap().len() < 3 && start.elapsed() < Duration::from_secs(20) {
+        // Parts last, so that threads have time to come.
+        team().run(3, |_| {
+            ids.lock().unwrap().insert(thread::current().id());
+            thread::sleep(Duration::from_millis(2));
+        });
+    }
+    assert!(ids.into_inner().unwrap().len() >= 3);
+    assert!(pool::parts_shared() - before >= 2);
+}
+
+#[test]
+fn a_panic_of_any_part_comes_out_after_the_others_are_done() {
+    let team = team();
+    for panicking in 0..5 {
+        let done = AtomicUsize::new(0);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            team.run(5, |part| {
+                if part == panicking {
+                    resume_unwind(Box::new("of a part"));
+                }
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }));
+        // A caller alone stops at once.
+        let alone = team.threads() == 1;
+        assert_eq!(*result.unwrap_err().downcast::<&str>().unwrap(), "of a part");
+        assert_eq!(done.into_inner(), if alone { panicking } else { 4 });
+    }
+    // The team goes on.
+    let done = AtomicUsize::new(0);
+    team.run(5, |_| _ = done.fetch_add(1, Ordering::Relaxed));
+    assert_eq!(done.into_inner(), 5);
+}
+
+#[test]
+fn teams_of_several_callers_do_not_mix() {
+    thread::scope(|scope| {
+        for caller in 0..4 {
+            scope.spawn(move || {
+                for round in 0..200 {
+                    let team = team();
+                    let sum = AtomicUsize::new(0);
+                    team.run(8, |part| _ = sum.fetch_add(part + caller + round, Ordering::Relaxed));
+                    assert_eq!(sum.into_inner(), 28 + 8 * (caller + round));
+                }
+            });
+        }
+    });
+}
+
+/// Until `condition` holds, which other tests keep from it only for a while.
+fn soon(mut condition: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(20) {
+        if condition() {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    false
+}
+
+#[test]
+fn short_calls_wake_nobody_unless_they_are_in_a_row() {
+    let _turn = TURN.lock();
+    let threads = |gain| Team::new(3, gain).unwrap().threads();
+    assert!(soon(|| threads(LONG) == 3));
+    assert_eq!(threads(Duration::from_micros(9)), 1);
+    assert_eq!(Team::new(1, LONG).unwrap().threads(), 1);
+    assert!(soon(|| threads(SHORT) == 1), "the first of a row");
+    assert!(soon(|| threads(SHORT) == 1 && threads(SHORT) == 3), "the second");
+}
+
+#[test]
+fn workers_with_one_caller_do_not_keep_another_waiting() {
+    let _turn = TURN.lock();
+    assert!(soon(|| {
+        let (first, second) = (team(), team());
+        let sum = AtomicUsize::new(0);
+        for team in [&first, &second] {
+            team.run(10, |part| _ = sum.fetch_add(part, Ordering::Relaxed));
+        }
+        assert_eq!(sum.into_inner(), 90);
+        (first.threads(), second.threads()) == (3, 1)
+    }));
+}
+
+#[test]
+fn work_within_work_of_the_same_team_is_refused() {
+    let _turn = TURN.lock();
+    assert!(soon(|| {
+        let team = team();
+        if team.threads() == 1 {
+            return false;
+        }
+        let nested = catch_unwind(AssertUnwindSafe(|| team.run(2, |_| team.run(2, |_| ()))));
+        assert!(nested.is_err());
+        true
+    }));
+}
