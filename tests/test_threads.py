@@ -72,7 +72,7 @@ def test_the_result_does_not_depend_on_the_number(
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
 def test_one_thread_starts_none_and_two_start_one() -> None:
     code = """
-import os, numpy as np, lrgate
+import os, time, numpy as np, lrgate
 layers = [(np.ones((500, 300)), np.zeros(500)), (np.ones((400, 500)), np.zeros(400))]
 net = lrgate.Network.from_layers(layers)
 def workers():
@@ -81,6 +81,10 @@ def workers():
 x = np.ones((1024, 300), np.float32)
 net.forward(x, num_threads=1); a = workers()
 net.forward(x[:1], num_threads=2); b = workers()
+net.forward(x, num_threads=2)
+until = time.monotonic() + 10
+while workers() == 0 and time.monotonic() < until:  # it has its name once it runs
+    time.sleep(0.01)
 net.forward(x, num_threads=2); c = workers()
 print(a, b, c)
 """

@@ -113,9 +113,6 @@ pub enum Error {
     /// A sparse matrix is malformed.
     #[error("x is not a valid CSR matrix: {0}")]
     Csr(String),
-    /// The system refused a worker thread.
-    #[error("could not start worker threads: {0}")]
-    Pool(String),
 }
 
 /// Result with lrgate's [`Error`].

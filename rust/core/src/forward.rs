@@ -79,7 +79,7 @@ impl Network {
     ///
     /// # Errors
     /// Rows of another width than the network's, an `out` of another length than rows times
-    /// [`Network::output_size`], 0 threads, or threads that the system refuses.
+    /// [`Network::output_size`], or 0 threads.
     pub fn forward(&self, rows: Rows<'_>, out: &mut [f32], threads: Option<usize>) -> Result<()> {
         self.check_width(rows)?;
         let outputs = self.output_size();
@@ -124,9 +124,12 @@ impl Network {
             let beyond = one_tile(out, &pool::ALONE);
             return self.run_beyond(class, rows, &beyond, out, threads);
         }
-        let share = rows.rows.div_ceil(threads_used).next_multiple_of(LEAST_TILE);
-        let tile = if threads_used == 1 { whole } else { whole.min(share) };
-        let tiles = rows.rows.div_ceil(tile);
+        let shares = |threads: usize| {
+            let share = rows.rows.div_ceil(threads).next_multiple_of(LEAST_TILE);
+            let tile = if threads == 1 { whole } else { whole.min(share) };
+            (tile, rows.rows.div_ceil(tile))
+        };
+        let (tile, tiles) = shares(threads_used);
         let by_rows = threads_used.min(tiles);
         let rows_of_one = (tile * tiles.div_ceil(by_rows)).min(rows.rows);
         let time_by_rows = self.least_time(class, rows.slice(0, rows_of_one), 1);
@@ -135,15 +138,17 @@ impl Network {
             let by_units = self.threads_for_units(class, rows, threads_used);
             let time_by_units = self.least_time(class, rows, by_units);
             if time_by_units <= time_by_rows {
-                let team = Team::new(by_units, serial_time.saturating_sub(time_by_units))?;
+                let team = Team::new(by_units, serial_time.saturating_sub(time_by_units));
                 let beyond = one_tile(out, &team);
                 drop(team);
                 return self.run_beyond(class, rows, &beyond, out, threads);
             }
         }
+        let team = Team::new(by_rows, serial_time.saturating_sub(time_by_rows));
+        // Cut for the threads that there are.
+        let (tile, tiles) = shares(team.threads());
         let beyond = Mutex::new(Vec::new());
         let parts = OutTiles { start: out.as_mut_ptr(), len: out.len(), tile: tile * outputs };
-        let team = Team::new(by_rows, serial_time.saturating_sub(time_by_rows))?;
         team.run(tiles, |i| {
             let first = i * tile;
             let count = tile.min(rows.rows - first);
@@ -181,13 +186,12 @@ impl Network {
     fn least_time(&self, class: &ClassPlan, rows: Rows<'_>, threads: usize) -> Duration {
         let mut total = 0_u64;
         for i in 0..self.layers.len() {
-            let (time, panels) =
-                (self.least_layer_time(class, i, rows.rows), self.panels(i) as u64);
-            total = total.saturating_add(if threads > 1 && self.can_share(class, i, rows) {
-                time / panels * panels.div_ceil(threads as u64)
-            } else {
-                time
-            });
+            let mut time = self.least_layer_time(class, i, rows);
+            if threads > 1 && self.can_share(class, i, rows) {
+                let panels = self.panels(i) as u64;
+                time = time.saturating_mul(panels.div_ceil(threads as u64)) / panels;
+            }
+            total = total.saturating_add(time);
         }
         Duration::from_nanos(total)
     }
@@ -195,13 +199,16 @@ impl Network {
     /// A lower estimate of what layer `i` takes on one thread, in nanoseconds. A dense one takes 100
     /// multiply-adds a nanosecond in f32 and 200 in int8, but no more than 100 bytes of its weights, which few
     /// rows wait for; others one for ten weights, 100 of them a nanosecond.
-    fn least_layer_time(&self, class: &ClassPlan, i: usize, rows: usize) -> u64 {
+    fn least_layer_time(&self, class: &ClassPlan, i: usize, rows: Rows<'_>) -> u64 {
         let layer = self.layers[i].packed.layer();
-        let (weights, rows) = ((layer.inputs() * layer.outputs()) as u64, rows as u64);
+        let (weights, n) = ((layer.inputs() * layer.outputs()) as u64, rows.rows as u64);
+        if self.skips_csr(class, i, rows) {
+            return weights.saturating_mul(n) / 10 / 100;
+        }
         match (class.layers[i].strategy, class.layers[i].precision) {
-            (Strategy::Dense, Precision::F32) => weights.saturating_mul(rows.max(4)) / 100,
-            (Strategy::Dense, Precision::Int8) => weights.saturating_mul(rows.max(2)) / 200,
-            _ => weights.saturating_mul(rows) / 10 / 100,
+            (Strategy::Dense, Precision::F32) => weights.saturating_mul(n.max(4)) / 100,
+            (Strategy::Dense, Precision::Int8) => weights.saturating_mul(n.max(2)) / 200,
+            _ => weights.saturating_mul(n) / 10 / 100,
         }
     }
 
@@ -210,12 +217,17 @@ impl Network {
         self.layers[i].packed.layer().outputs().div_ceil(PANEL)
     }
 
-    /// Whether threads share the units of layer `i`: of dense layers with work enough. CSR has no dense rows,
-    /// so that a dense first layer skips its zeros.
+    /// Whether layer `i` skips zeros though it is dense: a first layer does where rows come as CSR and no dense
+    /// rows are made of them.
+    fn skips_csr(&self, class: &ClassPlan, i: usize, rows: Rows<'_>) -> bool {
+        let csr = matches!(rows.data, Data::Csr { .. }) && self.map_on_read.is_none();
+        i == 0 && csr && class.layers[0].precision == Precision::F32
+    }
+
+    /// Whether threads share the units of layer `i`: of dense layers with work enough.
     fn can_share(&self, class: &ClassPlan, i: usize, rows: Rows<'_>) -> bool {
-        let dense = class.layers[i].strategy == Strategy::Dense
-            && !(i == 0 && matches!(rows.data, Data::Csr { .. }));
-        dense && self.least_layer_time(class, i, rows.rows) >= LEAST_SHARED && self.panels(i) > 1
+        let dense = class.layers[i].strategy == Strategy::Dense && !self.skips_csr(class, i, rows);
+        dense && self.least_layer_time(class, i, rows) >= LEAST_SHARED && self.panels(i) > 1
     }
 
     /// Of up to `threads` threads, the fewest that share the units of every layer as fast as all would.

@@ -3,7 +3,7 @@
 //!
 //! The calling thread works too, so `n` threads need `n - 1` workers. The pool grows to the most
 //! workers that were ever of use. Idle workers stay awake for a moment and then sleep. A call's threads are a
-//! [`Team`]. After a fork the child has none of the parent's threads: the pool remembers the process that
+//! `Team`. After a fork the child has none of the parent's threads: the pool remembers the process that
 //! made it, and another process makes its own.
 
 use std::any::Any;
@@ -95,6 +95,9 @@ const LEAST_GAIN: Duration = Duration::from_micros(10);
 /// What it takes a caller to wake a worker, at most; the worker comes about as much later.
 const WAKING: Duration = Duration::from_micros(20);
 
+/// Workers that a call in a row wakes, even if it does not pay for itself.
+const WOKEN_IN_A_ROW: usize = 4;
+
 /// How long workers stay awake after a call. A call that begins within that time of another is one of a row,
 /// which is worth waking workers for.
 const LINGER: Duration = Duration::from_micros(100);
@@ -104,13 +107,14 @@ pub(crate) fn worth_sharing(serial_time: Duration) -> bool {
     serial_time > LEAST_GAIN
 }
 
-/// Parts that workers have done since the process began.
-static HELPED: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    static PARTS_SHARED: Cell<usize> = const { Cell::new(0) };
+}
 
-/// For tests: parts of calls that other threads than their callers have done since the process began.
+/// For tests: parts of this thread's calls that other threads have done.
 #[doc(hidden)]
 pub fn parts_shared() -> usize {
-    HELPED.load(Ordering::Relaxed)
+    PARTS_SHARED.get()
 }
 
 struct Pool {
@@ -170,23 +174,27 @@ impl Pool {
 
     /// Invites workers to a call that they save `gain` of: as many as are wanted and idle, and worth waking.
     /// Returns the board, and how many were invited, if any.
-    fn invite(&'static self, wanted: usize, gain: Duration) -> Result<Option<(Arc<Board>, usize)>> {
+    fn invite(&'static self, wanted: usize, gain: Duration) -> Option<(Arc<Board>, usize)> {
         let mut workers = self.lock();
         let in_a_row = workers.last_call.is_some_and(|last| last.elapsed() < LINGER);
         let awake = workers.awake.saturating_sub(workers.invitations.len()).min(workers.idle);
         let able = wanted.min(workers.idle + wanted.saturating_sub(workers.count));
-        let asleep = able.saturating_sub(awake);
-        let pays = in_a_row || gain > WAKING.saturating_mul(asleep as u32 + 1);
-        let invited = if pays { able } else { able.min(awake) };
-        if invited == 0 {
-            return Ok(None);
-        }
+        let paid = (gain.as_nanos() / WAKING.as_nanos()).saturating_sub(1) as usize;
+        let woken = if in_a_row { paid.max(WOKEN_IN_A_ROW) } else { paid };
+        let mut invited = able.min(awake.saturating_add(woken));
+        // Others wait for the lock meanwhile, but once in a process.
         while workers.idle < invited {
             let name = format!("lrgate-{}", workers.count);
-            let worker = thread::Builder::new().name(name).spawn(|| self.work());
-            worker.map_err(|error| Error::Pool(error.to_string()))?;
+            if thread::Builder::new().name(name).spawn(|| self.work()).is_err() {
+                // The system has no more; a call does with fewer, or none.
+                invited = workers.idle;
+                break;
+            }
             workers.count += 1;
             workers.idle += 1;
+        }
+        if invited == 0 {
+            return None;
         }
         workers.idle -= invited;
         let board = Arc::new(Board::default());
@@ -194,16 +202,19 @@ impl Pool {
         self.pending.store(workers.invitations.len(), Ordering::Relaxed);
         drop(workers);
         (awake..invited).for_each(|_| self.wake.notify_one());
-        Ok(Some((board, invited)))
+        Some((board, invited))
     }
 
-    /// Takes back invitations that no worker has followed; a call that was worth sharing has ended.
-    fn end_call(&self, board: Option<&Arc<Board>>) {
+    /// A call that was worth sharing has ended. Takes back the invitations to it that no worker has followed;
+    /// the other workers are free at once, and awake as soon as they see it.
+    fn end_call(&self, invited: usize, board: Option<&Arc<Board>>) {
         let mut workers = self.lock();
         if let Some(board) = board {
+            board.state.store(CLOSED, Ordering::Release);
             let before = workers.invitations.len();
             workers.invitations.retain(|other| !Arc::ptr_eq(other, board));
-            workers.idle += before - workers.invitations.len();
+            workers.idle += invited;
+            workers.awake += invited - (before - workers.invitations.len());
             self.pending.store(workers.invitations.len(), Ordering::Relaxed);
         }
         workers.last_call = Some(Instant::now());
@@ -213,29 +224,37 @@ impl Pool {
     fn work(&self) {
         let mut workers = self.lock();
         loop {
-            while let Some(board) = workers.invitations.pop() {
+            if let Some(board) = workers.invitations.pop() {
                 self.pending.store(workers.invitations.len(), Ordering::Relaxed);
                 drop(workers);
                 board.help();
                 drop(board);
-                workers = self.lock();
-                workers.idle += 1;
-                workers.awake += 1;
-                drop(workers);
-                self.linger();
-                workers = self.lock();
-                workers.awake -= 1;
+                workers = self.linger();
+                continue;
             }
             workers = self.wake.wait(workers).unwrap_or_else(PoisonError::into_inner);
+            if workers.invitations.is_empty() {
+                // Too late for one call, but awake for the next.
+                workers.awake += 1;
+                drop(workers);
+                workers = self.linger();
+            }
         }
     }
 
-    /// Waits for an invitation, awake, but lets other threads run.
-    fn linger(&self) {
+    /// Waits for an invitation, awake, but lets other threads run. The worker counts as awake before.
+    fn linger(&self) -> MutexGuard<'_, Workers> {
         let start = Instant::now();
-        while self.pending.load(Ordering::Relaxed) == 0 && start.elapsed() < LINGER {
-            (0..16).for_each(|_| std::hint::spin_loop());
-            thread::yield_now();
+        loop {
+            while self.pending.load(Ordering::Relaxed) == 0 && start.elapsed() < LINGER {
+                (0..16).for_each(|_| std::hint::spin_loop());
+                thread::yield_now();
+            }
+            let mut workers = self.lock();
+            if !workers.invitations.is_empty() || start.elapsed() >= LINGER {
+                workers.awake -= 1;
+                return workers;
+            }
         }
     }
 }
@@ -257,17 +276,14 @@ pub(crate) static ALONE: Team = Team { threads: 1, pool: None, board: None };
 
 impl Team {
     /// Up to `threads` threads, which save `gain` of the time that one takes, as far as known; or the caller
-    /// alone, if that is too little, or all workers are with other callers.
-    ///
-    /// # Errors
-    /// [`Error::Pool`] when the system refuses threads.
-    pub(crate) fn new(threads: usize, gain: Duration) -> Result<Team> {
+    /// alone, if that is too little, all workers are with other callers, or the system has no more threads.
+    pub(crate) fn new(threads: usize, gain: Duration) -> Team {
         if threads == 1 || !worth_sharing(gain) {
-            return Ok(Team { threads: 1, pool: None, board: None });
+            return Team { threads: 1, pool: None, board: None };
         }
         let pool = pool();
-        let (board, workers) = pool.invite(threads - 1, gain)?.unzip();
-        Ok(Team { threads: 1 + workers.unwrap_or(0), pool: Some(pool), board })
+        let (board, workers) = pool.invite(threads - 1, gain).unzip();
+        Team { threads: 1 + workers.unwrap_or(0), pool: Some(pool), board }
     }
 
     /// Threads that may take part.
@@ -278,7 +294,8 @@ impl Team {
     /// Runs `work(part)` for every part in `0..parts`, each once, and returns when all are done.
     ///
     /// # Panics
-    /// Where `work` does, on whatever thread, after the other parts; or where this is called within `work`.
+    /// Where `work` does, on whatever thread, where there are several after the other parts. Such a team must
+    /// not be asked within `work`.
     pub(crate) fn run(&self, parts: usize, work: impl Fn(usize) + Sync) {
         match &self.board {
             Some(board) if parts > 1 => board.run(parts, &work),
@@ -289,11 +306,11 @@ impl Team {
 
 impl Drop for Team {
     fn drop(&mut self) {
-        if let Some(board) = &self.board {
-            board.state.store(CLOSED, Ordering::Release);
-        }
         if let Some(pool) = self.pool {
-            pool.end_call(self.board.as_ref());
+            pool.end_call(self.threads - 1, self.board.as_ref());
+        }
+        if let Some(board) = &self.board {
+            PARTS_SHARED.set(PARTS_SHARED.get() + board.helped.load(Ordering::Relaxed));
         }
     }
 }
@@ -306,6 +323,8 @@ struct Board {
     state: AtomicU64,
     work: AtomicPtr<Work<'static>>,
     running: AtomicBool,
+    /// Parts that workers took.
+    helped: AtomicUsize,
     /// Parts of the work that are done.
     done: Apart<AtomicUsize>,
     /// What a part panicked with.
@@ -378,7 +397,7 @@ impl Board {
         loop {
             match self.claim() {
                 Claim::Part(work, part) => {
-                    HELPED.fetch_add(1, Ordering::Relaxed);
+                    self.helped.fetch_add(1, Ordering::Relaxed);
                     // SAFETY: it was claimed.
                     unsafe { self.finish(work, part) }
                     idle = 0;

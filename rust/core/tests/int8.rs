@@ -378,7 +378,7 @@ fn threads_that_share_units_do_not_change_bits() {
         let network = quantized(&model, Isa::best(), &quantization);
         for strategies in [[Dense, Dense, Dense], [Dense, Skip, Dense]] {
             let network = under(&network, &strategies);
-            for n in [7, 30] {
+            for n in [4, 7, 30] {
                 let rows = Rows::f32(&data[..n * 500], n, 500, 500).unwrap();
                 common::workers_do_not_change_bits(&network, rows);
             }

@@ -23,22 +23,28 @@ const LONG: Duration = Duration::from_secs(1);
 /// One for which they are not, unless calls are in a row.
 const SHORT: Duration = Duration::from_micros(15);
 
-/// Tests share the pool; those that count its workers take turns.
+/// Tests share the pool, and take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A team of three, if no other test has the workers.
+/// A team of three.
 fn team() -> Team {
-    Team::new(3, LONG).unwrap()
+    Team::new(3, LONG)
 }
 
 #[test]
 fn every_part_runs_once_and_is_done() {
-    let team = team();
-    for parts in [0, 1, 2, 3, 7, 100].repeat(200) {
-        let counts: Vec<_> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
-        team.run(parts, |part| _ = counts[part].fetch_add(1, Ordering::Relaxed));
-        assert!(counts.into_iter().all(|count| count.into_inner() == 1));
-    }
+    let _turn = TURN.lock();
+    let before = pool::parts_shared();
+    assert!(soon(|| {
+        let team = team();
+        for parts in [0, 1, 2, 3, 7, 100].repeat(200) {
+            let counts: Vec<_> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+            team.run(parts, |part| _ = counts[part].fetch_add(1, Ordering::Relaxed));
+            assert!(counts.into_iter().all(|count| count.into_inner() == 1));
+        }
+        drop(team);
+        pool::parts_shared() > before
+    }));
 }
 
 #[test]
@@ -59,30 +65,36 @@ fn all_invited_threads_take_part() {
 
 #[test]
 fn a_panic_of_any_part_comes_out_after_the_others_are_done() {
-    let team = team();
-    for panicking in 0..5 {
+    let _turn = TURN.lock();
+    let before = pool::parts_shared();
+    assert!(soon(|| {
+        let team = team();
+        assert_eq!(team.threads(), 3);
+        for panicking in 0..5 {
+            let done = AtomicUsize::new(0);
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                team.run(5, |part| {
+                    if part == panicking {
+                        resume_unwind(Box::new("of a part"));
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+            }));
+            assert_eq!(*result.unwrap_err().downcast::<&str>().unwrap(), "of a part");
+            assert_eq!(done.into_inner(), 4);
+        }
+        // The team goes on.
         let done = AtomicUsize::new(0);
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            team.run(5, |part| {
-                if part == panicking {
-                    resume_unwind(Box::new("of a part"));
-                }
-                done.fetch_add(1, Ordering::Relaxed);
-            });
-        }));
-        // A caller alone stops at once.
-        let alone = team.threads() == 1;
-        assert_eq!(*result.unwrap_err().downcast::<&str>().unwrap(), "of a part");
-        assert_eq!(done.into_inner(), if alone { panicking } else { 4 });
-    }
-    // The team goes on.
-    let done = AtomicUsize::new(0);
-    team.run(5, |_| _ = done.fetch_add(1, Ordering::Relaxed));
-    assert_eq!(done.into_inner(), 5);
+        team.run(5, |_| _ = done.fetch_add(1, Ordering::Relaxed));
+        assert_eq!(done.into_inner(), 5);
+        drop(team);
+        pool::parts_shared() > before
+    }));
 }
 
 #[test]
 fn teams_of_several_callers_do_not_mix() {
+    let _turn = TURN.lock();
     thread::scope(|scope| {
         for caller in 0..4 {
             scope.spawn(move || {
@@ -95,9 +107,27 @@ fn teams_of_several_callers_do_not_mix() {
             });
         }
     });
+    // All workers are there again.
+    assert_eq!(team().threads(), 3);
 }
 
-/// Until `condition` holds, which other tests keep from it only for a while.
+/// The next call has the workers of the one before, though they sleep in the middle of it.
+#[test]
+fn workers_of_a_call_are_free_as_it_ends() {
+    let _turn = TURN.lock();
+    for _ in 0..20 {
+        let team = team();
+        assert_eq!(team.threads(), 3);
+        let caller = thread::current().id();
+        team.run(2, |_| {
+            if thread::current().id() == caller {
+                thread::sleep(Duration::from_millis(3));
+            }
+        });
+    }
+}
+
+/// Whether `condition` holds soon: threads come when the system lets them.
 fn soon(mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(20) {
@@ -112,12 +142,26 @@ fn soon(mut condition: impl FnMut() -> bool) -> bool {
 #[test]
 fn short_calls_wake_nobody_unless_they_are_in_a_row() {
     let _turn = TURN.lock();
-    let threads = |gain| Team::new(3, gain).unwrap().threads();
-    assert!(soon(|| threads(LONG) == 3));
+    let threads = |gain| Team::new(3, gain).threads();
+    assert_eq!(threads(LONG), 3);
     assert_eq!(threads(Duration::from_micros(9)), 1);
-    assert_eq!(Team::new(1, LONG).unwrap().threads(), 1);
+    assert_eq!(Team::new(1, LONG).threads(), 1);
     assert!(soon(|| threads(SHORT) == 1), "the first of a row");
     assert!(soon(|| threads(SHORT) == 1 && threads(SHORT) == 3), "the second");
+}
+
+#[test]
+fn as_many_workers_are_woken_as_pay() {
+    let _turn = TURN.lock();
+    let threads = |micros| {
+        let team = Team::new(3, Duration::from_micros(micros));
+        team.threads()
+    };
+    assert_eq!(threads(1000), 3);
+    for (gain, most) in [(30, 1), (50, 2), (70, 3)] {
+        // Workers fall asleep between calls.
+        assert!(soon(|| threads(gain) == most), "{gain} us");
+    }
 }
 
 #[test]

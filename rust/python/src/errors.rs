@@ -1,14 +1,12 @@
 //! lrgate's errors as Python's.
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-/// `ValueError`, or `RuntimeError` where the system refused something.
+/// lrgate's errors are of values.
+#[allow(clippy::needless_pass_by_value)] // for map_err
 pub(crate) fn to_py(error: lrgate::Error) -> PyErr {
-    match error {
-        lrgate::Error::Pool(_) => PyRuntimeError::new_err(error.to_string()),
-        _ => PyValueError::new_err(error.to_string()),
-    }
+    PyValueError::new_err(error.to_string())
 }
 
 /// A number of threads, at least 1, from any integer.
