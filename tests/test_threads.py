@@ -94,6 +94,31 @@ print(a, b, c)
     assert child.stdout.split() == ["0", "0", "1"], child.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the size of the process in /proc")
+def test_a_call_does_without_threads_that_the_system_refuses() -> None:
+    code = """
+import os, resource, numpy as np, lrgate
+layers = [(np.ones((500, 300)), np.zeros(500)), (np.ones((400, 500)), np.zeros(400))]
+net = lrgate.Network.from_layers(layers)
+x = np.random.default_rng(0).random((1024, 300), np.float32)
+one = net.forward(x, num_threads=1)
+more = np.zeros_like(one)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+# No room for a thread's stack.
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**20, -1))
+net.forward(x, out=more, num_threads=8)
+print(len(os.listdir("/proc/self/task")), np.array_equal(one, more))
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert child.stdout.split() == ["1", "True"], child.stderr
+
+
 def test_the_context_manager_nests_and_restores() -> None:
     lrgate.set_num_threads(5)
     with lrgate.num_threads(2):

@@ -202,13 +202,10 @@ impl Network {
     fn least_layer_time(&self, class: &ClassPlan, i: usize, rows: Rows<'_>) -> u64 {
         let layer = self.layers[i].packed.layer();
         let (weights, n) = ((layer.inputs() * layer.outputs()) as u64, rows.rows as u64);
-        if self.skips_csr(class, i, rows) {
-            return weights.saturating_mul(n) / 10 / 100;
-        }
-        match (class.layers[i].strategy, class.layers[i].precision) {
-            (Strategy::Dense, Precision::F32) => weights.saturating_mul(n.max(4)) / 100,
-            (Strategy::Dense, Precision::Int8) => weights.saturating_mul(n.max(2)) / 200,
-            _ => weights.saturating_mul(n) / 10 / 100,
+        match (self.is_dense(class, i, rows), class.layers[i].precision) {
+            (true, Precision::F32) => weights.saturating_mul(n.max(4)) / 100,
+            (true, Precision::Int8) => weights.saturating_mul(n.max(2)) / 200,
+            (false, _) => weights.saturating_mul(n) / 10 / 100,
         }
     }
 
@@ -217,17 +214,19 @@ impl Network {
         self.layers[i].packed.layer().outputs().div_ceil(PANEL)
     }
 
-    /// Whether layer `i` skips zeros though it is dense: a first layer does where rows come as CSR and no dense
-    /// rows are made of them.
-    fn skips_csr(&self, class: &ClassPlan, i: usize, rows: Rows<'_>) -> bool {
+    /// Whether layer `i` computes every product: of its plan, but a first layer skips zeros where rows come as
+    /// CSR and no dense rows are made of them.
+    fn is_dense(&self, class: &ClassPlan, i: usize, rows: Rows<'_>) -> bool {
         let csr = matches!(rows.data, Data::Csr { .. }) && self.map_on_read.is_none();
-        i == 0 && csr && class.layers[0].precision == Precision::F32
+        let skips = i == 0 && csr && class.layers[0].precision == Precision::F32;
+        class.layers[i].strategy == Strategy::Dense && !skips
     }
 
     /// Whether threads share the units of layer `i`: of dense layers with work enough.
     fn can_share(&self, class: &ClassPlan, i: usize, rows: Rows<'_>) -> bool {
-        let dense = class.layers[i].strategy == Strategy::Dense && !self.skips_csr(class, i, rows);
-        dense && self.least_layer_time(class, i, rows) >= LEAST_SHARED && self.panels(i) > 1
+        self.is_dense(class, i, rows)
+            && self.least_layer_time(class, i, rows) >= LEAST_SHARED
+            && self.panels(i) > 1
     }
 
     /// Of up to `threads` threads, the fewest that share the units of every layer as fast as all would.
@@ -252,7 +251,8 @@ impl Network {
     ) {
         if rows.rows > 0 {
             let beyond = self.run_marking(class, rows, out, &pool::ALONE, observer);
-            self.run_beyond(class, rows, &beyond, out, Some(1)).expect("one thread needs no pool");
+            self.run_beyond(class, rows, &beyond, out, Some(1))
+                .expect("the number of threads is given");
             let outputs = self.output_size();
             observer.output(DenseRows::new(out, rows.rows, outputs, outputs));
         }

@@ -92,7 +92,7 @@ fn check_threads(threads: usize) -> Result<()> {
 /// What sharing must gain at least: awake workers take about a microsecond to come.
 const LEAST_GAIN: Duration = Duration::from_micros(10);
 
-/// What it takes a caller to wake a worker, at most; the worker comes about as much later.
+/// What it is reckoned to cost a caller to wake a worker, which comes about as much later.
 const WAKING: Duration = Duration::from_micros(20);
 
 /// Workers that a call in a row wakes, even if it does not pay for itself.
@@ -152,8 +152,12 @@ fn pool() -> &'static Pool {
     }
     // Nothing of another process's pool is touched: its threads exist in the parent only, and one of them
     // may have held its lock.
-    let (workers, wake, pending) = <(Mutex<Workers>, Condvar, AtomicUsize)>::default();
-    let new = Box::into_raw(Box::new(Pool { process, workers, wake, pending }));
+    let new = Box::into_raw(Box::new(Pool {
+        process,
+        workers: Mutex::default(),
+        wake: Condvar::new(),
+        pending: AtomicUsize::new(0),
+    }));
     let set = POOL.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire);
     let pool = match set {
         Ok(_) => new,

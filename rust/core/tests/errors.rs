@@ -311,7 +311,6 @@ fn measuring() {
     refused(network.tune(rows(4, 3), &[2, 2], zero, 1), &format!("{expected} 2 twice"));
 }
 
-/// What only the system can cause.
 #[test]
 fn unknown_isa() {
     assert!(Isa::by_name("none").unwrap_err().to_string().ends_with("got \"none\""));

@@ -31,45 +31,61 @@ fn team() -> Team {
     Team::new(3, LONG)
 }
 
-#[test]
-fn every_part_runs_once_and_is_done() {
+/// Whether `condition` holds soon: threads come when the system lets them.
+fn soon(mut condition: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(20) {
+        if condition() {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    false
+}
+
+/// Tests with teams of three, until workers have taken part.
+fn with_teams(mut test: impl FnMut(&Team)) {
     let _turn = TURN.lock();
     let before = pool::parts_shared();
     assert!(soon(|| {
         let team = team();
-        for parts in [0, 1, 2, 3, 7, 100].repeat(200) {
-            let counts: Vec<_> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
-            team.run(parts, |part| _ = counts[part].fetch_add(1, Ordering::Relaxed));
-            assert!(counts.into_iter().all(|count| count.into_inner() == 1));
-        }
+        assert_eq!(team.threads(), 3);
+        test(&team);
         drop(team);
         pool::parts_shared() > before
     }));
 }
 
 #[test]
+fn every_part_runs_once_and_is_done() {
+    with_teams(|team| {
+        for parts in [0, 1, 2, 3, 7, 100].repeat(200) {
+            let counts: Vec<_> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+            team.run(parts, |part| _ = counts[part].fetch_add(1, Ordering::Relaxed));
+            assert!(counts.into_iter().all(|count| count.into_inner() == 1));
+        }
+    });
+}
+
+#[test]
 fn all_invited_threads_take_part() {
     let _turn = TURN.lock();
     let ids = Mutex::new(HashSet::new());
-    let (before, start) = (pool::parts_shared(), Instant::now());
-    while ids.lock().unwrap().len() < 3 && start.elapsed() < Duration::from_secs(20) {
+    let before = pool::parts_shared();
+    assert!(soon(|| {
         // Parts last, so that threads have time to come.
         team().run(3, |_| {
             ids.lock().unwrap().insert(thread::current().id());
             thread::sleep(Duration::from_millis(2));
         });
-    }
-    assert!(ids.into_inner().unwrap().len() >= 3);
+        ids.lock().unwrap().len() == 3
+    }));
     assert!(pool::parts_shared() - before >= 2);
 }
 
 #[test]
 fn a_panic_of_any_part_comes_out_after_the_others_are_done() {
-    let _turn = TURN.lock();
-    let before = pool::parts_shared();
-    assert!(soon(|| {
-        let team = team();
-        assert_eq!(team.threads(), 3);
+    with_teams(|team| {
         for panicking in 0..5 {
             let done = AtomicUsize::new(0);
             let result = catch_unwind(AssertUnwindSafe(|| {
@@ -87,9 +103,7 @@ fn a_panic_of_any_part_comes_out_after_the_others_are_done() {
         let done = AtomicUsize::new(0);
         team.run(5, |_| _ = done.fetch_add(1, Ordering::Relaxed));
         assert_eq!(done.into_inner(), 5);
-        drop(team);
-        pool::parts_shared() > before
-    }));
+    });
 }
 
 #[test]
@@ -127,18 +141,6 @@ fn workers_of_a_call_are_free_as_it_ends() {
     }
 }
 
-/// Whether `condition` holds soon: threads come when the system lets them.
-fn soon(mut condition: impl FnMut() -> bool) -> bool {
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(20) {
-        if condition() {
-            return true;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    false
-}
-
 #[test]
 fn short_calls_wake_nobody_unless_they_are_in_a_row() {
     let _turn = TURN.lock();
@@ -167,27 +169,20 @@ fn as_many_workers_are_woken_as_pay() {
 #[test]
 fn workers_with_one_caller_do_not_keep_another_waiting() {
     let _turn = TURN.lock();
-    assert!(soon(|| {
-        let (first, second) = (team(), team());
-        let sum = AtomicUsize::new(0);
-        for team in [&first, &second] {
-            team.run(10, |part| _ = sum.fetch_add(part, Ordering::Relaxed));
-        }
-        assert_eq!(sum.into_inner(), 90);
-        (first.threads(), second.threads()) == (3, 1)
-    }));
+    let (first, second) = (team(), team());
+    assert_eq!((first.threads(), second.threads()), (3, 1));
+    let sum = AtomicUsize::new(0);
+    for team in [&second, &first] {
+        team.run(10, |part| _ = sum.fetch_add(part, Ordering::Relaxed));
+    }
+    assert_eq!(sum.into_inner(), 90);
 }
 
 #[test]
 fn work_within_work_of_the_same_team_is_refused() {
     let _turn = TURN.lock();
-    assert!(soon(|| {
-        let team = team();
-        if team.threads() == 1 {
-            return false;
-        }
-        let nested = catch_unwind(AssertUnwindSafe(|| team.run(2, |_| team.run(2, |_| ()))));
-        assert!(nested.is_err());
-        true
-    }));
+    let team = team();
+    assert_eq!(team.threads(), 3);
+    let nested = catch_unwind(AssertUnwindSafe(|| team.run(2, |_| team.run(2, |_| ()))));
+    assert!(nested.is_err());
 }
