@@ -89,8 +89,9 @@ fn check_threads(threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// What sharing must gain at least: awake workers take about a microsecond to come.
-const LEAST_GAIN: Duration = Duration::from_micros(10);
+/// What sharing must gain at least, as far as known, which is less than it is: awake workers take about a
+/// microsecond to come.
+const LEAST_GAIN: Duration = Duration::from_micros(5);
 
 /// What it is reckoned to cost a caller to wake a worker, which comes about as much later.
 const WAKING: Duration = Duration::from_micros(20);

@@ -146,7 +146,7 @@ fn short_calls_wake_nobody_unless_they_are_in_a_row() {
     let _turn = TURN.lock();
     let threads = |gain| Team::new(3, gain).threads();
     assert_eq!(threads(LONG), 3);
-    assert_eq!(threads(Duration::from_micros(9)), 1);
+    assert_eq!(threads(Duration::from_micros(4)), 1);
     assert_eq!(Team::new(1, LONG).threads(), 1);
     assert!(soon(|| threads(SHORT) == 1), "the first of a row");
     assert!(soon(|| threads(SHORT) == 1 && threads(SHORT) == 3), "the second");
