@@ -41,6 +41,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=report.FOLDER, help="default: %(default)s")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], metavar="N")
     parser.add_argument("--rows", type=int, nargs="*", default=ROWS, metavar="N")
+    parser.add_argument(
+        "--keep-rows",
+        action="store_true",
+        help="leave the record of numbers of rows that are not measured as it is",
+    )
     parser.add_argument("--seconds", type=float, default=6.0, help="for each number of rows")
     parser.add_argument("--engines", nargs="*", help="beginnings of names; all by default")
     options = parser.parse_args()
@@ -56,7 +61,7 @@ def main() -> None:
                 failed = True
                 continue
             print(comparison, "\n", flush=True)
-            keep(options.out / f"{work.name}.json", work, comparison)
+            keep(options.out / f"{work.name}.json", work, comparison, rows=options.keep_rows)
     report.write(options.out)
     sys.exit(failed)
 
@@ -79,18 +84,26 @@ def measured(work: Work, threads: int, options: argparse.Namespace) -> compare.C
     )
 
 
-def keep(path: Path, work: Work, comparison: compare.Comparison) -> None:
-    """Put a comparison into the network's file, in place of the last one at as many threads."""
+def keep(path: Path, work: Work, comparison: compare.Comparison, *, rows: bool) -> None:
+    """Put a comparison into the network's file, in place of the last one at as many threads.
+
+    With `rows`, other numbers of rows of the last one stay.
+    """
     found: dict[str, Any] = {}
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))["comparisons"]
+    threads, new = str(comparison.threads), comparison.to_dict()
+    if rows and threads in found:
+        measured = {race["rows"] for race in new["races"]}
+        others = [race for race in found[threads]["races"] if race["rows"] not in measured]
+        new["races"] = sorted([*others, *new["races"]], key=lambda race: race["rows"])
     values = {
         "name": work.name,
         "title": work.title,
         "command": work.command,
         "uint8": work.uint8,
         "density": float(np.mean(work.test_x != 0)),
-        "comparisons": found | {str(comparison.threads): comparison.to_dict()},
+        "comparisons": found | {threads: new},
     }
     with replacing(path) as file:
         file.write((json.dumps(rounded(values), indent=1) + "\n").encode())

@@ -772,10 +772,13 @@ def _compression(array: Array) -> int:
 # --- .safetensors -------------------------------------------------------------------------------
 # The safetensors package is imported where it is used: who reads .npz need not wait for it.
 
-_SAFETENSORS_DTYPES: Final = (
-    *("F16", "F32", "F64", "BOOL"),
-    *("I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64"),
-)
+_SAFETENSORS_DTYPES: Final = {
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+    "BOOL": "?",
+    **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)},
+}
 
 
 def _read_safetensors(path: Path, max_bytes: int) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -783,26 +786,37 @@ def _read_safetensors(path: Path, max_bytes: int) -> tuple[dict[str, Array], dic
 
     with open(path, "rb") as file:
         _check_total(os.fstat(file.fileno()).st_size, max_bytes)
-    try:
-        # It checks its header's length, and that the tensors fill the file without gap or overlap.
-        with safe_open(path, framework="numpy") as tensors:
-            header = _parse_header((tensors.metadata() or {}).get("lrgate"))
-            keys = sorted(tensors.keys())
-            _check_keys(keys)
-            for key in keys:
-                _check_tensor(key, tensors.get_slice(key))
-            # Each is a copy of the file's part in memory of its own.
-            return {key: _converted(key, tensors.get_tensor(key)) for key in keys}, header
-    except SafetensorError as error:
-        raise FileFormatError(f"not a readable .safetensors file: {error}") from error
+        try:
+            # It checks its header, and that the tensors fill the file without gap or overlap.
+            with safe_open(path, framework="numpy") as tensors:
+                header = _parse_header((tensors.metadata() or {}).get("lrgate"))
+                keys = sorted(tensors.keys())
+                _check_keys(keys)
+                layout = {key: _checked_tensor(key, tensors.get_slice(key)) for key in keys}
+        except SafetensorError as error:
+            raise FileFormatError(f"not a readable .safetensors file: {error}") from error
+        # Straight into memory of their own: a tensor that the package gives is a copy of a copy.
+        length = int.from_bytes(file.read(8), "little")
+        parts = json.loads(file.read(length))
+        arrays = {}
+        for key, (shape, dtype) in layout.items():
+            array = np.empty(shape, dtype)
+            file.seek(8 + length + parts[key]["data_offsets"][0])
+            if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+                raise FileFormatError(f"{key} ends too early")
+            arrays[key] = _converted(key, array)
+        return arrays, header
 
 
-def _check_tensor(key: str, tensor: Any) -> None:
+def _checked_tensor(key: str, tensor: Any) -> tuple[tuple[int, ...], str]:
+    """Its shape and dtype."""
     dtype = tensor.get_dtype()
     if dtype not in _SAFETENSORS_DTYPES:
         hint = "; convert it to float32 first" if dtype == "BF16" else ""
         raise FileFormatError(f"{key} must be an array of real numbers, got dtype {dtype}{hint}")
-    _check_dimensions(key, tuple(tensor.get_shape()))
+    shape = tuple(tensor.get_shape())
+    _check_dimensions(key, shape)
+    return shape, _SAFETENSORS_DTYPES[dtype]
 
 
 def _write_safetensors(file: IO[bytes], arrays: dict[str, Array], text: str) -> None:

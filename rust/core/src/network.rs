@@ -669,7 +669,7 @@ impl Network {
     pub(crate) fn pack_for(&self, class: &ClassPlan, batches: bool) {
         for (i, (layer, plan)) in self.layers.iter().zip(&class.layers).enumerate() {
             let in_pairs = i == 0 && batches && self.isa.dot_products();
-            layer.parts().pack_for(*plan, in_pairs);
+            layer.parts().pack_for(self.isa, *plan, in_pairs);
         }
     }
 

@@ -36,7 +36,9 @@ impl Reference {
             let largest = products.iter().fold(0.0, |largest: f64, w| largest.max(w.abs()));
             let step = f64::from((largest / 127.0) as f32);
             let step = if step > 0.0 { step } else { 1.0 };
-            let rounded: Vec<f64> = products.iter().map(|w| (w / step).round_ties_even()).collect();
+            // Of the smallest steps there is none that is a 127th of the largest weight.
+            let byte = |w: &f64| (w / step).round_ties_even().clamp(-127.0, 127.0);
+            let rounded: Vec<f64> = products.iter().map(byte).collect();
             // A zero, or the byte in the middle, is not to be off by the rounding of weights.
             for (i, (w, product)) in rounded.iter().zip(&products).enumerate() {
                 let offset = input.offset(i);
@@ -173,6 +175,64 @@ fn every_bit_is_as_documented() {
                                 strategy.name()
                             ));
                         }
+                    }
+                }
+            }
+        }
+    }
+    none(&failures);
+}
+
+/// Weights on and beside the middle of two bytes, tiny, huge and zero ones: each as documented. One input
+/// at a time is one, so that every weight's byte shows.
+#[test]
+fn weights_are_rounded_as_documented() {
+    type Kind = fn(usize, &mut Random) -> f32;
+    let kinds: [Kind; 8] = [
+        |i, _| [127.0, -0.5, 1.5, -2.5, 63.5, -126.5][i % 6],
+        |i, _| [-127.0, 0.5, 2.5, 3.5][i % 4] * (1.0 + (i % 7) as f32 * f32::EPSILON),
+        |i, _| (i % 128) as f32 + 0.499_9 + (i % 5) as f32 * 5e-5,
+        |i, _| f32::from_bits(i as u32 % 129),
+        |_, random| random.value() * 1e-37,
+        |_, random| random.value() * 1e35,
+        |_, _| -0.0,
+        |_, random| random.value(),
+    ];
+    let mut failures = Vec::new();
+    for inputs in [1, 3, 4, 9, 63, 64, 65, 200] {
+        let mut random = Random(inputs as u64);
+        let weight = kinds
+            .iter()
+            .flat_map(|kind| (0..inputs).map(|i| kind(i, &mut random)).collect::<Vec<_>>());
+        let bias = vec![0.0; kinds.len()];
+        let layer = Layer::new(weight.collect(), bias, inputs, Activation::Identity);
+        let model = Model { layers: vec![layer], gates: vec![None], map: None };
+        // The last input has another scale than the others.
+        let apart = (0..inputs).map(|i| if i + 1 < inputs { 1.0 } else { 0.5 }).collect();
+        for quantization in [
+            plain(1.0, 0.0),
+            plain(0.037, 0.0),
+            plain(1.0, 7.0),
+            Quantization::new(apart, vec![0.0; inputs]),
+        ] {
+            let rows = (0..inputs).flat_map(|one| {
+                let quantization = &quantization;
+                (0..inputs).map(move |i| if i == one { quantization.scale(i) } else { 0.0 })
+            });
+            let data: Vec<f32> = rows.collect();
+            let quantization = [quantization];
+            let expected: Vec<f32> = data
+                .chunks_exact(inputs)
+                .flat_map(|row| reference(&model, &quantization, row, |_, _, _| true))
+                .collect();
+            for isa in Isa::available() {
+                let network = quantized(&model, isa, &quantization);
+                for strategy in [Strategy::Dense, Strategy::Skip] {
+                    let network = under(&network, &[strategy]);
+                    let got = run(&network, Rows::f32(&data, inputs, inputs, inputs).unwrap(), 1);
+                    if bits(&got) != bits(&expected) {
+                        let what = (inputs, &quantization, isa.name(), strategy.name());
+                        failures.push(format!("{what:?}"));
                     }
                 }
             }

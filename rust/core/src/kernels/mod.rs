@@ -35,16 +35,38 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::slice;
 
-use aligned_vec::{AVec, ConstAlign, avec};
+use aligned_vec::{AVec, ConstAlign};
 
-use crate::simd::{LANES, Simd};
+use crate::simd::{Isa, Kernel, LANES, Simd};
 
 /// A buffer that starts on a cache line.
 pub(crate) type Aligned<T> = AVec<T, ConstAlign<64>>;
 
 /// `len` zeros on a cache line.
 pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Aligned<T> {
-    avec![[64] | T::default(); len]
+    let mut zeros = Aligned::with_capacity(64, len);
+    prefer_huge_pages(zeros.as_ptr(), len);
+    zeros.resize(len, T::default());
+    zeros
+}
+
+/// Asks for huge pages for what is large of memory that nobody has written to yet: to be given it page by page
+/// takes longer than to quantise and pack weights into it.
+pub(crate) fn prefer_huge_pages<T>(start: *const T, len: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        /// Where they are small: elsewhere none is within reach.
+        const HUGE: usize = 2 << 20;
+        let first = (start as usize).next_multiple_of(HUGE);
+        let end = start as usize + len * size_of::<T>();
+        if let Some(bytes) = end.checked_sub(first).filter(|bytes| *bytes >= HUGE) {
+            // SAFETY: the pages are of memory that the caller has, and their contents stay as they are.
+            // That the system has no such pages, or gives none, is no error.
+            unsafe { libc::madvise(first as *mut _, bytes - bytes % HUGE, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, len);
 }
 
 /// `n` rounded up to whole vectors.
@@ -128,22 +150,14 @@ pub(crate) struct BytePanels {
 }
 
 impl BytePanels {
-    /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`.
-    pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> i8) -> Self {
+    /// Packs a matrix whose units' weights are `words`, unit by unit, the bytes of four inputs to each.
+    pub(crate) fn pack(isa: Isa, inputs: usize, words: &[u32]) -> Self {
+        let columns = inputs.div_ceil(4);
+        let outputs = words.len() / columns;
         let mut data = zeros(outputs.div_ceil(PANEL) * inputs * LANES);
-        for (panel, lines) in data.chunks_exact_mut(inputs * LANES).enumerate() {
-            let first = panel * PANEL;
-            for (block, lines) in lines.chunks_mut(BLOCK * LANES).enumerate() {
-                for unit in (first..outputs.min(first + PANEL)).step_by(4) {
-                    // Byte 16 L + 4 k + j of a line belongs to unit 16 k + 4 L + j.
-                    let word = unit % 16 + (unit - first) / 16;
-                    let byte = |i, o| if o < outputs { weight(i, o) as u8 } else { 0 };
-                    for (i, line) in lines.chunks_exact_mut(LANES).enumerate() {
-                        let i = block * BLOCK + i;
-                        line[word] = u32::from_ne_bytes([0, 1, 2, 3].map(|j| byte(i, unit + j)));
-                    }
-                }
-            }
+        let panels = words.chunks(PANEL * columns).zip(data.chunks_exact_mut(inputs * LANES));
+        for (words, lines) in panels {
+            isa.run(PackBytes { words, columns, lines });
         }
         BytePanels { data, inputs, outputs }
     }
@@ -171,6 +185,66 @@ impl BytePanels {
         let at = |p: usize| (p * self.inputs * LANES).min(self.data.len());
         &self.data[at(p)..at(p + count)]
     }
+}
+
+/// Packs the words of up to 64 units, `columns` each, as the lines of a panel.
+struct PackBytes<'a> {
+    words: &'a [u32],
+    columns: usize,
+    lines: &'a mut [u32],
+}
+
+impl Kernel for PackBytes<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        const WORDS: usize = BLOCK / 4;
+        /// How many blocks ahead words are asked for: no hardware follows so many units at once.
+        const PREFETCH: usize = 2;
+        let PackBytes { words, columns, lines } = self;
+        for (block, lines) in lines.chunks_mut(BLOCK * LANES).enumerate() {
+            for (four, units) in words.chunks(4 * columns).enumerate() {
+                let mut rows = [[0; WORDS]; 4];
+                for (row, unit) in rows.iter_mut().zip(units.chunks_exact(columns)) {
+                    let unit = &unit[block * WORDS..];
+                    simd.prefetch_l2(unit.as_ptr().wrapping_add(PREFETCH * WORDS));
+                    match unit.first_chunk() {
+                        Some(unit) => *row = *unit,
+                        None => row[..unit.len()].copy_from_slice(unit),
+                    }
+                }
+                // Byte 16 L + 4 k + j of a line belongs to unit 16 k + 4 L + j.
+                let word = 4 * (four % 4) + four / 4;
+                let by_input = transposed(&rows);
+                let by_input = by_input.as_flattened();
+                for (line, &units) in lines.chunks_exact_mut(LANES).zip(by_input) {
+                    line[word] = units;
+                }
+            }
+        }
+    }
+}
+
+/// The bytes of four inputs to a word, for four units, as those of four units to a word, for each of the
+/// four inputs.
+#[inline(always)]
+fn transposed<const N: usize>(units: &[[u32; N]; 4]) -> [[u32; 4]; N] {
+    const EVEN: u32 = 0x00ff_00ff;
+    const LOW: u32 = 0x0000_ffff;
+    let mut inputs = [[0; 4]; N];
+    for n in 0..N {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|unit| units[unit][n].to_le());
+        let even = [(a & EVEN) | ((b & EVEN) << 8), (c & EVEN) | ((d & EVEN) << 8)];
+        let odd = [((a >> 8) & EVEN) | (b & !EVEN), ((c >> 8) & EVEN) | (d & !EVEN)];
+        inputs[n] = [
+            (even[0] & LOW) | (even[1] << 16),
+            (odd[0] & LOW) | (odd[1] << 16),
+            (even[0] >> 16) | (even[1] & !LOW),
+            (odd[0] >> 16) | (odd[1] & !LOW),
+        ]
+        .map(u32::from_le);
+    }
+    inputs
 }
 
 /// A weight matrix as one zero-padded row per unit: `[unit][input]`.

@@ -388,8 +388,8 @@ impl QuantizedGate {
         (self.scale.len() + self.bias.len()) * 4 + self.u.bytes() + self.scores.bytes()
     }
 
-    pub(super) fn pack(&self, in_pairs: bool) {
-        self.u.pack_for_lists(in_pairs);
+    pub(super) fn pack(&self, isa: Isa, in_pairs: bool) {
+        self.u.pack_for_lists(isa, in_pairs);
     }
 
     /// Runs the layer; returns the number of units computed.

@@ -122,16 +122,20 @@ impl PackedLayer {
         let mut bias = zeros(padded(layer.outputs()));
         bias[..layer.outputs()].copy_from_slice(&layer.bias);
         if let Some(map) = &map {
+            let scales: Vec<f32> = (0..layer.inputs).map(|i| map.scale(i)).collect();
+            let shifts: Vec<f64> = (0..layer.inputs).map(|i| map.shift(i).into()).collect();
+            let shifted = shifts.iter().any(|shift| *shift != 0.0);
             for (o, row) in layer.weight().chunks_exact(layer.inputs).enumerate() {
-                let mut sum = f64::from(layer.bias[o]);
-                for (i, w) in row.iter().enumerate() {
-                    sum += f64::from(*w) * f64::from(map.shift(i));
-                    let folded = w * map.scale(i);
-                    if !folded.is_finite() {
-                        return Err(not_finite(index, "weight", "input_scale", folded));
-                    }
+                let folded = || row.iter().zip(&scales).map(|(w, scale)| w * scale);
+                // Through to the end, since a loop that may end anywhere is no vector loop.
+                if folded().fold(false, |bad, weight| bad | !weight.is_finite()) {
+                    let bad = folded().find(|weight| !weight.is_finite()).expect("one is");
+                    return Err(not_finite(index, "weight", "input_scale", bad));
                 }
-                bias[o] = sum as f32;
+                if shifted {
+                    let terms = row.iter().zip(&shifts).map(|(w, shift)| f64::from(*w) * shift);
+                    bias[o] = terms.fold(f64::from(layer.bias[o]), |sum, term| sum + term) as f32;
+                }
                 if !bias[o].is_finite() {
                     return Err(not_finite(index, "weight", "input_shift", bias[o]));
                 }
@@ -207,15 +211,17 @@ pub(crate) struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     /// Packs what a plan needs, where inputs may come in pairs and where not.
-    pub(crate) fn pack_for(self, plan: LayerPlan, in_pairs: bool) {
+    pub(crate) fn pack_for(self, isa: Isa, plan: LayerPlan, in_pairs: bool) {
         match (plan.precision, self.int8, plan.strategy) {
             (Precision::Int8, Some(int8), Strategy::Gate) => {
                 int8.weights.unit_rows();
                 if let Some(gate) = self.int8_gate {
-                    gate.pack(in_pairs);
+                    gate.pack(isa, in_pairs);
                 }
             }
-            (Precision::Int8, Some(int8), Strategy::Skip) => int8.weights.pack_for_lists(in_pairs),
+            (Precision::Int8, Some(int8), Strategy::Skip) => {
+                int8.weights.pack_for_lists(isa, in_pairs);
+            }
             (Precision::Int8, Some(int8), Strategy::Dense) => _ = int8.weights.panels(),
             (_, _, Strategy::Gate) => _ = self.layer.unit_rows(),
             _ => _ = self.layer.panels(),
