@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import random
+import re
 import stat
 import struct
 import tempfile
@@ -1001,6 +1002,45 @@ def test_tensors_of_other_kinds(
 ) -> None:
     entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, len(content)]}
     assert message in refused(write_tensors(tensors, {"layers.0.weight": entry}, content))
+
+
+def after_the_header(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+    """Makes `change` once, when a .safetensors file's header was read and its tensors were not."""
+    changes = [change]
+
+    class Opened:
+        def __init__(self, path: Path, framework: str) -> None:
+            self.file = safe_open(path, framework=framework)
+
+        def __enter__(self) -> Any:
+            return self.file.__enter__()
+
+        def __exit__(self, *error: object) -> None:
+            self.file.__exit__(*error)
+            while changes:
+                changes.pop()()
+
+    safe_open = safetensors.safe_open
+    monkeypatch.setattr(safetensors, "safe_open", Opened)
+
+
+def one_layer(inputs: int) -> Model:
+    weight = np.full((2, inputs), inputs)
+    return Model(layers=(Layer(weight, np.zeros(2), Activation("identity")),))
+
+
+def test_tensors_replaced_meanwhile(tensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = one_layer(3), one_layer(4)
+    save(tensors, old)
+    after_the_header(monkeypatch, lambda: save(tensors, new))
+    assert_same(load(tensors), new)
+
+
+def test_tensors_truncated_meanwhile(tensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tensors, one_layer(3))
+    size = tensors.stat().st_size
+    after_the_header(monkeypatch, lambda: os.truncate(tensors, size - 5))
+    assert re.fullmatch(r"layers\.0\.\w+ ends after \d+ of \d+ bytes", refused(tensors))
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "C64", "F128", "F32\0", ""])

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument(
         "--keep-rows",
         action="store_true",
-        help="leave the record of numbers of rows that are not measured as it is",
+        help="keep what is on record of other numbers of rows",
     )
     parser.add_argument("--seconds", type=float, default=6.0, help="for each number of rows")
     parser.add_argument("--engines", nargs="*", help="beginnings of names; all by default")
@@ -61,7 +61,7 @@ def main() -> None:
                 failed = True
                 continue
             print(comparison, "\n", flush=True)
-            keep(options.out / f"{work.name}.json", work, comparison, rows=options.keep_rows)
+            keep(options.out / f"{work.name}.json", work, comparison, keep_rows=options.keep_rows)
     report.write(options.out)
     sys.exit(failed)
 
@@ -84,18 +84,23 @@ def measured(work: Work, threads: int, options: argparse.Namespace) -> compare.C
     )
 
 
-def keep(path: Path, work: Work, comparison: compare.Comparison, *, rows: bool) -> None:
+def keep(path: Path, work: Work, comparison: compare.Comparison, *, keep_rows: bool) -> None:
     """Put a comparison into the network's file, in place of the last one at as many threads.
 
-    With `rows`, other numbers of rows of the last one stay.
+    With `keep_rows`, other numbers of rows of the last one stay, if it is of the same machine,
+    versions and network.
     """
     found: dict[str, Any] = {}
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))["comparisons"]
-    threads, new = str(comparison.threads), comparison.to_dict()
-    if rows and threads in found:
-        measured = {race["rows"] for race in new["races"]}
-        others = [race for race in found[threads]["races"] if race["rows"] not in measured]
+    threads, new = str(comparison.threads), rounded(comparison.to_dict())
+    if keep_rows and threads in found:
+        last = found[threads]
+        for field in ("network", "machine", "versions", "error_dense", "error_limit"):
+            if new[field] != last[field]:
+                raise ValueError(f"{path}: {field} was {last[field]}, now it is {new[field]}")
+        again = {race["rows"] for race in new["races"]}
+        others = [race for race in last["races"] if race["rows"] not in again]
         new["races"] = sorted([*others, *new["races"]], key=lambda race: race["rows"])
     values = {
         "name": work.name,

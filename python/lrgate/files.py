@@ -790,20 +790,23 @@ def _read_safetensors(path: Path, max_bytes: int) -> tuple[dict[str, Array], dic
             # It checks its header, and that the tensors fill the file without gap or overlap.
             with safe_open(path, framework="numpy") as tensors:
                 header = _parse_header((tensors.metadata() or {}).get("lrgate"))
-                keys = sorted(tensors.keys())
+                # In the order of the file.
+                keys = tensors.offset_keys()
                 _check_keys(keys)
                 layout = {key: _checked_tensor(key, tensors.get_slice(key)) for key in keys}
         except SafetensorError as error:
             raise FileFormatError(f"not a readable .safetensors file: {error}") from error
+        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            # Another one was moved there meanwhile, as `save` does.
+            return _read_safetensors(path, max_bytes)
         # Straight into memory of their own: a tensor that the package gives is a copy of a copy.
-        length = int.from_bytes(file.read(8), "little")
-        parts = json.loads(file.read(length))
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
         arrays = {}
         for key, (shape, dtype) in layout.items():
             array = np.empty(shape, dtype)
-            file.seek(8 + length + parts[key]["data_offsets"][0])
-            if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
-                raise FileFormatError(f"{key} ends too early")
+            read = file.readinto(array.reshape(-1).view(np.uint8).data)
+            if read != array.nbytes:
+                raise FileFormatError(f"{key} ends after {read} of {array.nbytes} bytes")
             arrays[key] = _converted(key, array)
         return arrays, header
 

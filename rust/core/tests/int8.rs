@@ -206,15 +206,19 @@ fn weights_are_rounded_as_documented() {
             .flat_map(|kind| (0..inputs).map(|i| kind(i, &mut random)).collect::<Vec<_>>());
         let bias = vec![0.0; kinds.len()];
         let layer = Layer::new(weight.collect(), bias, inputs, Activation::Identity);
-        let model = Model { layers: vec![layer], gates: vec![None], map: None };
         // The last input has another scale than the others.
         let apart = (0..inputs).map(|i| if i + 1 < inputs { 1.0 } else { 0.5 }).collect();
-        for quantization in [
-            plain(1.0, 0.0),
-            plain(0.037, 0.0),
-            plain(1.0, 7.0),
-            Quantization::new(apart, vec![0.0; inputs]),
+        let map = |scale| Some(InputMap::new(vec![scale], vec![0.0]));
+        for (map, quantization) in [
+            (None, plain(1.0, 0.0)),
+            (None, plain(0.037, 0.0)),
+            (None, plain(1.0, 7.0)),
+            (None, Quantization::new(apart, vec![0.0; inputs])),
+            (map(-0.5), plain(1.0, 0.0)),
+            (map(1e-30), plain(1.0, 0.0)),
+            (map(0.0), plain(1.0, 0.0)),
         ] {
+            let model = Model { layers: vec![layer.clone()], gates: vec![None], map };
             let rows = (0..inputs).flat_map(|one| {
                 let quantization = &quantization;
                 (0..inputs).map(move |i| if i == one { quantization.scale(i) } else { 0.0 })

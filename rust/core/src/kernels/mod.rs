@@ -35,7 +35,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::slice;
 
-use aligned_vec::{AVec, ConstAlign};
+use aligned_vec::{AVec, ConstAlign, avec};
 
 use crate::simd::{Isa, Kernel, LANES, Simd};
 
@@ -44,24 +44,29 @@ pub(crate) type Aligned<T> = AVec<T, ConstAlign<64>>;
 
 /// `len` zeros on a cache line.
 pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Aligned<T> {
+    avec![[64] | T::default(); len]
+}
+
+/// The same for weights, of which there may be many.
+fn zeros_for_weights<T: Copy + Default>(len: usize) -> Aligned<T> {
     let mut zeros = Aligned::with_capacity(64, len);
     prefer_huge_pages(zeros.as_ptr(), len);
     zeros.resize(len, T::default());
     zeros
 }
 
-/// Asks for huge pages for what is large of memory that nobody has written to yet: to be given it page by page
-/// takes longer than to quantise and pack weights into it.
+/// Asks for huge pages for as many values from `start` on, if they are many; best before they are written
+/// to: to be given memory page by page takes longer than to quantise and pack weights into it.
 pub(crate) fn prefer_huge_pages<T>(start: *const T, len: usize) {
     #[cfg(target_os = "linux")]
     {
-        /// Where they are small: elsewhere none is within reach.
+        /// Their size where pages are of 4 KiB; elsewhere the advice does no harm.
         const HUGE: usize = 2 << 20;
         let first = (start as usize).next_multiple_of(HUGE);
         let end = start as usize + len * size_of::<T>();
         if let Some(bytes) = end.checked_sub(first).filter(|bytes| *bytes >= HUGE) {
-            // SAFETY: the pages are of memory that the caller has, and their contents stay as they are.
-            // That the system has no such pages, or gives none, is no error.
+            // SAFETY: this advice changes the contents of no memory, whatever memory it is of. If the system
+            // has no such pages, or gives none, nothing is lost.
             unsafe { libc::madvise(first as *mut _, bytes - bytes % HUGE, libc::MADV_HUGEPAGE) };
         }
     }
@@ -93,7 +98,7 @@ impl<W: Copy + Default> Panels<W> {
     /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`; of bytes, four
     /// inputs are one.
     pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> W) -> Self {
-        let mut data = zeros(inputs * padded(outputs));
+        let mut data = zeros_for_weights(inputs * padded(outputs));
         let mut at = 0;
         for first in (0..outputs).step_by(PANEL) {
             let width = padded(outputs - first).min(PANEL);
@@ -150,11 +155,11 @@ pub(crate) struct BytePanels {
 }
 
 impl BytePanels {
-    /// Packs a matrix whose units' weights are `words`, unit by unit, the bytes of four inputs to each.
+    /// Packs a matrix whose units' weights are `words`, unit by unit, each word the bytes of four inputs.
     pub(crate) fn pack(isa: Isa, inputs: usize, words: &[u32]) -> Self {
         let columns = inputs.div_ceil(4);
         let outputs = words.len() / columns;
-        let mut data = zeros(outputs.div_ceil(PANEL) * inputs * LANES);
+        let mut data = zeros_for_weights(outputs.div_ceil(PANEL) * inputs * LANES);
         let panels = words.chunks(PANEL * columns).zip(data.chunks_exact_mut(inputs * LANES));
         for (words, lines) in panels {
             isa.run(PackBytes { words, columns, lines });
@@ -258,7 +263,7 @@ impl<W: Copy + Default> UnitRows<W> {
     /// inputs are one.
     pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> W) -> Self {
         let stride = padded(inputs);
-        let mut data = zeros(outputs * stride);
+        let mut data = zeros_for_weights(outputs * stride);
         for (o, row) in data.chunks_exact_mut(stride).enumerate() {
             for (i, w) in row.iter_mut().take(inputs).enumerate() {
                 *w = weight(i, o);

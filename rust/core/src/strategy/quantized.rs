@@ -166,9 +166,9 @@ fn by_terms(weights: &[f32], terms: &[Terms], words: &mut [u32]) -> (f64, f64) {
         for j in 0..SUMS {
             rounding[j] = f64::from(bytes[j]) * step - products[j];
         }
-        let terms = times(rounding, term.reference);
+        let references = times(rounding, term.reference);
         for j in 0..SUMS {
-            sums[j] -= terms[j];
+            sums[j] -= references[j];
         }
         put(words, &bytes);
     }
@@ -196,8 +196,8 @@ fn times(a: [f64; SUMS], b: [f64; SUMS]) -> [f64; SUMS] {
 /// Weights that are quantised at a time, where one factor stands before all.
 const WEIGHTS: usize = 64;
 
-/// What [`by_terms`] does with terms that are all the same, and without any: the same bits in a third of the
-/// time. Returns the step.
+/// What [`by_terms`] does where all factors are one, and shifts and offsets are 0: the same bits in a third of
+/// the time. Returns the step.
 #[inline(always)]
 fn by_factor(weights: &[f32], factor: f64, words: &mut [u32]) -> f64 {
     let (blocks, rest) = weights.as_chunks::<WEIGHTS>();
@@ -210,7 +210,7 @@ fn by_factor(weights: &[f32], factor: f64, words: &mut [u32]) -> f64 {
             largest[j] = if magnitude > largest[j] { magnitude } else { largest[j] };
         }
     }
-    // Products are ordered as weights are, rounded or not.
+    // Products' magnitudes are ordered as weights' are, rounded or not.
     let step = step(largest.into_iter().map(|weight| f64::from(weight) * factor));
     let (to, last_to) = words.split_at_mut(blocks.len() * WEIGHTS / 4);
     for (block, to) in blocks.iter().zip(to.as_chunks_mut::<{ WEIGHTS / 4 }>().0) {
@@ -227,8 +227,8 @@ fn by_factor(weights: &[f32], factor: f64, words: &mut [u32]) -> f64 {
 fn quantized(weights: &[f32; WEIGHTS], factor: f64, step: f64) -> [i8; WEIGHTS] {
     /// As in [`quantize`], of f32.
     const ROUND: f32 = 1.5 * (1 << 23) as f32;
-    // In f32 a quotient of up to 127 is wrong by two roundings, less than a 60,000th. Only that near the
-    // middle of two integers may another one be the nearest.
+    // In f32 a quotient of up to 127 is off by less than 1/60,000, by two roundings; only that near the middle
+    // of two integers may another one be the nearest. It is up to 127 where the step is a normal number.
     const SURE: f32 = 0.5 - 1e-4;
     let ratio = (factor / step) as f32;
     let mut bytes = [0; WEIGHTS];
