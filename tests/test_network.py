@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import copy
 import dataclasses
+import itertools
 import multiprocessing
 import pickle
 import warnings
@@ -58,6 +59,37 @@ def test_engines_refuse_misaligned_weights() -> None:
         lrgate._core.Engine([(weight, np.zeros(2, np.float32), "identity", None)])
     net = Network.from_layers([(weight, np.ones(2))])  # which copies it
     assert net(np.ones(2)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (64, 300)])
+def test_rows_and_columns_are_taken(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(3)
+    matrix = rng.standard_normal(shape, dtype=np.float32)
+    orders = [
+        (None, rng.permutation(n).astype(np.int32), rng.permutation(n)[: n // 2].astype(np.int32))
+        for n in shape
+    ]
+    for units, inputs in itertools.product(*orders):
+        expected = matrix if units is None else matrix[units]
+        expected = expected if inputs is None else expected[:, inputs]
+        out = np.full(expected.shape, np.nan, np.float32)
+        lrgate._core.take(matrix, units, inputs, out)
+        np.testing.assert_array_equal(out, expected)
+
+
+def test_what_cannot_be_taken() -> None:
+    take, matrix = lrgate._core.take, np.ones((3, 4), np.float32)
+    out = np.zeros((2, 4), np.float32)
+    for bad in (3, -1):
+        with pytest.raises(IndexError, match="indices must be below 3"):
+            take(matrix, np.array([0, bad], np.int32), None, out)
+    with pytest.raises(ValueError, match="out must have the shape of what is taken"):
+        take(matrix, None, None, out)
+    with pytest.raises(ValueError, match="must be C-contiguous"):
+        take(np.asfortranarray(matrix), np.array([2, 1], np.int32), None, out)
+    with pytest.raises(ValueError, match="must be C-contiguous"):
+        take(matrix, None, None, np.zeros((4, 3), np.float32).T)
+    assert not out.any()
 
 
 def test_weights_outlive_their_arrays() -> None:

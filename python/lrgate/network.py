@@ -825,7 +825,7 @@ def _build(model: Model) -> _core.Engine:
                 f"layers[{i}]: weight must have {model.layers[i - 1].outputs} columns, the units "
                 f"of layers[{i - 1}], got {layer.inputs}"
             )
-        weight = _taken(_taken(weight, layer.order, 0), before, 1)
+        weight = _rearranged(weight, layer.order, before)
         bias = _taken(bias, layer.order, 0)
         layers.append((weight, bias, layer.activation.name, layer.activation.parameter))
     engine = _core.Engine(
@@ -879,6 +879,19 @@ def _engine_quantization(layers: Sequence[Layer]) -> list[Any]:
 def _orders_before(layers: Sequence[Layer]) -> list[Int32Array | None]:
     """What each layer's inputs are in the engine: the order of the layer before it."""
     return [None, *(layer.order for layer in layers[:-1])]
+
+
+def _rearranged(
+    weight: Float32Array, rows: Int32Array | None, columns: Int32Array | None
+) -> Float32Array:
+    """A weight's rows and columns of these numbers, in this order; None is all of them."""
+    if rows is None and columns is None:
+        return weight
+    height, width = weight.shape
+    shape = (height if rows is None else len(rows), width if columns is None else len(columns))
+    result = np.empty(shape, np.float32)
+    _core.take(weight, rows, columns, result)
+    return sealed(result)
 
 
 def _taken(array: Float32Array, order: Int32Array | None, axis: int) -> Float32Array:
