@@ -1004,12 +1004,16 @@ def test_tensors_of_other_kinds(
     assert message in refused(write_tensors(tensors, {"layers.0.weight": entry}, content))
 
 
-def after_the_header(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
-    """Makes `change` once, when a .safetensors file's header was read and its tensors were not."""
-    changes = [change]
+def meanwhile(
+    monkeypatch: pytest.MonkeyPatch, when: str, change: Callable[[], object], times: int = 1
+) -> None:
+    """Makes `change` when a .safetensors file was opened, before or after its header is read."""
+    changes = [change] * times
 
     class Opened:
         def __init__(self, path: Path, framework: str) -> None:
+            if when == "before the header" and changes:
+                changes.pop()()
             self.file = safe_open(path, framework=framework)
 
         def __enter__(self) -> Any:
@@ -1017,29 +1021,36 @@ def after_the_header(monkeypatch: pytest.MonkeyPatch, change: Callable[[], objec
 
         def __exit__(self, *error: object) -> None:
             self.file.__exit__(*error)
-            while changes:
+            if when == "after the header" and changes:
                 changes.pop()()
 
     safe_open = safetensors.safe_open
     monkeypatch.setattr(safetensors, "safe_open", Opened)
 
 
-def one_layer(inputs: int) -> Model:
-    weight = np.full((2, inputs), inputs)
-    return Model(layers=(Layer(weight, np.zeros(2), Activation("identity")),))
+def one_layer(value: float) -> Model:
+    return Model(
+        layers=(Layer(np.full((2, 3), value), np.full(2, value), Activation("identity")),),
+        metadata={"value": value},
+    )
 
 
-def test_tensors_replaced_meanwhile(tensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = one_layer(3), one_layer(4)
-    save(tensors, old)
-    after_the_header(monkeypatch, lambda: save(tensors, new))
-    assert_same(load(tensors), new)
+@pytest.mark.skipif(os.name == "nt", reason="open files cannot be replaced there")
+@pytest.mark.parametrize("when", ["before the header", "after the header"])
+def test_tensors_replaced_meanwhile(
+    tensors: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    save(tensors, one_layer(3.0))
+    meanwhile(monkeypatch, when, lambda: save(tensors, one_layer(4.0)))
+    assert_same(load(tensors), one_layer(4.0))
+    meanwhile(monkeypatch, when, lambda: save(tensors, one_layer(5.0)), times=10)
+    assert refused(tensors) == "it is replaced again and again while it is read"
 
 
 def test_tensors_truncated_meanwhile(tensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tensors, one_layer(3))
+    save(tensors, one_layer(3.0))
     size = tensors.stat().st_size
-    after_the_header(monkeypatch, lambda: os.truncate(tensors, size - 5))
+    meanwhile(monkeypatch, "after the header", lambda: os.truncate(tensors, size - 5))
     assert re.fullmatch(r"layers\.0\.\w+ ends after \d+ of \d+ bytes", refused(tensors))
 
 

@@ -77,12 +77,22 @@ def test_rows_and_columns_are_taken(shape: tuple[int, int]) -> None:
         np.testing.assert_array_equal(out, expected)
 
 
+def test_weights_whose_sum_overflows_are_finite() -> None:
+    net = Network.from_layers([(np.full((3, 2), 3e38), np.zeros(3)), (np.ones((1, 3)), [0.0])])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ordered = net.with_order({0: [2, 0, 1]})
+    assert ordered(np.float32([1e-30, 0.0])).tolist() == net(np.float32([1e-30, 0.0])).tolist()
+
+
 def test_what_cannot_be_taken() -> None:
     take, matrix = lrgate._core.take, np.ones((3, 4), np.float32)
     out = np.zeros((2, 4), np.float32)
     for bad in (3, -1):
         with pytest.raises(IndexError, match="indices must be below 3"):
             take(matrix, np.array([0, bad], np.int32), None, out)
+    with pytest.raises(IndexError, match="indices must be below 4"):
+        take(matrix, None, np.array([0, 4], np.int32), np.zeros((3, 2), np.float32))
     with pytest.raises(ValueError, match="out must have the shape of what is taken"):
         take(matrix, None, None, out)
     with pytest.raises(ValueError, match="must be C-contiguous"):

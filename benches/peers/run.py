@@ -56,12 +56,12 @@ def main() -> None:
             print(f"{work.name}, threads: {threads}, from {time.strftime('%H:%M')}", flush=True)
             try:
                 comparison = measured(work, threads, options)
+                print(comparison, "\n", flush=True)
+                path = options.out / f"{work.name}.json"
+                keep(path, work, comparison, keep_rows=options.keep_rows)
             except (RuntimeError, ValueError) as error:
                 print(f"{work.name}, threads: {threads}: {error}", file=sys.stderr)
                 failed = True
-                continue
-            print(comparison, "\n", flush=True)
-            keep(options.out / f"{work.name}.json", work, comparison, keep_rows=options.keep_rows)
     report.write(options.out)
     sys.exit(failed)
 
@@ -102,6 +102,8 @@ def keep(path: Path, work: Work, comparison: compare.Comparison, *, keep_rows: b
         again = {race["rows"] for race in new["races"]}
         others = [race for race in last["races"] if race["rows"] not in again]
         new["races"] = sorted([*others, *new["races"]], key=lambda race: race["rows"])
+        new["left_out"] = last["left_out"] | new["left_out"]
+        new["warnings"] = list(dict.fromkeys([*last["warnings"], *new["warnings"]]))
     values = {
         "name": work.name,
         "title": work.title,

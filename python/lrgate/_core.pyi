@@ -17,6 +17,7 @@ __all__ = [
     "peaks",
     "set_num_threads",
     "set_thread_override",
+    "take",
 ]
 
 VERSION: Final[str]

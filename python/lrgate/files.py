@@ -781,11 +781,14 @@ _SAFETENSORS_DTYPES: Final = {
 }
 
 
-def _read_safetensors(path: Path, max_bytes: int) -> tuple[dict[str, Array], dict[str, Any]]:
+def _read_safetensors(
+    path: Path, max_bytes: int, tries: int = 10
+) -> tuple[dict[str, Array], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     with open(path, "rb") as file:
-        _check_total(os.fstat(file.fileno()).st_size, max_bytes)
+        size = os.fstat(file.fileno()).st_size
+        _check_total(size, max_bytes)
         try:
             # It checks its header, and that the tensors fill the file without gap or overlap.
             with safe_open(path, framework="numpy") as tensors:
@@ -798,9 +801,11 @@ def _read_safetensors(path: Path, max_bytes: int) -> tuple[dict[str, Array], dic
             raise FileFormatError(f"not a readable .safetensors file: {error}") from error
         if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
             # Another one was moved there meanwhile, as `save` does.
-            return _read_safetensors(path, max_bytes)
+            if tries == 1:
+                raise FileFormatError("it is replaced again and again while it is read")
+            return _read_safetensors(path, max_bytes, tries - 1)
         # Straight into memory of their own: a tensor that the package gives is a copy of a copy.
-        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        file.seek(min(8 + int.from_bytes(file.read(8), "little"), size))
         arrays = {}
         for key, (shape, dtype) in layout.items():
             array = np.empty(shape, dtype)

@@ -237,6 +237,8 @@ def blas() -> str:
     except ImportError:
         return "unknown: threadpoolctl is not installed"
     found = [pool for pool in threadpool_info() if pool.get("user_api") == "blas"]
+    # SciPy may have one of its own; wheels of both call its file after SciPy.
+    found.sort(key=lambda pool: "numpy" not in pool.get("filepath", ""))
     return ", ".join(
         " ".join(
             str(pool[key]) for key in ("internal_api", "version", "architecture") if key in pool
