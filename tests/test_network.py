@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import copy
 import dataclasses
-import itertools
 import multiprocessing
 import pickle
 import warnings
@@ -61,20 +60,41 @@ def test_engines_refuse_misaligned_weights() -> None:
     assert net(np.ones(2)).tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (64, 300)])
-def test_rows_and_columns_are_taken(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("how", ["read-only", "writable", "by columns"])
+def test_engines_put_units_in_order_where_weights_are(how: str) -> None:
     rng = np.random.default_rng(3)
-    matrix = rng.standard_normal(shape, dtype=np.float32)
-    orders = [
-        (None, rng.permutation(n).astype(np.int32), rng.permutation(n)[: n // 2].astype(np.int32))
-        for n in shape
-    ]
-    for units, inputs in itertools.product(*orders):
-        expected = matrix if units is None else matrix[units]
-        expected = expected if inputs is None else expected[:, inputs]
-        out = np.full(expected.shape, np.nan, np.float32)
-        lrgate._core.take(matrix, units, inputs, out)
-        np.testing.assert_array_equal(out, expected)
+    orders = [np.int32([6, 2, 8, 0, 5]), np.int32([3, 1, 0]), None]
+    layers, copied, before = [], [], slice(None)
+    for inputs, outputs, order in zip((7, 9, 4), (9, 4, 2), orders, strict=True):
+        weight = rng.standard_normal((outputs, inputs), dtype=np.float32)
+        bias = rng.standard_normal(outputs, dtype=np.float32)
+        units = slice(None) if order is None else order
+        copied.append((weight[units][:, before].copy(), bias[units], "relu", None))
+        weight = np.asfortranarray(weight) if how == "by columns" else weight
+        weight.flags.writeable = how == "writable"
+        layers.append((weight, bias, "relu", None))
+        before = units
+    x = rng.standard_normal((70, 7), dtype=np.float32)
+    engine, copy = lrgate._core.Engine(layers, orders=orders), lrgate._core.Engine(copied)
+    for strategy in ("dense", "skip"):
+        plan = [(1, [strategy] * 3, ["f32"] * 3)]
+        got, expected = (
+            lrgate._core.Network(each.with_plan(plan), False, None)(x) for each in (engine, copy)
+        )
+        np.testing.assert_array_equal(got, expected)
+        assert got.any()
+
+
+def test_engines_refuse_orders_that_do_not_fit() -> None:
+    layers = [(W.astype(np.float32), B.astype(np.float32), "relu", None)]
+    for orders, message in [
+        ([], "orders must have 1 entries, got 0"),
+        ([np.int32([0, 3])], "orders: layers[0]: units must be below 3, got 3"),
+        ([np.int32([-1])], "orders must be of at least 0, got -1"),
+    ]:
+        with pytest.raises(ValueError) as error:
+            lrgate._core.Engine(layers, orders=orders)
+        assert str(error.value) == message
 
 
 def test_weights_whose_sum_overflows_are_finite() -> None:
@@ -83,23 +103,6 @@ def test_weights_whose_sum_overflows_are_finite() -> None:
         warnings.simplefilter("error")
         ordered = net.with_order({0: [2, 0, 1]})
     assert ordered(np.float32([1e-30, 0.0])).tolist() == net(np.float32([1e-30, 0.0])).tolist()
-
-
-def test_what_cannot_be_taken() -> None:
-    take, matrix = lrgate._core.take, np.ones((3, 4), np.float32)
-    out = np.zeros((2, 4), np.float32)
-    for bad in (3, -1):
-        with pytest.raises(IndexError, match="indices must be below 3"):
-            take(matrix, np.array([0, bad], np.int32), None, out)
-    with pytest.raises(IndexError, match="indices must be below 4"):
-        take(matrix, None, np.array([0, 4], np.int32), np.zeros((3, 2), np.float32))
-    with pytest.raises(ValueError, match="out must have the shape of what is taken"):
-        take(matrix, None, None, out)
-    with pytest.raises(ValueError, match="must be C-contiguous"):
-        take(np.asfortranarray(matrix), np.array([2, 1], np.int32), None, out)
-    with pytest.raises(ValueError, match="must be C-contiguous"):
-        take(matrix, None, None, np.zeros((4, 3), np.float32).T)
-    assert not out.any()
 
 
 def test_weights_outlive_their_arrays() -> None:

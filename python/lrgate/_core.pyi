@@ -17,7 +17,6 @@ __all__ = [
     "peaks",
     "set_num_threads",
     "set_thread_override",
-    "take",
 ]
 
 VERSION: Final[str]
@@ -32,12 +31,6 @@ _ClassArgs = tuple[int, list[str], list[str]]
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
 def peaks(sizes: Sequence[int], seconds: float) -> tuple[list[float], float, float]: ...
-def take(
-    matrix: _F32,
-    rows: npt.NDArray[np.int32] | None,
-    columns: npt.NDArray[np.int32] | None,
-    out: _F32,
-) -> None: ...
 def get_num_threads() -> int: ...
 def set_num_threads(num_threads: int) -> None: ...
 def set_thread_override(num_threads: int | None) -> int | None: ...
@@ -48,6 +41,7 @@ class Engine:
         cls,
         layers: Sequence[_LayerArgs],
         *,
+        orders: Sequence[npt.NDArray[np.int32] | None] | None = None,
         input_scale: _F32 | None = None,
         input_shift: _F32 | None = None,
     ) -> Self: ...

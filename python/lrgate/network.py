@@ -815,21 +815,18 @@ def _build(model: Model) -> _core.Engine:
     for i, (layer, before) in enumerate(
         zip(model.layers, _orders_before(model.layers), strict=True)
     ):
-        weight, bias = layer.weight, layer.bias
-        if before is not None or layer.order is not None:
-            # Here rather than by the engine, which does not see all of it.
-            _check_finite(f"layers[{i}].weight", weight)
-            _check_finite(f"layers[{i}].bias", bias)
+        if layer.order is not None:
+            _check_finite(f"layers[{i}].bias", layer.bias)  # the engine does not see all of it
         if before is not None and layer.inputs != model.layers[i - 1].outputs:
             raise ValueError(
                 f"layers[{i}]: weight must have {model.layers[i - 1].outputs} columns, the units "
                 f"of layers[{i - 1}], got {layer.inputs}"
             )
-        weight = _rearranged(weight, layer.order, before)
-        bias = _taken(bias, layer.order, 0)
-        layers.append((weight, bias, layer.activation.name, layer.activation.parameter))
+        activation = layer.activation
+        layers.append((layer.weight, layer.bias, activation.name, activation.parameter))
     engine = _core.Engine(
         layers,
+        orders=[layer.order for layer in model.layers],
         input_scale=None if model.input_scale is None else model.input_scale.reshape(-1),
         input_shift=None if model.input_shift is None else model.input_shift.reshape(-1),
     )
@@ -879,19 +876,6 @@ def _engine_quantization(layers: Sequence[Layer]) -> list[Any]:
 def _orders_before(layers: Sequence[Layer]) -> list[Int32Array | None]:
     """What each layer's inputs are in the engine: the order of the layer before it."""
     return [None, *(layer.order for layer in layers[:-1])]
-
-
-def _rearranged(
-    weight: Float32Array, rows: Int32Array | None, columns: Int32Array | None
-) -> Float32Array:
-    """A weight's rows and columns of these numbers, in this order; None is all of them."""
-    if rows is None and columns is None:
-        return weight
-    height, width = weight.shape
-    shape = (height if rows is None else len(rows), width if columns is None else len(columns))
-    result = np.empty(shape, np.float32)
-    _core.take(weight, rows, columns, result)
-    return sealed(result)
 
 
 def _taken(array: Float32Array, order: Int32Array | None, axis: int) -> Float32Array:

@@ -3,10 +3,12 @@
 //! Everything is checked here, once, so that the engine need not. A [`Network`] never changes: the
 //! methods that change something return a new one that shares the weights.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::kernels::LargestOfRows;
 use crate::kernels::emit::Fused;
 use crate::plan::{ClassPlan, Plan, Precision, Strategy};
 use crate::simd::Isa;
@@ -140,11 +142,19 @@ pub type Weights = Arc<dyn AsRef<[f32]> + Send + Sync>;
 /// One fully connected layer: `activation(x weight^T + bias)`. Its weights are not copied when it is cloned.
 #[derive(Clone)]
 pub struct Layer {
-    weight: Weights,
+    /// `(height, width)`, of which the layer's weight is some rows and columns.
+    matrix: Weights,
+    height: usize,
+    width: usize,
+    rows: Picked,
+    columns: Picked,
     pub(crate) bias: Vec<f32>,
     pub(crate) inputs: usize,
     pub(crate) activation: Activation,
 }
+
+/// Rows or columns of a matrix, in order; `None` is all of them.
+type Picked = Option<Arc<[u32]>>;
 
 impl fmt::Debug for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -172,7 +182,23 @@ impl Layer {
         inputs: usize,
         activation: Activation,
     ) -> Layer {
-        Layer { weight, bias, inputs, activation }
+        let (height, width, rows, columns) = (bias.len(), inputs, None, None);
+        Layer { matrix: weight, height, width, rows, columns, bias, inputs, activation }
+    }
+
+    /// The layer with these units alone, for these inputs alone, both in the order of the lists; `None` is all of
+    /// them. Weights stay where they are: they are put in order as they are packed.
+    ///
+    /// # Errors
+    /// A number that is not below the number of units or of inputs, or is there twice.
+    pub fn pick(mut self, units: Option<&[u32]>, inputs: Option<&[u32]>) -> Result<Layer> {
+        self.rows = picked(self.rows, units, self.bias.len(), "units")?;
+        self.columns = picked(self.columns, inputs, self.inputs, "inputs")?;
+        if let Some(units) = units {
+            self.bias = units.iter().map(|unit| self.bias[*unit as usize]).collect();
+        }
+        self.inputs = inputs.map_or(self.inputs, <[u32]>::len);
+        Ok(self)
     }
 
     /// Width of a row going in.
@@ -183,9 +209,49 @@ impl Layer {
     pub fn outputs(&self) -> usize {
         self.bias.len()
     }
-    /// `(outputs, inputs)`, row by row.
-    pub fn weight(&self) -> &[f32] {
-        (*self.weight).as_ref()
+    /// `(outputs, inputs)`, row by row; a copy where units or inputs are picked.
+    pub fn weight(&self) -> Cow<'_, [f32]> {
+        if self.rows.is_none() && self.columns.is_none() {
+            return self.matrix().into();
+        }
+        let mut room = Vec::new();
+        let units = 0..self.outputs();
+        units.flat_map(|unit| self.weights_of(unit, &mut room).to_vec()).collect()
+    }
+    /// Where the weights are.
+    pub(crate) fn matrix(&self) -> &[f32] {
+        (*self.matrix).as_ref()
+    }
+    /// Width of its rows.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+    /// The number of its row that is a unit's.
+    pub(crate) fn row(&self, unit: usize) -> usize {
+        self.rows.as_deref().map_or(unit, |rows| rows[unit] as usize)
+    }
+    /// Which of its columns the inputs are, unless they are all as they stand.
+    pub(crate) fn columns(&self) -> Option<&[u32]> {
+        self.columns.as_deref()
+    }
+    /// The row of a unit, whole and in its own order.
+    pub(crate) fn row_of(&self, unit: usize) -> &[f32] {
+        &self.matrix()[self.row(unit) * self.width..][..self.width]
+    }
+    /// A unit's weights, brought to `room` where they do not stand side by side.
+    pub(crate) fn weights_of<'a>(&'a self, unit: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
+        let row = self.row_of(unit);
+        let Some(columns) = self.columns() else { return row };
+        room.clear();
+        room.extend(columns.iter().map(|column| row[*column as usize]));
+        room
+    }
+    /// What tells the weight of an input to a unit.
+    pub(crate) fn weight_from_to(&self) -> impl Fn(usize, usize) -> f32 {
+        let (matrix, width) = (self.matrix(), self.width);
+        let (rows, columns) = (self.rows.as_deref(), self.columns.as_deref());
+        let at = |list: Option<&[u32]>, i: usize| list.map_or(i, |list| list[i] as usize);
+        move |input, unit| matrix[at(rows, unit) * width + at(columns, input)]
     }
     /// `(outputs,)`.
     pub fn bias(&self) -> &[f32] {
@@ -196,30 +262,55 @@ impl Layer {
         self.activation
     }
 
-    fn check(&self, layer: usize) -> Result<()> {
+    /// Checks the layer; tells the largest magnitude in each row of the matrix.
+    fn check(&self, layer: usize, isa: Isa) -> Result<Vec<f32>> {
         let most = i32::MAX as usize;
         for (axis, got) in [("rows", self.outputs()), ("columns", self.inputs)] {
             if got == 0 || got > most {
                 return Err(Error::Width { layer, name: "weight", axis, got });
             }
         }
-        let weight = self.weight();
-        if Some(weight.len()) != self.inputs.checked_mul(self.outputs()) {
+        let (matrix, height, width) = (self.matrix(), self.height, self.width);
+        if Some(matrix.len()) != height.checked_mul(width) {
             return Err(Error::Shape {
                 name: format!("layers[{layer}].weight"),
-                expected: format!("({}, {})", self.outputs(), self.inputs),
-                got: format!("{} values", weight.len()),
+                expected: format!("({height}, {width})"),
+                got: format!("{} values", matrix.len()),
             });
         }
-        let inputs = self.inputs;
-        check_finite(
-            weight,
-            || format!("layers[{layer}].weight"),
-            |i| format!("({}, {})", i / inputs, i % inputs),
-        )?;
+        // In one pass, since weights may be many and are read from memory.
+        let largest = isa.run(LargestOfRows { matrix, width });
+        if largest.iter().any(|value| !value.is_finite()) {
+            check_finite(
+                matrix,
+                || format!("layers[{layer}].weight"),
+                |i| format!("({}, {})", i / width, i % width),
+            )?;
+        }
         check_finite(&self.bias, || format!("layers[{layer}].bias"), |i| i.to_string())?;
-        self.activation.check(layer)
+        self.activation.check(layer)?;
+        Ok(largest)
     }
+}
+
+/// What is picked of what is picked already, `len` in number.
+fn picked(old: Picked, new: Option<&[u32]>, len: usize, name: &str) -> Result<Picked> {
+    let Some(new) = new else { return Ok(old) };
+    let mut seen = vec![false; len];
+    for i in new {
+        let refused = |expected: String, got: String| {
+            Err(Error::Parameter { name: name.to_owned(), expected, got })
+        };
+        match seen.get_mut(*i as usize) {
+            None => return refused(format!("below {len}"), i.to_string()),
+            Some(true) => return refused("distinct".to_owned(), format!("{i} twice")),
+            Some(seen) => *seen = true,
+        }
+    }
+    Ok(Some(match old {
+        None => new.into(),
+        Some(old) => new.iter().map(|i| old[*i as usize]).collect(),
+    }))
 }
 
 fn check_finite(
@@ -537,8 +628,9 @@ impl Network {
         if layers.is_empty() {
             return Err(Error::NoLayers);
         }
+        let mut largest = Vec::new();
         for (i, layer) in layers.iter().enumerate() {
-            layer.check(i)?;
+            largest.push(layer.check(i, isa)?);
             if i > 0 && layers[i - 1].outputs() != layer.inputs() {
                 return Err(Error::Chain {
                     layer: i,
@@ -554,9 +646,10 @@ impl Network {
         let input_map = input_map.map(Arc::new);
         let map_on_read = input_map.clone().filter(|map| !map.can_be_folded());
         let plan = Plan::uniform(Strategy::Dense, layers.len());
-        let layers = layers.into_iter().enumerate().map(|(i, layer)| {
+        let layers = layers.into_iter().zip(largest).enumerate().map(|(i, (layer, largest))| {
             let map = input_map.clone().filter(|_| i == 0);
-            let packed = Arc::new(PackedLayer::new(i, layer, map, map_on_read.is_none())?);
+            let packed = PackedLayer::new(i, layer, &largest, map, map_on_read.is_none())?;
+            let packed = Arc::new(packed);
             Ok(NetworkLayer { packed, gate: None, int8: None, int8_gate: None })
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;

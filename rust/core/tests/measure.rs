@@ -97,8 +97,8 @@ fn profiles_count_right() {
                     let on: Vec<bool> = gate.bias().iter().map(|b| *b > 0.0).collect();
                     let (mut kept, mut positive, mut lost, mut energy) = (0.0, 0.0, 0.0, 0.0);
                     for x in inputs[i].chunks_exact(widths[i]) {
-                        let weights = model.layers[i].weight().chunks_exact(widths[i]);
-                        for (o, w) in weights.enumerate() {
+                        let weights = model.layers[i].weight();
+                        for (o, w) in weights.chunks_exact(widths[i]).enumerate() {
                             let products =
                                 x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
                             let z = products.sum::<f64>() + f64::from(model.layers[i].bias()[o]);

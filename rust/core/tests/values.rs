@@ -7,7 +7,10 @@ use std::ptr;
 use std::sync::Arc;
 
 use common::{Model, Random, WIDTHS, bits, differences, forward, none};
-use lrgate::{Activation, Gate, InputMap, Isa, Layer, Network, Rows, Strategy, Weights};
+use lrgate::{
+    Activation, ClassPlan, Gate, InputMap, Isa, Layer, LayerPlan, Network, Plan, Precision,
+    Quantization, Rows, Strategy, Weights,
+};
 
 const ROWS: [usize; 5] = [1, 3, 8, 64, 65];
 
@@ -253,10 +256,116 @@ fn weights_stay_where_they_are() {
     let network = Network::new(layers.collect(), None).unwrap();
     network.pack();
     for (layer, weight) in network.layers().zip(&weights) {
-        assert!(ptr::eq(layer.weight(), (**weight).as_ref()));
+        assert!(ptr::eq(&*layer.weight(), (**weight).as_ref()));
     }
     let debug = format!("{:?}", network.layers().next().unwrap());
     assert!(debug.starts_with("Layer { weight: ["), "{debug}");
     drop((network, model));
     assert!(weights.iter().all(|weight| Arc::strong_count(weight) == 1));
+}
+
+/// `count` of `n` numbers in an order of their own.
+fn some(n: usize, count: usize) -> Vec<u32> {
+    (0..count).map(|i| ((i * 29 + 11) % n) as u32).collect()
+}
+
+/// A layer whose weights and bias are a copy of what is picked.
+fn copied(layer: &Layer, units: Option<&[u32]>, inputs: Option<&[u32]>) -> Layer {
+    let all = |n: usize| (0..n as u32).collect::<Vec<_>>();
+    let units = units.map_or_else(|| all(layer.outputs()), <[u32]>::to_vec);
+    let inputs = inputs.map_or_else(|| all(layer.inputs()), <[u32]>::to_vec);
+    let (weight, width) = (layer.weight(), layer.inputs());
+    let of = |unit: &u32| -> Vec<f32> {
+        inputs.iter().map(|input| weight[*unit as usize * width + *input as usize]).collect()
+    };
+    let bias = units.iter().map(|unit| layer.bias()[*unit as usize]).collect();
+    Layer::new(units.iter().flat_map(of).collect(), bias, inputs.len(), layer.activation())
+}
+
+/// In f32 and in bytes; of these, those made by one factor, and by terms of each input.
+#[test]
+fn picked_units_are_those_of_a_copy() {
+    let full = Model::relu(12, &[70, 90, 77, 5]);
+    for (first, second) in [(90, 77), (66, 41), (1, 1)] {
+        let orders = [None, Some(some(90, first)), Some(some(77, second)), None];
+        let pick = |layer: (usize, &Layer)| {
+            let (inputs, units) = (orders[layer.0].as_deref(), orders[layer.0 + 1].as_deref());
+            let picked = layer.1.clone().pick(units, inputs).unwrap();
+            let copy = copied(layer.1, units, inputs);
+            assert_eq!((picked.outputs(), picked.inputs()), (copy.outputs(), copy.inputs()));
+            assert_eq!(picked.weight(), copy.weight());
+            [picked, copy]
+        };
+        let layers: Vec<_> = full.layers.iter().enumerate().map(pick).collect();
+        let gate = |gate: Gate| {
+            let range = vec![[-9.0, 9.0]; gate.rank()];
+            gate.with_range(range)
+        };
+        let gates = Model::relu(13, &[70, first, second, 5]).gates.into_iter();
+        let gates: Vec<_> = gates.map(|each| each.map(gate)).collect();
+        let data = Random(14).rows(67, 70);
+        for shift in [0.0, 0.25] {
+            let int8 = |scale| Some(Quantization::new(vec![scale], vec![12.0 * shift]));
+            let quantization = [0.01, 0.03, 0.04].map(int8).to_vec();
+            let [picked, copy] = [0, 1].map(|which| Model {
+                layers: layers.iter().map(|pair| pair[which].clone()).collect(),
+                gates: gates.clone(),
+                map: Some(InputMap::new(vec![0.5], vec![shift])),
+            });
+            for isa in Isa::available() {
+                let networks = [&picked, &copy].map(|model| {
+                    Network::with_isa(model.layers.clone(), model.map.clone(), isa)
+                        .and_then(|network| network.with_gates(model.gates.clone()))
+                        .and_then(|network| network.with_quantization(quantization.clone()))
+                        .unwrap()
+                });
+                for strategy in Strategy::ALL {
+                    for precision in [Precision::F32, Precision::Int8] {
+                        let plan = |strategy| LayerPlan { strategy, precision };
+                        let layers = picked.uniform(strategy).into_iter().map(plan).collect();
+                        let plan = Plan::new(vec![ClassPlan { rows: 1, layers }]).unwrap();
+                        let [got, expected] = networks.each_ref().map(|network| {
+                            let network = network.with_plan(plan.clone()).unwrap();
+                            [1, 67].map(|n| bits(&forward(&network, &data[..n * 70], n)))
+                        });
+                        let what = (first, shift, isa.name(), strategy.name(), precision.name());
+                        assert_eq!(got, expected, "{what:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_picked_twice_is_picked_of_the_first() {
+    let layer = &Model::relu(15, &[40, 30]).layers[0];
+    let (units, inputs) = (some(30, 20), some(40, 33));
+    let once = layer.clone().pick(Some(&units), None).unwrap();
+    assert_eq!((once.outputs(), once.inputs()), (20, 40));
+    let twice = once.pick(Some(&[7, 19, 0]), Some(&inputs)).unwrap();
+    let [first, second, third] = [7, 19, 0].map(|unit: usize| units[unit]);
+    let copy = copied(layer, Some(&[first, second, third]), Some(&inputs));
+    assert_eq!((twice.weight(), twice.bias()), (copy.weight(), copy.bias()));
+}
+
+#[test]
+fn what_is_not_there_cannot_be_picked() {
+    let layer = &Model::relu(16, &[4, 3]).layers[0];
+    let refused = |units: Option<&[u32]>, inputs: Option<&[u32]>| {
+        layer.clone().pick(units, inputs).unwrap_err().to_string()
+    };
+    assert_eq!(refused(Some(&[0, 3]), None), "units must be below 3, got 3");
+    assert_eq!(refused(None, Some(&[4])), "inputs must be below 4, got 4");
+    assert_eq!(refused(Some(&[1, 2, 1]), None), "units must be distinct, got 1 twice");
+    let none = layer.clone().pick(Some(&[]), None).unwrap();
+    let error = Network::new(vec![none], None).err().unwrap().to_string();
+    assert_eq!(error, "layers[0]: weight must have from 1 to 2147483647 rows, got 0");
+    // Of weights that are not used too.
+    let mut weight = layer.weight().to_vec();
+    weight[2 * 4 + 1] = f32::NAN;
+    let spoilt = Layer::new(weight, layer.bias().to_vec(), 4, layer.activation());
+    let spoilt = spoilt.pick(Some(&[1, 0]), Some(&[3, 2])).unwrap();
+    let error = Network::new(vec![spoilt], None).err().unwrap().to_string();
+    assert_eq!(error, "layers[0].weight must be finite, got NaN at index (2, 1)");
 }

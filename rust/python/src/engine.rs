@@ -21,6 +21,7 @@ use crate::errors::to_py;
 use crate::rows::PyRows;
 
 type LayerArgs<'py> = (PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>, String, Option<f32>);
+type Order<'py> = Option<PyReadonlyArray1<'py, i32>>;
 type GateArgs<'py> = (
     PyReadonlyArray2<'py, f32>,
     PyReadonlyArray2<'py, f32>,
@@ -41,18 +42,30 @@ impl Engine {
     /// Builds a network from (weight (out, in), bias (out,), activation, parameter) per layer.
     ///
     /// Weights that are read-only, row by row, are used where they are: nobody may write to them from now on.
-    /// Others are copied.
+    /// Others are copied. `orders` has the units of each layer that are computed, in their order, or None.
     #[new]
-    #[pyo3(signature = (layers, *, input_scale=None, input_shift=None))]
+    #[pyo3(signature = (layers, *, orders=None, input_scale=None, input_shift=None))]
     fn new(
         layers: Vec<LayerArgs<'_>>,
+        orders: Option<Vec<Order<'_>>>,
         input_scale: Option<PyReadonlyArray1<'_, f32>>,
         input_shift: Option<PyReadonlyArray1<'_, f32>>,
     ) -> PyResult<Self> {
+        let orders = match orders {
+            None => vec![None; layers.len()],
+            Some(orders) => orders.iter().map(units).collect::<PyResult<_>>()?,
+        };
+        if orders.len() != layers.len() {
+            let message =
+                format!("orders must have {} entries, got {}", layers.len(), orders.len());
+            return Err(PyValueError::new_err(message));
+        }
+        let before = std::iter::once(None).chain(orders.iter().map(Option::as_deref));
         let layers = layers
             .into_iter()
             .enumerate()
-            .map(|(i, (array, bias, activation, parameter))| {
+            .zip(orders.iter().zip(before))
+            .map(|((i, (array, bias, activation, parameter)), (units, inputs))| {
                 let activation = activation_by_name(&activation, parameter)?;
                 if !array.is_aligned() {
                     let message = format!("layers[{i}].weight must be aligned, as f32 is");
@@ -66,7 +79,10 @@ impl Engine {
                         bias.len()
                     )));
                 }
-                Ok(Layer::of_shared(shared(&array)?, bias, columns, activation))
+                let layer = Layer::of_shared(shared(&array)?, bias, columns, activation);
+                layer
+                    .pick(units.as_deref(), inputs)
+                    .map_err(|error| PyValueError::new_err(format!("orders: layers[{i}]: {error}")))
             })
             .collect::<PyResult<Vec<_>>>()?;
         let map = match (input_scale, input_shift) {
@@ -336,6 +352,16 @@ fn shared(array: &PyReadonlyArray2<'_, f32>) -> PyResult<Weights> {
         }),
         _ => Arc::new(to_vec(array.as_array())),
     })
+}
+
+/// An order as the core takes it.
+fn units(order: &Order<'_>) -> PyResult<Option<Vec<u32>>> {
+    let Some(order) = order else { return Ok(None) };
+    let unit = |i: &i32| {
+        let message = || format!("orders must be of at least 0, got {i}");
+        u32::try_from(*i).map_err(|_| PyValueError::new_err(message()))
+    };
+    order.as_array().iter().map(unit).collect::<PyResult<_>>().map(Some)
 }
 
 fn to_vec(matrix: ArrayView2<'_, f32>) -> Vec<f32> {

@@ -17,8 +17,6 @@ mod core_module {
     use crate::network::Network;
 
     use lrgate::{Isa, Peaks, pool};
-    use numpy::{PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray2, PyUntypedArrayMethods};
-    use pyo3::exceptions::{PyIndexError, PyValueError};
     use pyo3::prelude::*;
 
     use crate::engine::duration;
@@ -71,45 +69,6 @@ mod core_module {
     fn set_thread_override(num_threads: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
         let threads = num_threads.map(check_threads).transpose()?;
         pool::set_thread_override(threads).map_err(to_py)
-    }
-
-    /// Writes to `out` the rows and columns of a matrix that are listed, in their order; None is all of them.
-    ///
-    /// Both arrays must be C-contiguous. It is one pass; `numpy.take` makes two, and is slow by columns.
-    #[pyfunction]
-    fn take(
-        matrix: PyReadonlyArray2<'_, f32>,
-        rows: Option<PyReadonlyArray1<'_, i32>>,
-        columns: Option<PyReadonlyArray1<'_, i32>>,
-        mut out: PyReadwriteArray2<'_, f32>,
-    ) -> PyResult<()> {
-        let width = matrix.shape()[1];
-        let list = |order: Option<PyReadonlyArray1<'_, i32>>, len: usize| -> PyResult<Vec<usize>> {
-            let Some(order) = order else { return Ok((0..len).collect()) };
-            let at = |i: &i32| usize::try_from(*i).ok().filter(|i| *i < len);
-            let error = || PyIndexError::new_err(format!("indices must be below {len}"));
-            order.as_array().iter().map(|i| at(i).ok_or_else(error)).collect()
-        };
-        let whole_rows = columns.is_none();
-        let (rows, columns) = (list(rows, matrix.shape()[0])?, list(columns, width)?);
-        if out.shape() != [rows.len(), columns.len()] {
-            return Err(PyValueError::new_err("out must have the shape of what is taken"));
-        }
-        if !matrix.is_c_contiguous() || !out.is_c_contiguous() {
-            return Err(PyValueError::new_err("matrix and out must be C-contiguous"));
-        }
-        let (matrix, out) = (matrix.as_slice()?, out.as_slice_mut()?);
-        for (row, to) in rows.into_iter().zip(out.chunks_exact_mut(columns.len().max(1))) {
-            let from = &matrix[row * width..][..width];
-            if whole_rows {
-                to.copy_from_slice(from);
-            } else {
-                for (to, column) in to.iter_mut().zip(&columns) {
-                    *to = from[*column];
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Fails early where `LRGATE_ISA` or `LRGATE_NUM_THREADS` is wrong: at import, not at a first call.

@@ -49,10 +49,16 @@ pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Aligned<T> {
 
 /// The same for weights, of which there may be many.
 fn zeros_for_weights<T: Copy + Default>(len: usize) -> Aligned<T> {
-    let mut zeros = Aligned::with_capacity(64, len);
-    prefer_huge_pages(zeros.as_ptr(), len);
+    let mut zeros = room_for_weights(len);
     zeros.resize(len, T::default());
     zeros
+}
+
+/// An empty buffer with room for `len` weights.
+fn room_for_weights<T>(len: usize) -> Aligned<T> {
+    let room = Aligned::with_capacity(64, len);
+    prefer_huge_pages(room.as_ptr(), len);
+    room
 }
 
 /// Asks for huge pages for as many values from `start` on, if they are many; best before they are written
@@ -155,16 +161,35 @@ pub(crate) struct BytePanels {
 }
 
 impl BytePanels {
-    /// Packs a matrix whose units' weights are `words`, unit by unit, each word the bytes of four inputs.
-    pub(crate) fn pack(isa: Isa, inputs: usize, words: &[u32]) -> Self {
-        let columns = inputs.div_ceil(4);
-        let outputs = words.len() / columns;
-        let mut data = zeros_for_weights(outputs.div_ceil(PANEL) * inputs * LANES);
-        let panels = words.chunks(PANEL * columns).zip(data.chunks_exact_mut(inputs * LANES));
-        for (words, lines) in panels {
-            isa.run(PackBytes { words, columns, lines });
-        }
+    /// Room for a matrix, of which no unit is packed yet.
+    pub(crate) fn with_room(inputs: usize, outputs: usize) -> Self {
+        let data = room_for_weights(outputs.div_ceil(PANEL) * inputs * LANES);
         BytePanels { data, inputs, outputs }
+    }
+
+    /// Packs the next panel, the weights of up to 64 units being `words`, `columns` for each unit, each the bytes of
+    /// four inputs.
+    pub(crate) fn push(&mut self, isa: Isa, words: &[u32], columns: usize) {
+        let start = self.data.len();
+        self.data.resize(start + self.inputs * LANES, 0);
+        isa.run(PackBytes { words, columns, lines: &mut self.data[start..] });
+    }
+
+    /// The same of words in which the inputs, of which there may be more, stand in another order: `order` tells which
+    /// they are. `lines` has room for a panel of them.
+    pub(crate) fn push_in_order(
+        &mut self,
+        isa: Isa,
+        words: &[u32],
+        columns: usize,
+        order: &[u32],
+        lines: &mut [u32],
+    ) {
+        lines.fill(0);
+        isa.run(PackBytes { words, columns, lines });
+        for input in order {
+            self.data.extend_from_slice(&lines[*input as usize * LANES..][..LANES]);
+        }
     }
 
     pub(crate) fn inputs(&self) -> usize {
@@ -227,6 +252,30 @@ impl Kernel for PackBytes<'_> {
                 }
             }
         }
+    }
+}
+
+/// The largest magnitude in each row of a matrix; NaN or infinite where a value is.
+pub(crate) struct LargestOfRows<'a> {
+    pub(crate) matrix: &'a [f32],
+    pub(crate) width: usize,
+}
+
+impl Kernel for LargestOfRows<'_> {
+    type Output = Vec<f32>;
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) -> Vec<f32> {
+        const MAGNITUDE: u32 = u32::MAX >> 1;
+        let mut largest = Vec::with_capacity(self.matrix.len() / self.width);
+        for row in self.matrix.chunks_exact(self.width) {
+            // Bits of magnitudes are ordered as they are, infinity and NaN last.
+            let mut most = 0;
+            for value in row {
+                most = most.max(value.to_bits() & MAGNITUDE);
+            }
+            largest.push(f32::from_bits(most));
+        }
+        largest
     }
 }
 

@@ -13,7 +13,7 @@
 use super::{PackedLayer, Step};
 use std::sync::Arc;
 
-use super::quantized::{ByteWeights, QuantizedLayer, quantize, reference, step, word};
+use super::quantized::{ByteWeights, QuantizedLayer, Source, quantize, reference, step, word};
 use crate::error::Result;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
@@ -380,7 +380,7 @@ impl QuantizedGate {
         let words = words.map(|(k, group)| {
             word(|j| 4 * group + j, inputs, |i| quantize(u_of(i, k), u_steps[k]))
         });
-        let u = ByteWeights::new(inputs, words.collect());
+        let u = ByteWeights::new(inputs, rank, Source::Words(words.collect()));
         Some(QuantizedGate { u, scale, bias, scores })
     }
 

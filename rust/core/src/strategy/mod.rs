@@ -106,31 +106,39 @@ pub(crate) struct PackedLayer {
     input_map: Option<Arc<InputMap>>,
     /// Padded to whole vectors, with the map's shift in it.
     bias: Aligned<f32>,
+    /// The largest magnitude of each unit's weights.
+    largest: Vec<f32>,
     panels: OnceLock<Panels>,
     unit_rows: OnceLock<UnitRows>,
 }
 
 impl PackedLayer {
-    /// Folds the map where `fold`; refuses one that makes weights or biases overflow.
+    /// Folds the map where `fold`; refuses one that makes weights or biases overflow. `largest` magnitudes are those
+    /// of the matrix's rows.
     pub(crate) fn new(
         index: usize,
         layer: Layer,
+        largest: &[f32],
         input_map: Option<Arc<InputMap>>,
         fold: bool,
     ) -> Result<Self> {
         let map = input_map.clone().filter(|_| fold);
         let mut bias = zeros(padded(layer.outputs()));
         bias[..layer.outputs()].copy_from_slice(&layer.bias);
+        let largest = largest_of_units(&layer, largest);
         if let Some(map) = &map {
-            let scales: Vec<f32> = (0..layer.inputs).map(|i| map.scale(i)).collect();
             let shifts: Vec<f64> = (0..layer.inputs).map(|i| map.shift(i).into()).collect();
             let shifted = shifts.iter().any(|shift| *shift != 0.0);
-            for (o, row) in layer.weight().chunks_exact(layer.inputs).enumerate() {
-                let folded = || row.iter().zip(&scales).map(|(w, scale)| w * scale);
-                // Through to the end, since a loop that may end anywhere is no vector loop.
-                if folded().fold(false, |bad, weight| bad | !weight.is_finite()) {
-                    let bad = folded().find(|weight| !weight.is_finite()).expect("one is");
-                    return Err(not_finite(index, "weight", "input_scale", bad));
+            let scales: Vec<f32> = (0..layer.inputs).map(|i| map.scale(i)).collect();
+            let steepest = scales.iter().fold(0.0, |most: f32, scale| most.max(scale.abs()));
+            let mut room = Vec::new();
+            for (o, largest) in largest.iter().enumerate() {
+                let row = layer.weights_of(o, &mut room);
+                if !(largest * steepest).is_finite() {
+                    let mut folded = row.iter().zip(&scales).map(|(w, scale)| w * scale);
+                    if let Some(bad) = folded.find(|weight| !weight.is_finite()) {
+                        return Err(not_finite(index, "weight", "input_scale", bad));
+                    }
                 }
                 if shifted {
                     let terms = row.iter().zip(&shifts).map(|(w, shift)| f64::from(*w) * shift);
@@ -142,7 +150,7 @@ impl PackedLayer {
             }
         }
         let (panels, unit_rows) = (OnceLock::new(), OnceLock::new());
-        Ok(PackedLayer { layer, map, input_map, bias, panels, unit_rows })
+        Ok(PackedLayer { layer, map, input_map, bias, largest, panels, unit_rows })
     }
 
     pub(crate) fn layer(&self) -> &Layer {
@@ -151,8 +159,8 @@ impl PackedLayer {
 
     /// What tells the weight that multiplies raw input `i` into unit `o`.
     fn weight(&self) -> impl Fn(usize, usize) -> f32 {
-        let (weight, inputs, map) = (self.layer.weight(), self.layer.inputs, self.map.as_deref());
-        move |i, o| weight[o * inputs + i] * map.map_or(1.0, |map| map.scale(i))
+        let (weight, map) = (self.layer.weight_from_to(), self.map.as_deref());
+        move |i, o| weight(i, o) * map.map_or(1.0, |map| map.scale(i))
     }
 
     fn panels(&self) -> &Panels {
@@ -169,7 +177,7 @@ impl PackedLayer {
 
     /// Bytes of the weights in all layouts.
     pub(crate) fn bytes(&self) -> usize {
-        let own = (self.layer.weight().len() + self.layer.bias.len() + self.bias.len()) * 4;
+        let own = (self.layer.matrix().len() + self.layer.bias.len() + self.bias.len()) * 4;
         let panels = self.panels.get().map_or(0, Panels::bytes);
         own + panels + self.unit_rows.get().map_or(0, UnitRows::bytes)
     }
@@ -180,6 +188,20 @@ impl PackedLayer {
         let (bias, scale) = (&*self.bias, &[][..]);
         Output { scale, bias, activation, dense: None, lists: None, bytes: None }
     }
+}
+
+/// The largest magnitude of each unit's weights; `of_rows` are those of the whole rows they are in.
+fn largest_of_units(layer: &Layer, of_rows: &[f32]) -> Vec<f32> {
+    let mut room = Vec::new();
+    let all_columns = layer.inputs == layer.width();
+    let largest = |unit| {
+        if all_columns {
+            return of_rows[layer.row(unit)];
+        }
+        let weights = layer.weights_of(unit, &mut room).iter();
+        weights.fold(0.0, |largest: f32, weight| largest.max(weight.abs()))
+    };
+    (0..layer.outputs()).map(largest).collect()
 }
 
 /// What `cell` holds, made by `pack` where it is empty. It is made outside the cell's lock, twice if two

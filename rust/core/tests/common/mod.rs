@@ -129,9 +129,9 @@ impl Model {
         let (mut input, mut outputs) = (self.input(row), Vec::new());
         for (i, layer) in self.layers.iter().enumerate() {
             let gate = self.gates[i].as_ref().filter(|_| strategies[i] == Strategy::Gate);
-            let weights = layer.weight().chunks_exact(layer.inputs());
-            let z: Vec<_> =
-                weights.zip(layer.bias()).map(|(w, b)| sum(&input, |i| w[i], *b)).collect();
+            let weights = layer.weight();
+            let units = weights.chunks_exact(layer.inputs()).zip(layer.bias());
+            let z: Vec<_> = units.map(|(w, b)| sum(&input, |i| w[i], *b)).collect();
             let mut y = activate(layer.activation(), &z);
             if let Some(gate) = gate {
                 let (k, h) = (gate.rank(), y.len());
