@@ -5,9 +5,11 @@ from __future__ import annotations
 import concurrent.futures
 import copy
 import dataclasses
+import gc
 import multiprocessing
 import pickle
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +88,59 @@ def test_engines_put_units_in_order_where_weights_are(how: str) -> None:
 
 
 def test_engines_refuse_orders_that_do_not_fit() -> None:
-    layers = [(W.astype(np.float32), B.astype(np.float32), "relu", None)]
-    for orders, message in [
-        ([], "orders must have 1 entries, got 0"),
-        ([np.int32([0, 3])], "orders: layers[0]: units must be below 3, got 3"),
-        ([np.int32([-1])], "orders must be of at least 0, got -1"),
+    def layer(outputs: int, inputs: int) -> tuple[Any, ...]:
+        return np.ones((outputs, inputs), np.float32), np.ones(outputs, np.float32), "relu", None
+
+    some, none = np.int32([0, 2]), None
+    for layers, orders, message in [
+        ([layer(3, 2)], [], "orders must have 1 entries, got 0"),
+        ([layer(3, 2)], [np.int32([0, 3])], "orders[0]: units must be below 3, got 3"),
+        ([layer(3, 2)], [np.int32([2, 2])], "orders[0]: units must be distinct, got 2 twice"),
+        ([layer(3, 2)], [np.int32([-1])], "orders[0] must name units from 0 on, got -1"),
+        *(
+            (
+                [layer(3, 2), layer(outputs, columns)],
+                [some, none],
+                f"layers[1]: weight must have 3 columns, the units of layers[0], got {columns}",
+            )
+            for outputs, columns in [(1, 2), (1, 9), (0, 2**40)]
+        ),
     ]:
         with pytest.raises(ValueError) as error:
             lrgate._core.Engine(layers, orders=orders)
         assert str(error.value) == message
+
+
+@pytest.mark.parametrize("order", [[2, 0, 1], [1, 0]])
+def test_weights_in_order_are_not_copied(order: list[int]) -> None:
+    weight = np.ones((3, 2), np.float32)
+    bias = np.ones(3, np.float32)
+    weight.flags.writeable = False
+    engine = lrgate._core.Engine([(weight, bias, "relu", None)], orders=[np.int32(order)])
+    alive = weakref.ref(weight)
+    del weight
+    gc.collect()
+    assert alive() is not None
+    del engine
+    gc.collect()
+    assert alive() is None
+
+
+def test_an_input_scale_is_refused_where_it_meets_a_weight_too_large() -> None:
+    def net(*weight: list[float]) -> Network:
+        layer = weight, np.zeros(len(weight))
+        return Network.from_layers([layer], ["relu"], input_scale=[1.0, 1e30])
+
+    assert net([1e30, 1.0], [1e20, 1.0])(np.ones(2)).tolist() == [
+        np.float32(2e30),
+        np.float32(1e30),
+    ]
+    with pytest.raises(ValueError) as error:
+        net([1e30, 1.0], [1.0, 1e30])
+    assert str(error.value) == (
+        "input_scale must be small enough that layers[0].weight times it is finite, "
+        "got a product of inf"
+    )
 
 
 def test_weights_whose_sum_overflows_are_finite() -> None:

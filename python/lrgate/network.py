@@ -812,16 +812,9 @@ class Network(_core.Network):
 def _build(model: Model) -> _core.Engine:
     """A model's engine: checks everything. It has the units that are computed, in their order."""
     layers = []
-    for i, (layer, before) in enumerate(
-        zip(model.layers, _orders_before(model.layers), strict=True)
-    ):
+    for i, layer in enumerate(model.layers):
         if layer.order is not None:
             _check_finite(f"layers[{i}].bias", layer.bias)  # the engine does not see all of it
-        if before is not None and layer.inputs != model.layers[i - 1].outputs:
-            raise ValueError(
-                f"layers[{i}]: weight must have {model.layers[i - 1].outputs} columns, the units "
-                f"of layers[{i - 1}], got {layer.inputs}"
-            )
         activation = layer.activation
         layers.append((layer.weight, layer.bias, activation.name, activation.parameter))
     engine = _core.Engine(

@@ -163,7 +163,7 @@ impl fmt::Debug for Layer {
             .field("bias", &self.bias)
             .field("inputs", &self.inputs)
             .field("activation", &self.activation)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -187,11 +187,13 @@ impl Layer {
     }
 
     /// The layer with these units alone, for these inputs alone, both in the order of the lists; `None` is all of
-    /// them. Weights stay where they are: they are put in order as they are packed.
+    /// them. Weights stay where they are: they are put in order as they are packed. Biases of other units are
+    /// dropped.
     ///
     /// # Errors
-    /// A number that is not below the number of units or of inputs, or is there twice.
+    /// A number that is not below the number of units or of inputs, or is there twice; a weight of another length.
     pub fn pick(mut self, units: Option<&[u32]>, inputs: Option<&[u32]>) -> Result<Layer> {
+        self.check_shape(|| "weight".to_owned())?;
         self.rows = picked(self.rows, units, self.bias.len(), "units")?;
         self.columns = picked(self.columns, inputs, self.inputs, "inputs")?;
         if let Some(units) = units {
@@ -227,31 +229,35 @@ impl Layer {
         self.width
     }
     /// The number of its row that is a unit's.
-    pub(crate) fn row(&self, unit: usize) -> usize {
+    pub(crate) fn row_number(&self, unit: usize) -> usize {
         self.rows.as_deref().map_or(unit, |rows| rows[unit] as usize)
     }
     /// Which of its columns the inputs are, unless they are all as they stand.
     pub(crate) fn columns(&self) -> Option<&[u32]> {
         self.columns.as_deref()
     }
-    /// The row of a unit, whole and in its own order.
-    pub(crate) fn row_of(&self, unit: usize) -> &[f32] {
-        &self.matrix()[self.row(unit) * self.width..][..self.width]
+    /// That row, whole and as it stands.
+    pub(crate) fn whole_row(&self, unit: usize) -> &[f32] {
+        &self.matrix()[self.row_number(unit) * self.width..][..self.width]
     }
     /// A unit's weights, brought to `room` where they do not stand side by side.
     pub(crate) fn weights_of<'a>(&'a self, unit: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
-        let row = self.row_of(unit);
-        let Some(columns) = self.columns() else { return row };
-        room.clear();
-        room.extend(columns.iter().map(|column| row[*column as usize]));
+        let row = self.whole_row(unit);
+        if self.columns.is_none() {
+            return row;
+        }
+        room.resize(self.inputs, 0.0);
+        self.put_in_order(row, room);
         room
     }
-    /// What tells the weight of an input to a unit.
-    pub(crate) fn weight_from_to(&self) -> impl Fn(usize, usize) -> f32 {
-        let (matrix, width) = (self.matrix(), self.width);
-        let (rows, columns) = (self.rows.as_deref(), self.columns.as_deref());
-        let at = |list: Option<&[u32]>, i: usize| list.map_or(i, |list| list[i] as usize);
-        move |input, unit| matrix[at(rows, unit) * width + at(columns, input)]
+    /// Copies what belongs to the inputs, in their order, of what belongs to a row's columns.
+    pub(crate) fn put_in_order<T: Copy>(&self, row: &[T], to: &mut [T]) {
+        let Some(columns) = self.columns() else { return to.copy_from_slice(&row[..self.inputs]) };
+        assert!(row.len() >= self.width && to.len() == columns.len());
+        for (to, column) in to.iter_mut().zip(columns) {
+            // SAFETY: the row has so many columns, and `pick` takes none beyond.
+            *to = unsafe { *row.get_unchecked(*column as usize) };
+        }
     }
     /// `(outputs,)`.
     pub fn bias(&self) -> &[f32] {
@@ -262,7 +268,7 @@ impl Layer {
         self.activation
     }
 
-    /// Checks the layer; tells the largest magnitude in each row of the matrix.
+    /// Checks the layer; tells the largest magnitude of weights in each row of the matrix.
     fn check(&self, layer: usize, isa: Isa) -> Result<Vec<f32>> {
         let most = i32::MAX as usize;
         for (axis, got) in [("rows", self.outputs()), ("columns", self.inputs)] {
@@ -270,22 +276,13 @@ impl Layer {
                 return Err(Error::Width { layer, name: "weight", axis, got });
             }
         }
-        let (matrix, height, width) = (self.matrix(), self.height, self.width);
-        if Some(matrix.len()) != height.checked_mul(width) {
-            return Err(Error::Shape {
-                name: format!("layers[{layer}].weight"),
-                expected: format!("({height}, {width})"),
-                got: format!("{} values", matrix.len()),
-            });
-        }
+        let name = || format!("layers[{layer}].weight");
+        self.check_shape(name)?;
+        let (matrix, width, columns) = (self.matrix(), self.width, self.columns());
         // In one pass, since weights may be many and are read from memory.
-        let largest = isa.run(LargestOfRows { matrix, width });
-        if largest.iter().any(|value| !value.is_finite()) {
-            check_finite(
-                matrix,
-                || format!("layers[{layer}].weight"),
-                |i| format!("({}, {})", i / width, i % width),
-            )?;
+        let (largest, finite) = isa.run(LargestOfRows { matrix, width, columns });
+        if !finite {
+            check_finite(matrix, name, |i| format!("({}, {})", i / width, i % width))?;
         }
         check_finite(&self.bias, || format!("layers[{layer}].bias"), |i| i.to_string())?;
         self.activation.check(layer)?;
@@ -293,19 +290,35 @@ impl Layer {
     }
 }
 
+impl Layer {
+    /// Whether there are as many weights as there should be.
+    fn check_shape(&self, name: impl Fn() -> String) -> Result<()> {
+        let (got, height, width) = (self.matrix().len(), self.height, self.width);
+        if Some(got) == height.checked_mul(width) {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            name: name(),
+            expected: format!("({height}, {width})"),
+            got: format!("{got} values"),
+        })
+    }
+}
+
 /// What is picked of what is picked already, `len` in number.
 fn picked(old: Picked, new: Option<&[u32]>, len: usize, name: &str) -> Result<Picked> {
     let Some(new) = new else { return Ok(old) };
-    let mut seen = vec![false; len];
-    for i in new {
-        let refused = |expected: String, got: String| {
-            Err(Error::Parameter { name: name.to_owned(), expected, got })
-        };
-        match seen.get_mut(*i as usize) {
-            None => return refused(format!("below {len}"), i.to_string()),
-            Some(true) => return refused("distinct".to_owned(), format!("{i} twice")),
-            Some(seen) => *seen = true,
-        }
+    let refused = |expected: String, got: String| {
+        Err(Error::Parameter { name: name.to_owned(), expected, got })
+    };
+    if let Some(bad) = new.iter().find(|i| **i as usize >= len) {
+        return refused(format!("below {len}"), bad.to_string());
+    }
+    let mut sorted = new.to_vec();
+    sorted.sort_unstable();
+    let next = sorted.iter().skip(1);
+    if let Some((twice, _)) = sorted.iter().zip(next).find(|(a, b)| a == b) {
+        return refused("distinct".to_owned(), format!("{twice} twice"));
     }
     Ok(Some(match old {
         None => new.into(),

@@ -766,6 +766,17 @@ fn refusals() {
     ] {
         assert!(network.with_quantization(vec![Some(bad), None]).is_err());
     }
+    let heavy = Layer::new(vec![0.0, -1e3], vec![0.0], 2, Activation::Identity);
+    let heavy = Network::new(vec![heavy], None).unwrap();
+    // Of one factor, and of terms of each input.
+    for offset in [0.0, 1.0] {
+        let error = heavy.with_quantization(vec![Some(plain(3e38, offset))]).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "quantization[0].scale must be small enough that layers[0].weight times it is finite, \
+             got a product of inf"
+        );
+    }
     let per_input = Quantization::new(vec![1.0; 3], vec![0.0]);
     assert!(network.with_quantization(vec![None, Some(per_input)]).is_err(), "first layer only");
     let half = network.with_quantization(vec![Some(good()), None]).unwrap();

@@ -253,7 +253,13 @@ fn weights_stay_where_they_are() {
         let bias = layer.bias().to_vec();
         Layer::of_shared(weight.clone(), bias, layer.inputs(), layer.activation())
     });
-    let network = Network::new(layers.collect(), None).unwrap();
+    let layers: Vec<_> = layers.collect();
+    let order = some(90, 61);
+    let picked = vec![
+        layers[0].clone().pick(Some(&order), None).unwrap(),
+        layers[1].clone().pick(None, Some(&order)).unwrap(),
+    ];
+    let network = Network::new(layers, None).unwrap();
     network.pack();
     for (layer, weight) in network.layers().zip(&weights) {
         assert!(ptr::eq(&*layer.weight(), (**weight).as_ref()));
@@ -261,6 +267,12 @@ fn weights_stay_where_they_are() {
     let debug = format!("{:?}", network.layers().next().unwrap());
     assert!(debug.starts_with("Layer { weight: ["), "{debug}");
     drop((network, model));
+    // Of picked units too.
+    let network = Network::new(picked, None).unwrap();
+    network.pack();
+    assert!(weights.iter().all(|weight| Arc::strong_count(weight) == 2));
+    assert!(network.nbytes() > 4 * (70 + 3) * 90, "what is not picked is there");
+    drop(network);
     assert!(weights.iter().all(|weight| Arc::strong_count(weight) == 1));
 }
 
@@ -288,10 +300,20 @@ fn picked_units_are_those_of_a_copy() {
     let full = Model::relu(12, &[70, 90, 77, 5]);
     for (first, second) in [(90, 77), (66, 41), (1, 1)] {
         let orders = [None, Some(some(90, first)), Some(some(77, second)), None];
-        let pick = |layer: (usize, &Layer)| {
-            let (inputs, units) = (orders[layer.0].as_deref(), orders[layer.0 + 1].as_deref());
-            let picked = layer.1.clone().pick(units, inputs).unwrap();
-            let copy = copied(layer.1, units, inputs);
+        let pick = |(i, layer): (usize, &Layer)| {
+            let (inputs, units) = (orders[i].as_deref(), orders[i + 1].as_deref());
+            // What is left out is much larger, and must not count.
+            let mut weight = layer.weight().to_vec();
+            for (at, weight) in weight.iter_mut().enumerate() {
+                let input = (at % layer.inputs()) as u32;
+                if inputs.is_some_and(|inputs| !inputs.contains(&input)) {
+                    *weight *= 1e38;
+                }
+            }
+            let bias = layer.bias().to_vec();
+            let layer = &Layer::new(weight, bias, layer.inputs(), layer.activation());
+            let picked = layer.clone().pick(units, inputs).unwrap();
+            let copy = copied(layer, units, inputs);
             assert_eq!((picked.outputs(), picked.inputs()), (copy.outputs(), copy.inputs()));
             assert_eq!(picked.weight(), copy.weight());
             [picked, copy]
@@ -358,6 +380,13 @@ fn what_is_not_there_cannot_be_picked() {
     assert_eq!(refused(Some(&[0, 3]), None), "units must be below 3, got 3");
     assert_eq!(refused(None, Some(&[4])), "inputs must be below 4, got 4");
     assert_eq!(refused(Some(&[1, 2, 1]), None), "units must be distinct, got 1 twice");
+    // Sizes that there is no memory for, and weights that are not there.
+    let wide = Layer::new(vec![], vec![], usize::MAX, Activation::Relu);
+    let wide = wide.pick(None, Some(&[7])).unwrap();
+    assert_eq!((wide.outputs(), wide.inputs(), wide.weight().len()), (0, 1, 0));
+    let short = Layer::new(vec![1.0; 5], vec![0.0; 2], 3, Activation::Relu);
+    let error = short.pick(Some(&[1]), None).unwrap_err().to_string();
+    assert_eq!(error, "weight must have shape (2, 3), got 5 values");
     let none = layer.clone().pick(Some(&[]), None).unwrap();
     let error = Network::new(vec![none], None).err().unwrap().to_string();
     assert_eq!(error, "layers[0]: weight must have from 1 to 2147483647 rows, got 0");

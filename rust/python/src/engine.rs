@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lrgate::{
-    Activation, ClassPlan, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network, PhaseProfile,
-    Plan, Precision, Quantization, Strategy, Weights,
+    Activation, ClassPlan, Error, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network,
+    PhaseProfile, Plan, Precision, Quantization, Strategy, Weights,
 };
 use numpy::ndarray::{ArrayView1, ArrayView2};
 use numpy::{
@@ -42,7 +42,8 @@ impl Engine {
     /// Builds a network from (weight (out, in), bias (out,), activation, parameter) per layer.
     ///
     /// Weights that are read-only, row by row, are used where they are: nobody may write to them from now on.
-    /// Others are copied. `orders` has the units of each layer that are computed, in their order, or None.
+    /// Others are copied. `orders` has the units of each layer that are computed, in their order, or None; weights are
+    /// those of all units.
     #[new]
     #[pyo3(signature = (layers, *, orders=None, input_scale=None, input_shift=None))]
     fn new(
@@ -53,38 +54,42 @@ impl Engine {
     ) -> PyResult<Self> {
         let orders = match orders {
             None => vec![None; layers.len()],
-            Some(orders) => orders.iter().map(units).collect::<PyResult<_>>()?,
+            Some(orders) => orders.iter().enumerate().map(units).collect::<PyResult<_>>()?,
         };
         if orders.len() != layers.len() {
             let message =
                 format!("orders must have {} entries, got {}", layers.len(), orders.len());
             return Err(PyValueError::new_err(message));
         }
-        let before = std::iter::once(None).chain(orders.iter().map(Option::as_deref));
-        let layers = layers
-            .into_iter()
-            .enumerate()
-            .zip(orders.iter().zip(before))
-            .map(|((i, (array, bias, activation, parameter)), (units, inputs))| {
-                let activation = activation_by_name(&activation, parameter)?;
-                if !array.is_aligned() {
-                    let message = format!("layers[{i}].weight must be aligned, as f32 is");
-                    return Err(PyValueError::new_err(message));
-                }
-                let (rows, columns) = (array.shape()[0], array.shape()[1]);
-                let bias = bias.as_array().to_vec();
-                if rows != bias.len() {
-                    return Err(PyValueError::new_err(format!(
-                        "layers[{i}].bias must have shape ({rows},), got ({},)",
-                        bias.len()
-                    )));
-                }
-                let layer = Layer::of_shared(shared(&array)?, bias, columns, activation);
+        let mut made = Vec::with_capacity(layers.len());
+        let mut before = None;
+        for (i, (array, bias, activation, parameter)) in layers.into_iter().enumerate() {
+            let activation = activation_by_name(&activation, parameter)?;
+            if !array.is_aligned() {
+                let message = format!("layers[{i}].weight must be aligned, as f32 is");
+                return Err(PyValueError::new_err(message));
+            }
+            let (rows, columns) = (array.shape()[0], array.shape()[1]);
+            let bias = bias.as_array().to_vec();
+            if rows != bias.len() {
+                return Err(PyValueError::new_err(format!(
+                    "layers[{i}].bias must have shape ({rows},), got ({},)",
+                    bias.len()
+                )));
+            }
+            if let Some(expected) = before.filter(|units| *units != columns) {
+                let error = Error::Chain { layer: i, previous: i - 1, expected, got: columns };
+                return Err(to_py(error));
+            }
+            before = Some(rows);
+            let inputs = i.checked_sub(1).and_then(|before| orders[before].as_deref());
+            let layer = Layer::of_shared(shared(&array)?, bias, columns, activation);
+            made.push(
                 layer
-                    .pick(units.as_deref(), inputs)
-                    .map_err(|error| PyValueError::new_err(format!("orders: layers[{i}]: {error}")))
-            })
-            .collect::<PyResult<Vec<_>>>()?;
+                    .pick(orders[i].as_deref(), inputs)
+                    .map_err(|error| PyValueError::new_err(format!("orders[{i}]: {error}")))?,
+            );
+        }
         let map = match (input_scale, input_shift) {
             (None, None) => None,
             (scale, shift) => {
@@ -94,7 +99,7 @@ impl Engine {
                 Some(InputMap::new(or(scale, 1.0), or(shift, 0.0)))
             }
         };
-        Ok(Engine { network: Network::new(layers, map).map_err(to_py)? })
+        Ok(Engine { network: Network::new(made, map).map_err(to_py)? })
     }
 
     /// The same network with a gate (u (in, rank), v (rank, out), bias (out,), range (2, rank) or
@@ -354,18 +359,18 @@ fn shared(array: &PyReadonlyArray2<'_, f32>) -> PyResult<Weights> {
     })
 }
 
-/// An order as the core takes it.
-fn units(order: &Order<'_>) -> PyResult<Option<Vec<u32>>> {
+/// The order of a layer, as the core takes it.
+fn units((layer, order): (usize, &Order<'_>)) -> PyResult<Option<Vec<u32>>> {
     let Some(order) = order else { return Ok(None) };
     let unit = |i: &i32| {
-        let message = || format!("orders must be of at least 0, got {i}");
+        let message = || format!("orders[{layer}] must name units from 0 on, got {i}");
         u32::try_from(*i).map_err(|_| PyValueError::new_err(message()))
     };
     order.as_array().iter().map(unit).collect::<PyResult<_>>().map(Some)
 }
 
 fn to_vec(matrix: ArrayView2<'_, f32>) -> Vec<f32> {
-    matrix.iter().copied().collect()
+    matrix.as_slice().map_or_else(|| matrix.iter().copied().collect(), <[f32]>::to_vec)
 }
 
 pub(crate) fn duration(seconds: f64) -> PyResult<Duration> {

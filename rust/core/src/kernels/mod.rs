@@ -47,13 +47,6 @@ pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Aligned<T> {
     avec![[64] | T::default(); len]
 }
 
-/// The same for weights, of which there may be many.
-fn zeros_for_weights<T: Copy + Default>(len: usize) -> Aligned<T> {
-    let mut zeros = room_for_weights(len);
-    zeros.resize(len, T::default());
-    zeros
-}
-
 /// An empty buffer with room for `len` weights.
 fn room_for_weights<T>(len: usize) -> Aligned<T> {
     let room = Aligned::with_capacity(64, len);
@@ -104,22 +97,86 @@ impl<W: Copy + Default> Panels<W> {
     /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`; of bytes, four
     /// inputs are one.
     pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> W) -> Self {
-        let mut data = zeros_for_weights(inputs * padded(outputs));
-        let mut at = 0;
+        let mut data = room_for_weights(inputs * padded(outputs));
         for first in (0..outputs).step_by(PANEL) {
-            let width = padded(outputs - first).min(PANEL);
-            let used = (outputs - first).min(PANEL);
-            for block in (0..inputs).step_by(BLOCK) {
-                let used_inputs = BLOCK.min(inputs - block);
-                for o in 0..used {
-                    for i in 0..used_inputs {
-                        data[at + i * width + o] = weight(block + i, first + o);
-                    }
+            let (start, used) = (data.len(), (outputs - first).min(PANEL));
+            data.resize(start + inputs * padded(used), W::default());
+            Self::pack_panel(inputs, used, &mut data[start..], |i, o| weight(i, first + o));
+        }
+        Panels { data, inputs, outputs }
+    }
+
+    /// The same of a matrix that stands input by input.
+    pub(crate) fn pack_by_input(
+        inputs: usize,
+        outputs: usize,
+        weight: impl Fn(usize, usize) -> W,
+    ) -> Self {
+        let mut data = room_for_weights(inputs * padded(outputs));
+        for first in (0..outputs).step_by(PANEL) {
+            let (start, used) = (data.len(), (outputs - first).min(PANEL));
+            data.resize(start + inputs * padded(used), W::default());
+            let lines = data[start..].chunks_exact_mut(padded(used));
+            for (input, line) in lines.enumerate() {
+                for (o, w) in line[..used].iter_mut().enumerate() {
+                    *w = weight(input, first + o);
                 }
-                at += used_inputs * width;
             }
         }
         Panels { data, inputs, outputs }
+    }
+
+    /// The same of a matrix of `columns` inputs, for those of them that `order` lists, in that order: lines are put in
+    /// it, not weights.
+    pub(crate) fn pack_in_order(
+        columns: usize,
+        order: &[u32],
+        outputs: usize,
+        weight: impl Fn(usize, usize) -> W,
+    ) -> Self {
+        let mut data = room_for_weights(order.len() * padded(outputs));
+        let mut lines = vec![W::default(); columns * padded(outputs).min(PANEL)];
+        for first in (0..outputs).step_by(PANEL) {
+            let used = (outputs - first).min(PANEL);
+            let width = padded(used);
+            let lines = &mut lines[..columns * width];
+            lines.fill(W::default()); // of a last panel, with fewer units
+            Self::pack_panel(columns, used, lines, |i, o| weight(i, first + o));
+            for input in order {
+                data.extend_from_slice(&lines[*input as usize * width..][..width]);
+            }
+        }
+        Panels { data, inputs: order.len(), outputs }
+    }
+
+    /// The same of a matrix of which `fill(o, _)` writes all of unit `o`; units are asked for once, in order.
+    pub(crate) fn pack_units(
+        inputs: usize,
+        outputs: usize,
+        mut fill: impl FnMut(usize, &mut [W]),
+    ) -> Self {
+        let mut data = room_for_weights(inputs * padded(outputs));
+        let mut units = vec![W::default(); PANEL.min(outputs) * inputs];
+        for first in (0..outputs).step_by(PANEL) {
+            let (start, used) = (data.len(), (outputs - first).min(PANEL));
+            for (o, unit) in units.chunks_exact_mut(inputs).take(used).enumerate() {
+                fill(first + o, unit);
+            }
+            data.resize(start + inputs * padded(used), W::default());
+            Self::pack_panel(inputs, used, &mut data[start..], |i, o| units[o * inputs + i]);
+        }
+        Panels { data, inputs, outputs }
+    }
+
+    fn pack_panel(inputs: usize, units: usize, data: &mut [W], weight: impl Fn(usize, usize) -> W) {
+        let width = padded(units);
+        for block in (0..inputs).step_by(BLOCK) {
+            for o in 0..units {
+                for i in block..inputs.min(block + BLOCK) {
+                    data[i * width + o] = weight(i, o);
+                }
+            }
+        }
     }
 
     pub(crate) fn inputs(&self) -> usize {
@@ -161,35 +218,44 @@ pub(crate) struct BytePanels {
 }
 
 impl BytePanels {
-    /// Room for a matrix, of which no unit is packed yet.
-    pub(crate) fn with_room(inputs: usize, outputs: usize) -> Self {
-        let data = room_for_weights(outputs.div_ceil(PANEL) * inputs * LANES);
-        BytePanels { data, inputs, outputs }
-    }
-
-    /// Packs the next panel, the weights of up to 64 units being `words`, `columns` for each unit, each the bytes of
-    /// four inputs.
-    pub(crate) fn push(&mut self, isa: Isa, words: &[u32], columns: usize) {
-        let start = self.data.len();
-        self.data.resize(start + self.inputs * LANES, 0);
-        isa.run(PackBytes { words, columns, lines: &mut self.data[start..] });
-    }
-
-    /// The same of words in which the inputs, of which there may be more, stand in another order: `order` tells which
-    /// they are. `lines` has room for a panel of them.
-    pub(crate) fn push_in_order(
-        &mut self,
+    /// Packs a matrix of which `fill(o, _)` writes all of unit `o`, `columns` words of the bytes of four inputs each;
+    /// units are asked for once, in order. If there is an `order`, it tells which of these inputs the matrix has, and
+    /// in which order: then lines are put in it.
+    pub(crate) fn pack(
         isa: Isa,
-        words: &[u32],
+        (inputs, outputs): (usize, usize),
         columns: usize,
-        order: &[u32],
-        lines: &mut [u32],
-    ) {
-        lines.fill(0);
-        isa.run(PackBytes { words, columns, lines });
-        for input in order {
-            self.data.extend_from_slice(&lines[*input as usize * LANES..][..LANES]);
+        order: Option<&[u32]>,
+        mut fill: impl FnMut(usize, &mut [u32]),
+    ) -> Self {
+        assert_eq!(inputs, order.map_or(inputs, <[u32]>::len));
+        let len = outputs.div_ceil(PANEL) * inputs * LANES;
+        let mut data = room_for_weights(len);
+        let mut words = vec![0; PANEL.min(outputs) * columns];
+        let mut unordered = order.map(|order| (order, zeros(4 * columns * LANES)));
+        for first in (0..outputs).step_by(PANEL) {
+            let units = first..outputs.min(first + PANEL);
+            let words = &mut words[..units.len() * columns];
+            for (unit, words) in units.zip(words.chunks_exact_mut(columns)) {
+                fill(unit, words);
+            }
+            let start = data.len();
+            match &mut unordered {
+                None => {
+                    data.resize(start + inputs * LANES, 0);
+                    isa.run(PackBytes { words, columns, lines: &mut data[start..] });
+                }
+                Some((order, lines)) => {
+                    lines.fill(0); // of a last panel, with fewer units
+                    isa.run(PackBytes { words, columns, lines });
+                    for input in *order {
+                        data.extend_from_slice(&lines[*input as usize * LANES..][..LANES]);
+                    }
+                }
+            }
         }
+        assert_eq!(data.len(), len);
+        BytePanels { data, inputs, outputs }
     }
 
     pub(crate) fn inputs(&self) -> usize {
@@ -255,27 +321,36 @@ impl Kernel for PackBytes<'_> {
     }
 }
 
-/// The largest magnitude in each row of a matrix; NaN or infinite where a value is.
+/// The largest magnitude in each row of a matrix, of these columns if they are given, and whether all values are
+/// finite, whatever their columns.
 pub(crate) struct LargestOfRows<'a> {
     pub(crate) matrix: &'a [f32],
     pub(crate) width: usize,
+    pub(crate) columns: Option<&'a [u32]>,
 }
 
 impl Kernel for LargestOfRows<'_> {
-    type Output = Vec<f32>;
+    type Output = (Vec<f32>, bool);
     #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) -> Vec<f32> {
+    fn run<S: Simd>(self, _simd: S) -> (Vec<f32>, bool) {
+        // Bits of magnitudes are ordered as they are, infinity and NaN last.
         const MAGNITUDE: u32 = u32::MAX >> 1;
+        let mut masks = vec![if self.columns.is_some() { 0 } else { MAGNITUDE }; self.width];
+        for column in self.columns.unwrap_or_default() {
+            masks[*column as usize] = MAGNITUDE;
+        }
         let mut largest = Vec::with_capacity(self.matrix.len() / self.width);
+        let mut of_all = 0;
         for row in self.matrix.chunks_exact(self.width) {
-            // Bits of magnitudes are ordered as they are, infinity and NaN last.
             let mut most = 0;
-            for value in row {
-                most = most.max(value.to_bits() & MAGNITUDE);
+            for (value, mask) in row.iter().zip(&masks) {
+                let bits = value.to_bits() & MAGNITUDE;
+                most = most.max(bits & mask);
+                of_all = of_all.max(bits);
             }
             largest.push(f32::from_bits(most));
         }
-        largest
+        (largest, f32::from_bits(of_all).is_finite())
     }
 }
 
@@ -308,15 +383,20 @@ pub(crate) struct UnitRows<W = f32> {
 }
 
 impl<W: Copy + Default> UnitRows<W> {
-    /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`; of bytes, four
-    /// inputs are one.
-    pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> W) -> Self {
+    /// Packs the matrix of which `fill(o, _)` writes the first `used` inputs of unit `o`; the others are zero. Of
+    /// bytes, four inputs are one.
+    pub(crate) fn pack(
+        inputs: usize,
+        used: usize,
+        outputs: usize,
+        mut fill: impl FnMut(usize, &mut [W]),
+    ) -> Self {
         let stride = padded(inputs);
-        let mut data = zeros_for_weights(outputs * stride);
-        for (o, row) in data.chunks_exact_mut(stride).enumerate() {
-            for (i, w) in row.iter_mut().take(inputs).enumerate() {
-                *w = weight(i, o);
-            }
+        let mut data = room_for_weights(outputs * stride);
+        for unit in 0..outputs {
+            let start = data.len();
+            data.resize(start + stride, W::default());
+            fill(unit, &mut data[start..][..used]);
         }
         UnitRows { data, inputs }
     }

@@ -10,10 +10,11 @@
 //! A row whose t holds NaN or an infinity has no estimate: all its units are computed, so that a
 //! NaN in a row comes out as NaN.
 
-use super::{PackedLayer, Step};
+use std::iter;
 use std::sync::Arc;
 
 use super::quantized::{ByteWeights, QuantizedLayer, Source, quantize, reference, step, word};
+use super::{PackedLayer, Step};
 use crate::error::Result;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
@@ -47,7 +48,7 @@ pub(crate) struct PackedGate {
 struct ByteGate {
     inverse: Vec<f32>,
     offset: Vec<f32>,
-    scores: Scores,
+    scores: Arc<Scores>,
 }
 
 /// Rows with at most this share of non-zeros use the sparse kernel for t. The sparse kernel takes
@@ -59,11 +60,11 @@ impl PackedGate {
     pub(crate) fn new(index: usize, gate: Gate, layer: &PackedLayer) -> Result<PackedGate> {
         let (inputs, outputs, rank) = (layer.layer.inputs(), layer.layer.outputs(), gate.rank);
         let scale = |i| layer.map.as_ref().map_or(1.0, |map| map.scale(i));
-        let u = Panels::pack(inputs, rank, |i, k| gate.u[i * rank + k] * scale(i));
+        let u = Panels::pack_by_input(inputs, rank, |i, k| gate.u[i * rank + k] * scale(i));
         let always =
             |o: &usize| gate.bias[*o] > 0.0 && (0..rank).all(|k| gate.v[k * outputs + *o] == 0.0);
         let scored = outputs - (1..outputs).rev().take_while(always).count();
-        let v = Panels::pack(rank, scored, |k, o| gate.v[k * outputs + o]);
+        let v = Panels::pack_by_input(rank, scored, |k, o| gate.v[k * outputs + o]);
         let mut bias = zeros(padded(outputs));
         bias[..outputs].copy_from_slice(&gate.bias);
         if let Some(map) = &layer.map {
@@ -190,7 +191,7 @@ impl PackedGate {
 impl ByteGate {
     /// For a gate with a range.
     fn new(packed: &PackedGate, layer: &PackedLayer) -> Option<ByteGate> {
-        let scores = Scores::new(packed)?;
+        let scores = Arc::new(Scores::new(packed)?);
         let (gate, rank) = (&packed.gate, packed.gate.rank);
         let (mut inverse, mut offset) = (vec![0.0; padded(rank)], vec![0.0; padded(rank)]);
         for k in 0..rank {
@@ -259,18 +260,24 @@ impl Scores {
         });
         let steps: Vec<f64> = steps.collect();
         let v_of = |k: usize, o: usize| f64::from(gate.v[k * outputs + o]) * steps[k];
-        let v_steps: Vec<f64> = (0..outputs).map(|o| step((0..rank).map(|k| v_of(k, o)))).collect();
+        let (mut largest, mut lows) = (vec![0.0_f64; outputs], vec![0.0; outputs]);
+        for (k, row) in gate.v.chunks_exact(outputs).enumerate() {
+            for (o, v) in row.iter().enumerate() {
+                largest[o] = largest[o].max(v_of(k, o).abs());
+                lows[o] += low[k] * f64::from(*v);
+            }
+        }
+        let v_steps: Vec<f64> = largest.into_iter().map(|v| step(iter::once(v))).collect();
         // What is not scored is never above.
         let mut threshold = zeros(padded(outputs));
         threshold[scored..].fill(i32::MAX as u32);
         for (o, threshold) in threshold.iter_mut().enumerate().take(scored) {
-            let lows: f64 = (0..rank).map(|k| low[k] * f64::from(gate.v[k * outputs + o])).sum();
-            let least = -(f64::from(gate.bias[o]) + lows) / v_steps[o];
+            let least = -(f64::from(gate.bias[o]) + lows[o]) / v_steps[o];
             // A sum is an integer, so that it is above `least` where it is above its floor. A cast
             // from float saturates.
             *threshold = least.floor() as i32 as u32;
         }
-        let v = Panels::pack(rank.div_ceil(4), scored, |group, o| {
+        let v = Panels::pack_by_input(rank.div_ceil(4), scored, |group, o| {
             word(|j| 4 * group + j, rank, |k| quantize(v_of(k, o), v_steps[o]))
         });
         Some(Scores { v, threshold, low, step: steps, outputs, scored })
@@ -340,7 +347,8 @@ pub(crate) struct QuantizedGate {
     /// What makes a byte of a sum of `u`.
     scale: Aligned<f32>,
     bias: Aligned<f32>,
-    scores: Scores,
+    /// Those of the gate that it is made of.
+    scores: Arc<Scores>,
 }
 
 impl QuantizedGate {
@@ -350,7 +358,7 @@ impl QuantizedGate {
         layer: &PackedLayer,
         input: &Quantization,
     ) -> Option<Self> {
-        let scores = Scores::new(packed)?;
+        let scores = packed.bytes.as_ref()?.scores.clone();
         let gate = &packed.gate;
         let (inputs, rank) = (layer.layer.inputs(), gate.rank);
         // x = (byte - offset) step; with the map, u sees x scale + shift.
@@ -384,8 +392,9 @@ impl QuantizedGate {
         Some(QuantizedGate { u, scale, bias, scores })
     }
 
+    /// Bytes of weights, but for scores, which the gate has.
     pub(crate) fn bytes(&self) -> usize {
-        (self.scale.len() + self.bias.len()) * 4 + self.u.bytes() + self.scores.bytes()
+        (self.scale.len() + self.bias.len()) * 4 + self.u.bytes()
     }
 
     pub(super) fn pack(&self, isa: Isa, in_pairs: bool) {

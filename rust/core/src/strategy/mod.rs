@@ -125,7 +125,8 @@ impl PackedLayer {
         let map = input_map.clone().filter(|_| fold);
         let mut bias = zeros(padded(layer.outputs()));
         bias[..layer.outputs()].copy_from_slice(&layer.bias);
-        let largest = largest_of_units(&layer, largest);
+        let units = 0..layer.outputs();
+        let largest: Vec<_> = units.map(|unit| largest[layer.row_number(unit)]).collect();
         if let Some(map) = &map {
             let shifts: Vec<f64> = (0..layer.inputs).map(|i| map.shift(i).into()).collect();
             let shifted = shifts.iter().any(|shift| *shift != 0.0);
@@ -157,21 +158,42 @@ impl PackedLayer {
         &self.layer
     }
 
-    /// What tells the weight that multiplies raw input `i` into unit `o`.
-    fn weight(&self) -> impl Fn(usize, usize) -> f32 {
-        let (weight, map) = (self.layer.weight_from_to(), self.map.as_deref());
-        move |i, o| weight(i, o) * map.map_or(1.0, |map| map.scale(i))
+    /// The folded map's scale for each column of the matrix.
+    fn scales_of_columns(&self) -> Option<Vec<f32>> {
+        let map = self.map.as_deref()?;
+        let all = || (0..self.layer.inputs).map(|input| map.scale(input));
+        let Some(columns) = self.layer.columns() else { return Some(all().collect()) };
+        let mut scales = vec![1.0; self.layer.width()];
+        for (column, scale) in columns.iter().zip(all()) {
+            scales[*column as usize] = scale;
+        }
+        Some(scales)
     }
 
     fn panels(&self) -> &Panels {
         packed(&self.panels, || {
-            Panels::pack(self.layer.inputs, self.layer.outputs(), self.weight())
+            let (layer, scales) = (&self.layer, self.scales_of_columns());
+            let (matrix, width) = (layer.matrix(), layer.width());
+            let scale = |i: usize| scales.as_ref().map_or(1.0, |scales| scales[i]);
+            let weight = |i, o| matrix[layer.row_number(o) * width + i] * scale(i);
+            match layer.columns() {
+                None => Panels::pack(layer.inputs, layer.outputs(), weight),
+                Some(order) => Panels::pack_in_order(width, order, layer.outputs(), weight),
+            }
         })
     }
 
     fn unit_rows(&self) -> &UnitRows {
         packed(&self.unit_rows, || {
-            UnitRows::pack(self.layer.inputs, self.layer.outputs(), self.weight())
+            let (layer, map) = (&self.layer, self.map.as_deref());
+            UnitRows::pack(layer.inputs, layer.inputs, layer.outputs(), |unit, row| {
+                layer.put_in_order(layer.whole_row(unit), row);
+                if let Some(map) = map {
+                    for (i, weight) in row.iter_mut().enumerate() {
+                        *weight *= map.scale(i);
+                    }
+                }
+            })
         })
     }
 
@@ -188,20 +210,6 @@ impl PackedLayer {
         let (bias, scale) = (&*self.bias, &[][..]);
         Output { scale, bias, activation, dense: None, lists: None, bytes: None }
     }
-}
-
-/// The largest magnitude of each unit's weights; `of_rows` are those of the whole rows they are in.
-fn largest_of_units(layer: &Layer, of_rows: &[f32]) -> Vec<f32> {
-    let mut room = Vec::new();
-    let all_columns = layer.inputs == layer.width();
-    let largest = |unit| {
-        if all_columns {
-            return of_rows[layer.row(unit)];
-        }
-        let weights = layer.weights_of(unit, &mut room).iter();
-        weights.fold(0.0, |largest: f32, weight| largest.max(weight.abs()))
-    };
-    (0..layer.outputs()).map(largest).collect()
 }
 
 /// What `cell` holds, made by `pack` where it is empty. It is made outside the cell's lock, twice if two

@@ -5,7 +5,6 @@
 //! 127th of the largest. So a unit's sum of products of bytes, times its step, plus a bias into which
 //! offsets and shifts are folded, is its pre-activation.
 
-use std::borrow::Cow;
 use std::iter;
 use std::sync::{Arc, OnceLock};
 
@@ -16,7 +15,7 @@ use crate::kernels::bytes::BytesTimesPanels;
 use crate::kernels::emit::Emit;
 use crate::kernels::pairs::PairsTimesPanels;
 use crate::kernels::{
-    Aligned, BytePanels, ListedBytes, PANEL, Panels, UnitRows, padded, prefer_huge_pages, zeros,
+    Aligned, BytePanels, ListedBytes, Panels, UnitRows, padded, prefer_huge_pages, zeros,
 };
 use crate::network::Quantization;
 use crate::simd::{Isa, Kernel, LANES, Simd};
@@ -315,39 +314,23 @@ impl LayerBytes {
     /// Makes bytes of weights of a unit.
     fn quantize(&self, unit: usize, weights: &[f32], words: &mut [u32]) {
         let (factor, step, layer) = (self.factor, self.steps[unit], &self.layer.layer);
-        let next = if unit + 1 < layer.outputs() { layer.row_of(unit + 1) } else { &[] };
+        let next = if unit + 1 < layer.outputs() { layer.whole_row(unit + 1) } else { &[] };
         self.isa.run(ByFactor { weights, factor, step, words, next });
     }
 
-    /// The words of all units.
-    fn words(&self) -> Vec<u32> {
+    /// Makes bytes of all weights of a unit. Of inputs with an order these are put in it, in `room`: there are
+    /// fewer of them to read than of weights.
+    fn fill(&self, unit: usize, words: &mut [u32], room: &mut Vec<u32>) {
         let layer = &self.layer.layer;
-        let columns = layer.inputs().div_ceil(4);
-        let (mut words, mut room) = (vec![0; layer.outputs() * columns], Vec::new());
-        prefer_huge_pages(words.as_ptr(), words.len());
-        for (unit, words) in words.chunks_exact_mut(columns).enumerate() {
-            self.quantize(unit, layer.weights_of(unit, &mut room), words);
+        if layer.columns().is_none() {
+            return self.quantize(unit, layer.whole_row(unit), words);
         }
-        words
-    }
-
-    /// Packs a panel's units at a time. Where inputs have an order, lines are put in it, not weights.
-    fn pack_into(&self, isa: Isa, panels: &mut BytePanels) {
-        let layer = &self.layer.layer;
-        let columns = layer.width().div_ceil(4);
-        let mut words = vec![0; PANEL.min(layer.outputs()) * columns];
-        let mut lines = layer.columns().map(|order| (order, zeros(layer.width() * LANES)));
-        for first in (0..layer.outputs()).step_by(PANEL) {
-            let units = first..layer.outputs().min(first + PANEL);
-            let words = &mut words[..units.len() * columns];
-            for (unit, words) in units.zip(words.chunks_exact_mut(columns)) {
-                self.quantize(unit, layer.row_of(unit), words);
-            }
-            match &mut lines {
-                None => panels.push(isa, words, columns),
-                Some((order, lines)) => panels.push_in_order(isa, words, columns, order, lines),
-            }
-        }
+        room.resize(layer.width().div_ceil(4), 0);
+        self.quantize(unit, layer.whole_row(unit), room);
+        words.fill(0);
+        // SAFETY: any four bytes are a word, and any word four bytes.
+        let (row, bytes) = unsafe { (room.align_to::<u8>().1, words.align_to_mut::<u8>().1) };
+        layer.put_in_order(row, &mut bytes[..layer.inputs()]);
     }
 }
 
@@ -362,44 +345,41 @@ impl ByteWeights {
         self.inputs.div_ceil(4)
     }
 
-    /// (outputs, words) row by row, the bytes of four inputs each.
-    fn words(&self) -> Cow<'_, [u32]> {
-        match &self.source {
-            Source::Words(words) => words.into(),
-            Source::Layer(layer) => layer.words().into(),
+    /// What writes the words of a unit.
+    fn fill(&self) -> impl FnMut(usize, &mut [u32]) {
+        let mut room = Vec::new();
+        move |unit, words| match &self.source {
+            Source::Words(all) => words.copy_from_slice(&all[unit * words.len()..][..words.len()]),
+            Source::Layer(bytes) => bytes.fill(unit, words, &mut room),
         }
     }
 
     pub(super) fn panels(&self) -> &Panels<u32> {
         super::packed(&self.panels, || {
-            let (words, columns) = (self.words(), self.columns());
-            Panels::pack(columns, self.outputs, |g, o| words[o * columns + g])
+            Panels::pack_units(self.columns(), self.outputs, self.fill())
         })
     }
 
     pub(super) fn byte_panels(&self, isa: Isa) -> &BytePanels {
-        super::packed(&self.byte_panels, || {
-            let mut panels = BytePanels::with_room(self.inputs, self.outputs);
-            match &self.source {
-                Source::Words(words) => {
-                    let columns = self.columns();
-                    for words in words.chunks(PANEL * columns) {
-                        panels.push(isa, words, columns);
-                    }
-                }
-                Source::Layer(layer) => layer.pack_into(isa, &mut panels),
+        let shape = (self.inputs, self.outputs);
+        super::packed(&self.byte_panels, || match &self.source {
+            Source::Layer(bytes) => {
+                // Lines are put in the order of inputs, not each unit's weights.
+                let layer = &bytes.layer.layer;
+                let (columns, order) = (layer.width().div_ceil(4), layer.columns());
+                BytePanels::pack(isa, shape, columns, order, |unit, words| {
+                    bytes.quantize(unit, layer.whole_row(unit), words);
+                })
             }
-            panels
+            Source::Words(_) => BytePanels::pack(isa, shape, self.columns(), None, self.fill()),
         })
     }
 
     pub(super) fn unit_rows(&self) -> &UnitRows<u32> {
         // Padding counts as inputs, so that dot products are of whole vectors.
         super::packed(&self.unit_rows, || {
-            let (words, columns) = (self.words(), self.columns());
-            UnitRows::pack(padded(columns), self.outputs, |g, o| {
-                if g < columns { words[o * columns + g] } else { 0 }
-            })
+            let columns = self.columns();
+            UnitRows::pack(padded(columns), columns, self.outputs, self.fill())
         })
     }
 
