@@ -262,7 +262,7 @@ fn weights_stay_where_they_are() {
     let network = Network::new(layers, None).unwrap();
     network.pack();
     for (layer, weight) in network.layers().zip(&weights) {
-        assert!(ptr::eq(&*layer.weight(), (**weight).as_ref()));
+        assert!(ptr::eq(&raw const *layer.weight(), (**weight).as_ref()));
     }
     let debug = format!("{:?}", network.layers().next().unwrap());
     assert!(debug.starts_with("Layer { weight: ["), "{debug}");
