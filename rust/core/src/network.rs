@@ -187,8 +187,8 @@ impl Layer {
     }
 
     /// The layer with these units alone, for these inputs alone, both in the order of the lists; `None` is all of
-    /// them. Weights stay where they are: they are put in order as they are packed. Biases of other units are
-    /// dropped.
+    /// them. Weights stay where they are: they are put in order as they are packed. Those that are not picked must
+    /// be finite, too; biases of other units are dropped.
     ///
     /// # Errors
     /// A number that is not below the number of units or of inputs, or is there twice; a weight of another length.
@@ -232,13 +232,13 @@ impl Layer {
     pub(crate) fn row_number(&self, unit: usize) -> usize {
         self.rows.as_deref().map_or(unit, |rows| rows[unit] as usize)
     }
+    /// A unit's row of the matrix, whole and as it stands.
+    pub(crate) fn whole_row(&self, unit: usize) -> &[f32] {
+        &self.matrix()[self.row_number(unit) * self.width..][..self.width]
+    }
     /// Which of its columns the inputs are, unless they are all as they stand.
     pub(crate) fn columns(&self) -> Option<&[u32]> {
         self.columns.as_deref()
-    }
-    /// That row, whole and as it stands.
-    pub(crate) fn whole_row(&self, unit: usize) -> &[f32] {
-        &self.matrix()[self.row_number(unit) * self.width..][..self.width]
     }
     /// A unit's weights, brought to `room` where they do not stand side by side.
     pub(crate) fn weights_of<'a>(&'a self, unit: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
@@ -255,7 +255,7 @@ impl Layer {
         let Some(columns) = self.columns() else { return to.copy_from_slice(&row[..self.inputs]) };
         assert!(row.len() >= self.width && to.len() == columns.len());
         for (to, column) in to.iter_mut().zip(columns) {
-            // SAFETY: the row has so many columns, and `pick` takes none beyond.
+            // SAFETY: `pick` alone sets columns, each below the width, which the row has.
             *to = unsafe { *row.get_unchecked(*column as usize) };
         }
     }
@@ -266,6 +266,19 @@ impl Layer {
     /// What follows the affine map.
     pub fn activation(&self) -> Activation {
         self.activation
+    }
+
+    /// Whether there are as many weights as there should be.
+    fn check_shape(&self, name: impl Fn() -> String) -> Result<()> {
+        let (got, height, width) = (self.matrix().len(), self.height, self.width);
+        if Some(got) == height.checked_mul(width) {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            name: name(),
+            expected: format!("({height}, {width})"),
+            got: format!("{got} values"),
+        })
     }
 
     /// Checks the layer; tells the largest magnitude of weights in each row of the matrix.
@@ -287,21 +300,6 @@ impl Layer {
         check_finite(&self.bias, || format!("layers[{layer}].bias"), |i| i.to_string())?;
         self.activation.check(layer)?;
         Ok(largest)
-    }
-}
-
-impl Layer {
-    /// Whether there are as many weights as there should be.
-    fn check_shape(&self, name: impl Fn() -> String) -> Result<()> {
-        let (got, height, width) = (self.matrix().len(), self.height, self.width);
-        if Some(got) == height.checked_mul(width) {
-            return Ok(());
-        }
-        Err(Error::Shape {
-            name: name(),
-            expected: format!("({height}, {width})"),
-            got: format!("{got} values"),
-        })
     }
 }
 

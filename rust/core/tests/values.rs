@@ -269,9 +269,9 @@ fn weights_stay_where_they_are() {
     drop((network, model));
     // Of picked units too.
     let network = Network::new(picked, None).unwrap();
+    assert!(network.nbytes() >= 4 * (70 + 3) * 90, "what is not picked is there");
     network.pack();
     assert!(weights.iter().all(|weight| Arc::strong_count(weight) == 2));
-    assert!(network.nbytes() > 4 * (70 + 3) * 90, "what is not picked is there");
     drop(network);
     assert!(weights.iter().all(|weight| Arc::strong_count(weight) == 1));
 }
@@ -298,8 +298,9 @@ fn copied(layer: &Layer, units: Option<&[u32]>, inputs: Option<&[u32]>) -> Layer
 #[test]
 fn picked_units_are_those_of_a_copy() {
     let full = Model::relu(12, &[70, 90, 77, 5]);
-    for (first, second) in [(90, 77), (66, 41), (1, 1)] {
-        let orders = [None, Some(some(90, first)), Some(some(77, second)), None];
+    for (raw, first, second) in [(70, 90, 77), (70, 66, 41), (33, 66, 77), (1, 1, 1)] {
+        let inputs = (raw < 70).then(|| some(70, raw));
+        let orders = [inputs, Some(some(90, first)), Some(some(77, second)), None];
         let pick = |(i, layer): (usize, &Layer)| {
             let (inputs, units) = (orders[i].as_deref(), orders[i + 1].as_deref());
             // What is left out is much larger, and must not count.
@@ -323,16 +324,24 @@ fn picked_units_are_those_of_a_copy() {
             let range = vec![[-9.0, 9.0]; gate.rank()];
             gate.with_range(range)
         };
-        let gates = Model::relu(13, &[70, first, second, 5]).gates.into_iter();
+        let gates = Model::relu(13, &[raw, first, second, 5]).gates.into_iter();
         let gates: Vec<_> = gates.map(|each| each.map(gate)).collect();
-        let data = Random(14).rows(67, 70);
-        for shift in [0.0, 0.25] {
-            let int8 = |scale| Some(Quantization::new(vec![scale], vec![12.0 * shift]));
-            let quantization = [0.01, 0.03, 0.04].map(int8).to_vec();
+        let data = Random(14).rows(67, raw);
+        // One scale and shift for all inputs, or others for each.
+        for (each, shift) in [(false, 0.0), (false, 0.25), (true, 0.25)] {
+            let per_input = |value: f32| {
+                let step = if each { 0.125 } else { 0.0 };
+                let count = if each { raw } else { 1 };
+                (0..count).map(|i| value * (1.0 + step * (i % 5) as f32)).collect::<Vec<_>>()
+            };
+            let offset = 12.0 * shift;
+            let raw_bytes = Quantization::new(per_input(0.01), per_input(offset));
+            let hidden = |scale| Some(Quantization::new(vec![scale], vec![offset]));
+            let quantization = vec![Some(raw_bytes), hidden(0.03), hidden(0.04)];
             let [picked, copy] = [0, 1].map(|which| Model {
                 layers: layers.iter().map(|pair| pair[which].clone()).collect(),
                 gates: gates.clone(),
-                map: Some(InputMap::new(vec![0.5], vec![shift])),
+                map: Some(InputMap::new(per_input(0.5), per_input(shift))),
             });
             for isa in Isa::available() {
                 let networks = [&picked, &copy].map(|model| {
@@ -348,10 +357,10 @@ fn picked_units_are_those_of_a_copy() {
                         let plan = Plan::new(vec![ClassPlan { rows: 1, layers }]).unwrap();
                         let [got, expected] = networks.each_ref().map(|network| {
                             let network = network.with_plan(plan.clone()).unwrap();
-                            [1, 67].map(|n| bits(&forward(&network, &data[..n * 70], n)))
+                            [1, 67].map(|n| bits(&forward(&network, &data[..n * raw], n)))
                         });
-                        let what = (first, shift, isa.name(), strategy.name(), precision.name());
-                        assert_eq!(got, expected, "{what:?}");
+                        let what = (raw, first, each, shift, isa.name(), strategy.name());
+                        assert_eq!(got, expected, "{what:?} {}", precision.name());
                     }
                 }
             }

@@ -84,6 +84,7 @@ impl Engine {
             before = Some(rows);
             let inputs = i.checked_sub(1).and_then(|before| orders[before].as_deref());
             let layer = Layer::of_shared(shared(&array)?, bias, columns, activation);
+            // The inputs are units of the layer before, which were fit to be picked there.
             made.push(
                 layer
                     .pick(orders[i].as_deref(), inputs)

@@ -140,7 +140,9 @@ impl<W: Copy + Default> Panels<W> {
             let used = (outputs - first).min(PANEL);
             let width = padded(used);
             let lines = &mut lines[..columns * width];
-            lines.fill(W::default()); // of a last panel, with fewer units
+            if used < width {
+                lines.fill(W::default());
+            }
             Self::pack_panel(columns, used, lines, |i, o| weight(i, first + o));
             for input in order {
                 data.extend_from_slice(&lines[*input as usize * width..][..width]);
@@ -232,7 +234,7 @@ impl BytePanels {
         let len = outputs.div_ceil(PANEL) * inputs * LANES;
         let mut data = room_for_weights(len);
         let mut words = vec![0; PANEL.min(outputs) * columns];
-        let mut unordered = order.map(|order| (order, zeros(4 * columns * LANES)));
+        let mut reordering = order.map(|order| (order, zeros(4 * columns * LANES)));
         for first in (0..outputs).step_by(PANEL) {
             let units = first..outputs.min(first + PANEL);
             let words = &mut words[..units.len() * columns];
@@ -240,13 +242,15 @@ impl BytePanels {
                 fill(unit, words);
             }
             let start = data.len();
-            match &mut unordered {
+            match &mut reordering {
                 None => {
                     data.resize(start + inputs * LANES, 0);
                     isa.run(PackBytes { words, columns, lines: &mut data[start..] });
                 }
                 Some((order, lines)) => {
-                    lines.fill(0); // of a last panel, with fewer units
+                    if words.len() < PANEL * columns {
+                        lines.fill(0); // fewer units
+                    }
                     isa.run(PackBytes { words, columns, lines });
                     for input in *order {
                         data.extend_from_slice(&lines[*input as usize * LANES..][..LANES]);
@@ -383,11 +387,11 @@ pub(crate) struct UnitRows<W = f32> {
 }
 
 impl<W: Copy + Default> UnitRows<W> {
-    /// Packs the matrix of which `fill(o, _)` writes the first `used` inputs of unit `o`; the others are zero. Of
+    /// Packs the matrix of which `fill(o, _)` writes the first `filled` inputs of unit `o`; the others are zero. Of
     /// bytes, four inputs are one.
     pub(crate) fn pack(
         inputs: usize,
-        used: usize,
+        filled: usize,
         outputs: usize,
         mut fill: impl FnMut(usize, &mut [W]),
     ) -> Self {
@@ -396,7 +400,7 @@ impl<W: Copy + Default> UnitRows<W> {
         for unit in 0..outputs {
             let start = data.len();
             data.resize(start + stride, W::default());
-            fill(unit, &mut data[start..][..used]);
+            fill(unit, &mut data[start..][..filled]);
         }
         UnitRows { data, inputs }
     }

@@ -5,8 +5,8 @@
 //! 127th of the largest. So a unit's sum of products of bytes, times its step, plus a bias into which
 //! offsets and shifts are folded, is its pre-activation.
 
-use std::iter;
 use std::sync::{Arc, OnceLock};
+use std::{iter, slice};
 
 use super::PackedLayer;
 use crate::error::Result;
@@ -56,10 +56,10 @@ impl QuantizedLayer {
             InputTerms::Factor(factor) => {
                 // Products' magnitudes are ordered as weights' are, rounded or not.
                 let largest = layer.largest.iter().map(|weight| f64::from(*weight) * factor);
-                let steps: Vec<_> = largest.map(|largest| step(iter::once(largest))).collect();
-                for (o, step) in steps.iter().enumerate() {
-                    set(o, *step, 0.0)?;
+                for (o, largest) in largest.enumerate() {
+                    set(o, step(iter::once(largest)), 0.0)?;
                 }
+                let steps = scale[..outputs].to_vec();
                 Source::Layer(LayerBytes { layer: layer.clone(), factor, steps, isa })
             }
             InputTerms::Each(terms) => {
@@ -212,13 +212,13 @@ fn times(a: [f64; SUMS], b: [f64; SUMS]) -> [f64; SUMS] {
 const WEIGHTS: usize = 64;
 
 /// What [`ByTerms`] does where all factors are the same, shifts and offsets are 0, and the step is known: the same
-/// bytes in a sixth of the time.
+/// bytes, in much less time.
 struct ByFactor<'a> {
     weights: &'a [f32],
     factor: f64,
     step: f64,
     words: &'a mut [u32],
-    /// The weights that come next, which are asked for: no hardware knows where a unit's begin.
+    /// The weights that come next, which are asked for: where units have an order, no hardware knows them.
     next: &'a [f32],
 }
 
@@ -306,20 +306,21 @@ pub(super) enum Source {
 pub(super) struct LayerBytes {
     layer: Arc<PackedLayer>,
     factor: f64,
-    steps: Vec<f64>,
+    steps: Vec<f32>,
     isa: Isa,
 }
 
 impl LayerBytes {
     /// Makes bytes of weights of a unit.
     fn quantize(&self, unit: usize, weights: &[f32], words: &mut [u32]) {
-        let (factor, step, layer) = (self.factor, self.steps[unit], &self.layer.layer);
+        let (factor, layer) = (self.factor, &self.layer.layer);
+        let step = f64::from(self.steps[unit]);
         let next = if unit + 1 < layer.outputs() { layer.whole_row(unit + 1) } else { &[] };
         self.isa.run(ByFactor { weights, factor, step, words, next });
     }
 
-    /// Makes bytes of all weights of a unit. Of inputs with an order these are put in it, in `room`: there are
-    /// fewer of them to read than of weights.
+    /// Makes bytes of all weights of a unit. Where inputs have an order, bytes of the whole row are made in `room`
+    /// and then put in order: they are fewer cache lines than weights.
     fn fill(&self, unit: usize, words: &mut [u32], room: &mut Vec<u32>) {
         let layer = &self.layer.layer;
         if layer.columns().is_none() {
@@ -328,8 +329,12 @@ impl LayerBytes {
         room.resize(layer.width().div_ceil(4), 0);
         self.quantize(unit, layer.whole_row(unit), room);
         words.fill(0);
-        // SAFETY: any four bytes are a word, and any word four bytes.
-        let (row, bytes) = unsafe { (room.align_to::<u8>().1, words.align_to_mut::<u8>().1) };
+        let (row, bytes) = (room.as_ptr().cast::<u8>(), words.as_mut_ptr().cast::<u8>());
+        // SAFETY: words are four bytes each, of whatever values.
+        let (row, bytes) = unsafe {
+            let row = slice::from_raw_parts(row, 4 * room.len());
+            (row, slice::from_raw_parts_mut(bytes, 4 * words.len()))
+        };
         layer.put_in_order(row, &mut bytes[..layer.inputs()]);
     }
 }
