@@ -475,6 +475,19 @@ def test_the_report_is_made_of_the_files_alone(report: Any, tmp_path: Path) -> N
     assert text.startswith("# Of another machine\n\nMade by") and "\n\nProse.\n\n" in text
 
 
+def test_the_report_shows_the_growth_of_its_own_folder(
+    report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "benchmarks-there"
+    folder.mkdir()
+    (folder / "shipped.json").write_text(json.dumps(work(12.5)), encoding="utf-8")
+    (folder / "growth.json").write_text('{"curves": "all"}', encoding="utf-8")
+    monkeypatch.setattr(report.growth, "markdown", lambda made, pictures: f"{made} {pictures}")
+    report.write(folder)
+    text = folder.with_suffix(".md").read_text(encoding="utf-8")
+    assert "{'curves': 'all'} benchmarks-there" in text
+
+
 def test_a_picture_names_contestants_that_not_every_number_of_threads_has(
     report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,14 +205,14 @@ def test_exponents_and_the_rendered_section() -> None:
             ("gate f32", 256): 1,
         }
     )
-    text = growth.markdown(made)
+    text = growth.markdown(made, "elsewhere")
     assert "| dense f32 | 2.00 | 2.00 |" in text
     assert "| gate f32 | 1.00 (1.00) | 1.00 (1.00) |" in text
     assert "3 layers, 64 live units in each hidden layer, rank 8." in text
     assert "- cpu: a processor\n" in text
     assert "had its CPU for 90% of the time" in text
     assert "least recall of any is 0.90" in text
-    assert "(benchmarks/growth-rows.png)" in text
+    assert "(elsewhere/growth-rows.png)" in text
 
 
 def test_measured_curves_are_drawn(tmp_path: Path) -> None:
@@ -233,4 +233,4 @@ def test_measured_curves_are_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "growth-width.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "growth-rows.png").stat().st_size > 1000
     for engine in measured[0]["engines"]:
-        assert f"| {engine} |" in growth.markdown(made)
+        assert f"| {engine} |" in growth.markdown(made, "elsewhere")

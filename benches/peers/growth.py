@@ -387,7 +387,7 @@ def draw(results: dict[str, Any], folder: Path) -> None:
         plt.close(figure)
 
 
-def markdown(results: dict[str, Any], pictures: str = "benchmarks") -> str:
+def markdown(results: dict[str, Any], pictures: str) -> str:
     """The section of a document: what was measured, exponents and pictures.
 
     Parameters

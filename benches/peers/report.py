@@ -113,7 +113,7 @@ def write(folder: Path) -> None:
         f"![times as fast as the best peer]({folder.name}/ratios.png)",
         "## Targets\n\n" + targets_table(works),
         *(section(work, folder.name) for work in works),
-        "" if grown is None else growth.markdown(grown),
+        "" if grown is None else growth.markdown(grown, folder.name),
         "## What it ran on\n\n" + environment(works),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
