@@ -143,12 +143,15 @@ def test_an_input_scale_is_refused_where_it_meets_a_weight_too_large() -> None:
     )
 
 
-def test_weights_whose_sum_overflows_are_finite() -> None:
-    net = Network.from_layers([(np.full((3, 2), 3e38), np.zeros(3)), (np.ones((1, 3)), [0.0])])
+def test_biases_whose_sum_overflows_are_finite() -> None:
+    hidden = np.ones((3, 2)), np.full(3, 3e38)
+    net = Network.from_layers([hidden, (np.full((1, 3), 1e-38), [0.0])])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ordered = net.with_order({0: [2, 0, 1]})
-    assert ordered(np.float32([1e-30, 0.0])).tolist() == net(np.float32([1e-30, 0.0])).tolist()
+    x = np.float32([1.0, 0.0])
+    assert np.isfinite(net(x)).all()
+    assert ordered(x).tolist() == net(x).tolist()
 
 
 def test_weights_outlive_their_arrays() -> None:
