@@ -113,6 +113,9 @@ pub enum Error {
     /// A sparse matrix is malformed.
     #[error("x is not a valid CSR matrix: {0}")]
     Csr(String),
+    /// The caller's check ended the call: see [`crate::interrupt::with_check`].
+    #[error("the call was interrupted")]
+    Interrupted,
 }
 
 /// Result with lrgate's [`Error`].

@@ -5,14 +5,19 @@
 //! computed anew. Every kernel adds up a row in an order that depends on that row alone, so its bits depend
 //! neither on the other rows, nor on where tiles begin, nor on the threads.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::kernels::activation::FinishRows;
 use crate::kernels::pairs;
-use crate::kernels::scan::{CopyBytes, FromBytes, Quantize, Scan};
+use crate::kernels::scan::{CopyBytes, FromBytes, HIDDEN_BEYOND, INPUT_BEYOND, Quantize, Scan};
 use crate::kernels::{ByteRowsMut, DenseRows, DenseRowsMut, Lists, PANEL, Span};
-use crate::network::{InputMap, Network, Quantization};
+use crate::memory;
+use crate::network::{InputMap, Layer, Network, Quantization};
 use crate::plan::{ClassPlan, Precision, Strategy};
 use crate::pool::{self, Team};
 use crate::rows::{Data, Rows};
@@ -149,7 +154,16 @@ impl Network {
         let (tile, tiles) = shares(team.threads());
         let beyond = Mutex::new(Vec::new());
         let parts = OutTiles { start: out.as_mut_ptr(), len: out.len(), tile: tile * outputs };
+        let caller = thread::current().id();
+        let interrupted = AtomicBool::new(false);
         team.run(tiles, |i| {
+            if interrupted.load(Ordering::Relaxed) {
+                return;
+            }
+            if thread::current().id() == caller && interrupt::requested() {
+                interrupted.store(true, Ordering::Relaxed);
+                return;
+            }
             let first = i * tile;
             let count = tile.min(rows.rows - first);
             // SAFETY: a team is given every tile number once, so no two tiles overlap.
@@ -162,6 +176,9 @@ impl Network {
             }
         });
         drop(team);
+        if interrupted.into_inner() {
+            return Err(Error::Interrupted);
+        }
         let mut beyond = beyond.into_inner().unwrap_or_else(PoisonError::into_inner);
         beyond.sort_unstable();
         self.run_beyond(class, rows, &beyond, out, threads)
@@ -270,8 +287,12 @@ impl Network {
     ) -> Vec<usize> {
         Workspace::with(|workspace| {
             self.run_layers(class, rows, out, workspace, team, observer);
-            let marks = workspace.beyond.iter().enumerate();
-            marks.filter(|(_, beyond)| **beyond).map(|(row, _)| row).collect()
+            let marks = workspace.out_of_range[..rows.rows].iter().zip(&workspace.invalid);
+            // A row that is not finite has its result.
+            let marked =
+                |(mark, invalid): (&AtomicBool, &bool)| mark.load(Ordering::Relaxed) && !invalid;
+            let marked = marks.enumerate().filter(|(_, marks)| marked(*marks));
+            marked.map(|(row, _)| row).collect()
         })
     }
 
@@ -286,14 +307,16 @@ impl Network {
     ) {
         let n = rows.rows;
         let last = self.layers.len() - 1;
-        let Workspace { buffers: [first, second], gate: scratch, invalid, beyond } = workspace;
+        let Workspace { buffers: [first, second], gate: scratch, invalid, out_of_range } =
+            workspace;
         let (mut from, mut to) = (first, second);
-        for marks in [&mut *invalid, &mut *beyond] {
-            marks.clear();
-            marks.resize(n, false);
-        }
+        invalid.clear();
+        invalid.resize(n, false);
+        out_of_range.clear();
+        out_of_range.resize_with(n, || AtomicBool::new(false));
+        let out_of_range = &**out_of_range;
         let mut needs = Self::needs::<O>(class, 0);
-        let marks = Marks { invalid, beyond };
+        let marks = Marks { invalid, out_of_range, beyond: INPUT_BEYOND };
         let mut input = self.read(class, rows, needs, from, to, marks, observer);
         if !needs.int8() && class.layers.iter().any(|layer| layer.precision == Precision::Int8) {
             mark_invalid(input, invalid);
@@ -318,7 +341,8 @@ impl Network {
                     to.write_whole(n, outputs, &mut output);
                 } else {
                     let written = if scan { needs.before_scan() } else { needs };
-                    to.write(n, outputs, written, self.quantization(i + 1), &mut output);
+                    let next = self.layers[i + 1].int8.as_deref().map(|next| (next, out_of_range));
+                    to.write(n, outputs, written, next, &mut output);
                 }
             } else {
                 output.dense = Some(DenseRowsMut::new(out, n, outputs, outputs));
@@ -329,14 +353,15 @@ impl Network {
             observer.step(Step::Multiplied);
             if i == last {
                 if finish {
-                    out.chunks_exact_mut(outputs).for_each(|row| activation.finish_row(row));
+                    let (columns, stride) = (outputs, outputs);
+                    self.isa.run(FinishRows { activation, data: out, columns, stride });
                     observer.step(Step::Finished);
                 }
                 observer.after(i, n, computed);
                 break;
             }
             if finish {
-                to.finish_rows(n, outputs, activation);
+                self.isa.run(to.finish_rows(n, outputs, activation));
                 observer.step(Step::Finished);
             }
             if whole {
@@ -347,7 +372,8 @@ impl Network {
                 }
                 if let Some(quantization) = self.quantization(i + 1).filter(|_| needs.int8()) {
                     let (rows, bytes) = to.requantize(n, outputs);
-                    self.quantize(rows, bytes, quantization, Marks { invalid, beyond: &mut [] });
+                    let marks = Marks { invalid, out_of_range, beyond: HIDDEN_BEYOND };
+                    self.quantize(rows, bytes, quantization, marks);
                     observer.step(Step::Quantized);
                 }
             }
@@ -495,16 +521,15 @@ impl Network {
         rows: DenseRows<'_>,
         bytes: ByteRowsMut<'_>,
         quantization: &Quantization,
-        Marks { invalid, beyond }: Marks<'_>,
+        Marks { invalid, out_of_range, beyond }: Marks<'_>,
     ) {
+        let out_of_range = Some(out_of_range);
         let (inverse, offset) = (quantization.inverse(), quantization.padded_offset());
-        let beyond = Some(beyond).filter(|beyond| !beyond.is_empty());
-        self.isa.run(Quantize { rows, inverse, offset, bytes, invalid, beyond });
+        self.isa.run(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, beyond });
     }
 
-    /// Computes the rows `beyond` of a call anew, those that have a value far beyond the bytes of the first
-    /// layer: in f32, since what later layers make of it may be beyond their bytes, too; and in f32 no row is
-    /// marked.
+    /// Recomputes the rows `beyond` of a call, those with a value that has no byte in some int8 layer: in f32
+    /// and without gates, under which no row is marked.
     fn run_beyond(
         &self,
         class: &ClassPlan,
@@ -517,10 +542,11 @@ impl Network {
             return Ok(());
         }
         let mut class = class.clone();
-        for layer in &mut class.layers {
+        for (i, layer) in class.layers.iter_mut().enumerate() {
             layer.precision = Precision::F32;
             if layer.strategy == Strategy::Gate {
-                layer.strategy = Strategy::Dense;
+                // Outputs of a hidden layer that a gate reads are mostly zeros.
+                layer.strategy = if i == 0 { Strategy::Dense } else { Strategy::Skip };
             }
         }
         self.pack_for(&class, true);
@@ -528,13 +554,15 @@ impl Network {
         let most = (GATHERED_BYTES / (4 * columns.max(outputs)))
             .clamp(WIDE_TILE, GATHERED)
             .min(beyond.len());
-        let (mut data, mut results) = (vec![0.0; most * columns], vec![0.0; most * outputs]);
+        let mut data = memory::filled(0.0, most * columns);
+        let mut results = memory::filled(0.0, most * outputs);
         for beyond in beyond.chunks(most) {
             let (n, results) = (beyond.len(), &mut results[..beyond.len() * outputs]);
             for (r, row) in beyond.iter().zip(data.chunks_exact_mut(columns)) {
                 rows.copy_row(*r, row);
             }
             let data = Data::F32 { data: &data, stride: columns };
+            interrupt::check()?;
             self.run_class(&class, Rows { rows: n, columns, data }, results, threads)?;
             for (r, result) in beyond.iter().zip(results.chunks_exact(outputs)) {
                 out[r * outputs..][..outputs].copy_from_slice(result);
@@ -579,10 +607,7 @@ impl Network {
     /// # Errors
     /// Rows of another width than the network's.
     pub fn layer_inputs(&self, rows: Rows<'_>) -> Result<Vec<Vec<f32>>> {
-        let inputs = vec![Vec::new(); self.layers.len()];
-        let mut capture = Capture { network: self, inputs };
-        self.observe(self.plan.for_rows(rows.rows), rows, &mut capture)?;
-        let mut inputs = capture.inputs;
+        let mut inputs = self.captured(rows, 0)?;
         if let Some(map) = &self.input_map
             && self.map_on_read.is_none()
         {
@@ -595,6 +620,48 @@ impl Network {
         Ok(inputs)
     }
 
+    /// The same of the layers after the first.
+    ///
+    /// # Errors
+    /// Rows of another width than the network's.
+    pub fn hidden_inputs(&self, rows: Rows<'_>) -> Result<Vec<Vec<f32>>> {
+        let mut inputs = self.captured(rows, 1)?;
+        inputs.remove(0);
+        Ok(inputs)
+    }
+
+    /// Every layer's input, of layers before `first` nothing.
+    fn captured(&self, rows: Rows<'_>, first: usize) -> Result<Vec<Vec<f32>>> {
+        self.check_width(rows)?;
+        let width = |(i, layer): (usize, &Layer)| if i < first { 0 } else { layer.inputs() };
+        let inputs = self.layers().enumerate().map(width);
+        let inputs = inputs.map(|width| memory::room(rows.rows.saturating_mul(width))).collect();
+        let mut capture = Capture { network: self, first, inputs };
+        self.observe(self.plan.for_rows(rows.rows), rows, &mut capture)?;
+        Ok(capture.inputs)
+    }
+
+    /// For each row, whether a call on these rows recomputes it in f32: it has a value, in the input or in a
+    /// hidden layer, that has no byte in an int8 layer of the plan.
+    ///
+    /// # Errors
+    /// Rows of another width than the network's.
+    pub fn out_of_range(&self, rows: Rows<'_>) -> Result<Vec<bool>> {
+        self.check_width(rows)?;
+        let class = self.plan.for_rows(rows.rows);
+        let tile = self.tile(class);
+        let mut out = memory::filled(0.0, tile.min(rows.rows) * self.output_size());
+        let mut marks = memory::filled(false, rows.rows);
+        for (rows, marks) in rows.batches(tile).zip(marks.chunks_mut(tile)) {
+            interrupt::check()?;
+            let out = &mut out[..rows.rows * self.output_size()];
+            for row in self.run_marking(class, rows, out, &pool::ALONE, &mut NoObserver) {
+                marks[row] = true;
+            }
+        }
+        Ok(marks)
+    }
+
     /// Runs all tiles on this thread under an observer.
     pub(crate) fn observe<O: Observer>(
         &self,
@@ -604,8 +671,9 @@ impl Network {
     ) -> Result<()> {
         self.check_width(rows)?;
         let tile = self.tile(class);
-        let mut out = vec![0.0; tile.min(rows.rows) * self.output_size()];
+        let mut out = memory::filled(0.0, tile.min(rows.rows) * self.output_size());
         for rows in rows.batches(tile) {
+            interrupt::check()?;
             let out = &mut out[..rows.rows * self.output_size()];
             self.run_tile(class, rows, out, observer);
         }
@@ -629,8 +697,10 @@ impl Network {
 struct Marks<'a> {
     /// Set where a value is not finite.
     invalid: &'a mut [bool],
-    /// Whether a value is far beyond what bytes stand for; empty where that does not matter.
-    beyond: &'a mut [bool],
+    /// Set where a value has no byte.
+    out_of_range: &'a [AtomicBool],
+    /// How far a value may be from the nearest byte, in steps.
+    beyond: f32,
 }
 
 /// Marks rows with a value that is not finite, which bytes of later layers could not tell.
@@ -669,13 +739,17 @@ impl OutTiles {
 /// Keeps every layer's input.
 struct Capture<'a> {
     network: &'a Network,
+    /// The first layer that is kept.
+    first: usize,
     inputs: Vec<Vec<f32>>,
 }
 
 impl Observer for Capture<'_> {
     const DENSE_INPUTS: bool = true;
     fn before(&mut self, layer: usize, input: Input<'_>) {
-        self.network.append_dense(&mut self.inputs[layer], layer, input);
+        if layer >= self.first {
+            self.network.append_dense(&mut self.inputs[layer], layer, input);
+        }
     }
     fn after(&mut self, _layer: usize, _rows: usize, _computed: usize) {}
 }

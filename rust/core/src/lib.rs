@@ -24,8 +24,10 @@
 
 mod error;
 mod forward;
+pub mod interrupt;
 mod kernels;
 mod measure;
+pub mod memory;
 mod network;
 mod peaks;
 mod phases;

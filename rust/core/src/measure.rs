@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::forward::{Observer, TILE};
+use crate::interrupt;
 use crate::kernels::DenseRows;
 use crate::kernels::emit::to_byte;
+use crate::memory;
 use crate::network::Network;
 use crate::plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
 use crate::rows::{OwnedRows, Rows};
@@ -81,7 +83,7 @@ impl Count<'_> {
         let parts = self.network.layers[layer].parts();
         let (inputs, outputs) = (parts.layer.layer().inputs(), parts.layer.layer().outputs());
         let n = output.len() / outputs;
-        let mut dense = vec![0.0; output.len()];
+        let mut dense = memory::filled(0.0, output.len());
         let rows = DenseRows::new(&self.input, n, inputs, inputs);
         let mut to = parts.output(Precision::F32);
         to.dense = Some(crate::kernels::DenseRowsMut::new(&mut dense, n, outputs, outputs));
@@ -94,9 +96,10 @@ impl Count<'_> {
         if let Some(next) = self.network.quantization(layer + 1)
             && self.class.layers[layer + 1].precision == Precision::Int8
         {
-            for y in &mut dense {
-                let byte = to_byte(*y * next.inverse()[0] + next.offset(0));
-                *y = (f32::from(byte) - next.offset(0)) * next.scale(0);
+            for (o, y) in dense.iter_mut().enumerate() {
+                let (scale, offset) = (next.scale(o % outputs), next.offset(0));
+                let byte = to_byte(*y * (1.0 / scale) + offset);
+                *y = (f32::from(byte) - offset) * scale;
             }
         }
         let counts = &mut self.counts[layer];
@@ -131,7 +134,8 @@ impl Observer for Count<'_> {
     }
 
     fn output(&mut self, rows: DenseRows<'_>) {
-        let all: Vec<f32> = (0..rows.rows()).flat_map(|r| rows.row(r)).copied().collect();
+        let mut all: Vec<f32> = memory::room(rows.rows() * rows.columns());
+        (0..rows.rows()).for_each(|r| all.extend_from_slice(rows.row(r)));
         self.take_output(self.counts.len() - 1, &all);
     }
 }
@@ -460,7 +464,7 @@ impl Tuning<'_> {
             return Ok(None);
         }
         let network = self.under(&dense)?;
-        let mut out = vec![0.0; network.output_size()];
+        let mut out = memory::filled(0.0, network.output_size());
         let mut row = Duration::ZERO;
         for _ in 0..2 {
             let start = Instant::now();
@@ -528,7 +532,7 @@ impl Tuning<'_> {
             .iter()
             .map(|strategies| self.under(strategies))
             .collect::<Result<Vec<_>>>()?;
-        let mut out = vec![0.0; batch * self.network.output_size()];
+        let mut out = memory::filled(0.0, batch.saturating_mul(self.network.output_size()));
         let mut times: Vec<Vec<f64>> = vec![Vec::new(); networks.len()];
         let starts = rows.rows - batch + 1;
         let begin = Instant::now();
@@ -541,6 +545,7 @@ impl Tuning<'_> {
                 for i in 0..turn {
                     let first = (call * batch) % starts;
                     call += 1;
+                    interrupt::check()?;
                     let start = Instant::now();
                     network.forward(rows.slice(first, batch), &mut out, Some(threads))?;
                     if i > 0 {

@@ -71,7 +71,7 @@ impl Activation {
         }
     }
 
-    /// The part done in registers; the rest is [`Activation::finish_row`].
+    /// The part done in registers; the rest is [`crate::kernels::activation`].
     pub(crate) fn fused(self) -> Fused {
         match self {
             Activation::Relu => Fused::Relu,
@@ -82,23 +82,10 @@ impl Activation {
         }
     }
 
-    /// Whether [`Activation::finish_row`] has anything to do.
+    /// Whether rows are to be finished once their sums are.
     pub(crate) fn needs_finish(self) -> bool {
         use Activation::{Gelu, Sigmoid, Softmax, Tanh};
         matches!(self, Tanh | Sigmoid | Gelu | Softmax)
-    }
-
-    /// Applies what is not fused to a finished row.
-    pub(crate) fn finish_row(self, row: &mut [f32]) {
-        match self {
-            Activation::Tanh => row.iter_mut().for_each(|z| *z = z.tanh()),
-            Activation::Sigmoid => row.iter_mut().for_each(|z| *z = 1.0 / (1.0 + (-*z).exp())),
-            Activation::Gelu => row.iter_mut().for_each(|z| {
-                *z *= 0.5 * (1.0 + libm::erff(*z * std::f32::consts::FRAC_1_SQRT_2));
-            }),
-            Activation::Softmax => softmax(row),
-            _ => {}
-        }
     }
 
     fn check(self, layer: usize) -> Result<()> {
@@ -125,14 +112,7 @@ impl Activation {
 
 /// Replaces a row by its softmax.
 pub fn softmax(row: &mut [f32]) {
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for z in row.iter_mut() {
-        *z = (*z - largest).exp();
-    }
-    let total: f32 = row.iter().sum();
-    for z in row {
-        *z /= total;
-    }
+    crate::kernels::activation::softmax(row);
 }
 
 /// Weights in memory of whatever owner keeps them, and keeps them as they are: a `Vec<f32>`, a mapped file,
@@ -459,8 +439,8 @@ pub struct Quantization {
 }
 
 impl Quantization {
-    /// One scale and offset for all inputs, or, for a network's first layer, one each. Checked by
-    /// [`Network::with_quantization`].
+    /// One scale for all inputs or one each; one offset for all or, for a network's first layer, one each.
+    /// Checked by [`Network::with_quantization`].
     pub fn new(scale: Vec<f32>, offset: Vec<f32>) -> Quantization {
         let count = scale.len().max(offset.len());
         let spread = |values: &[f32]| {
@@ -505,9 +485,10 @@ impl Quantization {
         }
         for (name, values) in [("scale", &self.scale), ("offset", &self.offset)] {
             let name = format!("quantization[{index}].{name}");
-            if values.len() != 1 && (index > 0 || values.len() != inputs) {
-                let expected =
-                    if index == 0 { format!("() or ({inputs},)") } else { "()".to_owned() };
+            // A kernel adds one offset to all outputs of a layer.
+            let each = index == 0 || name.ends_with("scale");
+            if values.len() != 1 && !(each && values.len() == inputs) {
+                let expected = if each { format!("() or ({inputs},)") } else { "()".to_owned() };
                 return Err(Error::Shape { name, expected, got: format!("({},)", values.len()) });
             }
             check_finite(values, || name.clone(), |i| i.to_string())?;
@@ -709,8 +690,8 @@ impl Network {
     ///
     /// # Errors
     /// A number of entries other than the number of layers; a scale that is not above 0, values that
-    /// are not finite or make a product with a weight overflow, more than one value for a layer that is
-    /// not the first; a layer of more than
+    /// are not finite or make a product with a weight overflow; a number of scales that is neither 1 nor that of the
+    /// layer's inputs, or of offsets, of which only the first layer may have more than one; a layer of more than
     /// 65,536 inputs, whose sums might not fit 32 bits.
     pub fn with_quantization(&self, quantization: Vec<Option<Quantization>>) -> Result<Network> {
         if quantization.len() != self.layers.len() {

@@ -8,10 +8,12 @@
 //! What a phase must do is counted on the same rows: weights once per tile, as far as any of its rows
 //! needs them, what belongs to a row once per row, and products of what is not zero.
 
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::forward::Observer;
+use crate::interrupt;
 use crate::kernels::{ByteLists, DenseRows, DenseRowsMut, ListedBytes, Lists, Span};
 use crate::measure::{check_sample, clock_overhead, median};
 use crate::network::Network;
@@ -590,6 +592,7 @@ impl Network {
         let begin = Instant::now();
         // The first pass warms up.
         for pass in 0.. {
+            interrupt::check()?;
             let mut clock = PhaseClock {
                 class,
                 last: begin,
@@ -653,12 +656,14 @@ impl Network {
         let crew = Crew::alone(self.isa);
         let (mut buffer, mut scratch) = (Buffer::new(), GateScratch::default());
         let mut last = vec![0.0; n * outputs];
+        let marks: Vec<_> = (0..n).map(|_| AtomicBool::new(false)).collect();
         let mut run = |repeats: usize| {
             let start = Instant::now();
             for _ in 0..repeats {
                 let mut output = parts.output(plan.precision);
                 if i + 1 < self.layers.len() {
-                    buffer.write(n, outputs, needs, self.quantization(i + 1), &mut output);
+                    let next = self.layers[i + 1].int8.as_deref().map(|next| (next, &*marks));
+                    buffer.write(n, outputs, needs, next, &mut output);
                 } else {
                     output.dense = Some(DenseRowsMut::new(&mut last, n, outputs, outputs));
                 }

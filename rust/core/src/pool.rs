@@ -1,8 +1,8 @@
 //! The thread pool: one for the process, entered once per forward pass, and again for rows that are
 //! computed anew; safe to use after fork.
 //!
-//! The calling thread works too, so `n` threads need `n - 1` workers. The pool grows to the most
-//! workers that were ever of use. Idle workers stay awake for a moment and then sleep. A call's threads are a
+//! The calling thread works too, so `n` threads need `n - 1` workers. The pool grows as workers are of use, and
+//! workers that sleep for some seconds end. Idle workers stay awake for a moment and then sleep. A call's threads are a
 //! `Team`. After a fork the child has none of the parent's threads: the pool remembers the process that
 //! made it, and another process makes its own.
 
@@ -41,7 +41,8 @@ pub fn num_threads() -> Result<usize> {
 fn process_threads() -> Result<usize> {
     match THREADS.load(Ordering::Relaxed) {
         0 => {
-            let threads = match std::env::var_os("LRGATE_NUM_THREADS") {
+            let set = std::env::var_os("LRGATE_NUM_THREADS");
+            let threads = match set.filter(|text| !text.is_empty()) {
                 None => available_parallelism().map_or(1, usize::from),
                 Some(text) => {
                     let text = text.to_string_lossy();
@@ -102,6 +103,12 @@ const WOKEN_IN_A_ROW: usize = 4;
 /// How long workers stay awake after a call. A call that begins within that time of another is one of a row,
 /// which is worth waking workers for.
 const LINGER: Duration = Duration::from_micros(100);
+
+/// How long a worker sleeps before it ends.
+const KEEP: Duration = Duration::from_secs(5);
+
+/// The most workers of a process, however many threads are asked for.
+const MOST_WORKERS: usize = 1023;
 
 /// Whether a call that takes this long on one thread can gain from others at all.
 pub(crate) fn worth_sharing(serial_time: Duration) -> bool {
@@ -225,7 +232,7 @@ impl Pool {
         workers.last_call = Some(Instant::now());
     }
 
-    /// What a worker does for as long as the process lives.
+    /// What a worker does until it has slept for long.
     fn work(&self) {
         let mut workers = self.lock();
         loop {
@@ -237,7 +244,14 @@ impl Pool {
                 workers = self.linger();
                 continue;
             }
-            workers = self.wake.wait(workers).unwrap_or_else(PoisonError::into_inner);
+            let (guard, waited) =
+                self.wake.wait_timeout(workers, KEEP).unwrap_or_else(PoisonError::into_inner);
+            workers = guard;
+            if waited.timed_out() && workers.invitations.is_empty() && workers.idle > 0 {
+                workers.idle -= 1;
+                workers.count -= 1;
+                return;
+            }
             if workers.invitations.is_empty() {
                 // Too late for one call, but awake for the next.
                 workers.awake += 1;
@@ -287,7 +301,7 @@ impl Team {
             return Team { threads: 1, pool: None, board: None };
         }
         let pool = pool();
-        let (board, workers) = pool.invite(threads - 1, gain).unzip();
+        let (board, workers) = pool.invite((threads - 1).min(MOST_WORKERS), gain).unzip();
         Team { threads: 1 + workers.unwrap_or(0), pool: Some(pool), board }
     }
 

@@ -1,6 +1,7 @@
 //! Input rows as they come from callers: f32, uint8, or CSR, used in place.
 
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// A batch of input rows, borrowed.
 #[derive(Clone, Copy, Debug)]
@@ -127,10 +128,10 @@ impl<'a> Rows<'a> {
         let columns = self.columns;
         let data = match self.data {
             Data::F32 { data, stride } => {
-                OwnedData::F32(copy_rows(data, self.rows, columns, stride).repeat(copies))
+                OwnedData::F32(copy_rows(data, self.rows, columns, stride, copies))
             }
             Data::U8 { data, stride } => {
-                OwnedData::U8(copy_rows(data, self.rows, columns, stride).repeat(copies))
+                OwnedData::U8(copy_rows(data, self.rows, columns, stride, copies))
             }
             Data::Csr { starts, index, value } => {
                 let used = starts[0] as usize..starts[self.rows] as usize;
@@ -188,8 +189,19 @@ impl OwnedRows {
     }
 }
 
-fn copy_rows<T: Copy>(data: &[T], rows: usize, columns: usize, stride: usize) -> Vec<T> {
-    (0..rows).flat_map(|r| &data[r * stride..r * stride + columns]).copied().collect()
+/// The rows without gaps, `copies` times.
+fn copy_rows<T: Copy>(
+    data: &[T],
+    rows: usize,
+    columns: usize,
+    stride: usize,
+    copies: usize,
+) -> Vec<T> {
+    let mut all = memory::room(rows.saturating_mul(columns).saturating_mul(copies));
+    for r in (0..copies).flat_map(|_| 0..rows) {
+        all.extend_from_slice(&data[r * stride..r * stride + columns]);
+    }
+    all
 }
 
 fn check_length(len: usize, rows: usize, columns: usize, stride: usize) -> Result<()> {

@@ -2,16 +2,19 @@
 //! call allocates nothing once a thread has run that network, unless rows are computed anew.
 
 use std::cell::RefCell;
+use std::sync::atomic::AtomicBool;
 
-use crate::kernels::emit::{Fused, Output, Quantized};
+use crate::kernels::activation::FinishRows;
+use crate::kernels::emit::{Fused, LEAST_BYTE, Output, Quantized};
 use crate::kernels::scan::{CountBytes, ScanBytes, ScanPairs};
 use crate::kernels::{
     Aligned, ByteLists, ByteRowsMut, DenseRows, DenseRowsMut, ListedBytes, Lists, ListsMut,
     PairLists, Span, byte_stride, fill_fours, list_stride, padded, zeros,
 };
-use crate::network::{Activation, Quantization};
+use crate::memory;
+use crate::network::Activation;
 use crate::simd::LANES;
-use crate::strategy::{Input, Needs};
+use crate::strategy::{Input, Needs, QuantizedLayer};
 
 /// Everything a tile needs between its rows coming in and going out.
 pub(crate) struct Workspace {
@@ -20,8 +23,8 @@ pub(crate) struct Workspace {
     pub(crate) gate: GateScratch,
     /// Rows that hold a value that is not finite, which bytes cannot tell.
     pub(crate) invalid: Vec<bool>,
-    /// Rows that hold a value far beyond what bytes stand for.
-    pub(crate) beyond: Vec<bool>,
+    /// Rows with a value, of the input or of a hidden layer, that has no byte.
+    pub(crate) out_of_range: Vec<AtomicBool>,
 }
 
 /// The activations between two layers: dense rows, lists of non-zeros, or both, or the same as bytes.
@@ -76,7 +79,7 @@ impl Workspace {
             buffers: [Buffer::new(), Buffer::new()],
             gate: GateScratch::default(),
             invalid: Vec::new(),
-            beyond: Vec::new(),
+            out_of_range: Vec::new(),
         }
     }
 
@@ -100,6 +103,7 @@ impl GateScratch {
 
 fn grow_vec<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
     if buffer.len() < len {
+        memory::reserve(buffer, len - buffer.len());
         buffer.resize(len, T::default());
     }
 }
@@ -154,29 +158,32 @@ impl Buffer {
     }
 
     /// Room for what the next layer needs of `rows` rows, as far as kernels emit it: dense rows, empty
-    /// lists, rows of bytes by the next layer's quantisation.
+    /// lists, rows of bytes for the next layer, if it is given with the marks of rows that are out of its range.
     pub(crate) fn write<'a>(
         &'a mut self,
         rows: usize,
         columns: usize,
         needs: Needs,
-        quantization: Option<&Quantization>,
+        next: Option<(&'a QuantizedLayer, &'a [AtomicBool])>,
         output: &mut Output<'a>,
     ) {
-        if let Some(quantization) = quantization.filter(|_| needs.int8()) {
+        if let Some((next, out_of_range)) = next.filter(|_| needs.int8()) {
             self.reserve_bytes(rows, columns, needs);
-            let offset = quantization.padded_offset()[0];
+            let offset = next.input.padded_offset()[0];
+            // What is negative is byte 0 then.
+            let fuse = offset == 0.0 && output.activation == Fused::Relu;
             let Buffer { spans, bytes, byte_index, byte_values, .. } = self;
             output.bytes = Some(Quantized {
                 rows: needs.bytes.then(|| ByteRowsMut::new(bytes, rows, columns)),
                 lists: needs
                     .byte_lists
                     .then(|| ListsMut::new(byte_index, byte_values, spans, rows, columns)),
-                inverse: quantization.inverse()[0],
+                inverse: next.inverses(),
                 offset,
+                least: if fuse { f32::NEG_INFINITY } else { LEAST_BYTE },
+                out_of_range,
             });
-            // What is negative is byte 0 then.
-            if offset == 0.0 && output.activation == Fused::Relu {
+            if fuse {
                 output.activation = Fused::Identity;
             }
             return;
@@ -206,10 +213,15 @@ impl Buffer {
         self.write(rows, columns, Needs { dense: true, ..Needs::default() }, None, output);
     }
 
-    /// Applies what is not fused to rows written before.
-    pub(crate) fn finish_rows(&mut self, rows: usize, columns: usize, activation: Activation) {
-        let mut dense = DenseRowsMut::new(&mut self.dense, rows, columns, padded(columns));
-        (0..rows).for_each(|row| activation.finish_row(dense.row(row)));
+    /// What applies an activation that is not fused to rows written before.
+    pub(crate) fn finish_rows(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        activation: Activation,
+    ) -> FinishRows<'_> {
+        let stride = padded(columns);
+        FinishRows { activation, data: &mut self.dense[..rows * stride], columns, stride }
     }
 
     /// Room for dense rows and empty lists of `rows` rows, whichever are needed.

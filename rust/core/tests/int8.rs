@@ -75,14 +75,24 @@ fn byte(x: f32, scale: f32, offset: f32) -> u8 {
     (x * (1.0 / scale) + offset).round_ties_even().clamp(0.0, 255.0) as u8
 }
 
-/// The network's outputs, with each layer's units that `live` lets through.
+/// Whether a value has a byte, for rounding at most `slack` steps away.
+fn has_byte(x: f32, scale: f32, offset: f32, slack: f32) -> bool {
+    (-slack..=255.0 + slack).contains(&(x * (1.0 / scale) + offset))
+}
+
+/// The network's outputs, with each layer's units that `live` lets through; `None` for a row with a value that
+/// has no byte, which is computed in f32.
 fn reference(
     model: &Model,
     quantization: &[Quantization],
     row: &[f32],
     live: impl Fn(usize, &[u8], usize) -> bool,
-) -> Vec<f32> {
+) -> Option<Vec<f32>> {
     let first = &quantization[0];
+    let inside = |(i, x): (usize, &f32)| has_byte(*x, first.scale(i), first.offset(i), 1.0);
+    if !row.iter().enumerate().all(inside) {
+        return None;
+    }
     let mut x: Vec<u8> =
         row.iter().enumerate().map(|(i, x)| byte(*x, first.scale(i), first.offset(i))).collect();
     for (i, layer) in model.layers.iter().enumerate() {
@@ -94,8 +104,16 @@ fn reference(
             .map(|(o, z)| if live(i, &x, o) { activate(layer.activation(), z) } else { 0.0 })
             .collect();
         match quantization.get(i + 1) {
-            None => return y,
-            Some(next) => x = y.iter().map(|y| byte(*y, next.scale(0), next.offset(0))).collect(),
+            None => return Some(y),
+            Some(next) => {
+                let inside =
+                    |(o, y): (usize, &f32)| has_byte(*y, next.scale(o), next.offset(o), 0.5);
+                if !y.iter().enumerate().all(inside) {
+                    return None;
+                }
+                let byte = |(o, y): (usize, &f32)| byte(*y, next.scale(o), next.offset(o));
+                x = y.iter().enumerate().map(byte).collect();
+            }
         }
     }
     unreachable!("a network has a last layer")
@@ -114,6 +132,31 @@ fn under(network: &Network, strategies: &[Strategy]) -> Network {
     let plan = |&strategy| LayerPlan { strategy, precision: Precision::Int8 };
     let class = ClassPlan { rows: 1, layers: strategies.iter().map(plan).collect() };
     network.with_plan(Plan::new(vec![class]).unwrap()).unwrap()
+}
+
+/// Every unit is computed.
+fn all(_layer: usize, _bytes: &[u8], _unit: usize) -> bool {
+    true
+}
+
+/// [`reference`] of every row, in f32 where a value has no byte; and how many rows these are.
+fn documented(
+    model: &Model,
+    quantization: &[Quantization],
+    network: &Network,
+    data: &[f32],
+    live: impl Fn(usize, &[u8], usize) -> bool + Copy,
+) -> (Vec<f32>, usize) {
+    let (mut out_of_range, inputs) = (0, network.input_size());
+    let float = network.with_plan(Plan::uniform(Strategy::Dense, model.layers.len())).unwrap();
+    let mut out = Vec::new();
+    for row in data.chunks_exact(inputs) {
+        out.extend(reference(model, quantization, row, live).unwrap_or_else(|| {
+            out_of_range += 1;
+            run(&float, Rows::f32(row, 1, inputs, inputs).unwrap(), 1)
+        }));
+    }
+    (out, out_of_range)
 }
 
 fn plain(scale: f32, offset: f32) -> Quantization {
@@ -156,12 +199,10 @@ fn every_bit_is_as_documented() {
         let quantization = [plain(0.01, 3.25), plain(0.02, if case % 2 == 0 { 0.0 } else { 40.0 })];
         let n = 67;
         let data = Random(case as u64 + 9).rows(n, widths[0]);
-        let expected: Vec<f32> = data
-            .chunks_exact(widths[0])
-            .flat_map(|row| reference(&model, &quantization, row, |_, _, _| true))
-            .collect();
         for isa in Isa::available() {
             let network = quantized(&model, isa, &quantization);
+            let (expected, out_of_range) = documented(&model, &quantization, &network, &data, all);
+            assert!(out_of_range < n, "some rows are computed in bytes");
             for strategy in [Strategy::Dense, Strategy::Skip] {
                 let network = under(&network, &[strategy; 2]);
                 for count in [1, 2, 5, 6, 7, 64, n] {
@@ -225,12 +266,11 @@ fn weights_are_rounded_as_documented() {
             });
             let data: Vec<f32> = rows.collect();
             let quantization = [quantization];
-            let expected: Vec<f32> = data
-                .chunks_exact(inputs)
-                .flat_map(|row| reference(&model, &quantization, row, |_, _, _| true))
-                .collect();
             for isa in Isa::available() {
                 let network = quantized(&model, isa, &quantization);
+                let (expected, out_of_range) =
+                    documented(&model, &quantization, &network, &data, all);
+                assert_eq!(out_of_range, 0);
                 for strategy in [Strategy::Dense, Strategy::Skip] {
                     let network = under(&network, &[strategy]);
                     let got = run(&network, Rows::f32(&data, inputs, inputs, inputs).unwrap(), 1);
@@ -277,12 +317,10 @@ fn runs_and_single_values() {
             .collect(),
     ];
     for (kind, data) in kinds.iter().enumerate() {
-        let expected: Vec<f32> = data
-            .chunks_exact(columns)
-            .flat_map(|row| reference(&model, &quantization, row, |_, _, _| true))
-            .collect();
         for isa in Isa::available() {
             let network = quantized(&model, isa, &quantization);
+            let (expected, out_of_range) = documented(&model, &quantization, &network, data, all);
+            assert!(out_of_range < n / 2, "{out_of_range} rows");
             for strategy in [Strategy::Skip, Strategy::Gate] {
                 let network = under(&network, &[strategy, strategy, Strategy::Skip]);
                 let alone: Vec<f32> = data
@@ -373,7 +411,7 @@ fn signs_stay_with_their_bytes() {
     };
     let expected: Vec<f32> = data
         .chunks_exact(inputs)
-        .flat_map(|row| reference(&model, &[plain(1.0, 0.0)], row, |_, _, _| true))
+        .flat_map(|row| reference(&model, &[plain(1.0, 0.0)], row, all).unwrap())
         .collect();
     for isa in Isa::available() {
         let network = under(&quantized(&model, isa, &[plain(1.0, 0.0)]), &[Strategy::Dense]);
@@ -404,12 +442,10 @@ fn gates() {
             .collect();
         let quantization = [plain(1.0 / 255.0, 0.0), plain(0.01, 0.0)];
         let live = |layer: usize, x: &[u8], unit: usize| layer == 1 || x[unit % rank] > 127;
-        let expected: Vec<f32> = data
-            .chunks_exact(inputs)
-            .flat_map(|row| reference(&model, &quantization, row, live))
-            .collect();
         for isa in Isa::available() {
             let network = quantized(&model, isa, &quantization);
+            let (expected, out_of_range) = documented(&model, &quantization, &network, &data, live);
+            assert!(out_of_range < 35, "{out_of_range} of 70 rows");
             let network = under(&network, &[Strategy::Gate, Strategy::Dense]);
             for count in [1, 2, 3, 8, 64, 70] {
                 let rows = Rows::f32(&data, count, inputs, inputs).unwrap();
@@ -497,12 +533,9 @@ fn all_kinds_of_rows_agree() {
     ] {
         let model = Model { map, gates: vec![None, None], ..Model::relu(16, &[30, 40, 5]) };
         let quantization = [input, plain(0.05, 0.0)];
-        let expected: Vec<f32> = floats
-            .chunks_exact(30)
-            .flat_map(|row| reference(&model, &quantization, row, |_, _, _| true))
-            .collect();
         for isa in Isa::available() {
             let network = quantized(&model, isa, &quantization);
+            let (expected, _) = documented(&model, &quantization, &network, &floats, all);
             for strategy in [Strategy::Dense, Strategy::Skip] {
                 let network = under(&network, &[strategy; 2]);
                 for rows in [
@@ -596,10 +629,10 @@ fn nan_stays_in_its_row() {
     }
 }
 
-/// A row with an input far beyond the bytes is computed in f32, whatever the strategy; one a little beyond
+/// A row with an input more than a step beyond the bytes is computed in f32, whatever the strategy; one less far
 /// counts as the nearest byte, 0 or 255, and neighbours are as they are without it.
 #[test]
-fn inputs_far_beyond_the_bytes() {
+fn inputs_beyond_the_bytes() {
     let mut model = Model::relu(21, &[20, 30, 4]);
     model.gates = vec![
         model.gates[0].clone().map(|gate| {
@@ -620,10 +653,10 @@ fn inputs_far_beyond_the_bytes() {
             let float = network.with_plan(Plan::from_strategies(&[first, last])).unwrap();
             let before = run(&int8, Rows::f32(&clean, 9, 20, 20).unwrap(), 1);
             for (value, far) in [
-                (3.18, false),
-                (3.20, true),
-                (-0.63, false),
-                (-0.65, true),
+                (2.558, false),
+                (2.57, true),
+                (-0.009, false),
+                (-0.011, true),
                 (1e30, true),
                 (f32::MIN, true),
             ] {
@@ -649,10 +682,10 @@ fn inputs_far_beyond_the_bytes() {
     }
 }
 
-/// Rows far beyond the bytes are gathered over all tiles of a call, from all threads, and may be more than
+/// Rows beyond the bytes are gathered over all tiles of a call, from all threads, and may be more than
 /// are computed at a time; each is as it is alone.
 #[test]
-fn many_inputs_far_beyond_the_bytes() {
+fn many_inputs_beyond_the_bytes() {
     for (strategy, inputs, n, stride) in [
         (Strategy::Dense, 20, 13_000, 20),
         (Strategy::Gate, 20, 14_000, 27),
@@ -683,6 +716,99 @@ fn many_inputs_far_beyond_the_bytes() {
     }
     #[cfg(target_os = "linux")]
     assert!(common::pool_threads() >= 2, "the pool was never entered");
+}
+
+/// Hidden layers may have a scale for each input, and rows with an output that has no byte are computed in f32:
+/// whatever the strategies, the precision of the layer before, the activation, and the threads.
+#[test]
+fn hidden_layers_have_scales_and_ranges() {
+    let (widths, n) = ([20, 130, 70, 4], 150);
+    let mut failures = Vec::new();
+    for (case, activation) in [
+        Activation::Relu,
+        Activation::ClippedRelu { upper: 3.0 },
+        Activation::LeakyRelu { slope: 0.3 },
+        Activation::Tanh,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut model = Model::random(31 + case as u64, &widths, activation, Activation::Identity);
+        for gate in model.gates.iter_mut().flatten() {
+            *gate = gate.clone().with_range(vec![[-2.0, 2.0]; gate.rank()]);
+        }
+        let data = Random(33).rows(n, widths[0]);
+        let signed = matches!(activation, Activation::LeakyRelu { .. } | Activation::Tanh);
+        let offset = if signed { 128.0 } else { 0.0 };
+        let isa = Isa::best();
+        let float = Network::with_isa(model.layers.clone(), None, isa).unwrap();
+        let inputs = float.layer_inputs(Rows::f32(&data, n, 20, 20).unwrap()).unwrap();
+        // Ranges that most rows stay within, and some do not.
+        let ranges = |layer: usize| {
+            let width = model.layers[layer].inputs();
+            let most = |i: usize| {
+                let mut all: Vec<f32> =
+                    inputs[layer].chunks_exact(width).map(|row| row[i].abs()).collect();
+                all.sort_by(f32::total_cmp);
+                all[n - 1 - usize::from(i % 50 == 3)]
+            };
+            let scale = |i| (most(i) * 1.02).max(1e-3) / if signed { 127.0 } else { 255.0 };
+            Quantization::new((0..width).map(scale).collect(), vec![offset])
+        };
+        let quantization = [plain(0.02, 128.0), ranges(1), ranges(2)];
+        for isa in Isa::available() {
+            let network = quantized(&model, isa, &quantization);
+            let (expected, out_of_range) = documented(&model, &quantization, &network, &data, all);
+            assert!((1..n / 2).contains(&out_of_range), "{activation:?}: {out_of_range} rows");
+            for strategy in [Strategy::Dense, Strategy::Skip] {
+                let int8 = under(&network, &[strategy; 3]);
+                for threads in [1, 2] {
+                    for count in [1, 9, 64, n] {
+                        let rows = Rows::f32(&data, count, 20, 20).unwrap();
+                        if bits(&run(&int8, rows, threads)) != bits(&expected[..count * 4]) {
+                            failures.push(format!("{activation:?} {} {count}", isa.name()));
+                        }
+                    }
+                }
+                let rows = Rows::f32(&data, n, 20, 20).unwrap();
+                let marks = int8.out_of_range(rows).unwrap();
+                assert_eq!(marks.iter().filter(|mark| **mark).count(), out_of_range);
+            }
+            // A far row, whose f32 first layer has outputs beyond the bytes of the second.
+            let mut far = data[..20].to_vec();
+            far.iter_mut().for_each(|x| *x *= 100.0);
+            let mut strategies = vec![[Strategy::Dense; 3], [Strategy::Skip; 3]];
+            if activation.has_hard_zero() {
+                strategies.push([Strategy::Gate, Strategy::Skip, Strategy::Dense]);
+            }
+            for strategies in strategies {
+                let class = |first| {
+                    let plan = |(i, &strategy)| {
+                        let precision = if i == 0 { first } else { Precision::Int8 };
+                        LayerPlan { strategy, precision }
+                    };
+                    let layers = strategies.iter().enumerate().map(plan).collect();
+                    ClassPlan { rows: 1, layers }
+                };
+                for first in [Precision::F32, Precision::Int8] {
+                    let int8 = network.with_plan(Plan::new(vec![class(first)]).unwrap()).unwrap();
+                    let rows = Rows::f32(&far, 1, 20, 20).unwrap();
+                    let fallback = network
+                        .with_plan(Plan::from_strategies(&strategies.map(|s| match s {
+                            Strategy::Gate => Strategy::Dense,
+                            s => s,
+                        })))
+                        .unwrap();
+                    if activation == Activation::Tanh && first == Precision::F32 {
+                        continue; // what saturates has a byte
+                    }
+                    assert_eq!(int8.out_of_range(rows).unwrap(), [true], "{activation:?}");
+                    assert_eq!(bits(&run(&int8, rows, 1)), bits(&run(&fallback, rows, 1)));
+                }
+            }
+        }
+    }
+    none(&failures);
 }
 
 /// Bytes have no NaN: it must come through where only a later layer is int8, too.
@@ -777,8 +903,13 @@ fn refusals() {
              got a product of inf"
         );
     }
-    let per_input = Quantization::new(vec![1.0; 3], vec![0.0]);
-    assert!(network.with_quantization(vec![None, Some(per_input)]).is_err(), "first layer only");
+    let second = |scales, offsets| {
+        let quantization = Quantization::new(vec![1.0; scales], vec![0.0; offsets]);
+        network.with_quantization(vec![None, Some(quantization)])
+    };
+    assert!(second(3, 1).is_ok(), "hidden layers may have a scale for each input");
+    assert!(second(2, 1).is_err());
+    assert!(second(1, 3).is_err(), "offsets of inputs are for the first layer");
     let half = network.with_quantization(vec![Some(good()), None]).unwrap();
     let precisions: Vec<_> =
         half.plan().classes()[0].layers.iter().map(|layer| layer.precision.name()).collect();

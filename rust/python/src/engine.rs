@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lrgate::{
     Activation, ClassPlan, Error, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network,
-    PhaseProfile, Plan, Precision, Quantization, Strategy, Weights,
+    PhaseProfile, Plan, Precision, Quantization, Strategy, Weights, memory,
 };
 use numpy::ndarray::{ArrayView1, ArrayView2};
 use numpy::{
@@ -17,7 +17,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::errors::to_py;
+use crate::errors::{guarded, to_py, without_gil};
 use crate::rows::PyRows;
 
 type LayerArgs<'py> = (PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>, String, Option<f32>);
@@ -52,63 +52,15 @@ impl Engine {
         input_scale: Option<PyReadonlyArray1<'_, f32>>,
         input_shift: Option<PyReadonlyArray1<'_, f32>>,
     ) -> PyResult<Self> {
-        let orders = match orders {
-            None => vec![None; layers.len()],
-            Some(orders) => orders.iter().enumerate().map(units).collect::<PyResult<_>>()?,
-        };
-        if orders.len() != layers.len() {
-            let message =
-                format!("orders must have {} entries, got {}", layers.len(), orders.len());
-            return Err(PyValueError::new_err(message));
-        }
-        let mut made = Vec::with_capacity(layers.len());
-        let mut before = None;
-        for (i, (array, bias, activation, parameter)) in layers.into_iter().enumerate() {
-            let activation = activation_by_name(&activation, parameter)?;
-            if !array.is_aligned() {
-                let message = format!("layers[{i}].weight must be aligned, as f32 is");
-                return Err(PyValueError::new_err(message));
-            }
-            let (rows, columns) = (array.shape()[0], array.shape()[1]);
-            let bias = bias.as_array().to_vec();
-            if rows != bias.len() {
-                return Err(PyValueError::new_err(format!(
-                    "layers[{i}].bias must have shape ({rows},), got ({},)",
-                    bias.len()
-                )));
-            }
-            if let Some(expected) = before.filter(|units| *units != columns) {
-                let error = Error::Chain { layer: i, previous: i - 1, expected, got: columns };
-                return Err(to_py(error));
-            }
-            before = Some(rows);
-            let inputs = i.checked_sub(1).and_then(|before| orders[before].as_deref());
-            let layer = Layer::of_shared(shared(&array)?, bias, columns, activation);
-            // The inputs are units of the layer before, which were fit to be picked there.
-            made.push(
-                layer
-                    .pick(orders[i].as_deref(), inputs)
-                    .map_err(|error| PyValueError::new_err(format!("orders[{i}]: {error}")))?,
-            );
-        }
-        let map = match (input_scale, input_shift) {
-            (None, None) => None,
-            (scale, shift) => {
-                let or = |values: Option<PyReadonlyArray1<'_, f32>>, default| {
-                    values.map_or_else(|| vec![default], |values| values.as_array().to_vec())
-                };
-                Some(InputMap::new(or(scale, 1.0), or(shift, 0.0)))
-            }
-        };
-        Ok(Engine { network: Network::new(made, map).map_err(to_py)? })
+        guarded(|| Self::build(layers, orders, input_scale, input_shift))
     }
 
     /// The same network with a gate (u (in, rank), v (rank, out), bias (out,), range (2, rank) or
     /// None) or None per layer.
     fn with_gates(&self, py: Python<'_>, gates: Vec<Option<GateArgs<'_>>>) -> PyResult<Self> {
-        let gates = gates
-            .into_iter()
-            .map(|gate| {
+        let gates = guarded(|| {
+            let gates = gates.into_iter();
+            let gates = gates.map(|gate| {
                 gate.map(|(u, v, bias, range)| {
                     let rank = u.as_array().ncols();
                     let bias = bias.as_array().to_vec();
@@ -120,9 +72,10 @@ impl Engine {
                         range.columns().into_iter().map(pair).collect()
                     }))
                 })
-            })
-            .collect();
-        let network = py.detach(|| self.network.with_gates(gates)).map_err(to_py)?;
+            });
+            Ok(gates.collect::<Vec<_>>())
+        })?;
+        let network = without_gil(py, || self.network.with_gates(gates))?;
         Ok(Engine { network })
     }
 
@@ -136,7 +89,7 @@ impl Engine {
             Quantization::new(scale.as_array().to_vec(), offset.as_array().to_vec())
         };
         let quantization = layers.into_iter().map(|layer| layer.map(of)).collect();
-        let network = py.detach(|| self.network.with_quantization(quantization)).map_err(to_py)?;
+        let network = without_gil(py, || self.network.with_quantization(quantization))?;
         Ok(Engine { network })
     }
 
@@ -144,7 +97,7 @@ impl Engine {
     fn with_plan(&self, py: Python<'_>, classes: Vec<ClassArgs>) -> PyResult<Self> {
         let classes = classes.into_iter().map(class_plan).collect::<PyResult<Vec<_>>>()?;
         let plan = Plan::new(classes).map_err(to_py)?;
-        Ok(Engine { network: py.detach(|| self.network.with_plan(plan)).map_err(to_py)? })
+        Ok(Engine { network: without_gil(py, || self.network.with_plan(plan))? })
     }
 
     /// The plan: (rows, strategies, precisions) per batch class.
@@ -175,8 +128,8 @@ impl Engine {
         let x = PyRows::new(x, self.network.input_size())?;
         let rows = x.rows()?;
         let time = duration(seconds)?;
-        let network = py.detach(|| self.network.tune(rows, &batch_sizes, time, num_threads));
-        Ok(Engine { network: network.map_err(to_py)? })
+        let tune = || self.network.tune(rows, &batch_sizes, time, num_threads);
+        Ok(Engine { network: without_gil(py, tune)? })
     }
 
     /// Measures the plan's classes again, within about `seconds` in all.
@@ -184,8 +137,7 @@ impl Engine {
         let x = PyRows::new(x, self.network.input_size())?;
         let rows = x.rows()?;
         let time = duration(seconds)?;
-        let network = py.detach(|| self.network.retune(rows, time));
-        Ok(Engine { network: network.map_err(to_py)? })
+        Ok(Engine { network: without_gil(py, || self.network.retune(rows, time))? })
     }
 
     /// What each layer does on these rows under the plan for `batch_size` rows a call: sums.
@@ -197,7 +149,7 @@ impl Engine {
     ) -> PyResult<Vec<Bound<'py, PyDict>>> {
         let x = PyRows::new(x, self.network.input_size())?;
         let rows = x.rows()?;
-        let counts = py.detach(|| self.network.count(rows, batch_size)).map_err(to_py)?;
+        let counts = without_gil(py, || self.network.count(rows, batch_size))?;
         let layer = |counts: LayerCounts| {
             let dict = PyDict::new(py);
             dict.set_item("inputs", counts.inputs)?;
@@ -223,7 +175,7 @@ impl Engine {
         let x = PyRows::new(x, self.network.input_size())?;
         let rows = x.rows()?;
         let time = duration(seconds)?;
-        py.detach(|| self.network.layer_seconds(rows, batch_size, time)).map_err(to_py)
+        without_gil(py, || self.network.layer_seconds(rows, batch_size, time))
     }
 
     /// What each layer does on these rows, `batch_size` rows a call, as one dict per layer.
@@ -237,7 +189,7 @@ impl Engine {
         let x = PyRows::new(x, self.network.input_size())?;
         let rows = x.rows()?;
         let time = duration(seconds)?;
-        let profile = py.detach(|| self.network.profile(rows, batch_size, time)).map_err(to_py)?;
+        let profile = without_gil(py, || self.network.profile(rows, batch_size, time))?;
         profile
             .into_iter()
             .map(|layer| {
@@ -270,7 +222,7 @@ impl Engine {
         let x = PyRows::new(x, self.network.input_size())?;
         let rows = x.rows()?;
         let time = duration(seconds)?;
-        let found = py.detach(|| self.network.phases(rows, batch_size, time)).map_err(to_py)?;
+        let found = without_gil(py, || self.network.phases(rows, batch_size, time))?;
         let phase = |phase: PhaseProfile| {
             let dict = PyDict::new(py);
             dict.set_item("layer", phase.layer)?;
@@ -294,13 +246,33 @@ impl Engine {
     ) -> PyResult<Vec<Bound<'py, PyArray2<f32>>>> {
         let x = PyRows::new(x, self.network.input_size())?;
         let rows = x.rows()?;
-        let inputs = py.detach(|| self.network.layer_inputs(rows)).map_err(to_py)?;
-        let widths = self.network.layers().map(Layer::inputs);
-        inputs
-            .into_iter()
-            .zip(widths)
-            .map(|(values, width)| PyArray1::from_vec(py, values).reshape([x.len(), width]))
-            .collect()
+        let inputs = without_gil(py, || self.network.layer_inputs(rows))?;
+        to_arrays(py, inputs, x.len(), self.network.layers())
+    }
+
+    /// The same of the layers after the first; sparse rows are not made dense.
+    fn hidden_inputs<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+    ) -> PyResult<Vec<Bound<'py, PyArray2<f32>>>> {
+        let x = PyRows::new(x, self.network.input_size())?;
+        let rows = x.rows()?;
+        let inputs = without_gil(py, || self.network.hidden_inputs(rows))?;
+        to_arrays(py, inputs, x.len(), self.network.layers().skip(1))
+    }
+
+    /// Whether a call on these rows recomputes each of them in float32, since a value of it has no byte
+    /// in an int8 layer: bool (n,).
+    fn out_of_range<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray1<bool>>> {
+        let x = PyRows::new(x, self.network.input_size())?;
+        let rows = x.rows()?;
+        let marks = without_gil(py, || self.network.out_of_range(rows))?;
+        guarded(|| Ok(PyArray1::from_vec(py, marks)))
     }
 
     /// Width of an input row.
@@ -320,6 +292,78 @@ impl Engine {
     fn nbytes(&self) -> usize {
         self.network.nbytes()
     }
+}
+
+impl Engine {
+    fn build(
+        layers: Vec<LayerArgs<'_>>,
+        orders: Option<Vec<Order<'_>>>,
+        input_scale: Option<PyReadonlyArray1<'_, f32>>,
+        input_shift: Option<PyReadonlyArray1<'_, f32>>,
+    ) -> PyResult<Self> {
+        let orders = match orders {
+            None => vec![None; layers.len()],
+            Some(orders) => orders.iter().enumerate().map(units).collect::<PyResult<_>>()?,
+        };
+        if orders.len() != layers.len() {
+            let message =
+                format!("orders must have {} entries, got {}", layers.len(), orders.len());
+            return Err(PyValueError::new_err(message));
+        }
+        let mut made = Vec::with_capacity(layers.len());
+        let mut before = None;
+        for (i, (array, bias, activation, parameter)) in layers.into_iter().enumerate() {
+            let activation = activation_by_name(&activation, parameter)?;
+            if !array.is_aligned() {
+                let message = format!("layers[{i}].weight must be aligned, as f32 is");
+                return Err(PyValueError::new_err(message));
+            }
+            let (rows, columns) = (array.shape()[0], array.shape()[1]);
+            let bias = memory::collected(bias.as_array().iter().copied());
+            if rows != bias.len() {
+                return Err(PyValueError::new_err(format!(
+                    "layers[{i}].bias must have shape ({rows},), got ({},)",
+                    bias.len()
+                )));
+            }
+            if let Some(expected) = before.filter(|units| *units != columns) {
+                let error = Error::Chain { layer: i, previous: i - 1, expected, got: columns };
+                return Err(to_py(error));
+            }
+            before = Some(rows);
+            let inputs = i.checked_sub(1).and_then(|before| orders[before].as_deref());
+            let layer = Layer::of_shared(shared(&array)?, bias, columns, activation);
+            // The inputs are units of the layer before, which were fit to be picked there.
+            made.push(
+                layer
+                    .pick(orders[i].as_deref(), inputs)
+                    .map_err(|error| PyValueError::new_err(format!("orders[{i}]: {error}")))?,
+            );
+        }
+        let map = match (input_scale, input_shift) {
+            (None, None) => None,
+            (scale, shift) => {
+                let or = |values: Option<PyReadonlyArray1<'_, f32>>, default| {
+                    values.map_or_else(|| vec![default], |values| values.as_array().to_vec())
+                };
+                Some(InputMap::new(or(scale, 1.0), or(shift, 0.0)))
+            }
+        };
+        Ok(Engine { network: Network::new(made, map).map_err(to_py)? })
+    }
+}
+
+/// Values of layers' inputs as arrays (rows, in).
+fn to_arrays<'py, 'a>(
+    py: Python<'py>,
+    inputs: Vec<Vec<f32>>,
+    rows: usize,
+    layers: impl Iterator<Item = &'a Layer>,
+) -> PyResult<Vec<Bound<'py, PyArray2<f32>>>> {
+    let array = |(values, layer): (Vec<f32>, &Layer)| {
+        guarded(|| PyArray1::from_vec(py, values).reshape([rows, layer.inputs()]))
+    };
+    inputs.into_iter().zip(layers).map(array).collect()
 }
 
 /// The values of an array that is not written to.
@@ -371,7 +415,7 @@ fn units((layer, order): (usize, &Order<'_>)) -> PyResult<Option<Vec<u32>>> {
 }
 
 fn to_vec(matrix: ArrayView2<'_, f32>) -> Vec<f32> {
-    matrix.as_slice().map_or_else(|| matrix.iter().copied().collect(), <[f32]>::to_vec)
+    matrix.as_slice().map_or_else(|| memory::collected(matrix.iter().copied()), memory::copied)
 }
 
 pub(crate) fn duration(seconds: f64) -> PyResult<Duration> {

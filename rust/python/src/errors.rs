@@ -1,12 +1,71 @@
-//! lrgate's errors as Python's.
+//! lrgate's errors as Python's, and what stands between the core and Python: no panic comes through.
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use lrgate::interrupt;
+use lrgate::memory::OutOfMemory;
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 /// lrgate's errors are of values.
 #[allow(clippy::needless_pass_by_value)] // for map_err
 pub(crate) fn to_py(error: lrgate::Error) -> PyErr {
     PyValueError::new_err(error.to_string())
+}
+
+/// Calls `f`. What it panics with becomes a `MemoryError`, or a `RuntimeError` that asks for a report.
+pub(crate) fn guarded<R>(f: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|payload| Err(of_panic(&*payload)))
+}
+
+fn of_panic(payload: &(dyn Any + Send)) -> PyErr {
+    if payload.is::<OutOfMemory>() {
+        return PyMemoryError::new_err("lrgate: not enough memory");
+    }
+    let text = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
+    PyRuntimeError::new_err(format!(
+        "internal error of lrgate, please report it at https://github.com/lrgate/lrgate/issues: {text}"
+    ))
+}
+
+/// How often a long call looks whether a signal came.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Calls the core without the GIL. Ctrl-C ends the call soon, and a panic becomes an exception.
+pub(crate) fn without_gil<R: Send>(
+    py: Python<'_>,
+    f: impl FnOnce() -> lrgate::Result<R> + Send,
+) -> PyResult<R> {
+    guarded(|| {
+        py.detach(|| {
+            let (last, raised) = (Cell::new(None::<Instant>), RefCell::new(None));
+            let check = || {
+                let now = Instant::now();
+                let first = last.get().unwrap_or(now);
+                if last.get().is_none() || now - first < LOOK {
+                    last.set(Some(first));
+                    return false;
+                }
+                last.set(Some(now));
+                match Python::attach(|py| py.check_signals()) {
+                    Ok(()) => false,
+                    Err(error) => {
+                        *raised.borrow_mut() = Some(error);
+                        true
+                    }
+                }
+            };
+            let result = interrupt::with_check(&check, f);
+            result.map_err(|error| raised.take().unwrap_or_else(|| to_py(error)))
+        })
+    })
 }
 
 /// A number of threads, at least 1, from any integer.

@@ -1,15 +1,20 @@
 //! `Network`: the hot path. `lrgate.Network` derives from it and adds nothing to these calls.
 
-use lrgate::Activation;
+use std::ffi::c_int;
+
+use lrgate::{Activation, memory};
+use numpy::npyffi::{PY_ARRAY_API, npy_intp};
 use numpy::{
-    PyArray1, PyArray2, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods,
+    PyArray1, PyArray2, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray,
+    PyUntypedArrayMethods, dtype,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PySlice;
 
 use crate::engine::Engine;
-use crate::errors::{check_threads, to_py};
+use crate::errors::{check_threads, guarded, without_gil};
 use crate::rows::{PyRows, shape_text};
 
 /// A trained network that answers calls.
@@ -17,8 +22,7 @@ use crate::rows::{PyRows, shape_text};
 pub(crate) struct Network {
     core: lrgate::Network,
     engine: Py<Engine>,
-    /// Whether predictions are labels.
-    classifies: bool,
+    task: Task,
     /// Labels by class index; None where they are 0, 1, ...
     classes: Option<Py<PyUntypedArray>>,
     last: Activation,
@@ -27,16 +31,20 @@ pub(crate) struct Network {
 #[pymethods]
 impl Network {
     #[new]
-    #[pyo3(signature = (engine, classifies, classes))]
+    #[pyo3(signature = (engine, task, classes))]
     fn new(
         py: Python<'_>,
         engine: &Bound<'_, Engine>,
-        classifies: bool,
+        task: &str,
         classes: Option<Bound<'_, PyUntypedArray>>,
     ) -> PyResult<Self> {
+        let task = Task::by_name(task)?;
         let network = engine.get().network.clone();
         let outputs = network.output_size();
         let expected = if outputs == 1 { 2 } else { outputs };
+        if task != Task::Classification && classes.is_some() {
+            return Err(PyValueError::new_err("classes need the task 'classification'"));
+        }
         if let Some(classes) = &classes
             && classes.shape() != [expected]
         {
@@ -47,8 +55,11 @@ impl Network {
         }
         let last = network.layers().last().map_or(Activation::Identity, lrgate::Layer::activation);
         let engine = engine.clone().unbind();
-        py.detach(|| network.pack());
-        Ok(Network { core: network, engine, classifies, classes: classes.map(Bound::unbind), last })
+        without_gil(py, || {
+            network.pack();
+            Ok(())
+        })?;
+        Ok(Network { core: network, engine, task, classes: classes.map(Bound::unbind), last })
     }
 
     /// The network without labels: everything that is not on the hot path.
@@ -85,26 +96,38 @@ impl Network {
         }
     }
 
-    #[pyo3(signature = (x, /, *, num_threads=None))]
+    #[pyo3(signature = (x, /, *, num_threads=None, nan_label=None))]
     fn predict<'py>(
         &self,
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
         num_threads: Option<&Bound<'py, PyAny>>,
+        nan_label: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let threads = num_threads.map(check_threads).transpose()?;
         let x = PyRows::new(x, self.core.input_size())?;
-        if !self.classifies {
-            return self.new_output(py, &x, threads);
+        if self.task == Task::Regression {
+            if nan_label.is_some() {
+                let message = "nan_label needs a network with labels: a regressor gives NaN";
+                return Err(PyValueError::new_err(message));
+            }
+            let values = self.new_output(py, &x, threads)?;
+            if self.core.output_size() > 1 {
+                return Ok(values);
+            }
+            let index = if x.single { 0_i32.into_pyobject(py)?.into_any() } else { column(py)? };
+            return values.get_item(index);
         }
-        let outputs = self.core.output_size();
         let raw = self.compute(py, &x, threads)?;
-        let labels: Vec<i64> = raw.chunks_exact(outputs).map(|row| self.class_of(row)).collect();
-        let labels = PyArray1::from_vec(py, labels).into_any();
+        let labels = guarded(|| Ok(PyArray1::from_vec(py, self.labels(&raw)).into_any()))?;
         let labels = match &self.classes {
-            None => labels,
             Some(classes) => classes.bind(py).call_method1(intern!(py, "take"), (labels,))?,
+            None if self.task == Task::Multilabel => {
+                labels.call_method1(intern!(py, "reshape"), (x.len(), self.core.output_size()))?
+            }
+            None => labels,
         };
+        let labels = self.marked(py, labels, &raw, nan_label)?;
         if x.single { labels.get_item(0) } else { Ok(labels) }
     }
 
@@ -115,24 +138,77 @@ impl Network {
         x: &Bound<'py, PyAny>,
         num_threads: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if !self.classifies {
-            let message = "predict_proba needs a network with task 'classification'";
+        if self.task == Task::Regression {
+            let message =
+                "predict_proba needs a network with task 'classification' or 'multilabel'";
             return Err(PyValueError::new_err(message));
         }
         let threads = num_threads.map(check_threads).transpose()?;
         let x = PyRows::new(x, self.core.input_size())?;
         let outputs = self.core.output_size();
-        let mut raw = self.compute(py, &x, threads)?;
-        let width = if outputs == 1 { 2 } else { outputs };
-        if outputs == 1 {
-            raw = raw.into_iter().flat_map(|z| self.two_classes(z)).collect();
-        } else if !matches!(self.last, Activation::Softmax | Activation::Sigmoid) {
-            raw.chunks_exact_mut(outputs).for_each(lrgate::softmax);
-        }
-        let flat = PyArray1::from_vec(py, raw);
-        if x.single { Ok(flat.into_any()) } else { Ok(flat.reshape([x.len(), width])?.into_any()) }
+        let raw = self.compute(py, &x, threads)?;
+        guarded(|| {
+            let mut raw = raw;
+            let two = outputs == 1 && self.task == Task::Classification;
+            if two {
+                let pairs = raw.iter().flat_map(|z| self.two_classes(*z));
+                let mut all = memory::room(2 * raw.len());
+                all.extend(pairs);
+                raw = all;
+            } else if self.task == Task::Multilabel {
+                if self.last != Activation::Sigmoid {
+                    raw.iter_mut().for_each(|z| *z = logistic(*z));
+                }
+            } else if !matches!(self.last, Activation::Softmax | Activation::Sigmoid) {
+                raw.chunks_exact_mut(outputs).for_each(lrgate::softmax);
+            }
+            let width = if two { 2 } else { outputs };
+            let flat = PyArray1::from_vec(py, raw);
+            if x.single {
+                return Ok(flat.into_any());
+            }
+            Ok(flat.reshape([x.len(), width])?.into_any())
+        })
     }
 }
+
+/// What predictions are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Task {
+    /// Values.
+    Regression,
+    /// One label of several.
+    Classification,
+    /// Yes or no for each label.
+    Multilabel,
+}
+
+impl Task {
+    fn by_name(name: &str) -> PyResult<Task> {
+        match name {
+            "regression" => Ok(Task::Regression),
+            "classification" => Ok(Task::Classification),
+            "multilabel" => Ok(Task::Multilabel),
+            _ => Err(PyValueError::new_err(format!(
+                "task must be 'classification', 'regression' or 'multilabel', got {name:?}"
+            ))),
+        }
+    }
+}
+
+/// The index `[:, 0]`.
+fn column(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    Ok((PySlice::full(py), 0).into_pyobject(py)?.into_any())
+}
+
+/// `1 / (1 + exp(-z))`, with the digits of small values.
+fn logistic(z: f32) -> f32 {
+    let power = (-z.abs()).exp();
+    if z < 0.0 { power / (1.0 + power) } else { 1.0 / (1.0 + power) }
+}
+
+/// The most rows that a message names.
+const NAMED: usize = 5;
 
 impl Network {
     /// Computes into a new array.
@@ -144,11 +220,11 @@ impl Network {
     ) -> PyResult<Bound<'py, PyAny>> {
         let outputs = self.core.output_size();
         if x.single {
-            let out = PyArray1::<f32>::zeros(py, [outputs], false);
+            let out: Bound<'py, PyArray1<f32>> = zeros(py, [outputs])?;
             self.fill(py, x, &out, threads)?;
             Ok(out.into_any())
         } else {
-            let out = PyArray2::<f32>::zeros(py, [x.len(), outputs], false);
+            let out: Bound<'py, PyArray2<f32>> = zeros(py, [x.len(), outputs])?;
             self.fill(py, x, &out, threads)?;
             Ok(out.into_any())
         }
@@ -166,7 +242,7 @@ impl Network {
         // SAFETY: the array is new and contiguous, and nobody else knows it.
         let values = unsafe { std::slice::from_raw_parts_mut(out.data(), len) };
         let rows = x.rows()?;
-        py.detach(|| self.core.forward(rows, values, threads)).map_err(to_py)
+        without_gil(py, || self.core.forward(rows, values, threads))
     }
 
     /// Computes into the caller's array.
@@ -214,7 +290,7 @@ impl Network {
         // SAFETY: contiguous, aligned and writeable, as checked, and apart from x.
         let values = unsafe { std::slice::from_raw_parts_mut(array.data(), len) };
         let rows = x.rows()?;
-        py.detach(|| self.core.forward(rows, values, threads)).map_err(to_py)
+        without_gil(py, || self.core.forward(rows, values, threads))
     }
 
     /// Computes into a vector.
@@ -224,34 +300,80 @@ impl Network {
         x: &PyRows<'_>,
         threads: Option<usize>,
     ) -> PyResult<Vec<f32>> {
-        let mut out = vec![0.0; x.len() * self.core.output_size()];
         let rows = x.rows()?;
-        py.detach(|| self.core.forward(rows, &mut out, threads)).map_err(to_py)?;
-        Ok(out)
+        let len = x.len().saturating_mul(self.core.output_size());
+        without_gil(py, || {
+            let mut out = memory::filled(0.0, len);
+            self.core.forward(rows, &mut out, threads)?;
+            Ok(out)
+        })
     }
 
-    /// Index of the class of a row of raw outputs: the first largest, or the first NaN, as
-    /// `numpy.argmax`; for one output, whether it is positive (a sigmoid's: above a half).
-    fn class_of(&self, row: &[f32]) -> i64 {
-        if let [z] = *row {
-            let boundary = if self.last == Activation::Sigmoid { 0.5 } else { 0.0 };
-            return i64::from(z > boundary);
+    /// What each row of raw outputs is predicted as: an index of a class, or 0 or 1 for each label.
+    fn labels(&self, raw: &[f32]) -> Vec<i64> {
+        let outputs = self.core.output_size();
+        let boundary = if self.last == Activation::Sigmoid { 0.5 } else { 0.0 };
+        if outputs == 1 || self.task == Task::Multilabel {
+            return memory::collected(raw.iter().map(|z| i64::from(*z > boundary)));
         }
-        let mut best = 0;
-        for (i, z) in row.iter().enumerate() {
-            if z.is_nan() {
-                return i as i64;
-            }
-            if *z > row[best] {
-                best = i;
-            }
-        }
-        best as i64
+        memory::collected(raw.chunks_exact(outputs).map(|row| {
+            let larger = |best: usize, i: usize| if row[i] > row[best] { i } else { best };
+            (1..outputs).fold(0, larger) as i64
+        }))
+    }
+
+    /// The labels, with `nan_label` in rows with outputs that are NaN; without one such a row is refused.
+    fn marked<'py>(
+        &self,
+        py: Python<'py>,
+        labels: Bound<'py, PyAny>,
+        raw: &[f32],
+        nan_label: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let rows = raw.chunks_exact(self.core.output_size());
+        let mut bad = rows.enumerate().filter(|(_, row)| row.iter().any(|z| z.is_nan()));
+        let Some((first, _)) = bad.next() else { return Ok(labels) };
+        let named = |first: usize, rest: &mut dyn Iterator<Item = usize>| {
+            let mut all = vec![first];
+            all.extend(rest.take(NAMED - 1));
+            let more = rest.count();
+            let all: Vec<_> = all.iter().map(ToString::to_string).collect();
+            let (rows, all) = (if all.len() + more > 1 { "rows" } else { "row" }, all.join(", "));
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("{rows} {all}{more}")
+        };
+        let Some(nan_label) = nan_label else {
+            let rows = named(first, &mut bad.map(|(row, _)| row));
+            return Err(PyValueError::new_err(format!(
+                "outputs are NaN in {rows} of x, which has no label: remove or fill missing values, \
+                 or pass nan_label, which such rows then get"
+            )));
+        };
+        let mut mask = memory::filled(false, raw.len() / self.core.output_size());
+        mask[first] = true;
+        bad.for_each(|(row, _)| mask[row] = true);
+        let inputs = py.import(intern!(py, "lrgate.inputs"))?;
+        let mask = PyArray1::from_vec(py, mask);
+        inputs.call_method1(intern!(py, "with_nan_label"), (labels, mask, nan_label))
     }
 
     /// Probabilities of the two classes of a network with one output.
     fn two_classes(&self, z: f32) -> [f32; 2] {
-        let p = if self.last == Activation::Sigmoid { z } else { 1.0 / (1.0 + (-z).exp()) };
-        [1.0 - p, p]
+        if self.last == Activation::Sigmoid { [1.0 - z, z] } else { [logistic(-z), logistic(z)] }
     }
+}
+
+/// A new array of zeros, or NumPy's `MemoryError`.
+fn zeros<'py, const N: usize, D: numpy::ndarray::Dimension>(
+    py: Python<'py>,
+    shape: [usize; N],
+) -> PyResult<Bound<'py, numpy::PyArray<f32, D>>> {
+    let mut dims = shape.map(|n| n as npy_intp);
+    let kind = dtype::<f32>(py).into_dtype_ptr();
+    // SAFETY: as many dimensions as it is told; the type's reference is given away.
+    let array = unsafe {
+        let made = PY_ARRAY_API.PyArray_Zeros(py, N as c_int, dims.as_mut_ptr(), kind, 0);
+        Bound::from_owned_ptr_or_err(py, made)?
+    };
+    Ok(array.cast_into()?)
 }

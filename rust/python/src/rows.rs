@@ -4,9 +4,9 @@
 //! |---|---|
 //! | float32, values of a row side by side | used in place |
 //! | uint8, values of a row side by side | read as it is |
-//! | other real dtypes, other strides, other byte orders, lists | one copy, converted to float32 |
-//! | scipy.sparse | as CSR with float32 data, in place where it is that |
-//! | complex, object, string, date dtypes | `TypeError` |
+//! | other real dtypes, other strides, other byte orders | one copy, converted to float32 |
+//! | scipy.sparse | as CSR with float32 data, which is used in place; its indices are copied |
+//! | anything else | what `lrgate.inputs.real_array` makes of it, or refuses |
 
 use std::ffi::c_int;
 
@@ -18,7 +18,9 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::errors::to_py;
+use lrgate::memory;
+
+use crate::errors::{guarded, to_py};
 
 /// Rows that stay alive while they are borrowed.
 pub(crate) struct PyRows<'py> {
@@ -39,8 +41,9 @@ enum Kind<'py> {
         stride: usize,
     },
     Csr {
-        starts: Bound<'py, PyArray1<i32>>,
-        index: Bound<'py, PyArray1<i32>>,
+        /// Copied, so that what is checked is what is used, whoever writes to the matrix meanwhile.
+        starts: Vec<i32>,
+        index: Vec<i32>,
         value: Bound<'py, PyArray1<f32>>,
     },
 }
@@ -48,17 +51,16 @@ enum Kind<'py> {
 impl<'py> PyRows<'py> {
     /// Rows of width `width` from `x`.
     pub(crate) fn new(x: &Bound<'py, PyAny>, width: usize) -> PyResult<Self> {
-        if let Ok(array) = x.cast::<PyUntypedArray>() {
+        if let Ok(array) = x.cast_exact::<PyUntypedArray>()
+            && is_real(array)
+        {
             return Self::from_array(array, width);
         }
         if x.hasattr(intern!(x.py(), "tocsr"))? {
-            return Self::from_sparse(x, width);
+            return guarded(|| Self::from_sparse(x, width));
         }
-        let numpy = x.py().import(intern!(x.py(), "numpy"))?;
-        let array = numpy.call_method1(intern!(x.py(), "asarray"), (x,)).map_err(|error| {
-            let message = format!("x must be a rectangular array of real numbers: {error}");
-            PyValueError::new_err(message)
-        })?;
+        let inputs = x.py().import(intern!(x.py(), "lrgate.inputs"))?;
+        let array = inputs.call_method1(intern!(x.py(), "real_array"), (x,))?;
         Self::from_array(array.cast::<PyUntypedArray>()?, width)
     }
 
@@ -86,12 +88,9 @@ impl<'py> PyRows<'py> {
             let kind = Kind::F32 { array: array.clone(), stride };
             return Ok(PyRows { kind, rows, columns, single });
         }
-        if !matches!(kind.kind(), b'b' | b'i' | b'u' | b'f') {
-            let message = format!("x must be an array of real numbers, got dtype {kind}");
-            return Err(PyTypeError::new_err(message));
-        }
+        // Contiguous arrays may be misaligned, and are copied then too.
         let numpy = py.import(intern!(py, "numpy"))?;
-        let copy = numpy.call_method1(intern!(py, "ascontiguousarray"), (array, "float32"))?;
+        let copy = numpy.call_method1(intern!(py, "require"), (array, "float32", "CA"))?;
         let array = copy.cast_into::<PyUntypedArray>()?;
         Ok(PyRows { kind: Kind::F32 { array, stride: columns }, rows, columns, single })
     }
@@ -116,14 +115,15 @@ impl<'py> PyRows<'py> {
         }
         let numpy = py.import(intern!(py, "numpy"))?;
         let convert = |array: Bound<'py, PyAny>, to: &str| {
-            numpy.call_method1(intern!(py, "ascontiguousarray"), (array, to))
+            numpy.call_method1(intern!(py, "require"), (array, to, "CA"))
         };
         let integers = |name: &str| {
             let array = csr.getattr(name)?;
             if let Ok(array) = array.cast::<PyArray1<i32>>()
                 && array.is_c_contiguous()
+                && array.is_aligned()
             {
-                return Ok(array.clone());
+                return copied(array);
             }
             let narrow = convert(array.clone(), "int32")?;
             // Wider integers that lose something would name other columns.
@@ -131,7 +131,7 @@ impl<'py> PyRows<'py> {
                 let message = format!("x is not a valid CSR matrix: {name} must fit 32 bits");
                 return Err(PyValueError::new_err(message));
             }
-            Ok(narrow.cast_into::<PyArray1<i32>>()?)
+            copied(&narrow.cast_into::<PyArray1<i32>>()?)
         };
         let starts = integers("indptr")?;
         if starts.len() != rows + 1 {
@@ -163,10 +163,9 @@ impl<'py> PyRows<'py> {
                 lrgate::Rows::u8(data, rows, columns, *stride)
             }
             Kind::Csr { starts, index, value } => {
-                // SAFETY: the arrays are kept by `self`. Writing to them from another thread during
-                // the call is the caller's race, as with NumPy's own functions.
-                let (starts, index, value) =
-                    unsafe { (starts.as_slice()?, index.as_slice()?, value.as_slice()?) };
+                // SAFETY: the array is kept by `self`. Whatever another thread writes to it meanwhile is a
+                // value, as with dense rows.
+                let value = unsafe { value.as_slice()? };
                 lrgate::Rows::csr(starts, index, value, columns)
             }
         }
@@ -188,10 +187,7 @@ impl<'py> PyRows<'py> {
         match &self.kind {
             Kind::F32 { array, stride } => meets(array, 4 * values(*stride)),
             Kind::U8 { array, stride } => meets(array, values(*stride)),
-            Kind::Csr { starts, index, value } => {
-                let arrays = [starts.as_untyped(), index.as_untyped(), value.as_untyped()];
-                arrays.into_iter().any(|array| meets(array, 4 * array.len()))
-            }
+            Kind::Csr { value, .. } => meets(value.as_untyped(), 4 * value.len()),
         }
     }
 }
@@ -216,6 +212,17 @@ fn in_place(array: &Bound<'_, PyUntypedArray>, columns: usize, size: usize) -> O
     }
     let row = usize::try_from(row).ok()?;
     row.is_multiple_of(size).then_some(row / size)
+}
+
+/// Whether an array holds bool, integers or real floats.
+fn is_real(array: &Bound<'_, PyUntypedArray>) -> bool {
+    matches!(array.dtype().kind(), b'b' | b'i' | b'u' | b'f')
+}
+
+/// A copy of the values.
+fn copied(array: &Bound<'_, PyArray1<i32>>) -> PyResult<Vec<i32>> {
+    // SAFETY: a value that another thread writes meanwhile is copied, or the one before.
+    Ok(memory::copied(unsafe { array.as_slice()? }))
 }
 
 fn data_address(array: &Bound<'_, PyUntypedArray>) -> usize {

@@ -4,6 +4,8 @@
 //! panels, unit rows, lists and the loops over them stand once for both; what differs is a
 //! multiply-add, which for bytes adds four products to each lane.
 
+use std::slice;
+
 use crate::simd::Simd;
 
 /// How a kernel computes.
@@ -18,6 +20,8 @@ pub(crate) trait Arithmetic: 'static {
     /// Whether sums are the same in any order.
     const EXACT: bool;
 
+    /// 32-bit integers as words.
+    fn words(integers: &mut [u32]) -> &mut [Self::Word];
     /// Sixteen words, each `x`.
     fn splat<S: Simd>(simd: S, x: Self::Word) -> Self::Vector<S>;
     /// # Safety
@@ -57,6 +61,11 @@ impl Arithmetic for Floats {
     type Vector<S: Simd> = S::F32;
     const EXACT: bool = false;
 
+    #[inline(always)]
+    fn words(integers: &mut [u32]) -> &mut [f32] {
+        // SAFETY: both have the same size and alignment, and any bits are a value of either.
+        unsafe { slice::from_raw_parts_mut(integers.as_mut_ptr().cast(), integers.len()) }
+    }
     #[inline(always)]
     fn splat<S: Simd>(simd: S, x: f32) -> S::F32 {
         simd.splat(x)
@@ -107,6 +116,10 @@ impl Arithmetic for Bytes {
     type Vector<S: Simd> = S::I32;
     const EXACT: bool = true;
 
+    #[inline(always)]
+    fn words(integers: &mut [u32]) -> &mut [u32] {
+        integers
+    }
     #[inline(always)]
     fn splat<S: Simd>(simd: S, x: u32) -> S::I32 {
         simd.splat_i32(x as i32)

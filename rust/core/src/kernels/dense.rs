@@ -16,11 +16,12 @@
 //! the same bits in any batch. On prepacked weights this runs as fast as the best GEMM crates
 //! (docs/architecture.md has the figures), which is why lrgate needs none.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use super::arithmetic::Arithmetic;
 use super::emit::Emit;
-use super::{DenseRows, PANEL, Panels};
+use super::{Aligned, DenseRows, PANEL, Panels, zeros};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each dense row with panels.
@@ -37,6 +38,11 @@ const BLOCK: usize = 512;
 
 /// Rows whose sums are kept between blocks: 64 KiB, which stays in L2.
 const KEPT: usize = 256;
+
+thread_local! {
+    /// The sums, which would be much of a small stack; kept for the thread's next pass.
+    static KEPT_SUMS: Cell<Aligned<u32>> = Cell::new(Aligned::new(64));
+}
 
 impl<A: Arithmetic, E: Emit<A>> Kernel for RowsTimesPanels<'_, A, E> {
     type Output = ();
@@ -73,17 +79,21 @@ fn blocks<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize>(
         groups::<S, A, E, V>(simd, rows, part, &mut kept, emit);
         return;
     }
-    #[allow(clippy::large_stack_arrays)] // 64 KiB, and no allocation in a forward pass
-    let mut kept = [A::Word::default(); KEPT * PANEL];
+    let mut sums = KEPT_SUMS.replace(Aligned::new(64));
+    if sums.len() < KEPT * PANEL {
+        sums = zeros(KEPT * PANEL);
+    }
+    let kept = A::words(&mut sums);
     for start in (0..rows.rows()).step_by(KEPT) {
         let end = rows.rows().min(start + KEPT);
         for from in (0..inputs).step_by(BLOCK) {
             let to = inputs.min(from + BLOCK);
             let last = to == inputs;
             let part = Part { panel, first, inputs: (from, to), rows: (start, end), last };
-            groups::<S, A, E, V>(simd, rows, part, &mut kept, emit);
+            groups::<S, A, E, V>(simd, rows, part, kept, emit);
         }
     }
+    KEPT_SUMS.set(sums);
 }
 
 /// A range of inputs and rows of one panel.

@@ -1,5 +1,7 @@
 //! What happens to a row's finished sums: the end of every kernel.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::arithmetic::{Arithmetic, Bytes, Floats};
 use super::{ByteRowsMut, DenseRowsMut, ListsMut, Span};
 use crate::simd::{LANES, Simd};
@@ -85,15 +87,27 @@ pub(crate) struct Output<'a> {
     pub(crate) bytes: Option<Quantized<'a>>,
 }
 
-/// Outputs being written as bytes: `y inverse + offset`, rounded.
+/// Outputs being written as bytes: `y inverse + offset`, rounded. A row with an output that has no byte is
+/// marked.
 pub(crate) struct Quantized<'a> {
     pub(crate) rows: Option<ByteRowsMut<'a>>,
     /// Only of chosen units, and only where 0 is the byte 0, since what is off does not come.
     /// Rows that come by vectors are listed afterwards: it is faster.
     pub(crate) lists: Option<ListsMut<'a, u8, u16>>,
-    pub(crate) inverse: f32,
+    /// One per unit, zero-padded to whole vectors.
+    pub(crate) inverse: &'a [f32],
     pub(crate) offset: f32,
+    /// What is below it has no byte. Minus infinity where a negative output is meant to become byte 0.
+    pub(crate) least: f32,
+    /// Set for a row with an output that has no byte; never cleared.
+    pub(crate) out_of_range: &'a [AtomicBool],
 }
+
+/// What is above it, before rounding, has no byte.
+pub(crate) const MOST_BYTE: f32 = 255.5;
+
+/// What is below it, before rounding, has no byte.
+pub(crate) const LEAST_BYTE: f32 = -0.5;
 
 impl Output<'_> {
     /// Whether several threads may write it, each other columns: rows, but no lists, which are in order.
@@ -109,10 +123,10 @@ impl Output<'_> {
     pub(crate) unsafe fn again(&self) -> Self {
         // SAFETY: the caller's promise; what is told writes its own columns of a row alone.
         let dense = self.dense.as_ref().map(|rows| unsafe { rows.again() });
-        let bytes = self.bytes.as_ref().map(|Quantized { rows, inverse, offset, .. }| {
+        let bytes = self.bytes.as_ref().map(|bytes| {
             // SAFETY: the same.
-            let rows = rows.as_ref().map(|rows| unsafe { rows.again() });
-            Quantized { rows, lists: None, inverse: *inverse, offset: *offset }
+            let rows = bytes.rows.as_ref().map(|rows| unsafe { rows.again() });
+            Quantized { rows, lists: None, ..*bytes }
         });
         Output { dense, lists: None, bytes, ..*self }
     }
@@ -138,13 +152,19 @@ impl Output<'_> {
         z: [S::F32; V],
     ) {
         let y = self.activation.apply(simd, z);
-        if let Some(Quantized { rows: Some(rows), inverse, offset, .. }) = &mut self.bytes {
-            let (inverse, offset) = (simd.splat(*inverse), simd.splat(*offset));
+        if let Some(bytes) = &mut self.bytes
+            && let Some(rows) = &mut bytes.rows
+        {
+            let inverse = &bytes.inverse[column..column + V * LANES];
+            let offset = simd.splat(bytes.offset);
             let mut q = [simd.splat(0.0); 4];
-            for (q, y) in q.iter_mut().zip(y) {
+            for (v, (q, y)) in q.iter_mut().zip(y).enumerate() {
+                // SAFETY: `inverse` has V vectors.
+                let inverse = unsafe { simd.load(inverse.as_ptr().add(v * LANES)) };
                 // Unfused, so that the bytes are the same on every instruction set.
                 *q = simd.add(simd.mul(y, inverse), offset);
             }
+            mark_row(simd, &q[..V], bytes.least, &bytes.out_of_range[row]);
             let out = rows.part(row, column, V * LANES);
             assert_eq!(out.len(), V * LANES);
             if V == 4 {
@@ -202,9 +222,14 @@ impl Output<'_> {
     ) {
         let [y] = self.activation.apply(simd, [z]);
         let within = lanes_within(units.len(), 0);
-        if let Some(Quantized { rows, lists, inverse, offset }) = &mut self.bytes {
-            let (inverse, offset) = (simd.splat(*inverse), simd.splat(*offset));
-            let q = simd.to_bytes(simd.add(simd.mul(y, inverse), offset));
+        if let Some(Quantized { rows, lists, inverse, offset, least, out_of_range }) =
+            &mut self.bytes
+        {
+            // SAFETY: the lanes of `index` are units, or 0, and each has an entry.
+            let (inverse, offset) = unsafe { (simd.gather(inverse, index), simd.splat(*offset)) };
+            let q = simd.add(simd.mul(y, inverse), offset);
+            mark_row(simd, &[simd.keep(within, q)], *least, &out_of_range[row]);
+            let q = simd.to_bytes(q);
             if let Some(rows) = rows {
                 let (out, mut bytes) = (rows.row(row), [0; LANES]);
                 // SAFETY: `bytes` has 16 entries.
@@ -239,6 +264,25 @@ impl Output<'_> {
             }
             *len += mask.count_ones() as usize;
         }
+    }
+}
+
+/// Marks a row of which a value, before it is rounded, has no byte.
+#[inline(always)]
+fn mark_row<S: Simd>(simd: S, q: &[S::F32], least: f32, mark: &AtomicBool) {
+    let (mut low, mut high) = (q[0], q[0]);
+    for q in &q[1..] {
+        high = simd.at_least(*q, high);
+    }
+    let mut outside = simd.not_at_most(high, simd.splat(MOST_BYTE));
+    if least.is_finite() {
+        for q in &q[1..] {
+            low = simd.at_most(*q, low);
+        }
+        outside |= simd.not_at_most(simd.splat(least), low);
+    }
+    if outside != 0 {
+        mark.store(true, Ordering::Relaxed);
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `dense.rs` | dense rows times packed panels | dense, gate's estimate and scores |
 //! | `dot.rs` | chosen units' weight rows times dense rows | gate |
 //! | `arithmetic.rs` | what a multiply-add is: of f32, or of bytes four to a word | all |
+//! | `activation.rs` | exponentials of finished rows | sigmoid, tanh, gelu, softmax |
 //! | `peak.rs` | loads, and multiply-adds in L1: what a machine can do at best | profiles |
 //! | `emit.rs` | what happens to sixteen finished sums: bias, activation, store, list, threshold | all |
 //!
@@ -21,6 +22,7 @@
 //! are one. [`BytePanels`] are the same for int8 with every input apart. [`UnitRows`] are the layer's
 //! weight rows, one per unit: a unit that the gate turns off is never touched.
 
+pub(crate) mod activation;
 pub(crate) mod arithmetic;
 pub(crate) mod bytes;
 pub(crate) mod dense;
@@ -35,21 +37,13 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::slice;
 
-use aligned_vec::{AVec, ConstAlign, avec};
-
+use crate::memory;
+pub(crate) use crate::memory::{Aligned, zeros};
 use crate::simd::{Isa, Kernel, LANES, Simd};
-
-/// A buffer that starts on a cache line.
-pub(crate) type Aligned<T> = AVec<T, ConstAlign<64>>;
-
-/// `len` zeros on a cache line.
-pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Aligned<T> {
-    avec![[64] | T::default(); len]
-}
 
 /// An empty buffer with room for `len` weights.
 fn room_for_weights<T>(len: usize) -> Aligned<T> {
-    let room = Aligned::with_capacity(64, len);
+    let room = memory::aligned_room(len);
     prefer_huge_pages(room.as_ptr(), len);
     room
 }
@@ -135,7 +129,7 @@ impl<W: Copy + Default> Panels<W> {
         weight: impl Fn(usize, usize) -> W,
     ) -> Self {
         let mut data = room_for_weights(order.len() * padded(outputs));
-        let mut lines = vec![W::default(); columns * padded(outputs).min(PANEL)];
+        let mut lines = memory::filled(W::default(), columns * padded(outputs).min(PANEL));
         for first in (0..outputs).step_by(PANEL) {
             let used = (outputs - first).min(PANEL);
             let width = padded(used);
@@ -158,7 +152,7 @@ impl<W: Copy + Default> Panels<W> {
         mut fill: impl FnMut(usize, &mut [W]),
     ) -> Self {
         let mut data = room_for_weights(inputs * padded(outputs));
-        let mut units = vec![W::default(); PANEL.min(outputs) * inputs];
+        let mut units = memory::filled(W::default(), PANEL.min(outputs) * inputs);
         for first in (0..outputs).step_by(PANEL) {
             let (start, used) = (data.len(), (outputs - first).min(PANEL));
             for (o, unit) in units.chunks_exact_mut(inputs).take(used).enumerate() {
@@ -233,7 +227,7 @@ impl BytePanels {
         assert_eq!(inputs, order.map_or(inputs, <[u32]>::len));
         let len = outputs.div_ceil(PANEL) * inputs * LANES;
         let mut data = room_for_weights(len);
-        let mut words = vec![0; PANEL.min(outputs) * columns];
+        let mut words = memory::filled(0, PANEL.min(outputs) * columns);
         let mut reordering = order.map(|order| (order, zeros(4 * columns * LANES)));
         for first in (0..outputs).step_by(PANEL) {
             let units = first..outputs.min(first + PANEL);
@@ -339,11 +333,12 @@ impl Kernel for LargestOfRows<'_> {
     fn run<S: Simd>(self, _simd: S) -> (Vec<f32>, bool) {
         // Bits of magnitudes are ordered as they are, infinity and NaN last.
         const MAGNITUDE: u32 = u32::MAX >> 1;
-        let mut masks = vec![if self.columns.is_some() { 0 } else { MAGNITUDE }; self.width];
+        let mask = if self.columns.is_some() { 0 } else { MAGNITUDE };
+        let mut masks = memory::filled(mask, self.width);
         for column in self.columns.unwrap_or_default() {
             masks[*column as usize] = MAGNITUDE;
         }
-        let mut largest = Vec::with_capacity(self.matrix.len() / self.width);
+        let mut largest = memory::room(self.matrix.len() / self.width);
         let mut of_all = 0;
         for row in self.matrix.chunks_exact(self.width) {
             let mut most = 0;

@@ -1,5 +1,7 @@
 //! Finds the non-zero entries of rows that come from outside.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::emit::lanes_within;
 use super::{ByteRowsMut, DenseRows, DenseRowsMut, ListsMut, PANEL, fill_fours, padded};
 use crate::simd::{Kernel, LANES, Simd};
@@ -157,13 +159,17 @@ pub(crate) struct Quantize<'a> {
     pub(crate) bytes: ByteRowsMut<'a>,
     /// Set for a row that is not finite; never cleared.
     pub(crate) invalid: &'a mut [bool],
-    /// Set for a finite row with a value that is more than [`BEYOND`] steps below 0 or above 255, where
-    /// that matters.
-    pub(crate) beyond: Option<&'a mut [bool]>,
+    /// Set for a finite row with a value that is more than `beyond` steps below byte 0 or above 255, where that
+    /// matters; never cleared.
+    pub(crate) out_of_range: Option<&'a [AtomicBool]>,
+    pub(crate) beyond: f32,
 }
 
-/// How far a value may be from the nearest byte, in steps: a quarter of the range.
-pub(crate) const BEYOND: f32 = 64.0;
+/// How far an input of a network may be from the nearest byte, in steps: little more than rounding takes it.
+pub(crate) const INPUT_BEYOND: f32 = 1.0;
+
+/// The same of a hidden layer's input: what rounding takes.
+pub(crate) const HIDDEN_BEYOND: f32 = 0.5;
 
 /// How many values ahead rows are asked for: a row that is in no near cache takes as long to come as
 /// all that is done with it.
@@ -219,7 +225,7 @@ impl Quantize<'_> {
     /// With one factor and offset, if `ONE`, or one for each column.
     #[inline(always)]
     fn rows<S: Simd, const ONE: bool>(self, simd: S) {
-        let Quantize { rows, inverse, offset, mut bytes, invalid, mut beyond } = self;
+        let Quantize { rows, inverse, offset, mut bytes, invalid, out_of_range, beyond } = self;
         let columns = rows.columns();
         for (r, invalid) in invalid[..rows.rows()].iter_mut().enumerate() {
             let row = rows.row(r);
@@ -275,13 +281,15 @@ impl Quantize<'_> {
             let [a, b, c, d] = finite;
             let finite = simd.add(simd.add(a, b), simd.add(c, d));
             *invalid |= simd.nonzero(finite) != 0;
-            if let Some(beyond) = &mut beyond {
-                let (below, above) = (simd.splat(-BEYOND), simd.splat(255.0 + BEYOND));
+            if let Some(out_of_range) = out_of_range {
+                let (below, above) = (simd.splat(-beyond), simd.splat(255.0 + beyond));
                 let mut outside = 0;
                 for (least, most) in least.into_iter().zip(most) {
                     outside |= simd.not_at_most(below, least) | simd.not_at_most(most, above);
                 }
-                beyond[r] = outside != 0 && !*invalid;
+                if outside != 0 && !*invalid {
+                    out_of_range[r].store(true, Ordering::Relaxed);
+                }
             }
         }
     }

@@ -300,7 +300,7 @@ impl Isa {
     pub fn detect() -> Result<Isa> {
         static ACTIVE: OnceLock<Result<Isa>> = OnceLock::new();
         ACTIVE
-            .get_or_init(|| match std::env::var_os("LRGATE_ISA") {
+            .get_or_init(|| match std::env::var_os("LRGATE_ISA").filter(|name| !name.is_empty()) {
                 Some(name) => Isa::by_name(&name.to_string_lossy()),
                 None => Ok(Isa::best()),
             })

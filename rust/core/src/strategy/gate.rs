@@ -26,6 +26,7 @@ use crate::kernels::{
     Aligned, ByteRowsMut, DenseRows, ListedBytes, Lists, Panels, Span, UnitRows, byte_stride,
     list_stride, padded, zeros,
 };
+use crate::memory;
 use crate::network::{Gate, InputMap, Quantization};
 use crate::simd::Isa;
 use crate::workspace::GateScratch;
@@ -214,7 +215,8 @@ impl ByteGate {
         let bytes = ByteRowsMut::new(low_rank_bytes, n, rank);
         invalid[..n].fill(false);
         let (inverse, offset) = (&self.inverse, &self.offset);
-        isa.run(Quantize { rows, inverse, offset, bytes, invalid, beyond: None });
+        let out_of_range = None;
+        isa.run(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, beyond: 0.0 });
         self.scores.choose(isa, n, scratch);
         let GateScratch { live, live_spans, invalid, .. } = scratch;
         for (span, _) in live_spans[..n].iter_mut().zip(invalid).filter(|(_, invalid)| **invalid) {
@@ -388,7 +390,9 @@ impl QuantizedGate {
         let words = words.map(|(k, group)| {
             word(|j| 4 * group + j, inputs, |i| quantize(u_of(i, k), u_steps[k]))
         });
-        let u = ByteWeights::new(inputs, rank, Source::Words(words.collect()));
+        let mut all = memory::room(rank * inputs.div_ceil(4));
+        all.extend(words);
+        let u = ByteWeights::new(inputs, rank, Source::Words(all));
         Some(QuantizedGate { u, scale, bias, scores })
     }
 

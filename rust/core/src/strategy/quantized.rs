@@ -17,12 +17,15 @@ use crate::kernels::pairs::PairsTimesPanels;
 use crate::kernels::{
     Aligned, BytePanels, ListedBytes, Panels, UnitRows, padded, prefer_huge_pages, zeros,
 };
+use crate::memory;
 use crate::network::Quantization;
 use crate::simd::{Isa, Kernel, LANES, Simd};
 
 /// A layer with its weights packed as bytes, four inputs to a word.
 pub(crate) struct QuantizedLayer {
     pub(crate) input: Quantization,
+    /// One over the scale of each input, zero-padded to whole vectors.
+    inverses: Aligned<f32>,
     /// A unit's step; zero-padded to whole vectors.
     scale: Aligned<f32>,
     bias: Aligned<f32>,
@@ -64,7 +67,8 @@ impl QuantizedLayer {
             }
             InputTerms::Each(terms) => {
                 let columns = inputs.div_ceil(4);
-                let (mut words, mut room) = (vec![0; outputs * columns], Vec::new());
+                let mut room = memory::room(inputs);
+                let mut words = memory::filled(0, outputs * columns);
                 prefer_huge_pages(words.as_ptr(), words.len());
                 for (o, words) in words.chunks_exact_mut(columns).enumerate() {
                     let weights = layer.layer.weights_of(o, &mut room);
@@ -75,7 +79,16 @@ impl QuantizedLayer {
             }
         };
         let weights = ByteWeights::new(inputs, outputs, source);
-        Ok(QuantizedLayer { input: input.clone(), scale, bias, weights })
+        let mut inverses = zeros(padded(inputs));
+        for (i, inverse) in inverses[..inputs].iter_mut().enumerate() {
+            *inverse = 1.0 / input.scale(i);
+        }
+        Ok(QuantizedLayer { input: input.clone(), inverses, scale, bias, weights })
+    }
+
+    /// What the outputs of the layer before are multiplied with to become bytes.
+    pub(crate) fn inverses(&self) -> &[f32] {
+        &self.inverses
     }
 
     pub(super) fn scale(&self) -> &[f32] {
@@ -87,7 +100,7 @@ impl QuantizedLayer {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        (self.scale.len() + self.bias.len()) * 4 + self.weights.bytes()
+        (self.inverses.len() + self.scale.len() + self.bias.len()) * 4 + self.weights.bytes()
     }
 }
 
@@ -121,7 +134,7 @@ impl InputTerms {
         if (0..inputs).all(plain) {
             return InputTerms::Factor(factor(0));
         }
-        let mut terms = vec![Terms::default(); inputs.div_ceil(SUMS)];
+        let mut terms = memory::filled(Terms::default(), inputs.div_ceil(SUMS));
         for i in 0..inputs {
             let (term, j) = (&mut terms[i / SUMS], i % SUMS);
             term.factor[j] = factor(i);
