@@ -137,8 +137,19 @@ def full_model() -> Model:
     )
 
 
-def write(path: Path, arrays: dict[str, np.ndarray], header: object = None) -> Path:
-    """Any arrays and any JSON text in either format, not through lrgate."""
+PLAIN_KEYS = {f"layers.{i}.{part}" for i in range(99) for part in ("weight", "bias")}
+
+
+def write(
+    path: Path, arrays: dict[str, np.ndarray], header: object = None, bare: bool = False
+) -> Path:
+    """Any arrays and any JSON text in either format, not through lrgate.
+
+    Without a header, and where the file is not to be `bare`, one that has a version alone is
+    written beside arrays that need one.
+    """
+    if header is None and not bare and not set(arrays) <= PLAIN_KEYS:
+        header = {"format_version": 1}
     text = header if header is None or isinstance(header, str) else json.dumps(header)
     if path.suffix == ".npz":
         members = arrays if text is None else {"lrgate": np.array(text), **arrays}

@@ -1000,6 +1000,7 @@ def test_files_whose_order_hides_something(
     tmp_path: Path, changes: dict[str, np.ndarray], message: str
 ) -> None:
     arrays = {
+        "lrgate": np.array('{"format_version": 1}'),
         "layers.0.weight": np.ones((3, 2)),
         "layers.0.order": np.array([2, 0]),
         "layers.0.gate.u": np.ones((2, 2)),
@@ -1274,7 +1275,7 @@ def test_with_probe_refuses_other_dtypes(net: Network, dtype: Any) -> None:
 def everything() -> Network:
     """A network that has all there is to store."""
     net = gated(make([20, 50, 30, 3], classes=["a", "b", "c"], input_scale=0.5, input_shift=0.1))
-    net = net.with_probe(rows(5, 20)).with_metadata({"seed": 3, "command": ["a", "b"]})
+    net = net.with_metadata({"seed": 3, "command": ["a", "b"]})
     plan = (
         ClassPlan(1, ("gate", "skip", "dense"), ("f32",) * 3),
         ClassPlan(32, ("skip", "gate", "skip"), ("f32",) * 3),
@@ -1282,8 +1283,8 @@ def everything() -> Network:
     fields = {
         name: getattr(net, name) for name in ("task", "classes", "input_scale", "input_shift")
     }
-    model = Model(layers=net.layers, plan=plan, probe=net.probe, metadata=net.metadata, **fields)
-    return Network(model)
+    model = Model(layers=net.layers, plan=plan, metadata=net.metadata, **fields)
+    return Network(model).with_probe(rows(5, 20))
 
 
 def assert_same(a: Network, b: Network) -> None:

@@ -352,7 +352,7 @@ def _to_arrays(model: Model) -> dict[str, Array]:
 def _header(model: Model) -> dict[str, Any]:
     """What is no array: the object that the key ``lrgate`` holds as JSON text."""
     gates = [layer.gate for layer in model.layers]
-    planned = () if model.probe is None else model.probe.planned
+    planned = None if model.probe is None else model.probe.planned
     return {
         "checksum": "",
         "format_version": FORMAT_VERSION,
@@ -364,7 +364,7 @@ def _header(model: Model) -> dict[str, Any]:
         "metadata": model.metadata,
         "machine": model.machine,
         "report": model.report,
-        "probe_plans": [_planned_to_json(one) for one in planned] or None,
+        "probe_plans": None if planned is None else [_planned_to_json(one) for one in planned],
     }
 
 
@@ -467,14 +467,16 @@ def _probe(arrays: dict[str, Array], header: dict[str, Any]) -> Probe | None:
     if plans is None and not any(key.startswith("probe.") for key in arrays):
         return None
     x, y = _required(arrays, "probe.x"), _required(arrays, "probe.y")
-    planned = _planned(arrays, plans, y) if plans or "probe.planned" in arrays else ()
+    planned: tuple[PlannedOutputs, ...] | None = None
+    if plans or "probe.planned" in arrays:
+        planned = _planned(arrays, plans or [], y)
+    elif plans is not None:
+        planned = ()
     with _naming("probe."):
         return Probe(x, y, planned)
 
 
-def _planned(
-    arrays: dict[str, Array], plans: list[Any] | None, y: Array
-) -> tuple[PlannedOutputs, ...]:
+def _planned(arrays: dict[str, Array], plans: list[Any], y: Array) -> tuple[PlannedOutputs, ...]:
     stored = _required(arrays, "probe.planned")
     if not plans:
         raise FileFormatError("lrgate.probe_plans is missing, though the file has probe.planned")

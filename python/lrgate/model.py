@@ -512,7 +512,8 @@ class Probe(_ReadOnlyArrays):
     y : array of shape (n, k)
         The last layer's raw outputs for them, dense in f32.
     planned : tuple of PlannedOutputs, optional
-        The same under plans with gates or in int8, each with other gates or precisions.
+        The same under plans with gates or in int8, each with other gates or precisions. None where
+        nobody computed them, as for files of format version 1.
 
     Raises
     ------
@@ -522,14 +523,16 @@ class Probe(_ReadOnlyArrays):
 
     x: npt.NDArray[np.uint8] | Float32Array
     y: Float32Array
-    planned: tuple[PlannedOutputs, ...] = ()
+    planned: tuple[PlannedOutputs, ...] | None = None
 
     def __post_init__(self) -> None:
         _set(self, "x", as_rows(self.x, "x", "(n, d)"))
         _set(self, "y", as_float32(self.y, "y", "(n, k)"))
         _check_shape("y", self.y, (self.x.shape[0], self.y.shape[1]))
+        if self.planned is None:
+            return
         if not isinstance(self.planned, tuple | list):
-            raise TypeError(f"planned must be a tuple, got {type(self.planned).__name__}")
+            raise TypeError(f"planned must be a tuple or None, got {type(self.planned).__name__}")
         _set(self, "planned", tuple(self.planned))
         for i, outputs in enumerate(self.planned):
             _check_type(f"planned[{i}]", outputs, PlannedOutputs)
@@ -605,7 +608,7 @@ class Model(_ReadOnlyArrays):
             _check_type("probe", self.probe, Probe)
             _check_shape("probe.x", self.probe.x, (len(self.probe.x), self.layers[0].inputs))
             _check_shape("probe.y", self.probe.y, (len(self.probe.x), self.layers[-1].outputs))
-            for i, planned in enumerate(self.probe.planned):
+            for i, planned in enumerate(self.probe.planned or ()):
                 self._check_planned(f"probe.planned[{i}]", planned)
         if self.input_range is not None:
             _set(self, "input_range", as_range(self.input_range))
