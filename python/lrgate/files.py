@@ -956,9 +956,12 @@ def _read_safetensors(
 
     size = os.fstat(file.fileno()).st_size
     _check_total(size, max_bytes)
+    # A name of the file that is open, where the system has one, whatever is at `path` by now.
+    name = f"/dev/fd/{file.fileno()}"
+    name = name if os.path.exists(name) else str(path)
     try:
         # It checks its header, and that the tensors fill the file without gap or overlap.
-        with safe_open(_same_file(path, file), framework="numpy") as tensors:
+        with safe_open(name, framework="numpy") as tensors:
             metadata = tensors.metadata() or {}
             # In the order of the file.
             keys = tensors.offset_keys()
@@ -970,6 +973,8 @@ def _read_safetensors(
             layout = {key: _checked_tensor(key, tensors.get_slice(key)) for key in keys}
     except SafetensorError as error:
         raise FileFormatError(f"not a readable .safetensors file: {error}") from error
+    if name == str(path) and not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+        raise FileFormatError("it was replaced while it was read")
     # Straight into memory of their own: a tensor that the package gives is a copy of a copy.
     file.seek(min(8 + int.from_bytes(file.read(8), "little"), size))
     stored, checksum = _stored_checksum(header), _Checksum()
@@ -985,12 +990,6 @@ def _read_safetensors(
     if text is not None and stored is not None:
         checksum.check(text, stored)
     return arrays, header
-
-
-def _same_file(path: Path, file: _CappedReader) -> str:
-    """A name of the file that is open, where the system has one, whatever is at `path` by now."""
-    name = f"/dev/fd/{file.fileno()}"
-    return name if os.path.exists(name) else str(path)
 
 
 def _check_metadata(metadata: dict[str, str]) -> None:
