@@ -1957,6 +1957,7 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
             {"classes": {"kind": "str", "values": ["a", "a"]}},
             "classes must be distinct, got 'a' twice",
         ),
+        ({"probe_plans": {}}, "probe_plans must be a list, got {}"),
         ({"plans": {}}, "plans must be a list, got {}"),
         ({"plans": [3]}, "plans[0] must be an object of rows, strategies, precisions, got 3"),
         (
@@ -2043,6 +2044,109 @@ def test_header_values(path: Path, changes: dict[str, Any], message: str) -> Non
 )
 def test_header_values_that_do_not_fit(path: Path, changes: dict[str, Any], message: str) -> None:
     assert refused(write(path, full_arrays(), header(**changes))) == message
+
+
+PROBE_PLAN = {"strategies": ["gate", "dense"], "precisions": ["int8", "f32"], "tolerance": 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("plans", "outputs", "message"),
+    [
+        ([3], 5, "lrgate.probe_plans[0] must be an object of strategies, precisions, tolerance"),
+        ([PROBE_PLAN | {"rows": 1}], 5, "lrgate.probe_plans[0] must be an object of "),
+        ([PROBE_PLAN] * 2, 5, "probe.planned must have shape (10, 2) for 2 plans, got (5, 2)"),
+        ([PROBE_PLAN], 10, "probe.planned must have shape (5, 2) for 1 plans, got (10, 2)"),
+        ([PROBE_PLAN], None, "probe.planned is missing"),
+        ([], 5, "lrgate.probe_plans is missing, though the file has probe.planned"),
+        (None, 5, "lrgate.probe_plans is missing, though the file has probe.planned"),
+        (
+            [PROBE_PLAN | {"strategies": ["gate", "skip"]}],
+            5,
+            "lrgate.probe_plans[0].strategies[1] must be dense or gate, got 'skip'",
+        ),
+        (
+            [PROBE_PLAN | {"precisions": ["int8", "int4"]}],
+            5,
+            "lrgate.probe_plans[0].precisions[1] must be one of f32, int8, got 'int4'",
+        ),
+        (
+            [PROBE_PLAN | {"tolerance": "1"}],
+            5,
+            "lrgate.probe_plans[0].tolerance must be a number, got '1'",
+        ),
+        (
+            [PROBE_PLAN | {"tolerance": True}],
+            5,
+            "lrgate.probe_plans[0].tolerance must be a number, got True",
+        ),
+        (
+            [PROBE_PLAN | {"tolerance": -1}],
+            5,
+            "lrgate.probe_plans[0].tolerance must be finite and at least 0, got -1",
+        ),
+        (
+            [{"strategies": ["gate"], "precisions": ["f32"], "tolerance": 0}],
+            5,
+            "probe.planned[0].strategies must have 2 entries, one a layer, got 1",
+        ),
+        (
+            [PROBE_PLAN | {"strategies": ["gate", "gate"]}],
+            5,
+            "probe.planned[0].strategies[1] must be dense, since layers[1] has no gate",
+        ),
+    ],
+)
+def test_outputs_of_plans_that_do_not_fit(
+    path: Path, plans: Any, outputs: int | None, message: str
+) -> None:
+    good = full_arrays() | {"probe.planned": np.ones((5, 2))}
+    write(path, good, header(probe_plans=[PROBE_PLAN]))
+    probe = load(path).probe
+    assert probe is not None and probe.planned is not None and len(probe.planned) == 1
+    arrays = full_arrays()
+    if outputs is not None:
+        arrays["probe.planned"] = np.ones((outputs, 2))
+    assert refused(write(path, arrays, header(probe_plans=plans))).startswith(message)
+
+
+def test_outputs_of_plans_need_a_probe(path: Path) -> None:
+    for key in ("probe.x", "probe.y"):
+        arrays = without("probe.x", "probe.y") | {"probe.planned": np.ones((5, 2))}
+        assert refused(write(path, arrays, header())) == "probe.x is missing"
+        arrays = without(key)
+        message = f"{key} is missing"
+        assert refused(write(path, arrays, header(probe_plans=[PROBE_PLAN]))) == message
+
+
+@pytest.mark.parametrize("width", [3, 4])
+@pytest.mark.parametrize("i", [0, 1])
+def test_scales_by_input_are_the_models_to_judge(path: Path, i: int, width: int) -> None:
+    """Files hold a scale of shape () or (in,) for any layer; what is refused, `Model` refuses."""
+    layers = list(full_model().layers)
+    scale = np.linspace(1, 2, width)
+    arrays = full_arrays() | {f"layers.{i}.quantization.scale": scale.astype(np.float32)}
+    try:
+        quantization = Quantization(scale, arrays[f"layers.{i}.quantization.offset"])
+        layers[i] = replace(layers[i], quantization=quantization)
+        model = replace(full_model(), layers=tuple(layers))
+    except ValueError as error:
+        assert refused(write(path, arrays, full_header())).endswith(str(error))
+    else:
+        assert_same(load(write(path, arrays, full_header())), model)
+        save(path, model)
+        assert_same(load(path), model)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "multilabel", "no task"])
+def test_tasks_are_the_models_to_judge(path: Path, task: str) -> None:
+    layers = full_model().layers
+    write(path, plain_arrays(), {"format_version": 1, "task": task})
+    try:
+        Model(layers, task=task)
+    except ValueError as error:
+        assert refused(path) == str(error)
+    else:
+        assert load(path).task == task
 
 
 @pytest.mark.parametrize(
@@ -2332,6 +2436,35 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
             lambda: Probe(np.ones(3), np.ones((3, 1))),
             ValueError,
             "x must have shape (n, d), got (3,)",
+        ),
+        (
+            lambda: Probe(np.ones((3, 2)), np.ones((3, 1)), 3),  # type: ignore[arg-type]
+            TypeError,
+            "planned must be a tuple or None, got int",
+        ),
+        (
+            lambda: Probe(np.ones((3, 2)), np.ones((3, 1)), [3]),  # type: ignore[arg-type]
+            TypeError,
+            "planned[0] must be of type PlannedOutputs, got int",
+        ),
+        (
+            lambda: Probe(
+                np.ones((3, 2)),
+                np.ones((3, 1)),
+                (PlannedOutputs(("gate",), ("f32",), np.ones((3, 2)), 0),),
+            ),
+            ValueError,
+            "planned[0].y must have shape (3, 1), got (3, 2)",
+        ),
+        (
+            lambda: PlannedOutputs(("gate",), ("f32",), np.ones((3, 2)), math.inf),
+            ValueError,
+            "tolerance must be finite and at least 0, got inf",
+        ),
+        (
+            lambda: PlannedOutputs(("gate",), ("f32", "f32"), np.ones((3, 2)), 0),
+            ValueError,
+            "precisions must have 1 entries, one for each of strategies, got 2",
         ),
         (
             lambda: Probe(np.ones((3, 2)), np.ones((2, 1))),
