@@ -13,9 +13,15 @@ import os
 import pickle
 import random
 import re
+import signal
+import socket
 import stat
 import struct
+import subprocess
+import sys
 import tempfile
+import textwrap
+import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -41,9 +47,11 @@ from lrgate.model import (
     Gate,
     Layer,
     Model,
+    PlannedOutputs,
     Probe,
     Quantization,
 )
+from lrgate.network import Network
 
 SUFFIXES = ("npz", "safetensors")
 MIB = 1 << 20
@@ -137,8 +145,19 @@ def full_model() -> Model:
     )
 
 
-def write(path: Path, arrays: dict[str, np.ndarray], header: object = None) -> Path:
-    """Any arrays and any JSON text in either format, not through lrgate."""
+PLAIN_KEYS = {f"layers.{i}.{part}" for i in range(99) for part in ("weight", "bias")}
+
+
+def write(
+    path: Path, arrays: dict[str, np.ndarray], header: object = None, bare: bool = False
+) -> Path:
+    """Any arrays and any JSON text in either format, not through lrgate.
+
+    Without a header, and where the file is not to be `bare`, one that has a version alone is
+    written beside arrays that need one.
+    """
+    if header is None and not bare and not set(arrays) <= PLAIN_KEYS:
+        header = {"format_version": 1}
     text = header if header is None or isinstance(header, str) else json.dumps(header)
     if path.suffix == ".npz":
         members = arrays if text is None else {"lrgate": np.array(text), **arrays}
@@ -161,6 +180,10 @@ def npy(descr: str, shape: str, content: bytes, version: tuple[int, int] = (1, 0
 def npy_with_header(text: bytes, content: bytes, version: tuple[int, int] = (1, 0)) -> bytes:
     length = struct.pack("<H" if version == (1, 0) else "<I", len(text))
     return b"\x93NUMPY" + bytes(version) + length + text + content
+
+
+# What a file with gates or orders has beside them, as a member of a zip file.
+VERSION_1 = {"lrgate.npy": npy("'<U20'", "()", '{"format_version":1}'.encode("utf-32-le"))}
 
 
 def write_zip(
@@ -201,6 +224,12 @@ def assert_same(a: Model, b: Model) -> None:
     pairs += [
         (None if m is None else m.y, None if n is None else n.y) for m, n in [(a.probe, b.probe)]
     ]
+    if a.probe is not None and b.probe is not None:
+        assert (a.probe.planned is None) == (b.probe.planned is None)
+        for m, n in zip(a.probe.planned or (), b.probe.planned or (), strict=True):
+            assert (m.strategies, m.precisions) == (n.strategies, n.precisions)
+            assert m.tolerance == n.tolerance
+            pairs += [(m.y, n.y)]
     for m, n in zip(a.layers, b.layers, strict=True):
         pairs += [(m.weight, n.weight), (m.bias, n.bias), (m.order, n.order)]
         assert (m.gate is None) == (n.gate is None)
@@ -225,6 +254,22 @@ def refused(path: Path, **options: int) -> str:
     start = f"{path}: "
     assert str(info.value).startswith(start)
     return str(info.value).removeprefix(start)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Fails where the block waits or works for longer."""
+
+    def expired(*_: Any) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager
@@ -354,6 +399,12 @@ def models(draw: st.DrawFn) -> Model:
     formats = [draw(precisions(*pair)) for pair in zip(layers, strategies, strict=True)]
     rows = draw(st.integers(0, 4))
     x = floats(rows, widths[0]) | hnp.arrays(np.uint8, (rows, widths[0]))
+    gates = tuple("dense" if layer.gate is None else "gate" for layer in layers)
+    in_int8 = tuple(draw(precisions(*pair)) for pair in zip(layers, gates, strict=True))
+    y = floats(rows, widths[-1])
+    tolerances = st.floats(0, 1e3)
+    outputs = st.builds(PlannedOutputs, st.just(gates), st.just(in_int8), y, tolerances)
+    probes = st.builds(Probe, x, y, st.none() | st.lists(outputs, max_size=3))
     return Model(
         layers=tuple(layers),
         task=task,
@@ -361,7 +412,7 @@ def models(draw: st.DrawFn) -> Model:
         input_scale=draw(scale),
         input_shift=draw(scale),
         plan=(ClassPlan(8, tuple(strategies), tuple(formats)),) if draw(st.booleans()) else None,
-        probe=Probe(draw(x), draw(floats(rows, widths[-1]))) if draw(st.booleans()) else None,
+        probe=draw(st.none() | probes),
         metadata=draw(st.dictionaries(st.text(), json_values, max_size=3)),
         input_range=draw(ranges(widths[0])),
         machine=draw(st.none() | machines),
@@ -402,7 +453,9 @@ def test_files_are_readable_without_lrgate(tmp_path: Path) -> None:
         save(tmp_path / f"m.{suffix}", full_model())
     with np.load(tmp_path / "m.npz", allow_pickle=False) as stored:
         assert set(stored.files) == {*arrays, "lrgate"}
-        assert json.loads(str(stored["lrgate"])) == full_header()
+        header = json.loads(str(stored["lrgate"]))
+        assert re.fullmatch("sha256:[0-9a-f]{64}", header.pop("checksum"))
+        assert header == full_header() | {"format_version": 2, "probe_plans": None}
         for key, array in arrays.items():
             np.testing.assert_array_equal(stored[key], array, strict=True)
     loaded = safetensors.numpy.load_file(tmp_path / "m.safetensors")
@@ -564,6 +617,63 @@ def test_missing_folder_is_named_by_the_users_path(tmp_path: Path) -> None:
     assert info.value.filename == str(path)
 
 
+@pytest.mark.parametrize("name", ["a\0b.npz", "m.safetensors\0.npz", "\0.safetensors"])
+def test_paths_with_a_nul(tmp_path: Path, name: str) -> None:
+    path = f"{tmp_path}/{name}"
+    for action in (lambda: load(path), lambda: save(path, full_model())):
+        with pytest.raises(ValueError, match=r"^path must not have a NUL character, got '"):
+            action()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_pipe_is_refused_at_once(
+    path: Path, swapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that takes a file's place after the look at it."""
+    os.mkfifo(path)
+    if swapped:
+        regular = os.stat(__file__)
+        monkeypatch.setattr("lrgate.files.os.stat", lambda *_, **__: regular)
+    with time_limit(5):
+        assert refused(path) == "it must be a regular file, not a pipe"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
+@pytest.mark.parametrize("when", ["before the header", "after the header"])
+def test_tensors_replaced_by_a_pipe(
+    tensors: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not os.path.exists("/dev/fd/0"):
+        pytest.skip("open files have no name here")
+
+    def change() -> None:
+        tensors.unlink()
+        os.mkfifo(tensors)
+
+    save(tensors, one_layer(3.0))
+    meanwhile(monkeypatch, when, change)
+    with time_limit(5):
+        assert_same(load(tensors), one_layer(3.0))
+        assert refused(tensors) == "it must be a regular file, not a pipe"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no devices here")
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/urandom"])
+def test_devices_are_refused(path: Path, device: str) -> None:
+    path.symlink_to(device)
+    with time_limit(5):
+        assert refused(path) == "it must be a regular file, not a device or socket"
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no such sockets here")
+def test_sockets_are_refused(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(os.path.relpath(path))  # of at most a hundred characters
+        assert refused(path) == "it must be a regular file, not a device or socket"
+
+
 @pytest.mark.parametrize("value", [0, -1])
 def test_max_bytes_below_1(npz: Path, value: int) -> None:
     with pytest.raises(ValueError, match=f"^max_bytes must be at least 1, got {value}$"):
@@ -692,23 +802,291 @@ def test_bytes_after_the_end(path: Path) -> None:
     refused(path)
 
 
+def everything(seed: int = 0) -> Network:
+    """A small network that has all there is: gates, orders with units left out, int8, a probe."""
+    rng = np.random.default_rng(seed)
+
+    def made(inputs: int, outputs: int, rank: int, order: Any) -> Layer:
+        weight = rng.normal(size=(outputs, inputs)) / math.sqrt(inputs)
+        u = rng.normal(size=(inputs, rank)) / math.sqrt(inputs)
+        gate = Gate(u, rng.normal(size=(rank, outputs)), np.full(outputs, 0.7)) if rank else None
+        name = "identity" if order is None else "relu"
+        return Layer(weight, rng.normal(size=outputs) / 3, Activation(name), gate, order)
+
+    x = rng.normal(size=(200, 6)).astype(np.float32)
+    net = Network.from_layers(
+        [
+            made(6, 12, 2, rng.permutation(12)[:10]),
+            made(12, 9, 2, rng.permutation(9)[:8]),
+            made(9, 3, 0, None),
+        ],
+        task="classification",
+        classes=["a", "b", "c"],
+        input_scale=0.5,
+        input_shift=rng.normal(size=6) / 9,
+        input_range=(-9, 9),
+    ).quantize(x)
+    plans = (
+        ClassPlan(1, ("gate", "skip", "dense"), ("int8",) * 3),
+        ClassPlan(64, ("gate", "gate", "skip"), ("int8", "int8", "f32")),
+    )
+    model = replace(model_of(net), plan=plans, metadata={"seed": seed}, machine=MACHINE)
+    return Network(model).with_probe(x[:8])
+
+
+def model_of(net: Network) -> Model:
+    model: Model = net.__reduce__()[1][0]
+    return model
+
+
+def flips(path: Path, dense: range, least: int) -> Iterator[None]:
+    """One bit of the file flipped at a time: all of the bytes of `dense`, one of each, and more."""
+    content, draw = path.read_bytes(), random.Random(3)
+    bits = {8 * byte + draw.randrange(8) for byte in range(len(content))}
+    bits |= {8 * byte + bit for byte in dense for bit in range(8)}
+    while len(bits) < least:
+        bits.add(draw.randrange(8 * len(content)))
+    for bit in sorted(bits):
+        for value in (content[bit // 8] ^ 1 << bit % 8, content[bit // 8]):
+            with open(path, "r+b") as file:  # in place, as writing it anew takes milliseconds
+                file.seek(bit // 8)
+                file.write(bytes([value]))
+            if value != content[bit // 8]:
+                yield
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # NumPy on headers that look like Python 2's
-def test_any_bit_flipped(path: Path) -> None:
-    """A flip is refused or harmless; .npz has checksums, so there no number may change either."""
-    save(path, full_model())
-    content = path.read_bytes()
-    flip = random.Random(3)
-    for position in range(len(content)):
-        damaged = bytearray(content)
-        damaged[position] ^= 1 << flip.randrange(8)
-        path.write_bytes(damaged)
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
+def test_no_bit_flipped_gives_another_network(path: Path) -> None:
+    everything().save(path)
+    expected, content = load(path), path.read_bytes()
+    if path.suffix == ".npz":  # the end of its directory
+        header = range(len(content) - 400, len(content))
+    else:
+        header = range(8 + int.from_bytes(content[:8], "little"))
+    tried = refusals = 0
+    for _ in flips(path, header, 10_000):
+        tried += 1
+        try:
+            model = load(path)
+        except FileFormatError as error:
+            refusals += 1
+            assert str(error).startswith(f"{path}: ")
+        else:
+            assert_same(model, expected)
+    assert tried >= 10_000 and path.read_bytes() == content
+    # In .npz there are times, permissions and local copies of sizes that say nothing.
+    assert refusals >= (0.5 if path.suffix == ".npz" else 1) * tried
+
+
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 40), suffix=st.sampled_from(SUFFIXES))
+@settings(max_examples=200, deadline=None)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_any_run_of_bytes_overwritten(suffix: str, seed: int, count: int) -> None:
+    draw = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"m.{suffix}")
+        save(path, full_model())
+        content = bytearray(path.read_bytes())
+        start = draw.randrange(len(content) - count)
+        content[start : start + count] = draw.randbytes(count)
+        path.write_bytes(content)
         try:
             model = load(path)
         except FileFormatError:
-            refused(path)
-        else:
-            if path.suffix == ".npz":
-                assert_same(model, full_model())
+            return
+        assert_same(model, full_model())
+
+
+def stored(model: Model, folder: Path, suffix: str = "npz") -> tuple[dict[str, np.ndarray], Any]:
+    """The arrays and the JSON that `save` writes."""
+    save(folder / f"saved.{suffix}", model)
+    with np.load(folder / f"saved.{suffix}", allow_pickle=False) as file:
+        arrays = dict(file)
+    return arrays, json.loads(str(arrays.pop("lrgate")))
+
+
+@pytest.mark.parametrize("key", full_arrays())
+def test_the_checksum_covers_every_array(path: Path, key: str) -> None:
+    """Its values, dtype, shape, key and presence."""
+    arrays, header = stored(full_model(), path.parent)
+    text = json.dumps(header, separators=(",", ":"))
+    assert_same(load(write(path, arrays, text)), full_model())
+    mismatch = "its content does not match lrgate.checksum: it is damaged"
+    array = arrays[key]
+    other = array.copy()
+    other.flat[-1] = 1 if other.flat[-1] == 0 else 0
+    wider = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+    for changed in (other, wider):
+        assert refused(write(path, arrays | {key: changed}, text)) == mismatch
+    assert refused(write(path, without_keys(arrays, key), text)) == mismatch
+    if array.ndim == 0:
+        spread = np.full(4, array) if "0" in key or "input" in key else array.reshape(1)
+        assert refused(write(path, arrays | {key: spread}, text)) == mismatch
+
+
+def without_keys(arrays: dict[str, np.ndarray], *keys: str) -> dict[str, np.ndarray]:
+    return {key: array for key, array in arrays.items() if key not in keys}
+
+
+@pytest.mark.parametrize("key", ["checksum", *full_header()])
+def test_the_checksum_covers_the_json(path: Path, key: str) -> None:
+    arrays, header = stored(full_model(), path.parent)
+    changes: dict[str, Any] = {
+        "format_version": 1,
+        "activations": ["relu", "identity"],
+        "ranks": None,
+        "task": None,
+        "classes": {"kind": "str", "values": ["dog", "cat"]},
+        "plans": None,
+        "metadata": {},
+        "machine": None,
+        "report": None,
+        "checksum": header["checksum"].upper(),
+    }
+    text = json.dumps(header | {key: changes[key]}, separators=(",", ":"))
+    message = "its content does not match lrgate.checksum: it is damaged"
+    assert refused(write(path, arrays, text)) == message
+    # Values that mean the same are another text.
+    assert refused(write(path, arrays, json.dumps(header, indent=1))) == message
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("missing", "lrgate.checksum is missing: format version 2 has one"),
+        (None, "lrgate.checksum is missing: format version 2 has one"),
+        (7, "lrgate.checksum must be a string, got 7"),
+        ("", "its content does not match lrgate.checksum: it is damaged"),
+        ("md5:0", "its content does not match lrgate.checksum: it is damaged"),
+    ],
+)
+def test_version_2_needs_its_checksum(path: Path, value: Any, message: str) -> None:
+    arrays, header = stored(full_model(), path.parent)
+    header["checksum"] = value
+    if value == "missing":
+        del header["checksum"]
+    assert refused(write(path, arrays, header)) == message
+
+
+def test_metadata_cannot_pass_for_the_checksum(path: Path) -> None:
+    notes = {"checksum": "", "a": '"checksum":""', 'b"checksum":""': ["", '"checksum":"sha256:"']}
+    model = replace(full_model(), metadata=notes)
+    save(path, model)
+    assert_same(load(path), model)
+
+
+def test_arrays_rewritten_in_another_order_match(npz: Path, tmp_path: Path) -> None:
+    """The checksum is of values: NumPy may store them in Fortran order or big-endian."""
+    arrays, header = stored(full_model(), tmp_path)
+    text = json.dumps(header, separators=(",", ":"))
+    rewritten = {
+        key: np.array(array, array.dtype.newbyteorder(">"), order="F")
+        for key, array in reversed(arrays.items())
+    }
+    assert_same(load(write(npz, rewritten, text)), full_model())
+
+
+OWN_KEYS = [key for key in full_arrays() if not re.search(r"weight|\d\.bias|input", key)]
+
+
+@pytest.mark.parametrize("key", OWN_KEYS)
+def test_settings_are_not_lost(path: Path, key: str) -> None:
+    arrays = plain_arrays() | {key: full_arrays()[key]}
+    message = f"lrgate is missing, though the file has {key}"
+    assert refused(write(path, arrays, bare=True)) == message
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("name", ["lrgatd", "Lrgate", "", "lrgate ", "lrgate.old"])
+def test_settings_under_another_key(tensors: Path, version: int, name: str) -> None:
+    """Also of a network whose arrays are those of any other."""
+    text = json.dumps({"format_version": version, "activations": ["tanh", "softmax"]})
+    safetensors.numpy.save_file(plain_arrays(), tensors, metadata={name: text})
+    message = f"unknown metadata key {name!r}; expected lrgate alone"
+    assert refused(tensors) == message
+    safetensors.numpy.save_file(full_arrays(), tensors, metadata={name: text})
+    assert refused(tensors) == message
+
+
+def test_metadata_beside_the_settings(tensors: Path) -> None:
+    metadata = {"lrgate": json.dumps(full_header()), "format": "pt"}
+    safetensors.numpy.save_file(full_arrays(), tensors, metadata=metadata)
+    assert refused(tensors) == "unknown metadata key 'format'; expected lrgate alone"
+
+
+# --- many layers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [10_001, 30_000])
+def test_too_many_layers_are_refused_fast(path: Path, count: int) -> None:
+    one = np.ones((1, 1), np.float32)
+    write(path, {f"layers.{i}.weight": one for i in range(count)}, {"format_version": 1})
+    start = time.process_time()
+    assert refused(path) == "it must have at most 10000 layers, got layers.10000.weight"
+    assert time.process_time() - start < 3  # a second here, with time for slower machines
+    with pytest.raises(ValueError, match=rf"^model must have at most 10000 layers, got {count}$"):
+        save(path, Model((ONE,) * count))
+
+
+def test_loading_is_linear_in_layers(path: Path) -> None:
+    def seconds(count: int) -> float:
+        save(path, Model((ONE,) * count))
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            assert len(load(path).layers) == count
+            times.append(time.process_time() - start)
+        return min(times)
+
+    seconds(10)
+    assert seconds(4000) < 24 * seconds(500)  # 64 times as much, were it quadratic
+
+
+def test_json_of_many_keys_is_refused_fast(path: Path) -> None:
+    keys = [f'"{i}":0' for i in range(300_000)]
+    write(path, plain_arrays(), f'{{"format_version":1,{",".join(keys)},"299999":0}}')
+    with time_limit(10):
+        assert refused(path) == "lrgate has the key '299999' twice in one object"
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_too_little_memory_is_a_memory_error(path: Path, dtype: str) -> None:
+    pytest.importorskip("resource")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("address space is limited, and read from /proc, on Linux alone")
+    rng = np.random.default_rng(0)
+    write(path, {"layers.0.weight": rng.normal(size=(4096, 2048)).astype(dtype)})
+    small = path.with_stem("small")
+    save(small, full_model())
+    code = f"""
+        import resource
+        from lrgate import files
+        files.load({str(small)!r})
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        size = 4096 * 2048 * {int(dtype[1])}
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        for room in (4 << 20, size // 2, size - (1 << 20)):
+            resource.setrlimit(resource.RLIMIT_AS, (used + room, hard))
+            try:
+                files.load({str(path)!r})
+            except MemoryError:
+                print("MemoryError")
+            files.load({str(small)!r})
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        print(files.load({str(path)!r}))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
+    )
+    assert done.stderr == ""
+    assert done.stdout.split("\n") == ["MemoryError"] * 3 + ["Model(2048-4096)", ""]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -772,6 +1150,9 @@ def test_formats_are_not_mixed_up(tmp_path: Path) -> None:
         ("'|O'", "(2, 2)", "layers.0.weight holds Python objects, which lrgate never unpickles"),
         ("'nonsense'", "(2, 2)", "layers.0.weight has a damaged .npy header: "),
         ("'<f4'", "(2.0, 2)", "layers.0.weight has a damaged .npy header: "),
+        ("'<f4'", "(True, 4)", "each of 0 to 2147483647, got (True, 4)"),
+        ("'<f4'", "(2, True)", "each of 0 to 2147483647, got (2, True)"),
+        ("'<f4'", "(False, 4)", "each of 0 to 2147483647, got (False, 4)"),
     ],
 )
 def test_npy_headers_that_lie(npz: Path, descr: str, shape: str, message: str) -> None:
@@ -795,13 +1176,19 @@ def test_npy_headers_that_lie(npz: Path, descr: str, shape: str, message: str) -
         (npy("'<f4'", "(0, 0)", b"", (3, 0)), "has .npy version 3.0, expected 1.0 or 2.0"),
         (npy("'<f4'", "(0, 0)", b"", (9, 9)), "has .npy version 9.9, expected 1.0 or 2.0"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "has a .npy header of 4294967295 bytes"),
-        (npy_with_header(b"(" * 9000, b""), "has a damaged .npy header"),
-        (npy_with_header(b"-" * 9000 + b"1", b""), "has a damaged .npy header"),
+        (npy_with_header(b"(" * 9000, b""), "has a .npy header of 9000 bytes"),
+        (npy_with_header(b"(" * 1000, b""), "has a damaged .npy header"),
+        (npy_with_header(b"-" * 999 + b"1", b""), "has a damaged .npy header"),
+        (npy_with_header(b"not " * 249 + b"1", b""), "has a damaged .npy header"),
+        (npy_with_header(b"lambda:" * 142 + b"1", b""), "has a damaged .npy header"),
+        (npy_with_header(b"1if 1else " * 99 + b"1", b""), "has a damaged .npy header"),
         (npy_with_header(b"__import__('os').getcwd()", b""), "has a damaged .npy header"),
         (npy_with_header(b"\xff\xfe{", b""), "has a damaged .npy header"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_members_that_are_no_arrays(npz: Path, content: bytes, message: str) -> None:
     write_zip(npz, {"layers.0.weight.npy": content})
     with bounded_memory(4 * MIB):
@@ -1042,9 +1429,22 @@ def test_tensors_replaced_meanwhile(
 ) -> None:
     save(tensors, one_layer(3.0))
     meanwhile(monkeypatch, when, lambda: save(tensors, one_layer(4.0)))
+    if os.path.exists("/dev/fd/0"):
+        assert_same(load(tensors), one_layer(3.0))
+        assert_same(load(tensors), one_layer(4.0))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="open files cannot be replaced there")
+@pytest.mark.parametrize("when", ["before the header", "after the header"])
+def test_tensors_replaced_where_open_files_have_no_name(
+    tensors: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    save(tensors, one_layer(3.0))
+    real = os.path.exists
+    monkeypatch.setattr("os.path.exists", lambda name: "/dev/fd" not in str(name) and real(name))
+    meanwhile(monkeypatch, when, lambda: save(tensors, one_layer(4.0)))
+    assert refused(tensors) == "it was replaced while it was read"
     assert_same(load(tensors), one_layer(4.0))
-    meanwhile(monkeypatch, when, lambda: save(tensors, one_layer(5.0)), times=10)
-    assert refused(tensors) == "it is replaced again and again while it is read"
 
 
 def test_tensors_truncated_meanwhile(tensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1101,7 +1501,7 @@ def without(*keys: str) -> dict[str, np.ndarray]:
 ALL_KEYS = (
     "expected lrgate, layers.{i}.weight, .bias, .gate.u, .gate.v, .gate.bias, .gate.range, .order, "
     ".quantization.scale, .quantization.offset, input.scale, input.shift, input.range, probe.x, "
-    "probe.y"
+    "probe.y, probe.planned"
 )
 LAST = "it is the last layer, whose units are the outputs"
 
@@ -1120,8 +1520,16 @@ LAST = "it is the last layer, whose units are the outputs"
             "layers.0.weight is missing: it has layers up to 1",
         ),
         (
+            {"layers.0.weight": np.ones((1, 1)), "layers.9999.bias": np.ones(1)},
+            "layers.1.weight is missing: it has layers up to 9999",
+        ),
+        (
+            {"layers.0.weight": np.ones((1, 1)), "layers.10000.bias": np.ones(1)},
+            "it must have at most 10000 layers, got layers.10000.bias",
+        ),
+        (
             {"layers.0.weight": np.ones((1, 1)), "layers.999999999.bias": np.ones(1)},
-            "layers.1.weight is missing: it has layers up to 999999999",
+            "it must have at most 10000 layers, got layers.999999999.bias",
         ),
         (without("layers.0.gate.u"), "layers.0.gate.u is missing"),
         (without("layers.0.gate.v"), "layers.0.gate.v is missing"),
@@ -1440,7 +1848,7 @@ def test_arrays_of_no_bytes_and_many_rows(npz: Path, key: str, descr: str) -> No
         "layers.0.gate.bias": npy("'<f4'", "(2,)", bytes(8)),
     }
     members[key] = npy(descr, "(2147483647, 0)", b"")
-    write_zip(npz, {f"{name}.npy": content for name, content in members.items()})
+    write_zip(npz, VERSION_1 | {f"{name}.npy": content for name, content in members.items()})
     with bounded_memory(MIB):
         assert refused(npz).startswith(f"{key} ")
 
@@ -1459,17 +1867,20 @@ def header(**changes: Any) -> dict[str, Any]:
     return full_header() | changes
 
 
-@pytest.mark.parametrize("version", [2, 3, 10**20])
+@pytest.mark.parametrize("version", [3, 4, 10**20])
 def test_future_version(path: Path, version: int) -> None:
     """Said before anything else that the newer format may have changed."""
     arrays = full_arrays() | {"layers.0.weight_int8": np.zeros((1, 1, 1))}
     future = {"format_version": version, "new": 1}
     assert refused(write(path, arrays, future)) == (
-        f"format version {version} is newer than this lrgate reads (1); upgrade lrgate"
+        f"format version {version} is newer than this lrgate reads (2); upgrade lrgate"
     )
 
 
-KEYS = "format_version, activations, ranks, task, classes, plans, metadata, machine, report"
+KEYS = (
+    "checksum, format_version, activations, ranks, task, classes, plans, metadata, machine, "
+    "report, probe_plans"
+)
 MACHINE_FIELDS = "isa, cpu, l1d, l2, l3"
 PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
 
@@ -1546,6 +1957,7 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
             {"classes": {"kind": "str", "values": ["a", "a"]}},
             "classes must be distinct, got 'a' twice",
         ),
+        ({"probe_plans": {}}, "probe_plans must be a list, got {}"),
         ({"plans": {}}, "plans must be a list, got {}"),
         ({"plans": [3]}, "plans[0] must be an object of rows, strategies, precisions, got 3"),
         (
@@ -1632,6 +2044,109 @@ def test_header_values(path: Path, changes: dict[str, Any], message: str) -> Non
 )
 def test_header_values_that_do_not_fit(path: Path, changes: dict[str, Any], message: str) -> None:
     assert refused(write(path, full_arrays(), header(**changes))) == message
+
+
+PROBE_PLAN = {"strategies": ["gate", "dense"], "precisions": ["int8", "f32"], "tolerance": 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("plans", "outputs", "message"),
+    [
+        ([3], 5, "lrgate.probe_plans[0] must be an object of strategies, precisions, tolerance"),
+        ([PROBE_PLAN | {"rows": 1}], 5, "lrgate.probe_plans[0] must be an object of "),
+        ([PROBE_PLAN] * 2, 5, "probe.planned must have shape (10, 2) for 2 plans, got (5, 2)"),
+        ([PROBE_PLAN], 10, "probe.planned must have shape (5, 2) for 1 plans, got (10, 2)"),
+        ([PROBE_PLAN], None, "probe.planned is missing"),
+        ([], 5, "lrgate.probe_plans is missing, though the file has probe.planned"),
+        (None, 5, "lrgate.probe_plans is missing, though the file has probe.planned"),
+        (
+            [PROBE_PLAN | {"strategies": ["gate", "skip"]}],
+            5,
+            "lrgate.probe_plans[0].strategies[1] must be dense or gate, got 'skip'",
+        ),
+        (
+            [PROBE_PLAN | {"precisions": ["int8", "int4"]}],
+            5,
+            "lrgate.probe_plans[0].precisions[1] must be one of f32, int8, got 'int4'",
+        ),
+        (
+            [PROBE_PLAN | {"tolerance": "1"}],
+            5,
+            "lrgate.probe_plans[0].tolerance must be a number, got '1'",
+        ),
+        (
+            [PROBE_PLAN | {"tolerance": True}],
+            5,
+            "lrgate.probe_plans[0].tolerance must be a number, got True",
+        ),
+        (
+            [PROBE_PLAN | {"tolerance": -1}],
+            5,
+            "lrgate.probe_plans[0].tolerance must be finite and at least 0, got -1",
+        ),
+        (
+            [{"strategies": ["gate"], "precisions": ["f32"], "tolerance": 0}],
+            5,
+            "probe.planned[0].strategies must have 2 entries, one a layer, got 1",
+        ),
+        (
+            [PROBE_PLAN | {"strategies": ["gate", "gate"]}],
+            5,
+            "probe.planned[0].strategies[1] must be dense, since layers[1] has no gate",
+        ),
+    ],
+)
+def test_outputs_of_plans_that_do_not_fit(
+    path: Path, plans: Any, outputs: int | None, message: str
+) -> None:
+    good = full_arrays() | {"probe.planned": np.ones((5, 2))}
+    write(path, good, header(probe_plans=[PROBE_PLAN]))
+    probe = load(path).probe
+    assert probe is not None and probe.planned is not None and len(probe.planned) == 1
+    arrays = full_arrays()
+    if outputs is not None:
+        arrays["probe.planned"] = np.ones((outputs, 2))
+    assert refused(write(path, arrays, header(probe_plans=plans))).startswith(message)
+
+
+def test_outputs_of_plans_need_a_probe(path: Path) -> None:
+    for key in ("probe.x", "probe.y"):
+        arrays = without("probe.x", "probe.y") | {"probe.planned": np.ones((5, 2))}
+        assert refused(write(path, arrays, header())) == "probe.x is missing"
+        arrays = without(key)
+        message = f"{key} is missing"
+        assert refused(write(path, arrays, header(probe_plans=[PROBE_PLAN]))) == message
+
+
+@pytest.mark.parametrize("width", [3, 4])
+@pytest.mark.parametrize("i", [0, 1])
+def test_scales_by_input_are_the_models_to_judge(path: Path, i: int, width: int) -> None:
+    """Files hold a scale of shape () or (in,) for any layer; what is refused, `Model` refuses."""
+    layers = list(full_model().layers)
+    scale = np.linspace(1, 2, width)
+    arrays = full_arrays() | {f"layers.{i}.quantization.scale": scale.astype(np.float32)}
+    try:
+        quantization = Quantization(scale, arrays[f"layers.{i}.quantization.offset"])
+        layers[i] = replace(layers[i], quantization=quantization)
+        model = replace(full_model(), layers=tuple(layers))
+    except ValueError as error:
+        assert refused(write(path, arrays, full_header())).endswith(str(error))
+    else:
+        assert_same(load(write(path, arrays, full_header())), model)
+        save(path, model)
+        assert_same(load(path), model)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "multilabel", "no task"])
+def test_tasks_are_the_models_to_judge(path: Path, task: str) -> None:
+    layers = full_model().layers
+    write(path, plain_arrays(), {"format_version": 1, "task": task})
+    try:
+        Model(layers, task=task)
+    except ValueError as error:
+        assert refused(path) == str(error)
+    else:
+        assert load(path).task == task
 
 
 @pytest.mark.parametrize(
@@ -1921,6 +2436,35 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
             lambda: Probe(np.ones(3), np.ones((3, 1))),
             ValueError,
             "x must have shape (n, d), got (3,)",
+        ),
+        (
+            lambda: Probe(np.ones((3, 2)), np.ones((3, 1)), 3),  # type: ignore[arg-type]
+            TypeError,
+            "planned must be a tuple or None, got int",
+        ),
+        (
+            lambda: Probe(np.ones((3, 2)), np.ones((3, 1)), [3]),  # type: ignore[arg-type]
+            TypeError,
+            "planned[0] must be of type PlannedOutputs, got int",
+        ),
+        (
+            lambda: Probe(
+                np.ones((3, 2)),
+                np.ones((3, 1)),
+                (PlannedOutputs(("gate",), ("f32",), np.ones((3, 2)), 0),),
+            ),
+            ValueError,
+            "planned[0].y must have shape (3, 1), got (3, 2)",
+        ),
+        (
+            lambda: PlannedOutputs(("gate",), ("f32",), np.ones((3, 2)), math.inf),
+            ValueError,
+            "tolerance must be finite and at least 0, got inf",
+        ),
+        (
+            lambda: PlannedOutputs(("gate",), ("f32", "f32"), np.ones((3, 2)), 0),
+            ValueError,
+            "precisions must have 1 entries, one for each of strategies, got 2",
         ),
         (
             lambda: Probe(np.ones((3, 2)), np.ones((2, 1))),
@@ -2228,4 +2772,4 @@ def test_names_of_things() -> None:
     assert repr(model.layers[1].quantization) == "Quantization(scale 0.02, offset 0)"
     assert repr(model.probe) == "Probe(5 rows, 4 -> 2, uint8)"
     assert issubclass(FileFormatError, ValueError)
-    assert files.FORMAT_VERSION == 1
+    assert files.FORMAT_VERSION == 2

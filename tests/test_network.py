@@ -6,6 +6,7 @@ import concurrent.futures
 import copy
 import dataclasses
 import gc
+import json
 import multiprocessing
 import pickle
 import warnings
@@ -18,9 +19,9 @@ import pytest
 from scipy import sparse
 
 import lrgate
-from lrgate import Gate, Layer, Network, network
+from lrgate import Gate, Layer, Network, files, network
 from lrgate.machine import fingerprint
-from lrgate.model import Activation, ClassPlan, Model, Probe
+from lrgate.model import Activation, ClassPlan, Model, Probe, Quantization
 from oracle import assert_close, forward, gated, make, rows
 
 W, B = np.array([[1.0, -1.0], [2.0, 0.5], [0.0, 1.0]]), np.array([0.0, -1.0, 0.25])
@@ -1000,6 +1001,7 @@ def test_files_whose_order_hides_something(
     tmp_path: Path, changes: dict[str, np.ndarray], message: str
 ) -> None:
     arrays = {
+        "lrgate": np.array('{"format_version": 1}'),
         "layers.0.weight": np.ones((3, 2)),
         "layers.0.order": np.array([2, 0]),
         "layers.0.gate.u": np.ones((2, 2)),
@@ -1268,13 +1270,260 @@ def test_with_probe_refuses_other_dtypes(net: Network, dtype: Any) -> None:
             net.with_probe(np.zeros((2, 20)).astype(dtype))
 
 
+@pytest.mark.parametrize(
+    "x",
+    [
+        sparse.csr_matrix(np.eye(20)[:3]),
+        sparse.csc_array(np.eye(20, dtype=np.uint8)[:3]),
+        sparse.coo_matrix(np.eye(20)[:3] > 0),
+        np.ma.MaskedArray(np.eye(20)[:3]),
+    ],
+)
+def test_with_probe_takes_sparse_rows(net: Network, x: Any) -> None:
+    probed = net.with_probe(x)
+    assert probed.probe is not None and probed.check() <= 1e-6
+    np.testing.assert_array_equal(probed.probe.x, np.eye(20)[:3])
+    assert probed.probe.x.dtype == (np.uint8 if x.dtype == np.uint8 else np.float32)
+    assert type(probed.probe.x) is np.ndarray
+
+
+def with_value(value: float) -> np.ndarray:
+    x = np.zeros((4, 20))
+    x[2, 7] = value
+    return x
+
+
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39, -1e300])
+def test_with_probe_refuses_what_is_not_finite(net: Network, value: float, kind: Any) -> None:
+    with pytest.raises(ValueError) as error:
+        net.with_probe(kind(with_value(value)))
+    assert str(error.value) == "x must be finite in float32, got NaN or infinity in row 2"
+
+
+def test_with_probe_refuses_outputs_that_are_not_finite() -> None:
+    net = Network.from_layers([(np.full((1, 2), 3e38), np.zeros(1))])
+    with pytest.raises(ValueError) as error:
+        net.with_probe(np.array([[0, 0], [1, 1]]))
+    assert str(error.value) == "x must have finite outputs, got NaN or infinity in row 1"
+
+
+def test_with_probe_refuses_masked_and_many_sparse_rows(net: Network) -> None:
+    masked = np.ma.MaskedArray(np.eye(20), mask=np.eye(20) * (np.arange(20)[:, None] == 4))
+    with pytest.raises(ValueError, match=r"^x must not have masked values, got some in row 4$"):
+        net.with_probe(masked)
+    with pytest.raises(ValueError, match=r"^x must be a few rows: sparse ones are stored dense, "):
+        net.with_probe(sparse.csr_matrix((10_000_000, 20), dtype=np.float32))
+
+
+@pytest.mark.parametrize("index", [20, 2**30, -1])
+def test_with_probe_reads_no_index_beyond(net: Network, index: int) -> None:
+    x = sparse.csr_matrix(np.eye(20)[:3])
+    x.indices[1] = index
+    with pytest.raises(ValueError, match="ind"):
+        net.with_probe(x)
+
+
+def planned(seed: int = 0) -> Network:
+    """A network with gates and orders in int8, two classes of other gates, and 32 probe rows."""
+    net = gated(make([20, 60, 40, 5]), rank=4)
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(300, 20)).astype(np.float32)
+    orders = [draw.permutation(60)[:50], draw.permutation(40)[:35], None]
+    net = net.with_order(orders).quantize(x)
+    plans = (
+        ClassPlan(1, ("gate", "skip", "dense"), ("int8",) * 3),
+        ClassPlan(64, ("gate", "gate", "skip"), ("int8", "int8", "f32")),
+        ClassPlan(1024, ("skip", "dense", "skip"), ("f32",) * 3),
+    )
+    return Network(dataclasses.replace(model_of(net), plan=plans)).with_probe(x[:32])
+
+
+def test_a_probe_has_the_outputs_of_the_plan() -> None:
+    net = planned()
+    assert net.probe is not None and net.probe.planned is not None
+    forms = [(one.strategies, one.precisions) for one in net.probe.planned]
+    assert forms == [
+        (("gate", "dense", "dense"), ("int8",) * 3),
+        (("gate", "gate", "dense"), ("int8", "int8", "f32")),
+    ]
+    for one, form in zip(net.probe.planned, forms, strict=True):
+        np.testing.assert_array_equal(one.y, net.with_strategies(*form)(net.probe.x))
+        assert np.abs(one.y - net.probe.y).max() > 1e-3 * np.abs(net.probe.y).max()
+        assert network.CHECK_TOLERANCE <= one.tolerance < 0.2
+    assert net.check() <= 1e-4
+    dense = net.dense().with_probe(net.probe.x)
+    assert dense.probe is not None and dense.probe.planned == ()
+
+
+def changed(net: Network, i: int, part: str, change: Any) -> Network:
+    """`net` with one array of one layer changed, as damage does: all else stays, also the probe."""
+    layer = net.layers[i]
+    owner, _, name = part.rpartition(".")
+    if owner:
+        inner = getattr(layer, owner)
+        new = dataclasses.replace(inner, **{name: change(np.array(getattr(inner, name)))})
+        layer = dataclasses.replace(layer, **{owner: new})
+    else:
+        layer = dataclasses.replace(layer, **{name: change(np.array(getattr(layer, name)))})
+    layers = (*net.layers[:i], layer, *net.layers[i + 1 :])
+    return Network(dataclasses.replace(model_of(net), layers=layers))
+
+
+@pytest.mark.parametrize("plan_stays", [True, False])
+@pytest.mark.parametrize("i", [0, 1])
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("weight", lambda weight: weight[::-1]),
+        ("bias", lambda bias: bias + 0.2),
+        ("order", lambda order: order[:-9]),
+        ("gate.u", lambda u: -u),
+        ("gate.v", lambda v: np.roll(v, 1, axis=1)),
+        ("gate.bias", lambda bias: bias - 0.5),
+        ("gate.range", lambda bounds: bounds / 16),
+        ("quantization.scale", lambda scale: scale * 2),
+        ("quantization.scale", lambda scale: scale / 2),
+        ("quantization.offset", lambda offset: offset + 200),
+    ],
+)
+def test_check_notices_damage(part: str, change: Any, i: int, plan_stays: bool) -> None:
+    """Also under a plan that does not use the part, as after it was measured again."""
+    net = planned()
+    if not plan_stays:
+        net = net.dense()
+        assert net.check() <= 1e-4
+    with pytest.raises(ValueError, match=r"^the probe's outputs( under the plan \S+)? differ "):
+        changed(net, i, part, change).check()
+
+
+def test_check_tells_the_plan() -> None:
+    with pytest.raises(ValueError) as error:
+        changed(planned(), 0, "gate.bias", lambda bias: bias - 0.5).check()
+    start = "the probe's outputs under the plan gate8-dense8-dense8 differ from the stored ones by "
+    assert str(error.value).startswith(start)
+
+
+def test_flips_that_change_labels_are_noticed(tmp_path: Path) -> None:
+    """In a file without a checksum, of those that load."""
+    net, path = planned(), tmp_path / "net.safetensors"
+    net.save(path)
+    header = files._header(model_of(net)) | {"format_version": 1}
+    del header["checksum"]
+    saved = path.read_bytes()
+    start = 8 + int.from_bytes(saved[:8], "little")
+    tensors = json.loads(saved[8:start])
+    tensors["__metadata__"]["lrgate"] = json.dumps(header)
+    text = json.dumps(tensors).encode()
+    content = len(text).to_bytes(8, "little") + text + saved[start:]
+    start = 8 + len(text)
+    x = np.random.default_rng(1).normal(size=(400, 20)).astype(np.float32)
+    plans = [(plan.strategies, plan.precisions) for plan in net.plan]
+    expected = [net.with_strategies(*plan)(x).argmax(axis=1) for plan in plans]
+    draw, noticed, missed = np.random.default_rng(2), 0, 0
+    for bit in 8 * draw.integers(start, len(content), 1200) + draw.integers(4, 8, 1200):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            other = Network.load(path)
+        except lrgate.FileFormatError:
+            continue
+        got = [other.with_strategies(*plan)(x).argmax(axis=1) for plan in plans]
+        if max((a != b).mean() for a, b in zip(got, expected, strict=True)) > 0.01:
+            try:
+                other.check()
+            except ValueError:
+                noticed += 1
+            else:
+                missed += 1
+    assert noticed > 30
+    assert missed <= 0.1 * noticed
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_files_keep_the_outputs_of_plans(tmp_path: Path, suffix: str) -> None:
+    net, path = planned(), tmp_path / f"net.{suffix}"
+    net.save(path)
+    loaded = Network.load(path)
+    assert loaded.probe is not None and net.probe is not None
+    for one, other in zip(loaded.probe.planned or (), net.probe.planned or (), strict=True):
+        np.testing.assert_array_equal(one.y, other.y, strict=True)
+        assert (one.strategies, one.precisions) == (other.strategies, other.precisions)
+        assert one.tolerance == other.tolerance
+    assert loaded.check() == net.check()
+
+
+def test_saving_adds_the_outputs_that_lack(tmp_path: Path) -> None:
+    """Gates and bytes that changed since the probe was stored leave none; other plans keep them."""
+    net, path = planned(), tmp_path / "net.npz"
+    others = {
+        "gates": net.with_gates({0: net.layers[0].gate, 1: None}),
+        "order": net.with_order({1: np.arange(40)}),
+        "quantization": net.with_quantization({0: Quantization(0.05, 128)}),
+    }
+    for other in others.values():
+        assert other.probe is not None and other.probe.planned == ()
+    others["plan"] = net.with_strategies(["dense", "gate", "skip"], "int8")
+    others["no outputs"] = Network(
+        dataclasses.replace(model_of(net), probe=Probe(net.probe.x, net.probe.y))
+    )
+    for name, other in others.items():
+        other.save(path)
+        loaded = Network.load(path)
+        assert loaded.probe is not None and loaded.probe.planned is not None
+        have = {(one.strategies, one.precisions) for one in loaded.probe.planned}
+        for entry in loaded.plan:
+            form = tuple(word.replace("skip", "dense") for word in entry.strategies)
+            is_dense = "gate" not in form and "int8" not in entry.precisions
+            assert is_dense or (form, entry.precisions) in have, name
+        if name != "order":  # which has units that the probe's rows were computed without
+            assert loaded.check() <= 1e-4
+        assert len(have) == {"plan": 3}.get(name, len(have))
+
+
+def test_check_of_gates_that_were_never_on_together() -> None:
+    """As a plan that was measured again may have them."""
+    net = planned()
+    mixed = net.with_strategies(["skip", "gate", "skip"], ["f32", "int8", "f32"])
+    assert mixed.probe is not None and len(mixed.probe.planned or ()) == 2
+    assert mixed.check() <= 1e-4
+    with pytest.raises(ValueError, match=r"^the probe's outputs under the plan gate8-"):
+        changed(mixed, 1, "gate.bias", lambda bias: bias - 1).check()
+
+
+def test_check_of_files_without_outputs_of_plans() -> None:
+    """Format version 1: then only what is far from dense is noticed."""
+    net = planned()
+    for i in (0, 1):  # gates that let most units through, as those that serve do
+        net = changed(net, i, "gate.bias", lambda bias: bias + 5)
+    assert net.probe is not None
+    old = Network(dataclasses.replace(model_of(net), probe=Probe(net.probe.x, net.probe.y)))
+    assert old.check() <= 1e-4
+    for i in (0, 1):
+        with pytest.raises(ValueError, match=r"differ from the dense ones by more than 50%: "):
+            changed(old, i, "quantization.scale", lambda scale: scale * 1000).check()
+    with pytest.raises(ValueError, match=r"differ from the stored ones by "):
+        changed(old, 0, "weight", lambda weight: weight[::-1]).check()
+
+
+def test_few_plans_are_stored() -> None:
+    net = gated(make([20, 60, 40, 30, 30, 30, 5]), rank=4)
+    names = ("dense", "gate")
+    strategies = [(*(names[n >> i & 1] for i in range(5)), "dense") for n in range(32)]
+    plans = tuple(ClassPlan(n + 1, words, ("f32",) * 6) for n, words in enumerate(strategies))
+    net = Network(dataclasses.replace(model_of(net), plan=plans)).with_probe(rows(5, 20))
+    assert net.probe is not None and len(net.probe.planned or ()) == 16
+    assert net.check() <= 1e-4
+
+
 # --- storing, copying, showing ------------------------------------------------------------------
 
 
 def everything() -> Network:
     """A network that has all there is to store."""
     net = gated(make([20, 50, 30, 3], classes=["a", "b", "c"], input_scale=0.5, input_shift=0.1))
-    net = net.with_probe(rows(5, 20)).with_metadata({"seed": 3, "command": ["a", "b"]})
+    net = net.with_metadata({"seed": 3, "command": ["a", "b"]})
     plan = (
         ClassPlan(1, ("gate", "skip", "dense"), ("f32",) * 3),
         ClassPlan(32, ("skip", "gate", "skip"), ("f32",) * 3),
@@ -1282,8 +1531,8 @@ def everything() -> Network:
     fields = {
         name: getattr(net, name) for name in ("task", "classes", "input_scale", "input_shift")
     }
-    model = Model(layers=net.layers, plan=plan, probe=net.probe, metadata=net.metadata, **fields)
-    return Network(model)
+    model = Model(layers=net.layers, plan=plan, metadata=net.metadata, **fields)
+    return Network(model).with_probe(rows(5, 20))
 
 
 def assert_same(a: Network, b: Network) -> None:

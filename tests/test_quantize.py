@@ -395,7 +395,8 @@ def test_a_layer_too_wide_for_int8(tmp_path: Path) -> None:
     assert str(error.value) == refused
     path = tmp_path / "net.npz"
     one = {"layers.0.quantization.scale": np.ones(()), "layers.0.quantization.offset": np.zeros(())}
-    np.savez(path, **{"layers.0.weight": np.ones((1, width))}, **one)
+    header = np.array('{"format_version": 1}')
+    np.savez(path, **{"lrgate": header, "layers.0.weight": np.ones((1, width))}, **one)
     with pytest.raises(lrgate.FileFormatError) as error:
         Network.load(path)
     assert str(error.value) == f"{path}: {refused}"

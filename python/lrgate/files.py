@@ -9,15 +9,18 @@ key                                   what it holds
 ``layers.{i}.gate.bias``              (out,)
 ``layers.{i}.gate.range``             (2, rank); see `Gate`
 ``layers.{i}.order``                  (k,) integers; the units computed, see `Layer`
-``layers.{i}.quantization.scale``     () or (d,), as ``.offset``; see `Quantization`
+``layers.{i}.quantization.scale``     () or (in,), as ``.offset``; see `Quantization`
 ``input.scale``, ``input.shift``      () or (d,)
 ``input.range``                       (2,) or (2, d); the lowest and the highest raw input
 ``probe.x``, ``probe.y``              (n, d) and (n, k)
+``probe.planned``                     (m n, k), m times (n, k); see `PlannedOutputs`
 ``lrgate``                            all that is no array, as JSON: see `_header`
 ====================================  ==================================================
 
 In an `.npz` file ``lrgate`` is a 0-d array of text, in a `.safetensors` file an entry of the file's
-metadata. It may be missing: then hidden layers are ReLU and the last one is linear.
+metadata. A file of weights, biases and input keys alone may lack it: then hidden layers are ReLU
+and the last one is linear. Since format version 2 the JSON has a checksum of the whole file, see
+`_Checksum`; files of version 1 have none.
 
 A file is not trusted. Nothing in it is unpickled; every size that it states is checked against the
 bytes that are there before memory is taken for it; and whatever is wrong with it ends in a
@@ -27,6 +30,7 @@ bytes that are there before memory is taken for it; and whatever is wrong with i
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import math
@@ -34,9 +38,11 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,6 +58,7 @@ from lrgate.model import (
     Layer,
     Machine,
     Model,
+    PlannedOutputs,
     Probe,
     Quantization,
     as_classes,
@@ -64,14 +71,15 @@ from lrgate.model import (
 
 __all__ = ["FORMAT_VERSION", "MAX_BYTES", "FileFormatError", "load", "save"]
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MAX_BYTES: Final = 4 << 30
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 
-# No dimension, and no list of labels, of a real model comes near these.
+# No dimension, no number of layers, and no list of labels, of a real model comes near these.
 _MAX_DIMENSION: Final = 2**31 - 1
+_MAX_LAYERS: Final = 10_000
 _MAX_HEADER_CHARACTERS: Final = 4 << 20
 _MAX_LABEL_BYTES: Final = 64 << 20
 
@@ -100,12 +108,15 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Model:
     Raises
     ------
     ValueError
-        For another suffix, or a `max_bytes` below 1.
+        For another suffix, a path with a NUL character, or a `max_bytes` below 1.
     FileFormatError
         For a file that is truncated, damaged, too large, from a newer lrgate, or not a model: an
-        unknown or missing key, a wrong type or shape. It is a ValueError.
+        unknown or missing key, a wrong type or shape, a checksum that does not match; for a pipe
+        or device. It is a ValueError.
     OSError
         For a file that is missing or cannot be read.
+    MemoryError
+        For a file whose arrays do not fit into memory.
 
     Examples
     --------
@@ -117,7 +128,9 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Model:
     if max_bytes < 1:
         raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
     try:
-        arrays, header = read(path, max_bytes)
+        _check_kind(os.stat(path))  # before it is opened, which a pipe's writer would notice
+        with _opened(path) as file:
+            arrays, header = read(path, file, max_bytes)
         return _to_model(arrays, header)
     except FileFormatError as error:
         raise FileFormatError(f"{path}: {error}") from error.__cause__
@@ -141,7 +154,8 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
     Raises
     ------
     ValueError
-        For another suffix, or classes, metadata and report that take more than 4 MiB as JSON.
+        For another suffix, a path with a NUL character, more than 10,000 layers, or classes,
+        metadata and report that take more than 4 MiB as JSON.
     TypeError
         For a `model` of another type.
     OSError
@@ -155,6 +169,8 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
     write = _by_suffix(path, npz=_write_npz, safetensors=_write_safetensors)
     if not isinstance(model, Model):
         raise TypeError(f"model must be of type Model, got {type(model).__name__}")
+    if len(model.layers) > _MAX_LAYERS:
+        raise ValueError(f"model must have at most {_MAX_LAYERS} layers, got {len(model.layers)}")
     arrays = _to_arrays(model)
     text = json.dumps(_header(model), separators=(",", ":"), allow_nan=False)
     if len(text) > _MAX_HEADER_CHARACTERS:
@@ -162,11 +178,17 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
             f"classes, metadata and report must take at most {_MAX_HEADER_CHARACTERS} characters "
             f"of JSON, got {len(text)}"
         )
+    checksum = _Checksum()
+    for key, array in arrays.items():
+        checksum.add(key, array)
+    text = checksum.into(text)
     with replacing(path) as file:
         write(file, arrays, text)
 
 
 def _by_suffix(path: Path, *, npz: T, safetensors: T) -> T:
+    if "\0" in str(path):
+        raise ValueError(f"path must not have a NUL character, got {str(path)!r}")
     match path.suffix.lower():
         case ".npz":
             return npz
@@ -175,12 +197,90 @@ def _by_suffix(path: Path, *, npz: T, safetensors: T) -> T:
     raise ValueError(f"path must end in .npz or .safetensors, got {str(path)!r}")
 
 
+def _opened(path: Path) -> _CappedReader:
+    """The file, opened without waiting, as opening a pipe does that nobody writes to."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+    file = _CappedReader(io.FileIO(path, opener=opener))
+    try:
+        _check_kind(os.fstat(file.fileno()))  # another one may have taken its place
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_kind(status: os.stat_result) -> None:
+    # A folder is left to `open`, which has an exception for it.
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        kind = "a pipe" if stat.S_ISFIFO(status.st_mode) else "a device or socket"
+        raise FileFormatError(f"it must be a regular file, not {kind}")
+
+
+class _CappedReader(io.BufferedReader):
+    """A file that never reads more at once than a model file needs.
+
+    zipfile takes the size of its directory from the file and reads that much in one call; other
+    reads stay within `_CHUNK`.
+    """
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        if size > _MAX_READ:
+            raise FileFormatError(f"its zip directory is too large: {size} bytes")
+        return super().read(size)
+
+
+class _Checksum:
+    """The checksum of a model file, the same in both formats.
+
+    SHA-256 of a list in text: the JSON text with ``"checksum":""``, then, by key, every array's
+    key, dtype, shape and, of each MiB of its values (C order, little-endian), the CRC-32. CRC-32
+    takes 2.5 ms for 10 MB where SHA-256 takes 7, and thrice that on processors that have no
+    instructions for it. It sees all damage within 32 bits; other damage to a MiB passes with a
+    chance of 2**-32.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, str] = {}
+
+    def add(self, key: str, array: Array) -> None:
+        """Notes an array as it is stored."""
+        dtype = array.dtype.newbyteorder("<")
+        values = array.astype(dtype, order="C", copy=False).reshape(-1).view(np.uint8).data
+        sums = (zlib.crc32(values[i : i + _CHUNK]) for i in range(0, len(values), _CHUNK))
+        words = (key, dtype.str, *map(str, array.shape), ":", *(f"{crc:08x}" for crc in sums))
+        self._lines[key] = " ".join(words)
+
+    def into(self, text: str) -> str:
+        """The JSON text, in which the checksum is empty, with the checksum."""
+        return text.replace(_NO_CHECKSUM, f'"checksum":"{self._of(text)}"', 1)
+
+    def check(self, text: str, stored: str) -> None:
+        """Refuses another checksum than that of the arrays noted and the JSON text."""
+        if self._of(text.replace(stored, "", 1)) != stored:
+            raise FileFormatError("its content does not match lrgate.checksum: it is damaged")
+
+    def _of(self, text: str) -> str:
+        lines = [text, *(line for _, line in sorted(self._lines.items()))]
+        return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+# The first key, so that none that the user wrote can be taken for it.
+_NO_CHECKSUM: Final = '"checksum":""'
+
+
 # --- between a model and its keys ---------------------------------------------------------------
 
 _LAYER_KEY: Final = re.compile(
     r"layers\.(0|[1-9][0-9]{0,8})\."
     r"(weight|bias|order|gate\.(?:u|v|bias|range)|quantization\.(?:scale|offset))"
 )
+# What files of others lack. Without its settings such a network would run, and be another.
+_OWN_KEY: Final = re.compile(r"layers\..*\.(order|gate\..*|quantization\..*)|probe\..*")
 _SHAPES: Final = {
     "weight": "(out, in)",
     "bias": "(out,)",
@@ -188,15 +288,24 @@ _SHAPES: Final = {
     "gate.v": "(rank, out)",
     "gate.bias": "(out,)",
     "gate.range": "(2, rank)",
-    "quantization.scale": "() or (d,)",
+    "quantization.scale": "() or (d,)",  # d is the layer's width here
     "quantization.offset": "() or (d,)",
     "input.scale": "() or (d,)",
     "input.shift": "() or (d,)",
     "probe.x": "(n, d)",
     "probe.y": "(n, k)",
+    "probe.planned": "(n, k)",
 }
-_TOP_KEYS: Final = ("input.scale", "input.shift", "input.range", "probe.x", "probe.y")
+_TOP_KEYS: Final = (
+    "input.scale",
+    "input.shift",
+    "input.range",
+    "probe.x",
+    "probe.y",
+    "probe.planned",
+)
 _HEADER_KEYS: Final = (
+    "checksum",
     "format_version",
     "activations",
     "ranks",
@@ -206,6 +315,7 @@ _HEADER_KEYS: Final = (
     "metadata",
     "machine",
     "report",
+    "probe_plans",
 )
 
 
@@ -234,13 +344,17 @@ def _to_arrays(model: Model) -> dict[str, Array]:
     if model.probe is not None:
         arrays["probe.x"] = model.probe.x
         arrays["probe.y"] = model.probe.y
+        if model.probe.planned:
+            arrays["probe.planned"] = np.concatenate([one.y for one in model.probe.planned])
     return arrays
 
 
 def _header(model: Model) -> dict[str, Any]:
     """What is no array: the object that the key ``lrgate`` holds as JSON text."""
     gates = [layer.gate for layer in model.layers]
+    planned = None if model.probe is None else model.probe.planned
     return {
+        "checksum": "",
         "format_version": FORMAT_VERSION,
         "activations": [layer.activation.to_json() for layer in model.layers],
         "ranks": [None if gate is None else gate.rank for gate in gates],
@@ -250,6 +364,15 @@ def _header(model: Model) -> dict[str, Any]:
         "metadata": model.metadata,
         "machine": model.machine,
         "report": model.report,
+        "probe_plans": None if planned is None else [_planned_to_json(one) for one in planned],
+    }
+
+
+def _planned_to_json(planned: PlannedOutputs) -> dict[str, Any]:
+    return {
+        "strategies": list(planned.strategies),
+        "precisions": list(planned.precisions),
+        "tolerance": planned.tolerance,
     }
 
 
@@ -272,9 +395,9 @@ def _classes_to_json(classes: Array) -> dict[str, Any]:
 
 
 def _to_model(arrays: dict[str, Array], header: dict[str, Any]) -> Model:
-    count = _count_layers(arrays)
-    activations = _activations(header, count)
-    layers = tuple(_layer(arrays, i, activations[i]) for i in range(count))
+    parts = _by_layer(arrays)
+    activations = _activations(header, len(parts))
+    layers = tuple(_layer(parts[i], i, activation) for i, activation in enumerate(activations))
     _check_ranks(header, layers)
     plans = _typed(header, "plans", list)
     classes = _typed(header, "classes", dict)
@@ -287,7 +410,7 @@ def _to_model(arrays: dict[str, Array], header: dict[str, Any]) -> Model:
             input_scale=arrays.get("input.scale"),
             input_shift=arrays.get("input.shift"),
             plan=None if plans is None else tuple(_plan(plan, i) for i, plan in enumerate(plans)),
-            probe=_probe(arrays),
+            probe=_probe(arrays, header),
             metadata=_typed(header, "metadata", dict) or {},
             input_range=arrays.get("input.range"),
             machine=None if machine is None else _machine(machine),
@@ -295,53 +418,83 @@ def _to_model(arrays: dict[str, Array], header: dict[str, Any]) -> Model:
         )
 
 
-def _count_layers(arrays: dict[str, Array]) -> int:
-    matches = [match for key in arrays if (match := _LAYER_KEY.fullmatch(key))]
-    found = {int(match[1]) for match in matches}
-    for i in range(max(found, default=0) + 1):
-        if i not in found:
-            others = f": it has layers up to {max(found)}" if found else ""
+def _by_layer(arrays: dict[str, Array]) -> dict[int, dict[str, Array]]:
+    """The arrays of each layer, from 0 on without a gap, by what follows ``layers.{i}.``."""
+    parts: dict[int, dict[str, Array]] = {}
+    for key, array in arrays.items():
+        if match := _LAYER_KEY.fullmatch(key):
+            parts.setdefault(int(match[1]), {})[match[2]] = array
+    for i in range(max(parts, default=0) + 1):
+        if i not in parts:
+            others = f": it has layers up to {max(parts)}" if parts else ""
             raise FileFormatError(f"layers.{i}.weight is missing{others}")
-    return len(found)
+    return parts
 
 
-def _layer(arrays: dict[str, Array], i: int, activation: Activation) -> Layer:
+def _layer(parts: dict[str, Array], i: int, activation: Activation) -> Layer:
     name = f"layers.{i}."
-    weight = _required(arrays, name + "weight")
-    bias = arrays.get(name + "bias")
+    weight = _required(parts, "weight", name)
+    bias = parts.get("bias")
     if weight.size == 0:  # it may state more units than memory has room for their biases
         raise FileFormatError(
             f"{name}weight must have at least one row and one column, got {weight.shape}"
         )
     with _naming(name):
         bias = np.zeros(len(weight), np.float32) if bias is None else bias
-        gate = _gate(arrays, name + "gate.")
-        quantization = _quantization(arrays, name + "quantization.")
-        return Layer(weight, bias, activation, gate, arrays.get(name + "order"), quantization)
+        gate = _gate(parts, name)
+        quantization = _quantization(parts, name)
+        return Layer(weight, bias, activation, gate, parts.get("order"), quantization)
 
 
-def _gate(arrays: dict[str, Array], name: str) -> Gate | None:
-    if not any(key.startswith(name) for key in arrays):
+def _gate(parts: dict[str, Array], name: str) -> Gate | None:
+    if not any(key.startswith("gate.") for key in parts):
         return None
-    u, v, bias = (_required(arrays, name + part) for part in ("u", "v", "bias"))
-    with _naming(name):
-        return Gate(u, v, bias, arrays.get(name + "range"))
+    u, v, bias = (_required(parts, f"gate.{part}", name) for part in ("u", "v", "bias"))
+    with _naming(f"{name}gate."):
+        return Gate(u, v, bias, parts.get("gate.range"))
 
 
-def _quantization(arrays: dict[str, Array], name: str) -> Quantization | None:
-    if not any(key.startswith(name) for key in arrays):
+def _quantization(parts: dict[str, Array], name: str) -> Quantization | None:
+    if not any(key.startswith("quantization.") for key in parts):
         return None
-    scale, offset = _required(arrays, name + "scale"), _required(arrays, name + "offset")
-    with _naming(name):
+    scale, offset = (_required(parts, f"quantization.{part}", name) for part in ("scale", "offset"))
+    with _naming(f"{name}quantization."):
         return Quantization(scale, offset)
 
 
-def _probe(arrays: dict[str, Array]) -> Probe | None:
-    if "probe.x" not in arrays and "probe.y" not in arrays:
+def _probe(arrays: dict[str, Array], header: dict[str, Any]) -> Probe | None:
+    plans = _typed(header, "probe_plans", list)
+    if plans is None and not any(key.startswith("probe.") for key in arrays):
         return None
     x, y = _required(arrays, "probe.x"), _required(arrays, "probe.y")
+    planned: tuple[PlannedOutputs, ...] | None = None
+    if plans or "probe.planned" in arrays:
+        planned = _planned(arrays, plans or [], y)
+    elif plans is not None:
+        planned = ()
     with _naming("probe."):
-        return Probe(x, y)
+        return Probe(x, y, planned)
+
+
+def _planned(arrays: dict[str, Array], plans: list[Any], y: Array) -> tuple[PlannedOutputs, ...]:
+    stored = _required(arrays, "probe.planned")
+    if not plans:
+        raise FileFormatError("lrgate.probe_plans is missing, though the file has probe.planned")
+    if stored.shape != (len(plans) * y.shape[0], y.shape[1]):
+        raise FileFormatError(
+            f"probe.planned must have shape ({len(plans) * y.shape[0]}, {y.shape[1]}) for "
+            f"{len(plans)} plans, got {stored.shape}"
+        )
+    fields = ("strategies", "precisions", "tolerance")
+    planned = []
+    for i, (plan, outputs) in enumerate(zip(plans, np.split(stored, len(plans)), strict=True)):
+        name = f"lrgate.probe_plans[{i}]"
+        _check_fields(name, plan, fields)
+        with _naming(f"{name}."):
+            planned.append(
+                PlannedOutputs(plan["strategies"], plan["precisions"], outputs, plan["tolerance"])
+            )
+    return tuple(planned)
 
 
 def _activations(header: dict[str, Any], count: int) -> list[Activation]:
@@ -432,6 +585,20 @@ def _parse_header(text: str | None) -> dict[str, Any]:
     return header
 
 
+def _check_settings(keys: Iterable[str], header: dict[str, Any]) -> None:
+    """Refuses a file that has lost its settings."""
+    own = next((key for key in keys if _OWN_KEY.fullmatch(key)), None)
+    if not header and own is not None:
+        raise FileFormatError(f"lrgate is missing, though the file has {own}")
+
+
+def _stored_checksum(header: dict[str, Any]) -> str | None:
+    stored = _typed(header, "checksum", str)
+    if stored is None and header.get("format_version", 1) > 1:
+        raise FileFormatError("lrgate.checksum is missing: format version 2 has one")
+    return stored
+
+
 def _check_version(header: dict[str, Any]) -> None:
     if "format_version" not in header:
         raise FileFormatError("lrgate.format_version is missing")
@@ -450,8 +617,8 @@ def _check_version(header: dict[str, Any]) -> None:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise FileFormatError(f"lrgate has the key {twice!r} twice in one object")
     return values
 
@@ -482,21 +649,26 @@ def _check_count(name: str, values: list[Any], count: int) -> None:
         )
 
 
-def _required(arrays: dict[str, Array], key: str) -> Array:
+def _required(arrays: dict[str, Array], key: str, prefix: str = "") -> Array:
     if key not in arrays:
-        raise FileFormatError(f"{key} is missing")
+        raise FileFormatError(f"{prefix}{key} is missing")
     return arrays[key]
 
 
 def _check_keys(keys: Iterable[str]) -> None:
     """Refuses keys that mean nothing: behind a typo a gate or a bias would silently be lost."""
     for key in keys:
-        if key not in _TOP_KEYS and not _LAYER_KEY.fullmatch(key):
+        if key in _TOP_KEYS:
+            continue
+        match = _LAYER_KEY.fullmatch(key)
+        if match is None:
             raise FileFormatError(
                 f"unknown key {key!r}; expected lrgate, layers.{{i}}.weight, .bias, .gate.u, "
                 ".gate.v, .gate.bias, .gate.range, .order, .quantization.scale, "
                 f".quantization.offset, {', '.join(_TOP_KEYS)}"
             )
+        if int(match[1]) >= _MAX_LAYERS:
+            raise FileFormatError(f"it must have at most {_MAX_LAYERS} layers, got {key}")
 
 
 def _converted(key: str, array: Array) -> Array:
@@ -517,7 +689,9 @@ def _converted(key: str, array: Array) -> Array:
 
 
 def _check_dimensions(key: str, shape: tuple[int, ...]) -> None:
-    if len(shape) > 2 or any(not 0 <= size <= _MAX_DIMENSION for size in shape):
+    # NumPy takes True for an integer.
+    good = all(type(size) is int and 0 <= size <= _MAX_DIMENSION for size in shape)
+    if len(shape) > 2 or not good:
         raise FileFormatError(
             f"{key} must have at most 2 dimensions, each of 0 to {_MAX_DIMENSION}, got {shape}"
         )
@@ -553,40 +727,32 @@ _DEFLATE_RATIO: Final = 1032
 _SAMPLE_BYTES: Final = 1 << 20
 # The last record of a zip file, less what is not looked at.
 _ZIP_END: Final = struct.Struct("<4s6xH10x")
-_MAX_NPY_HEADER: Final = 10_000
+# Of one or two dimensions they take less than 200. Parsing this many is no work, however nested.
+_MAX_NPY_HEADER: Final = 1000
 _CHUNK: Final = 1 << 20
 _MAX_READ: Final = 8 << 20
 
 
-class _CappedReader(io.BufferedReader):
-    """A file that never reads more at once than a model file needs.
-
-    zipfile takes the size of its directory from the file and reads that much in one call; other
-    reads stay within `_CHUNK`.
-    """
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0:
-            size = max(0, os.fstat(self.fileno()).st_size - self.tell())
-        if size > _MAX_READ:
-            raise FileFormatError(f"its zip directory is too large: {size} bytes")
-        return super().read(size)
-
-
-def _read_npz(path: Path, max_bytes: int) -> tuple[dict[str, Array], dict[str, Any]]:
-    with (
-        _CappedReader(io.FileIO(path)) as file,
-        _naming_zip_errors(),
-        zipfile.ZipFile(file) as archive,
-    ):
+def _read_npz(
+    path: Path, file: _CappedReader, max_bytes: int
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    with _naming_zip_errors(), zipfile.ZipFile(file) as archive:
         _check_end(file, len(archive.infolist()))
         members = _members(archive, os.fstat(file.fileno()).st_size, max_bytes)
-        text = members.pop("lrgate", None)
-        header = _parse_header(None if text is None else _read_text(archive, text))
+        member = members.pop("lrgate", None)
+        text = None if member is None else _read_text(archive, member)
+        header = _parse_header(text)
         _check_keys(members)
+        _check_settings(members, header)
+        stored, checksum = _stored_checksum(header), _Checksum()
         arrays = {}
         for key, info in members.items():
-            arrays[key] = _converted(key, _read_array(archive, info, key))
+            array = _read_array(archive, info, key)
+            if stored is not None:
+                checksum.add(key, array)
+            arrays[key] = _converted(key, array)
+        if text is not None and stored is not None:
+            checksum.check(text, stored)
         return arrays, header
 
 
@@ -715,6 +881,8 @@ def _read_npy_header(
     )
     try:
         shape, fortran_order, dtype = parse(text)
+    except MemoryError:
+        raise
     except Exception as error:  # NumPy evaluates the text as a literal; which can fail in any way
         raise FileFormatError(f"{key} has a damaged .npy header: {error}") from error
     return shape, fortran_order, dtype, 8 + len(length) + size
@@ -782,38 +950,53 @@ _SAFETENSORS_DTYPES: Final = {
 
 
 def _read_safetensors(
-    path: Path, max_bytes: int, tries: int = 10
+    path: Path, file: _CappedReader, max_bytes: int
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        _check_total(size, max_bytes)
-        try:
-            # It checks its header, and that the tensors fill the file without gap or overlap.
-            with safe_open(path, framework="numpy") as tensors:
-                header = _parse_header((tensors.metadata() or {}).get("lrgate"))
-                # In the order of the file.
-                keys = tensors.offset_keys()
-                _check_keys(keys)
-                layout = {key: _checked_tensor(key, tensors.get_slice(key)) for key in keys}
-        except SafetensorError as error:
-            raise FileFormatError(f"not a readable .safetensors file: {error}") from error
-        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            # Another one was moved there meanwhile, as `save` does.
-            if tries == 1:
-                raise FileFormatError("it is replaced again and again while it is read")
-            return _read_safetensors(path, max_bytes, tries - 1)
-        # Straight into memory of their own: a tensor that the package gives is a copy of a copy.
-        file.seek(min(8 + int.from_bytes(file.read(8), "little"), size))
-        arrays = {}
-        for key, (shape, dtype) in layout.items():
-            array = np.empty(shape, dtype)
-            read = file.readinto(array.reshape(-1).view(np.uint8).data)
-            if read != array.nbytes:
-                raise FileFormatError(f"{key} ends after {read} of {array.nbytes} bytes")
-            arrays[key] = _converted(key, array)
-        return arrays, header
+    size = os.fstat(file.fileno()).st_size
+    _check_total(size, max_bytes)
+    # A name of the file that is open, where the system has one, whatever is at `path` by now.
+    name = f"/dev/fd/{file.fileno()}"
+    name = name if os.path.exists(name) else str(path)
+    try:
+        # It checks its header, and that the tensors fill the file without gap or overlap.
+        with safe_open(name, framework="numpy") as tensors:
+            metadata = tensors.metadata() or {}
+            # In the order of the file.
+            keys = tensors.offset_keys()
+            text = metadata.get("lrgate")
+            header = _parse_header(text)
+            _check_keys(keys)
+            _check_metadata(metadata)
+            _check_settings(keys, header)
+            layout = {key: _checked_tensor(key, tensors.get_slice(key)) for key in keys}
+    except SafetensorError as error:
+        raise FileFormatError(f"not a readable .safetensors file: {error}") from error
+    if name == str(path) and not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+        raise FileFormatError("it was replaced while it was read")
+    # Straight into memory of their own: a tensor that the package gives is a copy of a copy.
+    file.seek(min(8 + int.from_bytes(file.read(8), "little"), size))
+    stored, checksum = _stored_checksum(header), _Checksum()
+    arrays = {}
+    for key, (shape, dtype) in layout.items():
+        array = np.empty(shape, dtype)
+        read = file.readinto(array.reshape(-1).view(np.uint8).data)
+        if read != array.nbytes:
+            raise FileFormatError(f"{key} ends after {read} of {array.nbytes} bytes")
+        if stored is not None:
+            checksum.add(key, array)
+        arrays[key] = _converted(key, array)
+    if text is not None and stored is not None:
+        checksum.check(text, stored)
+    return arrays, header
+
+
+def _check_metadata(metadata: dict[str, str]) -> None:
+    """Refuses entries of others beside lrgate's, and lrgate's under another key."""
+    for key, value in metadata.items():
+        if key != "lrgate" and ("lrgate" in metadata or '"format_version"' in value):
+            raise FileFormatError(f"unknown metadata key {key!r}; expected lrgate alone")
 
 
 def _checked_tensor(key: str, tensor: Any) -> tuple[tuple[int, ...], str]:

@@ -17,7 +17,16 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Activation", "ClassPlan", "Gate", "Layer", "Model", "Probe", "Quantization"]
+__all__ = [
+    "Activation",
+    "ClassPlan",
+    "Gate",
+    "Layer",
+    "Model",
+    "PlannedOutputs",
+    "Probe",
+    "Quantization",
+]
 
 Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
@@ -450,6 +459,48 @@ class ClassPlan:
 
 
 @dataclass(frozen=True, eq=False)
+class PlannedOutputs(_ReadOnlyArrays):
+    """What a network gives on its probe's rows under a plan that is not dense in f32.
+
+    Parameters
+    ----------
+    strategies : tuple of str
+        ``gate`` where the plan has gates, else ``dense``: skip gives the same outputs.
+    precisions : tuple of str
+        ``f32`` or ``int8``, one a layer.
+    y : array of shape (n, k)
+        The last layer's raw outputs.
+    tolerance : float
+        How far outputs may be from `y` on another machine or with skip for dense, relative to the
+        largest; finite and at least 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `ClassPlan` and `Layer`; for another strategy, or another tolerance.
+    """
+
+    strategies: tuple[str, ...]
+    precisions: tuple[str, ...]
+    y: Float32Array
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        plan = ClassPlan(1, self.strategies, self.precisions)
+        for i, word in enumerate(plan.strategies):
+            if word == "skip":
+                raise ValueError(f"strategies[{i}] must be dense or gate, got {word!r}")
+        _set(self, "strategies", plan.strategies)
+        _set(self, "precisions", plan.precisions)
+        _set(self, "y", as_float32(self.y, "y", "(n, k)"))
+        tolerance = self.tolerance
+        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float):
+            raise TypeError(f"tolerance must be a number, got {tolerance!r}")
+        if not 0 <= tolerance < math.inf:
+            raise ValueError(f"tolerance must be finite and at least 0, got {tolerance}")
+
+
+@dataclass(frozen=True, eq=False)
 class Probe(_ReadOnlyArrays):
     """A few real input rows with the network's outputs, for measuring and checking after a load.
 
@@ -459,7 +510,10 @@ class Probe(_ReadOnlyArrays):
         Raw input rows, before the network's scale and shift; uint8 stays uint8, all else becomes
         float32.
     y : array of shape (n, k)
-        The last layer's raw outputs for them.
+        The last layer's raw outputs for them, dense in f32.
+    planned : tuple of PlannedOutputs, optional
+        The same under plans with gates or in int8, each with other gates or precisions. None where
+        nobody computed them, as for files of format version 1.
 
     Raises
     ------
@@ -469,11 +523,20 @@ class Probe(_ReadOnlyArrays):
 
     x: npt.NDArray[np.uint8] | Float32Array
     y: Float32Array
+    planned: tuple[PlannedOutputs, ...] | None = None
 
     def __post_init__(self) -> None:
         _set(self, "x", as_rows(self.x, "x", "(n, d)"))
         _set(self, "y", as_float32(self.y, "y", "(n, k)"))
         _check_shape("y", self.y, (self.x.shape[0], self.y.shape[1]))
+        if self.planned is None:
+            return
+        if not isinstance(self.planned, tuple | list):
+            raise TypeError(f"planned must be a tuple or None, got {type(self.planned).__name__}")
+        _set(self, "planned", tuple(self.planned))
+        for i, outputs in enumerate(self.planned):
+            _check_type(f"planned[{i}]", outputs, PlannedOutputs)
+            _check_shape(f"planned[{i}].y", outputs.y, self.y.shape)
 
     def __repr__(self) -> str:
         rows, width = self.x.shape
@@ -545,6 +608,8 @@ class Model(_ReadOnlyArrays):
             _check_type("probe", self.probe, Probe)
             _check_shape("probe.x", self.probe.x, (len(self.probe.x), self.layers[0].inputs))
             _check_shape("probe.y", self.probe.y, (len(self.probe.x), self.layers[-1].outputs))
+            for i, planned in enumerate(self.probe.planned or ()):
+                self._check_planned(f"probe.planned[{i}]", planned)
         if self.input_range is not None:
             _set(self, "input_range", as_range(self.input_range))
             self._check_range(self.input_range.shape)
@@ -606,7 +671,20 @@ class Model(_ReadOnlyArrays):
                 )
             self._check_precisions(f"plan[{i}].precisions", entry)
 
-    def _check_precisions(self, name: str, plan: ClassPlan) -> None:
+    def _check_planned(self, name: str, planned: PlannedOutputs) -> None:
+        if len(planned.strategies) != len(self.layers):
+            raise ValueError(
+                f"{name}.strategies must have {len(self.layers)} entries, one a layer, "
+                f"got {len(planned.strategies)}"
+            )
+        for i, layer in enumerate(self.layers):
+            if planned.strategies[i] == "gate" and layer.gate is None:
+                raise ValueError(
+                    f"{name}.strategies[{i}] must be dense, since layers[{i}] has no gate"
+                )
+        self._check_precisions(f"{name}.precisions", planned)
+
+    def _check_precisions(self, name: str, plan: ClassPlan | PlannedOutputs) -> None:
         for i, layer in enumerate(self.layers):
             if plan.precisions[i] != "int8":
                 continue

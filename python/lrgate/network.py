@@ -28,6 +28,7 @@ from lrgate.model import (
     Layer,
     Machine,
     Model,
+    PlannedOutputs,
     Probe,
     Quantization,
     as_float32,
@@ -40,7 +41,23 @@ from lrgate.profiles import LayerProfile, Profile
 from lrgate.reports import Report
 
 CHECK_TOLERANCE = 1e-4
-"""How far :meth:`Network.check` lets outputs be from the stored ones, relative to the largest."""
+"""How far :meth:`Network.check` lets outputs be from the stored ones, relative to the largest.
+
+With gates or int8 more may be allowed: see there.
+"""
+
+# How far a plan's outputs may be from the dense ones where none of its own are stored: the root of
+# their mean square, relative to that of the dense outputs. Plans that serve are at 0.1 at most.
+_MOST_UNLIKE_DENSE: Final = 0.5
+# Rounding moves outputs as inputs do that change by this much, at most; with gates and int8 it
+# moves single units or bytes in few rows, so several such changes are tried.
+_NUDGE: Final = 1e-6
+_NUDGES: Final = 3
+_NUDGE_MARGIN: Final = 4
+# What a probe of sparse rows may take when it is made dense, in values.
+_MOST_PROBE_VALUES: Final = 1 << 26
+# The most plans whose outputs are stored with a probe.
+_MOST_PLANNED: Final = 16
 
 # What measuring the plan of a file from another machine may take, and the most classes it may have
 # to be measured: each takes a few calls at least.
@@ -107,15 +124,20 @@ class Network(_core.Network):
         ------
         FileFormatError
             If the file is not what lrgate writes, or is damaged, too large, or of a newer format. A
-            file is never unpickled, and sizes are checked before memory is taken.
+            file is never unpickled, sizes are checked before memory is taken, and the checksum is
+            checked.
+        ValueError
+            If the suffix is neither of the two, or `path` has a NUL character.
         OSError
             If the file cannot be read.
+        MemoryError
+            If the network does not fit into memory.
         """
         model = files.load(path)
         try:
             net = cls(model)
             if tune and model.machine not in (None, fingerprint()):
-                with suppress(OSError, RuntimeError):  # the file's plan serves too
+                with suppress(OSError, RuntimeError, MemoryError):  # the file's plan serves too
                     net = net._retune(_RETUNE_SECONDS)
         except ValueError as error:
             raise files.FileFormatError(f"{os.fspath(path)}: {error}") from error
@@ -124,16 +146,22 @@ class Network(_core.Network):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the network, with all that it has, as ``.npz`` or ``.safetensors``.
 
-        The file is complete or not there: it is written beside `path` and then moved.
+        The file is complete or not there: it is written beside `path` and then moved. It has a
+        checksum, which :meth:`load` checks, and with a probe the outputs of the plan for
+        :meth:`check`, which are computed now where the probe lacks them.
 
         Raises
         ------
         ValueError
-            If the suffix is neither of the two.
+            If the suffix is neither of the two, `path` has a NUL character, or the network has more
+            than 10,000 layers.
         OSError
             If the file cannot be written; an older file then stays as it was.
         """
-        files.save(path, self._model)
+        model, probe = self._model, self._model.probe
+        if probe is not None:
+            model = replace(model, probe=replace(probe, planned=self._planned(probe)))
+        files.save(path, model)
 
     @classmethod
     def from_layers(
@@ -327,6 +355,13 @@ class Network(_core.Network):
     # Other plans, gates, orders, precisions, notes
 
     def _with(self, engine: _core.Engine | None, **changes: Any) -> Self:
+        probe = changes.get("probe", self._model.probe)
+        if probe is not None and "layers" in changes and "probe" not in changes:
+            changes["probe"] = replace(probe, planned=())  # other layers give other outputs
+        elif probe is not None and probe.planned:
+            # A probe of another network may have outputs of gates.
+            planned = tuple(one for one in probe.planned if _can_run(self.layers, one))
+            changes["probe"] = replace(probe, planned=planned)
         return type(self)(replace(self._model, **changes), engine)
 
     def dense(self) -> Self:
@@ -569,25 +604,79 @@ class Network(_core.Network):
         changes = {"plan": _class_plans(engine), "machine": None, "report": None}
         return self._with(engine, layers=tuple(fitted), **changes)
 
-    def with_probe(self, x: npt.ArrayLike) -> Self:
+    def with_probe(self, x: Any) -> Self:
         """The same network with these rows and its outputs on them stored, for :meth:`check`.
+
+        Stored are the outputs of the dense network, and of the plan where it has gates or int8.
 
         Parameters
         ----------
-        x : array-like (n, d)
-            A few real input rows, uint8 or converted to float32.
+        x : array-like or scipy.sparse (n, d)
+            A few real input rows, uint8 or converted to float32. Sparse rows are stored dense.
+
+        Raises
+        ------
+        TypeError
+            If `x` is not an array of real numbers.
+        ValueError
+            If `x` has no rows or another width, a value that is masked or not finite, or makes an
+            output that is not finite; if sparse rows have more than 2**26 values when made dense.
+
+        Examples
+        --------
+        >>> import lrgate
+        >>> net, x, y = lrgate.examples.mnist()
+        >>> net.with_probe(x[:64]).check() <= 1e-4
+        True
         """
-        rows = np.array(x)
-        if rows.dtype.kind not in "biuf":
-            raise TypeError(f"x must be an array of real numbers, got dtype {rows.dtype}")
-        if rows.dtype != np.uint8:
-            rows = rows.astype(np.float32)
-        if rows.ndim != 2 or len(rows) == 0:
-            raise ValueError(
-                f"x must have shape (n, {self.input_size}) with n > 0, got {rows.shape}"
-            )
+        rows = _probe_rows(x, self.input_size)
         y = np.asarray(self.dense()(rows))
-        return self._with(self.engine, probe=Probe(rows, y))
+        _check_rows("x must have finite outputs", y)
+        probe = Probe(rows, y)
+        return self._with(self.engine, probe=replace(probe, planned=self._planned(probe)))
+
+    def _planned(self, probe: Probe) -> tuple[PlannedOutputs, ...]:
+        """The probe's outputs by plan, with those that this network's plan has and it lacks."""
+        planned = list(probe.planned or ())
+        if len(probe.x) == 0:
+            return ()
+        have = {(one.strategies, one.precisions) for one in planned}
+        for entry in self.plan:
+            form = _form((entry.strategies, entry.precisions))
+            if form in have or _is_dense(form) or len(planned) >= _MOST_PLANNED:
+                continue
+            have.add(form)
+            y = self._outputs(probe.x, *form)
+            if np.isfinite(y).all():
+                planned.append(PlannedOutputs(*form, y, self._tolerance(probe.x, y, *form)))
+        return tuple(planned)
+
+    def _outputs(
+        self, x: npt.NDArray[Any], strategies: Sequence[str], precisions: Sequence[str]
+    ) -> Float32Array:
+        engine = self.engine.with_plan([(1, list(strategies), list(precisions))])
+        return np.asarray(self._with(engine, plan=_class_plans(engine))(x))
+
+    def _tolerance(
+        self,
+        x: npt.NDArray[Any],
+        y: Float32Array,
+        strategies: Sequence[str],
+        precisions: Sequence[str],
+    ) -> float:
+        """How far rounding may move outputs of a plan, relative to the largest."""
+        skipped = ["skip" if name == "dense" else name for name in strategies]
+        moved = [self._outputs(x, skipped, precisions)]
+        draw = np.random.default_rng(0)
+        for _ in range(_NUDGES):
+            nudged = x * (1 + _NUDGE * draw.choice([-1.0, 1.0], x.shape))
+            limit = np.finfo(np.float32).max
+            nudged = np.clip(nudged, -limit, limit).astype(np.float32)
+            moved.append(self._outputs(nudged, strategies, precisions))
+        most = max(_difference(one, y) for one in moved)
+        # Not finite where rounding decides whether outputs are.
+        tolerance = _NUDGE_MARGIN * most if np.isfinite(most) else 1.0
+        return max(CHECK_TOLERANCE, tolerance)
 
     def with_metadata(self, metadata: Mapping[str, Any]) -> Self:
         """The same network with these notes (JSON values) in place of the old ones."""
@@ -781,32 +870,150 @@ class Network(_core.Network):
         )
 
     def check(self) -> float:
-        """Recompute the stored probe and compare: does the file still say what it said?
+        """Recompute the stored probe and compare: does the network still give what it gave?
 
-        The dense outputs on the probe rows are compared with the stored ones.
+        Compared are the outputs on the probe's rows
+
+        - of the dense network, and of each plan with gates or int8 that they were stored for,
+          with the stored ones;
+        - of each batch class of the plan in use, with those stored for the same gates and
+          precisions. Where there are none, because :meth:`load` measured the plan again and it
+          has some of its gates alone, or because gates, orders or quantizations changed since
+          :meth:`with_probe`, with what they are with dense for skip.
+
+        They may differ by 1e-4 of the largest. With gates and int8 rounding can move a unit across
+        its threshold or an input to the next byte, so there more is allowed if the outputs moved by
+        more than a quarter of that when they were stored, for inputs changed by a millionth and for
+        skip in place of dense.
+
+        Files of format version 1 have no outputs of plans. There the plan in use is checked
+        loosely: its outputs may be off the dense ones by half of those, both as root mean squares.
 
         Returns
         -------
         float
-            The largest difference, over the largest stored output.
+            The largest difference from stored outputs, over the largest stored output.
 
         Raises
         ------
         ValueError
-            If the network has no probe, or the difference is above 1e-4.
+            If the network has no probe, or a difference is too large.
+
+        Examples
+        --------
+        >>> import lrgate
+        >>> net, x, y = lrgate.examples.mnist()
+        >>> net.check() <= 1e-4
+        True
         """
         probe = self._model.probe
-        if probe is None:
+        if probe is None or len(probe.x) == 0:
             raise ValueError("check needs a network with a probe; see with_probe")
-        y = np.asarray(self.dense()(probe.x))
-        largest = max(float(np.max(np.abs(probe.y))), float(np.finfo(np.float32).tiny))
-        difference = float(np.max(np.abs(y - probe.y))) / largest
-        if not difference <= CHECK_TOLERANCE:
+        dense = (("dense",) * len(self.layers), ("f32",) * len(self.layers))
+        stored = {dense: (probe.y, CHECK_TOLERANCE)}
+        for one in probe.planned or ():
+            stored[one.strategies, one.precisions] = one.y, max(CHECK_TOLERANCE, one.tolerance)
+        loosest = max(tolerance for _, tolerance in stored.values())
+        worst = 0.0
+        for form, (y, tolerance) in stored.items():
+            worst = max(worst, _checked(self._outputs(probe.x, *form), y, tolerance, form))
+        for plan in dict.fromkeys((entry.strategies, entry.precisions) for entry in self.plan):
+            if plan in stored:
+                continue
+            form, y = _form(plan), self._outputs(probe.x, *plan)
+            if form in stored:
+                worst = max(worst, _checked(y, *stored[form], plan))
+            elif probe.planned is not None:
+                _checked(y, self._outputs(probe.x, *form), loosest, plan)
+            else:
+                _check_likeness(y, probe.y, plan)
+        return worst
+
+
+_Form = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def _form(plan: _Form) -> _Form:
+    """What of a plan its outputs depend on: its strategies, with dense for skip, and precisions."""
+    strategies, precisions = plan
+    return tuple("dense" if name == "skip" else name for name in strategies), precisions
+
+
+def _is_dense(form: _Form) -> bool:
+    return "gate" not in form[0] and "int8" not in form[1]
+
+
+def _can_run(layers: Sequence[Layer], planned: PlannedOutputs) -> bool:
+    """Whether layers have the gates and quantizations of a plan."""
+    return len(layers) == len(planned.strategies) and all(
+        (name != "gate" or layer.gate is not None)
+        and (word != "int8" or layer.quantization is not None)
+        and (name != "gate" or word != "int8" or (layer.gate and layer.gate.range is not None))
+        for layer, name, word in zip(layers, planned.strategies, planned.precisions, strict=True)
+    )
+
+
+def _difference(y: Float32Array, expected: Float32Array) -> float:
+    """The largest difference, over the largest that is expected; NaN where it cannot be told."""
+    largest = max(float(np.max(np.abs(expected))), float(np.finfo(np.float32).tiny))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.max(np.abs(y - expected))) / largest
+
+
+def _checked(y: Float32Array, expected: Float32Array, tolerance: float, plan: _Form) -> float:
+    difference = _difference(y, expected)
+    if not difference <= tolerance:
+        under = "" if _is_dense(plan) else f" under the plan {_short(ClassPlan(1, *plan))}"
+        raise ValueError(
+            f"the probe's outputs{under} differ from the stored ones by {difference:.2g} of the "
+            f"largest, more than {tolerance:.0e}: the file or this machine is damaged"
+        )
+    return difference
+
+
+def _check_likeness(y: Float32Array, dense: Float32Array, plan: _Form) -> None:
+    expected = dense.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        off = float(np.sqrt(np.mean((y - expected) ** 2)))
+        most = _MOST_UNLIKE_DENSE * float(np.sqrt(np.mean(expected**2)))
+    if not off <= max(most, float(np.finfo(np.float32).tiny)):
+        raise ValueError(
+            f"the probe's outputs under the plan {_short(ClassPlan(1, *plan))} differ from the "
+            f"dense ones by more than {_MOST_UNLIKE_DENSE:.0%}: the file is damaged, or a gate or "
+            "quantization does not fit; store outputs by with_probe to compare them with those"
+        )
+
+
+def _probe_rows(x: Any, width: int) -> npt.NDArray[Any]:
+    """Rows for a probe: uint8 or float32, finite, in memory of their own."""
+    if hasattr(x, "tocsr"):
+        if len(x.shape) == 2 and x.shape[0] * x.shape[1] > _MOST_PROBE_VALUES:
             raise ValueError(
-                f"the probe's outputs differ from the stored ones by {difference:.2g} of the "
-                f"largest, more than {CHECK_TOLERANCE:.0e}: the file or this machine is damaged"
+                f"x must be a few rows: sparse ones are stored dense, at most {_MOST_PROBE_VALUES} "
+                f"values, got {x.shape}"
             )
-        return difference
+        x = x.tocsr()
+        x.check_format(full_check=True)  # SciPy trusts the indices when it makes rows dense
+        x = x.toarray()
+    if np.ma.isMaskedArray(x) and np.ma.is_masked(x):
+        row = int(np.argwhere(np.ma.getmaskarray(x))[0][0])
+        raise ValueError(f"x must not have masked values, got some in row {row}")
+    rows = np.array(x)
+    if rows.dtype.kind not in "biuf":
+        raise TypeError(f"x must be an array of real numbers, got dtype {rows.dtype}")
+    if rows.dtype != np.uint8:
+        with np.errstate(over="ignore"):
+            rows = rows.astype(np.float32)
+    if rows.ndim != 2 or len(rows) == 0 or rows.shape[1] != width:
+        raise ValueError(f"x must have shape (n, {width}) with n > 0, got {rows.shape}")
+    _check_rows("x must be finite in float32", rows)
+    return rows
+
+
+def _check_rows(rule: str, rows: npt.NDArray[Any]) -> None:
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise ValueError(f"{rule}, got NaN or infinity in row {bad[0]}")
 
 
 def _build(model: Model) -> _core.Engine:
