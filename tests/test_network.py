@@ -50,7 +50,7 @@ def test_engines_use_read_only_weights_where_they_are(how: str) -> None:
     engine = lrgate._core.Engine(layers)
     owner[:] = 2.0 * values  # nobody may, but it tells whose memory is read
     x = np.ones(weight.shape[1], np.float32)
-    outputs = lrgate._core.Network(engine, False, None)(x)
+    outputs = lrgate._core.Network(engine, "regression", None)(x)
     assert (outputs == (2.0 if how == "read-only" else 1.0) * expected).all()
 
 
@@ -155,11 +155,11 @@ def test_biases_whose_sum_overflows_are_finite() -> None:
 
 
 def test_weights_outlive_their_arrays() -> None:
-    net = lrgate._core.Network(Network.from_layers([(W, B), OUT]).engine, False, None)
+    net = lrgate._core.Network(Network.from_layers([(W, B), OUT]).engine, "regression", None)
     again = pickle.loads(pickle.dumps(Network.from_layers([(W, B), OUT])))  # noqa: S301
     engine = again.engine.with_plan([(1, ["skip", "skip"], ["f32", "f32"])])
     del again
-    for each in (net, lrgate._core.Network(engine, False, None)):
+    for each in (net, lrgate._core.Network(engine, "regression", None)):
         np.testing.assert_array_equal(each(np.float32([3.0, 1.0])), [2 + 5.5 + 1.25 + 0.5])
 
 
@@ -209,14 +209,14 @@ def test_activations_are_taken_in_all_forms(activation: Any, text: str) -> None:
     [
         (([],), ValueError, "layers must have at least one layer, got 0"),
         (
-            ([(W, B), (np.ones((2, 4)), np.zeros(2))],),
+            ([(W, B), (np.ones((7, 4)), np.zeros(7))],),
             ValueError,
             "layers[1]: weight must have 3 columns, the units of layers[0], got 4",
         ),
         (
-            ([(W, np.zeros(2))],),
+            ([(W, np.zeros(4))],),
             ValueError,
-            "layers[0]: bias must have shape (3,), got (2,)",
+            "layers[0]: bias must have shape (3,), got (4,)",
         ),
         (([(W[0], B)],), ValueError, "layers[0]: weight must have shape (out, in), got (2,)"),
         (([(W, B[:, None])],), ValueError, "layers[0]: bias must have shape (out,), got (3, 1)"),
@@ -284,7 +284,7 @@ def test_activations_are_taken_in_all_forms(activation: Any, text: str) -> None:
         (
             ([(W, B)], None, "ranking"),
             ValueError,
-            "task must be 'classification' or 'regression', got 'ranking'",
+            "task must be one of classification, regression, multilabel, got 'ranking'",
         ),
         (
             ([(W, B)], None, None, [1, 2]),
@@ -371,14 +371,11 @@ def test_classes_by_default_are_numbers() -> None:
     assert net.predict(x).dtype == np.int64
 
 
-def test_the_first_of_equal_outputs_and_the_first_nan_win() -> None:
+def test_the_first_of_equal_outputs_wins() -> None:
     eye = np.eye(3)
     net = Network.from_layers([(eye, np.zeros(3))], task="classification")
     x = np.array([[1, 1, 0], [0, 2, 2], [-1, -1, -1], [-np.inf, -np.inf, -np.inf]], np.float32)
     np.testing.assert_array_equal(net.predict(x[:3]), [0, 1, 0])
-    x = np.array([[5, np.nan, 1]], np.float32)
-    np.testing.assert_array_equal(net.predict(x), net(x).argmax(axis=1))
-    assert np.isnan(net.predict_proba(x)).all()
 
 
 @pytest.mark.parametrize("last", ["identity", "sigmoid"])
@@ -411,7 +408,7 @@ def test_probabilities() -> None:
     large = Network.from_layers([(np.eye(2) * 1e4, np.zeros(2))], task="classification")
     np.testing.assert_array_equal(large.predict_proba([[1, 0], [0, 1]]), np.eye(2))
     for last in ("softmax", "sigmoid"):  # already probabilities: not squashed twice
-        net = make([4, 10, 3], last=last)
+        net = make([4, 10, 3], last=last, task="classification")
         assert net.task == "classification"
         np.testing.assert_array_equal(net.predict_proba(x), net(x))
 
@@ -426,8 +423,11 @@ def test_a_nan_row_touches_no_other(net: Network) -> None:
         plan = classifier.with_strategies([strategy, strategy, "dense"])
         assert np.isnan(plan(damaged)[3]).all()
         assert np.isnan(plan.predict_proba(damaged)[3]).all()
-        for call in (plan, plan.predict, plan.predict_proba):
+        for call in (plan, plan.predict_proba):
             np.testing.assert_array_equal(call(damaged)[others], call(x)[others])
+        labels = plan.predict(damaged, nan_label=-1)
+        assert labels[3] == -1
+        np.testing.assert_array_equal(labels[others], plan.predict(x)[others])
 
 
 def test_a_regressor_predicts_values(net: Network) -> None:
@@ -1257,10 +1257,29 @@ def test_check_notices_a_change(net: Network, factor: float) -> None:
 def test_with_probe_refuses_other_shapes(net: Network, x: np.ndarray) -> None:
     with pytest.raises(ValueError) as error:
         net.with_probe(x)
-    assert str(error.value) == f"x must have shape (n, 20) with n > 0, got {x.shape}"
+    shape = f"x must have shape (n, 20), got {x.shape}"
+    assert str(error.value) == (shape if x.size else "x must have at least 1 row, got 0")
 
 
-@pytest.mark.parametrize("dtype", [complex, object, "U1", "M8[s]"])
+def test_with_probe_refuses_what_check_could_not_compare(net: Network) -> None:
+    x = rows(3, 20)
+    x[1, 4] = np.nan
+    with pytest.raises(ValueError, match=r"^x must be finite, got NaN in row 1, column 4$"):
+        net.with_probe(x)
+    large = Network.from_layers([(np.full((1, 2), 3e38), [0.0])])
+    with pytest.raises(ValueError, match=r"^x must give finite outputs, got NaN or infinity in "):
+        large.with_probe([[0, 0], [2, 2]])
+
+
+def test_a_probe_of_sparse_rows_is_that_of_dense_ones(net: Network) -> None:
+    x = rows(3, 20)
+    probe, expected = net.with_probe(sparse.csr_array(x)).probe, net.with_probe(x).probe
+    assert probe is not None and expected is not None
+    np.testing.assert_array_equal(probe.x, x)
+    np.testing.assert_array_equal(probe.y, expected.y)
+
+
+@pytest.mark.parametrize("dtype", [complex, "U1", "M8[s]"])
 def test_with_probe_refuses_other_dtypes(net: Network, dtype: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
