@@ -81,7 +81,8 @@ def test_engines_put_units_in_order_where_weights_are(how: str) -> None:
     for strategy in ("dense", "skip"):
         plan = [(1, [strategy] * 3, ["f32"] * 3)]
         got, expected = (
-            lrgate._core.Network(each.with_plan(plan), False, None)(x) for each in (engine, copy)
+            lrgate._core.Network(each.with_plan(plan), "regression", None)(x)
+            for each in (engine, copy)
         )
         np.testing.assert_array_equal(got, expected)
         assert got.any()
@@ -337,6 +338,108 @@ def test_from_layers_refuses_an_unknown_activation() -> None:
         Network.from_layers([(W, B)], ["swish"])
     with pytest.raises(TypeError, match=r"^activations\[0\] must be a name, "):
         Network.from_layers([(W, B)], [3])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_by_inputs_and_outputs_are_recognised(bias: bool) -> None:
+    # As scikit-learn's coefs_ and Keras have them.
+    def layers(*shapes: tuple[int, int]) -> list[Any]:
+        return [(np.ones(shape), np.zeros(shape[1]) if bias else None) for shape in shapes]
+
+    told = r"this looks like \(in, out\): pass weight.T$"
+    with pytest.raises(ValueError, match=told) as error:
+        Network.from_layers(layers((20, 64), (64, 2)))
+    shown = "layers[0]: weight has shape (20, 64) and bias (64,): "
+    assert str(error.value).startswith(
+        shown if bias else "layers: weights have shapes (20, 64), (64, 2): "
+    )
+    for shapes in [((20, 20), (20, 7), (7, 2)), ((3, 4),) if bias else ((3, 4), (4, 4), (4, 9))]:
+        with pytest.raises(ValueError, match=told):
+            Network.from_layers(layers(*shapes))
+    # Square ones cannot be told, and the right way round is right.
+    assert Network.from_layers(layers((4, 4), (4, 4))).input_size == 4
+    right = [(w.T, b) for w, b in layers((20, 64), (64, 2))]
+    assert (Network.from_layers(right).input_size, Network.from_layers(right).output_size) == (
+        20,
+        2,
+    )
+
+
+def test_no_bias_is_a_bias_of_zeros(tmp_path: Path) -> None:
+    net = Network.from_layers([(W, None), (OUT[0], None)])
+    same = Network.from_layers([(W, np.zeros(3)), (OUT[0], [0.0])])
+    np.testing.assert_array_equal(net(np.eye(2)), same(np.eye(2)))
+    layer = Layer(W, None, Activation("relu"))
+    assert layer.bias.tolist() == [0.0] * 3
+    net.save(tmp_path / "net.npz")
+    np.testing.assert_array_equal(Network.load(tmp_path / "net.npz")(np.eye(2)), net(np.eye(2)))
+
+
+@pytest.mark.parametrize(
+    "one", ["tanh", "leaky_relu", Activation("clipped_relu", 6), {"name": "relu"}]
+)
+def test_one_activation_is_that_of_all_hidden_layers(one: Any) -> None:
+    layers = [(np.eye(2), None)] * 4
+    net = Network.from_layers(layers, one)
+    expected = [Activation.parse(one)] * 3 + [Activation("identity")]
+    assert [layer.activation for layer in net.layers] == expected
+    last = Layer(np.eye(2), None, Activation("sigmoid"))
+    assert Network.from_layers([*layers, last], one).layers[-1].activation.name == "sigmoid"
+    assert Network.from_layers(layers[:1], one).layers[0].activation.name == "identity"
+
+
+@pytest.mark.parametrize(
+    ("layers", "activations", "kind", "message"),
+    [
+        ([(W, B)], "swish", ValueError, "activations: activation must be one of identity, "),
+        ([(W, B)], "clipped_relu", ValueError, "activations: clipped_relu needs its upper"),
+        ([(W, B)], "softmax", ValueError, "activations must have one entry per layer: softmax "),
+        ([(W, B)], 3, TypeError, "activations must be a sequence of activations, got int"),
+        (None, None, TypeError, "layers must be a sequence of (weight, bias) pairs or of Layer, g"),
+        ({"w": W}, None, TypeError, "layers must be a sequence of (weight, bias) pairs or of Lay"),
+        (W, None, TypeError, "layers must be a sequence of (weight, bias) pairs or of Layer, got"),
+        ((W[:2], B), None, TypeError, "layers[0] must be (weight, bias) or a Layer, got an array"),
+        (
+            [(sparse.csr_array(W), B)],
+            None,
+            TypeError,
+            "layers[0]: weight must be a dense array, got csr_array: pass weight.toarray()",
+        ),
+        (
+            [(np.where(W, W, None), B)],
+            None,
+            TypeError,
+            "layers[0]: weight must be an array of real numbers, got dtype object",
+        ),
+        ([({"w": W}, B)], None, TypeError, "layers[0]: weight must be an array, got a dict with t"),
+    ],
+)
+def test_from_layers_names_the_likely_cause(
+    layers: Any, activations: Any, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind) as error:
+        Network.from_layers(layers, activations)
+    assert str(error.value).startswith(message)
+
+
+def test_batch_sizes_may_be_any_integers_in_a_row(net: Network) -> None:
+    x = rows(64, 20)
+    for sizes in (
+        np.array([1, 8]),
+        (1, 8),
+        range(1, 9, 7),
+        iter([1, 8]),
+        np.array([1, 8], np.uint8),
+    ):
+        assert [plan.rows for plan in net.tune(x, sizes, seconds=0.001).plan] == [1, 8]
+    for sizes in (np.array([[1, 8]]), np.array(8), {1: 8}, b"18", None):
+        with pytest.raises(TypeError, match=r"^batch_sizes must be a sequence of integers, got "):
+            net.tune(x, sizes)
+    for sizes in (np.array([1.0, 8.0]), np.array([True]), ["8"]):
+        with pytest.raises(ValueError, match=r"^batch_sizes must be integers of at least 1, got "):
+            net.tune(x, sizes)
+    quantized = net.quantize(x, layers=np.array([0, 2]))
+    assert quantized.plan[0].precisions == ("int8", "f32", "int8")
 
 
 def test_a_layers_own_activation_is_kept_beside_pairs() -> None:
