@@ -116,7 +116,8 @@ def optimize(
         fit, a fifth chooses, and two fifths check the error. Rows that the model was trained on
         will do, but their error is lower than that of new rows.
     y : array-like (n,) or (n, k), optional
-        Labels, of the network's ``classes``; values for a regressor. Without them the budget is
+        Labels, of the network's ``classes``; values for a regressor; 0 and 1 (n, k) for a multilabel
+        network. Columns of pandas, polars and pyarrow are taken too. Without them the budget is
         one of disagreement with the dense network.
     max_error_increase : float
         The budget, on rows that nothing was fitted on. A classifier: increase of the share of wrong
@@ -126,7 +127,7 @@ def optimize(
         with one standard error of what is seen to spare, so that a small budget needs many rows:
         the report has the increase's interval, and a note where that reaches beyond the budget.
         0 allows nothing that is not exact.
-    batch_sizes : sequence of int
+    batch_sizes : sequence or array of int
         Rows per call to plan for; a call uses the plan of the nearest one, on a log scale.
     precision : {"auto", "f32", "int8"}
         Whether layers may be int8. ``"int8"``: every layer, but for those that cost too much error,
