@@ -116,9 +116,9 @@ def optimize(
         fit, a fifth chooses, and two fifths check the error. Rows that the model was trained on
         will do, but their error is lower than that of new rows.
     y : array-like (n,) or (n, k), optional
-        Labels, of the network's ``classes``; values for a regressor; 0 and 1 (n, k) for a multilabel
-        network. Columns of pandas, polars and pyarrow are taken too. Without them the budget is
-        one of disagreement with the dense network.
+        Labels, of the network's ``classes``; values for a regressor; 0 and 1 (n, k) for a
+        multilabel network. Columns of pandas, polars and pyarrow are taken too. Without them the
+        budget is one of disagreement with the dense network.
     max_error_increase : float
         The budget, on rows that nothing was fitted on. A classifier: increase of the share of wrong
         rows (0.001 is a tenth of a percentage point), or without `y` the share of rows whose class
