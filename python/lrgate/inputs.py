@@ -501,7 +501,7 @@ def _is_one(x: Any, module: Any, names: Iterable[str]) -> bool:
 def _stacked(module: Any, table: Any, package: _Package, name: str) -> Array:
     """A table's columns side by side, in a dtype that holds them all."""
     if package.name == "pandas":
-        kinds = set(table.dtypes)
+        kinds = set(table.dtypes.to_numpy())
         if kinds and all(isinstance(kind, np.dtype) and kind.kind in _REAL for kind in kinds):
             return np.asarray(table.to_numpy(np.result_type(*kinds)))
     parts, refused = [], []
