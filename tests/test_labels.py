@@ -249,10 +249,42 @@ def test_a_regressor_gives_nan() -> None:
         assert np.isfinite(np.delete(y, 4, axis=0)).all()
 
 
-def test_a_label_of_integers_stands_for_nan() -> None:
-    net = classifier()
-    labels = net.predict(with_nan(rows(9, D), 0), nan_label=-1)
-    assert labels.tolist() == [-1, *net.predict(rows(9, D))[1:].tolist()]
+@pytest.mark.parametrize(
+    ("classes", "stand_in", "dtype"),
+    [
+        ([0, 1, 2], -1, np.int64),
+        ([0, 1, 2], np.int8(-1), np.int64),
+        ([0, 1, 2], "none", object),
+        ([0, 1, 2], float("nan"), object),
+        ([2**53 + 1, 1, 2], 0.5, object),
+        ([0, 1, 2], 2**64, object),
+        ([0.5, 1.5, 2.5], float("nan"), np.float64),
+        ([0.5, 1.5, 2.5], -1, np.float64),
+        ([0.5, 1.5, 2.5], 2**53 + 1, object),
+        (["a", "b", "c"], "longer", "<U6"),
+        (["aaaa", "b", "c"], "", "<U4"),
+        (["a", "b", "c"], "n\0", object),
+        (["a", "b", "c"], -1, object),
+    ],
+)
+def test_the_stand_in_changes_no_label(classes: list[Any], stand_in: Any, dtype: Any) -> None:
+    net, x = classifier(classes=classes), rows(9, D)
+    labels = net.predict(with_nan(x, 0, 4), nan_label=stand_in)
+    assert labels.dtype == np.dtype(dtype)
+    expected = net.predict(x).tolist()
+    for i, label in enumerate(labels.tolist()):
+        wanted = stand_in if i in (0, 4) else expected[i]
+        assert label == wanted or (label != label and wanted != wanted)
+    assert net.predict(x, nan_label=stand_in).tolist() == expected
+
+
+def test_the_stand_in_is_one_label() -> None:
+    net, x = classifier(), with_nan(rows(9, D), 2)
+    for stand_in in ([1, 2], np.array([1]), ()):
+        with pytest.raises(TypeError, match=r"^nan_label must be one label, got "):
+            net.predict(x, nan_label=stand_in)
+    with pytest.raises(ValueError, match=r"^nan_label needs a network with labels"):
+        make([D, 2]).predict(x, nan_label=0)
 
 
 # --- shapes of regressors -----------------------------------------------------------------------

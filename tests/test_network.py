@@ -538,7 +538,10 @@ def test_a_regressor_predicts_values(net: Network) -> None:
     np.testing.assert_array_equal(net.predict(x), net(x))
     with pytest.raises(ValueError) as error:
         net.predict_proba(x)
-    assert str(error.value) == "predict_proba needs a network with task 'classification'"
+    assert (
+        str(error.value)
+        == "predict_proba needs a network with task 'classification' or 'multilabel'"
+    )
 
 
 # --- plans and gates ----------------------------------------------------------------------------

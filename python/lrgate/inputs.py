@@ -27,7 +27,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["as_list", "checked_rows", "label_array", "plain_array", "real_array"]
+__all__ = [
+    "as_list",
+    "checked_rows",
+    "label_array",
+    "plain_array",
+    "real_array",
+    "with_nan_label",
+]
 
 Array = npt.NDArray[Any]
 
@@ -194,6 +201,60 @@ def label_array(y: Any, name: str = "y") -> Array:
     if kind == "T":  # NumPy's own variable-width strings
         labels = labels.astype(object)
     return _uniform(labels, name) if kind in "OT" else labels
+
+
+def with_nan_label(labels: Array, rows: npt.NDArray[np.bool_], nan_label: Any) -> Array:
+    """Labels with `nan_label` in the rows that have none of their own.
+
+    Parameters
+    ----------
+    labels : array (n,) or (n, k)
+        Of int64, float64, bool or str.
+    rows : array of bool (n,)
+        The rows that get `nan_label`, in each entry.
+    nan_label : scalar
+        Any label.
+
+    Returns
+    -------
+    array of the shape of `labels`
+        Of their kind, wide enough for both. Of objects where that kind cannot hold `nan_label` as
+        it is, such as text beside integers: no label is turned into another.
+
+    Raises
+    ------
+    TypeError
+        For a `nan_label` that is an array or a sequence.
+
+    Examples
+    --------
+    >>> with_nan_label(np.array([4, 7]), np.array([False, True]), -1)
+    array([ 4, -1])
+    >>> with_nan_label(np.array(["a", "b"]), np.array([False, True]), "unknown")
+    array(['a', 'unknown'], dtype='<U7')
+    """
+    if np.ndim(nan_label) != 0:
+        raise TypeError(f"nan_label must be one label, got {reprlib.repr(nan_label)}")
+    marked = labels.astype(_dtype_of_both(labels.dtype, nan_label))
+    marked[rows] = nan_label
+    return marked
+
+
+def _dtype_of_both(labels: np.dtype[Any], label: Any) -> np.dtype[Any]:
+    """A dtype of the kind of `labels` that holds `label` too; of objects where there is none."""
+    if isinstance(label, str):
+        if labels.kind == "U" and not label.endswith("\0"):
+            return np.result_type(labels, np.dtype(f"U{max(len(label), 1)}"))
+    elif isinstance(label, bool | np.bool_):
+        if labels.kind in "bi":
+            return labels
+    elif isinstance(label, numbers.Integral) and not isinstance(label, _NO_NUMBERS):
+        held = labels.kind == "i" and -(2**63) <= int(label) < 2**63
+        if held or (labels.kind == "f" and abs(int(label)) <= 2**53):
+            return labels
+    elif isinstance(label, float | np.float16 | np.float32) and labels.kind == "f":
+        return labels
+    return np.dtype(object)
 
 
 def plain_array(value: Any, name: str, of: str = "real numbers") -> Array:

@@ -82,7 +82,8 @@ class Network(_core.Network):
     NaN in a row gives NaN in that row's outputs and probabilities, and changes no other row.
     :meth:`predict` of a classifier or a multilabel network raises ValueError for rows whose outputs
     are NaN, and names them. With ``nan_label=`` these rows get that label instead (a multilabel
-    network: in each of their k entries). A regressor gives NaN.
+    network: in each of their k entries); labels are then objects where it is of another kind than
+    the classes. A regressor gives NaN.
 
     Multilabel networks
     -------------------
