@@ -1566,8 +1566,8 @@ LAST = "it is the last layer, whose units are the outputs"
             "layers.0.weight must have shape (out, in), got (3,)",
         ),
         (
-            full_arrays() | {"layers.0.bias": np.ones(4)},
-            "layers.0.bias must have shape (3,), got (4,)",
+            full_arrays() | {"layers.0.bias": np.ones(5)},
+            "layers.0.bias must have shape (3,), got (5,)",
         ),
         (
             full_arrays() | {"layers.0.bias": np.ones((3, 1))},
@@ -2028,7 +2028,7 @@ def test_header_values(path: Path, changes: dict[str, Any], message: str) -> Non
         ({"extra": 1}, f"unknown key lrgate.extra; expected {KEYS}"),
         (
             {"task": "ranking"},
-            "task must be one of classification, regression or None, got 'ranking'",
+            "task must be one of classification, regression, multilabel or None, got 'ranking'",
         ),
         ({"task": "regression"}, 'classes must be None where task is "regression"'),
         (
@@ -2308,9 +2308,9 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
             "bias must be an array of real numbers, got dtype <U1",
         ),
         (
-            lambda: Layer(np.ones((3, 2)), np.ones(2), RELU),
+            lambda: Layer(np.ones((3, 2)), np.ones(4), RELU),
             ValueError,
-            "bias must have shape (3,), got (2,)",
+            "bias must have shape (3,), got (4,)",
         ),
         (
             lambda: Layer(np.ones((1, 1)), np.array([-1e39]), RELU),
@@ -2485,7 +2485,7 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
         (
             lambda: Model((ONE,), task="sorting"),
             ValueError,
-            "task must be one of classification, regression or None, got 'sorting'",
+            "task must be one of classification, regression, multilabel or None, got 'sorting'",
         ),
         (
             lambda: Model((ONE,), classes=np.arange(3)),

@@ -51,7 +51,7 @@ def test_engines_use_read_only_weights_where_they_are(how: str) -> None:
     engine = lrgate._core.Engine(layers)
     owner[:] = 2.0 * values  # nobody may, but it tells whose memory is read
     x = np.ones(weight.shape[1], np.float32)
-    outputs = lrgate._core.Network(engine, False, None)(x)
+    outputs = lrgate._core.Network(engine, "regression", None)(x)
     assert (outputs == (2.0 if how == "read-only" else 1.0) * expected).all()
 
 
@@ -82,7 +82,8 @@ def test_engines_put_units_in_order_where_weights_are(how: str) -> None:
     for strategy in ("dense", "skip"):
         plan = [(1, [strategy] * 3, ["f32"] * 3)]
         got, expected = (
-            lrgate._core.Network(each.with_plan(plan), False, None)(x) for each in (engine, copy)
+            lrgate._core.Network(each.with_plan(plan), "regression", None)(x)
+            for each in (engine, copy)
         )
         np.testing.assert_array_equal(got, expected)
         assert got.any()
@@ -156,11 +157,11 @@ def test_biases_whose_sum_overflows_are_finite() -> None:
 
 
 def test_weights_outlive_their_arrays() -> None:
-    net = lrgate._core.Network(Network.from_layers([(W, B), OUT]).engine, False, None)
+    net = lrgate._core.Network(Network.from_layers([(W, B), OUT]).engine, "regression", None)
     again = pickle.loads(pickle.dumps(Network.from_layers([(W, B), OUT])))  # noqa: S301
     engine = again.engine.with_plan([(1, ["skip", "skip"], ["f32", "f32"])])
     del again
-    for each in (net, lrgate._core.Network(engine, False, None)):
+    for each in (net, lrgate._core.Network(engine, "regression", None)):
         np.testing.assert_array_equal(each(np.float32([3.0, 1.0])), [2 + 5.5 + 1.25 + 0.5])
 
 
@@ -210,14 +211,14 @@ def test_activations_are_taken_in_all_forms(activation: Any, text: str) -> None:
     [
         (([],), ValueError, "layers must have at least one layer, got 0"),
         (
-            ([(W, B), (np.ones((2, 4)), np.zeros(2))],),
+            ([(W, B), (np.ones((7, 4)), np.zeros(7))],),
             ValueError,
             "layers[1]: weight must have 3 columns, the units of layers[0], got 4",
         ),
         (
-            ([(W, np.zeros(2))],),
+            ([(W, np.zeros(4))],),
             ValueError,
-            "layers[0]: bias must have shape (3,), got (2,)",
+            "layers[0]: bias must have shape (3,), got (4,)",
         ),
         (([(W[0], B)],), ValueError, "layers[0]: weight must have shape (out, in), got (2,)"),
         (([(W, B[:, None])],), ValueError, "layers[0]: bias must have shape (out,), got (3, 1)"),
@@ -285,7 +286,7 @@ def test_activations_are_taken_in_all_forms(activation: Any, text: str) -> None:
         (
             ([(W, B)], None, "ranking"),
             ValueError,
-            "task must be 'classification' or 'regression', got 'ranking'",
+            "task must be one of classification, regression, multilabel, got 'ranking'",
         ),
         (
             ([(W, B)], None, None, [1, 2]),
@@ -340,6 +341,108 @@ def test_from_layers_refuses_an_unknown_activation() -> None:
         Network.from_layers([(W, B)], [3])  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_by_inputs_and_outputs_are_recognised(bias: bool) -> None:
+    # As scikit-learn's coefs_ and Keras have them.
+    def layers(*shapes: tuple[int, int]) -> list[Any]:
+        return [(np.ones(shape), np.zeros(shape[1]) if bias else None) for shape in shapes]
+
+    told = r"this looks like \(in, out\): pass weight.T$"
+    with pytest.raises(ValueError, match=told) as error:
+        Network.from_layers(layers((20, 64), (64, 2)))
+    shown = "layers[0]: weight has shape (20, 64) and bias (64,): "
+    assert str(error.value).startswith(
+        shown if bias else "layers: weights have shapes (20, 64), (64, 2): "
+    )
+    for shapes in [((20, 20), (20, 7), (7, 2)), ((3, 4),) if bias else ((3, 4), (4, 4), (4, 9))]:
+        with pytest.raises(ValueError, match=told):
+            Network.from_layers(layers(*shapes))
+    # Square ones cannot be told, and the right way round is right.
+    assert Network.from_layers(layers((4, 4), (4, 4))).input_size == 4
+    right = [(w.T, b) for w, b in layers((20, 64), (64, 2))]
+    assert (Network.from_layers(right).input_size, Network.from_layers(right).output_size) == (
+        20,
+        2,
+    )
+
+
+def test_no_bias_is_a_bias_of_zeros(tmp_path: Path) -> None:
+    net = Network.from_layers([(W, None), (OUT[0], None)])
+    same = Network.from_layers([(W, np.zeros(3)), (OUT[0], [0.0])])
+    np.testing.assert_array_equal(net(np.eye(2)), same(np.eye(2)))
+    layer = Layer(W, None, Activation("relu"))
+    assert layer.bias.tolist() == [0.0] * 3
+    net.save(tmp_path / "net.npz")
+    np.testing.assert_array_equal(Network.load(tmp_path / "net.npz")(np.eye(2)), net(np.eye(2)))
+
+
+@pytest.mark.parametrize(
+    "one", ["tanh", "leaky_relu", Activation("clipped_relu", 6), {"name": "relu"}]
+)
+def test_one_activation_is_that_of_all_hidden_layers(one: Any) -> None:
+    layers = [(np.eye(2), None)] * 4
+    net = Network.from_layers(layers, one)
+    expected = [Activation.parse(one)] * 3 + [Activation("identity")]
+    assert [layer.activation for layer in net.layers] == expected
+    last = Layer(np.eye(2), None, Activation("sigmoid"))
+    assert Network.from_layers([*layers, last], one).layers[-1].activation.name == "sigmoid"
+    assert Network.from_layers(layers[:1], one).layers[0].activation.name == "identity"
+
+
+@pytest.mark.parametrize(
+    ("layers", "activations", "kind", "message"),
+    [
+        ([(W, B)], "swish", ValueError, "activations: activation must be one of identity, "),
+        ([(W, B)], "clipped_relu", ValueError, "activations: clipped_relu needs its upper"),
+        ([(W, B)], "softmax", ValueError, "activations must have one entry per layer: softmax "),
+        ([(W, B)], 3, TypeError, "activations must be a sequence of activations, got int"),
+        (None, None, TypeError, "layers must be a sequence of (weight, bias) pairs or of Layer, g"),
+        ({"w": W}, None, TypeError, "layers must be a sequence of (weight, bias) pairs or of Lay"),
+        (W, None, TypeError, "layers must be a sequence of (weight, bias) pairs or of Layer, got"),
+        ((W[:2], B), None, TypeError, "layers[0] must be (weight, bias) or a Layer, got an array"),
+        (
+            [(sparse.csr_array(W), B)],
+            None,
+            TypeError,
+            "layers[0]: weight must be a dense array, got csr_array: pass weight.toarray()",
+        ),
+        (
+            [(np.where(W, W, None), B)],
+            None,
+            TypeError,
+            "layers[0]: weight must be an array of real numbers, got dtype object",
+        ),
+        ([({"w": W}, B)], None, TypeError, "layers[0]: weight must be an array, got a dict with t"),
+    ],
+)
+def test_from_layers_names_the_likely_cause(
+    layers: Any, activations: Any, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind) as error:
+        Network.from_layers(layers, activations)
+    assert str(error.value).startswith(message)
+
+
+def test_batch_sizes_may_be_any_integers_in_a_row(net: Network) -> None:
+    x = rows(64, 20)
+    for sizes in (
+        np.array([1, 8]),
+        (1, 8),
+        range(1, 9, 7),
+        iter([1, 8]),
+        np.array([1, 8], np.uint8),
+    ):
+        assert [plan.rows for plan in net.tune(x, sizes, seconds=0.001).plan] == [1, 8]
+    for sizes in (np.array([[1, 8]]), np.array(8), {1: 8}, b"18", None):
+        with pytest.raises(TypeError, match=r"^batch_sizes must be a sequence of integers, got "):
+            net.tune(x, sizes)
+    for sizes in (np.array([1.0, 8.0]), np.array([True]), ["8"]):
+        with pytest.raises(ValueError, match=r"^batch_sizes must be integers of at least 1, got "):
+            net.tune(x, sizes)
+    quantized = net.quantize(x, layers=np.array([0, 2]))
+    assert quantized.plan[0].precisions == ("int8", "f32", "int8")
+
+
 def test_a_layers_own_activation_is_kept_beside_pairs() -> None:
     net = Network.from_layers([Layer(W, B, Activation("tanh")), OUT])
     assert net.layers[0].activation.name == "tanh"
@@ -372,14 +475,11 @@ def test_classes_by_default_are_numbers() -> None:
     assert net.predict(x).dtype == np.int64
 
 
-def test_the_first_of_equal_outputs_and_the_first_nan_win() -> None:
+def test_the_first_of_equal_outputs_wins() -> None:
     eye = np.eye(3)
     net = Network.from_layers([(eye, np.zeros(3))], task="classification")
     x = np.array([[1, 1, 0], [0, 2, 2], [-1, -1, -1], [-np.inf, -np.inf, -np.inf]], np.float32)
     np.testing.assert_array_equal(net.predict(x[:3]), [0, 1, 0])
-    x = np.array([[5, np.nan, 1]], np.float32)
-    np.testing.assert_array_equal(net.predict(x), net(x).argmax(axis=1))
-    assert np.isnan(net.predict_proba(x)).all()
 
 
 @pytest.mark.parametrize("last", ["identity", "sigmoid"])
@@ -412,7 +512,7 @@ def test_probabilities() -> None:
     large = Network.from_layers([(np.eye(2) * 1e4, np.zeros(2))], task="classification")
     np.testing.assert_array_equal(large.predict_proba([[1, 0], [0, 1]]), np.eye(2))
     for last in ("softmax", "sigmoid"):  # already probabilities: not squashed twice
-        net = make([4, 10, 3], last=last)
+        net = make([4, 10, 3], last=last, task="classification")
         assert net.task == "classification"
         np.testing.assert_array_equal(net.predict_proba(x), net(x))
 
@@ -427,8 +527,11 @@ def test_a_nan_row_touches_no_other(net: Network) -> None:
         plan = classifier.with_strategies([strategy, strategy, "dense"])
         assert np.isnan(plan(damaged)[3]).all()
         assert np.isnan(plan.predict_proba(damaged)[3]).all()
-        for call in (plan, plan.predict, plan.predict_proba):
+        for call in (plan, plan.predict_proba):
             np.testing.assert_array_equal(call(damaged)[others], call(x)[others])
+        labels = plan.predict(damaged, nan_label=-1)
+        assert labels[3] == -1
+        np.testing.assert_array_equal(labels[others], plan.predict(x)[others])
 
 
 def test_a_regressor_predicts_values(net: Network) -> None:
@@ -436,7 +539,10 @@ def test_a_regressor_predicts_values(net: Network) -> None:
     np.testing.assert_array_equal(net.predict(x), net(x))
     with pytest.raises(ValueError) as error:
         net.predict_proba(x)
-    assert str(error.value) == "predict_proba needs a network with task 'classification'"
+    assert (
+        str(error.value)
+        == "predict_proba needs a network with task 'classification' or 'multilabel'"
+    )
 
 
 # --- plans and gates ----------------------------------------------------------------------------
@@ -1259,10 +1365,29 @@ def test_check_notices_a_change(net: Network, factor: float) -> None:
 def test_with_probe_refuses_other_shapes(net: Network, x: np.ndarray) -> None:
     with pytest.raises(ValueError) as error:
         net.with_probe(x)
-    assert str(error.value) == f"x must have shape (n, 20) with n > 0, got {x.shape}"
+    shape = f"x must have shape (n, 20), got {x.shape}"
+    assert str(error.value) == (shape if x.size else "x must have at least 1 row, got 0")
 
 
-@pytest.mark.parametrize("dtype", [complex, object, "U1", "M8[s]"])
+def test_with_probe_refuses_what_check_could_not_compare(net: Network) -> None:
+    x = rows(3, 20)
+    x[1, 4] = np.nan
+    with pytest.raises(ValueError, match=r"^x must be finite, got NaN in row 1, column 4$"):
+        net.with_probe(x)
+    large = Network.from_layers([(np.full((1, 2), 3e38), [0.0])])
+    with pytest.raises(ValueError, match=r"^x must give finite outputs, got NaN or infinity in "):
+        large.with_probe([[0, 0], [2, 2]])
+
+
+def test_a_probe_of_sparse_rows_is_that_of_dense_ones(net: Network) -> None:
+    x = rows(3, 20)
+    probe, expected = net.with_probe(sparse.csr_array(x)).probe, net.with_probe(x).probe
+    assert probe is not None and expected is not None
+    np.testing.assert_array_equal(probe.x, x)
+    np.testing.assert_array_equal(probe.y, expected.y)
+
+
+@pytest.mark.parametrize("dtype", [complex, "U1", "M8[s]"])
 def test_with_probe_refuses_other_dtypes(net: Network, dtype: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

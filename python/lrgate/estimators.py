@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate import _logistic
+from lrgate.inputs import plain_array
 from lrgate.model import Activation, Gate, Layer
 
 __all__ = [
@@ -136,7 +137,7 @@ class Estimate:
         return rank
 
     def _checked_threshold(self, threshold: float | npt.ArrayLike) -> Float64Array:
-        array = np.asarray(threshold)
+        array = plain_array(threshold, "threshold")
         if array.dtype.kind not in "biuf":
             raise TypeError(f"threshold must be real numbers, got dtype {array.dtype}")
         if array.shape not in ((), self.offset.shape):
@@ -853,10 +854,7 @@ def _checked_share(name: str, value: Any) -> float:
 def _checked_rows(
     layer: Layer, inputs: npt.ArrayLike, method: str, at_least: int
 ) -> npt.NDArray[Any]:
-    try:
-        rows = np.asarray(inputs)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"inputs must be an array of real numbers: {error}") from None
+    rows = plain_array(inputs, "inputs")
     if rows.dtype.kind not in "biuf":
         raise TypeError(f"inputs must be an array of real numbers, got dtype {rows.dtype}")
     if rows.ndim != 2 or rows.shape[1] != layer.inputs:

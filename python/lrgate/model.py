@@ -17,6 +17,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lrgate import inputs
+
 __all__ = [
     "Activation",
     "ClassPlan",
@@ -32,7 +34,7 @@ Float32Array = npt.NDArray[np.float32]
 Int32Array = npt.NDArray[np.int32]
 Machine = dict[str, str | int | None]
 
-TASKS: Final = ("classification", "regression")
+TASKS: Final = ("classification", "regression", "multilabel")
 STRATEGIES: Final = ("dense", "skip", "gate")
 PRECISIONS: Final = ("f32", "int8")
 # What `lrgate.machine.fingerprint` tells.
@@ -335,6 +337,7 @@ class Layer(_ReadOnlyArrays):
     ----------
     weight : array of shape (out, in)
     bias : array of shape (out,)
+        None stands for zeros.
     activation : Activation
     gate : Gate, optional
         Its sign estimate.
@@ -352,7 +355,8 @@ class Layer(_ReadOnlyArrays):
         For an array that does not hold real numbers (integers in `order`), or an activation, gate
         or quantization of another type.
     ValueError
-        For a wrong shape, a finite value beyond float32, or an `order` that is not such a one.
+        For a wrong shape (where it looks like a weight of shape (in, out), the message says so), a
+        finite value beyond float32, or an `order` that is not such a one.
 
     Examples
     --------
@@ -369,7 +373,13 @@ class Layer(_ReadOnlyArrays):
 
     def __post_init__(self) -> None:
         _set(self, "weight", as_float32(self.weight, "weight", "(out, in)"))
-        _set(self, "bias", as_float32(self.bias, "bias", "(out,)"))
+        bias = np.zeros(self.outputs, np.float32) if self.bias is None else self.bias
+        _set(self, "bias", as_float32(bias, "bias", "(out,)"))
+        if self.bias.shape == (self.inputs,) != (self.outputs,):
+            raise ValueError(
+                f"weight has shape {self.weight.shape} and bias {self.bias.shape}: this looks like "
+                "(in, out): pass weight.T"
+            )
         _check_shape("bias", self.bias, (self.outputs,))
         _check_type("activation", self.activation, Activation)
         if self.gate is not None:
@@ -551,7 +561,7 @@ class Model(_ReadOnlyArrays):
     ----------
     layers : tuple of Layer
         In order; at least one.
-    task : {"classification", "regression"}, optional
+    task : {"classification", "regression", "multilabel"}, optional
     classes : 1-D array of int, str, bool or float, optional
         A classifier's labels: one for each output, or two where there is one output.
     input_scale, input_shift : array of shape () or (d,), optional
@@ -596,6 +606,11 @@ class Model(_ReadOnlyArrays):
         self._check_layers()
         if self.task is not None and self.task not in TASKS:
             raise ValueError(f"task must be one of {_words(TASKS)} or None, got {self.task!r}")
+        if self.task == "multilabel" and self.layers[-1].activation.name == "softmax":
+            raise ValueError(
+                'task must be "classification" where the last activation is softmax, '
+                'got "multilabel"'
+            )
         if self.classes is not None:
             _set(self, "classes", as_classes(self.classes))
             self._check_classes(len(self.classes))
@@ -641,8 +656,8 @@ class Model(_ReadOnlyArrays):
                 )
 
     def _check_classes(self, got: int) -> None:
-        if self.task == "regression":
-            raise ValueError('classes must be None where task is "regression"')
+        if self.task in ("regression", "multilabel"):
+            raise ValueError(f'classes must be None where task is "{self.task}"')
         outputs = self.layers[-1].outputs
         expected = 2 if outputs == 1 else outputs
         if got != expected:
@@ -769,7 +784,7 @@ def as_classes(value: object, name: str = "classes") -> npt.NDArray[Any]:
     Parameters
     ----------
     value : array_like
-        int, str, bool or float; object arrays (as pandas makes them) only where all are str.
+        int, str, bool or float; all str or all numbers. Integers of any width become int64.
     name : str, default "classes"
         What messages call it.
 
@@ -780,18 +795,18 @@ def as_classes(value: object, name: str = "classes") -> npt.NDArray[Any]:
     Raises
     ------
     TypeError
-        For another kind of value, or str mixed with numbers.
+        For another kind of value, str mixed with numbers, or labels in no order.
     ValueError
-        For another number of dimensions, repeated labels, or labels that are not finite.
+        For another number of dimensions, repeated labels, labels that are not finite, integers that
+        float64 would round beside floats, or text that ends in a NUL character.
     """
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a 1-D array of int, str, bool or float") from None
+    array = inputs.label_array(value, name)
     if array.ndim != 1:
         raise ValueError(f"{name} must have shape (k,), got {array.shape}")
-    if array.dtype.kind in "OU":
-        array = _string_classes(value, array, name)
+    if array.dtype.kind == "O":
+        raise _mixed(array, name)
+    if array.dtype.kind == "U":
+        array = array.astype(np.str_)
     elif array.dtype.kind in "iu":
         if array.size and int(array.max()) > np.iinfo(np.int64).max:
             raise ValueError(f"{name} must fit int64, got {array.max()}")
@@ -833,10 +848,7 @@ def as_order(value: object, name: str, units: int) -> Int32Array:
     ValueError
         For another number of dimensions, no unit, one that is not there, or one named twice.
     """
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be an array of integers: {error}") from None
+    array = inputs.plain_array(value, name, "integers")
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{name} must have shape (k,) with k > 0, got {array.shape}")
     if array.dtype.kind not in "iu":
@@ -934,23 +946,25 @@ def _check_machine_value(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a str, an int or None, got {type(value).__name__}")
 
 
-def _string_classes(value: object, array: npt.NDArray[Any], name: str) -> npt.NDArray[np.str_]:
-    # NumPy turns a list of str and numbers into str without a word, so the list itself is asked.
-    labels = list(value) if isinstance(value, list | tuple) else array.tolist()
-    for i, label in enumerate(labels):
-        if not isinstance(label, str):
-            raise TypeError(
-                f"{name} must be all str, or all numbers within int64 or float64, "
-                f"got {label!r} at index {i}"
-            )
-    return np.array(labels, dtype=np.str_)
+def _mixed(labels: npt.NDArray[Any], name: str) -> TypeError:
+    """What to raise for labels that no dtype holds: the first that does not fit."""
+    text = [isinstance(label, str) for label in labels]
+    fits = text if any(text) else [_is_label(label) for label in labels]
+    at = fits.index(False)
+    return TypeError(
+        f"{name} must be all str, or all numbers within int64 or float64, "
+        f"got {labels[at]!r} at index {at}"
+    )
+
+
+def _is_label(value: object) -> bool:
+    if isinstance(value, int | np.integer):
+        return -(2**63) <= int(value) < 2**63
+    return isinstance(value, float | np.floating | np.bool_)
 
 
 def _real_array(value: object, name: str, shape: str) -> npt.NDArray[Any]:
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be an array of real numbers: {error}") from None
+    array = inputs.plain_array(value, name)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
     if array.ndim not in _DIMENSIONS[shape]:

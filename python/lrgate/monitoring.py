@@ -15,10 +15,13 @@ import threading
 import weakref
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from lrgate.inputs import real_array
 
 if TYPE_CHECKING:
     from lrgate.model import Float32Array, Layer
@@ -38,10 +41,11 @@ _COUNTS: Final = ("inputs", "outputs", "computed", "active", "kept", "energy", "
 _Z: Final = 1.959964
 # Outputs that vary by less than this share of their squares do not vary: that is rounding.
 _ROUNDING: Final = 1e-13
-_MEASURES: Final = (
-    "relative squared difference from the dense network",
-    "disagreement with the dense network",
-)
+_MEASURES: Final = {
+    "regression": "relative squared difference from the dense network",
+    "classification": "disagreement with the dense network",
+    "multilabel": "share of label entries that differ from the dense network",
+}
 _HEADER: Final = " #  layer          in    out  computed  recall    lost   wrong"
 
 
@@ -95,11 +99,14 @@ class Drift:
     rows : int
         Rows compared.
     disagreement : float or None
-        Classification: share of the rows whose predicted class differs. Regression: relative
-        squared difference, ``sum((y - dense)**2) / sum((dense - dense.mean(axis=0))**2)``, both
-        sums over rows and outputs; None where the dense outputs do not vary. None without rows.
+        Classification: share of the rows whose predicted class differs. Multilabel: share of the
+        label entries, rows times labels, that differ. Regression: relative squared difference,
+        ``sum((y - dense)**2) / sum((dense - dense.mean(axis=0))**2)``, both sums over rows and
+        outputs; None where the dense outputs do not vary. None without rows.
     disagreement_low, disagreement_high : float or None
-        Classification: Wilson's 95 % confidence interval of the share.
+        Classification: Wilson's 95 % confidence interval of the share. Multilabel: the same, with
+        as many observations as rows, since the labels of a row may differ together; where they do
+        not, it is wider than it need be.
     layers : tuple of LayerDrift
         In order.
     """
@@ -119,14 +126,16 @@ class MonitorReport:
     ----------
     measure : str
         What ``disagreement`` is: ``"disagreement with the dense network"`` of a classifier,
-        ``"relative squared difference from the dense network"`` of a regressor.
+        ``"relative squared difference from the dense network"`` of a regressor, ``"share of label
+        entries that differ from the dense network"`` of a multilabel network.
     rows_seen : int
         Rows of all calls, while rows were sampled.
     rows_sampled : int
         Rows that were computed again.
     rows_skipped : int
         Those of them that count nowhere else, since an output was not finite: the call's, the dense
-        one, or a layer's.
+        one, or a layer's. Rows of a call that raised an error, as ``predict`` does where outputs
+        are NaN and no ``nan_label`` is given, are not seen at all.
     sampling : bool
         Whether rows are still sampled: not after the ``with`` block, nor after an error.
     window, total : Drift
@@ -229,19 +238,19 @@ class Monitor:
         min_rows: int = 100,
         seed: int | None = None,
     ) -> None:
-        if not (_is_number(rate) and 0 < rate <= 1):
+        if not (_is_number(rate) and 0 < float(rate) <= 1):
             raise _refusal("rate", "a number above 0 and at most 1", rate)
         limits = {"max_disagreement": max_disagreement, "max_lost_energy": max_lost_energy}
         for name, limit in limits.items():
-            if not (limit is None or (_is_number(limit) and limit >= 0)):
+            if not (limit is None or (_is_number(limit) and float(limit) >= 0)):
                 raise _refusal(name, "None or a number of at least 0", limit)
         if not (_is_integer(min_rows) and min_rows >= 1):
             raise _refusal("min_rows", "an integer of at least 1", min_rows)
         if not (_is_integer(window) and window >= min_rows):
             raise _refusal("window", f"an integer of at least min_rows={min_rows}", window)
         self._rate = float(rate)
-        self._max_disagreement = max_disagreement
-        self._max_lost_energy = max_lost_energy
+        self._max_disagreement = None if max_disagreement is None else float(max_disagreement)
+        self._max_lost_energy = None if max_lost_energy is None else float(max_lost_energy)
         self._window_rows = int(window)
         self._min_rows = int(min_rows)
 
@@ -257,11 +266,14 @@ class Monitor:
                 net.engine.count(np.zeros((1, net.input_size), np.float32), rows)
         # Labels by class index, and the output above which the second of two classes is predicted.
         self._classes = net.classes
-        self._measure = _MEASURES[self._classes is not None]
+        self._task = net.task or "regression"
+        self._measure = _MEASURES[self._task]
         self._boundary = 0.5 if net.layers[-1].activation.name == "sigmoid" else 0.0
-        # Sums are vectors: the rows; differing rows, or squared differences, squares and sums of
-        # the dense outputs; then each layer's counts.
-        self._first_count = 2 if self._classes is not None else 3 + net.output_size
+        # Sums are vectors: the rows; differing rows or label entries, or squared differences,
+        # squares and sums of the dense outputs; then each layer's counts.
+        # Entries of a row that may differ.
+        self._entries = net.output_size if self._task == "multilabel" else 1
+        self._first_count = 3 + net.output_size if self._task == "regression" else 2
 
         self._lock = threading.Lock()
         self._random = np.random.default_rng(seed)
@@ -275,7 +287,7 @@ class Monitor:
     def __call__(self, x: Any, /) -> Float32Array:
         """Raw outputs of the last layer, as ``net(x)``."""
         y = self._network(x)
-        self._sample(x, y, y.ndim == 1)
+        self._sample(x, y, y.ndim == 1, self._boundary)
         return y
 
     def forward(
@@ -286,13 +298,16 @@ class Monitor:
         if arrays and self._sampling and np.may_share_memory(x, out):
             x = x.copy()  # the call writes over it
         y = self._network.forward(x, out=out, num_threads=num_threads)
-        self._sample(x, y, y.ndim == 1)
+        self._sample(x, y, y.ndim == 1, self._boundary)
         return y
 
-    def predict(self, x: Any, /, *, num_threads: int | None = None) -> Any:
+    def predict(self, x: Any, /, *, num_threads: int | None = None, nan_label: Any = None) -> Any:
         """Labels of a classifier, values of a regressor, as ``net.predict``."""
-        y = self._network.predict(x, num_threads=num_threads)
-        self._sample(x, y, y.ndim == (1 if self._classes is None else 0))
+        y = self._network.predict(x, num_threads=num_threads, nan_label=nan_label)
+        one = self._task == "classification" or (
+            self._task == "regression" and self._network.output_size == 1
+        )
+        self._sample(x, y, np.ndim(y) == (0 if one else 1))
         return y
 
     def predict_proba(self, x: Any, /, *, num_threads: int | None = None) -> Float32Array:
@@ -341,8 +356,11 @@ class Monitor:
 
     # Sampling
 
-    def _sample(self, x: Any, y: Any, single: bool) -> None:
-        """Count the rows of a call on `x` that gave `y`, and compare those that are sampled."""
+    def _sample(self, x: Any, y: Any, single: bool, boundary: float = 0.5) -> None:
+        """Count the rows of a call on `x` that gave `y`, and compare those that are sampled.
+
+        Entries of `y` above the `boundary` stand for labels of a multilabel network.
+        """
         rows = 1 if single else len(y)
         with self._lock:
             if not self._sampling:
@@ -353,14 +371,14 @@ class Monitor:
                 return
             at = self._draw(rows)
         try:
-            x = x.tocsr() if hasattr(x, "tocsr") else np.asarray(x)
+            x = x.tocsr() if hasattr(x, "tocsr") else real_array(x)
             y = np.asarray(y)
             if single:
                 x, y = x[None], y[None]
             x, y = x[at], y[at]
             for start in range(0, len(at), _PIECE):
                 piece = slice(start, start + _PIECE)
-                self._record(len(y[piece]), self._compare(x[piece], y[piece], rows))
+                self._record(len(y[piece]), self._compare(x[piece], y[piece], rows, boundary))
         except Exception:
             with self._lock:
                 first, self._sampling = self._sampling, False
@@ -381,15 +399,18 @@ class Monitor:
         others = self._random.choice(after, number, replace=False, shuffle=False)
         return np.append(first, first + 1 + np.sort(others))
 
-    def _compare(self, x: Any, y: npt.NDArray[Any], size: int) -> _Float64Array:
+    def _compare(self, x: Any, y: npt.NDArray[Any], size: int, boundary: float) -> _Float64Array:
         """Sums over the rows of `x`, from a call of `size` rows, less those that are not finite.
 
-        `y` is what the call gave: labels (n,), or outputs or probabilities (n, k).
+        `y` is what the call gave: labels or values (n,), or outputs, probabilities or labels
+        (n, k).
         """
         sums = np.zeros_like(self._total)
         expected = self._dense.forward(x, num_threads=1)
         finite = np.isfinite(expected).all(axis=1)
-        if y.ndim == 2:
+        if self._task == "regression":
+            y = y.reshape(expected.shape)
+        if y.ndim == 2 and y.dtype.kind == "f":
             finite &= np.isfinite(y).all(axis=1)
         if not finite.all():
             kept = np.flatnonzero(finite)
@@ -397,7 +418,10 @@ class Monitor:
         if len(y) == 0:
             return sums
         sums[0] = len(y)
-        if self._classes is None:
+        if self._task == "multilabel":
+            differs = (y > boundary) != (expected > self._boundary)
+            sums[1] = np.count_nonzero(differs)
+        elif self._classes is None:
             expected = expected.astype(np.float64)
             sums[1] = np.sum((y - expected) ** 2)
             sums[2] = np.sum(expected**2)
@@ -461,8 +485,8 @@ class Monitor:
     def _drift(self, sums: _Float64Array) -> Drift:
         rows = int(sums[0])
         figure = low = high = None
-        if self._classes is not None:
-            figure = _ratio(sums[1], rows, None)
+        if self._task != "regression":
+            figure = _ratio(sums[1], rows * self._entries, None)
             if figure is not None:
                 low, high = _wilson(figure, rows)
         elif rows > 0:
@@ -550,7 +574,7 @@ def _optional(value: float | None, form: str) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
 
 
 def _is_integer(value: object) -> bool:

@@ -10,12 +10,13 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from lrgate import _core, files, quantize
+from lrgate import _core, files, inputs, quantize
 from lrgate.machine import fingerprint
 from lrgate.model import (
     PRECISIONS,
@@ -31,6 +32,7 @@ from lrgate.model import (
     PlannedOutputs,
     Probe,
     Quantization,
+    as_classes,
     as_float32,
     as_range,
     sealed,
@@ -72,17 +74,39 @@ class Network(_core.Network):
     outputs:
 
     - ``net(x)`` and :meth:`forward`: float32 (n, k),
-    - :meth:`predict`: labels (n,) of a classifier, values of a regressor,
-    - :meth:`predict_proba`: probabilities (n, k) of a classifier.
-
-    ``x`` is (n, d), or (d,) for one row: then the result has no batch axis either. float32 rows
-    whose values are side by side are used in place, as are uint8 rows; float16, float64, integers,
-    bool, other strides and byte orders are copied and converted to float32 as ``numpy.astype``
-    does. ``scipy.sparse`` rows are used as CSR, in place where they are that with float32 data.
-    Complex, object and string arrays are refused. NaN in a row gives NaN in that row's outputs and
-    changes no other row.
+    - :meth:`predict`: labels (n,) of a classifier; 0 and 1 (n, k), int64, of a multilabel network;
+      values of a regressor, (n, k), or (n,) where it has one output,
+    - :meth:`predict_proba`: probabilities (n, k) of a classifier or a multilabel network.
 
     A network may be shared by threads, pickled, and used after a fork.
+
+    Rows
+    ----
+    ``x`` is (n, d), or (d,) for one row: then the result has no batch axis either, and a label, or
+    the value of a regressor with one output, is a NumPy scalar. float32 rows whose values are side
+    by side are used in place, as are uint8 rows; float16, float64, integers, bool, other strides
+    and byte orders are copied and converted to float32 as ``numpy.astype`` does. ``scipy.sparse``
+    rows are used as CSR, in place where they are that with float32 data.
+
+    DataFrames, Series and tables of pandas, polars and pyarrow are taken where their columns hold
+    numbers or bool, also nullable ones, sparse ones, categories that are numbers, and objects that
+    are numbers; missing values become NaN. Other columns are refused by name. Arrays of objects are
+    taken where all objects are numbers. Complex numbers, text and dates are refused, as are masked
+    arrays with a masked cell: fill them first.
+
+    Missing values
+    --------------
+    NaN in a row gives NaN in that row's outputs and probabilities, and changes no other row.
+    :meth:`predict` of a classifier or a multilabel network raises ValueError for rows whose outputs
+    are NaN, and names them. With ``nan_label=`` these rows get that label instead (a multilabel
+    network: in each of their k entries); labels are then objects where it is of another kind than
+    the classes. A regressor gives NaN.
+
+    Multilabel networks
+    -------------------
+    With the task ``"multilabel"`` each output is a label of its own: present where a sigmoid's
+    output is above 0.5, or where another activation's raw output is above 0. Probabilities are the
+    outputs of a sigmoid, or the sigmoid of the raw outputs.
 
     Examples
     --------
@@ -98,9 +122,14 @@ class Network(_core.Network):
 
     def __new__(cls, model: Model, engine: _core.Engine | None = None) -> Self:
         """Build a network from a model; `engine` is for internal use."""
+        if not isinstance(model, Model):
+            raise TypeError(
+                "Network must be made by Network.load(path) or "
+                f"Network.from_layers([(weight, bias), ...]), got {type(model).__name__}"
+            )
         if engine is None:
             engine = _build(model)
-        net = super().__new__(cls, engine, model.task == "classification", model.classes)
+        net = super().__new__(cls, engine, model.task or "regression", model.classes)
         net._model = model
         return net
 
@@ -166,8 +195,8 @@ class Network(_core.Network):
     @classmethod
     def from_layers(
         cls,
-        layers: Sequence[tuple[npt.ArrayLike, npt.ArrayLike] | Layer],
-        activations: Sequence[Any] | None = None,
+        layers: Sequence[tuple[npt.ArrayLike, npt.ArrayLike | None] | Layer],
+        activations: Sequence[Any] | str | Activation | None = None,
         task: str | None = None,
         classes: npt.ArrayLike | None = None,
         input_scale: npt.ArrayLike | None = None,
@@ -181,18 +210,24 @@ class Network(_core.Network):
         Parameters
         ----------
         layers : sequence of (weight, bias) or of Layer
-            weight (out, in), as in ``torch.nn.Linear``; bias (out,).
-        activations : sequence, optional
+            weight (out, in), as in ``torch.nn.Linear``; bias (out,), or None for no bias.
+            scikit-learn and Keras have weights (in, out): pass ``weight.T``. Where shapes show
+            that, such weights are refused; where all layers are square, they cannot be told.
+        activations : sequence, or one of its entries, optional
             One per layer: ``"relu"``, ``("clipped_relu", upper)``, ``("thresholded_relu",
             threshold)``, ``("leaky_relu", slope)``, ``"tanh"``, ``"sigmoid"``, ``"gelu"``,
             ``"softmax"`` or ``"identity"``. By default a Layer keeps its own, and others have relu
-            on all layers but the last.
-        task : {"classification", "regression"}, optional
+            on all layers except the last, which has identity. A single name, or an Activation, is
+            that of all layers except the last, which is as by default.
+        task : {"classification", "regression", "multilabel"}, optional
             By default classification where `classes` is given or the last activation is softmax or
-            sigmoid, else regression.
+            the sigmoid of one output; multilabel where several outputs are sigmoids; else
+            regression. With ``"classification"``, or `classes`, several sigmoids are one class of
+            many: the largest.
         classes : array-like (k,), optional
             Labels that :meth:`predict` gives; two for a network with one output. By default
-            0, 1, ...
+            0, 1, ... All str or all numbers; integers of any width become int64. A multilabel
+            network has none.
         input_scale, input_shift : float or array-like (d,), optional
             The network computes on ``x * input_scale + input_shift``: callers pass raw values. It
             costs nothing at run time, but where a shift is above 16: then rows are mapped as they
@@ -207,41 +242,31 @@ class Network(_core.Network):
         ValueError
             If there is no layer, shapes do not fit, values are not finite, or a name is unknown.
         TypeError
-            If an array is not one of real numbers.
+            If an array is not one of real numbers, or classes are text and numbers mixed.
         """
-        layers = list(layers)
+        layers = _listed(layers)
         made = [
             layer if isinstance(layer, Layer) else _layer(layer, i)
             for i, layer in enumerate(layers)
         ]
-        if activations is not None:
-            if len(activations) != len(made):
-                raise ValueError(
-                    f"activations must have {len(made)} entries, one per layer, "
-                    f"got {len(activations)}"
-                )
-        else:
-            usual = ["relu"] * (len(made) - 1) + ["identity"] if made else []
-            activations = [
-                layer.activation if isinstance(layer, Layer) else name
-                for layer, name in zip(layers, usual, strict=True)
-            ]
-        made = [
-            _changed(layer, f"layers[{i}]", activation=Activation.parse(a, f"activations[{i}]"))
-            for i, (layer, a) in enumerate(zip(made, activations, strict=True))
+        _check_transposed(made)
+        usual: list[Any] = ["relu"] * (len(made) - 1) + ["identity"] if made else []
+        usual = [
+            layer.activation if isinstance(layer, Layer) else name
+            for layer, name in zip(layers, usual, strict=True)
         ]
-        labels = None if classes is None else np.array(classes)
+        made = [
+            _changed(layer, f"layers[{i}]", activation=a)
+            for i, (layer, a) in enumerate(zip(made, _activations(activations, usual), strict=True))
+        ]
         if task is None:
-            guess = labels is not None or (
-                bool(made) and made[-1].activation.name in ("softmax", "sigmoid")
-            )
-            task = TASKS[0] if guess else TASKS[1]
+            task = _usual_task(made, classes is not None)
         elif task not in TASKS:
-            raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
         model = Model(
             layers=tuple(made),
             task=task,
-            classes=labels,
+            classes=None if classes is None else as_classes(classes),
             input_scale=_map(input_scale, "input_scale"),
             input_shift=_map(input_shift, "input_shift"),
             input_range=None if input_range is None else as_range(input_range),
@@ -264,12 +289,15 @@ class Network(_core.Network):
 
     @property
     def task(self) -> str | None:
-        """``"classification"`` or ``"regression"``."""
+        """``"classification"``, ``"regression"`` or ``"multilabel"``.
+
+        None where the network's file does not say: it then acts as a regressor.
+        """
         return self._model.task
 
     @property
     def classes(self) -> npt.NDArray[Any] | None:
-        """Labels by class index, of a classifier; None for a regressor."""
+        """Labels by class index, of a classifier; None for a regressor or a multilabel network."""
         if self._model.task != "classification":
             return None
         if self._model.classes is not None:
@@ -581,19 +609,19 @@ class Network(_core.Network):
         >>> bool((small.predict(x) != net.predict(x)).mean() < 0.01)
         True
         """
-        rows = quantize.checked_rows(x, self.input_size)
+        rows = inputs.checked_rows(x, self.input_size)
         chosen = _to_quantize(layers, self.layers)
         fitted = list(self.layers)
-        for i, inputs in enumerate(self.dense().layer_inputs(rows)):
+        for i, values in enumerate(self.dense().layer_inputs(rows)):
             if i not in chosen:
                 continue
-            _check_inputs(i, inputs)
+            _check_inputs(i, values)
             if i == 0:
                 scale, shift = self.input_scale, self.input_shift
                 quantization = quantize.of_rows(self.layers[0], rows, scale, shift)
             else:
-                quantization = quantize.of_inputs(inputs)
-            fitted[i] = quantize.with_bytes(self.layers[i], quantization, inputs)
+                quantization = quantize.of_inputs(values)
+            fitted[i] = quantize.with_bytes(self.layers[i], quantization, values)
         engine = self.engine.with_gates(_engine_gates(fitted))
         engine = engine.with_quantization(_engine_quantization(fitted))
         plan = [
@@ -685,7 +713,7 @@ class Network(_core.Network):
     def tune(
         self,
         x: Any,
-        batch_sizes: Sequence[int] = (1, 64, 1024),
+        batch_sizes: Sequence[int] | npt.NDArray[np.integer] = (1, 64, 1024),
         *,
         seconds: float = 0.5,
     ) -> Self:
@@ -701,7 +729,7 @@ class Network(_core.Network):
         ----------
         x : array-like or scipy.sparse (n, d)
             Real input rows; a few hundred are enough.
-        batch_sizes : sequence of int
+        batch_sizes : sequence or array of int
             Batch classes: a call uses the plan of the nearest number of rows, on a log scale.
         seconds : float
             About how long to measure for each batch class.
@@ -711,14 +739,11 @@ class Network(_core.Network):
         ValueError
             If `x` has no rows or another width, or a batch size is below 1 or given twice.
         """
-        if not isinstance(batch_sizes, Sequence):
-            raise TypeError(
-                f"batch_sizes must be a sequence of integers, got {type(batch_sizes).__name__}"
-            )
-        for size in batch_sizes:
+        sizes = inputs.as_list(batch_sizes, "batch_sizes")
+        for size in sizes:
             if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
                 raise ValueError(f"batch_sizes must be integers of at least 1, got {size!r}")
-        engine = self.engine.tune(x, [int(size) for size in batch_sizes], seconds)
+        engine = self.engine.tune(x, [int(size) for size in sizes], seconds)
         return self._with_engine_plan(engine, fingerprint())
 
     def _retune(self, seconds: float) -> Self:
@@ -791,7 +816,7 @@ class Network(_core.Network):
             If `x` has no rows or rows of another width, or `batch_size` is below 1.
         """
         x, _, size = _sample(x, batch_size)
-        return measure_phases(self, x if hasattr(x, "shape") else np.asarray(x), size, seconds)
+        return measure_phases(self, x, size, seconds)
 
     def layer_inputs(self, x: Any) -> list[npt.NDArray[np.float32]]:
         """Every layer's input on these rows: what gates are fitted on.
@@ -994,20 +1019,8 @@ def _probe_rows(x: Any, width: int) -> npt.NDArray[Any]:
             )
         x = x.tocsr()
         x.check_format(full_check=True)  # SciPy trusts the indices when it makes rows dense
-        x = x.toarray()
-    if np.ma.isMaskedArray(x) and np.ma.is_masked(x):
-        row = int(np.argwhere(np.ma.getmaskarray(x))[0][0])
-        raise ValueError(f"x must not have masked values, got some in row {row}")
-    rows = np.array(x)
-    if rows.dtype.kind not in "biuf":
-        raise TypeError(f"x must be an array of real numbers, got dtype {rows.dtype}")
-    if rows.dtype != np.uint8:
-        with np.errstate(over="ignore"):
-            rows = rows.astype(np.float32)
-    if rows.ndim != 2 or len(rows) == 0 or rows.shape[1] != width:
-        raise ValueError(f"x must have shape (n, {width}) with n > 0, got {rows.shape}")
-    _check_rows("x must be finite in float32", rows)
-    return rows
+    rows = inputs.checked_rows(x, width)
+    return np.array(rows.toarray() if hasattr(rows, "toarray") else rows)
 
 
 def _check_rows(rule: str, rows: npt.NDArray[Any]) -> None:
@@ -1094,11 +1107,12 @@ def _full(values: Float32Array, order: Int32Array | None, width: int) -> Float32
 def _sample(x: Any, batch_size: int | None) -> tuple[Any, int, int]:
     """Rows to profile, how many they are, and rows a call."""
     if not hasattr(x, "tocsr"):
-        if np.ndim(x) == 0:
+        x = inputs.real_array(x)
+        if x.ndim == 0:
             raise ValueError("x must have shape (n, d) or (d,), got ()")
-        if np.ndim(x) == 1:
-            x = np.asarray(x)[None]
-    rows = x.shape[0] if hasattr(x, "shape") else len(x)
+        if x.ndim == 1:
+            x = x[None]
+    rows = x.shape[0]
     size = max(rows, 1) if batch_size is None else batch_size
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, got {size}")
@@ -1121,19 +1135,18 @@ def _to_quantize(wanted: Sequence[int] | None, layers: Sequence[Layer]) -> set[i
     """Indices of the layers to quantise."""
     if wanted is None:
         return {i for i, layer in enumerate(layers) if layer.inputs <= quantize.MOST_INPUTS}
-    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
-        raise TypeError(f"layers must be a sequence of integers, got {type(wanted).__name__}")
-    for i in wanted:
+    indices = inputs.as_list(wanted, "layers")
+    for i in indices:
         if isinstance(i, bool) or not isinstance(i, int | np.integer):
             raise TypeError(f"layers must be a sequence of integers, got {i!r}")
         if not 0 <= i < len(layers):
             raise ValueError(f"layers must name layers from 0 to {len(layers) - 1}, got {i}")
-        if layers[i].inputs > quantize.MOST_INPUTS:
+        if layers[int(i)].inputs > quantize.MOST_INPUTS:
             raise ValueError(
                 f"layers[{i}] must have at most {quantize.MOST_INPUTS} inputs for int8, "
-                f"got {layers[i].inputs}"
+                f"got {layers[int(i)].inputs}"
             )
-    return {int(i) for i in wanted}
+    return {int(i) for i in indices}
 
 
 def _check_inputs(i: int, inputs: Float32Array) -> None:
@@ -1195,7 +1208,67 @@ def _changed(layer: Layer, name: str, **changes: Any) -> Layer:
         raise type(error)(f"{name}: {error}") from None
 
 
+def _listed(layers: Any) -> list[Any]:
+    if not isinstance(layers, str | bytes | Mapping | np.ndarray):
+        try:
+            return list(layers)
+        except TypeError:
+            pass
+    raise TypeError(
+        "layers must be a sequence of (weight, bias) pairs or of Layer, "
+        f"got {type(layers).__name__}"
+    )
+
+
+def _check_transposed(layers: Sequence[Layer]) -> None:
+    """Refuse weights that follow each other only as (in, out)."""
+    pairs = list(pairwise(layers))
+    if all(a.outputs == b.inputs for a, b in pairs):
+        return
+    if all(a.inputs == b.outputs for a, b in pairs):
+        shapes = ", ".join(str(layer.weight.shape) for layer in layers[:4])
+        more = ", ..." * (len(layers) > 4)
+        raise ValueError(
+            f"layers: weights have shapes {shapes}{more}: this looks like (in, out): pass weight.T"
+        )
+
+
+def _activations(given: Any, usual: list[Any]) -> list[Activation]:
+    """One activation per layer from what `from_layers` is given."""
+    if given is None:
+        given = usual
+    elif isinstance(given, str | Activation | Mapping):
+        one = Activation.parse(given, "activations")
+        if one.name == "softmax":
+            raise ValueError(
+                "activations must have one entry per layer: softmax alone would be that of all "
+                "layers except the last"
+            )
+        given = [one] * (len(usual) - 1) + usual[-1:]
+    else:
+        given = inputs.as_list(given, "activations", "activations")
+        if len(given) != len(usual):
+            raise ValueError(
+                f"activations must have {len(usual)} entries, one per layer, got {len(given)}"
+            )
+    return [Activation.parse(a, f"activations[{i}]") for i, a in enumerate(given)]
+
+
+def _usual_task(layers: Sequence[Layer], has_classes: bool) -> str:
+    if has_classes:
+        return "classification"
+    last = layers[-1] if layers else None
+    if last is None or last.activation.name not in ("softmax", "sigmoid"):
+        return "regression"
+    several = last.activation.name == "sigmoid" and last.outputs > 1
+    return "multilabel" if several else "classification"
+
+
 def _layer(pair: Any, i: int) -> Layer:
+    if isinstance(pair, np.ndarray) and pair.ndim > 0:  # rows of it would pass for the two
+        raise TypeError(
+            f"layers[{i}] must be (weight, bias) or a Layer, got an array of shape {pair.shape}"
+        )
     try:
         weight, bias = pair
     except (TypeError, ValueError):

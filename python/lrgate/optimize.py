@@ -24,6 +24,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
@@ -31,11 +33,12 @@ import numpy.typing as npt
 
 from lrgate import estimators, machine, timing, units
 from lrgate._core import get_num_threads
+from lrgate.inputs import as_list, checked_rows, label_array
 from lrgate.judge import FIT_SHARE, MOST_ROWS, Damage, Increase, Judge, Split
 from lrgate.model import Gate, Layer, Model
 from lrgate.network import Network
 from lrgate.profiles import LayerProfile
-from lrgate.quantize import MOST_INPUTS, checked_rows, gate_range
+from lrgate.quantize import MOST_INPUTS, gate_range
 from lrgate.reports import ClassReport, LayerReport, Report, Spread
 
 __all__ = ["optimize"]
@@ -113,8 +116,9 @@ def optimize(
         fit, a fifth chooses, and two fifths check the error. Rows that the model was trained on
         will do, but their error is lower than that of new rows.
     y : array-like (n,) or (n, k), optional
-        Labels, of the network's ``classes``; values for a regressor. Without them the budget is
-        one of disagreement with the dense network.
+        Labels, of the network's ``classes``; values for a regressor; 0 and 1 (n, k) for a
+        multilabel network. Columns of pandas, polars and pyarrow are taken too. Without them the
+        budget is one of disagreement with the dense network.
     max_error_increase : float
         The budget, on rows that nothing was fitted on. A classifier: increase of the share of wrong
         rows (0.001 is a tenth of a percentage point), or without `y` the share of rows whose class
@@ -123,7 +127,7 @@ def optimize(
         with one standard error of what is seen to spare, so that a small budget needs many rows:
         the report has the increase's interval, and a note where that reaches beyond the budget.
         0 allows nothing that is not exact.
-    batch_sizes : sequence of int
+    batch_sizes : sequence or array of int
         Rows per call to plan for; a call uses the plan of the nearest one, on a log scale.
     precision : {"auto", "f32", "int8"}
         Whether layers may be int8. ``"int8"``: every layer, but for those that cost too much error,
@@ -185,7 +189,9 @@ def optimize(
 
 
 def _checked_budget(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    if isinstance(value, bool) or not isinstance(
+        value, int | float | np.number | Decimal | Fraction
+    ):
         raise TypeError(f"max_error_increase must be a number, got {value!r}")
     if not 0 <= float(value) <= 1:
         raise ValueError(f"max_error_increase must be from 0 to 1, got {value}")
@@ -193,11 +199,7 @@ def _checked_budget(value: float) -> float:
 
 
 def _checked_sizes(batch_sizes: Sequence[int]) -> list[int]:
-    if isinstance(batch_sizes, str) or not isinstance(batch_sizes, Sequence):
-        raise TypeError(
-            f"batch_sizes must be a sequence of integers, got {type(batch_sizes).__name__}"
-        )
-    sizes = [_positive(size, "batch_sizes") for size in batch_sizes]
+    sizes = [_positive(size, "batch_sizes") for size in as_list(batch_sizes, "batch_sizes")]
     if not sizes:
         raise ValueError("batch_sizes must have at least one entry, got none")
     if len(set(sizes)) != len(sizes):
@@ -220,11 +222,13 @@ def _positive(value: Any, name: str, least: int = 1) -> int:
 
 
 def checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[Any]:
-    """Class indices (n,) of a classifier, float64 (n, k) of a regressor."""
-    try:
-        targets = np.asarray(y)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"y must be an array: {error}") from None
+    """Class indices (n,) of a classifier, float64 (n, k) of a regressor.
+
+    Of a multilabel network int64 (n, k), whose entries are 0 and 1.
+    """
+    targets = label_array(y)
+    if model.task == "multilabel":
+        return _label_matrix(targets, rows, model.output_size)
     if model.classes is not None:
         if targets.shape != (rows,):
             raise ValueError(f"y must have shape ({rows},), one label a row, got {targets.shape}")
@@ -265,12 +269,26 @@ def checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[
     return values
 
 
+def _label_matrix(targets: npt.NDArray[Any], rows: int, outputs: int) -> IntArray:
+    if targets.dtype.kind not in "biuf":
+        raise TypeError(f"y must be an array of 0 and 1, got dtype {targets.dtype}")
+    if targets.shape != (rows, outputs):
+        raise ValueError(
+            f"y must have shape ({rows}, {outputs}), one 0 or 1 for each label, got {targets.shape}"
+        )
+    others = np.argwhere((targets != 0) & (targets != 1))
+    if len(others):
+        row, column = others[0]
+        raise ValueError(
+            f"y must hold 0 and 1, got {targets[row, column]} in row {row}, column {column}"
+        )
+    return targets.astype(np.int64)
+
+
 def _checked_ranks(ranks: Sequence[int] | None, fitted: int) -> tuple[int, ...]:
     if ranks is None:
         return tuple(rank for rank in _RANKS if rank < fitted)
-    if isinstance(ranks, str) or not isinstance(ranks, Sequence):
-        raise TypeError(f"ranks must be a sequence of integers, got {type(ranks).__name__}")
-    checked = sorted({_positive(rank, "ranks") for rank in ranks})
+    checked = sorted({_positive(rank, "ranks") for rank in as_list(ranks, "ranks")})
     if not checked:
         raise ValueError("ranks must have at least one entry, got none")
     most = int(FIT_SHARE * MOST_ROWS) - 1

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from lrgate import _core
 from lrgate.model import Float32Array, Gate, Layer, Quantization
 
-__all__ = ["MOST_INPUTS", "checked_rows", "gate_range", "of_inputs", "of_rows", "with_bytes"]
+__all__ = ["MOST_INPUTS", "gate_range", "of_inputs", "of_rows", "with_bytes"]
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -138,44 +138,6 @@ def gate_range(gate: Gate, inputs: Float32Array) -> Float32Array:
     return bounds.astype(np.float32)
 
 
-def checked_rows(x: Any, width: int, least: int = 1) -> Any:
-    """Rows as uint8 or float32 (n, width), or as CSR in float32; all finite, at least `least`.
-
-    Raises
-    ------
-    TypeError
-        For another kind of value.
-    ValueError
-        For another shape, fewer rows, or a value that is not finite.
-    """
-    if hasattr(x, "tocsr"):
-        rows = x.tocsr()
-    else:
-        try:
-            rows = np.asarray(x)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"x must be an array of real numbers: {error}") from None
-    if rows.dtype.kind not in "biuf":
-        raise TypeError(f"x must be an array of real numbers, got dtype {rows.dtype}")
-    if rows.ndim != 2 or rows.shape[1] != width:
-        raise ValueError(f"x must have shape (n, {width}), got {rows.shape}")
-    if rows.shape[0] < least:
-        plural = "s" * (least != 1)
-        raise ValueError(f"x must have at least {least} row{plural}, got {rows.shape[0]}")
-    if rows.dtype != np.uint8 or not isinstance(rows, np.ndarray):
-        with np.errstate(over="ignore"):
-            rows = rows.astype(np.float32, copy=False)
-    if isinstance(rows, np.ndarray):
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    else:
-        entries = rows.tocoo()
-        bad = np.unique(entries.row[~np.isfinite(entries.data)])
-    if len(bad):
-        more = f" and {len(bad) - 1} more rows" if len(bad) > 1 else ""
-        raise ValueError(f"x must be finite, got NaN or infinity in row {bad[0]}{more}")
-    return rows
-
-
 def _of_all(values: npt.NDArray[Any], low: float, high: float) -> Quantization:
     """One scale and one offset for values from `low` to `high`."""
     if not _varies(low, high):
@@ -276,12 +238,12 @@ def _errors(
         input_scale=None if input_scale is None else input_scale.reshape(-1),
         input_shift=None if input_shift is None else input_shift.reshape(-1),
     )
-    exact = _core.Network(engine, False, None)(rows).astype(np.float64)
+    exact = _core.Network(engine, "regression", None)(rows).astype(np.float64)
     errors = []
     for candidate in candidates:
         pair = candidate.scale.reshape(-1), candidate.offset.reshape(-1)
         try:
-            int8 = _core.Network(engine.with_quantization([pair]), False, None)
+            int8 = _core.Network(engine.with_quantization([pair]), "regression", None)
         except ValueError:  # it makes weights or biases overflow
             errors.append(math.inf)
             continue

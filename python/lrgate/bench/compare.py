@@ -30,11 +30,11 @@ from lrgate import timing
 from lrgate.bench import process, startup
 from lrgate.bench.engines import LRGATE, Engine, Forward, Settings, blas, folded, selected
 from lrgate.bench.startup import Startup
+from lrgate.inputs import as_list, checked_rows, label_array, real_array
 from lrgate.judge import Judge
 from lrgate.model import Activation
 from lrgate.network import Network
 from lrgate.optimize import checked_targets, optimize
-from lrgate.quantize import checked_rows
 from lrgate.runtime import num_threads
 from lrgate.timing import Ratio, Timing
 
@@ -344,6 +344,7 @@ def measure(
         For rows and labels that `lrgate.optimize` would refuse, too.
     """
     begin = time.perf_counter()
+    batch_sizes = as_list(batch_sizes, "batch_sizes")
     for rows in batch_sizes:
         if not 1 <= rows <= _MOST_ROWS:
             raise ValueError(f"batch_sizes must be from 1 to {_MOST_ROWS:,}, got {rows}")
@@ -355,7 +356,7 @@ def measure(
         for variable in _OPENBLAS
         if variable in os.environ
     ]
-    raw = np.asarray(x)
+    raw = real_array(x)
     fit, test, note = _parts(dense, raw, y, calibration)
     notes += note
     bench = _Bench(dense, fit, test, threads, seconds, progress)
@@ -411,12 +412,12 @@ def _parts(
     dense: Network, x: Rows, y: Any, calibration: tuple[Any, Any] | None
 ) -> tuple[_Part, _Part, list[str]]:
     """Rows to fit to and rows to test on, and what a user should know of them."""
-    labels = None if y is None else np.asarray(y)
+    labels = None if y is None else label_array(y)
     if labels is not None:
         checked_targets(dense, labels, len(x))
     if calibration is not None:
         rows, targets = calibration
-        return _Part.of(dense, np.asarray(rows), targets), _Part.of(dense, x, labels), []
+        return _Part.of(dense, real_array(rows), targets), _Part.of(dense, x, labels), []
     if x.ndim != 2 or len(x) < _LEAST_SPLIT:
         part = _Part.of(dense, x, labels)
         text = f"{len(x)} rows are too few to split: errors are on rows that were fitted to"
