@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::interrupt;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::peak::{Load, Products, ROWS};
 use crate::kernels::{Aligned, PANEL, zeros};
@@ -68,7 +69,7 @@ fn least_seconds(time: Duration, mut run: impl FnMut()) -> f64 {
         let start = Instant::now();
         run();
         least = least.min(start.elapsed());
-        if count >= 3 && begin.elapsed() > time {
+        if (count >= 3 && begin.elapsed() > time) || interrupt::requested() {
             break;
         }
     }

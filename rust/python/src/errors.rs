@@ -63,7 +63,10 @@ pub(crate) fn without_gil<R: Send>(
                 }
             };
             let result = interrupt::with_check(&check, f);
-            result.map_err(|error| raised.take().unwrap_or_else(|| to_py(error)))
+            match raised.take() {
+                Some(error) => Err(error),
+                None => result.map_err(to_py),
+            }
         })
     })
 }
