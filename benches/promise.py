@@ -1,6 +1,6 @@
 """Does `optimize` keep its promise? Many runs on generated tasks, each judged on fresh rows.
 
-    python benches/promise.py --runs 400 --out promise.jsonl
+    OMP_NUM_THREADS=1 python benches/promise.py --runs 400 --out promise.jsonl
 
 Every run makes a task, trains a network on it, optimises it on calibration rows and takes the
 increase of the error on 40,000 fresh rows of the same kind, for every batch class's plan. The
@@ -17,18 +17,15 @@ In most runs the clock is replaced, so that gates and int8 always win and the bu
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
-import os
 import statistics
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
 
 import numpy as np
 import numpy.typing as npt
@@ -239,7 +236,7 @@ def only(network: Any, size: int) -> Any:
 
 
 class Task:
-    """Rows of a few causes, and what is true of them: a random teacher's probabilities or values."""
+    """Rows of a few causes, and a random teacher's probabilities or values for them."""
 
     def __init__(self, kind: Kind, rng: np.random.Generator) -> None:
         self.kind = kind
@@ -332,7 +329,7 @@ def train(
 ) -> list[tuple[Array, Array]]:
     """A network of relu layers, by Adam, with an L1 term on the activations."""
     widths = [x.shape[1], *hidden, y.shape[1]]
-    sizes = list(zip(widths[:-1], widths[1:], strict=True))
+    sizes = list(itertools.pairwise(widths))
     parameters = [
         value
         for d, k in sizes

@@ -230,6 +230,8 @@ class Evidence:
     worst : float
         The worst row: the largest change of a probability; for a regressor the distance of its
         outputs from the dense ones, in standard deviations of the outputs.
+    reach : float
+        `largest` on other rows, where that is known.
     """
 
     plain: Increase
@@ -238,6 +240,7 @@ class Evidence:
     worst: float
     columns: tuple[tuple[_Pairs, ...], ...] = field(default=(), repr=False)
     unseen: float | None = None
+    reach: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -272,21 +275,29 @@ class Evidence:
         bound = _skewed(self.expected, n, quantile, bounded=bool(self.pairs))
         if self.pairs:
             bound = max(bound, self._paired(n, quantile))
-        if not (self.expected.any() or self.unseen is not None or self._moves > 0):
+        if not (self.expected.any() or self.unseen is not None or self._farthest > 0):
             return 0.0
         return bound + reserve * self._beyond
 
     @property
-    def _moves(self) -> float:
-        return max((float(pairs.moves.max()) for pairs in self.pairs), default=0.0)
+    def largest(self) -> float:
+        """The largest perturbation of a margin; for a regressor the largest change of a row."""
+        if self.pairs:
+            return max(float(pairs.moves.max()) for pairs in self.pairs)
+        return float(self.expected.max())
+
+    @property
+    def _farthest(self) -> float:
+        return max(self.largest, self.reach, 0.0)
 
     @property
     def _beyond(self) -> float:
-        """What a perturbation would cost that these rows have not shown."""
+        """What rows cost that these have not shown."""
         if self.pairs:
-            reach = np.array([math.inf if self.unseen is not None else _BEYOND * self._moves])
+            reach = np.array([math.inf if self.unseen is not None else _BEYOND * self._farthest])
             return sum(max(float(p.lost(reach)[0]) for p in column) for column in self.columns)
-        return max(_BEYOND * float(self.expected.max()), self.unseen or 0.0, 0.0)
+        factor = max(_BEYOND, _tail_factor(self.expected))
+        return max(factor * self._farthest, self.unseen or 0.0)
 
     def _paired(self, n: int, quantile: float) -> float:
         """The paired estimate's upper bound: as if margins and perturbations were independent."""
@@ -307,7 +318,7 @@ class Evidence:
 
     def _is_sparse(self, size: float) -> bool:
         """Whether few margins are within the perturbations."""
-        reach = self._moves
+        reach = self.largest
         return any((pairs.margins < reach).sum() * size < _COUNTED for pairs in self.pairs)
 
     def lower(self, confidence: float) -> float:
@@ -402,15 +413,18 @@ class Judge:
             low, high = increase - 1.96 * deviation, increase + 1.96 * deviation
         return Increase(float(before.mean()), float(after.mean()), increase, deviation, low, high)
 
-    def evidence(self, outputs: Float32Array, *, unseen: bool = False) -> Evidence:
+    def evidence(
+        self, outputs: Float32Array, *, unseen: bool = False, reach: float = 0.0
+    ) -> Evidence:
         """What the rows say of these outputs.
 
         `unseen`: rows that these do not show may get any outputs, as where units are left out that
-        were never on.
+        were never on. `reach`: the largest perturbation of other rows.
         """
         before, after = self._losses(self.dense), self._losses(outputs)
         change, worst = after - before, self._worst(outputs)
         named: dict[str, Any] = {"plain": self._increase(before, after), "change": change}
+        named["reach"] = reach
         if self.task == "regression":
             # The outputs' own variance is what an output of no worth costs.
             none = self.spread / self.variance if unseen else None
@@ -586,6 +600,19 @@ def _skewed(values: Float64Array, n: int, quantile: float, bounded: bool) -> flo
     skewness = float(np.power((values - mean) / deviation, 3).mean())
     bound = mean + quantile * deviation / math.sqrt(n)
     return bound + max(skewness, 0.0) * deviation * (1 + 2 * quantile**2) / (6 * n)
+
+
+def _tail_factor(values: Float64Array) -> float:
+    """The mean beyond the largest value, over it, if the tail is a power of the size (Hill 1975).
+
+    At most 10: heavier tails have no mean.
+    """
+    count = int(math.sqrt(len(values)))
+    top = np.sort(values)[::-1][: count + 1]
+    if count < 2 or top[-1] <= 0:
+        return _BEYOND
+    index = float(np.log(top[:-1] / top[-1]).mean()) * (1 + 1 / math.sqrt(count))
+    return 1 / max(1 - index, 0.1)
 
 
 def _student(confidence: float, freedom: int) -> float:

@@ -793,8 +793,11 @@ class _Search:
         for size in _distinct(trial.network):
             if not trial.pruned and _is_exact(trial.network, size):
                 continue
-            outputs = _only(trial.network, size).forward(self.split.check)
-            evidence = self.checker.evidence(outputs, unseen=trial.pruned)
+            network = _only(trial.network, size)
+            before = self.chooser.evidence(network.forward(self.split.tune), unseen=trial.pruned)
+            evidence = self.checker.evidence(
+                network.forward(self.split.check), unseen=trial.pruned, reach=before.largest
+            )
             trial.shown[_plan_key(trial.network, size)] = evidence
             found.append(evidence)
         level, most = self.asked.confidence, self.asked.max_row_error
