@@ -163,7 +163,8 @@ def check(
     )
     if exact and not any(report.dropped_units):
         assert report.increase_bound == report.worst_row_error == report.error_increase == 0
-        assert_near(fast, net.dense(), x.toarray() if hasattr(x, "toarray") else np.asarray(x))
+        everything = net.with_order([None] * len(net.layers)).dense()
+        assert_near(fast, everything, x.toarray() if hasattr(x, "toarray") else np.asarray(x))
     else:
         assert report.increase_bound in [test.upper for test in report.tests] or len(fast.plan) > 1
         assert any(test.passed for test in report.tests)
@@ -620,7 +621,7 @@ def costs(monkeypatch: pytest.MonkeyPatch, cost: Any) -> None:
 @pytest.mark.parametrize(
     ("cost", "reason"),
     [
-        (1.0, "costs too much error"),
+        (1.0, "costs too much error, about 1e+02 points"),
         (
             0.2,
             "cannot be shown to keep the budget by 160 rows held back; about 3,100 rows in all "
@@ -722,7 +723,7 @@ def test_errors_are_of_what_any_class_does(monkeypatch: pytest.MonkeyPatch) -> N
     dense = np.float64(net(held))
     each = np.array([fast(row) for row in held])
     assert fast.report is not None
-    error = np.square(each - dense).sum(axis=1).mean() / np.var(dense, axis=0).sum()
+    error = np.square(each - dense).sum(axis=1).mean() / np.var(np.float64(net(x)), axis=0).sum()
     assert fast.report.error_after == pytest.approx(error, rel=1e-3)
     assert error > 0
 
@@ -734,14 +735,14 @@ def test_errors_are_of_what_any_class_does(monkeypatch: pytest.MonkeyPatch) -> N
     "place", ["_dead", "_quantized", "_choices", "_passes", "_class_report", "_finished"]
 )
 def test_an_interrupt_leaves_nothing_behind(
-    net: Network, place: str, monkeypatch: pytest.MonkeyPatch
+    net: Network, place: str, monkeypatch: pytest.MonkeyPatch, wins: None
 ) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(MODULE._Search, place, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        lrgate.optimize(net, rows(150), ranks=(4,), batch_sizes=[1], progress=True)
+        lrgate.optimize(net, rows(), None, 0.5, ranks=(4,), batch_sizes=[1], progress=True)
     assert not list(getattr(tqdm, "_instances", ()))
     assert gc.isenabled()
     monkeypatch.undo()
@@ -908,9 +909,9 @@ LABELS = np.arange(100) % 5
             "x must be within input_range, got -2 in row 99, column 3, where it is 0 to 1",
         ),
         (
-            {"input_range": (np.full(D, 0.5), 1)},
+            {"input_range": (np.full(D, 2.0), 3)},
             ValueError,
-            "in row 0, column 0, where it is 0.5 to 1, and 99 more rows are outside",
+            "in row 0, column 0, where it is 2 to 3, and 99 more rows are outside",
         ),
         ({"max_error_increase": None}, TypeError, "max_error_increase must be a number, got None"),
         # the rest
@@ -1232,19 +1233,31 @@ def test_a_result_that_failed_its_check_is_never_returned(
         lrgate.optimize(net, rows(), None, 0.1, batch_sizes=[1], ranks=(4,), progress=False)
 
 
+def balanced(net: Network, x: np.ndarray) -> Network:
+    """The network with outputs of the same mean: no class always wins."""
+    *hidden, last = net.layers
+    last = Layer(last.weight, last.bias - net(x).mean(axis=0), last.activation)
+    return Network.from_layers([*hidden, last], task=net.task)
+
+
 @pytest.mark.usefixtures("wins")
 @pytest.mark.parametrize("n", [50, 120, 400])
 @pytest.mark.parametrize("labelled", [True, False])
 def test_few_rows_show_nothing_and_the_notes_say_how_many_would(n: int, labelled: bool) -> None:
-    net, x = network(task="classification"), rows(n)
-    fast = optimized(net, x, labels(net, x, 0.3) if labelled else None, 0.0001)
-    assert kinds(fast) == ({"skip"}, {"f32"})
+    net, x = balanced(network(task="classification"), rows(2000)), rows(n)
+    fast = optimized(net, x, labels(net, x, 0.3) if labelled else None, 0.02)
     assert fast.report is not None
-    notes = [note for note in fast.report.notes if "rows in all would show it" in note]
-    held = n - int(0.6 * n)
-    assert notes and all(f"by {held} rows held back; about " in note for note in notes)
-    assert all(int(re.findall(r"about ([\d,]+) rows", m)[0].replace(",", "")) > n for m in notes)
-    assert_near(fast, net, np.float32(10 * rows(50, seed=5) - 3))
+    if kinds(fast) == ({"skip"}, {"f32"}):
+        assert_near(fast, net, np.float32(10 * rows(50, seed=5) - 3))
+    else:  # with labels small margins cost little, so that int8 may be shown
+        assert labelled and fast.report.increase_bound <= 0.02
+    why = [note for note in fast.report.notes if "rows in all would" in note or "costs" in note]
+    assert why
+    if n == 50 and not labelled:
+        notes = [note for note in why if "rows in all would show it" in note]
+        assert notes and all("by 20 rows held back; about " in note for note in notes)
+        needed = [re.findall(r"about ([\d,]+) rows", note)[0].replace(",", "") for note in notes]
+        assert all(50 < int(count) < 10_000 for count in needed)
 
 
 @pytest.mark.usefixtures("wins")

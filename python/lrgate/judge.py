@@ -144,9 +144,9 @@ class Calibration:
         return cls(temperature, fitted._near_boundaries(logits, labels), labelled=True)
 
     def _near_boundaries(self, logits: Float64Array, labels: IntArray) -> float:
-        """How much more often the tenth of the rows with the least margins is right than said."""
+        """How much more often the third of the rows with the least margins is right than said."""
         margins, rivals = _margins(logits, logits.argmax(axis=1), 1)
-        count = min(len(labels), max(len(labels) // 10, 50))
+        count = min(len(labels), max(len(labels) // 3, 50))
         near = np.argsort(margins[:, 0])[:count]
         top = logits[near].argmax(axis=1)
         said = self.gain(logits[near], top, rivals[near])[:, 0]
@@ -190,10 +190,14 @@ class _Pairs:
         sums = np.append(0.0, np.cumsum(self.gains[order]))
         return self.margins[order], sums / len(order)
 
-    def lost(self, moves: Float64Array) -> Float64Array:
-        """What a perturbation costs in the mean over all margins."""
+    def counted(self, moves: Float64Array) -> Float64Array:
+        """What a perturbation costs in the mean over all margins, as these are."""
         margins, sums = self._sorted
-        found = sums[np.searchsorted(margins, moves, side="left")]
+        return sums[np.searchsorted(margins, moves, side="left")]
+
+    def lost(self, moves: Float64Array) -> Float64Array:
+        """The same, with as many margins near 0 as the least of them let expect."""
+        margins, found = self._sorted[0], self.counted(moves)
         counted = min(_COUNTED, len(margins))
         reach = margins[counted - 1]
         if not 0 < reach < math.inf:
@@ -336,9 +340,14 @@ class Evidence:
 
     def needed(self, budget: float, confidence: float, spare: float = 0.0) -> int | None:
         """About how many rows like these would show it; None where no number would."""
-        if not self.estimate < budget:
-            return None
         rows = self.rows
+        if not self.estimate < budget:
+            seen = sum(float(pairs.counted(pairs.moves).mean()) for pairs in self.pairs)
+            if not max(float(self.expected.mean()), seen) < budget or budget == 0:
+                return None
+            # Too few margins are small to say how many are smaller still: so many rows would be.
+            share = self.rows / len(self.pairs[0].margins)
+            return max(2 * rows, math.ceil(_COUNTED / budget * share))
         while self.upper(confidence, rows, spare) > budget:
             if rows > 1 << 40:
                 return None

@@ -824,7 +824,8 @@ class _Search:
         needed = [each.needed(self.budget, level, spare) for each in found]
         known = [count for count in needed if count is not None]
         if len(known) < len(needed) or any(each.lower(level) > self.budget for each in found):
-            return "costs too much error"
+            expected = max(each.estimate for each in found)
+            return f"costs too much error, about {100 * expected:.2g} points"
         total = max(known) / CHECK_SHARE
         if total > MOST_ROWS:
             total = max(known) + (1 - CHECK_SHARE) * MOST_ROWS
