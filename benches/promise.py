@@ -37,6 +37,7 @@ Array = npt.NDArray[Any]
 
 FRESH = 40_000
 MODULE = sys.modules["lrgate.optimize"]
+MEASURED = (MODULE._Search._race, MODULE._Search._layer_seconds, MODULE._Search._tuned)
 
 
 @dataclass(frozen=True)
@@ -195,10 +196,9 @@ def quick(forced: bool) -> None:
     for name in ("_LAYER", "_PLAN", "_RACE", "_LAST_RACE", "_PROFILE"):
         setattr(MODULE, f"{name}_SECONDS", 1e-3 if forced else 0.02)
     timing._TURN_SECONDS = 1e-4 if forced else 1e-3  # type: ignore[misc]
+    clocks = (race, layer_seconds, tuned) if forced else MEASURED
     search = MODULE._Search
-    if forced and not hasattr(search, "_plain_race"):
-        search._plain_race = search._race
-        search._race, search._layer_seconds, search._tuned = race, layer_seconds, tuned
+    search._race, search._layer_seconds, search._tuned = clocks
 
 
 def race(self: Any, size: int, _seconds: float, rows: Any = None, **networks: Any) -> Any:

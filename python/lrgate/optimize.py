@@ -66,6 +66,11 @@ _LEAST_ROWS: Final = 50
 _RANKS: Final = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _LOST_ENERGIES: Final = (1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3e-2, 6e-2)
 
+# On layers of more weights than this only these of the usual ranks are tried.
+_WIDE: Final = 4_000_000
+_WIDE_RANKS: Final = (16, 32, 64, 128, 256)
+_WIDE_LOST_ENERGIES: Final = (3e-4, 1e-3, 4e-3, 1.6e-2)
+
 PRECISIONS: Final = ("auto", "f32", "int8")
 PRUNES: Final = ("proven", "never_on", "none")
 
@@ -107,9 +112,11 @@ _SCALED_VALUES: Final = 1 << 22
 # Values of the layers' inputs that are held for each part of the rows: 512 MiB.
 _MOST_VALUES: Final = 1 << 27
 
-# Multiply-adds: a network of more a row gets fewer candidates and smaller calls where it is timed;
-# rows whose damage is looked at are of at most so many, as is one estimator's refinement.
+# Multiply-adds. The units of a network of more a row keep their order. Below: what the rows of a
+# layer's and a call's measurement take at most, those whose damage is looked at, and the
+# refinement of one estimator.
 _LARGE: Final = 8_000_000
+_LAYER_WORK: Final = 2e9
 _MOST_RACED_WORK: Final = 5e9
 _DAMAGE_WORK: Final = 2e10
 _REFINEMENT_WORK: Final = 1.5e11
@@ -543,6 +550,7 @@ class _Search:
         exact = self._exact(core)
         plain = self._quantized(core, exact)
         plainly = all(np.array_equal(a, b) for a, b in zip(orders, natural, strict=True))
+        plainly = plainly or self.work > _LARGE
         speed_up = None if plainly else self._order_speed_up(exact, orders, natural)
         ordered = not plainly and self._order_pays(plain, orders, natural)
         path: list[Choice] | None = None
@@ -697,7 +705,7 @@ class _Search:
                 on = active.mean(axis=0) >= _ALWAYS_ON
                 count = int(on.sum())
                 changing = order[~on]
-                if len(changing):
+                if len(changing) and self.work <= _LARGE:
                     changing = changing[units.co_activation_order(active[:, ~on])]
                 order = np.concatenate([changing, order[on]])
             orders.append(order)
@@ -897,7 +905,9 @@ class _Search:
         d, h = layer.inputs, layer.outputs
         density = float((inputs != 0).mean())
         work = min(density, 1.0) * d * h
-        return [k for k in self.ranks if k <= min(d, h) and k * (density * d + h) <= 0.6 * work]
+        wide = d * h > _WIDE and self.ranks == tuple(k for k in _RANKS if k <= max(self.ranks))
+        tried = [k for k in self.ranks if k in _WIDE_RANKS] if wide else self.ranks
+        return [k for k in tried if k <= min(d, h) and k * (density * d + h) <= 0.6 * work]
 
     def _candidates(
         self,
@@ -914,7 +924,8 @@ class _Search:
             gate = replace(gate, range=gate_range(gate, rows[0]))
             gate = _always_on(gate, always)
             path = estimators.ThresholdPath(layer, gate, rows[1])
-            for lost in _LOST_ENERGIES:
+            wide = layer.inputs * layer.outputs > _WIDE
+            for lost in _WIDE_LOST_ENERGIES if wide else _LOST_ENERGIES:
                 tuned = replace(path.gate(lost_energy=lost), range=gate.range)
                 tuned = _always_on(tuned, always)
                 found.append(_Candidate(tuned, estimate.method, lost, np.zeros(len(self.sizes))))
@@ -940,16 +951,18 @@ class _Search:
 
     def _layer_seconds(self, network: Network) -> Float64Array:
         """Seconds per row of each layer in each class, (layers, classes)."""
-        rows = _cycled(self.split.tune, _LAYER_ROWS)
+        # Each row of a large network takes its time, most of all alone: it streams all weights.
+        most = int(np.clip(_LAYER_WORK / max(self.work, 1), 16, _LAYER_ROWS))
+        rows = _cycled(self.split.tune, most)
         # Large classes are measured alike, so where their layers are too it is done once.
         found: dict[Any, list[float]] = {}
         columns = []
         for size in self.sizes:
-            count = min(size, _LAYER_ROWS if self.work <= _LARGE else _LAYER_ROWS // 4)
+            count = min(size, most)
             _, *plan = _class_of(network, size)
             key = count, repr(plan)
             if key not in found:
-                whole = rows[: _LAYER_ROWS // count * count]
+                whole = rows[: most // count * count]
                 engine = _only(network, size).engine
                 found[key] = engine.layer_seconds(whole, count, _LAYER_SECONDS)
             columns.append(found[key])
