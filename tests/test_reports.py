@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lrgate.reports import ClassReport, LayerReport, Report, Spread
+from lrgate.reports import CheckReport, ClassReport, LayerReport, Report, Spread
 
 
 def layer(i: int = 0, **changes: Any) -> LayerReport:
@@ -71,7 +71,18 @@ def report() -> Report:
         error_increase=0.0075,
         error_increase_low=-0.00226,
         error_increase_high=0.01719,
+        expected_increase=0.0062,
+        increase_bound=0.0138,
+        confidence=0.95,
         budget=0.02,
+        worst_row_error=0.605,
+        max_row_error=None,
+        tests=(
+            CheckReport("int8 without gates", 0.001, 0.0021, 0.1, True),
+            CheckReport("gates for 50% of the budget", 0.0062, 0.0138, 0.605, True),
+            CheckReport("gates for 100% of the budget", 0.015, 0.0241, 0.7, False),
+        ),
+        prune="never_on",
         rows_fitted=400,
         rows_tuned=200,
         rows_checked=400,
@@ -153,6 +164,8 @@ def test_keys_must_be_all_and_no_other(report: Report, path: tuple[Any, ...]) ->
         (("budget",), "0.1", "report.budget must be float, got str"),
         (("budget",), True, "report.budget must be float, got bool"),
         (("budget",), None, "report.budget must be float, got NoneType"),
+        (("max_row_error",), "1", "report.max_row_error must be float, got str"),
+        (("tests", 1, "passed"), 1, r"report.tests\[1\].passed must be bool, got int"),
         (("budget",), 10**400, "report.budget must be a float, got one beyond its range"),
         (("seed",), 1.0, "report.seed must be int, got float"),
         (("seed",), False, "report.seed must be int, got bool"),
@@ -251,8 +264,12 @@ def test_columns_are_in_line(report: Report) -> None:
 def test_what_the_text_says(report: Report) -> None:
     text = str(report)
     for part in (
-        "classification error: 0.250 % dense, 1.000 % now;",
-        "increase +0.750 points (-0.226 to +1.719 with 95 % confidence), 2 allowed;",
+        "increase of classification error: at most 1.380 points with 95 % confidence",
+        "(0.620 expected), 2 allowed;",
+        "as counted 0.250 % dense, 1.000 % now: +0.750 points (-0.226 to +1.719);",
+        "largest change of a probability 0.605;",
+        "checked: int8 without gates: at most 0.210 points, passed",
+        "checked: gates for 100% of the budget: at most 2.410 points, failed",
         "on 400 rows held back; 400 rows fitted, 200 chose",
         "units left out since proven dead, by layer: 3/0/0",
         "units left out since never on, by layer: 132/158/0",
@@ -272,6 +289,16 @@ def test_what_the_text_says(report: Report) -> None:
     silent = replace(report, order_speed_up=None, dead_units=(0, 0), dropped_units=(0, 0))
     assert "order of units" not in str(silent) and "left out" not in str(silent)
     assert "not used" in str(replace(report, order_used=False))
+    regressor = replace(report, measure="relative squared error", max_row_error=0.7)
+    assert "worst row 0.605 standard deviations off, 0.7 allowed;" in str(regressor)
+
+
+def test_an_exact_plan_is_called_exact(report: Report) -> None:
+    failed = (CheckReport("int8 without gates", 0.03, 0.04, 0.1, False),)
+    exact = replace(report, tests=failed, increase_bound=0.0, expected_increase=0.0)
+    for made in (exact, replace(exact, tests=())):
+        assert str(made).startswith("exact: classification error is as before, 2 points allowed;")
+    assert "exact" not in str(report)
 
 
 # --- as a table ---------------------------------------------------------------------------------

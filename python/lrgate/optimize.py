@@ -2,17 +2,21 @@
 
 The search, in short:
 
-1. Rows are split in three: estimators are fitted on the first part, thresholds and plans chosen on
-   the second, errors taken on the third.
-2. Units that cannot be on, or never were, are left out; the others are put in an order in which
-   units that are on together sit together. Layers become int8, but for those that cost too much.
+1. Rows are split in three: estimators are fitted on the first part, thresholds, plans and times
+   chosen on the first two, and the promise is checked on the third, which chooses nothing.
+2. Linear layers in a row are multiplied out. Units that cannot be on are left out; the others are
+   put in an order in which units that are on together sit together. Layers become int8, except
+   those that cost too much.
 3. Each hidden layer gets candidates: gates of several ranks and thresholds, each with its lost
    energy and its time in every batch class. Those that another one beats in both are dropped; the
    others get their damage: what each alone does to the network's outputs.
 4. With a price on damage, the best choice is one of each layer on its own. From no price to a high
-   one this gives a path of plans from the fastest to the exact one; the fastest that keeps the
-   budget on the third part of the rows is taken.
-5. Whole calls decide, batch class by batch class, what of it is used.
+   one this gives a path of plans from the fastest to the exact one; on the second part of the rows
+   the fastest is taken that the third is likely to show within the budget.
+5. Whole calls decide, batch class by batch class, what of it is used, and in which precision.
+6. The networks found are tried on the third part, from the least damaging to the fastest, each as
+   it would be returned. The first that is not shown to keep the budget ends it (fixed-sequence
+   testing: Angelopoulos et al., "Learn then Test", 2021), and the one before it is the result.
 """
 
 from __future__ import annotations
@@ -21,9 +25,9 @@ import math
 import operator
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
@@ -31,28 +35,45 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate import estimators, machine, timing, units
+from lrgate import estimators, machine, merging, quantize, timing, units
 from lrgate._core import get_num_threads
 from lrgate.inputs import as_list, checked_rows, label_array
-from lrgate.judge import FIT_SHARE, MOST_ROWS, Damage, Increase, Judge, Split
+from lrgate.judge import (
+    CHECK_SHARE,
+    FIT_SHARE,
+    MOST_ROWS,
+    Calibration,
+    Damage,
+    Evidence,
+    Judge,
+    Split,
+    calibrated,
+)
 from lrgate.model import Gate, Layer, Model
 from lrgate.network import Network
 from lrgate.profiles import LayerProfile
 from lrgate.quantize import MOST_INPUTS, gate_range
-from lrgate.reports import ClassReport, LayerReport, Report, Spread
+from lrgate.reports import CheckReport, ClassReport, LayerReport, Report, Spread
 
 __all__ = ["optimize"]
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+Masks = list[npt.NDArray[np.bool_]]
 
 _LEAST_ROWS: Final = 50
 
 _RANKS: Final = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _LOST_ENERGIES: Final = (1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3e-2, 6e-2)
 
+# On layers of more weights than this only these of the usual ranks are tried.
+_WIDE: Final = 4_000_000
+_WIDE_RANKS: Final = (16, 32, 64, 128, 256)
+_WIDE_LOST_ENERGIES: Final = (3e-4, 1e-3, 4e-3, 1.6e-2)
+
 PRECISIONS: Final = ("auto", "f32", "int8")
+PRUNES: Final = ("proven", "never_on", "none")
 
 # Units that are on in this share of the rows are computed without being scored.
 _ALWAYS_ON: Final = 0.95
@@ -60,11 +81,20 @@ _ALWAYS_ON: Final = 0.95
 # A gate must promise to be this much faster than the layer's fastest exact strategy.
 _PROMISE: Final = 0.97
 
-# A class uses gates, which are not exact, only where its calls take at most this share of the time.
-_GATE_MUST_GAIN: Final = 0.98
+# A more complex plan must be this many times as fast in whole calls, in the median over rounds.
+_MUST_GAIN: Final = 1.03
 
 # Layers on which a gate within this factor of the exact time could be found get a finer estimator.
 _NEAR: Final = 1.15
+
+# Shares of the budget that gates are chosen for, in this order; the first costs less speed where
+# the second cannot be shown.
+_BUDGET_SHARES: Final = (0.5, 1.0)
+
+# Standard errors that a choice has to spare, so that the rows that check are likely to agree: they
+# and the rows that choose, which are half as many, differ by 1.7 of the check's standard errors.
+_SPARE: Final = 1.5
+_ROW_SPARE: Final = 0.8
 
 _PROBE_ROWS: Final = 64
 
@@ -76,6 +106,21 @@ _LAYER_ROWS: Final = 256
 
 # The most rows that the layers' times in the report are of; shares are of all rows held back.
 _PROFILE_ROWS: Final = 1024
+
+# Values that are looked at to see whether an input range is one in scaled units.
+_SCALED_VALUES: Final = 1 << 22
+
+# Values of the layers' inputs that are held for each part of the rows: 512 MiB.
+_MOST_VALUES: Final = 1 << 27
+
+# Multiply-adds. The units of a network of more a row keep their order. Below: what the rows of a
+# layer's and a call's measurement take at most, those whose damage is looked at, and the
+# refinement of one estimator.
+_LARGE: Final = 8_000_000
+_LAYER_WORK: Final = 2e9
+_MOST_RACED_WORK: Final = 5e9
+_DAMAGE_WORK: Final = 2e10
+_REFINEMENT_WORK: Final = 1.5e11
 
 # How long things are measured for: a layer, a class's plan, a race of whole calls, the last one,
 # the layers that are reported.
@@ -92,47 +137,62 @@ def optimize(
     y: npt.ArrayLike | None = None,
     max_error_increase: float = 0.001,
     *,
-    batch_sizes: Sequence[int] = (1, 64, 1024),
+    batch_sizes: Sequence[int] | npt.NDArray[Any] = (1, 64, 1024),
     precision: str = "auto",
+    prune: str = "proven",
+    confidence: float = 0.95,
+    max_row_error: float | None = None,
     num_threads: int | None = None,
     input_range: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     ranks: Sequence[int] | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Network:
-    """The fastest network on this machine whose error stays within a budget.
+    """The fastest network on this machine whose error is shown to stay within a budget.
 
     Gates are fitted to the hidden layers on `x`, thresholds and the order of units are chosen, and
-    each layer's strategy is decided by measuring, for each batch class. What it did is in the
-    result's ``report``. Where nothing is faster within the budget, the result is dense, and the
-    report says so. By measurement it is never slower than dense in f32, unless int8 is asked for.
+    each layer's strategy and precision are decided by measuring, for each batch class. What cannot
+    be shown to keep the budget, on rows that chose nothing, is not used. What it did is in the
+    result's ``report``. By measurement the result is never slower than dense in f32, unless int8
+    is asked for.
 
     Parameters
     ----------
     model : Network
         Its own gates and plan are not used.
     x : array-like or scipy.sparse (n, d)
-        Real input rows, best 5,000 or more; 50 at least. More than 20,000 are sampled. Two fifths
-        fit, a fifth chooses, and two fifths check the error. Rows that the model was trained on
-        will do, but their error is lower than that of new rows.
+        Real input rows, best 5,000 or more; 50 at least. Two fifths fit, a fifth chooses, and two
+        fifths check the budget. Of more than 20,000 rows 12,000 fit and choose; up to 100,000
+        check. Rows that the model was trained on will do, but their error is lower than that of
+        new rows.
     y : array-like (n,) or (n, k), optional
-        Labels, of the network's ``classes``; values for a regressor; 0 and 1 (n, k) for a
-        multilabel network. Columns of pandas, polars and pyarrow are taken too. Without them the
-        budget is one of disagreement with the dense network.
+        Labels, of the network's ``classes``; 0 and 1 for each label of a multilabel network;
+        values for a regressor. Columns of pandas, polars and pyarrow are taken too. Without them
+        the budget is one of disagreement with the dense network.
     max_error_increase : float
-        The budget, on rows that nothing was fitted on. A classifier: increase of the share of wrong
-        rows (0.001 is a tenth of a percentage point), or without `y` the share of rows whose class
-        changes. A regressor: increase of the squared error relative to the targets' variance,
-        or without `y` the squared difference relative to the dense outputs' variance. It is kept
-        with one standard error of what is seen to spare, so that a small budget needs many rows:
-        the report has the increase's interval, and a note where that reaches beyond the budget.
-        0 allows nothing that is not exact.
+        The budget. A classifier: increase of the share of wrong rows (0.001 is a tenth of a
+        percentage point), or without `y` the share of rows whose class changes. A multilabel
+        network: the same of label entries. A regressor: increase of the squared error relative to
+        the targets' variance, or without `y` the squared difference relative to the dense outputs'
+        variance. 0 allows nothing that is not exact.
     batch_sizes : sequence or array of int
         Rows per call to plan for; a call uses the plan of the nearest one, on a log scale.
     precision : {"auto", "f32", "int8"}
-        Whether layers may be int8. ``"int8"``: every layer, but for those that cost too much error,
-        whatever the time. ``"auto"``: the same where it is faster, over all classes together.
+        Whether layers may be int8. ``"auto"``: decided for each batch class by measuring.
+        ``"int8"``: every layer, except those that cost too much error, whatever the time.
         ``"f32"``: none.
+    prune : {"proven", "never_on", "none"}
+        Which units are left out. ``"proven"``: those that are provably off on the whole
+        `input_range`, so that results do not change. ``"never_on"``: units as well that were never
+        on in the rows that fit and choose, where the rows that check show the budget holds; it
+        takes some thousands of them, and other rows may need these units. ``"none"``: none.
+    confidence : float
+        Level of the budget's upper bound, above 0.5 and below 1. Of networks that would be over
+        the budget at most ``1 - confidence`` are returned.
+    max_row_error : float, optional
+        A second budget, on the worst row that checks: how far its outputs may be from the dense
+        network's, in standard deviations of the outputs. For a classifier the largest change of a
+        probability.
     num_threads : int, optional
         Threads that calls will use; by default those of :func:`lrgate.get_num_threads`.
     input_range : (low, high), optional
@@ -149,15 +209,22 @@ def optimize(
     Returns
     -------
     Network
-        With gates, order of units, plan, probe, machine and report.
+        With gates, order of units, plan, probe, machine and report. Linear layers in a row are
+        merged where that is less work.
 
     Raises
     ------
     TypeError
         For another type of model, or arguments that are not numbers.
     ValueError
-        For rows of another width, too few, or not finite; for labels of another length or that the
-        network does not have; for a budget outside 0 to 1; for ranks that need more rows.
+        For rows of another width, too few, not finite, or outside the input range; for labels of
+        another length or that the network does not have; for a budget outside 0 to 1; for ranks
+        that need more rows.
+
+    References
+    ----------
+    Angelopoulos, Bates, Candes, Jordan and Lei, "Learn then Test: Calibrating Predictive Algorithms
+    to Achieve Risk Control", arXiv 2110.01052, 2021: fixed-sequence testing.
 
     Examples
     --------
@@ -175,30 +242,57 @@ def optimize(
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     threads = get_num_threads() if num_threads is None else _positive(num_threads, "num_threads")
     seed = _positive(seed, "seed", least=0)
+    if prune not in PRUNES:
+        raise ValueError(f"prune must be one of {', '.join(PRUNES)}, got {prune!r}")
+    level = _checked_confidence(confidence)
+    most = _checked_row_error(max_row_error)
     rows = checked_rows(x, model.input_size, _LEAST_ROWS)
     targets = None if y is None else checked_targets(model, y, rows.shape[0])
+    user = _plain(model, input_range)
+    _check_range(rows, user)
     split = Split.of(rows, targets, seed)
+    asked = _Asked(budget, level, most, tuple(sizes), precision, prune, threads, seed)
     tried = _checked_ranks(ranks, split.count)
-    base = _plain(model, input_range)
-    with _progress(progress, steps=9 + 2 * (len(base.layers) - 1)) as bar:
-        search = _Search(base, split, budget, sizes, precision, threads, tried, seed, bar)
-        return search.run(begin)
+    with _progress(progress, steps=10 + 2 * (len(user.layers) - 1)) as bar:
+        return _Search(user, split, asked, tried, bar).run(begin)
 
 
 # --- arguments ----------------------------------------------------------------------------------
 
 
-def _checked_budget(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(
-        value, int | float | np.number | Decimal | Fraction
-    ):
+def _checked_budget(value: Any) -> float:
+    if not _is_number(value):
         raise TypeError(f"max_error_increase must be a number, got {value!r}")
     if not 0 <= float(value) <= 1:
         raise ValueError(f"max_error_increase must be from 0 to 1, got {value}")
     return float(value)
 
 
-def _checked_sizes(batch_sizes: Sequence[int]) -> list[int]:
+def _checked_confidence(value: Any) -> float:
+    if not _is_number(value):
+        raise TypeError(f"confidence must be a number, got {value!r}")
+    if not 0.5 < float(value) < 1:
+        raise ValueError(f"confidence must be above 0.5 and below 1, got {value}")
+    return float(value)
+
+
+def _checked_row_error(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not _is_number(value):
+        raise TypeError(f"max_row_error must be a number or None, got {value!r}")
+    if not 0 < float(value) < math.inf:
+        raise ValueError(f"max_row_error must be above 0 and finite, got {value}")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return False
+    return isinstance(value, int | float | np.integer | np.floating | Decimal | Fraction)
+
+
+def _checked_sizes(batch_sizes: Any) -> list[int]:
     sizes = [_positive(size, "batch_sizes") for size in as_list(batch_sizes, "batch_sizes")]
     if not sizes:
         raise ValueError("batch_sizes must have at least one entry, got none")
@@ -207,6 +301,52 @@ def _checked_sizes(batch_sizes: Sequence[int]) -> list[int]:
     if max(sizes) > 1 << 20:
         raise ValueError(f"batch_sizes must be at most {1 << 20} to be measured, got {max(sizes)}")
     return sorted(sizes)
+
+
+def _check_range(rows: Any, network: Network) -> None:
+    """Refuses rows outside the network's input range, which is what units are proven off on."""
+    if network.input_range is None:
+        return
+    low, high = (np.broadcast_to(end, (network.input_size,)) for end in network.input_range)
+    bad = _outside(rows, low, high)
+    if bad is None:
+        return
+    row, column, value, count = bad
+    more = f", and {count - 1} more rows are outside" if count > 1 else ""
+    message = (
+        f"x must be within input_range, got {value:g} in row {row}, column {column}, "
+        f"where it is {low[column]:g} to {high[column]:g}{more}"
+    )
+    if network.input_scale is not None or network.input_shift is not None:
+        scale = 1.0 if network.input_scale is None else network.input_scale.astype(np.float64)
+        shift = 0.0 if network.input_shift is None else network.input_shift.astype(np.float64)
+        some = rows[: max(1, _SCALED_VALUES // network.input_size)]
+        dense = some.toarray() if hasattr(some, "toarray") else some
+        scaled = dense.astype(np.float64) * scale + shift
+        room = 1e-6 * np.maximum(np.abs(low), np.abs(high))
+        if _outside(scaled, low - room, high + room) is None:
+            message += (
+                ". The rows are within it after input_scale and input_shift: it looks like one in "
+                "scaled units, and must be one of raw inputs"
+            )
+    raise ValueError(message)
+
+
+def _outside(rows: Any, low: Any, high: Any) -> tuple[int, int, float, int] | None:
+    """The first value outside the bounds: row, column, value, and how many rows have one."""
+    first: tuple[int, int, float] | None = None
+    count = 0
+    step = max(1, _SCALED_VALUES // max(rows.shape[1], 1))
+    for at in range(0, rows.shape[0], step):
+        part = rows[at : at + step]
+        part = part.toarray() if hasattr(part, "toarray") else part
+        bad = (part < low) | (part > high)
+        wrong = np.flatnonzero(bad.any(axis=1))
+        if len(wrong) and first is None:
+            row, column = int(wrong[0]), int(np.flatnonzero(bad[wrong[0]])[0])
+            first = at + row, column, float(part[row, column])
+        count += len(wrong)
+    return None if first is None else (*first, count)
 
 
 def _positive(value: Any, name: str, least: int = 1) -> int:
@@ -262,10 +402,18 @@ def checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[
     if targets.shape not in shapes:
         expected = " or ".join(map(str, shapes))
         raise ValueError(f"y must have shape {expected}, got {targets.shape}")
-    values = targets.astype(np.float64).reshape(rows, outputs)
+    with np.errstate(over="ignore"):
+        values = targets.astype(np.float64).reshape(rows, outputs)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         raise ValueError(f"y must be finite, got NaN or infinity in row {bad[0]}")
+    beyond = np.argwhere(np.abs(values) > np.finfo(np.float32).max)
+    if len(beyond):
+        row, column = (int(i) for i in beyond[0])
+        raise ValueError(
+            "y must be within the range of float32, as the network's outputs are, "
+            f"got {values[row, column]:g} in row {row}"
+        )
     return values
 
 
@@ -306,15 +454,7 @@ def _checked_ranks(ranks: Sequence[int] | None, fitted: int) -> tuple[int, ...]:
 def _plain(model: Network, input_range: Any) -> Network:
     """The network without gates, orders and plan, with the input range asked for."""
     layers = [Layer(layer.weight, layer.bias, layer.activation) for layer in model.layers]
-    base = Network.from_layers(
-        layers,
-        task=model.task,
-        classes=None if model.task == "regression" else model._model.classes,
-        input_scale=model.input_scale,
-        input_shift=model.input_shift,
-        input_range=model.input_range if input_range is None else input_range,
-    )
-    return base._with(base.engine, probe=model.probe, metadata=model.metadata)
+    return _of_layers(model, layers, model.input_range if input_range is None else input_range)
 
 
 # --- the search ---------------------------------------------------------------------------------
@@ -340,90 +480,134 @@ class _Candidate:
 Choice = dict[int, _Candidate]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What the caller wants."""
+
+    budget: float
+    confidence: float
+    max_row_error: float | None
+    sizes: tuple[int, ...]
+    precision: str
+    prune: str
+    threads: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """A network as it would be returned, and the same in f32 without gates.
+
+    `shown` holds what the check said, by class plan.
+    """
+
+    name: str
+    network: Network
+    exact: Network
+    choice: Choice
+    pruned: bool
+    shown: dict[str, Evidence] = field(default_factory=dict)
+
+
 class _Search:
     """One run of `optimize`."""
 
     def __init__(
-        self,
-        base: Network,
-        split: Split,
-        budget: float,
-        sizes: list[int],
-        precision: str,
-        threads: int,
-        ranks: tuple[int, ...],
-        seed: int,
-        bar: Any,
+        self, user: Network, split: Split, asked: _Asked, ranks: tuple[int, ...], bar: Any
     ) -> None:
-        self.base, self.split, self.budget = base, split, budget
-        self.sizes, self.precision, self.threads = sizes, precision, threads
-        self.ranks, self.seed = ranks, seed
+        self.user, self.split, self.asked = user, split, asked
+        self.budget, self.precision = asked.budget, asked.precision
+        self.sizes, self.threads = list(asked.sizes), asked.threads
+        self.ranks, self.seed = ranks, asked.seed
         self.bar = bar
-        self.judge = Judge(base, split.check, split.targets)
         self.notes: list[str] = []
+        self.tests: list[CheckReport] = []
+        layers, spans = merging.merged(user.layers)
+        fewer = len(layers) < len(user.layers)
+        self.base = _of_layers(user, layers, user.input_range) if fewer else user
+        named = [f"{first} to {last}" for first, last in spans if first < last]
+        if named:
+            self.notes.append(
+                f"layers {', '.join(named)} are linear in a row and merged: layers are counted "
+                "after that"
+            )
+        self.work = sum(layer.inputs * layer.outputs for layer in layers)
+        self.checked = int(split.check.shape[0])
+        self.pruned = False
+        self.chooser, self.calibration = self._chooser()
+        self.checker: Judge | None = None
+        self.first: _Trial | None = None
 
     def run(self, begin: float) -> Network:
         """The whole search."""
         self._step("looking at the units")
-        inputs = self.base.layer_inputs(self.split.fit)
+        signals = self._signals(self.split.fit), self._signals(self.split.tune)
         dead = self._dead()
-        silent = self._silent(inputs, dead)
+        silent = self._shown_silent(dead, self._silent(signals, dead))
         kept = [~(a | b) for a, b in zip(dead, silent, strict=True)]
-        if any(mask.any() for mask in silent):
-            trial = _reduced(self.base, [np.flatnonzero(mask) for mask in kept])
-            if not self._error_of(trial).within(self.budget):
-                self.notes.append("units that were never on are kept: leaving them out costs more")
-                silent = [np.zeros_like(mask) for mask in silent]
-                kept = [~mask for mask in dead]
         natural = [np.flatnonzero(mask) for mask in kept]
-        orders, always = self._orders(inputs, kept)
+        orders, always = self._orders(signals[0], kept)
 
         self._step("measuring dense and skip")
         core = _reduced(self.base, orders)
-        exact = self._tuned(core)
-        core, exact = self._quantized(core, exact)
-        choice = self._choose(core, exact, always) if self.budget > 0 else {}
+        exact = self._exact(core)
+        plain = self._quantized(core, exact)
+        plainly = all(np.array_equal(a, b) for a, b in zip(orders, natural, strict=True))
+        plainly = plainly or self.work > _LARGE
+        speed_up = None if plainly else self._order_speed_up(exact, orders, natural)
+        ordered = not plainly and self._order_pays(plain, orders, natural)
+        path: list[Choice] | None = None
+        chosen: list[tuple[int, int]] = []
 
-        self._step("deciding by whole calls")
-        gates = {i: candidate.gate for i, candidate in choice.items()}
-        fast = self._tuned(core.with_gates(gates)) if gates else exact
-        fast, exact = self._never_slower(core, fast, exact)
-        unordered = _reduced(self.base, natural)
-        order_speed_up = self._order_speed_up(exact, unordered)
-        plain = all(np.array_equal(a, b) for a, b in zip(orders, natural, strict=True))
-        ordered = not plain and self._order_pays(fast, orders, natural)
-        result = self._in_full(fast, orders, natural, ordered)
+        def made(name: str, network: Network, choice: Choice) -> _Trial:
+            full = [self._in_full(each, orders, natural, ordered) for each in (network, exact)]
+            unused = full[0]._with_engine_plan(full[0].engine.with_plan(full[1].engine.plan()))
+            return _Trial(name, full[0], unused, choice, self.pruned)
+
+        def gated(share: float) -> _Trial | None:
+            nonlocal path, chosen
+            if path is None:
+                path = self._choices(core, plain, signals, orders, always)
+            choice = self._fastest_within(plain, path, share)
+            if not choice or _names(choice) == chosen:
+                return None
+            chosen = _names(choice)
+            fast = self._with_choice(plain, choice)
+            if not _gated_layers(fast):
+                return None
+            return made(f"gates for {share:.0%} of the budget", fast, choice)
+
+        builders: list[Callable[[], _Trial | None]] = []
+        if self.pruned:
+            builders.append(lambda: made("units never on left out", exact, {}))
+        if any(_is_int8(plain, size) for size in self.sizes):
+            builders.append(lambda: made("int8 without gates", plain, {}))
+        if self.budget > 0:
+            builders += [lambda share=share: gated(share) for share in _BUDGET_SHARES]  # type: ignore[misc]
+        best = None if self.pruned else made("f32 without gates", exact, {})
+        for build in builders:
+            trial = build()
+            if trial is None:
+                continue
+            self.first = self.first or trial
+            if not self._passes(trial):
+                break
+            best = trial
+        if best is None:
+            self.pruned, silent = False, [np.zeros_like(mask) for mask in silent]
+            best = self._all_units(dead)
+            ordered = False
 
         self._step("reporting")
-        result = self._within_budget(result, exact)
-        result, classes = self._class_reports(result, exact, choice)
-        error = self._error_of(_least_exact(result))
-        if error.high > self.budget > 0:
-            self.notes.append(
-                f"{self.split.check.shape[0]} rows held back cannot tell whether the increase is "
-                "within the budget: the interval reaches beyond it"
-            )
-        report = Report(
-            classes=classes,
-            measure=self.judge.measure,
-            error_before=error.before,
-            error_after=error.after,
-            error_increase=error.increase,
-            error_increase_low=error.low,
-            error_increase_high=error.high,
-            budget=self.budget,
-            rows_fitted=self.split.count,
-            rows_tuned=int(self.split.tune.shape[0]),
-            rows_checked=int(self.split.check.shape[0]),
+        result, classes = self._class_reports(best)
+        report = self._report(best, result, classes, begin)
+        report = replace(
+            report,
             dead_units=tuple(int(mask.sum()) for mask in dead),
             dropped_units=tuple(int(mask.sum()) for mask in silent),
-            order_speed_up=None if plain else order_speed_up,
+            order_speed_up=speed_up,
             order_used=ordered,
-            num_threads=self.threads,
-            machine=machine.fingerprint(),
-            seed=self.seed,
-            seconds=time.perf_counter() - begin,
-            notes=tuple(self.notes + self._verdict(result)),
+            notes=(*self.notes, *self._unit_notes(dead, silent), *self._verdict(result, path)),
         )
         return self._finished(result, report)
 
@@ -431,13 +615,54 @@ class _Search:
         self.bar.update(1)
         self.bar.set_description(text)
 
+    def _chooser(self) -> tuple[Judge, Calibration]:
+        """What judges on the rows that choose, and what margins mean by the labels so far."""
+        split = self.split
+        fitted = self.user.forward(split.fit)
+        calibration = Calibration()
+        if split.tune_targets is not None and self.user.task != "regression":
+            outputs = np.concatenate([self.user.forward(split.tune), fitted])
+            assert split.fit_targets is not None
+            targets = np.concatenate([split.tune_targets, split.fit_targets])
+            activation = self.user.layers[-1].activation.name
+            calibration = calibrated(outputs, targets, self.user.task, activation)
+        judge = Judge(
+            self.user, split.tune, split.tune_targets, others=fitted, calibration=calibration
+        )
+        return judge, calibration
+
     # Units
 
-    def _dead(self) -> list[npt.NDArray[np.bool_]]:
+    def _signals(self, rows: Any) -> list[Float32Array | None]:
+        """Every layer's inputs on some of the rows; None for sparse raw rows too wide to be dense.
+
+        Hidden layers' inputs alone are held where these rows are sparse, in parts.
+        """
+        widths = [layer.inputs for layer in self.base.layers]
+        raw_is_wide = hasattr(rows, "toarray") and rows.shape[0] * widths[0] > _MOST_VALUES // 4
+        held = sum(widths[raw_is_wide:])
+        rows = rows[: max(_MOST_VALUES // max(held, 1), 256)]
+        dense = self.base.dense()
+        if not raw_is_wide:
+            return list(dense.layer_inputs(rows))
+        step = max(1, _MOST_VALUES // 16 // widths[0])
+        parts = [
+            self._hidden_inputs(dense, rows[at : at + step]) for at in range(0, rows.shape[0], step)
+        ]
+        joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+        return [None, *joined]
+
+    @staticmethod
+    def _hidden_inputs(dense: Network, rows: Any) -> list[Float32Array]:
+        """Inputs of all layers except the first."""
+        hidden = getattr(dense.engine, "hidden_inputs", None)
+        return list(dense.layer_inputs(rows)[1:] if hidden is None else hidden(rows))
+
+    def _dead(self) -> Masks:
         """Units that are off on the whole declared input range."""
         layers = self.base.layers
         span = self.base.input_range
-        if span is None:
+        if span is None or self.asked.prune == "none":
             return [np.zeros(layer.outputs, np.bool_) for layer in layers]
         scale = 1.0 if self.base.input_scale is None else self.base.input_scale.astype(np.float64)
         shift = 0.0 if self.base.input_shift is None else self.base.input_shift.astype(np.float64)
@@ -445,23 +670,35 @@ class _Search:
         *dead, _ = units.proven_dead(layers, ends.min(axis=0), ends.max(axis=0))
         return [_keep_one(mask) for mask in dead] + [np.zeros(layers[-1].outputs, np.bool_)]
 
-    def _silent(
-        self, inputs: list[Float32Array], dead: list[npt.NDArray[np.bool_]]
-    ) -> list[npt.NDArray[np.bool_]]:
-        """Units that are never on in calibration, other than the dead ones."""
+    def _silent(self, signals: Any, dead: Masks) -> Masks:
+        """Units that are never on in the rows that fit and choose, other than the dead ones."""
         silent = [np.zeros_like(mask) for mask in dead]
-        if self.budget == 0:
+        if self.budget == 0 or self.asked.prune != "never_on":
             return silent
-        tuned = self.base.layer_inputs(self.split.tune)
         for i, layer in enumerate(self.base.layers[:-1]):
             if layer.activation.has_hard_zero:
-                on = (inputs[i + 1] != 0).any(axis=0) | (tuned[i + 1] != 0).any(axis=0)
-                silent[i] = _keep_one(~on & ~dead[i], dead[i])
+                on = [(part[i + 1] != 0).any(axis=0) for part in signals]
+                silent[i] = _keep_one(~(on[0] | on[1]) & ~dead[i], dead[i])
         return silent
 
-    def _orders(
-        self, inputs: list[Float32Array], kept: list[npt.NDArray[np.bool_]]
-    ) -> tuple[list[IntArray], list[int]]:
+    def _shown_silent(self, dead: Masks, silent: Masks) -> Masks:
+        """The same where the rows that check are enough to show what leaving them out costs."""
+        if self.asked.prune == "never_on" and self.budget == 0:
+            self.notes.append("a budget of 0 keeps units that were never on")
+        if not any(mask.any() for mask in silent):
+            return silent
+        trial = _reduced(
+            self.base, [np.flatnonzero(~(a | b)) for a, b in zip(dead, silent, strict=True)]
+        )
+        self.pruned = True
+        found = self._chosen_evidence(trial)
+        if self._likely(found, 1.0):
+            return silent
+        self.pruned = False
+        self.notes.append(f"units that were never on are kept: {self._lacking(found, _SPARE)}")
+        return [np.zeros_like(mask) for mask in silent]
+
+    def _orders(self, inputs: Any, kept: Masks) -> tuple[list[IntArray], list[int]]:
         """Each layer's units in order, and how many at the end are always on."""
         orders, always = [], []
         for i, layer in enumerate(self.base.layers):
@@ -471,80 +708,182 @@ class _Search:
                 on = active.mean(axis=0) >= _ALWAYS_ON
                 count = int(on.sum())
                 changing = order[~on]
-                if len(changing):
+                if len(changing) and self.work <= _LARGE:
                     changing = changing[units.co_activation_order(active[:, ~on])]
                 order = np.concatenate([changing, order[on]])
             orders.append(order)
             always.append(count)
         return orders, always
 
+    def _all_units(self, dead: Masks) -> _Trial:
+        """The exact network of all units that are not proven off."""
+        natural = [np.flatnonzero(~mask) for mask in dead]
+        exact = self._in_full(self._exact(_reduced(self.base, natural)), natural, natural, False)
+        return _Trial("f32 without gates", exact, exact, {}, False)
+
     # Precision
 
-    def _quantized(self, core: Network, exact: Network) -> tuple[Network, Network]:
-        """Both with the layers in int8 that may be, where that is wanted and faster."""
+    def _exact(self, core: Network) -> Network:
+        """The fastest plan in f32 without gates, dense where nothing is faster."""
+        tuned, dense = self._tuned(core), core.dense()
+        plan = [self._settled(size, dense=dense, exact=tuned) for size in self.sizes]
+        return tuned._with_engine_plan(tuned.engine.with_plan(plan))
+
+    def _quantized(self, core: Network, exact: Network) -> Network:
+        """The fastest plan without gates: in each class f32, or int8 where it may be."""
         self._step("quantising")
         if self.precision == "int8" and self.budget == 0:
             self.notes.append("int8 is not exact: a budget of 0 leaves all layers f32")
         if self.precision == "f32" or self.budget == 0:
-            return core, exact
+            return exact
         layers = [i for i, layer in enumerate(core.layers) if layer.inputs <= MOST_INPUTS]
-        damage = Damage(core, self.split.tune)
+        damage = Damage(core, self._damage_rows())
         alone: dict[int, float] = {}
         while layers:
-            quantized = core.quantize(self.split.fit, layers=layers)
-            if self._error_of(quantized).within(self.budget):
+            quantized = self._int8(core, layers)
+            found = self._chosen_evidence(quantized)
+            if self._likely(found, 1.0):
                 break
             if not alone:
-                fits = {i: core.quantize(self.split.fit, layers=[i]) for i in layers}
-                alone = {i: damage.of(network) for i, network in fits.items()}
+                alone = {i: damage.of(self._int8(core, [i])) for i in layers}
             worst = max(layers, key=lambda i: alone[i])
             layers.remove(worst)
-            self.notes.append(f"layer {worst} stays f32: its int8 form costs too much error")
+            self.notes.append(f"layer {worst} stays f32: int8 {self._lacking(found, _SPARE)}")
+        layers = [i for i in layers if quantized.layers[i].quantization is not None]
         if not layers:
-            return core, exact
+            return exact
         tuned = self._tuned(quantized)
-        if self.precision == "auto":
-            logs = 0.0
-            for size in self.sizes:
-                times = self._race(size, _RACE_SECONDS, f32=exact, int8=tuned)
-                logs += math.log(times["int8"].speed_up_over(times["f32"]).median)
-            if logs <= 0:
-                self.notes.append("int8 is not faster here: all layers are f32")
-                return core, exact
-        return quantized, tuned
+        if self.precision == "int8":
+            plan = [self._settled(size, dense=quantized, int8=tuned) for size in self.sizes]
+        else:
+            plan = [self._settled(size, exact=exact, int8=tuned) for size in self.sizes]
+        if all(set(words) == {"f32"} for _, _, words in plan):
+            self.notes.append("int8 is not faster here: all layers are f32")
+            return exact
+        return quantized._with_engine_plan(quantized.engine.with_plan(plan))
+
+    def _int8(self, core: Network, layers: list[int]) -> Network:
+        """The network with these layers in int8, fitted without warnings where that is offered."""
+        fit = getattr(quantize, "fit", None)
+        if fit is None:
+            return core.quantize(self.split.fit, layers=layers)
+        network: Network = fit(core, self.split.fit, layers=layers)
+        return network
+
+    # What rows say
+
+    def _chosen_evidence(self, network: Network) -> list[Evidence]:
+        """What the rows that choose say of each of the network's class plans."""
+        return [
+            self.chooser.evidence(_only(network, size).forward(self.split.tune), unseen=self.pruned)
+            for size in _distinct(network)
+        ]
+
+    def _likely(self, found: list[Evidence], share: float) -> bool:
+        """Whether the rows that check are likely to show a share of the budget kept."""
+        most = self.asked.max_row_error
+        return all(
+            evidence.upper(self.asked.confidence, self.checked, _SPARE) <= share * self.budget
+            and (most is None or evidence.worst <= _ROW_SPARE * most)
+            for evidence in found
+        )
+
+    def _passes(self, trial: _Trial) -> bool:
+        """Whether the rows that check show that the network keeps the budget in every class."""
+        self._step("checking")
+        if self.checker is None:
+            seen = self.chooser.all  # the dense outputs on the other rows
+            self.checker = Judge(
+                self.user,
+                self.split.check,
+                self.split.targets,
+                others=seen,
+                calibration=self.calibration,
+            )
+        found = []
+        for size in _distinct(trial.network):
+            if not trial.pruned and _is_exact(trial.network, size):
+                continue
+            network = _only(trial.network, size)
+            before = self.chooser.evidence(network.forward(self.split.tune), unseen=trial.pruned)
+            evidence = self.checker.evidence(
+                network.forward(self.split.check), unseen=trial.pruned, reach=before.largest
+            )
+            trial.shown[_plan_key(trial.network, size)] = evidence
+            found.append(evidence)
+        level, most = self.asked.confidence, self.asked.max_row_error
+        failed = [each for each in found if not each.within(self.budget, level, most)]
+        self.tests.append(
+            CheckReport(
+                network=trial.name,
+                increase=max(each.estimate for each in found),
+                upper=max(each.upper(level) for each in found),
+                worst_row=max(each.worst for each in found),
+                passed=not failed,
+            )
+        )
+        if failed:
+            self.notes.append(f"{trial.name}: not used, {self._lacking(failed, 0.0)}")
+        return not failed
+
+    def _lacking(self, found: list[Evidence], spare: float) -> str:
+        """Why a network is not used: what it costs, or how many rows would show that it may be."""
+        level, most = self.asked.confidence, self.asked.max_row_error
+        worst = max(each.worst for each in found)
+        if most is not None and worst > (_ROW_SPARE if spare else 1.0) * most:
+            return f"changes its worst row too much ({worst:.3g}, {most:g} allowed)"
+        needed = [each.needed(self.budget, level, spare) for each in found]
+        known = [count for count in needed if count is not None]
+        if len(known) < len(needed) or any(each.lower(level) > self.budget for each in found):
+            expected = max(each.estimate for each in found)
+            return f"costs too much error, about {100 * expected:.2g} points"
+        total = max(known) / CHECK_SHARE
+        if total > MOST_ROWS:
+            total = max(known) + (1 - CHECK_SHARE) * MOST_ROWS
+        return (
+            f"cannot be shown to keep the budget by {self.checked} rows held back; "
+            f"about {_rounded(total):,} rows in all would show it"
+        )
 
     # Candidates and their choice
 
-    def _choose(self, core: Network, exact: Network, always: list[int]) -> Choice:
-        """The gates of the fastest plan within the budget."""
-        dense = core.dense()
-        fit, tune = dense.layer_inputs(self.split.fit), dense.layer_inputs(self.split.tune)
-        seconds = self._exact_seconds(core)
-        damage = Damage(core, self.split.tune)
+    def _choices(
+        self, core: Network, plain: Network, signals: Any, orders: list[IntArray], always: list[int]
+    ) -> list[Choice]:
+        """Choices of gates, from the fastest to the least damaging."""
+        seconds = self._exact_seconds(plain)
+        damage = Damage(core, self._damage_rows())
         options: dict[int, list[_Candidate]] = {}
         fits: dict[int, estimators.Estimate] = {}
+
+        def inputs(i: int) -> tuple[Float32Array, Float32Array] | None:
+            if signals[0][i] is None:
+                return None
+            parts = [part[i] if i == 0 else part[i][:, orders[i - 1]] for part in signals]
+            return parts[0], parts[1]
+
         for i, layer in enumerate(core.layers[:-1]):
             self._step(f"fitting layer {i}")
-            ranks = self._ranks(layer, fit[i])
-            if layer.activation.has_hard_zero and ranks and always[i] < layer.outputs:
-                fits[i] = estimators.whitened(layer, fit[i], max_rank=max(ranks))
-                rows = fit[i], tune[i]
+            rows = inputs(i)
+            if rows is None or not layer.activation.has_hard_zero or always[i] >= layer.outputs:
+                continue
+            ranks = self._ranks(layer, rows[0])
+            if ranks:
+                fits[i] = estimators.whitened(layer, rows[0], max_rank=max(ranks))
                 options[i] = self._candidates(fits[i], ranks, layer, rows, always[i])
         self._step("measuring gates")
-        options = self._measured(exact, options)
-        near = {
-            i: sorted({c.gate.rank for c in found if (c.seconds < _NEAR * seconds[i]).any()})
-            for i, found in options.items()
-        }
+        options = self._measured(plain, options)
         refined: dict[int, list[_Candidate]] = {}
-        for i, ranks in near.items():
+        for i, found in options.items():
             self._step(f"refining layer {i}")
+            layer, rows = core.layers[i], inputs(i)
+            assert rows is not None
+            near = {c.gate.rank for c in found if (c.seconds < _NEAR * seconds[i]).any()}
+            ranks = [k for k in sorted(near) if self._may_refine(layer, len(rows[0]), k)]
             if ranks:
-                layer = core.layers[i]
-                estimate = estimators.logistic(layer, fit[i], ranks, start=fits[i], seed=self.seed)
-                rows = fit[i], tune[i]
+                estimate = estimators.logistic(layer, rows[0], ranks, start=fits[i], seed=self.seed)
                 refined[i] = self._candidates(estimate, ranks, layer, rows, always[i])
-        for i, found in self._measured(exact, refined).items():
+        for i, found in self._measured(plain, refined).items():
             options[i] = options[i] + found
         self._step("judging gates")
         kept = {i: self._frontier(found, seconds[i]) for i, found in options.items()}
@@ -553,14 +892,25 @@ class _Search:
             for i, found in kept.items()
         }
         self._step("choosing")
-        return self._fastest_within(core, _path(kept, seconds))
+        return _path(kept, seconds)
+
+    @staticmethod
+    def _may_refine(layer: Layer, rows: int, rank: int) -> bool:
+        """Whether training an estimate of this rank, 20 epochs, is a fair share of the time."""
+        return 120 * rows * rank * (layer.inputs + layer.outputs) <= _REFINEMENT_WORK
+
+    def _damage_rows(self) -> Any:
+        """Rows that choose, as many as a network of this size is looked at often."""
+        return self.split.tune[: max(int(_DAMAGE_WORK / max(self.work, 1)), 64)]
 
     def _ranks(self, layer: Layer, inputs: Float32Array) -> list[int]:
         """Ranks whose estimate costs at most 0.6 of what skip would do of the layer."""
         d, h = layer.inputs, layer.outputs
         density = float((inputs != 0).mean())
         work = min(density, 1.0) * d * h
-        return [k for k in self.ranks if k <= min(d, h) and k * (density * d + h) <= 0.6 * work]
+        wide = d * h > _WIDE and self.ranks == tuple(k for k in _RANKS if k <= max(self.ranks))
+        tried = [k for k in self.ranks if k in _WIDE_RANKS] if wide else self.ranks
+        return [k for k in tried if k <= min(d, h) and k * (density * d + h) <= 0.6 * work]
 
     def _candidates(
         self,
@@ -577,42 +927,45 @@ class _Search:
             gate = replace(gate, range=gate_range(gate, rows[0]))
             gate = _always_on(gate, always)
             path = estimators.ThresholdPath(layer, gate, rows[1])
-            for lost in _LOST_ENERGIES:
+            wide = layer.inputs * layer.outputs > _WIDE
+            for lost in _WIDE_LOST_ENERGIES if wide else _LOST_ENERGIES:
                 tuned = replace(path.gate(lost_energy=lost), range=gate.range)
                 tuned = _always_on(tuned, always)
                 found.append(_Candidate(tuned, estimate.method, lost, np.zeros(len(self.sizes))))
         return found
 
     def _measured(
-        self, exact: Network, options: dict[int, list[_Candidate]]
+        self, plain: Network, options: dict[int, list[_Candidate]]
     ) -> dict[int, list[_Candidate]]:
         """The candidates with their times: one of each layer at once."""
         measured: dict[int, list[_Candidate]] = {i: [] for i in options}
         for at in range(max(map(len, options.values()), default=0)):
             now = {i: found[at] for i, found in options.items() if at < len(found)}
-            network = exact.with_gates({i: candidate.gate for i, candidate in now.items()})
+            network = _gated(plain, {i: candidate.gate for i, candidate in now.items()})
             seconds = self._layer_seconds(network)
             for i, candidate in now.items():
                 measured[i].append(replace(candidate, seconds=seconds[i]))
         return measured
 
-    def _exact_seconds(self, core: Network) -> Float64Array:
-        """Each layer's fastest exact time, (layers, classes)."""
-        uniform = [_uniform(core, name) for name in ("dense", "skip")]
+    def _exact_seconds(self, plain: Network) -> Float64Array:
+        """Each layer's fastest time without gates, (layers, classes), at its precisions."""
+        uniform = [_uniform(plain, name) for name in ("dense", "skip")]
         return np.minimum(*(self._layer_seconds(network) for network in uniform))
 
     def _layer_seconds(self, network: Network) -> Float64Array:
         """Seconds per row of each layer in each class, (layers, classes)."""
-        rows = _cycled(self.split.tune, _LAYER_ROWS)
+        # Each row of a large network takes its time, most of all alone: it streams all weights.
+        most = int(np.clip(_LAYER_WORK / max(self.work, 1), 16, _LAYER_ROWS))
+        rows = _cycled(self.split.tune, most)
         # Large classes are measured alike, so where their layers are too it is done once.
         found: dict[Any, list[float]] = {}
         columns = []
         for size in self.sizes:
-            count = min(size, _LAYER_ROWS)
+            count = min(size, most)
             _, *plan = _class_of(network, size)
             key = count, repr(plan)
             if key not in found:
-                whole = rows[: _LAYER_ROWS // count * count]
+                whole = rows[: most // count * count]
                 engine = _only(network, size).engine
                 found[key] = engine.layer_seconds(whole, count, _LAYER_SECONDS)
             columns.append(found[key])
@@ -623,23 +976,31 @@ class _Search:
         fast = [c for c in found if (c.seconds < _PROMISE * exact).any()]
         return [c for c in fast if not any(other.beats(c) for other in fast)]
 
-    def _fastest_within(self, core: Network, path: list[Choice]) -> Choice:
-        """The first choice of a path of less and less damage that keeps the budget."""
+    def _fastest_within(self, plain: Network, path: list[Choice], share: float) -> Choice:
+        """The first choice of a path of less and less damage likely to keep a share of the budget.
+
+        Where none is, a note says what is lacking.
+        """
         first, last = 0, len(path)
-        while first < last:  # the choices from `last` on are within the budget
+        while first < last:  # the choices from `last` on are likely to be within the budget
             middle = (first + last) // 2
-            gates = {i: candidate.gate for i, candidate in path[middle].items()}
-            if self._error_of(core.with_gates(gates)).within(self.budget):
+            if self._likely(self._chosen_evidence(_gated(plain, _gates(path[middle]))), share):
                 last = middle
             else:
                 first = middle + 1
-        if path and last == len(path):
-            self.notes.append("no gate keeps the error budget")
-        return path[last] if last < len(path) else {}
+        if last < len(path):
+            return path[last]
+        if path and share == _BUDGET_SHARES[-1]:
+            found = self._chosen_evidence(_gated(plain, _gates(path[-1])))
+            self.notes.append(f"no gate is used: the least damaging {self._lacking(found, _SPARE)}")
+        return {}
 
-    def _error_of(self, network: Network) -> Increase:
-        """The error of a network whose batch classes are all alike."""
-        return self.judge.error(network.forward(self.split.check))
+    def _with_choice(self, plain: Network, choice: Choice) -> Network:
+        """The plan with gates in the classes in which they pay."""
+        fast = _gated(plain, _gates(choice))
+        tuned = self._tuned(fast)
+        plan = [self._settled(size, plain=plain, fast=tuned) for size in self.sizes]
+        return tuned._with_engine_plan(tuned.engine.with_plan(plan))
 
     # Whole calls
 
@@ -649,61 +1010,61 @@ class _Search:
         engine = network.engine.tune(rows, self.sizes, _PLAN_SECONDS, self.threads)
         return network._with_engine_plan(engine)
 
-    def _race(self, size: int, seconds: float, **networks: Network) -> dict[str, timing.Timing]:
-        """Times of whole calls under the plans for `size` rows, by turns.
+    def _settled(self, size: int, **networks: Network) -> Any:
+        """The class plan of the first of these networks that no later one clearly beats."""
+        names = list(networks)
+        plans = {name: _class_of(network, size) for name, network in networks.items()}
+        if all(plan == plans[names[0]] for plan in plans.values()):
+            return plans[names[0]]
+        times = self._race(size, _RACE_SECONDS, **networks)
+        best = names[0]
+        for name in names[1:]:
+            if times[name].speed_up_over(times[best]).median >= _MUST_GAIN:
+                best = name
+        return plans[best]
+
+    def _race(
+        self, size: int, seconds: float, rows: Any = None, **networks: Network
+    ) -> dict[str, timing.Timing]:
+        """Times of whole calls under the plans for `size` rows, by turns, on rows that choose.
 
         Large calls are made of tiles, so that a part is as good as the whole.
         """
+        rows = self.split.tune if rows is None else rows
         count = min(size, _MOST_RACED * self.threads)
-        calls = _batches(_cycled(self.split.check, count), count)
+        if count * self.work > _MOST_RACED_WORK:
+            count = min(count, max(256, int(_MOST_RACED_WORK / self.work)))
+        calls = _batches(_cycled(rows, count), count)
         contestants = {
             name: _caller(_only(network, size), self.threads) for name, network in networks.items()
         }
         return timing.interleaved(contestants, calls, seconds, min_rounds=3)
 
-    def _never_slower(
-        self, core: Network, fast: Network, exact: Network
-    ) -> tuple[Network, Network]:
-        """Both with classes made dense, or without gates, that are no faster otherwise."""
-        # What int8 takes does not matter where it was asked for.
-        dense = core if self.precision == "int8" else core.dense()
-        plans: dict[str, list[Any]] = {"fast": [], "exact": []}
-        for size in self.sizes:
-            times = self._race(size, _RACE_SECONDS, dense=dense, exact=exact, fast=fast)
-            names = {"dense": dense, "exact": exact, "fast": fast}
-            best = "exact" if times["exact"].median < times["dense"].median else "dense"
-            plans["exact"].append(_class_of(names[best], size))
-            gated = "gate" in _class_of(fast, size)[1]
-            least = times[best].median * (_GATE_MUST_GAIN if gated else 1.0)
-            if times["fast"].median < least:
-                best = "fast"
-            plans["fast"].append(_class_of(names[best], size))
-        return (
-            fast._with_engine_plan(fast.engine.with_plan(plans["fast"])),
-            exact._with_engine_plan(exact.engine.with_plan(plans["exact"])),
-        )
-
-    def _order_speed_up(self, exact: Network, unordered: Network) -> float:
+    def _order_speed_up(
+        self, exact: Network, orders: list[IntArray], natural: list[IntArray]
+    ) -> float:
         """What the order of units brings without gates, at the smallest class."""
-        size = self.sizes[0]
-        plain = unordered.with_quantization([layer.quantization for layer in exact.layers])
-        plain = plain._with_engine_plan(plain.engine.with_plan(exact.engine.plan()))
-        times = self._race(size, _RACE_SECONDS, ordered=exact, unordered=plain)
+        plain = _reordered(exact, self.base, orders, natural)
+        times = self._race(self.sizes[0], _RACE_SECONDS, ordered=exact, unordered=plain)
         return times["ordered"].speed_up_over(times["unordered"]).median
 
-    def _order_pays(self, fast: Network, orders: list[IntArray], natural: list[IntArray]) -> bool:
-        """Whether the final plan is faster in the order found than in the user's own."""
-        plain = _reordered(fast, self.base, orders, natural)
-        logs = 0.0
+    def _order_pays(self, plain: Network, orders: list[IntArray], natural: list[IntArray]) -> bool:
+        """Whether the plan is faster in the order found than in the user's own, and nowhere slower.
+
+        Over all classes together it must gain as much as any other choice.
+        """
+        unordered = _reordered(plain, self.base, orders, natural)
+        gains = []
         for size in self.sizes:
-            times = self._race(size, _RACE_SECONDS, ordered=fast, unordered=plain)
-            logs += math.log(times["ordered"].speed_up_over(times["unordered"]).median)
-        return logs > 0
+            times = self._race(size, _RACE_SECONDS, ordered=plain, unordered=unordered)
+            gains.append(times["ordered"].speed_up_over(times["unordered"]).median)
+        least = _MUST_GAIN ** (1 / len(gains))
+        return math.prod(gains) ** (1 / len(gains)) >= least and min(gains) >= 1 / _MUST_GAIN
 
     def _in_full(
         self, fast: Network, orders: list[IntArray], natural: list[IntArray], ordered: bool
     ) -> Network:
-        """The result: the user's own layers, with orders, gates and plan."""
+        """The result: the whole layers, with orders, gates and plan."""
         layers = self.base.layers
         computed = orders if ordered else natural
         named = {
@@ -719,55 +1080,54 @@ class _Search:
             before = np.arange(layers[0].inputs) if i == 0 else orders[i - 1]
             gates[i] = _widened(gate, before, orders[i], layers[i])
         result = self.base.with_order(named) if named else self.base
-        result = result.with_quantization([layer.quantization for layer in fast.layers])
+        result = result.with_quantization(_used_bytes(fast))
         if gates:
             result = result.with_gates(gates)
         return result._with_engine_plan(result.engine.with_plan(fast.engine.plan()))
 
-    def _within_budget(self, result: Network, exact: Network) -> Network:
-        """The result, without gates in classes whose own plan is not within the budget.
-
-        Gates were judged all together; a class may use some of them, and errors that cancel in all
-        need not in some.
-        """
-        plan = []
-        for size in self.sizes:
-            within = self._error_of(_only(result, size)).within(self.budget)
-            plan.append(_class_of(result if within else exact, size))
-        return result._with_engine_plan(result.engine.with_plan(plan))
-
     # The report
 
-    def _class_reports(
-        self, result: Network, exact: Network, choice: Choice
-    ) -> tuple[Network, tuple[ClassReport, ...]]:
-        """The reports, and the result with classes made dense that come out slower than dense."""
-        exact = result._with_engine_plan(result.engine.with_plan(exact.engine.plan()))
-        reports, plan = [], []
+    def _class_reports(self, trial: _Trial) -> tuple[Network, tuple[ClassReport, ...]]:
+        """The reports, and the result: exact in classes in which that is not slower after all.
+
+        The last race is on other rows than those that chose. Only plans without error, or whose
+        error was shown before, take the place of what was checked.
+        """
+        result, reports, plan = trial.network, [], []
+        dense = trial.exact.dense()
         for size in self.sizes:
-            report = self._class_report(size, result, exact, choice)
-            slower = report.over_dense.median < 1.0
-            if slower and self.precision != "int8" and not _is_dense(result, size):
-                report = self._class_report(size, result.dense(), exact, choice)
-                plan.append(_class_of(result.dense(), size))
-            else:
-                plan.append(_class_of(result, size))
-            reports.append(report)
+            names = {"dense": dense, "exact": trial.exact, "after": result}
+            times = self._race(
+                size,
+                _LAST_RACE_SECONDS,
+                self.split.fit,
+                dense=self.user.dense(),
+                exact=trial.exact,
+                after=result,
+            )
+            used = "after"
+            if self.precision != "int8" and not _is_dense(result, size):
+                used = max(("after", "exact", "dense"), key=lambda name: _rate(times[name]))
+            if used == "after" or _class_of(names[used], size) == _class_of(result, size):
+                used = "after"
+            plan.append(_class_of(names[used], size))
+            final = result._with_engine_plan(result.engine.with_plan([plan[-1]]))
+            timed = {"dense": times["dense"], "exact": times["exact"], "after": times[used]}
+            reports.append(self._class_report(size, final, timed, trial.choice))
         return result._with_engine_plan(result.engine.with_plan(plan)), tuple(reports)
 
     def _class_report(
-        self, size: int, result: Network, exact: Network, choice: Choice
+        self, size: int, result: Network, times: dict[str, timing.Timing], choice: Choice
     ) -> ClassReport:
-        dense = self.base.dense()
-        times = self._race(size, _LAST_RACE_SECONDS, dense=dense, exact=exact, after=result)
         rows = _cycled(self.split.check, min(max(size, 256), _PROFILE_ROWS))
+        rows = rows[: MOST_ROWS if self.work <= _LARGE else _PROFILE_ROWS]
         timed: dict[str, Any] = {"batch_size": size, "seconds": _PROFILE_SECONDS}
         # Shares are told of all rows, times of the same few before and after.
         shares = result.profile(rows, batch_size=size, seconds=0.0).layers
-        few = rows[:_PROFILE_ROWS]
+        few = rows[: _PROFILE_ROWS if self.work <= _LARGE else _LAYER_ROWS]
         before, after = (
             [layer.seconds_per_row for layer in network.profile(few, **timed).layers]
-            for network in (dense, result)
+            for network in (self.base.dense(), result)
         )
         layers = tuple(
             self._layer_report(i, layer, before[i], after[i], choice)
@@ -787,6 +1147,74 @@ class _Search:
             over_exact=_spread(times["after"].speed_up_over(times["exact"])),
             predicted_speed_up=predicted,
         )
+
+    def _report(
+        self, trial: _Trial, result: Network, classes: tuple[ClassReport, ...], begin: float
+    ) -> Report:
+        """The report, of the worst class; what it says of the budget was seen in the check."""
+        found = []
+        for size in _distinct(result):
+            if trial.pruned or not _is_exact(result, size):
+                found.append(self._stored(trial, result, size))
+        level = self.asked.confidence
+        for evidence in found:
+            if not evidence.within(self.budget, level, self.asked.max_row_error):
+                raise RuntimeError("a network would be returned that failed its check")
+        judge = self.checker or Judge(self.user, self.split.check, self.split.targets)
+        worst = max(found, key=lambda each: each.upper(level), default=None)
+        error = judge.error(judge.dense) if worst is None else worst.plain
+        return Report(
+            classes=classes,
+            measure=judge.measure,
+            error_before=error.before,
+            error_after=error.after,
+            error_increase=error.increase,
+            error_increase_low=error.low,
+            error_increase_high=error.high,
+            expected_increase=0.0 if worst is None else worst.estimate,
+            increase_bound=0.0 if worst is None else worst.upper(level),
+            confidence=level,
+            budget=self.budget,
+            worst_row_error=max((each.worst for each in found), default=0.0),
+            max_row_error=self.asked.max_row_error,
+            tests=tuple(self.tests),
+            prune=self.asked.prune,
+            rows_fitted=self.split.count,
+            rows_tuned=int(self.split.tune.shape[0]),
+            rows_checked=self.checked,
+            dead_units=(),
+            dropped_units=(),
+            order_speed_up=None,
+            order_used=False,
+            num_threads=self.threads,
+            machine=machine.fingerprint(),
+            seed=self.seed,
+            seconds=time.perf_counter() - begin,
+            notes=(),
+        )
+
+    def _stored(self, trial: _Trial, result: Network, size: int) -> Evidence:
+        """What the check said of a class plan of the result."""
+        key = _plan_key(result, size)
+        if key in trial.shown:
+            return trial.shown[key]
+        # In f32 without gates, so that only units are left out: the first trial's.
+        assert self.first is not None
+        return next(iter(self.first.shown.values()))
+
+    def _unit_notes(self, dead: Masks, silent: Masks) -> list[str]:
+        notes = []
+        if any(mask.any() for mask in dead):
+            notes.append(
+                "units proven off on input_range are left out: rows outside it may give other "
+                "results than the full network"
+            )
+        if any(mask.any() for mask in silent):
+            notes.append(
+                "units never on in these rows are left out: rows that switch them on give other "
+                'results than the full network, in f32 too; prune="proven" keeps them'
+            )
+        return notes
 
     def _layer_report(
         self, i: int, layer: LayerProfile, before: float, after: float, choice: Choice
@@ -810,11 +1238,11 @@ class _Search:
             seconds_after=after,
         )
 
-    def _verdict(self, result: Network) -> list[str]:
+    def _verdict(self, result: Network, path: list[Choice] | None) -> list[str]:
         used = {name for plan in result.plan for name in plan.strategies}
         if all(_is_dense(result, size) for size in self.sizes):
             return ["nothing is faster than dense here: the plan is dense"]
-        if "gate" not in used:
+        if "gate" not in used and path is not None:
             return ["no gate pays within the budget here"]
         return []
 
@@ -940,25 +1368,74 @@ def _always_on(gate: Gate, count: int) -> Gate:
     return replace(gate, v=v, bias=bias)
 
 
-def _least_exact(network: Network) -> Network:
-    """The network with a layer's gate, and its int8 form, in every class if any class uses it."""
+def _of_layers(network: Network, layers: Sequence[Layer], input_range: Any) -> Network:
+    """A network of other layers and range with all else that `network` has."""
+    made = Network.from_layers(
+        list(layers),
+        task=network.task,
+        classes=None if network.task == "regression" else network._model.classes,
+        input_scale=network.input_scale,
+        input_shift=network.input_shift,
+        input_range=input_range,
+    )
+    return made._with(made.engine, probe=network.probe, metadata=network.metadata)
 
-    def anywhere(name: str, columns: Any) -> list[bool]:
-        return [name in column for column in zip(*columns, strict=True)]
 
-    plan = network.engine.plan()
-    gated = anywhere("gate", (names for _, names, _ in plan))
-    int8 = anywhere("int8", (words for _, _, words in plan))
-    precisions = ["int8" if it_is else "f32" for it_is in int8]
-    changed = [
-        (
-            rows,
-            ["gate" if it_is else name for it_is, name in zip(gated, names, strict=True)],
-            precisions,
-        )
-        for rows, names, _ in plan
+def _gates(choice: Choice) -> dict[int, Gate]:
+    return {i: candidate.gate for i, candidate in choice.items()}
+
+
+def _gated(plain: Network, gates: dict[int, Gate]) -> Network:
+    """The network with gates in every class, at the precisions that it has there."""
+    network = plain.with_gates(gates)
+    plan = [
+        (rows, ["gate" if i in gates else name for i, name in enumerate(names)], words)
+        for rows, names, words in plain.engine.plan()
     ]
-    return network._with_engine_plan(network.engine.with_plan(changed))
+    return network._with_engine_plan(network.engine.with_plan(plan))
+
+
+def _used_bytes(network: Network) -> list[Any]:
+    """The quantization of layers that some class runs in int8."""
+    return [
+        layer.quantization if any(plan.precisions[i] == "int8" for plan in network.plan) else None
+        for i, layer in enumerate(network.layers)
+    ]
+
+
+def _distinct(network: Network) -> list[int]:
+    """Sizes of classes whose plans differ."""
+    sizes: dict[str, int] = {}
+    for plan in network.plan:
+        sizes.setdefault(_plan_key(network, plan.rows), plan.rows)
+    return list(sizes.values())
+
+
+def _plan_key(network: Network, size: int) -> str:
+    """Strategies and precisions of a class, as text."""
+    _, names, words = _class_of(network, size)
+    return " ".join([*names, *words])
+
+
+def _is_exact(network: Network, size: int) -> bool:
+    """Whether calls of `size` rows are in f32 without gates."""
+    _, names, words = _class_of(network, size)
+    return "gate" not in names and set(words) == {"f32"}
+
+
+def _is_int8(network: Network, size: int) -> bool:
+    """Whether calls of `size` rows are in int8 in some layer."""
+    return "int8" in _class_of(network, size)[2]
+
+
+def _rate(times: timing.Timing) -> float:
+    return 1.0 / float(np.median(times.rounds))
+
+
+def _rounded(rows: float) -> int:
+    """A number of rows with two digits, not less."""
+    step = 10 ** max(int(math.log10(max(rows, 1))) - 1, 0)
+    return int(math.ceil(rows / step) * step)
 
 
 def _gated_layers(network: Network) -> list[int]:

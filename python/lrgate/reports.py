@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
-__all__ = ["ClassReport", "LayerReport", "Report", "Spread"]
+__all__ = ["CheckReport", "ClassReport", "LayerReport", "Report", "Spread"]
 
 T = TypeVar("T")
 
@@ -136,6 +136,29 @@ class ClassReport:
 
 
 @dataclass(frozen=True)
+class CheckReport:
+    """One network that was tried on the rows held back, as it would be returned.
+
+    Attributes
+    ----------
+    network : str
+        What it was: ``"int8 without gates"``, ``"gates for 50% of the budget"``, ...
+    increase, upper : float
+        Of its worst batch class: the expected increase, and its upper bound.
+    worst_row : float
+        As `Report.worst_row_error`.
+    passed : bool
+        Whether it was shown to keep the budget. The first that was not ends the check.
+    """
+
+    network: str
+    increase: float
+    upper: float
+    worst_row: float
+    passed: bool
+
+
+@dataclass(frozen=True)
 class Report:
     """What :func:`lrgate.optimize` did; ``print`` shows it.
 
@@ -148,15 +171,32 @@ class Report:
         there were labels, ``"disagreement with the dense network"`` or ``"relative squared
         difference from the dense network"`` where there were none.
     error_before, error_after : float
-        On the rows held back: of the dense network, and with every gate on.
+        On the rows held back, as counted: of the dense network, and of this one. All figures of
+        the error are those of the batch class with the largest bound.
     error_increase, error_increase_low, error_increase_high : float
-        The difference, and its 95 % confidence interval.
+        The difference as counted, and its 95 % confidence interval.
+    expected_increase : float
+        The increase as it is expected from margins and outputs: with less noise than the count.
+        0 for a plan that is exact.
+    increase_bound : float
+        Upper bound of the increase, one-sided, at the level `confidence`: what must be within the
+        budget.
+    confidence : float
     budget : float
         The error increase that was allowed.
+    worst_row_error : float
+        Of the worst row held back, compared with the dense network: how far its outputs are, in
+        standard deviations of the outputs; for a classifier the largest change of a probability.
+        0 for a plan that is exact.
+    max_row_error : float or None
+        The most of it that was allowed.
+    tests : tuple of CheckReport
+        The networks that were tried on the rows held back, in order.
+    prune : str
+        Which units might be left out: ``"proven"``, ``"never_on"`` or ``"none"``.
     rows_fitted, rows_tuned, rows_checked : int
         Rows that estimators were fitted on, that thresholds and plans were chosen on, and that
-        nothing was fitted on: those that the errors are of. What kept the budget was found by a
-        few looks at them, so that the interval is a little narrower than it should be.
+        checked and chose nothing: those that the errors are of.
     dead_units, dropped_units : tuple of int
         Per layer: units proven to be zero on the whole input range; units never on in calibration.
     order_speed_up : float or None
@@ -182,7 +222,14 @@ class Report:
     error_increase: float
     error_increase_low: float
     error_increase_high: float
+    expected_increase: float
+    increase_bound: float
+    confidence: float
     budget: float
+    worst_row_error: float
+    max_row_error: float | None
+    tests: tuple[CheckReport, ...]
+    prune: str
     rows_fitted: int
     rows_tuned: int
     rows_checked: int
@@ -231,17 +278,34 @@ class Report:
             ]
         )
 
+    def _worst_row(self) -> str:
+        allowed = "" if self.max_row_error is None else f", {self.max_row_error:g} allowed"
+        if "squared" in self.measure:
+            return f"worst row {self.worst_row_error:.3g} standard deviations off{allowed}"
+        return f"largest change of a probability {self.worst_row_error:.3g}{allowed}"
+
     def __str__(self) -> str:
         """Tables of at most 80 columns."""
         percent = self.error_before * 100, self.error_after * 100
         bounds = self.error_increase_low * 100, self.error_increase_high * 100
+        level = f"{self.confidence * 100:g} % confidence"
         lines = [
-            f"{self.measure}: {percent[0]:.3f} % dense, {percent[1]:.3f} % now;",
-            f"    increase {self.error_increase * 100:+.3f} points ({bounds[0]:+.3f} to "
-            f"{bounds[1]:+.3f} with 95 % confidence), {self.budget * 100:g} allowed;",
+            f"increase of {self.measure}: at most {self.increase_bound * 100:.3f} points with "
+            f"{level} ({self.expected_increase * 100:.3f} expected), "
+            f"{self.budget * 100:g} allowed;",
+            f"    as counted {percent[0]:.3f} % dense, {percent[1]:.3f} % now: "
+            f"{self.error_increase * 100:+.3f} points ({bounds[0]:+.3f} to {bounds[1]:+.3f});",
+            f"    {self._worst_row()};",
             f"    on {self.rows_checked} rows held back; {self.rows_fitted} rows fitted, "
             f"{self.rows_tuned} chose",
         ]
+        if self.increase_bound == 0 and not any(test.passed for test in self.tests):
+            lines[0] = f"exact: {self.measure} is as before, {self.budget * 100:g} points allowed;"
+        for test in self.tests:
+            verdict = "passed" if test.passed else "failed"
+            lines.append(
+                f"checked: {test.network}: at most {test.upper * 100:.3f} points, {verdict}"
+            )
         for name, counts in (("proven dead", self.dead_units), ("never on", self.dropped_units)):
             if any(counts):
                 lines.append(f"units left out since {name}, by layer: {_slashed(counts)}")
