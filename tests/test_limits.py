@@ -231,8 +231,11 @@ def test_misaligned_rows_are_copied() -> None:
 def test_workers_end() -> None:
     def workers() -> int:
         import os
+        from pathlib import Path
 
-        names = [open(f"/proc/self/task/{t}/comm").read() for t in os.listdir("/proc/self/task")]
+        names = [
+            Path(f"/proc/self/task/{t}/comm").read_text() for t in os.listdir("/proc/self/task")
+        ]
         return sum(name.startswith("lrgate-") for name in names)
 
     rng = np.random.default_rng(0)

@@ -354,20 +354,20 @@ impl Network {
             if i == last {
                 if finish {
                     let (columns, stride) = (outputs, outputs);
-                    self.isa.run(FinishRows { activation, data: out, columns, stride });
+                    self.isa.run_floats(FinishRows { activation, data: out, columns, stride });
                     observer.step(Step::Finished);
                 }
                 observer.after(i, n, computed);
                 break;
             }
             if finish {
-                self.isa.run(to.finish_rows(n, outputs, activation));
+                self.isa.run_floats(to.finish_rows(n, outputs, activation));
                 observer.step(Step::Finished);
             }
             if whole {
                 if needs.lists {
                     let (rows, lists) = to.rescan(n, outputs);
-                    self.isa.run(Scan { rows, lists });
+                    self.isa.run_floats(Scan { rows, lists });
                     observer.step(Step::Scanned);
                 }
                 if let Some(quantization) = self.quantization(i + 1).filter(|_| needs.int8()) {
@@ -440,7 +440,7 @@ impl Network {
                 let dense = DenseRows::new(data, n, columns, stride);
                 if needs.lists {
                     let lists = buffer.write_lists(n, columns);
-                    self.isa.run(Scan { rows: dense, lists });
+                    self.isa.run_floats(Scan { rows: dense, lists });
                     observer.step(Step::Scanned);
                 }
                 let lists = needs.lists.then(|| buffer.lists(n, columns));
@@ -448,7 +448,7 @@ impl Network {
             }
             Data::U8 { data, stride } => {
                 let (dense, lists) = buffer.write_floats(n, columns, needs);
-                self.isa.run(FromBytes { data, stride, rows: n, columns, dense, lists });
+                self.isa.run_floats(FromBytes { data, stride, rows: n, columns, dense, lists });
                 observer.step(if needs.lists {
                     Step::ConvertedAndScanned
                 } else {
@@ -500,7 +500,7 @@ impl Network {
         let bytes = buffer.write_bytes(n, columns);
         match data {
             Data::U8 { data, stride } if quantization.is_identity() => {
-                self.isa.run(CopyBytes { data, stride, rows: n, columns, bytes });
+                self.isa.run_floats(CopyBytes { data, stride, rows: n, columns, bytes });
             }
             Data::F32 { data, stride } => {
                 let rows = DenseRows::new(data, n, columns, stride);
@@ -525,7 +525,15 @@ impl Network {
     ) {
         let out_of_range = Some(out_of_range);
         let (inverse, offset) = (quantization.inverse(), quantization.padded_offset());
-        self.isa.run(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, beyond });
+        self.isa.run_floats(Quantize {
+            rows,
+            inverse,
+            offset,
+            bytes,
+            invalid,
+            out_of_range,
+            beyond,
+        });
     }
 
     /// Recomputes the rows `beyond` of a call, those with a value that has no byte in some int8 layer: in f32
@@ -595,7 +603,7 @@ impl Network {
         observer.step(Step::Converted);
         if needs.lists {
             let (rows, lists) = buffer.rescan(n, columns);
-            self.isa.run(Scan { rows, lists });
+            self.isa.run_floats(Scan { rows, lists });
             observer.step(Step::Scanned);
         }
         buffer.input(n, columns, needs)

@@ -9,6 +9,13 @@ use super::{Kernel, Simd};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Avx2<const VNNI: bool>(());
 
+impl Avx2<true> {
+    /// The same for kernels that multiply no bytes.
+    pub(super) fn without_vnni(self) -> Avx2<false> {
+        Avx2(())
+    }
+}
+
 impl<const VNNI: bool> Avx2<VNNI> {
     pub(super) fn new() -> Option<Self> {
         let has = is_x86_feature_detected!("avx2")

@@ -11,6 +11,11 @@ use super::{Kernel, Simd, compress_by_lanes};
 pub(crate) struct Avx512<const VNNI: bool, const VBMI2: bool>(());
 
 impl Avx512<true, false> {
+    /// The same for kernels that multiply no bytes.
+    pub(super) fn without_vnni(self) -> Avx512<false, false> {
+        Avx512(())
+    }
+
     /// The same with VBMI2, where the CPU has it.
     #[inline]
     #[allow(clippy::unused_self)] // the proof of all but VBMI2

@@ -354,6 +354,23 @@ impl Isa {
         }
     }
 
+    /// Runs a kernel that multiplies no bytes: compiled once for instruction sets that differ in products of bytes
+    /// alone.
+    #[inline]
+    pub(crate) fn run_floats<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Inner::Avx512Vnni(isa) => isa.without_vnni().run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Inner::AvxVnni(isa) => isa.without_vnni().run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Inner::Avx512(isa) => isa.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Inner::Avx2(isa) => isa.run(kernel),
+            Inner::Portable(isa) => isa.run(kernel),
+        }
+    }
+
     /// Runs `kernel` compiled for this instruction set.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {

@@ -31,14 +31,14 @@ fn times<A: Arithmetic>(
 {
     if team.threads() == 1 || !output.can_be_shared() {
         let (which, emit) = (panels.all(), &mut output);
-        isa.run(RowsTimesPanels::<A, _> { rows, panels, which, emit });
+        A::run_on(isa, RowsTimesPanels::<A, _> { rows, panels, which, emit });
         return;
     }
     let output = SharedOutput(output);
     team.run(panels.count(), |p| {
         // SAFETY: a panel's units are its own, and every panel is one part.
         let emit = &mut unsafe { output.again() };
-        isa.run(RowsTimesPanels::<A, _> { rows, panels, which: p..p + 1, emit });
+        A::run_on(isa, RowsTimesPanels::<A, _> { rows, panels, which: p..p + 1, emit });
     });
 }
 

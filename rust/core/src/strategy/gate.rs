@@ -137,7 +137,7 @@ impl PackedGate {
         output.clear(n);
         step(Step::Cleared);
         let (live, spans) = (&*scratch.live, &scratch.live_spans[..n]);
-        isa.run(LiveUnitsOfLists { lists, weights, output, live, spans });
+        isa.run_floats(LiveUnitsOfLists { lists, weights, output, live, spans });
         spans.iter().map(|span| span.len).sum()
     }
 
@@ -157,12 +157,12 @@ impl PackedGate {
                 Some(rows) if span.len as f64 > limit => {
                     let rows = DenseRows::new(rows.row(r), 1, rows.columns(), rows.columns());
                     let (panels, which, emit) = (&self.u, self.u.all(), &mut sums);
-                    isa.run(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
+                    isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
                 }
                 _ => {
                     let lists = Lists { spans: &lists.spans[r..=r], ..lists };
                     let (panels, emit) = (&self.u, &mut sums);
-                    isa.run(SparseTimesPanels { lists, panels, emit });
+                    isa.run_floats(SparseTimesPanels { lists, panels, emit });
                 }
             }
         }
@@ -179,7 +179,7 @@ impl PackedGate {
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
         let emit = &mut Live { bias: &self.bias, units: self.scored, index: live, spans };
         let (panels, which) = (&self.v, self.v.all());
-        isa.run(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
+        isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
         add_always(live, spans, self.scored, outputs);
         for (row, span) in spans.iter_mut().enumerate() {
             if !rows.row(row).iter().all(|t| t.is_finite()) {
@@ -339,7 +339,7 @@ where
     step(Step::Cleared);
     let GateScratch { live, live_spans, blocks, .. } = scratch;
     let spans = &live_spans[..n];
-    isa.run(LiveUnits::<A> { rows, weights, output, live, spans, blocks });
+    A::run_on(isa, LiveUnits::<A> { rows, weights, output, live, spans, blocks });
     spans.iter().map(|span| span.len).sum()
 }
 

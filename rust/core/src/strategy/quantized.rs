@@ -72,7 +72,7 @@ impl QuantizedLayer {
                 prefer_huge_pages(words.as_ptr(), words.len());
                 for (o, words) in words.chunks_exact_mut(columns).enumerate() {
                     let weights = layer.layer.weights_of(o, &mut room);
-                    let (step, sum) = isa.run(ByTerms { weights, terms: &terms, words });
+                    let (step, sum) = isa.run_floats(ByTerms { weights, terms: &terms, words });
                     set(o, step, sum)?;
                 }
                 Source::Words(words)
@@ -329,7 +329,7 @@ impl LayerBytes {
         let (factor, layer) = (self.factor, &self.layer.layer);
         let step = f64::from(self.steps[unit]);
         let next = if unit + 1 < layer.outputs() { layer.whole_row(unit + 1) } else { &[] };
-        self.isa.run(ByFactor { weights, factor, step, words, next });
+        self.isa.run_floats(ByFactor { weights, factor, step, words, next });
     }
 
     /// Makes bytes of all weights of a unit. Where inputs have an order, bytes of the whole row are made in `room`

@@ -9,7 +9,7 @@ use crate::strategy::QuantizedLayer;
 
 pub(super) fn run(isa: Isa, layer: &PackedLayer, lists: Lists<'_>, mut output: Output<'_>) {
     let (panels, emit) = (layer.panels(), &mut output);
-    isa.run(SparseTimesPanels { lists, panels, emit });
+    isa.run_floats(SparseTimesPanels { lists, panels, emit });
 }
 
 pub(super) fn run_int8(
