@@ -49,6 +49,9 @@ CHECK_TOLERANCE = 1e-4
 _RETUNE_SECONDS: Final = 0.06
 _RETUNE_CLASSES: Final = 16
 
+# Where int8 is beyond a limit, layers go back to f32 until it is within this part of the limits.
+_WITHIN: Final = 0.4
+
 
 class Network(_core.Network):
     """A trained fully connected network. It never changes; methods return new networks.
@@ -532,9 +535,10 @@ class Network(_core.Network):
         A quarter of the rows, at most 2,000, is held back and compared with float32:
         :attr:`quantization_report` has the result. A layer stays float32 where the error of its
         sums would be above 6 % of their spread, or where more than 10 % of the rows would be
-        recomputed. Where int8 is expected to change more than 3 % of the labels, or the squared
-        difference of outputs (of a classifier: of the margins between labels) is above 1 % of
-        their variance, the layers that do most damage go back to float32.
+        recomputed. Where int8 is expected to change more than 2.5 % of the labels, or moves the
+        margins between labels by more than 6 % of their size, or a regressor's outputs by more than
+        10 % of their standard deviation, the layers that do most damage go back to float32. This
+        is checked on the held rows as they are, and without their outliers.
 
         Parameters
         ----------
@@ -576,7 +580,7 @@ class Network(_core.Network):
         f32 = self.engine.with_plan([(n, s, ["f32"] * len(s)) for n, s, _ in self.engine.plan()])
         exact = self._with_engine_plan(f32)
         report = net._compared(exact, fit_rows.shape[0], held, fits)
-        if held.shape[0] and report[1].is_large:
+        if held.shape[0] and not report[1].within():
             net, report = net._with_fewer(exact, fit_rows.shape[0], held, fits)
         net._quantization_report = report[0]
         _warn_of(*report)
@@ -634,20 +638,17 @@ class Network(_core.Network):
     def _compared(
         self, exact: Network, rows: int, held: Any, fits: tuple[LayerFit, ...]
     ) -> tuple[QuantizationReport, Difference]:
-        """The report of this network, and its difference from `exact` on the `held` rows."""
+        """The report of this network, and its difference from `exact` on the `held` rows.
+
+        The difference is the larger of that on the rows as they are, and without their outliers:
+        rows to come may have none.
+        """
         nan = float("nan")
         n, recomputed = held.shape[0], nan
-        difference = Difference(nan, nan, nan)
+        difference = worst = Difference(nan, nan, nan)
         if n:
-            beyond = self.engine.out_of_range(held)
-            recomputed = float(beyond.mean())
-            difference = quantize.difference(
-                np.asarray(exact(held)),
-                np.asarray(self(held)),
-                beyond,
-                self.task,
-                self.layers[-1].activation.name,
-            )
+            recomputed, difference = self._difference(exact, held)
+            worst = difference.worst(self._difference(exact, quantize.typical_rows(held))[1])
         expected = nan if self.task == "regression" else difference.expected_changed
         report = QuantizationReport(
             str(self.task),
@@ -659,7 +660,19 @@ class Network(_core.Network):
             recomputed,
             fits,
         )
-        return report, difference
+        return report, worst
+
+    def _difference(self, exact: Network, rows: Any) -> tuple[float, Difference]:
+        """The share of recomputed rows, and the difference from `exact` on the others."""
+        beyond = self.engine.out_of_range(rows)
+        difference = quantize.difference(
+            np.asarray(exact(rows)),
+            np.asarray(self(rows)),
+            beyond,
+            self.task,
+            self.layers[-1].activation.name,
+        )
+        return float(beyond.mean()), difference
 
     def _with_fewer(
         self, exact: Network, rows: int, held: Any, fits: tuple[LayerFit, ...]
@@ -683,7 +696,7 @@ class Network(_core.Network):
             )
             net = self._with_int8(chosen, left)
             compared = net._compared(exact, rows, held, fits)
-            if compared[1].is_small:
+            if compared[1].within(_WITHIN):
                 break
         return net, compared
 
@@ -993,7 +1006,7 @@ def _engine_quantization(layers: Sequence[Layer]) -> list[Any]:
 def _warn_of(report: QuantizationReport, difference: Difference) -> None:
     """Says what of a quantised network is not as wished."""
     said = [f"layer {fit.layer} stays f32: {fit.note}" for fit in report.layers if fit.note]
-    if report.held_rows and difference.is_large:
+    if report.held_rows and not difference.within():
         if report.task == "regression":
             said.append(f"int8 changes outputs by {difference.relative:.2g} of their variance")
         else:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -58,11 +58,14 @@ MOST_ERROR: Final = 0.06
 MOST_RECOMPUTED: Final = 0.1
 """A layer that makes more of the rows recomputed stays f32."""
 
-MOST_CHANGED: Final = 0.03
-"""Labels that int8 may be expected to change."""
+MOST_CHANGED: Final = 0.025
+"""Share of labels that int8 may be expected to change."""
 
-MOST_DIFFERENCE: Final = 0.01
-"""Squared difference of outputs or margins that int8 may make, relative to what they are."""
+MOST_MARGIN_ERROR: Final = 0.06**2
+"""Squared error of the margins between labels that int8 may make, relative to the margins."""
+
+MOST_OUTPUT_ERROR: Final = 0.1**2
+"""Squared error of a regressor's outputs that int8 may make, relative to their variance."""
 
 WARN_RECOMPUTED: Final = 0.05
 """A larger share of recomputed rows is warned about: it costs the speed of int8."""
@@ -77,7 +80,7 @@ _LEAST_TO_HOLD: Final = 8
 _ERROR: Final = 0.015
 _SHARE: Final = 0.01
 _LARGE_ERROR: Final = 0.03
-_TARGETS: Final = (0.025, 0.02, 0.015, 0.01, 0.007)
+_TARGETS: Final = (0.03, 0.025, 0.02, 0.015, 0.01, 0.007)
 # Headroom may let the error grow by this factor.
 _HEADROOM: Final = 1.15
 # Rows that fresh data may have outside natural windows.
@@ -91,6 +94,8 @@ _EXTREME_ROWS: Final = 1024
 _SPREAD_ROWS: Final = 1024
 _ERROR_ROWS: Final = 256
 _UNITS: Final = 256
+# Values far from a column's bulk that are looked for in other columns.
+_MARKS: Final = 16
 # Rows that are made dense at a time have about so many values.
 _CHUNK: Final = 1 << 23
 
@@ -211,21 +216,17 @@ class Difference:
     relative: float
     surely_changed: float = 0.0
 
-    @property
-    def is_large(self) -> bool:
-        """Whether it is beyond the documented limits."""
-        return (
-            max(self.surely_changed, self.expected_changed) > MOST_CHANGED
-            or not self.relative <= MOST_DIFFERENCE
-        )
+    def worst(self, other: Difference) -> Difference:
+        """The larger of both differences, figure by figure."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Difference(*(max(a, b) for a, b in pairs))
 
-    @property
-    def is_small(self) -> bool:
-        """Whether it is what layers are turned back to f32 for."""
-        return (
-            max(self.surely_changed, self.expected_changed) <= MOST_CHANGED / 6
-            and self.relative <= MOST_DIFFERENCE / 4
-        )
+    def within(self, part: float = 1.0) -> bool:
+        """Whether it is within this part of the documented limits."""
+        regresses = math.isnan(self.changed)
+        most = MOST_OUTPUT_ERROR if regresses else MOST_MARGIN_ERROR
+        shares = max(self.surely_changed, self.expected_changed)
+        return shares <= part * MOST_CHANGED and self.relative <= part * most
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,7 @@ def fit(
     bounds = _bounds(rows)
     rows = _taken(rows, _some_rows(rows, rng))
     signals = _signals(rows, layer_inputs, chosen)
-    typical = _typical_rows(rows, rng)
+    typical = typical_rows(rows[np.sort(rng.permutation(rows.shape[0])[:_SPREAD_ROWS])])
     parts = _parts(layers, typical, layer_inputs, input_scale, classifies, rng)
     inside = np.ones(rows.shape[0], bool)
     fitted, reports = list(layers), []
@@ -633,19 +634,27 @@ class _Columns:
         return result
 
 
-def _typical_rows(rows: Any, rng: np.random.Generator) -> Any:
-    """A sample of rows with cells far from a column's bulk replaced by its middle.
+def typical_rows(rows: Any) -> Any:
+    """Rows in float32 with cells far from a column's bulk replaced by its middle.
 
     The bulk is the shortest interval of half the distinct values, and four times its length at
     either side; zeros stay. Distinct values, since a marker of missing values is one, however many
     cells have it.
+
+    Parameters
+    ----------
+    rows : uint8 or float32 array of shape (n, d), or CSR
+
+    Returns
+    -------
+    float32 array of shape (n, d), or CSR
     """
-    index = np.sort(rng.permutation(rows.shape[0])[:_SPREAD_ROWS])
-    some = rows[index].astype(np.float32)
+    some = rows.astype(np.float32)
     columns = _Columns(some)
     low = np.full(columns.d, -np.inf)
     high = np.full(columns.d, np.inf)
     middle = np.zeros(columns.d)
+    few = np.ones(columns.d, bool)
     for j in np.flatnonzero(columns.count > 2):
         values = columns.of(j)
         ends = np.flatnonzero(values[1:] != values[:-1])
@@ -653,20 +662,33 @@ def _typical_rows(rows: Any, rng: np.random.Generator) -> Any:
         if columns.zeros[j]:
             distinct = np.insert(distinct, np.searchsorted(distinct, 0.0), 0.0)
         half = (len(distinct) + 1) // 2
-        if len(distinct) < 3 or half < 2:
+        if len(distinct) < 3:
             continue
+        few[j] = False
         lengths = distinct[half - 1 :] - distinct[: len(distinct) - half + 1]
         k = int(lengths.argmin())
         low[j] = distinct[k] - 4 * lengths[k]
         high[j] = distinct[k + half - 1] + 4 * lengths[k]
         middle[j] = (distinct[k] + distinct[k + half - 1]) / 2
-    if hasattr(some, "tocsr"):
-        of = some.indices
-        far = (some.data < low[of]) | (some.data > high[of])
-        some.data = np.where(far, middle[of], some.data).astype(np.float32)
-        return some
-    far = ((some < low) | (some > high)) & (some != 0)
-    return np.where(far, middle, some).astype(np.float32)
+    sparse = hasattr(some, "tocsr")
+    data = some.data if sparse else some
+    of = some.indices if sparse else np.broadcast_to(np.arange(columns.d), some.shape)
+    far = ((data < low[of]) | (data > high[of])) & (data != 0)
+    # What is a marker in one column is one in columns that have no more than it and another value.
+    marks, counts = np.unique(data[far], return_counts=True)
+    marks = marks[counts > 1]
+    if len(marks):
+        least, most = columns.bounds()
+        for mark in marks if len(marks) <= _MARKS else ():
+            marked = few[of] & (data == mark)
+            far |= marked
+            rest = np.where(least == mark, most, least)
+            middle = np.where(few & ((least == mark) | (most == mark)), rest, middle)
+    data = np.where(far, middle[of], data).astype(np.float32)
+    if not sparse:
+        return data
+    some.data = data
+    return some
 
 
 # --- the error model ----------------------------------------------------------------------------
@@ -875,10 +897,18 @@ class _Fitter:
                     quantization = self._quantization(kind, windows, wide, offset)
                 except ValueError:  # beyond float32
                     continue
-                cost = _cost(error, self.recomputed(quantization) if k else 0.0)
+                beyond = outside(self.values, quantization, first=self.first)
+                error = max(self._measured(quantization, beyond), error / 2)
+                cost = _cost(error, float(beyond.mean()) if k else 0.0)
                 if cost < least:
                     best, least = quantization, cost
         return best
+
+    def _measured(self, quantization: Quantization, beyond: BoolArray) -> float:
+        inside = np.flatnonzero(~beyond)
+        if not len(inside):
+            return math.inf
+        return self.part.measured(self.values[inside[:: 1 + len(inside) // 128]], quantization)
 
     # Natural windows
 
