@@ -80,6 +80,8 @@ _LEAST_TO_HOLD: Final = 8
 _ERROR: Final = 0.015
 _SHARE: Final = 0.01
 _LARGE_ERROR: Final = 0.03
+# Fresh rows that leave cut windows, and natural ones do not, beside those that fitting rows show.
+_CUT: Final = 0.005
 _TARGETS: Final = (0.03, 0.025, 0.02, 0.015, 0.01, 0.007)
 # Headroom may let the error grow by this factor.
 _HEADROOM: Final = 1.15
@@ -97,7 +99,7 @@ _UNITS: Final = 256
 # Values far from a column's bulk that are looked for in other columns.
 _MARKS: Final = 16
 # Rows that are made dense at a time have about so many values.
-_CHUNK: Final = 1 << 23
+_CHUNK: Final = 1 << 21
 
 # One scale for all is taken where the sums are at most so many times as inexact as with one each,
 # or twice, where that is little; and at most this share more of fresh rows are recomputed.
@@ -465,6 +467,9 @@ def checked_rows(x: Any, width: int, least: int = 1) -> Any:
     """
     if hasattr(x, "tocsr"):
         rows = x.tocsr()
+        if not rows.has_canonical_format:
+            rows = rows.copy()
+            rows.sum_duplicates()
     else:
         try:
             rows = np.asarray(x)
@@ -899,7 +904,7 @@ class _Fitter:
                     continue
                 beyond = outside(self.values, quantization, first=self.first)
                 error = max(self._measured(quantization, beyond), error / 2)
-                cost = _cost(error, float(beyond.mean()) if k else 0.0)
+                cost = _cost(error, float(beyond.mean()) + _CUT if k else 0.0)
                 if cost < least:
                     best, least = quantization, cost
         return best
@@ -1001,9 +1006,8 @@ class _Fitter:
         def steps(level: float) -> Float64Array:
             if kind == "one":
                 return np.minimum(natural.step, level)
-            limit = np.divide(
-                level, self.part.gain, out=np.full_like(natural.step, np.inf), where=self.part.used
-            )
+            gain = self.part.gain
+            limit = np.divide(level, gain, out=np.full_like(gain, np.inf), where=gain > 0)
             return np.minimum(natural.step, limit)
 
         sizes = natural.step if kind == "one" else natural.step * self.part.gain
@@ -1074,7 +1078,7 @@ class _Fitter:
         # Whole numbers are exact where a step is one over a whole number.
         most = np.floor(1 / np.maximum(narrow.step, 1e-9) * (1 + 1e-9))
         parts = np.minimum(np.ceil(1 / step * (1 - 1e-9)), most)
-        fine = whole & (parts >= 1) & (parts < 2**20)
+        fine = whole & (step <= 1) & (parts >= 1) & (parts < 2**20)
         step = np.where(fine, 1 / np.maximum(parts, 1), step)
         step = step.astype(np.float32).astype(np.float64)
         start = -low / step
@@ -1082,7 +1086,8 @@ class _Fitter:
         start = np.where(exact, np.rint(start), start) + 0.0
         if kind == "one":
             return Quantization(np.array(step[0]), np.array(start[0]))
-        return Quantization(step.astype(np.float32), start.astype(np.float32))
+        with np.errstate(over="ignore"):  # which is refused
+            return Quantization(step.astype(np.float32), start.astype(np.float32))
 
 
 def _fit_layer(
