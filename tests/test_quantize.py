@@ -212,7 +212,7 @@ def test_rows_of_any_size(size: float) -> None:
     for columns in (x, x * np.float32([1, 1e-2, 1, 1e2, 1, 1])):
         weight = np.eye(6) / np.maximum(columns.std(axis=0, dtype=np.float64), size)
         found = of_rows(columns, weight)
-        assert relative(taken(columns, found) / size, columns / size) < 0.02
+        assert relative(taken(columns, found) / size, columns / size) < 0.03
 
 
 @settings(max_examples=100, deadline=None)

@@ -118,6 +118,8 @@ _ROOM: Final = 0.1
 _FREE: Final = 0.004
 # Fewer rows are not split to compare kinds of windows.
 _LEAST_TO_SPLIT: Final = 60
+# Steps below are as good as none: their inverse is hardly finite in float32.
+_LEAST_STEP: Final = 1e-36
 # The step of an input whose weights are all 0: any value fits.
 _UNUSED_STEP: Final = 1e37
 
@@ -733,7 +735,7 @@ class _Part:
         used = self.gain > 0
         with np.errstate(over="ignore"):
             rounding = float(np.sum((self.density * np.square(self.gain * step))[used]))
-            moments = np.minimum(moment / np.square(np.maximum(step, 1e-30)), levels**2 / 3)
+            moments = np.minimum(moment / np.square(np.maximum(step, _LEAST_STEP)), levels**2 / 3)
             largest = np.zeros(len(self.weight), np.float64)
             for at in _chunks(len(self.weight), self.weight.shape[1]):
                 products = np.abs(self.weight[at]) * step.astype(np.float32)
@@ -1024,7 +1026,13 @@ class _Fitter:
             pooled = pooled[:: 1 + len(pooled) // 65_536]
             low[:] = _placed(pooled, step[0] * self.levels)
             return _Windows(low, step)
-        for j in np.flatnonzero(step < natural.step):
+        cut = step < natural.step
+        # Where most values are 0, the window has 0, and its ends are as far apart as values are.
+        mostly_zero = cut & (2 * self.columns.zeros > self.columns.n)
+        least, most = (np.abs(end) for end in self.columns.bounds())
+        share = np.divide(least, least + most, out=np.zeros_like(least), where=least + most > 0)
+        low = np.where(mostly_zero, -share * step * self.levels, low)
+        for j in np.flatnonzero(cut & ~mostly_zero):
             values = self.columns.of(j)
             if self.columns.zeros[j]:
                 zeros = np.zeros(self.columns.zeros[j], values.dtype)
@@ -1039,7 +1047,7 @@ class _Fitter:
         low, step = windows.low, windows.step
         if kind == "one":
             return windows if step[0] > 0 else _Windows(low, np.full_like(step, _some_step(low)))
-        least = np.maximum(step, 1e-30)
+        least = np.maximum(step, _LEAST_STEP)
         zero = windows.with_zero(self.levels)
         error = self.part.error(least, zero, self.levels)
 
@@ -1053,7 +1061,7 @@ class _Fitter:
             max(float((least * gain).max()), 1.0),
         )
         wide = np.where(used, steps(level), _UNUSED_STEP)
-        wide = np.where((wide <= 1e-30), _some_step(low), wide)
+        wide = np.where((wide <= _LEAST_STEP), _some_step(low), wide)
         if not self.first:
             return _Windows(low, wide)
         extra = (wide - step) * self.levels
