@@ -92,10 +92,13 @@ _FRESH: Final = 2e-4
 _ROWS: Final = 8192
 _VALUES: Final = 1 << 23
 _EXTREME_ROWS: Final = 1024
-# Rows for spreads of sums, and for measured errors; units for the error model.
+# Rows for spreads of sums, and for measured errors, where candidates are compared and at the end;
+# units for the error model. Fewer where inputs are many, but 16.
 _SPREAD_ROWS: Final = 1024
+_TRIAL_ROWS: Final = 128
 _ERROR_ROWS: Final = 256
 _UNITS: Final = 256
+_MODEL_VALUES: Final = 1 << 21
 # Values far from a column's bulk that are looked for in other columns.
 _MARKS: Final = 16
 # Rows that are made dense at a time have about so many values.
@@ -512,6 +515,11 @@ def _chunks(n: int, width: int) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
+def _at_most(count: int, width: int) -> int:
+    """`count`, or fewer where so many rows of this width are many values."""
+    return max(16, min(count, _MODEL_VALUES // max(width, 1)))
+
+
 def _dense(rows: Any) -> npt.NDArray[Any]:
     return rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
 
@@ -800,7 +808,7 @@ def _parts(
         per_spread = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
         scaled = (weight * per_spread[:, None].astype(np.float32)).astype(np.float32)
         gain = np.sqrt(np.einsum("oj,oj->j", scaled, scaled, dtype=np.float64) / len(scaled))
-        some = np.sort(rng.permutation(layer.outputs)[:_UNITS])
+        some = np.sort(rng.permutation(layer.outputs)[: _at_most(_UNITS, layer.inputs)])
         mean, square, density = _moments(values)
         variance = np.maximum(square - mean**2, 0.0)
         parts.append(
@@ -915,7 +923,8 @@ class _Fitter:
         inside = np.flatnonzero(~beyond)
         if not len(inside):
             return math.inf
-        return self.part.measured(self.values[inside[:: 1 + len(inside) // 128]], quantization)
+        most = _at_most(_TRIAL_ROWS, self.values.shape[1])
+        return self.part.measured(self.values[inside[:: 1 + len(inside) // most]], quantization)
 
     # Natural windows
 
@@ -1117,7 +1126,7 @@ def _fit_layer(
     errors = {}
     for kind, quantization in found.items():
         inside = np.flatnonzero(~outside(values, quantization, first=first))
-        some = np.sort(rng.permutation(inside)[:_ERROR_ROWS])
+        some = np.sort(rng.permutation(inside)[: _at_most(_ERROR_ROWS, values.shape[1])])
         errors[kind] = part.measured(values[some], quantization) if len(some) else math.inf
     fresh, slack = dict(shares), 0.0
     if len(found) > 1 and n >= _LEAST_TO_SPLIT:
