@@ -265,7 +265,7 @@ def test_row_order_does_not_matter() -> None:
 
 def test_wide_sparse_rows_are_not_made_dense() -> None:
     d = 8_000
-    x = sparse.random(2000, d, 50 / d, "csr", dtype=np.float32, random_state=0)
+    x = sparse.random(4000, d, 50 / d, "csr", dtype=np.float32, random_state=0)
     rng = np.random.default_rng(0)
     layers = [(rng.normal(size=(16, d)), np.zeros(16)), (rng.normal(size=(3, 16)), np.zeros(3))]
     net = Network.from_layers(layers)
@@ -273,7 +273,7 @@ def test_wide_sparse_rows_are_not_made_dense() -> None:
     found = fit(net, x)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2000 * d * 4, "as much as a dense copy of the rows takes"
+    assert peak < 4000 * d * 4, "as much as a dense copy of the rows takes"
     quantization = found.layers[0].quantization
     assert quantization is not None
     fresh = sparse.random(1000, d, 50 / d, "csr", dtype=np.float32, random_state=1)
@@ -405,13 +405,14 @@ def test_labels_hold_whatever_calibration_rows_have(name: str, dirt: str, folded
     net, rng = nets[folded], np.random.default_rng(0)
     spoiled = DIRT[dirt](first.copy(), rng)
     small = quantized(net, spoiled)
-    assert changed(net, small, second) <= 0.005
-    assert changed(net, small, DIRT[dirt](second.copy(), rng)) <= 0.01
+    one = 1.5 / len(second)
+    assert changed(net, small, second) <= max(0.005, one)
+    assert changed(net, small, DIRT[dirt](second.copy(), rng)) <= max(0.01, one)
     report = small.quantization_report
     assert report is not None and len(report.layers) == 3
     if dirt in ("clean", "reversed", "sorted", "cell 1e3", "cell 1e6", "cell -1e6"):
         assert small.plan[0].precisions == ("int8",) * 3
-        assert report.recomputed <= 0.02
+        assert report.recomputed * report.held_rows <= max(0.02 * report.held_rows, 1)
 
 
 def test_raw_columns_of_a_table() -> None:
@@ -541,7 +542,7 @@ def test_a_gates_range_holds_its_sums_with_room() -> None:
 def test_gates_get_the_range_of_what_they_see(shift: float) -> None:
     """The first one of mapped rows, whether the map is folded or not."""
     net = gated(make([20, 30, 25, 5], input_scale=0.5, input_shift=shift))
-    x = rows(100, 20)
+    x = rows(100, 20) - np.float32(2 * shift)
     small = net.quantize(x)
     for layer, old, seen in zip(
         small.layers[:2], net.layers, net.dense().layer_inputs(x), strict=False
@@ -582,7 +583,8 @@ def test_a_gate_that_never_varies() -> None:
 @pytest.mark.parametrize("options", [{}, {"input_scale": 0.5, "input_shift": 20.0}])
 def test_the_error_is_small(hidden: Any, options: dict[str, Any]) -> None:
     net = make([40, 80, 60, 5], hidden=hidden, **options)
-    x = rows(1500, 40)
+    # Far from zero where the map moves them, as years are.
+    x = rows(1500, 40) - (np.float32(40) if options else 0)
     small = net.quantize(x[:1000])
     assert small.plan == (ClassPlan(1, ("dense",) * 3, ("int8",) * 3),)
     for strategy in ("dense", "skip"):

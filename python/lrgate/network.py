@@ -89,7 +89,7 @@ class Network(_core.Network):
         """Build a network from a model; `engine` is for internal use."""
         if engine is None:
             engine = _build(model)
-        net = super().__new__(cls, engine, model.task == "classification", model.classes)
+        net = super().__new__(cls, engine, model.task or "regression", model.classes)
         net._model = model
         return net
 
@@ -577,11 +577,9 @@ class Network(_core.Network):
         quantize.check_signals(rows, chosen, self.dense().layer_inputs)
         fit_rows, held = quantize.split(rows)
         net, fits = self._fitted(fit_rows, chosen)
-        f32 = self.engine.with_plan([(n, s, ["f32"] * len(s)) for n, s, _ in self.engine.plan()])
-        exact = self._with_engine_plan(f32)
-        report = net._compared(exact, fit_rows.shape[0], held, fits)
+        report = net._compared(fit_rows.shape[0], held, fits)
         if held.shape[0] and not report[1].within():
-            net, report = net._with_fewer(exact, fit_rows.shape[0], held, fits)
+            net, report = net._with_fewer(fit_rows.shape[0], held, fits)
         net._quantization_report = report[0]
         _warn_of(*report)
         return net
@@ -636,19 +634,20 @@ class Network(_core.Network):
         return self._with_precisions(engine, layers, chosen)
 
     def _compared(
-        self, exact: Network, rows: int, held: Any, fits: tuple[LayerFit, ...]
+        self, rows: int, held: Any, fits: tuple[LayerFit, ...]
     ) -> tuple[QuantizationReport, Difference]:
-        """The report of this network, and its difference from `exact` on the `held` rows.
+        """The report of this network, and its difference from f32 on the `held` rows.
 
-        The difference is the larger of that on the rows as they are, and without their outliers:
+        Gates are not used: what they cost is not the bytes' doing. The difference is the larger of that on the rows as they are, and without their outliers:
         rows to come may have none.
         """
         nan = float("nan")
         n, recomputed = held.shape[0], nan
         difference = worst = Difference(nan, nan, nan)
         if n:
-            recomputed, difference = self._difference(exact, held)
-            worst = difference.worst(self._difference(exact, quantize.typical_rows(held))[1])
+            recomputed, difference = self._difference(held)
+            typical = quantize.typical_rows(held, self.layers[0].weight, self.input_scale)
+            worst = difference.worst(self._difference(typical)[1])
         expected = nan if self.task == "regression" else difference.expected_changed
         report = QuantizationReport(
             str(self.task),
@@ -662,12 +661,15 @@ class Network(_core.Network):
         )
         return report, worst
 
-    def _difference(self, exact: Network, rows: Any) -> tuple[float, Difference]:
-        """The share of recomputed rows, and the difference from `exact` on the others."""
-        beyond = self.engine.out_of_range(rows)
+    def _difference(self, rows: Any) -> tuple[float, Difference]:
+        """The share of recomputed rows, and the difference from f32 on the others."""
+        _, strategies, precisions = self.engine.plan()[-1]
+        strategies = ["dense" if name == "gate" else name for name in strategies]
+        int8 = self.with_strategies(strategies, precisions)
+        beyond = int8.engine.out_of_range(rows)
         difference = quantize.difference(
-            np.asarray(exact(rows)),
-            np.asarray(self(rows)),
+            np.asarray(self.with_strategies(strategies)(rows)),
+            np.asarray(int8(rows)),
             beyond,
             self.task,
             self.layers[-1].activation.name,
@@ -675,17 +677,16 @@ class Network(_core.Network):
         return float(beyond.mean()), difference
 
     def _with_fewer(
-        self, exact: Network, rows: int, held: Any, fits: tuple[LayerFit, ...]
+        self, rows: int, held: Any, fits: tuple[LayerFit, ...]
     ) -> tuple[Self, tuple[QuantizationReport, Difference]]:
         """Fewer layers in int8: those that do most damage go back to f32 until little is left."""
 
         chosen = {one.layer for one in fits}
         left = {one.layer for one in fits if one.precision == "int8"}
         damage = {
-            i: self._with_int8(chosen, {i})._compared(exact, rows, held, ())[1].relative
-            for i in left
+            i: self._with_int8(chosen, {i})._compared(rows, held, ())[1].relative for i in left
         }
-        net, compared = self, self._compared(exact, rows, held, fits)
+        net, compared = self, self._compared(rows, held, fits)
         while left:
             worst = max(left, key=lambda i: damage[i])
             left.remove(worst)
@@ -695,7 +696,7 @@ class Network(_core.Network):
                 for one in fits
             )
             net = self._with_int8(chosen, left)
-            compared = net._compared(exact, rows, held, fits)
+            compared = net._compared(rows, held, fits)
             if compared[1].within(_WITHIN):
                 break
         return net, compared

@@ -99,6 +99,8 @@ _TRIAL_ROWS: Final = 128
 _ERROR_ROWS: Final = 256
 _UNITS: Final = 256
 _MODEL_VALUES: Final = 1 << 21
+# Rows are left out of typical ones where a sum is so many times as far from the middle as usual.
+_FAR: Final = 20
 # Values far from a column's bulk that are looked for in other columns.
 _MARKS: Final = 16
 # Rows that are made dense at a time have about so many values.
@@ -283,7 +285,8 @@ def fit(
     bounds = _bounds(rows)
     rows = _taken(rows, _some_rows(rows, rng))
     signals = _signals(rows, layer_inputs, chosen)
-    typical = typical_rows(rows[np.sort(rng.permutation(rows.shape[0])[:_SPREAD_ROWS])])
+    some = rows[np.sort(rng.permutation(rows.shape[0])[:_SPREAD_ROWS])]
+    typical = typical_rows(some, layers[0].weight, input_scale)
     parts = _parts(layers, typical, layer_inputs, input_scale, classifies, rng)
     inside = np.ones(rows.shape[0], bool)
     fitted, reports = list(layers), []
@@ -528,7 +531,7 @@ def _bounds(rows: Any) -> tuple[Float64Array, Float64Array]:
     """The least and the greatest value of each column."""
     low, high = rows.min(axis=0), rows.max(axis=0)
     if hasattr(low, "toarray"):
-        low, high = low.toarray()[0], high.toarray()[0]
+        low, high = low.toarray().ravel(), high.toarray().ravel()
     return low.astype(np.float64), high.astype(np.float64)
 
 
@@ -649,22 +652,38 @@ class _Columns:
         return result
 
 
-def typical_rows(rows: Any) -> Any:
-    """Rows in float32 with cells far from a column's bulk replaced by its middle.
+def typical_rows(rows: Any, weight: Float32Array, input_scale: Float32Array | None) -> Any:
+    """Rows in float32 without outliers.
 
-    The bulk is the shortest interval of half the distinct values, and four times its length at
-    either side; zeros stay. Distinct values, since a marker of missing values is one, however many
-    cells have it.
+    Cells far from a column's bulk are replaced by its middle. The bulk is the shortest interval of
+    half the distinct values, and four times its length at either side; zeros stay. Distinct values,
+    since a marker of missing values is one, however many cells have it. Rows whose sums are still
+    far from the others' are left out.
 
     Parameters
     ----------
     rows : uint8 or float32 array of shape (n, d), or CSR
+    weight : float32 array of shape (out, d)
+        The first layer's.
+    input_scale : float32 array of shape () or (d,), optional
+        The network's.
 
     Returns
     -------
-    float32 array of shape (n, d), or CSR
+    float32 array of shape (k, d), or CSR; k is at least n / 2
     """
-    some = rows.astype(np.float32)
+    typical = _without_far_cells(rows.astype(np.float32))
+    some = weight[:: 1 + len(weight) // 64]
+    sums = np.asarray(typical @ (some if input_scale is None else some * input_scale).T)
+    off = np.abs(sums.astype(np.float64) - np.median(sums, axis=0))
+    usual = np.median(off, axis=0)
+    if not (usual > 0).any():
+        return typical
+    far = np.max(off[:, usual > 0] / usual[usual > 0], axis=1)
+    return _taken(typical, np.flatnonzero(far <= _FAR * np.median(far)))
+
+
+def _without_far_cells(some: Any) -> Any:
     columns = _Columns(some)
     low = np.full(columns.d, -np.inf)
     high = np.full(columns.d, np.inf)
