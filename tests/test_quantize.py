@@ -586,13 +586,18 @@ def test_the_error_is_small(hidden: Any, options: dict[str, Any]) -> None:
     # Far from zero where the map moves them, as years are.
     x = rows(1500, 40) - (np.float32(40) if options else 0)
     small = net.quantize(x[:1000])
-    assert small.plan == (ClassPlan(1, ("dense",) * 3, ("int8",) * 3),)
+    precisions = small.plan[0].precisions
+    # A threshold makes large differences of small ones, and sigmoids of nearly constant units vary
+    # little: then layers may have to stay f32.
+    difficult = options and (hidden == "sigmoid" or "thresholded_relu" in hidden)
+    assert precisions == ("int8",) * 3 or difficult
     for strategy in ("dense", "skip"):
-        under = small.with_strategies([strategy] * 3, "int8")
+        under = small.with_strategies([strategy] * 3, precisions)
         off = relative(under(x[1000:]), net(x[1000:]))
         print(f"{hidden} {strategy}: relative error {off:.4f}")
         assert 0 < off < (0.1 if "thresholded_relu" in hidden else 0.05)
-    np.testing.assert_array_equal(under(x), small(x))
+    if "f32" not in precisions:
+        np.testing.assert_array_equal(under(x), small(x))
 
 
 @pytest.mark.isa
@@ -893,6 +898,8 @@ def test_a_loaded_network_holds_the_layouts_of_its_plan_alone(tmp_path: Path) ->
     loaded = lrgate.Network.load(tmp_path / "small.npz")
     weights = sum(layer.weight.nbytes + layer.bias.nbytes for layer in net.layers)
     assert loaded.nbytes < 1.75 * weights < small.nbytes
+    x = x[~loaded.engine.out_of_range(x)]
+    assert len(x) > 980
     np.testing.assert_array_equal(loaded(x), small(x))
     before = loaded.nbytes
     far = np.full((1, 60), 1e30, np.float32)
@@ -920,11 +927,16 @@ def test_signed_rows_and_rows_beyond_the_range() -> None:
     first = small.layers[0].quantization
     assert first is not None and 100 < first.offset < 155
     assert relative(small(x), net(x)) < 0.05
-    ends = np.array([[0], [255]]).repeat(20, axis=1)
-    outside = ends + np.array([[-60], [60]])
-    near = ((outside - first.offset) * first.scale).astype(np.float32)
-    edge = taken(near, first).astype(np.float32)
-    np.testing.assert_array_equal(small(near), small(edge), "clipped")
+    bounds = np.array([[0], [255]]).repeat(20, axis=1)
+    for steps in (0.9, 1.1):
+        beyond = bounds + np.array([[-steps], [steps]])
+        near = ((beyond - first.offset) * first.scale).astype(np.float32)
+        assert quantize.outside(near, first, first=True).all() == (steps > 1)
+        # Such rows leave later layers' bytes too, unless these are f32.
+        only = small.with_strategies(["dense"] * 3, ["int8", "f32", "f32"])
+        expected = net(near if steps > 1 else taken(near, first).astype(np.float32))
+        np.testing.assert_allclose(only(near), expected, rtol=0.02)
+        np.testing.assert_array_equal(small(near), net(near))
     far = np.array([[-1e30], [1e30]], np.float32).repeat(20, axis=1)
     np.testing.assert_array_equal(small(far), net(far), "in float32")
 
@@ -934,7 +946,9 @@ def test_an_outlier_does_not_cost_its_row(net: Network, strategy: str) -> None:
     """A column that hardly varies in calibration, and then does, as in standardised tables."""
     x = rows(500, 30).astype(np.float32)
     x[:, 7] = 0.001 * x[:, 7]
-    small = net.quantize(x).with_strategies([strategy, "dense", "dense"], "int8")
+    small = net.quantize(x)
+    assert small.plan[0].precisions[0] == "int8"
+    small = small.with_strategies([strategy, "dense", "dense"], small.plan[0].precisions)
     x[3, 7] = x[450, 7] = 2000
     # Skipping leaves zeros out, so that f32 rounds otherwise.
     expected = net.dense()(x)[[3, 450]]
@@ -1005,13 +1019,15 @@ def test_units_that_are_always_zero_need_not_be_computed(net: Network, strategy:
 @pytest.mark.parametrize("shift", [0.0, 0.25, 100.0])
 def test_layer_inputs_are_what_bytes_stand_for(strategy: str, orders: Any, shift: float) -> None:
     net = gated(make([30, 50, 40, 5], input_scale=0.01, input_shift=shift))
-    x = rows(200, 30) * 40 + 20
+    x = rows(200, 30) * 40 + 20 - np.float32(shift / 0.01)
     net = net.quantize(x).with_order(orders)
     net = net.with_strategies([strategy, strategy, "skip"], "int8")
     inputs = net.layer_inputs(x)
     first, *others = (layer.quantization for layer in net.layers)
     assert first is not None
-    np.testing.assert_allclose(inputs[0], taken(x, first) * 0.01 + shift, rtol=1e-6, atol=1e-6)
+    # Far from zero, rounding in float32 may give the next byte.
+    atol = 0.011 * float(np.max(first.scale)) if shift == 100 else 1e-6
+    np.testing.assert_allclose(inputs[0], taken(x, first) * 0.01 + shift, rtol=1e-6, atol=atol)
     for values, quantization, order in zip(inputs[1:], others, orders[:2], strict=True):
         assert values.dtype == np.float32 and quantization is not None
         np.testing.assert_allclose(taken(values, quantization), values, rtol=1e-6, atol=1e-6)
@@ -1088,7 +1104,42 @@ def test_one_scale_for_each_input() -> None:
     x = np.array([[100, -20, 400], [255, 2, 1020], [300, 600, 3], [-1, -100, -9]])
     seen = np.array([[100, -20, 400], [255, 2, 1020], [255, 490, 4], [0, -20, 0]])
     np.testing.assert_array_equal(taken(x, each), seen)
-    np.testing.assert_allclose(small(x), net(seen), rtol=1e-6)
+    # The last two rows are beyond the bytes.
+    np.testing.assert_allclose(small(x), net(np.concatenate([seen[:2], x[2:]])), rtol=1e-6)
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
+@pytest.mark.parametrize("orders", [(None,) * 3, ALL, SOME])
+def test_one_scale_for_each_unit(strategy: str, orders: Any) -> None:
+    """The next weights times the units' sizes, and one scale, have the same bytes."""
+    net = gated(make([30, 50, 40, 5]), rank=4)
+    factors = (2.0 ** np.random.default_rng(7).integers(-8, 9, 50)).astype(np.float32)
+    first, second, last = net.layers
+    one = dataclasses.replace(first, weight=first.weight * factors[:, None])
+    one = dataclasses.replace(one, bias=first.bias * factors)
+    gate = second.gate
+    assert gate is not None
+    gate = dataclasses.replace(gate, u=gate.u / factors[:, None])
+    two = dataclasses.replace(second, weight=second.weight / factors, gate=gate)
+    other = Network.from_layers([one, two, last], task=net.task)
+    x = rows(60, 30)
+    seen = net.dense().layer_inputs(x)[1]
+    step = float(seen.max()) / 250
+    plan = ["dense", strategy, "dense"], ["f32", "int8", "f32"]
+    results = []
+    for network, scale in ((net, np.array(step)), (other, step * factors)):
+        ranged = [None if layer.gate is None else layer.gate for layer in network.layers]
+        inputs = network.dense().layer_inputs(x)
+        ranged = [
+            None
+            if gate is None
+            else dataclasses.replace(gate, range=quantize.gate_range(gate, values))
+            for gate, values in zip(ranged, inputs, strict=True)
+        ]
+        small = network.with_gates(ranged).with_quantization({1: Quantization(scale, np.array(0))})
+        results.append(small.with_order(orders).with_strategies(*plan)(x))
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-5, atol=1e-6)
 
 
 QUANTIZED = "quantization[0]: quantization"
@@ -1116,9 +1167,14 @@ QUANTIZED = "quantization[0]: quantization"
             f"{QUANTIZED}.offset must have shape () or (30,), got (29,)",
         ),
         (
-            {1: Quantization(np.ones(50), np.array(0))},
+            {1: Quantization(np.ones(49), np.array(0))},
             ValueError,
-            "quantization[1].scale must have shape (), got (50,)",
+            "quantization[1]: quantization.scale must have shape () or (50,), got (49,)",
+        ),
+        (
+            {1: Quantization(np.ones(50), np.zeros(50))},
+            ValueError,
+            "quantization[1].offset must have shape (), got (50,)",
         ),
     ],
 )

@@ -534,7 +534,7 @@ class Network(_core.Network):
 
         A quarter of the rows, at most 2,000, is held back and compared with float32:
         :attr:`quantization_report` has the result. A layer stays float32 where the error of its
-        sums would be above 6 % of their spread, or where more than 10 % of the rows would be
+        sums would be above 10 % of their spread, or where more than 10 % of the rows would be
         recomputed. Where int8 is expected to change more than 2.5 % of the labels, or moves the
         margins between labels by more than 6 % of their size, or a regressor's outputs by more than
         10 % of their standard deviation, the layers that do most damage go back to float32. This
@@ -638,8 +638,8 @@ class Network(_core.Network):
     ) -> tuple[QuantizationReport, Difference]:
         """The report of this network, and its difference from f32 on the `held` rows.
 
-        Gates are not used: what they cost is not the bytes' doing. The difference is the larger of that on the rows as they are, and without their outliers:
-        rows to come may have none.
+        Gates are not used: what they cost is not the bytes' doing. The difference is the larger of
+        that on the rows as they are, and without their outliers: rows to come may have none.
         """
         nan = float("nan")
         n, recomputed = held.shape[0], nan

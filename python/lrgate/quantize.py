@@ -52,7 +52,7 @@ BoolArray = npt.NDArray[np.bool_]
 MOST_INPUTS: Final = 65_536
 """The widest input of an int8 layer: the sums of wider ones might not fit 32 bits."""
 
-MOST_ERROR: Final = 0.06
+MOST_ERROR: Final = 0.1
 """A layer of a larger relative error of its sums stays f32."""
 
 MOST_RECOMPUTED: Final = 0.1
