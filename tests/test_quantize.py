@@ -89,7 +89,7 @@ def fit(net: Network, x: Any, *layers: int) -> quantize.Fit:
     chosen = set(layers or range(len(net.layers)))
     classifies = net.task == "classification"
     inputs = net.dense().layer_inputs
-    return quantize.fit(net.layers, rows, chosen, inputs, net.input_scale, classifies)
+    return quantize.fit_layers(net.layers, rows, chosen, inputs, net.input_scale, classifies)
 
 
 def of_rows(x: Any, weight: Any = None, **options: Any) -> Quantization:

@@ -587,7 +587,7 @@ class Network(_core.Network):
     def _fitted(self, rows: Any, chosen: Iterable[int]) -> tuple[Self, tuple[LayerFit, ...]]:
         """The `chosen` layers in int8, as far as they can be; no check, no warnings."""
         chosen = set(chosen)
-        fit = quantize.fit(
+        fit = quantize.fit_layers(
             self.layers,
             rows,
             chosen,

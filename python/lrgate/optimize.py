@@ -473,11 +473,11 @@ class _Search:
         damage = Damage(core, self.split.tune)
         alone: dict[int, float] = {}
         while layers:
-            quantized, _ = core._fitted(self.split.fit, layers)
+            quantized = core.quantize(self.split.fit, layers=layers)
             if self._error_of(quantized).within(self.budget):
                 break
             if not alone:
-                fits = {i: core._fitted(self.split.fit, [i])[0] for i in layers}
+                fits = {i: core.quantize(self.split.fit, layers=[i]) for i in layers}
                 alone = {i: damage.of(network) for i, network in fits.items()}
             worst = max(layers, key=lambda i: alone[i])
             layers.remove(worst)

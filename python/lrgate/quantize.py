@@ -27,12 +27,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from lrgate.model import Activation, Float32Array, Gate, Layer, Quantization
+
+if TYPE_CHECKING:
+    from lrgate.network import Network
 
 __all__ = [
     "MOST_INPUTS",
@@ -42,8 +45,11 @@ __all__ = [
     "QuantizationWarning",
     "checked_rows",
     "fit",
+    "fit_layers",
     "gate_range",
     "outside",
+    "selected",
+    "widened",
 ]
 
 Float64Array = npt.NDArray[np.float64]
@@ -246,7 +252,46 @@ class Fit:
     reports: tuple[LayerFit, ...]
 
 
-def fit(
+def fit(network: Network, rows: Any, layers: Sequence[int] | None = None) -> Network:
+    """As :meth:`lrgate.Network.quantize`, fitted to all rows: without a check or warnings.
+
+    Parameters
+    ----------
+    network : Network
+    rows : uint8 or float32 array of shape (n, d), or CSR
+        Real rows, all finite.
+    layers : sequence of int, optional
+        Layers to quantise; by default all of at most 65,536 inputs.
+
+    Returns
+    -------
+    Network
+        A layer that cannot be int8 stays f32: it has no quantization.
+    """
+    if layers is None:
+        layers = [i for i, layer in enumerate(network.layers) if layer.inputs <= MOST_INPUTS]
+    return network._fitted(rows, layers)[0]
+
+
+def selected(quantization: Quantization | None, order: npt.NDArray[Any]) -> Quantization | None:
+    """The quantisation of these inputs alone, in this order."""
+    if quantization is None or not quantization.scale.ndim:
+        return quantization
+    return replace(quantization, scale=quantization.scale[order])
+
+
+def widened(
+    quantization: Quantization | None, inputs: npt.NDArray[Any], width: int
+) -> Quantization | None:
+    """The quantisation of `width` inputs, of which it is one of these; the others are always 0."""
+    if quantization is None or not quantization.scale.ndim:
+        return quantization
+    scale = np.full(width, np.median(quantization.scale), np.float32)
+    scale[inputs] = quantization.scale
+    return replace(quantization, scale=scale)
+
+
+def fit_layers(
     layers: Sequence[Layer],
     rows: Any,
     chosen: set[int],
