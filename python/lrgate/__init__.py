@@ -18,6 +18,7 @@ from lrgate.network import Network
 from lrgate.optimize import optimize
 from lrgate.phases import PhaseProfile, Phases
 from lrgate.profiles import LayerProfile, Profile
+from lrgate.quantize import QuantizationReport, QuantizationWarning
 from lrgate.reports import ClassReport, LayerReport, Report
 from lrgate.runtime import num_threads, set_num_threads, show_config
 
@@ -36,6 +37,8 @@ __all__ = [
     "Phases",
     "Profile",
     "Quantization",
+    "QuantizationReport",
+    "QuantizationWarning",
     "Report",
     "__version__",
     "available_isas",

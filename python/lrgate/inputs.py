@@ -130,6 +130,9 @@ def checked_rows(x: Any, width: int, least: int = 1) -> Any:
     given = x.tocsr() if sparse else real_array(x)
     if given.dtype.kind not in _REAL:
         raise TypeError(f"x must be an array of real numbers, got dtype {given.dtype}")
+    if sparse and not given.has_canonical_format:
+        given = given.copy()
+        given.sum_duplicates()
     if given.ndim != 2 or given.shape[1] != width:
         raise ValueError(f"x must have shape (n, {width}), got {given.shape}")
     if given.shape[0] < least:

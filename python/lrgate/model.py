@@ -279,11 +279,15 @@ class Quantization(_ReadOnlyArrays):
     An input x becomes the byte ``round(x / scale + offset)``, brought within 0 to 255; a byte q
     stands for ``(q - offset) * scale``. So 0 stays exactly 0 where `offset` is an integer from 0 to
     255; where it is 0, a byte of 0 can be skipped. For a network's first layer x is the raw input,
-    before the network's scale and shift.
+    before the network's scale and shift. A row with a value more than a step beyond the bytes is
+    recomputed in float32. In later layers a row is recomputed that has a byte of 255, or, where
+    `offset` is not 0, of 0.
 
     Parameters
     ----------
-    scale, offset : array of shape () or (d,)
+    scale : array of shape () or (d,)
+        One for all inputs, or one each.
+    offset : array of shape () or (d,)
         One for all inputs, or, in a network's first layer, one each.
 
     Raises
@@ -648,10 +652,10 @@ class Model(_ReadOnlyArrays):
                 "units are the outputs"
             )
         for i, layer in enumerate(self.layers[1:], start=1):
-            if layer.quantization is not None and layer.quantization.shape != ():
+            if layer.quantization is not None and layer.quantization.offset.shape != ():
                 raise ValueError(
-                    f"layers[{i}].quantization must be one scale and one offset, "
-                    f"got {layer.quantization.shape[0]}: only the first layer has one for each "
+                    f"layers[{i}].quantization.offset must have shape (), "
+                    f"got {layer.quantization.offset.shape}: only the first layer has one for each "
                     "input"
                 )
 

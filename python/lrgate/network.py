@@ -7,7 +7,8 @@ base class; here is everything around them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -40,6 +41,7 @@ from lrgate.model import (
 from lrgate.monitoring import Monitor
 from lrgate.phases import Phases, measure_phases
 from lrgate.profiles import LayerProfile, Profile
+from lrgate.quantize import Difference, LayerFit, QuantizationReport, QuantizationWarning
 from lrgate.reports import Report
 
 CHECK_TOLERANCE = 1e-4
@@ -65,6 +67,9 @@ _MOST_PLANNED: Final = 16
 # to be measured: each takes a few calls at least.
 _RETUNE_SECONDS: Final = 0.06
 _RETUNE_CLASSES: Final = 16
+
+# Where int8 is beyond a limit, layers go back to f32 until it is within this part of the limits.
+_WITHIN: Final = 0.4
 
 
 class Network(_core.Network):
@@ -119,6 +124,7 @@ class Network(_core.Network):
     """
 
     _model: Model
+    _quantization_report: QuantizationReport | None = None
 
     def __new__(cls, model: Model, engine: _core.Engine | None = None) -> Self:
         """Build a network from a model; `engine` is for internal use."""
@@ -365,6 +371,14 @@ class Network(_core.Network):
         """
         return None if self._model.report is None else Report.from_dict(self._model.report)
 
+    @property
+    def quantization_report(self) -> QuantizationReport | None:
+        """How :meth:`quantize` compared this network with f32; ``print`` shows it.
+
+        Only of the network that it returned: neither files nor copies have it.
+        """
+        return self._quantization_report
+
     def strategies(self, rows: int = 1) -> tuple[str, ...]:
         """Strategy of each layer in a call on `rows` rows."""
         if rows < 0:
@@ -551,8 +565,8 @@ class Network(_core.Network):
         Raises
         ------
         ValueError
-            If a layer but the first gets one scale or offset for each input, the first another
-            number of them than it has inputs, or a layer of more than 65,536 inputs gets any.
+            If a layer gets another number of scales or offsets than one or one for each input, a
+            layer but the first one offset for each, or a layer of more than 65,536 inputs any.
         """
         old = [layer.quantization for layer in self.layers]
         new = _one_per_layer(quantization, old, "quantization")
@@ -572,16 +586,22 @@ class Network(_core.Network):
     def quantize(self, x: Any, *, layers: Sequence[int] | None = None) -> Self:
         """The same network in int8: weights and inputs as bytes, fitted to real rows.
 
-        The inputs of every layer on these rows choose its scale and offset, so that the mean
-        squared error of the bytes is the least: the largest values are clipped where that makes the
-        others finer. Weights become bytes with a scale for each unit. Gates stay, and get the
-        `range` that int8 needs; strategies stay as they are.
+        The inputs of every layer on these rows choose its scales and offsets; weights become bytes
+        with a scale for each unit. Gates stay, and get the `range` that int8 needs; strategies stay
+        as they are. Calls take the same rows as before.
 
-        Calls take the same rows as before. Where these are uint8, or whole numbers from 0 to 255,
-        the first layer mostly takes them as the bytes they are. A row with an input that is more
-        than a quarter of the range of the bytes beyond it is computed in float32, without gates;
-        the first such row packs the float32 weights, which are held from then on. Other values
-        beyond the range count as its ends.
+        A row with a value that does not fit the bytes, in the first layer or a later one, is
+        recomputed in float32, without gates; the first such row packs the float32 weights, which
+        are held from then on. So outliers and markers of missing values, here or in later rows,
+        cost time and no accuracy. Order and size of columns and units do not matter.
+
+        A quarter of the rows, at most 2,000, is held back and compared with float32:
+        :attr:`quantization_report` has the result. A layer stays float32 where the error of its
+        sums would be above 10 % of their spread, or where more than 10 % of the rows would be
+        recomputed. Where int8 is expected to change more than 2.5 % of the labels, or moves the
+        margins between labels by more than 6 % of their size, or a regressor's outputs by more than
+        10 % of their standard deviation, the layers that do most damage go back to float32. This
+        is checked on the held rows as they are, and without their outliers.
 
         Parameters
         ----------
@@ -590,6 +610,12 @@ class Network(_core.Network):
         layers : sequence of int, optional
             The layers to quantise; others stay as they are. By default all of at most 65,536
             inputs.
+
+        Warns
+        -----
+        QuantizationWarning
+            If a layer stays float32, int8 is still beyond a limit, or more than 5 % of the held
+            rows are recomputed.
 
         Raises
         ------
@@ -611,26 +637,132 @@ class Network(_core.Network):
         """
         rows = inputs.checked_rows(x, self.input_size)
         chosen = _to_quantize(layers, self.layers)
-        fitted = list(self.layers)
-        for i, values in enumerate(self.dense().layer_inputs(rows)):
-            if i not in chosen:
-                continue
-            _check_inputs(i, values)
-            if i == 0:
-                scale, shift = self.input_scale, self.input_shift
-                quantization = quantize.of_rows(self.layers[0], rows, scale, shift)
-            else:
-                quantization = quantize.of_inputs(values)
-            fitted[i] = quantize.with_bytes(self.layers[i], quantization, values)
-        engine = self.engine.with_gates(_engine_gates(fitted))
-        engine = engine.with_quantization(_engine_quantization(fitted))
+        quantize.check_signals(rows, chosen, self.dense().layer_inputs)
+        fit_rows, held = quantize.split(rows)
+        net, fits = self._fitted(fit_rows, chosen)
+        report = net._compared(fit_rows.shape[0], held, fits)
+        if held.shape[0] and not report[1].within():
+            net, report = net._with_fewer(fit_rows.shape[0], held, fits)
+        net._quantization_report = report[0]
+        _warn_of(*report)
+        return net
+
+    def _fitted(self, rows: Any, chosen: Iterable[int]) -> tuple[Self, tuple[LayerFit, ...]]:
+        """The `chosen` layers in int8, as far as they can be; no check, no warnings."""
+        chosen = set(chosen)
+        fit = quantize.fit_layers(
+            self.layers,
+            rows,
+            chosen,
+            self.dense().layer_inputs,
+            self.input_scale,
+            self.task == "classification",
+        )
+        gated = self.engine.with_gates(_engine_gates(fit.layers))
+        layers, fits = list(fit.layers), list(fit.reports)
+        for k, one in enumerate(fits):
+            only = [
+                layer if i == one.layer else replace(layer, quantization=None)
+                for i, layer in enumerate(layers)
+            ]
+            try:
+                gated.with_quantization(_engine_quantization(only))
+            except ValueError:
+                layers[one.layer] = replace(layers[one.layer], quantization=None)
+                note = "its bytes would make weights or biases overflow"
+                fits[k] = replace(one, precision="f32", note=note)
+        engine = gated.with_quantization(_engine_quantization(layers))
+        return self._with_precisions(engine, layers, chosen), tuple(fits)
+
+    def _with_precisions(
+        self, engine: _core.Engine, layers: Sequence[Layer], chosen: Iterable[int]
+    ) -> Self:
+        """`layers` by their `engine`; the `chosen` ones that have a quantization in int8."""
+        words = {i: "f32" if layers[i].quantization is None else "int8" for i in chosen}
         plan = [
-            (n, s, ["int8" if i in chosen else word for i, word in enumerate(p)])
+            (n, s, [words.get(i, word) for i, word in enumerate(p)])
             for n, s, p in self.engine.plan()
         ]
         engine = engine.with_plan(plan)
         changes = {"plan": _class_plans(engine), "machine": None, "report": None}
-        return self._with(engine, layers=tuple(fitted), **changes)
+        return self._with(engine, layers=tuple(layers), **changes)
+
+    def _with_int8(self, chosen: set[int], int8: set[int]) -> Self:
+        """Of the `chosen` layers only those in int8 stay quantised."""
+        layers = [
+            layer if i in int8 or i not in chosen else replace(layer, quantization=None)
+            for i, layer in enumerate(self.layers)
+        ]
+        engine = self.engine.with_quantization(_engine_quantization(layers))
+        return self._with_precisions(engine, layers, chosen)
+
+    def _compared(
+        self, rows: int, held: Any, fits: tuple[LayerFit, ...]
+    ) -> tuple[QuantizationReport, Difference]:
+        """The report of this network, and its difference from f32 on the `held` rows.
+
+        Gates are not used: what they cost is not the bytes' doing. The difference is the larger of
+        that on the rows as they are, and without their outliers: rows to come may have none.
+        """
+        nan = float("nan")
+        n, recomputed = held.shape[0], nan
+        difference = worst = Difference(nan, nan, nan)
+        if n:
+            recomputed, difference = self._difference(held)
+            typical = quantize.typical_rows(held, self.layers[0].weight, self.input_scale)
+            worst = difference.worst(self._difference(typical)[1])
+        expected = nan if self.task == "regression" else difference.expected_changed
+        report = QuantizationReport(
+            str(self.task),
+            rows,
+            n,
+            difference.changed,
+            expected,
+            difference.relative,
+            recomputed,
+            fits,
+        )
+        return report, worst
+
+    def _difference(self, rows: Any) -> tuple[float, Difference]:
+        """The share of recomputed rows, and the difference from f32 on the others."""
+        _, strategies, precisions = self.engine.plan()[-1]
+        strategies = ["dense" if name == "gate" else name for name in strategies]
+        int8 = self.with_strategies(strategies, precisions)
+        beyond = int8.engine.out_of_range(rows)
+        difference = quantize.difference(
+            np.asarray(self.with_strategies(strategies)(rows)),
+            np.asarray(int8(rows)),
+            beyond,
+            self.task,
+            self.layers[-1].activation.name,
+        )
+        return float(beyond.mean()), difference
+
+    def _with_fewer(
+        self, rows: int, held: Any, fits: tuple[LayerFit, ...]
+    ) -> tuple[Self, tuple[QuantizationReport, Difference]]:
+        """Fewer layers in int8: those that do most damage go back to f32 until little is left."""
+
+        chosen = {one.layer for one in fits}
+        left = {one.layer for one in fits if one.precision == "int8"}
+        damage = {
+            i: self._with_int8(chosen, {i})._compared(rows, held, ())[1].relative for i in left
+        }
+        net, compared = self, self._compared(rows, held, fits)
+        while left:
+            worst = max(left, key=lambda i: damage[i])
+            left.remove(worst)
+            note = "its int8 form changes the outputs too much"
+            fits = tuple(
+                replace(one, precision="f32", note=note) if one.layer == worst else one
+                for one in fits
+            )
+            net = self._with_int8(chosen, left)
+            compared = net._compared(rows, held, fits)
+            if compared[1].within(_WITHIN):
+                break
+        return net, compared
 
     def with_probe(self, x: Any) -> Self:
         """The same network with these rows and its outputs on them stored, for :meth:`check`.
@@ -1078,12 +1210,37 @@ def _gate_arrays(layer: Layer, gate: Gate, before: Int32Array | None, i: int) ->
 
 
 def _engine_quantization(layers: Sequence[Layer]) -> list[Any]:
-    return [
-        None
-        if layer.quantization is None
-        else (layer.quantization.scale.reshape(-1), layer.quantization.offset.reshape(-1))
-        for layer in layers
-    ]
+    """Scales and offsets for an engine: of the inputs that are computed, in their order."""
+    pairs: list[Any] = []
+    for layer, before in zip(layers, _orders_before(layers), strict=True):
+        quantization = layer.quantization
+        if quantization is None:
+            pairs.append(None)
+            continue
+        scale = quantization.scale
+        if scale.ndim:
+            scale = _taken(scale, before, 0)
+        pairs.append((scale.reshape(-1), quantization.offset.reshape(-1)))
+    return pairs
+
+
+def _warn_of(report: QuantizationReport, difference: Difference) -> None:
+    """Says what of a quantised network is not as wished."""
+    said = [f"layer {fit.layer} stays f32: {fit.note}" for fit in report.layers if fit.note]
+    if report.held_rows and not difference.within():
+        if report.task == "regression":
+            said.append(f"int8 changes outputs by {difference.relative:.2g} of their variance")
+        else:
+            share = max(difference.changed, difference.expected_changed)
+            said.append(f"int8 changes {share:.1%} of the labels of rows held back")
+    if report.recomputed > quantize.WARN_RECOMPUTED:
+        said.append(
+            f"{report.recomputed:.1%} of the rows leave the range of the bytes and are "
+            "recomputed in f32, which is slower"
+        )
+    if said:
+        message = "; ".join(said)
+        warnings.warn(message, QuantizationWarning, stacklevel=3)
 
 
 def _orders_before(layers: Sequence[Layer]) -> list[Int32Array | None]:
@@ -1147,15 +1304,6 @@ def _to_quantize(wanted: Sequence[int] | None, layers: Sequence[Layer]) -> set[i
                 f"got {layers[int(i)].inputs}"
             )
     return {int(i) for i in indices}
-
-
-def _check_inputs(i: int, inputs: Float32Array) -> None:
-    bad = np.flatnonzero(~np.isfinite(inputs).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"x must give finite inputs to every layer, got NaN or infinity in those of "
-            f"layers[{i}] in row {bad[0]}"
-        )
 
 
 def _check_finite(name: str, array: Float32Array) -> None:
