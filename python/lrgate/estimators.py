@@ -502,8 +502,9 @@ class ThresholdPath:
             expected = len(rows), layer.outputs
             raise ValueError(f"outputs must have shape {expected}, got {outputs.shape}")
         components = np.empty((len(rows), gate.rank))
+        u = gate.u.astype(np.float64)
         for some, chunk in _chunks(rows, layer.inputs):
-            components[some] = chunk @ gate.u.astype(np.float64)
+            components[some] = chunk @ u
         energies = np.zeros(layer.outputs)
         step = max(1, _CHUNK_VALUES // layer.outputs)
         for first in range(0, len(rows), step):
@@ -856,12 +857,12 @@ def _product_with(layer: Layer) -> Callable[[Float64Array | SparseInputs], Float
     if not _is_large(layer):
         weight = layer.weight.T.astype(np.float64)
         return lambda chunk: chunk @ weight
+    near, weight_unit = _unit_weight(layer)
 
     def product(chunk: Float64Array | SparseInputs) -> Float64Array:
         if isinstance(chunk, SparseInputs):
             return _sparse_product(layer, chunk)
         x, unit = _scaled(chunk)
-        near, weight_unit = _unit_weight(layer)
         return (x @ near).astype(np.float64) * (unit * weight_unit)
 
     return product
@@ -1128,13 +1129,11 @@ def _principal(
         product, centre = _product_with(layer), _weighted(layer, mean)
         covariance = np.zeros((layer.outputs, layer.outputs))
         for _, chunk in _chunks(rows, layer.inputs, layer.outputs):
-            # Of rows far from 0 what they have in common must not hide how they differ.
-            z = (
-                product(chunk) - centre
-                if isinstance(chunk, SparseInputs)
-                else product(chunk - mean)
-            )
-            covariance += z.T @ z
+            if isinstance(chunk, SparseInputs):
+                centred = product(chunk) - centre
+            else:  # before the product, whose rounding would hide what little rows far from 0 vary
+                centred = product(chunk - mean)
+            covariance += centred.T @ centred
         return _eigenvectors(covariance, rank)
     if form == "factors":
         inputs, _ = _centred(rows, mean)

@@ -131,8 +131,8 @@ class SparseInputs:
 
     def __matmul__(self, matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The product with a dense matrix (in, k): summed in float64, of the matrix' dtype."""
-        whole = matrix.astype(np.float64, copy=False)
-        product = np.asarray(self.unshifted() @ whole)
+        whole: Float64Array = matrix.astype(np.float64, copy=False)
+        product: Float64Array = np.asarray(self.unshifted() @ whole)
         if self._shift is not None:
             product += self._shift.astype(np.float64) @ whole
         return product.astype(matrix.dtype, copy=False)
@@ -141,7 +141,8 @@ class SparseInputs:
         """The scale of each stored value."""
         if self._scale is None:
             return np.ones(len(self.rows.data))
-        return self._scale[self.rows.indices].astype(np.float64)
+        factors: Float64Array = self._scale.astype(np.float64)[self.rows.indices]
+        return factors
 
 
 def first_inputs(net: Network, rows: Any) -> Float32Array | SparseInputs:
