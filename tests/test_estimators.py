@@ -518,6 +518,7 @@ def test_sparse_rows_give_what_dense_ones_do() -> None:
 def test_logistic_of_wide_sparse_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained in the rows' directions, it gains as it does where rows are dense."""
     layer, rows, _, other = clustered_problem()
+    rows = rows[:700]
     monkeypatch.setattr(estimators, "_DENSE_VALUES", 1000)
     start = whitened(layer, rows)
     fit = logistic(layer, sparse.csr_matrix(rows), (8,), start=start)
@@ -531,11 +532,14 @@ def test_logistic_of_wide_sparse_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert after.lost_energy < before.lost_energy
 
 
-def test_wide_sparse_rows_take_no_square_of_their_columns() -> None:
-    """A square would take 2.9 GB, dense rows in float32 80 MB, the weight 5 MB."""
+def test_wide_sparse_rows_take_no_square_of_their_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A square would take 2.9 GB, dense rows in float32 48 MB, the weight 5 MB."""
     columns = 20_000
     layer = random_layer(columns, 64)
-    rows = sparse.random(1000, columns, 20 / columns, "csr", np.float32, random_state=1)
+    monkeypatch.setattr(estimators, "_DENSE_VALUES", 1 << 20)
+    rows = sparse.random(600, columns, 20 / columns, "csr", np.float32, random_state=1)
     tracemalloc.start()
     try:
         gate = whitened(layer, rows, 16).gate(16)
@@ -545,7 +549,7 @@ def test_wide_sparse_rows_take_no_square_of_their_columns() -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 64 << 20, f"{peak >> 20} MiB"
+    assert peak < 40 << 20, f"{peak >> 20} MiB"
 
 
 def test_large_weights_are_not_copied_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,7 +568,9 @@ def test_large_weights_are_not_copied_in_float64(monkeypatch: pytest.MonkeyPatch
     finally:
         tracemalloc.stop()
     assert peak < 1.5 * layer.weight.nbytes + 3 * rows.nbytes + (1 << 20)
-    np.testing.assert_allclose(fit.u @ whole.v, fit.u @ whole.v, atol=1e-6)
+    z = pre_activations(layer, rows)
+    share = captured(z - z.mean(axis=0), fit.v) / captured(z - z.mean(axis=0), whole.v)
+    assert share.min() > 0.99
     assert again.lost_energy == pytest.approx(report.lost_energy, rel=1e-2)
     assert part.computed_share[0] == pytest.approx(path.computed_share[0], abs=1e-2)
 
@@ -756,8 +762,9 @@ def extreme_layers() -> list[tuple[str, Layer, np.ndarray]]:
     ]
 
 
-@pytest.mark.parametrize(("name", "layer", "rows"), extreme_layers(), ids=lambda x: str(x)[:30])
-def test_no_finite_input_gives_a_warning(name: str, layer: Layer, rows: np.ndarray) -> None:
+@pytest.mark.parametrize("name", [name for name, *_ in extreme_layers()])
+def test_no_finite_input_gives_a_warning(name: str) -> None:
+    layer, rows = {name: problem for name, *problem in extreme_layers()}[name]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit = logistic(layer, rows, (2, 4, 8))

@@ -256,8 +256,10 @@ def _or(bits: Words) -> Words:
 
 def _blockwise(active: BoolArray) -> IntArray:
     """`co_activation_order` of many units: within blocks of units that are on together."""
+    if not len(active):
+        return np.arange(active.shape[1])
     # Every n-th row, since rows may come in some order.
-    active = active[:: -(-len(active) // _BLOCK_ROWS) or 1]
+    active = active[:: -(-len(active) // _BLOCK_ROWS)]
     order = _in_blocks(_directions(active))
     whole = len(order) // _BLOCK * _BLOCK
     bits = _pack(active)
