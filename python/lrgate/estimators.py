@@ -73,9 +73,9 @@ _LEAST_WIDTH: Final = 8
 _MATTERS: Final = 0.03
 _LEAST_KEPT: Final = 0.5
 
-# About how many operations `logistic` takes at most: some seconds. Fewer epochs are then made of
+# About how many operations `logistic` takes at most: ten seconds on one core. Fewer epochs are then made of
 # it, but not fewer than this; then fewer rows.
-_MOST_WORK: Final = 4e11
+_MOST_WORK: Final = 2e11
 _LEAST_EPOCHS: Final = 5
 
 # Sparse rows of more values than this are trained on in their leading directions, this many, of
@@ -1112,10 +1112,13 @@ def _form(layer: Layer, rows: CheckedRows, rank: int) -> str:
     if n < min(d, h):
         work["rows"] = 2.0 * stored * h + 4.0 * n * n * h + 40.0 * n**3
     if _is_small(layer, rank):
-        products = 4.0 * _BLOCKS * _block_width(rank)
-        work["krylov"] = 2.0 * stored * h + products * n * h
+        width = _block_width(rank)
+        products = 4.0 * _BLOCKS * width
+        # Three decompositions a block, of which an operation takes as long as 20 of products.
+        bases = 3.0 * _BLOCKS * 4 * 20 * h * width**2
+        work["krylov"] = 2.0 * stored * h + products * n * h + bases
         if not sparse or d <= h:
-            work["factors"] = products * (d * h + n * d)
+            work["factors"] = products * (d * h + n * d) + bases
         if n > d and "factors" in work:  # more memory than the weights
             del work["krylov"]
     return min(work, key=lambda name: work[name]) if work else exact
