@@ -6,6 +6,7 @@ import dataclasses
 import doctest
 import itertools
 import tracemalloc
+import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 from lrgate import estimators, files, model
 from lrgate.estimators import (
@@ -26,6 +28,7 @@ from lrgate.estimators import (
     whitened,
 )
 from lrgate.model import Activation, Gate, Layer
+from lrgate.sparse import SparseInputs
 
 RELU = Activation("relu")
 SHAPES = [(12, 30), (30, 12), (20, 20), (1, 5), (5, 1)]  # (inputs, outputs)
@@ -420,6 +423,171 @@ def test_few_factors_at_extreme_scales(scale: float) -> None:
     assert report.recall == pytest.approx(expected.recall, abs=1e-4)
 
 
+# --- wide layers and sparse rows ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES[:3])
+@pytest.mark.parametrize("form", ["inputs", "units", "rows"])
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_every_form_is_what_the_definition_says(
+    shape: tuple[int, int], form: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, rows = random_layer(*shape), correlated_rows(300, shape[0])
+    monkeypatch.setattr(estimators, "_form", lambda *_: form)
+    fit = whitened(layer, rows if kind == "dense" else sparse.csr_matrix(rows))
+    # Of each other's square the rows' products are in float32.
+    tolerance = 1e-3 if form == "rows" else 1e-6
+    for rank in (1, 2, 5):
+        product, bias = by_the_roots_of_the_covariance(layer, rows, rank)
+        np.testing.assert_allclose(fit.u[:, :rank] @ fit.v[:rank], product, atol=tolerance)
+        np.testing.assert_allclose(fit.gate(rank).bias, bias, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("form", ["krylov", "factors", "rows"])
+@pytest.mark.parametrize("shape", [WIDE, WIDE[::-1]])
+def test_every_form_of_a_wide_layer_captures_what_the_exact_one_does(
+    form: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, rows = random_layer(*shape), correlated_rows(500, shape[0])
+    z = pre_activations(layer, rows)
+    exact = whitened(layer, rows)
+    monkeypatch.setattr(estimators, "_form", lambda *_: form)
+    few = whitened(layer, rows, 32)
+    share = captured(z - z.mean(axis=0), few.v) / captured(z - z.mean(axis=0), exact.v[:32])
+    assert share[:16].min() > 0.9999
+    assert share.min() > 0.99
+    np.testing.assert_allclose(few.v @ few.v.T, np.eye(32), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "inputs", "outputs", "rank", "form"),
+    [
+        (2000, 20, 30, 20, "inputs"),
+        (2000, 30, 20, 20, "units"),
+        (2000, 65_536, 128, 64, "units"),  # never the square of the columns
+        (100, 65_536, 8, 8, "units"),
+        (2000, 8, 70_000, 8, "inputs"),
+        (200, 700, 600, 200, "rows"),
+        (200, 700, 600, 600, "rows"),
+        (2000, 700, 600, 600, "units"),
+        (2000, 600, 700, 600, "inputs"),
+        (4000, 784, 1000, 64, "factors"),
+    ],
+)
+def test_the_smallest_square_is_taken(
+    n: int, inputs: int, outputs: int, rank: int, form: str
+) -> None:
+    layer = Layer(np.zeros((outputs, inputs), np.float32), np.zeros(outputs), RELU)
+    rows = np.broadcast_to(np.float32(0), (n, inputs))
+    assert estimators._form(layer, rows, rank) == form
+
+
+def sparse_problem(
+    inputs: int = 400, outputs: int = 30, n: int = 300
+) -> tuple[Layer, SparseInputs, np.ndarray]:
+    """A layer, sparse rows under a map, and the same made dense."""
+    rng = np.random.default_rng(11)
+    rows = sparse.random(n, inputs, 0.05, "csr", np.float32, random_state=4)
+    scale = rng.normal(size=inputs).astype(np.float32)
+    shift = rng.normal(size=inputs).astype(np.float32)
+    layer = random_layer(inputs, outputs)
+    return layer, SparseInputs(rows, scale, shift), rows.toarray() * scale + shift
+
+
+def test_sparse_rows_give_what_dense_ones_do() -> None:
+    layer, rows, dense = sparse_problem()
+    fit, expected = whitened(layer, rows), whitened(layer, dense)
+    np.testing.assert_allclose(fit.mean, expected.mean, atol=1e-6)
+    np.testing.assert_allclose(fit.offset, expected.offset, atol=1e-5)
+    np.testing.assert_allclose(fit.u @ fit.v, expected.u @ expected.v, atol=1e-6)
+    gate = expected.gate(4)
+    same, other = evaluate(layer, gate, rows), evaluate(layer, gate, dense)
+    assert same.computed_share == pytest.approx(other.computed_share, abs=1e-3)
+    assert same.lost_energy == pytest.approx(other.lost_energy, rel=1e-3)
+    chosen = fit_thresholds(layer, gate, rows, lost_energy=0.02)
+    # Neighbouring scores that differ by rounding alone may change places.
+    close = np.isclose(
+        chosen.bias, fit_thresholds(layer, gate, dense, lost_energy=0.02).bias, atol=1e-4
+    )
+    assert close.mean() > 0.9
+    for one, two in ((logistic(layer, rows, (4,)), logistic(layer, dense, (4,))),):
+        a, b = evaluate(layer, one.gate(4), rows), evaluate(layer, two.gate(4), dense)
+        assert a.lost_energy == pytest.approx(b.lost_energy, rel=0.1)
+
+
+def test_logistic_of_wide_sparse_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained in the rows' directions, it gains as it does where rows are dense."""
+    layer, rows, _, other = clustered_problem()
+    rows = rows[:700]
+    monkeypatch.setattr(estimators, "_DENSE_VALUES", 1000)
+    start = whitened(layer, rows)
+    fit = logistic(layer, sparse.csr_matrix(rows), (8,), start=start)
+    before = evaluate(layer, start.gate(8), other)
+    after = evaluate(layer, with_share(fit.gate(8), other, before.computed_share), other)
+    assert after.lost_energy < 0.95 * before.lost_energy
+    # Few directions: in the others U is the start's.
+    monkeypatch.setattr(estimators, "_DIRECTIONS", 12)
+    fit = logistic(layer, sparse.csr_matrix(rows), (8,), start=start)
+    after = evaluate(layer, with_share(fit.gate(8), other, before.computed_share), other)
+    assert after.lost_energy < before.lost_energy
+
+
+def test_wide_sparse_rows_take_no_square_of_their_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A square would take 2.9 GB, dense rows in float32 48 MB, the weight 5 MB."""
+    columns = 20_000
+    layer = random_layer(columns, 64)
+    monkeypatch.setattr(estimators, "_DENSE_VALUES", 1 << 20)
+    rows = sparse.random(600, columns, 20 / columns, "csr", np.float32, random_state=1)
+    tracemalloc.start()
+    try:
+        gate = whitened(layer, rows, 16).gate(16)
+        fit_thresholds(layer, gate, rows, lost_energy=0.1)
+        evaluate(layer, gate, rows)
+        logistic(layer, rows, (8, 16), epochs=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 << 20, f"{peak >> 20} MiB"
+
+
+def test_large_weights_are_not_copied_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they are used in float32 the results are the same."""
+    layer, rows = random_layer(400, 1000), correlated_rows(300, 400)
+    whole = whitened(layer, rows, 16)
+    path = ThresholdPath(layer, whole.gate(8), rows)
+    report = evaluate(layer, whole.gate(8), rows)
+    monkeypatch.setattr(estimators, "_CHUNK_VALUES", 1 << 12)
+    tracemalloc.start()
+    try:
+        fit = whitened(layer, rows, 16)
+        part = ThresholdPath(layer, fit.gate(8), rows)
+        again = evaluate(layer, fit.gate(8), rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * layer.weight.nbytes + 3 * rows.nbytes + (1 << 20)
+    z = pre_activations(layer, rows)
+    share = captured(z - z.mean(axis=0), fit.v) / captured(z - z.mean(axis=0), whole.v)
+    assert share.min() > 0.99
+    assert again.lost_energy == pytest.approx(report.lost_energy, rel=1e-2)
+    assert part.computed_share[0] == pytest.approx(path.computed_share[0], abs=1e-2)
+
+
+def test_sparse_rows_are_checked() -> None:
+    layer, rows, _ = sparse_problem()
+    for value in (np.nan, np.inf):
+        bad = rows.rows.copy()
+        bad.data[bad.indptr[7]] = value
+        with pytest.raises(ValueError, match=r"^inputs must hold finite float32 values, .* row 7$"):
+            whitened(layer, bad)
+    with pytest.raises(ValueError, match=r"^inputs must have shape \(n, 400\), got \(300, 399\)$"):
+        whitened(layer, rows.rows[:, :399])
+    with pytest.raises(TypeError, match="dtype complex64"):
+        whitened(layer, rows.rows.astype(np.complex64))
+
+
 # --- logistic -----------------------------------------------------------------------------------
 
 
@@ -547,6 +715,61 @@ def test_logistic_where_there_is_nothing_to_learn(bias: float, rows: np.ndarray)
     fit = logistic(layer, rows, (2, 4))
     assert np.isfinite(fit.u).all() and np.isfinite(fit.v).all() and np.isfinite(fit.offset).all()
     assert evaluate(layer, fit.gate(2), rows).lost_energy < 0.5
+
+
+def test_logistic_costs_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, rows, _, _ = clustered_problem()
+    assert estimators._affordable(layer, rows, 8, 20) == (20, len(rows))
+    wide = Layer(np.zeros((5000, 5000), np.float32), np.zeros(5000), RELU)
+    for n in (800, 8000):
+        many = np.broadcast_to(np.float32(0), (n, 5000))
+        epochs, count = estimators._affordable(wide, many, 256, 20)
+        assert 5 <= epochs <= 20 and 257 <= count <= n
+        assert count * (2 * 5000**2 + epochs * 4 * 256 * 10_000) <= estimators._MOST_WORK
+    monkeypatch.setattr(estimators, "_MOST_WORK", 2e7)
+    first, second = (logistic(layer, rows, (4,), seed=3) for _ in range(2))
+    assert first.rows is not None and 5 < first.rows < 1000
+    np.testing.assert_array_equal(first.u, second.u)
+
+
+def extreme_layers() -> list[tuple[str, Layer, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    low_rank = (rng.normal(size=(60, 4)) @ rng.normal(size=(4, 40))).astype(np.float32)
+    plain, rows = random_layer(40, 60), correlated_rows(300, 40)
+    far = rows.copy()
+    far[5] *= 1e12
+    huge = rows.copy()
+    huge[3, 2] = 3e38
+    return [
+        ("a pair of linear layers", Layer(low_rank, np.zeros(60), RELU), rows),
+        ("never on", Layer(low_rank, np.full(60, -1e30), RELU), rows),
+        ("always on", Layer(low_rank, np.full(60, 1e30), RELU), rows),
+        ("one row far off", plain, far),
+        ("one value at float32's end", plain, huge),
+        ("tiny weights", Layer(low_rank * np.float32(1e-38), np.zeros(60), RELU), rows),
+        ("large weights", Layer(low_rank * np.float32(1e36), np.zeros(60), RELU), rows),
+        ("tiny rows", Layer(low_rank, np.ones(60), RELU), rows * np.float32(1e-38)),
+        (
+            "one unit of another size",
+            Layer(low_rank * np.geomspace(1e-30, 1e30, 60)[:, None], np.zeros(60), RELU),
+            rows,
+        ),
+        (
+            "clipped at nothing",
+            Layer(low_rank, np.zeros(60), Activation("clipped_relu", 1e-30)),
+            rows,
+        ),
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in extreme_layers()])
+def test_no_finite_input_gives_a_warning(name: str) -> None:
+    layer, rows = {name: problem for name, *problem in extreme_layers()}[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = logistic(layer, rows, (2, 4, 8))
+        assert np.isfinite(fit.u).all() and np.isfinite(fit.v).all()
+        assert np.isfinite(fit.offset).all()
 
 
 # --- thresholds ---------------------------------------------------------------------------------
@@ -756,6 +979,50 @@ def test_units_are_fitted_in_chunks_that_change_nothing(monkeypatch: pytest.Monk
         monkeypatch.setattr(estimators, "_CHUNK_VALUES", values)
         part = fit_thresholds(layer, gate, held_out, lost_energy=0.02)
         np.testing.assert_allclose(part.bias, whole.bias, atol=1e-6)
+
+
+def lower_hull(lost: np.ndarray) -> list[int]:
+    """The corners of the lower convex hull of points (j, lost[j]), by its definition."""
+    corners = [0]
+    while corners[-1] < len(lost) - 1:
+        at = corners[-1]
+        slopes = (lost[at + 1 :] - lost[at]) / np.arange(1, len(lost) - at)
+        corners.append(at + 1 + int(np.flatnonzero(slopes <= slopes.min() + 1e-15)[-1]))
+    return corners
+
+
+@pytest.mark.parametrize("passes", [0, 1, 12])
+@pytest.mark.parametrize("n", [2, 3, 50, 600])
+def test_corners_are_those_of_the_hull(
+    n: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one steep row hides all before it, one by one, however few passes are made."""
+    monkeypatch.setattr(estimators, "_HULL_PASSES", passes)
+    rng = np.random.default_rng(n)
+    smooth = np.linspace(2, 1, n) ** 2
+    spike = smooth.copy()
+    spike[n // 3] = 5 * smooth.sum()
+    energies = np.stack([smooth, spike, rng.lognormal(0, 3, n), rng.random(n)])
+    ranked = np.tile(np.arange(n, 0, -1.0), (len(energies), 1))
+    unit, computed, lost, _ = estimators._corners(ranked, energies, np.full(4, np.inf))
+    for i, energy in enumerate(energies):
+        remains = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
+        assert computed[unit == i].tolist() == lower_hull(remains)
+        np.testing.assert_allclose(lost[unit == i], remains[computed[unit == i]])
+
+
+def test_outputs_at_hand_are_used() -> None:
+    layer, rows, held_out, _ = clustered_problem()
+    gate = whitened(layer, rows).gate(4)
+    outputs = outputs_of(layer, held_out).astype(np.float32)
+    path = ThresholdPath(layer, gate, held_out, outputs)
+    expected = ThresholdPath(layer, gate, held_out)
+    target = {"lost_energy": 0.02}
+    np.testing.assert_allclose(path.gate(**target).bias, expected.gate(**target).bias, atol=1e-5)
+    with pytest.raises(
+        ValueError, match=r"^outputs must have shape \(2000, 60\), got \(60, 2000\)$"
+    ):
+        ThresholdPath(layer, gate, held_out, outputs.T)
 
 
 def test_held_out_rows_are_not_changed() -> None:

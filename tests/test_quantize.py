@@ -34,6 +34,7 @@ from lrgate import (
     Quantization,
     QuantizationReport,
     QuantizationWarning,
+    inputs,
     quantize,
 )
 from lrgate.machine import fingerprint

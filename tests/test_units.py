@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrgate import Layer
+from lrgate import Layer, units
 from lrgate.model import Activation
 from lrgate.units import co_activation_order, proven_dead
 from oracle import make, rows
@@ -222,3 +223,105 @@ def test_the_margin_grows_with_the_inputs() -> None:
     shifted = Layer(np.ones((1, 4)), [-4.00001], RELU)
     assert proven_dead([shifted], 0.0, 1.0)[0].tolist() == [True]
     assert proven_dead([shifted], 0.0, 1.0, shift=16.0)[0].tolist() == [False]
+
+
+def test_chunks_of_a_layer_change_no_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    sizes = [(60, 8), (40, 60), (30, 40)]
+    layers = [Layer(rng.normal(size=size), rng.normal(size=size[0]) - 5, RELU) for size in sizes]
+    whole = proven_dead(layers, 0.0, 1.0)
+    assert 0 < sum(mask.sum() for mask in whole) < 130
+    for values in (1, 100, 1000):
+        monkeypatch.setattr(units, "_CHUNK_VALUES", values)
+        for mask, expected in zip(proven_dead(layers, 0.0, 1.0), whole, strict=True):
+            np.testing.assert_array_equal(mask, expected)
+
+
+def test_bounds_take_no_copy_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "_CHUNK_VALUES", 1 << 14)
+    layer = Layer(np.ones((2000, 500), np.float32), np.zeros(2000), RELU)
+    tracemalloc.start()
+    try:
+        proven_dead([layer], 0.0, 1.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < layer.weight.nbytes // 4, f"{peak} bytes"
+
+
+# --- orders of many units -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def blockwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few units count as many."""
+    monkeypatch.setattr(units, "_COMPARED_UNITS", 60)
+    monkeypatch.setattr(units, "_BLOCK", 64)
+
+
+@pytest.mark.usefixtures("blockwise")
+@pytest.mark.parametrize("count", [61, 64, 65, 127, 128, 129, 191, 192, 200, 323])
+@pytest.mark.parametrize("n", [0, 1, 65, 2048])
+def test_a_blockwise_order_is_a_permutation(count: int, n: int) -> None:
+    rng = np.random.default_rng(count)
+    for active in (
+        rng.random((n, count)) < 0.3,
+        np.zeros((n, count), np.bool_),
+        np.ones((n, count), np.bool_),
+    ):
+        order = co_activation_order(active)
+        assert order.dtype == np.int64
+        np.testing.assert_array_equal(np.sort(order), np.arange(count))
+        np.testing.assert_array_equal(order, co_activation_order(active.copy()))
+
+
+def test_blocks_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order made in blocks is nearly as good as one of all units, on other rows too."""
+    active = topics(2000, units=640, count=32)
+    whole = co_activation_order(active[:1000])
+    monkeypatch.setattr(units, "_COMPARED_UNITS", 60)
+    blocks = co_activation_order(active[:1000])
+    for some in (active[:1000], active[1000:]):
+        for size in (4, 16):
+            by_blocks, natural = (
+                groups_on(some, blocks, size),
+                groups_on(some, np.arange(640), size),
+            )
+            assert by_blocks < 1.1 * groups_on(some, whole, size)
+            assert by_blocks < 0.6 * natural
+
+
+def test_blocks_of_one_are_what_all_units_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps within a block are those of few units."""
+    active = topics(500, units=64)
+    bits = units._pack(active)
+    grouped = units._grouped_each(bits[None])[0]
+    np.testing.assert_array_equal(grouped, units._grouped(bits))
+    monkeypatch.setattr(units, "_BLOCK_PASSES", 100)
+    exchanged = units._exchanged_each(bits, grouped[None])[0]
+    np.testing.assert_array_equal(exchanged, units._exchanged(bits, grouped))
+
+
+def test_the_work_of_an_order_grows_with_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+    costs_with, shared = units._costs_with, units._shared
+
+    def counted(function: Any) -> Any:
+        def count(parts: Any, unit: Any) -> Any:
+            nonlocal compared
+            compared += parts.size
+            return function(parts, unit)
+
+        return count
+
+    monkeypatch.setattr(units, "_COMPARED_UNITS", 60)
+    monkeypatch.setattr(units, "_BLOCK_PASSES", 1)
+    monkeypatch.setattr(units, "_costs_with", counted(costs_with))
+    monkeypatch.setattr(units, "_shared", counted(shared))
+    work = []
+    for count in (1024, 4096):
+        compared = 0
+        co_activation_order(np.random.default_rng(0).random((128, count)) < 0.1)
+        work.append(compared)
+    # 4 and 16 blocks, and 3 and 15 of halves.
+    assert 0 < work[1] <= 31 / 7 * work[0] + 1e-9

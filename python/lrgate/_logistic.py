@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["train"]
+__all__ = ["batch_size", "train"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -24,6 +24,13 @@ _EPSILON: Final = 1e-12  # below any gradient that matters: the pull on a unit i
 _BATCH: Final = 256
 _MIX: Final = 0.2  # of the difference of two rows is added to a third
 _SAMPLE: Final = 1000  # rows, or some more, that temperatures and weights are taken from
+
+# A share of all that could be lost or computed: where less is, there is nothing to learn from it.
+_LEAST_PULL: Final = 1e-9
+# Pulls and gradients have room for products and squares within float32. Adam takes no note of a
+# common factor of gradients, so that beyond the limit steps only get shorter.
+_MOST_PULL: Final = np.float32(1e15)
+_MOST_GRADIENT: Final = np.float32(1e18)
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,15 @@ class _Balance:
         estimate = _sigmoid(scores / np.float32(temperature))
         missed = float(np.mean(energy * (1 - estimate), dtype=np.float64))
         needless = float(np.mean(np.where(margins > 0, 0, estimate), dtype=np.float64))
-        return cls(temperature, *(1 / pull if pull > 0 else 0.0 for pull in (missed, needless)))
+        least = _LEAST_PULL * float(np.mean(energy, dtype=np.float64))
+        gain = 1 / max(missed, least) if missed > 0 else 0.0
+        price = 1 / max(needless, _LEAST_PULL) if needless > 0 else 0.0
+        return cls(temperature, gain, price)
+
+
+def batch_size(n: int) -> int:
+    """Rows of a minibatch, of `n` rows in all."""
+    return max(min(n, 32), min(n // 16, _BATCH))
 
 
 def train(
@@ -71,7 +86,22 @@ def train(
     Returns
     -------
     float32 arrays of shape (in, rank), (rank, out) and (out,)
+        The start itself where training leaves the range of float32.
     """
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        trained = _trained(inputs, margins, energy, start, ranks, seed, epochs)
+    return trained if all(np.isfinite(part).all() for part in trained) else start
+
+
+def _trained(
+    inputs: Float32Array,
+    margins: Float32Array,
+    energy: Callable[[Float32Array], Float32Array],
+    start: tuple[Float32Array, Float32Array, Float32Array],
+    ranks: Sequence[int],
+    seed: int,
+    epochs: int,
+) -> tuple[Float32Array, Float32Array, Float32Array]:
     n, rank = len(inputs), ranks[-1]
     u, v, offset = (part.copy() for part in start)
     # Inputs and components of equal size are what makes one length of step fit all parameters.
@@ -89,11 +119,11 @@ def train(
         components: Float32Array = inputs[sample] @ u[:, :k]
         scores = components @ v[:k] + offset
         balances.append(_Balance.of(scores, margins[sample], energy(margins[sample])))
-    batch = max(min(n, 32), min(n // 16, _BATCH))
+    batch = batch_size(n)
     turn = np.resize(np.arange(len(ranks)), batch)  # which of the ranks each row of it is for
     kept = (np.arange(rank) < np.array(ranks)[turn, None]).astype(np.float32)
     cold, gain, price = (
-        np.array(values, np.float32)[turn, None]
+        np.minimum(values, _MOST_PULL).astype(np.float32)[turn, None]
         for values in (
             [1 / b.temperature for b in balances],
             [b.gain / b.temperature / batch for b in balances],
@@ -182,6 +212,7 @@ class _Adam:
         for parameter, length, gradient, mean, square in zip(
             self._parameters, self._lengths, gradients, self._means, self._squares, strict=True
         ):
+            np.clip(gradient, -_MOST_GRADIENT, _MOST_GRADIENT, out=gradient)
             mean *= np.float32(of_mean)
             mean += np.float32(1 - of_mean) * gradient
             square *= np.float32(of_square)

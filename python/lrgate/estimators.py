@@ -16,7 +16,8 @@ Gate(20 -> 40, rank 8)
 `fit_thresholds` then gives each unit the threshold that a given lost energy or computed share asks
 for, from rows held out.
 
-Arithmetic is in float64 unless said; gates are float32.
+Rows may be arrays, CSR matrices or `SparseInputs`; sparse rows are never made dense where they are
+wide. Arithmetic is in float64 unless said, and in float32 on large weights; gates are float32.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ import numpy.typing as npt
 from lrgate import _logistic
 from lrgate.inputs import plain_array
 from lrgate.model import Activation, Gate, Layer
+from lrgate.sparse import SparseInputs
 
 __all__ = [
     "Estimate",
@@ -46,11 +48,21 @@ __all__ = [
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
+# Rows as callers give them: anything array-like, a CSR matrix, or sparse rows under a map.
+Rows = Any
+CheckedRows = npt.NDArray[Any] | SparseInputs
 
 # Rows are taken in chunks of about this many float64 values (8 MiB), so that calibration rows are
 # never copied whole in float64.
 _CHUNK_VALUES: Final = 1 << 20
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+
+# Weights of more values than this, in chunks, are used as they are, in float32.
+_WEIGHT_CHUNKS: Final = 8
+
+# Layers whose smaller side has this many units or inputs are wide: decompositions of its square
+# take longer than those of fewer rows, or than a Krylov subspace.
+_WIDE: Final = 256
 
 # Blocks of a Krylov subspace, each of a quarter of the rank or this wide. Even where inputs and
 # weights are noise, without any direction that leads, half the rank is then within 0.1 % of best.
@@ -61,6 +73,20 @@ _LEAST_WIDTH: Final = 8
 # it this share of its own energy, or more.
 _MATTERS: Final = 0.03
 _LEAST_KEPT: Final = 0.5
+
+# About how many operations `logistic` takes at most: ten seconds on one core. Fewer epochs are then made of
+# it, but not fewer than this; then fewer rows.
+_MOST_WORK: Final = 2e11
+_LEAST_EPOCHS: Final = 5
+
+# Sparse rows of more values than this are trained on in their leading directions, this many, of
+# this many rows at most.
+_DENSE_VALUES: Final = 1 << 24
+_DIRECTIONS: Final = 512
+_SPARSE_ROWS: Final = 2000
+
+# Passes over the points of a convex hull that settle nearly all of it.
+_HULL_PASSES: Final = 12
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -131,7 +157,10 @@ class Estimate:
         return Gate(u, v, shifted)
 
     def _checked_rank(self, rank: int) -> int:
-        rank = _checked_integer("rank", rank, 1, int(self.u.shape[1]))
+        full = int(self.u.shape[1])
+        if self.rows is not None and full == self.rows - 1:  # the rows limit them
+            full = min(self.u.shape[0], self.v.shape[1])
+        rank = _checked_integer("rank", rank, 1, full)
         if rank > self.max_rank:
             raise ValueError(f"rank {rank} needs at least {rank + 1} rows, got {self.rows}")
         return rank
@@ -194,19 +223,20 @@ def svd(layer: Layer, max_rank: int | None = None) -> Estimate:
     >>> svd(Layer(np.eye(3), np.zeros(3), Activation("relu")))
     Estimate(svd, 3 -> 3, max_rank 3)
     """
-    weight, offset = _affine(layer)
+    offset = _checked_offset(layer)
     rank = _checked_max_rank(layer, max_rank)
     if _is_small(layer, rank):
-        near, _ = _scaled(weight)
+        near, _ = _unit_weight(layer)
         right = _leading(lambda v: near.T @ (near @ v), layer.outputs, rank)
-        u, v = weight @ right, right.T
+        u, v = _folded(layer, right), right.T
     else:
+        weight = layer.weight.T.astype(np.float64)
         left, values, right = np.linalg.svd(weight, full_matrices=False)
         u, v = left[:, :rank] * values[:rank], right[:rank]
     return Estimate("svd", u, v, np.zeros(layer.inputs), offset)
 
 
-def whitened(layer: Layer, inputs: npt.ArrayLike, max_rank: int | None = None) -> Estimate:
+def whitened(layer: Layer, inputs: Rows, max_rank: int | None = None) -> Estimate:
     """The product of low rank whose outputs are nearest to the layer's own on real rows.
 
     Minimises the mean of ``|x W + b - (x U V + c)|^2`` over `inputs`. With their mean m and
@@ -217,18 +247,21 @@ def whitened(layer: Layer, inputs: npt.ArrayLike, max_rank: int | None = None) -
     layer's pre-activations, and ``C^(-1/2) P S = W Q``. So inputs that never vary, which make C
     singular, need no floor, and rows on which they do vary later are still estimated sensibly.
 
+    Q comes from the smallest matrix that has it: of C itself, of the pre-activations' covariance
+    or, on wide layers, of the products of their rows, (n, n).
+
     Parameters
     ----------
     layer : Layer
         With relu, clipped_relu or thresholded_relu.
-    inputs : array_like of shape (n, in)
+    inputs : array_like, CSR or SparseInputs of shape (n, in)
         Rows as they reach this layer, two or more: for a network's first layer after its input
         scale and shift. A gate of rank k needs at least k + 1 of them, and many more to be good
         on other rows.
     max_rank : int, optional
         Compute this many factors only, from 1 to ``min(in, out)``. Below a quarter of that, on wide
-        layers, they are found in a Krylov subspace in float32: far faster, and as good but for the
-        last few.
+        layers, they are found in a Krylov subspace in float32: far faster, and as good except for
+        the last few. Of fewer rows there may be one factor less than rows.
 
     Returns
     -------
@@ -255,28 +288,27 @@ def whitened(layer: Layer, inputs: npt.ArrayLike, max_rank: int | None = None) -
     >>> whitened(Layer(np.eye(3), np.zeros(3), Activation("relu")), rows)
     Estimate(whitened, 3 -> 3, max_rank 3)
     """
-    weight, offset = _affine(layer)
+    offset = _checked_offset(layer)
     rank = _checked_max_rank(layer, max_rank)
     rows = _checked_rows(layer, inputs, "whitened", 2)
     mean = _mean(rows)
-    if _is_small(layer, rank):
-        x, _ = _centred(rows, mean)
-        near, _ = _scaled(weight)
-        right = _leading(lambda v: near.T @ (x.T @ (x @ (near @ v))), layer.outputs, rank)
-        u, v = weight @ right, right.T
-    else:
+    form = _form(layer, rows, rank)
+    if form == "inputs":
         # Pre-activations vary in the row space of W alone: in a basis of it, W = (B R)^T, their
         # covariance is a matrix of min(in, out) rows.
-        basis, coordinates = np.linalg.qr(weight.T)
-        _, vectors = np.linalg.eigh(coordinates @ _covariance(rows, mean) @ coordinates.T)
-        vectors = vectors[:, ::-1][:, :rank]  # the largest variance first
-        u, v = coordinates.T @ vectors, (basis @ vectors).T
-    return Estimate("whitened", u, v, mean, offset + mean @ weight, len(rows))
+        basis, coordinates = np.linalg.qr(layer.weight.astype(np.float64))
+        covariance = coordinates @ _covariance(rows, mean) @ coordinates.T
+        vectors = _eigenvectors(covariance, rank)
+        u, right = coordinates.T @ vectors, basis @ vectors
+    else:
+        right = _principal(form, layer, rows, mean, rank)
+        u = _folded(layer, right)
+    return Estimate("whitened", u, right.T, mean, offset + _weighted(layer, mean), len(rows))
 
 
 def logistic(
     layer: Layer,
-    inputs: npt.ArrayLike,
+    inputs: Rows,
     ranks: Sequence[int],
     *,
     start: Estimate | None = None,
@@ -300,12 +332,13 @@ def logistic(
       all of them. Each rank has its own balance and temperature, and pulls at s / T as the others.
     - To each row a fifth of the difference of two others is added: the layer tells the outputs of
       any row, and so the fit cannot learn a few thousand of them by heart.
+    - Of wide sparse rows, U is trained in their leading directions alone, and stays elsewhere.
 
     Parameters
     ----------
     layer : Layer
         With relu, clipped_relu or thresholded_relu.
-    inputs : array_like of shape (n, in)
+    inputs : array_like, CSR or SparseInputs of shape (n, in)
         Rows as they reach this layer, more than the largest rank; it takes thousands to gain on
         other rows what is gained on these.
     ranks : sequence of int
@@ -317,7 +350,8 @@ def logistic(
     seed : int, default 0
         Of the order of the rows: the same seed gives the same fit.
     epochs : int, default 20
-        How often each row is seen.
+        How often each row is seen; less often where it would take more than some seconds, and of
+        more rows than that time is enough for, some are drawn.
 
     Returns
     -------
@@ -347,7 +381,7 @@ def logistic(
     >>> logistic(Layer(np.eye(3), np.zeros(3), Activation("relu")), rows, ranks=(1, 2))
     Estimate(logistic, 3 -> 3, max_rank 2)
     """
-    weight, offset = _affine(layer)
+    offset = _checked_offset(layer)
     ranks = _checked_ranks(layer, ranks)
     seed = _checked_integer("seed", seed, 0)
     epochs = _checked_integer("epochs", epochs, 1)
@@ -357,27 +391,45 @@ def logistic(
         start = whitened(layer, rows, most)
     else:
         _check_start(layer, start, most)
+    epochs, count = _affordable(layer, rows, most, epochs)
+    if count < len(rows):
+        rows = rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])]
+    space = _RowSpace(rows, start.mean) if _is_huge(rows) else None
     # In units of the largest input and the largest pre-activation, so that squares fit float32.
-    x, input_unit = _centred(rows, start.mean)
-    near, weight_unit = _scaled(weight)
-    margins = x @ near
-    margins += ((offset + start.mean @ weight) / (input_unit * weight_unit)).astype(np.float32)
+    if space is None:
+        x, input_unit = _centred(rows, start.mean)
+        near, weight_unit = _unit_weight(layer)
+        margins, pre_unit = x @ near, input_unit * weight_unit
+        first_u, u_unit = _scaled(start.u[:, :most])
+    else:
+        x, input_unit = _scaled(space.coordinates)
+        margins, pre_unit = _pre_activations(layer, rows, start.mean)
+        first_u, u_unit = _scaled(space.of(start.u[:, :most]))
+    margins += ((offset + _weighted(layer, start.mean)) / pre_unit).astype(np.float32)
     margins, margin_unit = _scaled(margins)
-    unit = margin_unit * input_unit * weight_unit
-    first_u, u_unit = _scaled(start.u[:, :most])
-    first_v = start.v[:most] * (input_unit * u_unit / unit)
+    unit = margin_unit * pre_unit
+    size = np.ones(most)
+    if space is not None:
+        # Components of deviation 1, as training makes them: then it keeps the scale of U's columns,
+        # which have a part outside of the space.
+        size = np.maximum((x @ first_u).std(axis=0), np.float32(1e-6)).astype(np.float64)
+    first_v = start.v[:most] * (size * (input_unit * u_unit / unit))[:, None]
     u, v, trained = _logistic.train(
         x,
         margins,
         _energy_of(layer.activation, unit),
-        (first_u, first_v.astype(np.float32), (start.offset / unit).astype(np.float32)),
+        ((first_u / size).astype(np.float32), _float32(first_v), _float32(start.offset / unit)),
         ranks,
         seed,
         epochs,
     )
+    whole_u = u.astype(np.float64) / input_unit
+    if space is not None:
+        began = start.u[:, :most] / (u_unit * size * input_unit)
+        whole_u = began + space.back(whole_u - space.of(began))
     return Estimate(
         "logistic",
-        u.astype(np.float64) / input_unit,
+        whole_u,
         v.astype(np.float64) * unit,
         start.mean,
         trained.astype(np.float64) * unit,
@@ -398,8 +450,11 @@ class ThresholdPath:
         With relu, clipped_relu or thresholded_relu; a gate that it has already is not looked at.
     gate : Gate
         Its bias, and so whatever thresholds it has, is not looked at.
-    inputs : array_like of shape (n, in)
+    inputs : array_like, CSR or SparseInputs of shape (n, in)
         Rows as they reach this layer, two or more, and none that the gate was fitted on.
+    outputs : float32 array of shape (n, out), optional
+        The layer's outputs on these rows, after its activation, where they are at hand: they need
+        not be computed again for each gate.
 
     Attributes
     ----------
@@ -430,22 +485,31 @@ class ThresholdPath:
     rank 2: recall 0.7500, computed share 0.3750, lost energy 0.10000 (4 rows)
     """
 
-    def __init__(self, layer: Layer, gate: Gate, inputs: npt.ArrayLike) -> None:
-        _affine(layer)
+    def __init__(
+        self,
+        layer: Layer,
+        gate: Gate,
+        inputs: Rows,
+        outputs: npt.NDArray[Any] | None = None,
+    ) -> None:
+        _checked_offset(layer)
         _check_gate(layer, gate)
         _check_finite("gate.u", gate.u)
         _check_finite("gate.v", gate.v)
         rows = _checked_rows(layer, inputs, "a fit of thresholds", 2)
-        outputs = np.empty((layer.outputs, len(rows)), np.float32)
+        if outputs is None:
+            outputs = _float32_outputs(layer, rows)
+        elif outputs.shape != (len(rows), layer.outputs):
+            expected = len(rows), layer.outputs
+            raise ValueError(f"outputs must have shape {expected}, got {outputs.shape}")
         components = np.empty((len(rows), gate.rank))
-        done = 0
-        for chunk in _chunks(rows, layer.inputs + layer.outputs):
-            some = slice(done, done + len(chunk))
-            z = layer.weight @ chunk.T.astype(np.float32) + layer.bias[:, None]
-            outputs[:, some] = _activate(layer.activation, z)
-            components[some] = chunk @ gate.u
-            done += len(chunk)
-        energies = np.einsum("ij,ij->i", outputs, outputs, dtype=np.float64)
+        u = gate.u.astype(np.float64)
+        for some, chunk in _chunks(rows, layer.inputs):
+            components[some] = chunk @ u
+        energies = np.zeros(layer.outputs)
+        step = max(1, _CHUNK_VALUES // layer.outputs)
+        for first in range(0, len(rows), step):
+            energies += np.square(outputs[first : first + step], dtype=np.float64).sum(axis=0)
         matter = energies >= _MATTERS * energies.mean()
         may_lose = np.where(matter, (1 - _LEAST_KEPT) * energies, np.inf)
 
@@ -453,7 +517,7 @@ class ThresholdPath:
         step = max(1, _CHUNK_VALUES // len(rows))
         for first in range(0, layer.outputs, step):
             some = slice(first, first + step)
-            unit_energy = np.square(outputs[some], dtype=np.float64)
+            unit_energy = np.square(outputs[:, some].T, dtype=np.float64, order="C")
             scores = gate.v[:, some].T @ components.T
             units, *rest = _corners(scores, unit_energy, may_lose[some])
             corners.append((units + first, *rest))
@@ -519,7 +583,7 @@ class ThresholdPath:
 def fit_thresholds(
     layer: Layer,
     gate: Gate,
-    inputs: npt.ArrayLike,
+    inputs: Rows,
     *,
     lost_energy: float | None = None,
     computed_share: float | None = None,
@@ -543,7 +607,7 @@ def fit_thresholds(
         With relu, clipped_relu or thresholded_relu; a gate that it has already is not looked at.
     gate : Gate
         Its bias is replaced, so it does not matter which thresholds it has.
-    inputs : array_like of shape (n, in)
+    inputs : array_like, CSR or SparseInputs of shape (n, in)
         Rows as they reach this layer, two or more, and none that the gate was fitted on. Thresholds
         fit these rows better than others: where a unit is positive on few of them, much better.
     lost_energy : float, optional
@@ -612,7 +676,7 @@ class GateReport:
         )
 
 
-def evaluate(layer: Layer, gate: Gate, inputs: npt.ArrayLike) -> GateReport:
+def evaluate(layer: Layer, gate: Gate, inputs: Rows) -> GateReport:
     """Judge a gate on rows, which should be none that it was fitted on.
 
     Parameters
@@ -620,7 +684,7 @@ def evaluate(layer: Layer, gate: Gate, inputs: npt.ArrayLike) -> GateReport:
     layer : Layer
         With relu, clipped_relu or thresholded_relu; a gate that it has already is not looked at.
     gate : Gate
-    inputs : array_like of shape (n, in)
+    inputs : array_like, CSR or SparseInputs of shape (n, in)
         Rows as they reach this layer, one or more.
 
     Returns
@@ -642,15 +706,16 @@ def evaluate(layer: Layer, gate: Gate, inputs: npt.ArrayLike) -> GateReport:
     >>> print(evaluate(layer, svd(layer).gate(2), [[1, -1], [2, 1]]))
     rank 2: recall 1.0000, computed share 0.7500, lost energy 0.00000 (2 rows)
     """
-    weight, _ = _affine(layer)
+    _checked_offset(layer)
     _check_gate(layer, gate)
     rows = _checked_rows(layer, inputs, "evaluate", 1)
+    product = _product_with(layer)
     bias = layer.bias.astype(np.float64)
     u, v, c = (part.astype(np.float64) for part in (gate.u, gate.v, gate.bias))
     active_count = found_count = computed_count = 0
     energy = lost = 0.0
-    for chunk in _chunks(rows, layer.inputs + 2 * layer.outputs):
-        output = _activate(layer.activation, chunk @ weight + bias)
+    for _, chunk in _chunks(rows, layer.inputs, 2 * layer.outputs):
+        output = _activate(layer.activation, product(chunk) + bias)
         computed = chunk @ u @ v + c > 0
         # Under a threshold below 0 an output may be negative; dropping it is a loss all the same.
         active = output != 0
@@ -706,11 +771,40 @@ def _corners(
     unit, computed = np.nonzero(possible)
     left = lost[possible]
     kept = np.append(True, (unit[1:] != unit[:-1]) | (left[1:] < left[:-1]))  # saves anything
-    while True:
-        unit, computed, left = unit[kept], computed[kept], left[kept]
+    unit, computed, left = unit[kept], computed[kept], left[kept]
+    for _ in range(_HULL_PASSES):
         kept = _may_be_corners(unit, computed, left)
         if kept.all():
-            return unit, computed, left, thresholds[unit, computed]
+            break
+        unit, computed, left = unit[kept], computed[kept], left[kept]
+    else:
+        kept = _are_corners(unit, computed, left)
+        unit, computed, left = unit[kept], computed[kept], left[kept]
+    return unit, computed, left, thresholds[unit, computed]
+
+
+def _are_corners(
+    unit: npt.NDArray[np.intp], computed: npt.NDArray[np.intp], lost: Float64Array
+) -> npt.NDArray[np.bool_]:
+    """Which points are corners of their unit's hull, one after another, in linear time.
+
+    Where all points but the corners hide behind few steep ones, no fixed number of passes of
+    `_may_be_corners` finds them. Andrew, "Another efficient algorithm for convex hulls in two
+    dimensions", Information Processing Letters 9, 1979.
+    """
+    corners: list[int] = []
+    points = list(zip(unit.tolist(), computed.tolist(), lost.tolist(), strict=True))
+    for at, (of, x, y) in enumerate(points):
+        while len(corners) > 1 and points[corners[-2]][0] == of:
+            _, x0, y0 = points[corners[-2]]
+            _, x1, y1 = points[corners[-1]]
+            if (y0 - y1) * (x - x1) > (y1 - y) * (x1 - x0):
+                break
+            corners.pop()
+        corners.append(at)
+    kept = np.zeros(len(points), np.bool_)
+    kept[corners] = True
+    return kept
 
 
 def _may_be_corners(
@@ -736,8 +830,8 @@ def _may_be_corners(
     return begins | (before > after)
 
 
-def _affine(layer: Layer) -> tuple[Float64Array, Float64Array]:
-    """W, (in, out), and what its product must exceed the negative of for a unit to be active."""
+def _checked_offset(layer: Layer) -> Float64Array:
+    """What the product ``x W`` must exceed the negative of for a unit to be active."""
     if not isinstance(layer, Layer):
         raise TypeError(f"layer must be of type Layer, got {type(layer).__name__}")
     if not layer.activation.has_hard_zero:
@@ -751,7 +845,72 @@ def _affine(layer: Layer) -> tuple[Float64Array, Float64Array]:
     offset = layer.bias.astype(np.float64)
     if layer.activation.name == "thresholded_relu":
         offset -= _parameter(layer.activation)
-    return layer.weight.T.astype(np.float64), offset
+    return offset
+
+
+def _is_large(layer: Layer) -> bool:
+    """Whether the weight is used as it is, in float32."""
+    return layer.weight.size > _WEIGHT_CHUNKS * _CHUNK_VALUES
+
+
+def _product_with(layer: Layer) -> Callable[[Float64Array | SparseInputs], Float64Array]:
+    """``x W`` of a chunk of rows, in float64; through float32 where the weight is large."""
+    if not _is_large(layer):
+        weight = layer.weight.T.astype(np.float64)
+        return lambda chunk: chunk @ weight
+    near, weight_unit = _unit_weight(layer)
+
+    def product(chunk: Float64Array | SparseInputs) -> Float64Array:
+        if isinstance(chunk, SparseInputs):
+            return _sparse_product(layer, chunk)
+        x, unit = _scaled(chunk)
+        return (x @ near).astype(np.float64) * (unit * weight_unit)
+
+    return product
+
+
+def _sparse_product(layer: Layer, rows: SparseInputs) -> Float64Array:
+    """``x W`` in float64, some units at a time."""
+    product = np.empty((len(rows), layer.outputs))
+    for some in _blocks(layer.outputs, layer.inputs):
+        product[:, some] = rows @ layer.weight[some].T.astype(np.float64)
+    return product
+
+
+def _float32_outputs(layer: Layer, rows: CheckedRows) -> Float32Array:
+    """The layer's outputs as float32 computes them, (n, out)."""
+    outputs = np.empty((len(rows), layer.outputs), np.float32)
+    for some, chunk in _chunks(rows, layer.inputs, layer.outputs):
+        if isinstance(chunk, SparseInputs):
+            z = _float32(_sparse_product(layer, chunk) + layer.bias)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                z = chunk.astype(np.float32) @ layer.weight.T + layer.bias
+            z = np.nan_to_num(z, copy=False)  # sums beyond float32 are its largest value
+        outputs[some] = _activate(layer.activation, z)
+    return outputs
+
+
+def _weighted(layer: Layer, row: Float64Array) -> Float64Array:
+    """``x W`` of one row."""
+    product = np.empty(layer.outputs)
+    for some in _blocks(layer.outputs, layer.inputs):
+        product[some] = layer.weight[some].astype(np.float64) @ row
+    return product
+
+
+def _folded(layer: Layer, right: Float64Array) -> Float64Array:
+    """``W V^T`` for V^T of shape (out, rank)."""
+    product = np.empty((layer.inputs, right.shape[1]))
+    for some in _blocks(layer.inputs, layer.outputs):
+        product[some] = layer.weight[:, some].T.astype(np.float64) @ right
+    return product
+
+
+def _blocks(count: int, width: int) -> Iterator[slice]:
+    """Parts of a weight's side of which copies are affordable, `width` being the other side."""
+    step = max(1, _WEIGHT_CHUNKS * _CHUNK_VALUES // width)
+    return (slice(first, first + step) for first in range(0, count, step))
 
 
 def _activate(activation: Activation, z: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -851,41 +1010,62 @@ def _checked_share(name: str, value: Any) -> float:
     return float(value)
 
 
-def _checked_rows(
-    layer: Layer, inputs: npt.ArrayLike, method: str, at_least: int
-) -> npt.NDArray[Any]:
-    rows = plain_array(inputs, "inputs")
-    if rows.dtype.kind not in "biuf":
-        raise TypeError(f"inputs must be an array of real numbers, got dtype {rows.dtype}")
-    if rows.ndim != 2 or rows.shape[1] != layer.inputs:
+def _checked_rows(layer: Layer, inputs: Rows, method: str, at_least: int) -> CheckedRows:
+    rows: CheckedRows
+    if isinstance(inputs, SparseInputs):
+        rows, dtype = inputs, inputs.rows.dtype
+    elif hasattr(inputs, "tocsr"):
+        rows, dtype = SparseInputs(inputs), inputs.dtype
+    else:
+        rows = plain_array(inputs, "inputs")
+        dtype = rows.dtype
+    if dtype.kind not in "biuf":
+        raise TypeError(f"inputs must be an array of real numbers, got dtype {dtype}")
+    if len(rows.shape) != 2 or rows.shape[1] != layer.inputs:
         raise ValueError(f"inputs must have shape (n, {layer.inputs}), got {rows.shape}")
     if len(rows) < at_least:
         plural = "s" * (at_least != 1)
         raise ValueError(f"{method} needs at least {at_least} row{plural}, got {len(rows)}")
+    if isinstance(rows, SparseInputs):
+        _check_sparse(rows)
     return rows
 
 
-def _mean(rows: npt.NDArray[Any]) -> Float64Array:
+def _check_sparse(rows: SparseInputs) -> None:
+    scaled, shift = rows.unshifted(), rows.shift()
+    values = scaled.data + shift[scaled.indices]
+    bad = np.flatnonzero(~(np.abs(values) <= _FLOAT32_MAX))
+    if len(bad):
+        row = int(np.searchsorted(scaled.indptr, bad[0], side="right")) - 1
+        raise ValueError(
+            f"inputs must hold finite float32 values, got {values[bad[0]]} in row {row}"
+        )
+    _check_finite("shift", shift)
+
+
+def _mean(rows: CheckedRows) -> Float64Array:
+    if isinstance(rows, SparseInputs):
+        return rows.mean()
     total = np.zeros(rows.shape[1])
-    for chunk in _chunks(rows, len(total)):
-        total += chunk.sum(axis=0)
+    for _, chunk in _chunks(rows, len(total)):
+        total += np.asarray(chunk).sum(axis=0)
     return total / len(rows)
 
 
-def _covariance(rows: npt.NDArray[Any], mean: Float64Array) -> Float64Array:
+def _covariance(rows: CheckedRows, mean: Float64Array) -> Float64Array:
     covariance = np.zeros((len(mean), len(mean)))
-    for chunk in _chunks(rows, len(mean)):
+    for chunk in _dense_chunks(rows, len(mean)):
         chunk -= mean
         covariance += chunk.T @ chunk
     return covariance / len(rows)
 
 
-def _centred(rows: npt.NDArray[Any], mean: Float64Array) -> tuple[Float32Array, float]:
+def _centred(rows: CheckedRows, mean: Float64Array) -> tuple[Float32Array, float]:
     """The rows less the mean, in units of their largest absolute value, and that value."""
     centred = np.empty(rows.shape, np.float32)
     first = 0
-    for chunk in _chunks(rows, len(mean)):
-        centred[first : first + len(chunk)] = chunk - mean
+    for chunk in _dense_chunks(rows, len(mean)):
+        centred[first : first + len(chunk)] = _float32(chunk - mean)
         first += len(chunk)
     return _scaled(centred)
 
@@ -894,6 +1074,162 @@ def _scaled(values: npt.NDArray[Any]) -> tuple[Float32Array, float]:
     """Values in units of the largest absolute one, and that one; 1 if all are 0."""
     unit = float(np.abs(values).max()) or 1.0
     return (values / unit).astype(np.float32, copy=False), unit
+
+
+def _float32(values: Float64Array) -> Float32Array:
+    """In float32, as near as it has them."""
+    return np.clip(values, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32)
+
+
+def _unit_weight(layer: Layer) -> tuple[Float32Array, float]:
+    """W in float32, in units in which sums of products do not overflow, and the unit."""
+    weight = layer.weight.T
+    largest = max(float(weight.max()), -float(weight.min()))
+    if _is_large(layer) and 1e-9 < largest < 1e9:  # no copy of it
+        return weight, 1.0
+    return _scaled(weight)
+
+
+# --- principal directions of pre-activations ------------------------------------------------------
+
+
+def _form(layer: Layer, rows: CheckedRows, rank: int) -> str:
+    """How the principal directions are found: the form that takes the least work.
+
+    ``inputs`` and ``units``, by covariances of that many rows, give all of them. On wide layers,
+    ``rows``, by the rows' products, gives one less than there are rows; ``krylov`` and ``factors``
+    give few of them, from pre-activations or from inputs and weights.
+    """
+    n, d, h = len(rows), layer.inputs, layer.outputs
+    exact = "units" if h < d else "inputs"
+    if min(d, h) < _WIDE:
+        return exact
+    sparse = isinstance(rows, SparseInputs)
+    stored = rows.rows.nnz if isinstance(rows, SparseInputs) else n * d
+    work = {}
+    if n < min(d, h):
+        work["rows"] = 2.0 * stored * h + 4.0 * n * n * h + 40.0 * n**3
+    if _is_small(layer, rank):
+        width = _block_width(rank)
+        products = 4.0 * _BLOCKS * width
+        # Three decompositions a block, of which an operation takes as long as 20 of products.
+        bases = 3.0 * _BLOCKS * 4 * 20 * h * width**2
+        work["krylov"] = 2.0 * stored * h + products * n * h + bases
+        if not sparse or d <= h:
+            work["factors"] = products * (d * h + n * d) + bases
+        if n > d and "factors" in work:  # more memory than the weights
+            del work["krylov"]
+    return min(work, key=lambda name: work[name]) if work else exact
+
+
+def _principal(
+    form: str, layer: Layer, rows: CheckedRows, mean: Float64Array, rank: int
+) -> Float64Array:
+    """The directions, (out, rank), in which the layer's pre-activations vary most."""
+    if form == "units":
+        product, centre = _product_with(layer), _weighted(layer, mean)
+        covariance = np.zeros((layer.outputs, layer.outputs))
+        for _, chunk in _chunks(rows, layer.inputs, layer.outputs):
+            if isinstance(chunk, SparseInputs):
+                centred = product(chunk) - centre
+            else:  # before the product, whose rounding would hide what little rows far from 0 vary
+                centred = product(chunk - mean)
+            covariance += centred.T @ centred
+        return _eigenvectors(covariance, rank)
+    if form == "factors":
+        inputs, _ = _centred(rows, mean)
+        weight, _ = _unit_weight(layer)
+        return _leading(
+            lambda v: weight.T @ (inputs.T @ (inputs @ (weight @ v))), layer.outputs, rank
+        )
+    z, _ = _pre_activations(layer, rows, mean)
+    if form == "krylov":
+        z, _ = _scaled(z)
+        return _leading(lambda v: z.T @ (z @ v), layer.outputs, rank)
+    products = np.zeros((len(rows), len(rows)))
+    step = max(1, _CHUNK_VALUES // len(rows))
+    for first in range(0, layer.outputs, step):
+        part = z[:, first : first + step].astype(np.float64)
+        products += part @ part.T
+    left = _eigenvectors(products, min(rank, len(rows) - 1))
+    # Directions without variance, as of equal rows, become any that are orthogonal to the others.
+    right, _ = np.linalg.qr(z.T.astype(np.float64) @ left)
+    return right
+
+
+def _pre_activations(
+    layer: Layer, rows: CheckedRows, mean: Float64Array
+) -> tuple[Float32Array, float]:
+    """Pre-activations (n, out) less those of `mean`, in some unit, and that unit."""
+    if not isinstance(rows, SparseInputs):
+        x, unit = _centred(rows, mean)
+        near, weight_unit = _unit_weight(layer)
+        return x @ near, unit * weight_unit
+    z = np.empty((len(rows), layer.outputs), np.float32)
+    scaled = rows.unshifted()
+    centre = _weighted(layer, mean - rows.shift())
+    unit = (float(np.abs(scaled.data).max(initial=0.0)) or 1.0) * _unit_weight(layer)[1]
+    for some in _blocks(layer.outputs, layer.inputs):
+        part = scaled @ np.ascontiguousarray(layer.weight[some].T, np.float64)
+        part -= centre[some]
+        z[:, some] = _float32(part / unit)
+    return z, unit
+
+
+def _eigenvectors(matrix: Float64Array, rank: int) -> Float64Array:
+    """Of a symmetric matrix those of the largest eigenvalues, in columns."""
+    _, vectors = np.linalg.eigh(matrix)
+    return vectors[:, ::-1][:, :rank]
+
+
+class _RowSpace:
+    """Sparse rows in their leading directions: few coordinates for many columns."""
+
+    def __init__(self, rows: SparseInputs, mean: Float64Array) -> None:
+        self._rows, self._shift = rows.unshifted(), rows.shift() - mean
+        products = np.asarray((self._rows @ self._rows.T).todense(), np.float64)
+        common = np.asarray(self._rows @ self._shift)
+        products += common[:, None] + common + self._shift @ self._shift
+        values, vectors = np.linalg.eigh(products)
+        values, vectors = values[::-1][:_DIRECTIONS], vectors[:, ::-1][:, :_DIRECTIONS]
+        live = values > 1e-9 * max(float(values[0]), 0.0)
+        live[0] = True
+        self._roots = np.sqrt(np.maximum(values[live], np.finfo(np.float64).tiny))
+        self._left = vectors[:, live]
+        self.coordinates: Float64Array = self._left * self._roots
+
+    def of(self, u: Float64Array) -> Float64Array:
+        """Coordinates (directions, k) of columns (in, k)."""
+        seen = np.asarray(self._rows @ u) + self._shift @ u
+        coordinates: Float64Array = (self._left.T @ seen) / self._roots[:, None]
+        return coordinates
+
+    def back(self, coordinates: Float64Array) -> Float64Array:
+        """Columns (in, k) of coordinates (directions, k)."""
+        by_row = self._left @ (coordinates / self._roots[:, None])
+        columns: Float64Array = np.asarray(self._rows.T @ by_row)
+        return columns + np.outer(self._shift, by_row.sum(axis=0))
+
+
+def _is_huge(rows: CheckedRows) -> TypeGuard[SparseInputs]:
+    """Whether the rows would take much more memory if they were dense."""
+    return isinstance(rows, SparseInputs) and rows.shape[0] * rows.shape[1] > _DENSE_VALUES
+
+
+def _affordable(layer: Layer, rows: CheckedRows, rank: int, epochs: int) -> tuple[int, int]:
+    """Epochs and rows of a training that takes no more than some seconds."""
+    n, d, h = len(rows), layer.inputs, layer.outputs
+    product = 2.0 * d * h
+    if isinstance(rows, SparseInputs):
+        product = 2.0 * rows.rows.nnz / n * h
+        if _is_huge(rows):
+            n, d = min(n, max(_SPARSE_ROWS, rank + 1)), _DIRECTIONS
+    batch = _logistic.batch_size(n)
+    # Products there and back, elementwise work on scores and inputs, a step's on parameters.
+    epoch = (d + h) * (4.0 * rank + 8 + 30.0 * rank / batch) + 60.0 * h
+    fewer = (_MOST_WORK / n - product) / epoch
+    epochs = min(epochs, max(int(fewer), _LEAST_EPOCHS))
+    return epochs, min(n, max(int(_MOST_WORK / (product + epochs * epoch)), rank + 1))
 
 
 def _is_small(layer: Layer, rank: int) -> bool:
@@ -908,7 +1244,7 @@ def _leading(product: Callable[[Float32Array], Float32Array], size: int, rank: i
     The matrix is symmetric and positive semi-definite. Its block Krylov subspace is grown from
     random columns by narrow blocks, and what the subspace holds of it is decomposed exactly.
     """
-    width = max(_LEAST_WIDTH, -(-rank // 4))
+    width = _block_width(rank)
     block = np.random.default_rng(0).standard_normal((size, width), np.float32)
     basis = images = np.empty((size, 0), np.float32)
     for _ in range(_BLOCKS):
@@ -923,11 +1259,27 @@ def _leading(product: Callable[[Float32Array], Float32Array], size: int, rank: i
     return leading
 
 
-def _chunks(rows: npt.NDArray[Any], width: int) -> Iterator[Float64Array]:
-    """The rows in float64, a chunk at a time, `width` being the values that a row takes."""
-    step = max(1, _CHUNK_VALUES // width)
+def _block_width(rank: int) -> int:
+    return max(_LEAST_WIDTH, -(-rank // 4))
+
+
+def _chunks(
+    rows: CheckedRows, inputs: int, more: int = 0
+) -> Iterator[tuple[slice, Float64Array | SparseInputs]]:
+    """The rows, a chunk at a time: arrays in float64, or sparse as they are.
+
+    A row takes `inputs` values where it is dense, and `more` for what is computed of it.
+    """
+    if isinstance(rows, SparseInputs):
+        step = max(1, _CHUNK_VALUES // max(more, 1))
+        for start in range(0, len(rows), step):
+            some = slice(start, start + step)
+            yield some, rows[some]
+        return
+    step = max(1, _CHUNK_VALUES // (inputs + more))
     for start in range(0, len(rows), step):
-        chunk = rows[start : start + step].astype(np.float64)
+        some = slice(start, start + step)
+        chunk = rows[some].astype(np.float64)
         bad = ~(np.abs(chunk) <= _FLOAT32_MAX)
         if bad.any():
             row, column = np.argwhere(bad)[0]
@@ -935,4 +1287,16 @@ def _chunks(rows: npt.NDArray[Any], width: int) -> Iterator[Float64Array]:
                 f"inputs must hold finite float32 values, got {chunk[row, column]} "
                 f"in row {start + row}"
             )
+        yield some, chunk
+
+
+def _dense_chunks(rows: CheckedRows, width: int) -> Iterator[Float64Array]:
+    """The rows in float64, a chunk at a time, sparse ones made dense."""
+    if isinstance(rows, SparseInputs):
+        step = max(1, _CHUNK_VALUES // width)
+        for start in range(0, len(rows), step):
+            yield rows[start : start + step].toarray().astype(np.float64)
+        return
+    for _, chunk in _chunks(rows, width):
+        assert isinstance(chunk, np.ndarray)
         yield chunk

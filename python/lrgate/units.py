@@ -21,6 +21,7 @@ BoolArray = npt.NDArray[np.bool_]
 Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
+Counts = npt.NDArray[np.int16]
 
 # The units that kernels skip together: four inputs of an int8 layer, a vector of sixteen of an f32
 # one; so groups of four, in groups of four.
@@ -28,6 +29,23 @@ _GROUP: Final = 4
 
 # More rows than this do not make the order better; they are bits in words that are compared.
 _ORDER_ROWS: Final = 2048
+
+# Up to so many units each is compared with every other one. More are first split into blocks of
+# units that are on together, each compared within its block alone, on fewer rows.
+_COMPARED_UNITS: Final = 4096
+_BLOCK: Final = 256
+_BLOCK_ROWS: Final = 1024
+
+# Directions of activity in which blocks are split, and the units whose activity is taken at once.
+_DIRECTIONS: Final = 32
+_CHUNK_UNITS: Final = 4096
+
+# Blocks are exchanged within at once, of about so many units: what is compared stays in cache.
+_BATCH_UNITS: Final = 1 << 14
+_BLOCK_PASSES: Final = 4
+
+# Weights are taken in chunks of about this many float64 values (8 MiB).
+_CHUNK_VALUES: Final = 1 << 20
 
 # The unit roundoff of float32. A sum of n products is off by less than about n of it, as a share of
 # the sum of their magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1).
@@ -71,11 +89,18 @@ def proven_dead(
     extra = np.broadcast_to(np.abs(np.asarray(shift, np.float64)), (width,))
     dead = []
     for layer in layers:
-        weight, bias = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
+        bias = layer.bias.astype(np.float64)
         centre, radius = (least + most) / 2, (most - least) / 2
-        middle, spread = weight @ centre + bias, np.abs(weight) @ radius
         inputs = np.maximum(np.abs(least), np.abs(most)) + 2 * extra
-        size = np.abs(weight) @ inputs + np.abs(bias)
+        middle, spread, size = (np.empty(layer.outputs) for _ in range(3))
+        step = max(1, _CHUNK_VALUES // max(layer.inputs, 1))
+        for first in range(0, layer.outputs, step):
+            some = slice(first, first + step)
+            weight = layer.weight[some].astype(np.float64)
+            middle[some] = weight @ centre + bias[some]
+            np.abs(weight, out=weight)
+            spread[some] = weight @ radius
+            size[some] = weight @ inputs + np.abs(bias[some])
         spread = spread + (layer.inputs + 8) * _ROUNDOFF * size
         extra = np.zeros(layer.outputs)
         least, most = middle - spread, middle + spread
@@ -127,6 +152,9 @@ def co_activation_order(active: npt.ArrayLike) -> IntArray:
     least often outside the group; then units are exchanged between groups while that helps. The
     groups are put in fours in the same way.
 
+    Of more than 4,096 units, blocks of 256 are made first, by halving along the directions in which
+    activity varies most; groups are made within them. Time is then proportional to the units.
+
     Parameters
     ----------
     active : array_like of bool (n, units)
@@ -143,7 +171,10 @@ def co_activation_order(active: npt.ArrayLike) -> IntArray:
     >>> co_activation_order([even, odd]).tolist()
     [0, 2, 4, 6, 1, 3, 5, 7]
     """
-    bits = _pack(np.asarray(active, np.bool_)[:_ORDER_ROWS])
+    rows = np.asarray(active)[:_ORDER_ROWS].astype(np.bool_, copy=False)
+    if rows.shape[1] > _COMPARED_UNITS:
+        return _blockwise(rows)
+    bits = _pack(rows)
     order = _exchanged(bits, _grouped(bits))
     whole = len(order) // _GROUP * _GROUP
     groups = order[:whole].reshape(-1, _GROUP)
@@ -193,7 +224,7 @@ def _exchanged(bits: Words, order: IntArray) -> IntArray:
     # What a group is without its member m.
     others = np.stack([_or(np.delete(members, m, axis=1)) for m in range(_GROUP)], axis=1)
     costs = _count(others[:, 0] | members[:, 0])
-    total = int(costs.sum())
+    total = int(costs.sum(dtype=np.int64))
     while True:
         for a in range(len(groups)):
             for m in range(_GROUP):
@@ -210,7 +241,7 @@ def _exchanged(bits: Words, order: IntArray) -> IntArray:
                     for k in range(_GROUP):
                         others[g, k] = _or(np.delete(members[g], k, axis=0)[None])[0]
                     costs[g] = _count(others[g, 0] | members[g, 0])
-        before, total = total, int(costs.sum())
+        before, total = total, int(costs.sum(dtype=np.int64))
         if total >= 0.995 * before:
             return np.concatenate([groups.ravel(), order[whole:]])
 
@@ -218,3 +249,177 @@ def _exchanged(bits: Words, order: IntArray) -> IntArray:
 def _or(bits: Words) -> Words:
     result: Words = np.bitwise_or.reduce(bits, axis=1)
     return result
+
+
+# --- many units -----------------------------------------------------------------------------------
+
+
+def _blockwise(active: BoolArray) -> IntArray:
+    """`co_activation_order` of many units: within blocks of units that are on together."""
+    if not len(active):
+        return np.arange(active.shape[1])
+    # Every n-th row, since rows may come in some order.
+    active = active[:: -(-len(active) // _BLOCK_ROWS)]
+    order = _in_blocks(_directions(active))
+    whole = len(order) // _BLOCK * _BLOCK
+    bits = _pack(active)
+    # Twice, the second time in blocks of halves of two: units near a block's border.
+    half = _BLOCK // 2
+    for first, last in ((0, whole), (half, whole - half), (whole, len(order))):
+        size = _BLOCK if last <= whole else len(order) - whole
+        count = max(0, last - first) // size if size else 0
+        step = max(1, _BATCH_UNITS // size) if size else 1
+        for at in range(0, count, step):
+            some = slice(first + at * size, first + min(at + step, count) * size)
+            units = order[some].reshape(-1, size)
+            order[some] = _ordered(bits, units, regroup=first != half).ravel()
+    return order
+
+
+def _directions(active: BoolArray) -> npt.NDArray[np.float32]:
+    """Each unit's activity (units, k) in the directions in which units' activities vary most."""
+    n, units = active.shape
+    random = np.random.default_rng(0)
+    basis = random.standard_normal((n, _DIRECTIONS)).astype(np.float32)
+    images = np.empty((units, _DIRECTIONS), np.float32)
+    for last in (False, False, True):
+        basis, _ = np.linalg.qr(basis)
+        back = np.zeros((n, basis.shape[1]), np.float32)
+        for first in range(0, units, _CHUNK_UNITS):
+            some = slice(first, first + _CHUNK_UNITS)
+            chunk = active[:, some].T.astype(np.float32)
+            # Of unit length: what rare units have in common counts as much.
+            chunk /= np.maximum(np.sqrt(chunk.sum(axis=1, keepdims=True)), 1)
+            images[some, : basis.shape[1]] = chunk @ basis
+            if not last:
+                back += chunk.T @ images[some, : basis.shape[1]]
+        basis = basis if last else back
+    return images[:, : basis.shape[1]]
+
+
+def _in_blocks(points: npt.NDArray[np.float32]) -> IntArray:
+    """An order of points of which every block holds neighbours: by halving, again and again."""
+    order = np.arange(len(points))
+    parts = [(0, len(points))]
+    while parts:
+        first, last = parts.pop()
+        blocks = (last - first) // _BLOCK
+        if blocks < 2:
+            continue
+        units = order[first:last]
+        centred = points[units] - points[units].mean(axis=0)
+        _, vectors = np.linalg.eigh(centred.T @ centred)
+        units = units[np.argsort(centred @ vectors[:, -1], kind="stable")]
+        order[first:last] = units
+        middle = first + blocks // 2 * _BLOCK
+        parts += [(first, middle), (middle, last)]
+    return order
+
+
+def _ordered(bits: Words, units: IntArray, *, regroup: bool) -> IntArray:
+    """Each row of `units` (blocks, size) in the order of `co_activation_order`."""
+    if regroup:
+        units = np.take_along_axis(units, _grouped_each(bits[units]), axis=1)
+    units = _exchanged_each(bits, units)
+    whole = units.shape[1] // _GROUP * _GROUP
+    groups = units[:, :whole].reshape(len(units), -1, _GROUP)
+    order = _grouped_each(np.bitwise_or.reduce(bits[groups], axis=2))
+    groups = np.take_along_axis(groups, order[:, :, None], axis=1)
+    return np.concatenate([groups.reshape(len(units), -1), units[:, whole:]], axis=1)
+
+
+def _grouped_each(bits: Words) -> IntArray:
+    """`_grouped` of each block of `bits` (blocks, units, words)."""
+    blocks, units, _ = bits.shape
+    words = np.ascontiguousarray(bits.transpose(2, 0, 1))
+    counts = _count(bits)
+    each = np.arange(blocks)
+    used = np.zeros((blocks, units), np.bool_)
+    order = np.empty((blocks, units), np.int64)
+    rarest = np.argsort(counts, axis=1, kind="stable")
+    next_rarest = np.zeros(blocks, np.int64)
+    group = np.zeros((words.shape[0], blocks), np.uint64)
+    for place in range(units):
+        if place % _GROUP:
+            shared = _shared(words, group)
+            score = shared / np.maximum(counts, 1) + 1e-9 * shared - 1e-12 * counts
+            score[used] = -np.inf
+            at = np.argmax(score, axis=1)
+            group |= words[:, each, at]
+        else:
+            while (taken := used[each, rarest[each, next_rarest]]).any():
+                next_rarest += taken
+            at = rarest[each, next_rarest]
+            group = words[:, each, at]
+        used[each, at] = True
+        order[:, place] = at
+    return order
+
+
+def _shared(words: Words, group: Words) -> Counts:
+    """How many rows each unit (words, blocks, units) shares with its block's group."""
+    shared = np.zeros(words.shape[1:], np.int16)
+    for word, of_group in zip(words, group, strict=True):
+        shared += np.bitwise_count(word & of_group[:, None])
+    return shared
+
+
+def _exchanged_each(bits: Words, units: IntArray) -> IntArray:
+    """`_exchanged` of each row of `units` (blocks, size), in a few passes."""
+    blocks, size = units.shape
+    count = size // _GROUP
+    if count < 2:
+        return units
+    units = units.copy()
+    groups = units[:, : count * _GROUP].reshape(blocks, count, _GROUP)  # a view
+    # By words first, so that sums over them are of long rows.
+    members = np.ascontiguousarray(bits[groups].transpose(3, 0, 1, 2))
+    others = _without_each(members)
+    costs = _over_words(others[..., 0] | members[..., 0])
+    total = int(costs.sum(dtype=np.int64))
+    each = np.arange(blocks)
+    for _ in range(_BLOCK_PASSES):
+        for a in range(count):
+            for m in range(_GROUP):
+                change = _costs_with(others, members[:, :, a, m])
+                change += _costs_with(members, others[:, :, a, m])
+                change -= costs[:, :, None] + costs[:, a, None, None]
+                change[:, a] = 0
+                flat = change.reshape(blocks, -1)
+                best = np.argmin(flat, axis=1)
+                swaps = np.flatnonzero(flat[each, best] < 0)
+                if not len(swaps):
+                    continue
+                b, k = np.divmod(best[swaps], _GROUP)
+                mine, theirs = groups[swaps, a, m], groups[swaps, b, k]
+                groups[swaps, a, m], groups[swaps, b, k] = theirs, mine
+                for g in (np.full(len(swaps), a), b):
+                    changed = bits[groups[swaps, g]].transpose(2, 0, 1)
+                    members[:, swaps, g] = changed
+                    without = _without_each(changed)
+                    others[:, swaps, g] = without
+                    costs[swaps, g] = _over_words(without[..., 0] | changed[..., 0])
+        before, total = total, int(costs.sum(dtype=np.int64))
+        if total >= 0.995 * before:
+            break
+    return units
+
+
+def _without_each(members: Words) -> Words:
+    """What groups (..., 4) are without each of their members."""
+    a, b, c, d = (members[..., m] for m in range(_GROUP))
+    return np.stack([b | c | d, a | c | d, a | b | d, a | b | c], axis=-1)
+
+
+def _over_words(bits: Words) -> Counts:
+    """Bits set, summed over the first axis."""
+    total: Counts = np.bitwise_count(bits).sum(axis=0, dtype=np.int16)
+    return total
+
+
+def _costs_with(parts: Words, unit: Words) -> Counts:
+    """Rows on which each part (words, blocks, groups, 4) or its block's unit is on."""
+    costs = np.zeros(parts.shape[1:], np.int16)
+    for part, word in zip(parts, unit, strict=True):
+        costs += np.bitwise_count(part | word[:, None, None])
+    return costs
