@@ -647,16 +647,11 @@ class _Search:
             return list(dense.layer_inputs(rows))
         step = max(1, _MOST_VALUES // 16 // widths[0])
         parts = [
-            self._hidden_inputs(dense, rows[at : at + step]) for at in range(0, rows.shape[0], step)
+            dense.engine.hidden_inputs(rows[at : at + step])
+            for at in range(0, rows.shape[0], step)
         ]
         joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
         return [None, *joined]
-
-    @staticmethod
-    def _hidden_inputs(dense: Network, rows: Any) -> list[Float32Array]:
-        """Inputs of all layers except the first."""
-        hidden = getattr(dense.engine, "hidden_inputs", None)
-        return list(dense.layer_inputs(rows)[1:] if hidden is None else hidden(rows))
 
     def _dead(self) -> Masks:
         """Units that are off on the whole declared input range."""
@@ -763,12 +758,8 @@ class _Search:
         return quantized._with_engine_plan(quantized.engine.with_plan(plan))
 
     def _int8(self, core: Network, layers: list[int]) -> Network:
-        """The network with these layers in int8, fitted without warnings where that is offered."""
-        fit = getattr(quantize, "fit", None)
-        if fit is None:
-            return core.quantize(self.split.fit, layers=layers)
-        network: Network = fit(core, self.split.fit, layers=layers)
-        return network
+        """The network with these layers in int8, as far as they can be."""
+        return quantize.fit(core, self.split.fit, layers=layers)
 
     # What rows say
 
