@@ -74,8 +74,8 @@ _LEAST_WIDTH: Final = 8
 _MATTERS: Final = 0.03
 _LEAST_KEPT: Final = 0.5
 
-# About how many operations `logistic` takes at most: ten seconds on one core. Fewer epochs are then made of
-# it, but not fewer than this; then fewer rows.
+# About how many operations `logistic` takes at most: ten seconds on one core. Fewer epochs are then
+# made of it, but not fewer than this; then fewer rows.
 _MOST_WORK: Final = 2e11
 _LEAST_EPOCHS: Final = 5
 
