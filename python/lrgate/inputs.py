@@ -127,7 +127,7 @@ def checked_rows(x: Any, width: int, least: int = 1) -> Any:
         The first is named, with its row and column.
     """
     sparse = hasattr(x, "tocsr")
-    given = x.tocsr() if sparse else real_array(x)
+    given: Any = x.tocsr() if sparse else real_array(x)
     if given.dtype.kind not in _REAL:
         raise TypeError(f"x must be an array of real numbers, got dtype {given.dtype}")
     if sparse and not given.has_canonical_format:

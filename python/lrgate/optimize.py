@@ -647,8 +647,7 @@ class _Search:
             return list(dense.layer_inputs(rows))
         step = max(1, _MOST_VALUES // 16 // widths[0])
         parts = [
-            dense.engine.hidden_inputs(rows[at : at + step])
-            for at in range(0, rows.shape[0], step)
+            dense.engine.hidden_inputs(rows[at : at + step]) for at in range(0, rows.shape[0], step)
         ]
         joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
         return [None, *joined]
