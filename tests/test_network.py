@@ -1375,7 +1375,7 @@ def test_with_probe_refuses_what_check_could_not_compare(net: Network) -> None:
     with pytest.raises(ValueError, match=r"^x must be finite, got NaN in row 1, column 4$"):
         net.with_probe(x)
     large = Network.from_layers([(np.full((1, 2), 3e38), [0.0])])
-    with pytest.raises(ValueError, match=r"^x must give finite outputs, got NaN or infinity in "):
+    with pytest.raises(ValueError, match=r"^x must have finite outputs, got NaN or infinity in "):
         large.with_probe([[0, 0], [2, 2]])
 
 
@@ -1408,7 +1408,7 @@ def test_with_probe_takes_sparse_rows(net: Network, x: Any) -> None:
     probed = net.with_probe(x)
     assert probed.probe is not None and probed.check() <= 1e-6
     np.testing.assert_array_equal(probed.probe.x, np.eye(20)[:3])
-    assert probed.probe.x.dtype == (np.uint8 if x.dtype == np.uint8 else np.float32)
+    assert probed.probe.x.dtype == np.float32
     assert type(probed.probe.x) is np.ndarray
 
 
@@ -1421,9 +1421,9 @@ def with_value(value: float) -> np.ndarray:
 @pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39, -1e300])
 def test_with_probe_refuses_what_is_not_finite(net: Network, value: float, kind: Any) -> None:
-    with pytest.raises(ValueError) as error:
+    rule = "x must be finite, got" if not np.isfinite(value) else "x must fit float32, got"
+    with pytest.raises(ValueError, match=rf"^{rule} .* in row 2, column 7$"):
         net.with_probe(kind(with_value(value)))
-    assert str(error.value) == "x must be finite in float32, got NaN or infinity in row 2"
 
 
 def test_with_probe_refuses_outputs_that_are_not_finite() -> None:
@@ -1435,7 +1435,7 @@ def test_with_probe_refuses_outputs_that_are_not_finite() -> None:
 
 def test_with_probe_refuses_masked_and_many_sparse_rows(net: Network) -> None:
     masked = np.ma.MaskedArray(np.eye(20), mask=np.eye(20) * (np.arange(20)[:, None] == 4))
-    with pytest.raises(ValueError, match=r"^x must not have masked values, got some in row 4$"):
+    with pytest.raises(TypeError, match="mask"):
         net.with_probe(masked)
     with pytest.raises(ValueError, match=r"^x must be a few rows: sparse ones are stored dense, "):
         net.with_probe(sparse.csr_matrix((10_000_000, 20), dtype=np.float32))
