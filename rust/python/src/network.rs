@@ -77,6 +77,29 @@ impl Network {
         self.new_output(py, &x, None)
     }
 
+    /// Raw outputs of the last layer.
+    ///
+    /// Parameters
+    /// ----------
+    /// x : array-like or scipy.sparse of shape (n, d), or (d,) for one row
+    /// out : float32 array of shape (n, k), or (k,) for one row, optional
+    ///     Where the outputs go: C-contiguous, aligned and writeable. It may overlap `x`.
+    /// num_threads : int, optional
+    ///     The most threads to use; by default those of :func:`lrgate.get_num_threads`.
+    ///
+    /// Returns
+    /// -------
+    /// float32 array of shape (n, k), or (k,) for one row
+    ///     `out`, if it is given.
+    ///
+    /// Raises
+    /// ------
+    /// TypeError
+    ///     If `x` does not hold real numbers, or `out` is not a float32 array.
+    /// ValueError
+    ///     If a shape does not fit, or `num_threads` is below 1.
+    /// MemoryError
+    ///     If there is no memory for the outputs or the weights.
     #[pyo3(signature = (x, /, *, out=None, num_threads=None))]
     fn forward<'py>(
         &self,
@@ -96,6 +119,32 @@ impl Network {
         }
     }
 
+    /// Labels of a classifier, 0 and 1 for each label of a multilabel network, values of a regressor.
+    ///
+    /// Parameters
+    /// ----------
+    /// x : array-like or scipy.sparse of shape (n, d), or (d,) for one row
+    /// num_threads : int, optional
+    ///     The most threads to use; by default those of :func:`lrgate.get_num_threads`.
+    /// nan_label : label, optional
+    ///     What rows with outputs that are NaN get. Without it such rows raise ValueError. A regressor
+    ///     gives NaN for them.
+    ///
+    /// Returns
+    /// -------
+    /// array
+    ///     Labels (n,) of ``classes``; int64 (n, k) of a multilabel network; float32 (n, k) of a
+    ///     regressor, (n,) if it has one output. For one row the result has no batch axis.
+    ///
+    /// Raises
+    /// ------
+    /// TypeError
+    ///     If `x` does not hold real numbers.
+    /// ValueError
+    ///     If the shape of `x` does not fit, or outputs of a classifier are NaN and there is no
+    ///     `nan_label`.
+    /// MemoryError
+    ///     If there is no memory for the outputs or the weights.
     #[pyo3(signature = (x, /, *, num_threads=None, nan_label=None))]
     fn predict<'py>(
         &self,
@@ -131,6 +180,28 @@ impl Network {
         if x.single { labels.get_item(0) } else { Ok(labels) }
     }
 
+    /// Probabilities of the classes, or of each label of a multilabel network.
+    ///
+    /// Parameters
+    /// ----------
+    /// x : array-like or scipy.sparse of shape (n, d), or (d,) for one row
+    /// num_threads : int, optional
+    ///     The most threads to use; by default those of :func:`lrgate.get_num_threads`.
+    ///
+    /// Returns
+    /// -------
+    /// float32 array of shape (n, k), or (k,) for one row
+    ///     Softmax of raw outputs, unless the last activation is softmax or sigmoid; two columns for a
+    ///     classifier of one output. NaN in rows whose outputs are NaN.
+    ///
+    /// Raises
+    /// ------
+    /// TypeError
+    ///     If `x` does not hold real numbers.
+    /// ValueError
+    ///     If the shape of `x` does not fit, or the network is a regressor.
+    /// MemoryError
+    ///     If there is no memory for the outputs or the weights.
     #[pyo3(signature = (x, /, *, num_threads=None))]
     fn predict_proba<'py>(
         &self,
