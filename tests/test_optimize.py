@@ -23,7 +23,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 import lrgate
-from lrgate import Gate, Layer, Network, timing
+from lrgate import Gate, Layer, Network, quantize, timing
 from lrgate.judge import Evidence, Judge, Split
 from lrgate.machine import fingerprint
 from lrgate.model import Activation
@@ -494,7 +494,7 @@ def test_units_that_are_always_on_are_not_scored(net: Network) -> None:
 def by_hand(fast: Network) -> Network:
     """The same network of only the units that are computed, as layers of their own."""
     layers, before = [], np.arange(D)
-    for layer in fast.layers:
+    for i, layer in enumerate(fast.layers):
         order = np.arange(layer.outputs) if layer.order is None else layer.order
         gate = layer.gate
         if gate is not None:
@@ -505,7 +505,9 @@ def by_hand(fast: Network) -> Network:
                 layer.bias[order],
                 layer.activation,
                 gate=gate,
-                quantization=layer.quantization,
+                quantization=quantize.selected(layer.quantization, before)
+                if i
+                else layer.quantization,
             )
         )
         before = order

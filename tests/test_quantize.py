@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
@@ -238,6 +238,7 @@ def test_rows_of_any_size(size: float) -> None:
         elements=st.floats(-(2.0**60), 2.0**60, width=32, allow_nan=False),
     )
 )
+@example(np.array([[0], [1.746e-41]], np.float32))
 def test_any_rows_are_within_a_step_or_recomputed(x: np.ndarray) -> None:
     net = Network.from_layers([(np.ones((1, x.shape[1])), np.zeros(1))], ["identity"])
     result = fit(net, x)
@@ -247,7 +248,7 @@ def test_any_rows_are_within_a_step_or_recomputed(x: np.ndarray) -> None:
         kept = ~quantize.outside(x, found, first=True)
         # Where the offset is large, x / scale + offset is rounded in float32.
         step = found.scale * (1.51 + 2.0**-22 * np.abs(found.offset))
-        slack = np.abs(x) * 2.0**-21
+        slack = np.abs(x) * 2.0**-21 + 1e-36
         assert (np.abs(taken(x, found) - x) <= step + slack)[kept].all()
 
 
@@ -761,6 +762,21 @@ def test_sparse_rows_calibrate_as_dense_ones(net: Network, kind: Callable[[Any],
         assert a.quantization is not None and b.quantization is not None
         np.testing.assert_allclose(a.quantization.scale, b.quantization.scale, rtol=1e-5)
         np.testing.assert_array_equal(a.quantization.offset, b.quantization.offset)
+
+
+def test_sparse_rows_with_entries_twice_and_room_behind(net: Network) -> None:
+    x = sparse.csr_matrix(images(100).astype(np.float32))
+    halves = sparse.csr_matrix(
+        (np.repeat(x.data / 2, 2), np.repeat(x.indices, 2), 2 * x.indptr), shape=x.shape
+    )
+    padded = x.copy()
+    padded.data = np.append(padded.data, np.float32([np.inf, 1e30]))
+    padded.indices = np.append(padded.indices, np.int32([0, 1]))
+    expected = net.quantize(x)
+    for other in (halves, padded):
+        for one, two in zip(net.quantize(other).layers, expected.layers, strict=True):
+            assert one.quantization is not None and two.quantization is not None
+            np.testing.assert_allclose(one.quantization.scale, two.quantization.scale, rtol=1e-6)
 
 
 def test_quantize_refuses_ragged_rows(net: Network) -> None:

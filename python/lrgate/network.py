@@ -635,7 +635,7 @@ class Network(_core.Network):
         >>> bool((small.predict(x) != net.predict(x)).mean() < 0.01)
         True
         """
-        rows = inputs.checked_rows(x, self.input_size)
+        rows = quantize.canonical(inputs.checked_rows(x, self.input_size))
         chosen = _to_quantize(layers, self.layers)
         quantize.check_signals(rows, chosen, self.dense().layer_inputs)
         fit_rows, held = quantize.split(rows)

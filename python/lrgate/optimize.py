@@ -1070,7 +1070,11 @@ class _Search:
             before = np.arange(layers[0].inputs) if i == 0 else orders[i - 1]
             gates[i] = _widened(gate, before, orders[i], layers[i])
         result = self.base.with_order(named) if named else self.base
-        result = result.with_quantization(_used_bytes(fast))
+        bytes_of = [
+            quantization if i == 0 else quantize.widened(quantization, orders[i - 1], layer.inputs)
+            for i, (quantization, layer) in enumerate(zip(_used_bytes(fast), layers, strict=True))
+        ]
+        result = result.with_quantization(bytes_of)
         if gates:
             result = result.with_gates(gates)
         return result._with_engine_plan(result.engine.with_plan(fast.engine.plan()))
@@ -1326,7 +1330,13 @@ def _reordered(
             columns = np.argsort(orders[i])
             gate = layer.gate
             gates[i] = replace(gate, u=gate.u[rows], v=gate.v[:, columns], bias=gate.bias[columns])
-    network = network.with_quantization([layer.quantization for layer in fast.layers])
+    bytes_of = [
+        layer.quantization
+        if i == 0
+        else quantize.selected(layer.quantization, np.argsort(orders[i - 1]))
+        for i, layer in enumerate(fast.layers)
+    ]
+    network = network.with_quantization(bytes_of)
     if gates:
         network = network.with_gates(gates)
     return network._with_engine_plan(network.engine.with_plan(fast.engine.plan()))

@@ -326,6 +326,7 @@ def fit_layers(
         If a layer's inputs are not finite.
     """
     rng = np.random.default_rng(0)
+    rows = canonical(rows)
     bounds = _bounds(rows)
     rows = _taken(rows, _some_rows(rows, rng))
     signals = _signals(rows, layer_inputs, chosen)
@@ -350,6 +351,19 @@ def fit_layers(
                 seen = _first_inputs(rows, within, layer_inputs) if i == 0 else [signals[i][within]]
                 fitted[i] = replace(fitted[i], gate=replace(gate, range=gate_range(gate, seen)))
     return Fit(tuple(fitted), tuple(reports))
+
+
+def canonical(rows: Any) -> Any:
+    """The rows; sparse ones with each entry once, and without room behind them."""
+    if not hasattr(rows, "tocsr"):
+        return rows
+    used = int(rows.indptr[-1])
+    if rows.has_canonical_format and len(rows.data) == used:
+        return rows
+    parts = rows.data[:used], rows.indices[:used], rows.indptr
+    rows = type(rows)(parts, shape=rows.shape, copy=True)
+    rows.sum_duplicates()
+    return rows
 
 
 def check_signals(
@@ -1109,7 +1123,7 @@ class _Fitter:
     def _quantization(
         self, kind: str, narrow: _Windows, windows: _Windows, offset: float | None
     ) -> Quantization:
-        step, low = windows.step, windows.low
+        step, low = np.maximum(windows.step, _LEAST_STEP), windows.low
         if offset is not None:
             return Quantization(np.array(step[0] if kind == "one" else step), np.array(offset))
         whole = self.columns.whole() if self.first else np.zeros(step.shape, bool)
@@ -1145,6 +1159,9 @@ def _fit_layer(
     rng = np.random.default_rng(2)
     fitter = _Fitter(part, values, bounds, first, signed)
     found = fitter.quantizations()
+    if not found:
+        note = "its inputs are too large or too small for steps in float32"
+        return None, LayerFit(i, "f32", math.nan, 0.0, note)
     shares = {kind: fitter.recomputed(q) for kind, q in found.items()}
     errors = {}
     for kind, quantization in found.items():
