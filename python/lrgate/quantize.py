@@ -887,8 +887,8 @@ def _usable(offset: Float32Array, first: bool) -> tuple[Float32Array, Float32Arr
     """What is inside, before rounding."""
     if first:
         return np.full_like(offset, -1), np.full_like(offset, 256)
-    # The engine's ends are -0.5 and 255.5: a step is spared at either. With an offset of 0 nothing is
-    # negative.
+    # The engine's ends are -0.5 and 255.5: a step is spared at either. With an offset of 0 nothing
+    # is negative.
     low = np.where(offset == 0, -np.inf, np.nextafter(np.float32(0.5), np.float32(1)))
     return low.astype(np.float32), np.full_like(offset, 254.5)
 
