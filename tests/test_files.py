@@ -1777,12 +1777,15 @@ def test_quantizations_of_other_widths(path: Path, width: int) -> None:
     assert refused(write(path, arrays)) == expected
 
 
-@pytest.mark.parametrize("part", ["scale", "offset"])
-def test_the_first_layer_alone_is_quantized_by_input(path: Path, part: str) -> None:
-    arrays = full_arrays() | {f"layers.1.quantization.{part}": np.ones(3)}
+def test_later_layers_have_a_scale_for_each_input_and_one_offset(path: Path) -> None:
+    arrays = full_arrays() | {"layers.1.quantization.scale": np.array([1.0, 0.5, 2.0])}
+    quantization = load(write(path, arrays)).layers[1].quantization
+    assert quantization is not None
+    np.testing.assert_array_equal(quantization.scale, np.float32([1, 0.5, 2]))
+    arrays = full_arrays() | {"layers.1.quantization.offset": np.ones(3)}
     assert refused(write(path, arrays)) == (
-        "layers[1].quantization must be one scale and one offset, got 3: only the first layer has "
-        "one for each input"
+        "layers[1].quantization.offset must have shape (), got (3,): only the first layer has one "
+        "for each input"
     )
 
 

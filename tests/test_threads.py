@@ -177,7 +177,7 @@ def test_lrgate_num_threads(value: str, expected: str) -> None:
     assert child.stdout.split() == [expected], child.stderr
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "", "1.5"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", " ", "1.5"])
 def test_a_bad_lrgate_num_threads_is_refused_at_import(value: str) -> None:
     child = _import_with(value)
     message = f'ValueError: LRGATE_NUM_THREADS must be an integer of at least 1, got "{value}"'
