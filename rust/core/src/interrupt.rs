@@ -25,6 +25,7 @@ pub fn with_check<R>(check: &Check<'_>, f: impl FnOnce() -> R) -> R {
         }
     }
     let check = ptr::from_ref(check);
+    #[allow(clippy::transmute_ptr_to_ptr)] // a cast cannot make the lifetime longer
     // SAFETY: only the lifetime changes, and the pointer is not used after `f`, during which `check` lives.
     let check = unsafe { std::mem::transmute::<*const Check<'_>, *const Check<'static>>(check) };
     let _restore = Restore(CHECK.replace(Some(check)));

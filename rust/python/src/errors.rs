@@ -54,6 +54,7 @@ pub(crate) fn without_gil<R: Send>(
                     return false;
                 }
                 last.set(Some(now));
+                #[allow(clippy::redundant_closure_for_method_calls)] // a method is of one lifetime
                 match Python::attach(|py| py.check_signals()) {
                     Ok(()) => false,
                     Err(error) => {

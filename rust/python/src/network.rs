@@ -1,5 +1,8 @@
 //! `Network`: the hot path. `lrgate.Network` derives from it and adds nothing to these calls.
 
+// Docstrings of Python, in its own form.
+#![allow(clippy::doc_markdown)]
+
 use std::ffi::c_int;
 
 use lrgate::{Activation, memory};
@@ -228,7 +231,9 @@ impl Network {
                 raw = all;
             } else if self.task == Task::Multilabel {
                 if self.last != Activation::Sigmoid {
-                    raw.iter_mut().for_each(|z| *z = logistic(*z));
+                    for z in &mut raw {
+                        *z = logistic(*z);
+                    }
                 }
             } else if !matches!(self.last, Activation::Softmax | Activation::Sigmoid) {
                 raw.chunks_exact_mut(outputs).for_each(lrgate::softmax);
@@ -435,10 +440,10 @@ impl Network {
 }
 
 /// A new array of zeros, or NumPy's `MemoryError`.
-fn zeros<'py, const N: usize, D: numpy::ndarray::Dimension>(
-    py: Python<'py>,
+fn zeros<const N: usize, D: numpy::ndarray::Dimension>(
+    py: Python<'_>,
     shape: [usize; N],
-) -> PyResult<Bound<'py, numpy::PyArray<f32, D>>> {
+) -> PyResult<Bound<'_, numpy::PyArray<f32, D>>> {
     let mut dims = shape.map(|n| n as npy_intp);
     let kind = dtype::<f32>(py).into_dtype_ptr();
     // SAFETY: as many dimensions as it is told; the type's reference is given away.

@@ -12,7 +12,8 @@ pub(crate) struct Avx2<const VNNI: bool>(());
 impl Avx2<true> {
     /// The same for kernels that multiply no bytes.
     pub(super) fn without_vnni(self) -> Avx2<false> {
-        Avx2(())
+        let Avx2(proof) = self;
+        Avx2(proof)
     }
 }
 

@@ -13,7 +13,8 @@ pub(crate) struct Avx512<const VNNI: bool, const VBMI2: bool>(());
 impl Avx512<true, false> {
     /// The same for kernels that multiply no bytes.
     pub(super) fn without_vnni(self) -> Avx512<false, false> {
-        Avx512(())
+        let Avx512(proof) = self;
+        Avx512(proof)
     }
 
     /// The same with VBMI2, where the CPU has it.
