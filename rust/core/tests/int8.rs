@@ -793,45 +793,48 @@ fn hidden_layers_have_scales_and_ranges() {
                 let marks = int8.out_of_range(rows).unwrap();
                 assert_eq!(marks.iter().filter(|mark| **mark).count(), out_of_range);
             }
-            // A far row, whose f32 first layer has outputs beyond the bytes of the second.
-            let mut far = data[20..40].to_vec();
-            far.iter_mut().for_each(|x| *x *= 100.0);
-            let mut strategies = vec![[Strategy::Dense; 3], [Strategy::Skip; 3]];
-            if activation.has_hard_zero() {
-                strategies.push([Strategy::Gate, Strategy::Skip, Strategy::Dense]);
-            }
-            for strategies in strategies {
-                let class = |first| {
-                    let plan = |(i, &strategy)| {
-                        let precision = if i == 0 { first } else { Precision::Int8 };
-                        LayerPlan { strategy, precision }
-                    };
-                    let layers = strategies.iter().enumerate().map(plan).collect();
-                    ClassPlan { rows: 1, layers }
-                };
-                for first in [Precision::F32, Precision::Int8] {
-                    let int8 = network.with_plan(Plan::new(vec![class(first)]).unwrap()).unwrap();
-                    let rows = Rows::f32(&far, 1, 20, 20).unwrap();
-                    let fallback = network
-                        .with_plan(Plan::from_strategies(&strategies.map(|s| match s {
-                            Strategy::Gate => Strategy::Dense,
-                            s => s,
-                        })))
-                        .unwrap();
-                    if activation == Activation::Tanh && first == Precision::F32 {
-                        continue; // what saturates has a byte
-                    }
-                    let marks = int8.out_of_range(rows).unwrap();
-                    if strategies[0] == Strategy::Gate && first == Precision::F32 && !marks[0] {
-                        continue; // no unit is live that has no byte
-                    }
-                    assert_eq!(marks, [true], "{activation:?} {strategies:?} {first:?}");
-                    assert_eq!(bits(&run(&int8, rows, 1)), bits(&run(&fallback, rows, 1)));
-                }
-            }
+            far_row(&network, activation, &data[20..40]);
         }
     }
     none(&failures);
+}
+
+/// A row a hundred times as far as another: an f32 first layer has outputs beyond the bytes of the second.
+fn far_row(network: &Network, activation: Activation, row: &[f32]) {
+    let far: Vec<f32> = row.iter().map(|x| x * 100.0).collect();
+    let mut strategies = vec![[Strategy::Dense; 3], [Strategy::Skip; 3]];
+    if activation.has_hard_zero() {
+        strategies.push([Strategy::Gate, Strategy::Skip, Strategy::Dense]);
+    }
+    for strategies in strategies {
+        let class = |first| {
+            let plan = |(i, &strategy)| {
+                let precision = if i == 0 { first } else { Precision::Int8 };
+                LayerPlan { strategy, precision }
+            };
+            let layers = strategies.iter().enumerate().map(plan).collect();
+            ClassPlan { rows: 1, layers }
+        };
+        for first in [Precision::F32, Precision::Int8] {
+            let int8 = network.with_plan(Plan::new(vec![class(first)]).unwrap()).unwrap();
+            let rows = Rows::f32(&far, 1, 20, 20).unwrap();
+            let fallback = network
+                .with_plan(Plan::from_strategies(&strategies.map(|s| match s {
+                    Strategy::Gate => Strategy::Dense,
+                    s => s,
+                })))
+                .unwrap();
+            if activation == Activation::Tanh && first == Precision::F32 {
+                continue; // what saturates has a byte
+            }
+            let marks = int8.out_of_range(rows).unwrap();
+            if strategies[0] == Strategy::Gate && first == Precision::F32 && !marks[0] {
+                continue; // no unit is live that has no byte
+            }
+            assert_eq!(marks, [true], "{activation:?} {strategies:?} {first:?}");
+            assert_eq!(bits(&run(&int8, rows, 1)), bits(&run(&fallback, rows, 1)));
+        }
+    }
 }
 
 /// Bytes have no NaN: it must come through where only a later layer is int8, too.
