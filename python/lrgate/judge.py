@@ -60,6 +60,10 @@ _CALIBRATED: Final = 200_000
 # Probabilities are taken to be at least this far from 0 and 1.
 _LEAST: Final = 1e-12
 
+# A sigmoid's output in float32 is at most this far below 1, or 1: a step of rounding more would be a
+# move of the odds by e**11.
+_MOST: Final = 1.0 - 2.0**-24
+
 # What a row costs whose outputs are NaN, for a regressor.
 _WORST: Final = float(np.finfo(np.float32).max)
 
@@ -538,7 +542,7 @@ def log_odds(outputs: Float32Array, activation: str) -> Float64Array:
     """What of a classifier's outputs decides: logits, whatever its last activation is."""
     odds = outputs.astype(np.float64)
     if activation == "sigmoid":
-        odds = np.clip(odds, _LEAST, 1.0 - _LEAST)
+        odds = np.clip(odds, _LEAST, _MOST)
         return np.asarray(np.log(odds) - np.log1p(-odds))
     return np.log(np.maximum(odds, _LEAST)) if activation == "softmax" else odds
 

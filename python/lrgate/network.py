@@ -711,9 +711,10 @@ class Network(_core.Network):
             recomputed, difference = self._difference(held)
             typical = quantize.typical_rows(held, self.layers[0].weight, self.input_scale)
             worst = difference.worst(self._difference(typical)[1])
-        expected = nan if self.task == "regression" else difference.expected_changed
+        task = self.task or "regression"
+        expected = nan if task == "regression" else difference.expected_changed
         report = QuantizationReport(
-            str(self.task),
+            task,
             rows,
             n,
             difference.changed,
@@ -743,7 +744,6 @@ class Network(_core.Network):
         self, rows: int, held: Any, fits: tuple[LayerFit, ...]
     ) -> tuple[Self, tuple[QuantizationReport, Difference]]:
         """Fewer layers in int8: those that do most damage go back to f32 until little is left."""
-
         chosen = {one.layer for one in fits}
         left = {one.layer for one in fits if one.precision == "int8"}
         damage = {

@@ -467,7 +467,8 @@ def outside(values: Any, quantization: Quantization, *, first: bool) -> BoolArra
     quantization : Quantization
     first : bool
         Whether the layer is a network's first: its values may be up to one step beyond the bytes.
-        Other layers' bytes must be below 255, and above 0 where the offset is not 0.
+        Other layers' bytes must be below 255, and above 0 where the offset is not 0: that spares a
+        step, since the engine recomputes a row from half a step beyond the bytes on.
 
     Returns
     -------

@@ -152,7 +152,7 @@ def first_inputs(net: Network, rows: Any) -> Float32Array | SparseInputs:
     ----------
     net : Network
     rows : array or CSR of shape (n, d)
-        Checked, as :func:`lrgate.quantize.checked_rows` gives them.
+        Checked, as :func:`lrgate.inputs.checked_rows` gives them.
 
     Returns
     -------
@@ -176,7 +176,7 @@ def layer_inputs(net: Network, rows: Any) -> Sequence[Float32Array | SparseInput
     ----------
     net : Network
     rows : array or CSR of shape (n, d)
-        Checked, as :func:`lrgate.quantize.checked_rows` gives them.
+        Checked, as :func:`lrgate.inputs.checked_rows` gives them.
 
     Returns
     -------

@@ -1,9 +1,8 @@
 //! The thread pool: one for the process, entered once per forward pass, and again for rows that are
-//! computed anew; safe to use after fork.
+//! recomputed; safe to use after fork.
 //!
-//! The calling thread works too, so `n` threads need `n - 1` workers. The pool grows as workers are of use, and
-//! workers that sleep for some seconds end. Idle workers stay awake for a moment and then sleep. A call's threads are a
-//! `Team`. After a fork the child has none of the parent's threads: the pool remembers the process that
+//! The calling thread works too, so `n` threads need `n - 1` workers. The pool grows as workers are of use.
+//! Idle workers stay awake for a moment, then sleep, and end after some seconds. A call's threads are a `Team`. After a fork the child has none of the parent's threads: the pool remembers the process that
 //! made it, and another process makes its own.
 
 use std::any::Any;
@@ -146,7 +145,7 @@ struct Workers {
     last_call: Option<Instant>,
 }
 
-/// The pool of the process. It is never freed: its workers use it for as long as the process lives.
+/// The pool of the process. It is never freed: workers may use it for as long as the process lives.
 static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
 
 fn pool() -> &'static Pool {

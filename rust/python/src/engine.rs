@@ -86,9 +86,13 @@ impl Engine {
         layers: Vec<Option<QuantizationArgs<'_>>>,
     ) -> PyResult<Self> {
         let of = |(scale, offset): QuantizationArgs<'_>| {
-            Quantization::new(scale.as_array().to_vec(), offset.as_array().to_vec())
+            let values = |array: PyReadonlyArray1<'_, f32>| {
+                memory::collected(array.as_array().iter().copied())
+            };
+            Quantization::new(values(scale), values(offset))
         };
-        let quantization = layers.into_iter().map(|layer| layer.map(of)).collect();
+        let layers = layers.into_iter().map(|layer| layer.map(of));
+        let quantization = guarded(|| Ok(layers.collect::<Vec<_>>()))?;
         let network = without_gil(py, || self.network.with_quantization(quantization))?;
         Ok(Engine { network })
     }

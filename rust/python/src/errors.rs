@@ -47,6 +47,9 @@ pub(crate) fn without_gil<R: Send>(
         py.detach(|| {
             let (last, raised) = (Cell::new(None::<Instant>), RefCell::new(None));
             let check = || {
+                if raised.borrow().is_some() {
+                    return true;
+                }
                 let now = Instant::now();
                 let first = last.get().unwrap_or(now);
                 if last.get().is_none() || now - first < LOOK {

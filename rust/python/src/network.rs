@@ -179,7 +179,7 @@ impl Network {
             }
             None => labels,
         };
-        let labels = self.marked(py, labels, &raw, nan_label)?;
+        let labels = guarded(|| self.marked(py, labels, &raw, nan_label))?;
         if x.single { labels.get_item(0) } else { Ok(labels) }
     }
 
@@ -421,8 +421,8 @@ impl Network {
         let Some(nan_label) = nan_label else {
             let rows = named(first, &mut bad.map(|(row, _)| row));
             return Err(PyValueError::new_err(format!(
-                "outputs are NaN in {rows} of x, which has no label: remove or fill missing values, \
-                 or pass nan_label, which such rows then get"
+                "outputs are NaN in {rows} of x, which has no label: remove or fill missing \
+                 values, or pass nan_label, which such rows then get"
             )));
         };
         let mut mask = memory::filled(false, raw.len() / self.core.output_size());
