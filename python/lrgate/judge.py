@@ -60,8 +60,7 @@ _CALIBRATED: Final = 200_000
 # Probabilities are taken to be at least this far from 0 and 1.
 _LEAST: Final = 1e-12
 
-# A sigmoid's output in float32 is at most this far below 1, or 1: a step of rounding more would be a
-# move of the odds by e**11.
+# The largest float32 below 1: between it and 1 is rounding, which is no move of the odds.
 _MOST: Final = 1.0 - 2.0**-24
 
 # What a row costs whose outputs are NaN, for a regressor.
