@@ -116,7 +116,7 @@ def _compare(record: dict[str, object], found: dict[str, int], tools: dict[str, 
     if failed:
         print(
             f"counts: {', '.join(failed)}: not on record, or more than {TOLERANCE:.0%} off it. If "
-            "that is meant, write the record anew: python benches/counts.py --update"
+            "that is meant, update the record: python benches/counts.py --update"
         )
     return int(bool(failed))
 

@@ -848,7 +848,7 @@ def flips(path: Path, dense: range, least: int) -> Iterator[None]:
         bits.add(draw.randrange(8 * len(content)))
     for bit in sorted(bits):
         for value in (content[bit // 8] ^ 1 << bit % 8, content[bit // 8]):
-            with open(path, "r+b") as file:  # in place, as writing it anew takes milliseconds
+            with open(path, "r+b") as file:  # in place: writing the whole file takes milliseconds
                 file.seek(bit // 8)
                 file.write(bytes([value]))
             if value != content[bit // 8]:

@@ -170,7 +170,7 @@ def first_inputs(net: Network, rows: Any) -> Float32Array | SparseInputs:
 
 
 def layer_inputs(net: Network, rows: Any) -> Sequence[Float32Array | SparseInputs]:
-    """`Network.layer_inputs`, but for CSR rows the first one is a `SparseInputs`.
+    """`Network.layer_inputs`, except that the first one is a `SparseInputs` for CSR rows.
 
     Parameters
     ----------

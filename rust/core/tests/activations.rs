@@ -97,7 +97,7 @@ fn softmax_is_near_the_exact_one() {
 #[test]
 fn special_values() {
     let special = [f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::MAX, f32::MIN];
-    // A layer's sums cannot be infinite, but for weights that overflow.
+    // Finite inputs give infinite sums only where products overflow.
     for isa in Isa::available() {
         let run = |activation, x: f32| {
             let layer = Layer::new(vec![f32::MAX, 1.0], vec![0.0; 2], 1, activation);
