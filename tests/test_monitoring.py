@@ -830,3 +830,19 @@ def test_units_that_were_left_out_are_missed_when_they_come_on() -> None:
     monitor = half.monitor(rate=1.0)
     monitor.predict(x)
     assert monitor.report().total.disagreement == expected
+
+
+@pytest.mark.parametrize("nan_label", [-1, "missing"])
+def test_a_multilabel_row_without_labels_differs_in_all(nan_label: Any) -> None:
+    """Where the plan's outputs are NaN and the dense ones are not."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(3, D))
+    net = Network.from_layers([(weight, np.zeros(3))], activations=["sigmoid"], task="multilabel")
+    x = rows(5, D)
+    y = np.asarray(net.predict(x), object if isinstance(nan_label, str) else np.int64)
+    y[2] = nan_label
+    monitor = net.monitor(rate=1.0)
+    sums = monitor._compare(x, y, len(x), 0.5)
+    assert (sums[0], sums[1]) == (5, 3)
+    assert monitor._compare(x, np.asarray(net.predict(x)), len(x), 0.5)[1] == 0
+    assert monitor._compare(x, net.predict_proba(x), len(x), 0.5)[1] == 0

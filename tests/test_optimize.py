@@ -23,10 +23,11 @@ from scipy import sparse
 from tqdm import tqdm
 
 import lrgate
-from lrgate import Gate, Layer, Network, quantize, timing
+from lrgate import Gate, Layer, Network, estimators, quantize, timing
 from lrgate.judge import Evidence, Judge, Split
 from lrgate.machine import fingerprint
 from lrgate.model import Activation
+from lrgate.sparse import SparseInputs
 from oracle import gated, make
 
 MODULE = sys.modules["lrgate.optimize"]
@@ -325,6 +326,32 @@ def test_kinds_of_rows(net: Network, convert: Any) -> None:
     plain = lrgate.optimize(net, x, labels(net, x), 0.3, ranks=(4,), batch_sizes=[1])
     assert kinds(fast)[0] == kinds(plain)[0] == {"gate", "skip"}
     assert fast.probe is not None and fast.probe.x.shape == (60, D)
+    assert (fast.predict(x) != plain.predict(x)).mean() < 0.05
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.parametrize("prune", ["proven", "never_on"])
+def test_rows_too_wide_to_be_dense_stay_sparse(
+    net: Network, monkeypatch: pytest.MonkeyPatch, prune: str
+) -> None:
+    """The same gates as of dense rows, the first layer's too, and the same units left out."""
+    x = rows(150)
+    options = {"ranks": (4,), "batch_sizes": [1], "prune": prune, "progress": False}
+    plain = lrgate.optimize(net, x, labels(net, x), 0.3, **options)
+    seen = []
+    whitened = estimators.whitened
+
+    def spy(layer: Any, inputs: Any, **more: Any) -> Any:
+        seen.append(type(inputs))
+        return whitened(layer, inputs, **more)
+
+    monkeypatch.setattr(estimators, "whitened", spy)
+    monkeypatch.setattr(MODULE, "_MOST_VALUES", 4000)
+    fast = lrgate.optimize(net, sparse.csr_array(x), labels(net, x), 0.3, **options)
+    assert seen == [SparseInputs, np.ndarray]
+    assert fast.plan == plain.plan and kinds(fast)[0] == {"gate", "skip"}
+    assert fast.report.dropped_units == plain.report.dropped_units
+    assert (sum(fast.report.dropped_units) > 0) == (prune == "never_on")
     assert (fast.predict(x) != plain.predict(x)).mean() < 0.05
 
 

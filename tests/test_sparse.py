@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy import sparse
 
 import lrgate
 import lrgate.sparse
-from lrgate.sparse import SparseInputs, first_inputs, layer_inputs
+from lrgate.sparse import SparseInputs
 
 
 def csr(n: int = 40, width: int = 30, density: float = 0.1) -> Any:
@@ -55,51 +54,6 @@ def test_a_map_of_another_width() -> None:
         SparseInputs(csr(), np.ones(29))
     with pytest.raises(ValueError, match=r"^shift must have shape \(\) or \(30,\), got \(2, 30\)$"):
         SparseInputs(csr(), None, np.ones((2, 30)))
-
-
-def network(width: int = 30, scale: Any = None, shift: Any = None) -> lrgate.Network:
-    rng = np.random.default_rng(0)
-    layers = [
-        (rng.normal(size=(12, width)), rng.normal(size=12)),
-        (rng.normal(size=(9, 12)), rng.normal(size=9)),
-        (rng.normal(size=(2, 9)), np.zeros(2)),
-    ]
-    return lrgate.Network.from_layers(layers, input_scale=scale, input_shift=shift)
-
-
-@pytest.mark.parametrize(("scale", "shift"), MAPS[:5])
-def test_inputs_of_all_layers(scale: Any, shift: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, rows = network(scale=scale, shift=shift), csr()
-    expected = net.layer_inputs(rows)
-    for values in (1, 100, 1 << 24):
-        monkeypatch.setattr(lrgate.sparse, "_CHUNK_VALUES", values)
-        first, *hidden = layer_inputs(net, rows)
-        assert isinstance(first, SparseInputs)
-        np.testing.assert_allclose(first.toarray(), expected[0], atol=1e-6)
-        for got, whole in zip(hidden, expected[1:], strict=True):
-            np.testing.assert_allclose(got, whole, atol=1e-5)
-    np.testing.assert_allclose(first_inputs(net, rows.toarray()), expected[0], atol=1e-6)
-    for got, whole in zip(layer_inputs(net, rows.toarray()), expected, strict=True):
-        np.testing.assert_allclose(got, whole, atol=1e-5)
-
-
-def test_a_network_of_one_layer() -> None:
-    net = lrgate.Network.from_layers([(np.ones((2, 30)), np.zeros(2))])
-    (only,) = layer_inputs(net, csr())
-    assert isinstance(only, SparseInputs)
-
-
-def test_rows_are_never_dense_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 MB in float32."""
-    monkeypatch.setattr(lrgate.sparse, "_CHUNK_VALUES", 1 << 18)
-    net, rows = network(8000), csr(2000, 8000, 0.001)
-    tracemalloc.start()
-    try:
-        layer_inputs(net, rows)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 8 << 20, f"{peak} bytes"
 
 
 def test_examples() -> None:

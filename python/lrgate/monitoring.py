@@ -419,7 +419,9 @@ class Monitor:
             return sums
         sums[0] = len(y)
         if self._task == "multilabel":
-            differs = (y > boundary) != (expected > self._boundary)
+            labels = expected > self._boundary
+            # A row's `nan_label` may be anything, and differs from either label.
+            differs = (y > boundary) != labels if y.dtype.kind == "f" else y != labels.astype(int)
             sums[1] = np.count_nonzero(differs)
         elif self._classes is None:
             expected = expected.astype(np.float64)

@@ -54,6 +54,7 @@ from lrgate.network import Network
 from lrgate.profiles import LayerProfile
 from lrgate.quantize import MOST_INPUTS, gate_range
 from lrgate.reports import CheckReport, ClassReport, LayerReport, Report, Spread
+from lrgate.sparse import SparseInputs
 
 __all__ = ["optimize"]
 
@@ -479,6 +480,9 @@ class _Candidate:
 
 Choice = dict[int, _Candidate]
 
+# A layer's inputs, as estimators take them.
+Inputs = Float32Array | SparseInputs
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -543,7 +547,7 @@ class _Search:
         self._step("looking at the units")
         signals = self._signals(self.split.fit), self._signals(self.split.tune)
         dead = self._dead()
-        silent = self._shown_silent(dead, self._silent(signals, dead))
+        silent = self._shown_silent(dead, self._silent(dead))
         kept = [~(a | b) for a, b in zip(dead, silent, strict=True)]
         natural = [np.flatnonzero(mask) for mask in kept]
         orders, always = self._orders(signals[0], kept)
@@ -633,24 +637,19 @@ class _Search:
 
     # Units
 
-    def _signals(self, rows: Any) -> list[Float32Array | None]:
-        """Every layer's inputs on some of the rows; None for sparse raw rows too wide to be dense.
+    def _signals(self, rows: Any) -> list[Float32Array | SparseInputs]:
+        """Every layer's inputs on as many of the rows as memory allows.
 
-        Hidden layers' inputs alone are held where these rows are sparse, in parts.
+        Raw rows that are sparse and would be large as dense ones stay sparse.
         """
         widths = [layer.inputs for layer in self.base.layers]
-        raw_is_wide = hasattr(rows, "toarray") and rows.shape[0] * widths[0] > _MOST_VALUES // 4
-        held = sum(widths[raw_is_wide:])
-        rows = rows[: max(_MOST_VALUES // max(held, 1), 256)]
+        sparse = hasattr(rows, "toarray") and rows.shape[0] * widths[0] > _MOST_VALUES // 4
+        rows = rows[: max(_MOST_VALUES // max(sum(widths[sparse:]), 1), 256)]
         dense = self.base.dense()
-        if not raw_is_wide:
+        if not sparse:
             return list(dense.layer_inputs(rows))
-        step = max(1, _MOST_VALUES // 16 // widths[0])
-        parts = [
-            dense.engine.hidden_inputs(rows[at : at + step]) for at in range(0, rows.shape[0], step)
-        ]
-        joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-        return [None, *joined]
+        first = SparseInputs(rows, self.base.input_scale, self.base.input_shift)
+        return [first, *dense.engine.hidden_inputs(rows)]
 
     def _dead(self) -> Masks:
         """Units that are off on the whole declared input range."""
@@ -664,15 +663,23 @@ class _Search:
         *dead, _ = units.proven_dead(layers, ends.min(axis=0), ends.max(axis=0))
         return [_keep_one(mask) for mask in dead] + [np.zeros(layers[-1].outputs, np.bool_)]
 
-    def _silent(self, signals: Any, dead: Masks) -> Masks:
+    def _silent(self, dead: Masks) -> Masks:
         """Units that are never on in the rows that fit and choose, other than the dead ones."""
         silent = [np.zeros_like(mask) for mask in dead]
         if self.budget == 0 or self.asked.prune != "never_on":
             return silent
-        for i, layer in enumerate(self.base.layers[:-1]):
+        hidden = self.base.layers[:-1]
+        on = [np.zeros(layer.outputs, np.bool_) for layer in hidden]
+        engine = self.base.dense().engine
+        step = max(1, _MOST_VALUES // 16 // max(sum(layer.outputs for layer in hidden), 1))
+        for rows in self.split.fit, self.split.tune:
+            for at in range(0, rows.shape[0], step):
+                values = engine.hidden_inputs(rows[at : at + step])
+                for seen, part in zip(on, values, strict=True):
+                    seen |= (part != 0).any(axis=0)
+        for i, layer in enumerate(hidden):
             if layer.activation.has_hard_zero:
-                on = [(part[i + 1] != 0).any(axis=0) for part in signals]
-                silent[i] = _keep_one(~(on[0] | on[1]) & ~dead[i], dead[i])
+                silent[i] = _keep_one(~on[i] & ~dead[i], dead[i])
         return silent
 
     def _shown_silent(self, dead: Masks, silent: Masks) -> Masks:
@@ -846,16 +853,14 @@ class _Search:
         options: dict[int, list[_Candidate]] = {}
         fits: dict[int, estimators.Estimate] = {}
 
-        def inputs(i: int) -> tuple[Float32Array, Float32Array] | None:
-            if signals[0][i] is None:
-                return None
+        def inputs(i: int) -> tuple[Inputs, Inputs]:
             parts = [part[i] if i == 0 else part[i][:, orders[i - 1]] for part in signals]
             return parts[0], parts[1]
 
         for i, layer in enumerate(core.layers[:-1]):
             self._step(f"fitting layer {i}")
             rows = inputs(i)
-            if rows is None or not layer.activation.has_hard_zero or always[i] >= layer.outputs:
+            if not layer.activation.has_hard_zero or always[i] >= layer.outputs:
                 continue
             ranks = self._ranks(layer, rows[0])
             if ranks:
@@ -867,7 +872,6 @@ class _Search:
         for i, found in options.items():
             self._step(f"refining layer {i}")
             layer, rows = core.layers[i], inputs(i)
-            assert rows is not None
             near = {c.gate.rank for c in found if (c.seconds < _NEAR * seconds[i]).any()}
             ranks = [k for k in sorted(near) if self._may_refine(layer, len(rows[0]), k)]
             if ranks:
@@ -893,10 +897,13 @@ class _Search:
         """Rows that choose, as many as a network of this size is looked at often."""
         return self.split.tune[: max(int(_DAMAGE_WORK / max(self.work, 1)), 64)]
 
-    def _ranks(self, layer: Layer, inputs: Float32Array) -> list[int]:
+    def _ranks(self, layer: Layer, inputs: Inputs) -> list[int]:
         """Ranks whose estimate costs at most 0.6 of what skip would do of the layer."""
         d, h = layer.inputs, layer.outputs
-        density = float((inputs != 0).mean())
+        if isinstance(inputs, SparseInputs):
+            density = inputs.density
+        else:
+            density = float((inputs != 0).mean())
         work = min(density, 1.0) * d * h
         wide = d * h > _WIDE and self.ranks == tuple(k for k in _RANKS if k <= max(self.ranks))
         tried = [k for k in self.ranks if k in _WIDE_RANKS] if wide else self.ranks
@@ -907,7 +914,7 @@ class _Search:
         estimate: estimators.Estimate,
         ranks: Sequence[int],
         layer: Layer,
-        rows: tuple[Float32Array, Float32Array],
+        rows: tuple[Inputs, Inputs],
         always: int,
     ) -> list[_Candidate]:
         """Gates of several ranks and thresholds, not measured yet."""

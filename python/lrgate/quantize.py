@@ -33,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate.model import Activation, Float32Array, Gate, Layer, Quantization
+from lrgate.sparse import SparseInputs
 
 if TYPE_CHECKING:
     from lrgate.network import Network
@@ -498,13 +499,15 @@ def outside(values: Any, quantization: Quantization, *, first: bool) -> BoolArra
     return result
 
 
-def gate_range(gate: Gate, inputs: Float32Array | Iterable[Float32Array]) -> Float32Array:
+def gate_range(
+    gate: Gate, inputs: Float32Array | SparseInputs | Iterable[Float32Array]
+) -> Float32Array:
     """The least and the greatest of each of ``x u``, with some room: what a gate's `range` is.
 
     Parameters
     ----------
     gate : Gate
-    inputs : float32 array of shape (n, in), or iterable of such arrays
+    inputs : float32 array or SparseInputs of shape (n, in), or iterable of such arrays
         Rows as they reach the gate's layer, all finite; at least one.
 
     Returns
@@ -513,7 +516,7 @@ def gate_range(gate: Gate, inputs: Float32Array | Iterable[Float32Array]) -> Flo
     """
     low = np.full(gate.rank, np.inf)
     high = np.full(gate.rank, -np.inf)
-    for part in [inputs] if isinstance(inputs, np.ndarray) else inputs:
+    for part in [inputs] if isinstance(inputs, np.ndarray | SparseInputs) else inputs:
         sums = (part @ gate.u).astype(np.float64)
         low = np.minimum(low, sums.min(axis=0, initial=np.inf))
         high = np.maximum(high, sums.max(axis=0, initial=-np.inf))

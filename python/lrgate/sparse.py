@@ -2,7 +2,7 @@
 
 A network's first layer sees ``x * input_scale + input_shift``. For sparse rows that is a dense
 matrix wherever there is a shift, and always one of many columns. `SparseInputs` keeps the rows and
-the map apart; `layer_inputs` gives such inputs for the first layer and plain arrays for the others.
+the map apart.
 
 >>> from scipy import sparse
 >>> rows = sparse.csr_matrix(np.array([[0, 2, 0], [1, 0, 0]], np.float32))
@@ -19,22 +19,15 @@ array([[2. ],
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from lrgate.network import Network
-
-__all__ = ["SparseInputs", "first_inputs", "layer_inputs"]
+__all__ = ["SparseInputs"]
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
-
-# Rows go through the engine in chunks of about so many input values, 64 MiB, which it makes dense.
-_CHUNK_VALUES: Final = 1 << 24
 
 
 class SparseInputs:
@@ -143,53 +136,3 @@ class SparseInputs:
             return np.ones(len(self.rows.data))
         factors: Float64Array = self._scale.astype(np.float64)[self.rows.indices]
         return factors
-
-
-def first_inputs(net: Network, rows: Any) -> Float32Array | SparseInputs:
-    """What the network's first layer sees of these rows.
-
-    Parameters
-    ----------
-    net : Network
-    rows : array or CSR of shape (n, d)
-        Checked, as :func:`lrgate.inputs.checked_rows` gives them.
-
-    Returns
-    -------
-    SparseInputs for CSR rows, else float32 array (n, d)
-    """
-    scale, shift = net.input_scale, net.input_shift
-    if hasattr(rows, "tocsr"):
-        return SparseInputs(rows, scale, shift)
-    inputs = np.array(rows, np.float32)
-    if scale is not None:
-        inputs *= scale
-    if shift is not None:
-        inputs += shift
-    return inputs
-
-
-def layer_inputs(net: Network, rows: Any) -> Sequence[Float32Array | SparseInputs]:
-    """`Network.layer_inputs`, except that the first one is a `SparseInputs` for CSR rows.
-
-    Parameters
-    ----------
-    net : Network
-    rows : array or CSR of shape (n, d)
-        Checked, as :func:`lrgate.inputs.checked_rows` gives them.
-
-    Returns
-    -------
-    sequence of SparseInputs or float32 arrays (n, in)
-        One per layer.
-    """
-    if not hasattr(rows, "tocsr"):
-        return net.layer_inputs(rows)
-    n = rows.shape[0]
-    hidden = [np.empty((n, layer.inputs), np.float32) for layer in net.layers[1:]]
-    step = max(1, _CHUNK_VALUES // max(net.input_size, 1))
-    for at in range(0, n if hidden else 0, step):
-        _, *chunk = net.layer_inputs(rows[at : at + step])
-        for whole, part in zip(hidden, chunk, strict=True):
-            whole[at : at + step] = part
-    return [first_inputs(net, rows), *hidden]
