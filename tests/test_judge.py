@@ -365,6 +365,17 @@ def test_what_was_never_seen_counts_as_lost() -> None:
     )
 
 
+@pytest.mark.parametrize("far", [10.0, np.nan])
+def test_what_a_regressor_never_showed_counts_as_its_farthest_output(far: float) -> None:
+    x = np.random.default_rng(0).normal(size=(1000, 1)).astype(np.float32)
+    x[7] = far
+    finite = x[np.isfinite(x)].astype(np.float64)
+    distances = np.square(finite - finite.mean())
+    evidence = Judge(identity(1, "regression"), x, None).evidence(np.nan_to_num(x), unseen=True)
+    expected = distances.max() / distances.mean()
+    assert evidence.unseen == pytest.approx(expected, rel=1e-6)
+
+
 def test_labels_may_contradict() -> None:
     """A loss that margins do not expect, but labels show."""
     x = np.tile([[3.0, 0.0]], (4000, 1)).astype(np.float32)

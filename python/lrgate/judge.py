@@ -438,12 +438,19 @@ class Judge:
         named: dict[str, Any] = {"plain": self._increase(before, after), "change": change}
         named["reach"] = reach
         if self.task == "regression":
-            # The outputs' own variance is what an output of no worth costs.
-            none = self.spread / self.variance if unseen else None
+            # As if the output that is farthest from the mean were lost.
+            none = self._farthest_output() / self.variance if unseen else None
             return Evidence(**named, expected=change, worst=worst, unseen=none)
         expected, columns = self._changes(outputs)
         none = 0.0 if unseen else None
         return Evidence(**named, expected=expected, worst=worst, columns=columns, unseen=none)
+
+    def _farthest_output(self) -> float:
+        """The largest squared distance of a regressor's outputs from their mean."""
+        outputs = self.all[np.isfinite(self.all).all(axis=1)].astype(np.float64)
+        if len(outputs) == 0:
+            return self.spread
+        return float(np.square(outputs - outputs.mean(axis=0)).sum(axis=1).max())
 
     def _losses(self, outputs: Float32Array) -> Float64Array:
         """What each row costs; as much as can be where an output is NaN."""
