@@ -149,9 +149,8 @@ def test_dead_units_do_not_widen_what_follows() -> None:
 # --- orders -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("units", [0, 1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 33])
-@pytest.mark.parametrize("n", [0, 1, 7, 64, 65])
-def test_an_order_is_a_permutation(units: int, n: int) -> None:
+def assert_orders_are_permutations(units: int, n: int) -> None:
+    """Of units that are on by chance, never, and always."""
     rng = np.random.default_rng(units)
     for active in (
         rng.random((n, units)) < 0.3,
@@ -162,6 +161,12 @@ def test_an_order_is_a_permutation(units: int, n: int) -> None:
         assert order.dtype == np.int64
         np.testing.assert_array_equal(np.sort(order), np.arange(units))
         np.testing.assert_array_equal(order, co_activation_order(active.copy()))
+
+
+@pytest.mark.parametrize("units", [0, 1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 33])
+@pytest.mark.parametrize("n", [0, 1, 7, 64, 65])
+def test_an_order_is_a_permutation(units: int, n: int) -> None:
+    assert_orders_are_permutations(units, n)
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.floats(0, 1), st.integers(0, 2**32 - 1))
@@ -263,16 +268,7 @@ def blockwise(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("count", [61, 64, 65, 127, 128, 129, 191, 192, 200, 323])
 @pytest.mark.parametrize("n", [0, 1, 65, 2048])
 def test_a_blockwise_order_is_a_permutation(count: int, n: int) -> None:
-    rng = np.random.default_rng(count)
-    for active in (
-        rng.random((n, count)) < 0.3,
-        np.zeros((n, count), np.bool_),
-        np.ones((n, count), np.bool_),
-    ):
-        order = co_activation_order(active)
-        assert order.dtype == np.int64
-        np.testing.assert_array_equal(np.sort(order), np.arange(count))
-        np.testing.assert_array_equal(order, co_activation_order(active.copy()))
+    assert_orders_are_permutations(count, n)
 
 
 def test_blocks_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:

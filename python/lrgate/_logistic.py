@@ -59,6 +59,7 @@ def batch_size(n: int) -> int:
     return max(min(n, 32), min(n // 16, _BATCH))
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def train(
     inputs: Float32Array,
     margins: Float32Array,
@@ -88,20 +89,6 @@ def train(
     float32 arrays of shape (in, rank), (rank, out) and (out,)
         The start itself where training leaves the range of float32.
     """
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        trained = _trained(inputs, margins, energy, start, ranks, seed, epochs)
-    return trained if all(np.isfinite(part).all() for part in trained) else start
-
-
-def _trained(
-    inputs: Float32Array,
-    margins: Float32Array,
-    energy: Callable[[Float32Array], Float32Array],
-    start: tuple[Float32Array, Float32Array, Float32Array],
-    ranks: Sequence[int],
-    seed: int,
-    epochs: int,
-) -> tuple[Float32Array, Float32Array, Float32Array]:
     n, rank = len(inputs), ranks[-1]
     u, v, offset = (part.copy() for part in start)
     # Inputs and components of equal size are what makes one length of step fit all parameters.
@@ -165,7 +152,8 @@ def _trained(
                 min(1.0, (at + 1) / _WARM_UP) * (1 - at / steps),
             )
     u /= spread[:, None]
-    return u, v, offset
+    finite = all(np.isfinite(part).all() for part in (u, v, offset))
+    return (u, v, offset) if finite else start
 
 
 def _deviation(values: Float32Array, floor: float) -> Float32Array:

@@ -269,6 +269,21 @@ class _Checksum:
         return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def _checked_arrays(
+    read: Iterable[tuple[str, Array]], text: str | None, header: dict[str, Any]
+) -> dict[str, Array]:
+    """A file's arrays as models take them, by key, if they have the checksum that the file has."""
+    stored, checksum = _stored_checksum(header), _Checksum()
+    arrays = {}
+    for key, array in read:
+        if stored is not None:
+            checksum.add(key, array)
+        arrays[key] = _converted(key, array)
+    if text is not None and stored is not None:
+        checksum.check(text, stored)
+    return arrays
+
+
 # The first key, so that none that the user wrote can be taken for it.
 _NO_CHECKSUM: Final = '"checksum":""'
 
@@ -744,16 +759,8 @@ def _read_npz(
         header = _parse_header(text)
         _check_keys(members)
         _check_settings(members, header)
-        stored, checksum = _stored_checksum(header), _Checksum()
-        arrays = {}
-        for key, info in members.items():
-            array = _read_array(archive, info, key)
-            if stored is not None:
-                checksum.add(key, array)
-            arrays[key] = _converted(key, array)
-        if text is not None and stored is not None:
-            checksum.check(text, stored)
-        return arrays, header
+        read = ((key, _read_array(archive, info, key)) for key, info in members.items())
+        return _checked_arrays(read, text, header), header
 
 
 @contextmanager
@@ -977,19 +984,16 @@ def _read_safetensors(
         raise FileFormatError("it was replaced while it was read")
     # Straight into memory of their own: a tensor that the package gives is a copy of a copy.
     file.seek(min(8 + int.from_bytes(file.read(8), "little"), size))
-    stored, checksum = _stored_checksum(header), _Checksum()
-    arrays = {}
-    for key, (shape, dtype) in layout.items():
-        array = np.empty(shape, dtype)
-        read = file.readinto(array.reshape(-1).view(np.uint8).data)
-        if read != array.nbytes:
-            raise FileFormatError(f"{key} ends after {read} of {array.nbytes} bytes")
-        if stored is not None:
-            checksum.add(key, array)
-        arrays[key] = _converted(key, array)
-    if text is not None and stored is not None:
-        checksum.check(text, stored)
-    return arrays, header
+    read = ((key, _read_tensor(file, key, *form)) for key, form in layout.items())
+    return _checked_arrays(read, text, header), header
+
+
+def _read_tensor(file: _CappedReader, key: str, shape: tuple[int, ...], dtype: str) -> Array:
+    array = np.empty(shape, dtype)
+    read = file.readinto(array.reshape(-1).view(np.uint8).data)
+    if read != array.nbytes:
+        raise FileFormatError(f"{key} ends after {read} of {array.nbytes} bytes")
+    return array
 
 
 def _check_metadata(metadata: dict[str, str]) -> None:
