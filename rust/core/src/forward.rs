@@ -125,8 +125,12 @@ impl Network {
             }
         }
         let whole = self.tile(class);
+        let long = interrupt::is_long(self.weights(), rows.rows);
         if threads_used == 1 && rows.rows <= whole {
             let beyond = one_tile(out, &pool::ALONE);
+            if long {
+                interrupt::check()?;
+            }
             return self.run_beyond(class, rows, &beyond, out, threads);
         }
         let shares = |threads: usize| {
@@ -146,6 +150,9 @@ impl Network {
                 let team = Team::new(by_units, serial_time.saturating_sub(time_by_units));
                 let beyond = one_tile(out, &team);
                 drop(team);
+                if long {
+                    interrupt::check()?;
+                }
                 return self.run_beyond(class, rows, &beyond, out, threads);
             }
         }
@@ -160,7 +167,8 @@ impl Network {
             if interrupted.load(Ordering::Relaxed) {
                 return;
             }
-            if thread::current().id() == caller && interrupt::requested() {
+            let stop = || thread::current().id() == caller && interrupt::requested();
+            if stop() {
                 interrupted.store(true, Ordering::Relaxed);
                 return;
             }
@@ -170,6 +178,10 @@ impl Network {
             let out = unsafe { parts.tile(i) };
             let (rows, team) = (rows.slice(first, count), &pool::ALONE);
             let marked = self.run_marking(class, rows, out, team, &mut NoObserver);
+            if long && stop() {
+                interrupted.store(true, Ordering::Relaxed);
+                return;
+            }
             if !marked.is_empty() {
                 let mut beyond = beyond.lock().unwrap_or_else(PoisonError::into_inner);
                 beyond.extend(marked.iter().map(|row| first + row));
@@ -265,14 +277,15 @@ impl Network {
         rows: Rows<'_>,
         out: &mut [f32],
         observer: &mut O,
-    ) {
+    ) -> Result<()> {
         if rows.rows > 0 {
             let beyond = self.run_marking(class, rows, out, &pool::ALONE, observer);
-            self.run_beyond(class, rows, &beyond, out, Some(1))
-                .expect("the number of threads is given");
+            interrupt::check()?;
+            self.run_beyond(class, rows, &beyond, out, Some(1))?;
             let outputs = self.output_size();
             observer.output(DenseRows::new(out, rows.rows, outputs, outputs));
         }
+        Ok(())
     }
 
     /// Runs one tile but for the rows that it returns, which are to be computed anew; so the observer is not
@@ -323,6 +336,10 @@ impl Network {
             observer.step(Step::Checked);
         }
         for (i, layer) in self.layers.iter().enumerate() {
+            let weights = layer.packed.layer().inputs() * layer.packed.layer().outputs();
+            if interrupt::is_long(weights, n) && interrupt::requested() {
+                return; // nothing of it is used
+            }
             let plan = class.layers[i];
             let activation = layer.packed.layer().activation();
             let outputs = layer.packed.layer().outputs();
@@ -681,9 +698,8 @@ impl Network {
         let tile = self.tile(class);
         let mut out = memory::filled(0.0, tile.min(rows.rows) * self.output_size());
         for rows in rows.batches(tile) {
-            interrupt::check()?;
             let out = &mut out[..rows.rows * self.output_size()];
-            self.run_tile(class, rows, out, observer);
+            self.run_tile(class, rows, out, observer)?;
         }
         Ok(())
     }

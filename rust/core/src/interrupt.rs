@@ -1,7 +1,7 @@
 //! Long calls that can be interrupted.
 //!
-//! A caller that may want to end a call early gives a check, which is asked between tiles and measurements, on
-//! the caller's thread alone. Python's Ctrl-C comes this way.
+//! A caller that may want to end a call early gives a check, which is asked between tiles and measurements, and
+//! within tiles of large layers, on the caller's thread alone. Python's Ctrl-C comes this way.
 
 use std::cell::Cell;
 use std::ptr;
@@ -15,7 +15,7 @@ thread_local! {
 }
 
 /// Calls `f`, whose calls of this crate end with [`Error::Interrupted`] soon after `check` says true. It is asked
-/// often, and should be quick.
+/// often, and should be quick; once it has said true, it must go on saying so.
 pub fn with_check<R>(check: &Check<'_>, f: impl FnOnce() -> R) -> R {
     /// Puts back what was there, even if `f` panics.
     struct Restore(Option<*const Check<'static>>);
@@ -36,6 +36,14 @@ pub fn with_check<R>(check: &Check<'_>, f: impl FnOnce() -> R) -> R {
 pub(crate) fn requested() -> bool {
     // SAFETY: `with_check` takes the pointer away before the check ends.
     CHECK.get().is_some_and(|check| unsafe { (*check)() })
+}
+
+/// Multiply-adds that take long enough, some milliseconds, to ask in between.
+const LONG: usize = 1 << 28;
+
+/// Whether a layer of this many weights takes long on some rows.
+pub(crate) fn is_long(weights: usize, rows: usize) -> bool {
+    weights.saturating_mul(rows) >= LONG
 }
 
 /// An error where this thread's call is to end.

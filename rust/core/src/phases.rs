@@ -485,7 +485,7 @@ impl Network {
         check_sample("batch_size", batch)?;
         self.pack();
         let class = self.plan.for_rows(batch.min(rows.rows));
-        let (work, weight_bytes) = self.work(class, rows, batch);
+        let (work, weight_bytes) = self.work(class, rows, batch)?;
         let (mut times, seconds) = self.phase_seconds(class, rows, batch, time)?;
         for (i, times) in times.iter_mut().enumerate() {
             if class.layers[i].strategy == Strategy::Skip {
@@ -532,7 +532,12 @@ impl Network {
     }
 
     /// The work of each layer's phases over all rows, and the bytes of the weights in use.
-    fn work(&self, class: &ClassPlan, rows: Rows<'_>, batch: usize) -> (Vec<[Work; COUNT]>, f64) {
+    fn work(
+        &self,
+        class: &ClassPlan,
+        rows: Rows<'_>,
+        batch: usize,
+    ) -> Result<(Vec<[Work; COUNT]>, f64)> {
         let layers = self.layers.len();
         let inputs = self.layers().map(|layer| vec![0; layer.inputs()]).collect();
         let lines = self.layers().zip(&class.layers).map(|(layer, plan)| match plan.strategy {
@@ -559,10 +564,10 @@ impl Network {
         let mut out = vec![0.0; self.tile(class).min(rows.rows) * self.output_size()];
         for tile in self.tiles(class, rows, batch) {
             let out = &mut out[..tile.rows * self.output_size()];
-            self.run_tile(class, tile, out, &mut traffic);
+            self.run_tile(class, tile, out, &mut traffic)?;
         }
         let weight_bytes = traffic.weight_bytes();
-        (traffic.work, weight_bytes)
+        Ok((traffic.work, weight_bytes))
     }
 
     /// The rows as calls of `batch` rows cut them into tiles.
@@ -605,7 +610,7 @@ impl Network {
                 clock.next = 0;
                 clock.last = Instant::now();
                 let out = &mut out[..tile.rows * outputs];
-                self.run_tile(class, tile, out, &mut clock);
+                self.run_tile(class, tile, out, &mut clock)?;
             }
             let mut call = 0.0;
             for rows in rows.batches(batch) {

@@ -1,10 +1,11 @@
 //! dense: every multiplication.
 
 use super::{Crew, PackedLayer};
+use crate::interrupt;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::emit::{Emit, Output};
-use crate::kernels::{DenseRows, Panels};
+use crate::kernels::{DenseRows, PANEL, Panels};
 use crate::strategy::QuantizedLayer;
 
 pub(super) fn run(crew: Crew<'_>, layer: &PackedLayer, rows: DenseRows<'_>, output: Output<'_>) {
@@ -30,8 +31,16 @@ fn times<A: Arithmetic>(
     for<'a> Output<'a>: Emit<A>,
 {
     if team.threads() == 1 || !output.can_be_shared() {
-        let (which, emit) = (panels.all(), &mut output);
-        A::run_on(isa, RowsTimesPanels::<A, _> { rows, panels, which, emit });
+        // What a call has computed until it is interrupted is not used.
+        let long = interrupt::is_long(panels.inputs() * PANEL * panels.count(), rows.rows());
+        let step = if long { 1 } else { panels.count() };
+        for first in (0..panels.count()).step_by(step) {
+            if long && interrupt::requested() {
+                return;
+            }
+            let (which, emit) = (first..first + step, &mut output);
+            A::run_on(isa, RowsTimesPanels::<A, _> { rows, panels, which, emit });
+        }
         return;
     }
     let output = SharedOutput(output);

@@ -1,0 +1,87 @@
+//! Calls that a caller's check ends: long forward passes, of one tile or many, and measurements.
+
+mod common;
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use common::Random;
+use lrgate::interrupt::with_check;
+use lrgate::{Activation, Error, Layer, Network, Plan, Quantization, Rows, Strategy};
+
+const WIDTH: usize = 2048;
+/// Rows of one tile that take long in each layer.
+const ROWS: usize = 64;
+
+fn network() -> Network {
+    let layer = |seed, activation| {
+        let weights = Random(seed).values(WIDTH * WIDTH);
+        Layer::new(weights, vec![0.0; WIDTH], WIDTH, activation)
+    };
+    let layers = vec![layer(1, Activation::Relu), layer(2, Activation::Identity)];
+    Network::new(layers, None).unwrap()
+}
+
+fn forward(network: &Network, data: &[f32], threads: usize) -> lrgate::Result<Vec<f32>> {
+    let n = data.len() / WIDTH;
+    let mut out = vec![0.0; n * WIDTH];
+    network.forward(Rows::f32(data, n, WIDTH, WIDTH)?, &mut out, Some(threads))?;
+    Ok(out)
+}
+
+#[test]
+fn a_check_ends_forward_passes() {
+    let network = network();
+    let data = Random(3).rows(4 * ROWS + 5, WIDTH);
+    for strategy in [Strategy::Dense, Strategy::Skip] {
+        let network = network.with_plan(Plan::uniform(strategy, 2)).unwrap();
+        for n in [ROWS, 4 * ROWS + 5] {
+            let data = &data[..n * WIDTH];
+            let expected = forward(&network, data, 1).unwrap();
+            for threads in [1, 2] {
+                let asked = Cell::new(0);
+                let never = || {
+                    asked.set(asked.get() + 1);
+                    false
+                };
+                let got = with_check(&never, || forward(&network, data, threads));
+                assert_eq!(got.unwrap(), expected, "{strategy:?} {n} {threads}");
+                let all = asked.get();
+                assert!(all > 1, "{strategy:?} {n} {threads}: asked {all} times");
+                for end in [1, 2, all] {
+                    let asked = Cell::new(0);
+                    let at_end = || {
+                        asked.set(asked.get() + 1);
+                        asked.get() >= end
+                    };
+                    let got = with_check(&at_end, || forward(&network, data, threads));
+                    // With two threads the caller may have found less to do, and asked less often.
+                    if threads == 1 || got.is_err() {
+                        assert_eq!(got.err(), Some(Error::Interrupted), "{strategy:?} {n} {end}");
+                    }
+                }
+            }
+            assert_eq!(forward(&network, data, 2).unwrap(), expected, "nothing of it is left");
+        }
+    }
+}
+
+/// Rows that would be recomputed are not, and nothing panics.
+#[test]
+fn a_check_ends_calls_with_rows_out_of_range() {
+    let bytes = |scale| Some(Quantization::new(vec![scale], vec![0.0]));
+    let network = network().with_quantization(vec![bytes(1e-3), bytes(1e-3)]).unwrap();
+    let data = Random(4).rows(ROWS, WIDTH);
+    let rows = Rows::f32(&data, ROWS, WIDTH, WIDTH).unwrap();
+    assert!(network.out_of_range(rows).unwrap().contains(&true));
+    let always = || true;
+    let interrupted = Some(Error::Interrupted);
+    assert_eq!(with_check(&always, || forward(&network, &data, 1)).err(), interrupted);
+    assert_eq!(with_check(&always, || network.layer_inputs(rows)).err(), interrupted);
+    assert_eq!(with_check(&always, || network.hidden_inputs(rows)).err(), interrupted);
+    assert_eq!(with_check(&always, || network.out_of_range(rows)).err(), interrupted);
+    let time = Duration::from_secs(60);
+    assert_eq!(with_check(&always, || network.profile(rows, 1, time)).err(), interrupted);
+    assert!(with_check(&always, || network.tune(rows, &[1], time, 1)).is_err());
+    assert!(with_check(&always, || network.phases(rows, 1, time)).is_err());
+}
