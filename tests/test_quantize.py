@@ -450,6 +450,61 @@ def test_a_category_that_calibration_lacks() -> None:
         assert share <= (usual.predict(rows_of) != net.predict(rows_of)).mean() + 0.005
 
 
+@pytest.mark.parametrize("value", [1e7, 1e12, 1e20, 9.96921e36, -1e37])
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("but", [0, 3])
+def test_a_column_that_holds_a_huge_value(value: float, columns: int, but: int) -> None:
+    """In all calibration rows but some: clean rows keep their labels, in int8 or in f32."""
+    rng = np.random.default_rng(0)
+    layers = [
+        (rng.normal(size=(64, 13)) / 3, np.zeros(64)),
+        (rng.normal(size=(4, 64)) / 8, [0] * 4),
+    ]
+    net = Network.from_layers(layers, classes=list("abcd"))
+    clean = rng.normal(size=(800, 13)).astype(np.float32)
+    spoiled = clean[:400].copy()
+    spoiled[but:, 5 : 5 + columns] = value
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        warnings.simplefilter("ignore", QuantizationWarning)
+        small = net.quantize(spoiled)
+    assert (small.predict(clean[400:]) != net.predict(clean[400:])).mean() <= 0.01
+
+
+@pytest.mark.parametrize("count", [1, 500])
+def test_one_row_shows_nothing(count: int) -> None:
+    net = make([20, 40, 30, 5], task="classification")
+    with pytest.warns(QuantizationWarning, match="stays f32"):
+        small = net.quantize(np.repeat(rows(1, 20), count, axis=0))
+    assert small.plan[0].precisions == ("f32",) * 3
+
+
+def test_few_rows_are_not_checked_which_is_said() -> None:
+    net = make([20, 40, 30, 5], task="classification")
+    with pytest.warns(QuantizationWarning, match="takes at least 8 rows"):
+        assert net.quantize(rows(7, 20)).quantization_report.held_rows == 0
+
+
+def test_what_fitted_rows_show_counts_too() -> None:
+    """A steep unit that is on in few rows, of which none is held back."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 4)).astype(np.float32)
+    fitted, held = quantize.split(x)
+    steep = [[1e4, 0, 0, 0], *np.eye(4)]
+    on = np.sort(fitted[:, 0])[-3]
+    assert (held[:, 0] < on).all()
+    layers = [
+        (np.array(steep), [-1e4 * on, 0, 0, 0, 0]),
+        (np.array([[1.0, 0.1, 0.1, 0.1, 0.1]]), [0.0]),
+    ]
+    net = Network.from_layers(layers, [("clipped_relu", 100), "identity"])
+    with pytest.warns(QuantizationWarning):
+        small = net.quantize(x)
+    fresh = rng.normal(size=(20_000, 4)).astype(np.float32)
+    off = relative(small(fresh), net(fresh))
+    assert off < 0.1, off
+
+
 @pytest.mark.parametrize("kind", ["lognormal", "t2", "one t2"])
 @pytest.mark.parametrize("d", [10, 40])
 def test_heavy_tails(kind: str, d: int) -> None:
@@ -660,8 +715,10 @@ def test_some_layers_alone(net: Network) -> None:
 
 def test_a_layer_too_wide_for_int8(tmp_path: Path) -> None:
     width = 65_537
-    net = Network.from_layers([(np.ones((3, width)), np.zeros(3)), (np.ones((2, 3)), np.zeros(2))])
-    x = np.ones((2, width), np.uint8)
+    rng = np.random.default_rng(0)
+    layers = [(rng.normal(size=(3, width)), np.zeros(3)), (np.ones((2, 3)), np.zeros(2))]
+    net = Network.from_layers(layers)
+    x = rng.integers(0, 4, (60, width)).astype(np.uint8)
     assert net.quantize(x).plan[0].precisions == ("f32", "int8")
     message = "layers[0] must have at most 65536 inputs for int8, got 65537"
     with pytest.raises(ValueError) as error:

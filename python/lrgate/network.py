@@ -640,9 +640,9 @@ class Network(_core.Network):
         quantize.check_signals(rows, chosen, self.dense().layer_inputs)
         fit_rows, held = quantize.split(rows)
         net, fits = self._fitted(fit_rows, chosen)
-        report = net._compared(fit_rows.shape[0], held, fits)
+        report = net._compared(fit_rows, held, fits)
         if held.shape[0] and not report[1].within():
-            net, report = net._with_fewer(fit_rows.shape[0], held, fits)
+            net, report = net._with_fewer(fit_rows, held, fits)
         net._quantization_report = report[0]
         _warn_of(*report)
         return net
@@ -697,12 +697,13 @@ class Network(_core.Network):
         return self._with_precisions(engine, layers, chosen)
 
     def _compared(
-        self, rows: int, held: Any, fits: tuple[LayerFit, ...]
+        self, fitted: Any, held: Any, fits: tuple[LayerFit, ...]
     ) -> tuple[QuantizationReport, Difference]:
-        """The report of this network, and its difference from f32 on the `held` rows.
+        """The report of this network on the `held` rows, and its difference from f32.
 
-        Gates are not used: what they cost is not the bytes' doing. The difference is the larger of
-        that on the rows as they are, and without their outliers: rows to come may have none.
+        Gates are not used: what they cost is not the bytes' doing. The difference is the largest of
+        that on the rows as they are, without their outliers, since rows to come may have none, and
+        on the `fitted` rows, which are more and show what is rare.
         """
         nan = float("nan")
         n, recomputed = held.shape[0], nan
@@ -711,11 +712,12 @@ class Network(_core.Network):
             recomputed, difference = self._difference(held)
             typical = quantize.typical_rows(held, self.layers[0].weight, self.input_scale)
             worst = difference.worst(self._difference(typical)[1])
+            worst = worst.worst(self._difference(quantize.at_most_held(fitted))[1])
         task = self.task or "regression"
         expected = nan if task == "regression" else difference.expected_changed
         report = QuantizationReport(
             task,
-            rows,
+            fitted.shape[0],
             n,
             difference.changed,
             expected,
@@ -741,15 +743,15 @@ class Network(_core.Network):
         return float(beyond.mean()), difference
 
     def _with_fewer(
-        self, rows: int, held: Any, fits: tuple[LayerFit, ...]
+        self, fitted: Any, held: Any, fits: tuple[LayerFit, ...]
     ) -> tuple[Self, tuple[QuantizationReport, Difference]]:
         """Fewer layers in int8: those that do most damage go back to f32 until little is left."""
         chosen = {one.layer for one in fits}
         left = {one.layer for one in fits if one.precision == "int8"}
         damage = {
-            i: self._with_int8(chosen, {i})._compared(rows, held, ())[1].relative for i in left
+            i: self._with_int8(chosen, {i})._compared(fitted, held, ())[1].relative for i in left
         }
-        net, compared = self, self._compared(rows, held, fits)
+        net, compared = self, self._compared(fitted, held, fits)
         while left:
             worst = max(left, key=lambda i: damage[i])
             left.remove(worst)
@@ -759,7 +761,7 @@ class Network(_core.Network):
                 for one in fits
             )
             net = self._with_int8(chosen, left)
-            compared = net._compared(rows, held, fits)
+            compared = net._compared(fitted, held, fits)
             if compared[1].within(_WITHIN):
                 break
         return net, compared
@@ -1233,6 +1235,8 @@ def _warn_of(report: QuantizationReport, difference: Difference) -> None:
         else:
             share = max(difference.changed, difference.expected_changed)
             said.append(f"int8 changes {share:.1%} of the labels of rows held back")
+    if not report.held_rows:
+        said.append("int8 is not checked on other rows: that takes at least 8 rows")
     if report.recomputed > quantize.WARN_RECOMPUTED:
         said.append(
             f"{report.recomputed:.1%} of the rows leave the range of the bytes and are "

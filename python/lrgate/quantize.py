@@ -121,6 +121,8 @@ _MORE: Final = 1e-3
 # The smallest size of a unit's sums that counts, relative to the median unit, both as the next
 # layer weighs them.
 _LEAST_SPREAD: Final = 0.1
+# Sums vary if their spread is more than this share of their terms: some roundings in float32.
+_ROUNDING: Final = 16 * 2.0**-24
 
 # A gate's sums get this share of their range as room at either end.
 _ROOM: Final = 0.1
@@ -392,6 +394,12 @@ def split(rows: Any) -> tuple[Any, Any]:
     order = np.random.default_rng(3).permutation(n)
     held = min(n // _HELD, _MOST_HELD)
     return rows[np.sort(order[held:])], rows[np.sort(order[:held])]
+
+
+def at_most_held(rows: Any) -> Any:
+    """As many of the rows, at random, as may be held back at most."""
+    order = np.random.default_rng(4).permutation(rows.shape[0])
+    return rows[np.sort(order[:_MOST_HELD])]
 
 
 def difference(
@@ -695,13 +703,33 @@ def typical_rows(rows: Any, weight: Float32Array, input_scale: Float32Array | No
     """
     typical = _without_far_cells(rows.astype(np.float32))
     some = weight[:: 1 + len(weight) // 64]
-    sums = np.asarray(typical @ (some if input_scale is None else some * input_scale).T)
-    off = np.abs(sums.astype(np.float64) - np.median(sums, axis=0))
+    sums = _centred_sums(typical, some if input_scale is None else some * input_scale)
+    off = np.abs(sums - np.median(sums, axis=0))
     usual = np.median(off, axis=0)
     if not (usual > 0).any():
         return typical
     far = np.max(off[:, usual > 0] / usual[usual > 0], axis=1)
     return _taken(typical, np.flatnonzero(far <= _FAR * np.median(far)))
+
+
+def _centred_sums(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
+    """``values @ weight.T`` less its mean, in float64.
+
+    Columns are centred before they are multiplied: a huge constant would leave no digits for the
+    others.
+    """
+    if hasattr(values, "tocsr"):
+        sums = np.asarray(values.astype(np.float64) @ weight.T.astype(np.float64))
+        return np.asarray(sums - sums.mean(axis=0))
+    centred = values.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    return np.asarray(centred @ weight.T.astype(np.float64))
+
+
+def _sizes(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
+    """How large the terms of each sum of ``values @ weight.T`` are together, on average."""
+    mean = np.asarray(abs(values).mean(axis=0, dtype=np.float64)).ravel()
+    return np.asarray(np.abs(weight).astype(np.float64) @ mean)
 
 
 def _without_far_cells(some: Any) -> Any:
@@ -765,6 +793,9 @@ class _Part:
         Mean square and variance of an input in typical rows.
     used : bool array of shape (in,)
         Whether any unit has a weight for an input.
+    shown : bool
+        Whether the sums vary on typical rows, by more than f32 rounds them: else errors have
+        nothing to be compared with.
     """
 
     weight: npt.NDArray[np.float32]
@@ -773,6 +804,7 @@ class _Part:
     square: Float64Array
     variance: Float64Array
     used: BoolArray
+    shown: bool
 
     def error(self, step: Float64Array, with_zero: BoolArray, levels: int) -> float:
         """The error of the sums, relative to their spread, with these steps.
@@ -834,12 +866,14 @@ def _parts(
         if i == 0 and input_scale is not None:
             weight = weight * input_scale
         values: Any = typical if i == 0 else signals[i]
-        spread = np.std(np.asarray(values @ weight.T).astype(np.float64), axis=0)
+        spread = np.std(_centred_sums(values, weight), axis=0)
+        spread = np.where(spread > _ROUNDING * _sizes(values, weight), spread, 0.0)
         if after is None:
             after = np.ones(layer.outputs)
             if not classifies:
                 after = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
         size = spread * after
+        shown = bool((size > 0).any())
         usual = float(np.median(size[size > 0])) if (size > 0).any() else 0.0
         least = np.divide(
             _LEAST_SPREAD * usual, after, out=np.full_like(spread, np.inf), where=after > 0
@@ -851,9 +885,8 @@ def _parts(
         some = np.sort(rng.permutation(layer.outputs)[: _at_most(_UNITS, layer.inputs)])
         mean, square, density = _moments(values)
         variance = np.maximum(square - mean**2, 0.0)
-        parts.append(
-            _Part(scaled[some], gain, density, square, variance, (weight != 0).any(axis=0))
-        )
+        used = (weight != 0).any(axis=0)
+        parts.append(_Part(scaled[some], gain, density, square, variance, used, shown))
         after = gain
     return parts[::-1]
 
@@ -1159,6 +1192,9 @@ def _fit_layer(
     n = values.shape[0]
     if n == 0:
         return None, LayerFit(i, "f32", math.nan, 0.0, "no row is left to fit it on")
+    if not part.shown:
+        note = "the rows do not tell it from rounding: its sums hardly vary"
+        return None, LayerFit(i, "f32", math.nan, 0.0, note)
     first = i == 0
     rng = np.random.default_rng(2)
     fitter = _Fitter(part, values, bounds, first, signed)
