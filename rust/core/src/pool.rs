@@ -7,6 +7,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::hint::black_box;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
@@ -106,6 +107,18 @@ const LINGER: Duration = Duration::from_micros(100);
 /// How long a worker sleeps before it ends.
 const KEEP: Duration = Duration::from_secs(5);
 
+/// Bytes that must be left for a new worker's stack, and what the system and it allocate first.
+const HEADROOM: usize = 16 << 20;
+
+/// Whether so much memory can be had.
+fn has_headroom() -> bool {
+    let mut room = Vec::<u8>::new();
+    let there_is = room.try_reserve_exact(HEADROOM).is_ok();
+    // Else nothing would be allocated, since nothing is written.
+    black_box(&mut room);
+    there_is
+}
+
 /// The most workers of a process, however many threads are asked for.
 const MOST_WORKERS: usize = 1023;
 
@@ -196,7 +209,8 @@ impl Pool {
         // Others wait for the lock meanwhile, but once in a process.
         while workers.idle < invited {
             let name = format!("lrgate-{}", workers.count);
-            if thread::Builder::new().name(name).spawn(|| self.work()).is_err() {
+            // A thread that begins with no memory left ends the process.
+            if !has_headroom() || thread::Builder::new().name(name).spawn(|| self.work()).is_err() {
                 // The system has no more; a call does with fewer, or none.
                 invited = workers.idle;
                 break;
