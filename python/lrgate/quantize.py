@@ -476,8 +476,8 @@ def outside(values: Any, quantization: Quantization, *, first: bool) -> BoolArra
     quantization : Quantization
     first : bool
         Whether the layer is a network's first: its values may be up to one step beyond the bytes.
-        Other layers' bytes must be below 255, and above 0 where the offset is not 0: that spares a
-        step, since the engine recomputes a row from half a step beyond the bytes on.
+        Other layers' bytes must be below 255, and above 0 where the offset is not 0. The engine
+        recomputes rows with byte 255, and those more than half a step below byte 0.
 
     Returns
     -------
@@ -924,8 +924,8 @@ def _usable(offset: Float32Array, first: bool) -> tuple[Float32Array, Float32Arr
     """What is inside, before rounding."""
     if first:
         return np.full_like(offset, -1), np.full_like(offset, 256)
-    # The engine's ends are -0.5 and 255.5: a step is spared at either. With an offset of 0 nothing
-    # is negative.
+    # The engine's range is -0.5 to 254.5: a step is spared at the lower end. With an offset of 0
+    # nothing is negative.
     low = np.where(offset == 0, -np.inf, np.nextafter(np.float32(0.5), np.float32(1)))
     return low.astype(np.float32), np.full_like(offset, 254.5)
 

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::kernels::activation::FinishRows;
 use crate::kernels::pairs;
-use crate::kernels::scan::{CopyBytes, FromBytes, HIDDEN_BEYOND, INPUT_BEYOND, Quantize, Scan};
+use crate::kernels::scan::{CopyBytes, FromBytes, HIDDEN_RANGE, INPUT_RANGE, Quantize, Scan};
 use crate::kernels::{ByteRowsMut, DenseRows, DenseRowsMut, Lists, PANEL, Span};
 use crate::memory;
 use crate::network::{InputMap, Layer, Network, Quantization};
@@ -329,7 +329,7 @@ impl Network {
         out_of_range.resize_with(n, || AtomicBool::new(false));
         let out_of_range = &**out_of_range;
         let mut needs = Self::needs::<O>(class, 0);
-        let marks = Marks { invalid, out_of_range, beyond: INPUT_BEYOND };
+        let marks = Marks { invalid, out_of_range, range: INPUT_RANGE };
         let mut input = self.read(class, rows, needs, from, to, marks, observer);
         if !needs.int8() && class.layers.iter().any(|layer| layer.precision == Precision::Int8) {
             mark_invalid(input, invalid);
@@ -389,7 +389,7 @@ impl Network {
                 }
                 if let Some(quantization) = self.quantization(i + 1).filter(|_| needs.int8()) {
                     let (rows, bytes) = to.requantize(n, outputs);
-                    let marks = Marks { invalid, out_of_range, beyond: HIDDEN_BEYOND };
+                    let marks = Marks { invalid, out_of_range, range: HIDDEN_RANGE };
                     self.quantize(rows, bytes, quantization, marks);
                     observer.step(Step::Quantized);
                 }
@@ -538,7 +538,7 @@ impl Network {
         rows: DenseRows<'_>,
         bytes: ByteRowsMut<'_>,
         quantization: &Quantization,
-        Marks { invalid, out_of_range, beyond }: Marks<'_>,
+        Marks { invalid, out_of_range, range }: Marks<'_>,
     ) {
         let out_of_range = Some(out_of_range);
         let (inverse, offset) = (quantization.inverse(), quantization.padded_offset());
@@ -549,7 +549,7 @@ impl Network {
             bytes,
             invalid,
             out_of_range,
-            beyond,
+            range,
         });
     }
 
@@ -567,11 +567,11 @@ impl Network {
             return Ok(());
         }
         let mut class = class.clone();
-        for (i, layer) in class.layers.iter_mut().enumerate() {
+        for layer in &mut class.layers {
             layer.precision = Precision::F32;
             if layer.strategy == Strategy::Gate {
-                // Outputs of a hidden layer that a gate reads are mostly zeros.
-                layer.strategy = if i == 0 { Strategy::Dense } else { Strategy::Skip };
+                // Few rows wait for weights: where inputs are zeros, for fewer; else for as many.
+                layer.strategy = Strategy::Skip;
             }
         }
         self.pack_for(&class, true);
@@ -723,8 +723,8 @@ struct Marks<'a> {
     invalid: &'a mut [bool],
     /// Set where a value has no byte.
     out_of_range: &'a [AtomicBool],
-    /// How far a value may be from the nearest byte, in steps.
-    beyond: f32,
+    /// What a value must be within before it is rounded.
+    range: (f32, f32),
 }
 
 /// Marks rows with a value that is not finite, which bytes of later layers could not tell.

@@ -180,7 +180,11 @@ impl Buffer {
                     .then(|| ListsMut::new(byte_index, byte_values, spans, rows, columns)),
                 inverse: next.inverses(),
                 offset,
-                least: if fuse { f32::NEG_INFINITY } else { LEAST_BYTE },
+                least: if fuse || output.activation.is_not_negative() {
+                    f32::NEG_INFINITY
+                } else {
+                    LEAST_BYTE
+                },
                 out_of_range,
             });
             if fuse {

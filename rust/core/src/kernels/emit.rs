@@ -37,6 +37,15 @@ pub(crate) enum Fused {
 }
 
 impl Fused {
+    /// Whether no output is negative.
+    pub(crate) fn is_not_negative(self) -> bool {
+        match self {
+            Fused::Relu | Fused::Clipped { .. } => true,
+            Fused::Thresholded { threshold } => threshold >= 0.0,
+            Fused::Identity | Fused::Leaky { .. } => false,
+        }
+    }
+
     /// Applies it to vectors. NaN stays NaN.
     #[inline(always)]
     pub(crate) fn apply<S: Simd, const V: usize>(self, simd: S, mut v: [S::F32; V]) -> [S::F32; V] {
@@ -97,14 +106,12 @@ pub(crate) struct Quantized<'a> {
     /// One per unit, zero-padded to whole vectors.
     pub(crate) inverse: &'a [f32],
     pub(crate) offset: f32,
-    /// What is below it has no byte. Minus infinity where a negative output is meant to become byte 0.
+    /// What is below it, before rounding, has no byte. Minus infinity where outputs are not negative, or meant to
+    /// become byte 0 if they are.
     pub(crate) least: f32,
-    /// Set for a row with an output that has no byte; never cleared.
+    /// Set for a row with an output that has no byte, or 255, since what is above it becomes 255 too; never cleared.
     pub(crate) out_of_range: &'a [AtomicBool],
 }
-
-/// What is above it, before rounding, has no byte.
-pub(crate) const MOST_BYTE: f32 = 255.5;
 
 /// What is below it, before rounding, has no byte.
 pub(crate) const LEAST_BYTE: f32 = -0.5;
@@ -164,17 +171,33 @@ impl Output<'_> {
                 // Unfused, so that the bytes are the same on every instruction set.
                 *q = simd.add(simd.mul(y, inverse), offset);
             }
-            mark_row(simd, &q[..V], bytes.least, &bytes.out_of_range[row]);
             let out = rows.part(row, column, V * LANES);
             assert_eq!(out.len(), V * LANES);
+            let mut outside = false;
             if V == 4 {
                 // SAFETY: `out` has 64 entries.
-                unsafe { simd.store_bytes4(out.as_mut_ptr(), q) }
+                unsafe {
+                    simd.store_bytes4(out.as_mut_ptr(), q);
+                    outside = simd.any_full_of_64(out.as_ptr());
+                }
             } else {
                 for (q, out) in q.into_iter().zip(out.chunks_exact_mut(LANES)) {
                     // SAFETY: `out` has 16 entries.
-                    unsafe { simd.store_bytes(out.as_mut_ptr(), simd.to_bytes(q)) }
+                    unsafe {
+                        simd.store_bytes(out.as_mut_ptr(), simd.to_bytes(q));
+                        outside |= simd.any_full_of_16(out.as_ptr());
+                    }
                 }
+            }
+            if bytes.least != f32::NEG_INFINITY {
+                let mut low = q[0];
+                for q in &q[1..V] {
+                    low = simd.at_most(*q, low);
+                }
+                outside |= simd.not_at_most(simd.splat(bytes.least), low) != 0;
+            }
+            if outside {
+                bytes.out_of_range[row].store(true, Ordering::Relaxed);
             }
         }
         if let Some(dense) = &mut self.dense {
@@ -228,8 +251,12 @@ impl Output<'_> {
             // SAFETY: the lanes of `index` are units, or 0, and each has an entry.
             let (inverse, offset) = unsafe { (simd.gather(inverse, index), simd.splat(*offset)) };
             let q = simd.add(simd.mul(y, inverse), offset);
-            mark_row(simd, &[simd.keep(within, q)], *least, &out_of_range[row]);
+            let below = *least != f32::NEG_INFINITY
+                && simd.not_at_most(simd.splat(*least), simd.keep(within, q)) != 0;
             let q = simd.to_bytes(q);
+            if below || simd.above(q, simd.splat_i32(254)) & within != 0 {
+                out_of_range[row].store(true, Ordering::Relaxed);
+            }
             if let Some(rows) = rows {
                 let (out, mut bytes) = (rows.row(row), [0; LANES]);
                 // SAFETY: `bytes` has 16 entries.
@@ -264,25 +291,6 @@ impl Output<'_> {
             }
             *len += mask.count_ones() as usize;
         }
-    }
-}
-
-/// Marks a row of which a value, before it is rounded, has no byte.
-#[inline(always)]
-fn mark_row<S: Simd>(simd: S, q: &[S::F32], least: f32, mark: &AtomicBool) {
-    let (mut low, mut high) = (q[0], q[0]);
-    for q in &q[1..] {
-        high = simd.at_least(*q, high);
-    }
-    let mut outside = simd.not_at_most(high, simd.splat(MOST_BYTE));
-    if least.is_finite() {
-        for q in &q[1..] {
-            low = simd.at_most(*q, low);
-        }
-        outside |= simd.not_at_most(simd.splat(least), low);
-    }
-    if outside != 0 {
-        mark.store(true, Ordering::Relaxed);
     }
 }
 

@@ -159,17 +159,17 @@ pub(crate) struct Quantize<'a> {
     pub(crate) bytes: ByteRowsMut<'a>,
     /// Set for a row that is not finite; never cleared.
     pub(crate) invalid: &'a mut [bool],
-    /// Set for a finite row with a value that is more than `beyond` steps below byte 0 or above 255, where that
-    /// matters; never cleared.
+    /// Set for a finite row with a value that is outside `range` before it is rounded, where that matters; never
+    /// cleared.
     pub(crate) out_of_range: Option<&'a [AtomicBool]>,
-    pub(crate) beyond: f32,
+    pub(crate) range: (f32, f32),
 }
 
-/// How far an input of a network may be from the nearest byte, in steps: little more than rounding takes it.
-pub(crate) const INPUT_BEYOND: f32 = 1.0;
+/// The range of a network's inputs: a step beyond the bytes, little more than rounding takes them.
+pub(crate) const INPUT_RANGE: (f32, f32) = (-1.0, 256.0);
 
-/// The same of a hidden layer's input: what rounding takes.
-pub(crate) const HIDDEN_BEYOND: f32 = 0.5;
+/// The range of a hidden layer's inputs: where they come by vectors, those above become 255.
+pub(crate) const HIDDEN_RANGE: (f32, f32) = (super::emit::LEAST_BYTE, 254.5);
 
 /// How many values ahead rows are asked for: a row that is in no near cache takes as long to come as
 /// all that is done with it.
@@ -225,7 +225,7 @@ impl Quantize<'_> {
     /// With one factor and offset, if `ONE`, or one for each column.
     #[inline(always)]
     fn rows<S: Simd, const ONE: bool>(self, simd: S) {
-        let Quantize { rows, inverse, offset, mut bytes, invalid, out_of_range, beyond } = self;
+        let Quantize { rows, inverse, offset, mut bytes, invalid, out_of_range, range } = self;
         let columns = rows.columns();
         for (r, invalid) in invalid[..rows.rows()].iter_mut().enumerate() {
             let row = rows.row(r);
@@ -282,7 +282,7 @@ impl Quantize<'_> {
             let finite = simd.add(simd.add(a, b), simd.add(c, d));
             *invalid |= simd.nonzero(finite) != 0;
             if let Some(out_of_range) = out_of_range {
-                let (below, above) = (simd.splat(-beyond), simd.splat(255.0 + beyond));
+                let (below, above) = (simd.splat(range.0), simd.splat(range.1));
                 let mut outside = 0;
                 for (least, most) in least.into_iter().zip(most) {
                     outside |= simd.not_at_most(below, least) | simd.not_at_most(most, above);

@@ -92,10 +92,10 @@ unsafe fn interleave([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
 /// The CPU must have AVX2.
 #[inline(always)]
 unsafe fn rounded(v: __m256) -> __m256i {
-    // MAXPS returns its second operand when either is NaN, so that NaN becomes 0.
+    // MINPS returns its second operand when either is NaN, so that NaN becomes 255.
     // SAFETY: the caller's promise.
     unsafe {
-        let v = _mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), _mm256_set1_ps(255.0));
+        let v = _mm256_max_ps(_mm256_min_ps(v, _mm256_set1_ps(255.0)), _mm256_setzero_ps());
         _mm256_cvtps_epi32(v)
     }
 }
@@ -363,6 +363,24 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     unsafe fn store_bytes(self, p: *mut u8, v: Self::I32) {
         // SAFETY: the token; the caller gives 16 writable bytes.
         unsafe { store_low_bytes(p, v.0, v.1) }
+    }
+    #[inline(always)]
+    unsafe fn any_full_of_16(self, p: *const u8) -> bool {
+        // SAFETY: the token; the caller gives 16 readable bytes.
+        unsafe {
+            let full = _mm_cmpeq_epi8(_mm_loadu_si128(p.cast()), _mm_set1_epi8(-1));
+            _mm_movemask_epi8(full) != 0
+        }
+    }
+    #[inline(always)]
+    unsafe fn any_full_of_64(self, p: *const u8) -> bool {
+        // SAFETY: the token; the caller gives 64 readable bytes.
+        unsafe {
+            let full = _mm256_set1_epi8(-1);
+            let low = _mm256_cmpeq_epi8(_mm256_loadu_si256(p.cast()), full);
+            let high = _mm256_cmpeq_epi8(_mm256_loadu_si256(p.add(32).cast()), full);
+            _mm256_movemask_epi8(_mm256_or_si256(low, high)) != 0
+        }
     }
     #[inline(always)]
     fn sum_i32(self, v: Self::I32) -> i32 {

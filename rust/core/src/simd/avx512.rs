@@ -227,10 +227,10 @@ impl<const VNNI: bool, const VBMI2: bool> Simd for Avx512<VNNI, VBMI2> {
     }
     #[inline(always)]
     fn to_bytes(self, v: __m512) -> __m512i {
-        // MAXPS returns its second operand when either is NaN, so that NaN becomes 0.
+        // MINPS returns its second operand when either is NaN, so that NaN becomes 255.
         // SAFETY: the token.
         unsafe {
-            let v = _mm512_min_ps(_mm512_max_ps(v, _mm512_setzero_ps()), _mm512_set1_ps(255.0));
+            let v = _mm512_max_ps(_mm512_min_ps(v, _mm512_set1_ps(255.0)), _mm512_setzero_ps());
             _mm512_cvtps_epi32(v)
         }
     }
@@ -240,13 +240,26 @@ impl<const VNNI: bool, const VBMI2: bool> Simd for Avx512<VNNI, VBMI2> {
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(v)) }
     }
     #[inline(always)]
+    unsafe fn any_full_of_16(self, p: *const u8) -> bool {
+        // SAFETY: the token; the caller gives 16 readable bytes.
+        unsafe {
+            let full = _mm_cmpeq_epi8(_mm_loadu_si128(p.cast()), _mm_set1_epi8(-1));
+            _mm_movemask_epi8(full) != 0
+        }
+    }
+    #[inline(always)]
+    unsafe fn any_full_of_64(self, p: *const u8) -> bool {
+        // SAFETY: the token; the caller gives 64 readable bytes.
+        unsafe { _mm512_cmpeq_epi8_mask(_mm512_loadu_si512(p.cast()), _mm512_set1_epi8(-1)) != 0 }
+    }
+    #[inline(always)]
     unsafe fn store_bytes4(self, p: *mut u8, mut v: [__m512; 4]) {
         // SAFETY: the token; the caller gives 64 writable bytes.
         unsafe {
-            // MINPS returns its second operand when either is NaN. What is NaN or far below 0 is rounded
-            // to the least integer, and packing makes 0 of what is negative.
+            // MINPS returns its second operand when either is NaN, so that NaN becomes 255. What is far below 0 is
+            // rounded to the least integer, and packing makes 0 of what is negative.
             for v in &mut v {
-                *v = _mm512_min_ps(_mm512_set1_ps(255.0), *v);
+                *v = _mm512_min_ps(*v, _mm512_set1_ps(255.0));
             }
             let [a, b, c, d] = v;
             let (a, b) = (_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));

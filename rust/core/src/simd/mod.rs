@@ -120,7 +120,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Each lane as f32, rounded to nearest.
     fn to_f32(self, v: Self::I32) -> Self::F32;
     /// Each lane rounded to the nearest integer, of two equally near the even one, and brought within
-    /// 0 to 255. NaN becomes 0.
+    /// 0 to 255. NaN becomes 255.
     fn to_bytes(self, v: Self::F32) -> Self::I32;
     /// The low byte of each lane to `p`.
     ///
@@ -137,6 +137,24 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
             // SAFETY: the caller's promise.
             unsafe { self.store_bytes(p.add(j * LANES), self.to_bytes(v)) }
         }
+    }
+    /// Whether one of the sixteen bytes at `p` is 255.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading 16 bytes.
+    unsafe fn any_full_of_16(self, p: *const u8) -> bool;
+    /// Whether one of the sixty-four bytes at `p` is 255.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading 64 bytes.
+    #[inline(always)]
+    unsafe fn any_full_of_64(self, p: *const u8) -> bool {
+        let mut any = false;
+        for from in (0..64).step_by(LANES) {
+            // SAFETY: the caller's promise.
+            any |= unsafe { self.any_full_of_16(p.add(from)) };
+        }
+        any
     }
     /// Sixteen bytes from `p`, each in a lane.
     ///

@@ -176,13 +176,18 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn to_bytes(self, v: Lanes) -> Integers {
-        // A cast from float to u8 saturates, and makes NaN 0.
-        Integers(v.0.map(|v| i32::from(v.round_ties_even() as u8)))
+        // A cast from float to u8 saturates.
+        Integers(v.0.map(|v| if v.is_nan() { 255 } else { i32::from(v.round_ties_even() as u8) }))
     }
     #[inline(always)]
     unsafe fn store_bytes(self, p: *mut u8, v: Integers) {
         // SAFETY: the caller gives 16 writable bytes.
         unsafe { p.cast::<[u8; LANES]>().write_unaligned(v.0.map(|v| v as u8)) }
+    }
+    #[inline(always)]
+    unsafe fn any_full_of_16(self, p: *const u8) -> bool {
+        // SAFETY: the caller gives 16 readable bytes.
+        unsafe { p.cast::<[u8; LANES]>().read_unaligned() }.contains(&u8::MAX)
     }
     #[inline(always)]
     fn sum_i32(self, v: Integers) -> i32 {

@@ -216,7 +216,8 @@ impl ByteGate {
         invalid[..n].fill(false);
         let (inverse, offset) = (&self.inverse, &self.offset);
         let out_of_range = None;
-        isa.run(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, beyond: 0.0 });
+        let range = (f32::NEG_INFINITY, f32::INFINITY);
+        isa.run(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, range });
         self.scores.choose(isa, n, scratch);
         let GateScratch { live, live_spans, invalid, .. } = scratch;
         for (span, _) in live_spans[..n].iter_mut().zip(invalid).filter(|(_, invalid)| **invalid) {
