@@ -273,7 +273,7 @@ impl Layer {
         self.check_shape(name)?;
         let (matrix, width, columns) = (self.matrix(), self.width, self.columns());
         // In one pass, since weights may be many and are read from memory.
-        let (largest, finite) = isa.run(LargestOfRows { matrix, width, columns });
+        let (largest, finite) = isa.run_floats(LargestOfRows { matrix, width, columns });
         if !finite {
             check_finite(matrix, name, |i| format!("({}, {})", i / width, i % width))?;
         }

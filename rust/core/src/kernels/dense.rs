@@ -51,32 +51,35 @@ impl<A: Arithmetic, E: Emit<A>> Kernel for RowsTimesPanels<'_, A, E> {
         assert_eq!(self.rows.columns(), self.panels.inputs());
         let Self { rows, panels, which, emit } = self;
         for p in which {
-            let (first, vectors, panel) = panels.panel(p);
-            match vectors {
-                4 => blocks::<S, A, E, 4>(simd, rows, panel, first, emit),
-                3 => blocks::<S, A, E, 3>(simd, rows, panel, first, emit),
-                2 => blocks::<S, A, E, 2>(simd, rows, panel, first, emit),
-                _ => blocks::<S, A, E, 1>(simd, rows, panel, first, emit),
-            }
+            let (first, vectors, weights) = panels.panel(p);
+            assert_eq!(weights.len(), rows.columns() * vectors * LANES);
+            blocks(simd, rows, Panel { weights, vectors, first }, emit);
         }
     }
 }
 
+#[derive(Clone, Copy)]
+struct Panel<'a, W> {
+    weights: &'a [W],
+    /// Vectors per input.
+    vectors: usize,
+    /// Its first unit.
+    first: usize,
+}
+
 /// One panel and all rows.
 #[inline(always)]
-fn blocks<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize>(
+fn blocks<S: Simd, A: Arithmetic, E: Emit<A>>(
     simd: S,
     rows: DenseRows<'_, A::Word>,
-    panel: &[A::Word],
-    first: usize,
+    panel: Panel<'_, A::Word>,
     emit: &mut E,
 ) {
     let inputs = rows.columns();
-    assert_eq!(panel.len(), inputs * V * LANES);
     if inputs <= 2 * BLOCK || rows.rows() <= 6 {
         let mut kept = [];
-        let part = Part { panel, first, inputs: (0, inputs), rows: (0, rows.rows()), last: true };
-        groups::<S, A, E, V>(simd, rows, part, &mut kept, emit);
+        let part = Part { panel, inputs: (0, inputs), rows: (0, rows.rows()), last: true };
+        groups(simd, rows, part, &mut kept, emit);
         return;
     }
     let mut sums = KEPT_SUMS.replace(Aligned::new(64));
@@ -89,8 +92,8 @@ fn blocks<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize>(
         for from in (0..inputs).step_by(BLOCK) {
             let to = inputs.min(from + BLOCK);
             let last = to == inputs;
-            let part = Part { panel, first, inputs: (from, to), rows: (start, end), last };
-            groups::<S, A, E, V>(simd, rows, part, kept, emit);
+            let part = Part { panel, inputs: (from, to), rows: (start, end), last };
+            groups(simd, rows, part, kept, emit);
         }
     }
     KEPT_SUMS.set(sums);
@@ -99,9 +102,7 @@ fn blocks<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize>(
 /// A range of inputs and rows of one panel.
 #[derive(Clone, Copy)]
 struct Part<'a, W> {
-    panel: &'a [W],
-    /// The panel's first unit.
-    first: usize,
+    panel: Panel<'a, W>,
     inputs: (usize, usize),
     rows: (usize, usize),
     /// Whether the sums are complete after it.
@@ -109,7 +110,7 @@ struct Part<'a, W> {
 }
 
 #[inline(always)]
-fn groups<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize>(
+fn groups<S: Simd, A: Arithmetic, E: Emit<A>>(
     simd: S,
     rows: DenseRows<'_, A::Word>,
     part: Part<'_, A::Word>,
@@ -120,20 +121,20 @@ fn groups<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize>(
     while row < end {
         let count = (end - row).min(S::GROUP);
         match count {
-            6 => group::<S, A, E, V, 6>(simd, rows, row, part, kept, emit),
-            5 => group::<S, A, E, V, 5>(simd, rows, row, part, kept, emit),
-            4 => group::<S, A, E, V, 4>(simd, rows, row, part, kept, emit),
-            3 => group::<S, A, E, V, 3>(simd, rows, row, part, kept, emit),
-            2 => group::<S, A, E, V, 2>(simd, rows, row, part, kept, emit),
-            _ => group::<S, A, E, V, 1>(simd, rows, row, part, kept, emit),
+            6 => group::<S, A, E, 6>(simd, rows, row, part, kept, emit),
+            5 => group::<S, A, E, 5>(simd, rows, row, part, kept, emit),
+            4 => group::<S, A, E, 4>(simd, rows, row, part, kept, emit),
+            3 => group::<S, A, E, 3>(simd, rows, row, part, kept, emit),
+            2 => group::<S, A, E, 2>(simd, rows, row, part, kept, emit),
+            _ => group::<S, A, E, 1>(simd, rows, row, part, kept, emit),
         }
         row += count;
     }
 }
 
-/// R rows times a panel that is P vectors wide.
+/// R rows times a panel.
 #[inline(always)]
-fn group<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const R: usize>(
+fn group<S: Simd, A: Arithmetic, E: Emit<A>, const R: usize>(
     simd: S,
     rows: DenseRows<'_, A::Word>,
     row: usize,
@@ -142,19 +143,24 @@ fn group<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const R: usize>(
     emit: &mut E,
 ) {
     if R > S::GROUP {
-        // Never called; told here, so that nothing is compiled for it.
+        // Never called; checked here, so that nothing is compiled for it.
     } else if S::whole_panel(R) {
-        tile::<S, A, E, P, P, R>(simd, rows, row, 0, part, kept, emit);
+        match part.panel.vectors {
+            4 => tile::<S, A, E, 4, R>(simd, rows, row, 0, part, kept, emit),
+            3 => tile::<S, A, E, 3, R>(simd, rows, row, 0, part, kept, emit),
+            2 => tile::<S, A, E, 2, R>(simd, rows, row, 0, part, kept, emit),
+            _ => tile::<S, A, E, 1, R>(simd, rows, row, 0, part, kept, emit),
+        }
     } else {
-        for at in 0..P {
-            tile::<S, A, E, P, 1, R>(simd, rows, row, at, part, kept, emit);
+        for at in 0..part.panel.vectors {
+            tile::<S, A, E, 1, R>(simd, rows, row, at, part, kept, emit);
         }
     }
 }
 
-/// R rows times the V vectors from `at` on of a panel that is P vectors wide: R V sums in registers.
+/// R rows times the V vectors from `at` on of a panel: R V sums in registers.
 #[inline(always)]
-fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, const R: usize>(
+fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
     simd: S,
     rows: DenseRows<'_, A::Word>,
     row: usize,
@@ -164,7 +170,9 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, cons
     emit: &mut E,
 ) {
     let (from, to) = part.inputs;
-    let weights = &part.panel[from * P * LANES..to * P * LANES];
+    // A constant where all of the panel's vectors are taken.
+    let stride = LANES * if S::whole_panel(R) { V } else { part.panel.vectors };
+    let weights = &part.panel.weights[from * stride..to * stride];
     let mut x: [&[A::Word]; R] = [&[]; R];
     for (r, x) in x.iter_mut().enumerate() {
         *x = &rows.row(row + r)[from..to];
@@ -188,7 +196,7 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, cons
             for part in &mut parts {
                 // SAFETY: as below.
                 unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, part) }
-                weights = weights.wrapping_add(P * LANES);
+                weights = weights.wrapping_add(stride);
                 i += 1;
             }
         }
@@ -201,14 +209,14 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, cons
         }
     }
     for i in i..to - from {
-        // SAFETY: input `i` of the block is P whole vectors, of which V from `at` on are read, and
-        // every row has `to - from` entries.
+        // SAFETY: input `i` of the block is `stride` weights, of which V vectors from `at` on are read,
+        // and every row has `to - from` entries.
         unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
-        weights = weights.wrapping_add(P * LANES);
+        weights = weights.wrapping_add(stride);
     }
     if part.last {
         for (r, sums) in sums.into_iter().enumerate() {
-            emit.emit(simd, row + r, part.first + at * LANES, sums);
+            emit.emit(simd, row + r, part.panel.first + at * LANES, sums);
         }
     } else {
         let kept = &mut kept[(row - part.rows.0) * PANEL..][..R * PANEL];

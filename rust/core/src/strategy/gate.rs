@@ -19,7 +19,9 @@ use crate::error::Result;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
-use crate::kernels::emit::{ByteSums, Finish, Live, LiveBytes, Output, Sums};
+use crate::kernels::emit::{
+    ByteEpilogue, ByteSums, Finish, FloatEpilogue, Live, LiveBytes, Output, Sums,
+};
 use crate::kernels::scan::Quantize;
 use crate::kernels::sparse::SparseTimesPanels;
 use crate::kernels::{
@@ -152,16 +154,17 @@ impl PackedGate {
         let stride = padded(self.gate.rank);
         let limit = SPARSE_ESTIMATE_UP_TO * lists.columns as f64;
         for (r, span) in lists.spans.iter().enumerate() {
-            let mut sums = Sums { data: &mut low_rank[r * stride..], stride };
+            let data = &mut low_rank[r * stride..];
+            let emit = &mut FloatEpilogue::LowRank(Sums { data, stride });
             match rows {
                 Some(rows) if span.len as f64 > limit => {
                     let rows = DenseRows::new(rows.row(r), 1, rows.columns(), rows.columns());
-                    let (panels, which, emit) = (&self.u, self.u.all(), &mut sums);
+                    let (panels, which) = (&self.u, self.u.all());
                     isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
                 }
                 _ => {
                     let lists = Lists { spans: &lists.spans[r..=r], ..lists };
-                    let (panels, emit) = (&self.u, &mut sums);
+                    let panels = &self.u;
                     isa.run_floats(SparseTimesPanels { lists, panels, emit });
                 }
             }
@@ -177,7 +180,8 @@ impl PackedGate {
         let (rank, outputs) = (self.gate.rank, self.gate.bias.len());
         let spans = start_spans(live_spans, n, outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
-        let emit = &mut Live { bias: &self.bias, units: self.scored, index: live, spans };
+        let choice = Live { bias: &self.bias, units: self.scored, index: live, spans };
+        let emit = &mut FloatEpilogue::Live(choice);
         let (panels, which) = (&self.v, self.v.all());
         isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
         add_always(live, spans, self.scored, outputs);
@@ -217,7 +221,7 @@ impl ByteGate {
         let (inverse, offset) = (&self.inverse, &self.offset);
         let out_of_range = None;
         let range = (f32::NEG_INFINITY, f32::INFINITY);
-        isa.run(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, range });
+        isa.run_floats(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, range });
         self.scores.choose(isa, n, scratch);
         let GateScratch { live, live_spans, invalid, .. } = scratch;
         for (span, _) in live_spans[..n].iter_mut().zip(invalid).filter(|(_, invalid)| **invalid) {
@@ -296,7 +300,8 @@ impl Scores {
         let rank = self.low.len();
         let rows = DenseRows::new(low_rank_bytes, n, rank.div_ceil(4), byte_stride(rank));
         let spans = start_spans(live_spans, n, self.outputs);
-        let emit = &mut LiveBytes { threshold: &self.threshold, index: live, spans };
+        let choice = LiveBytes { threshold: &self.threshold, index: live, spans };
+        let emit = &mut ByteEpilogue::Live(choice);
         let (panels, which) = (&self.v, self.v.all());
         isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, emit });
         add_always(live, spans, self.scored, self.outputs);
@@ -421,8 +426,8 @@ impl QuantizedGate {
         let rows = rows.padded();
         scratch.reserve(n, rank, rows.columns(), self.scores.outputs);
         let bytes = ByteRowsMut::new(&mut scratch.low_rank_bytes, n, rank);
-        let mut sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
-        self.u.times(isa, lists, &mut sums);
+        let sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
+        self.u.times(isa, lists, &mut ByteEpilogue::LowRank(sums));
         step(Step::Estimated);
         self.scores.choose(isa, n, scratch);
         step(Step::Chosen(&scratch.live, &scratch.live_spans[..n]));
