@@ -117,43 +117,68 @@ fn groups<S: Simd, A: Arithmetic, E: Emit<A>>(
     kept: &mut [A::Word],
     emit: &mut E,
 ) {
-    let (mut row, end) = part.rows;
-    while row < end {
-        let count = (end - row).min(S::GROUP);
-        match count {
-            6 => group::<S, A, E, 6>(simd, rows, row, part, kept, emit),
-            5 => group::<S, A, E, 5>(simd, rows, row, part, kept, emit),
-            4 => group::<S, A, E, 4>(simd, rows, row, part, kept, emit),
-            3 => group::<S, A, E, 3>(simd, rows, row, part, kept, emit),
-            2 => group::<S, A, E, 2>(simd, rows, row, part, kept, emit),
-            _ => group::<S, A, E, 1>(simd, rows, row, part, kept, emit),
+    let (start, end) = part.rows;
+    let whole = (end - start) / S::GROUP * S::GROUP;
+    if whole > 0 {
+        let part = Part { rows: (start, start + whole), ..part };
+        match S::GROUP {
+            6 => simd.run(Groups::<A, E, 6> { rows, part, kept, emit }),
+            _ => simd.run(Groups::<A, E, 2> { rows, part, kept, emit }),
         }
-        row += count;
+    }
+    let kept = if kept.is_empty() { kept } else { &mut kept[whole * PANEL..] };
+    let part = Part { rows: (start + whole, end), ..part };
+    match end - start - whole {
+        5 if S::GROUP > 5 => simd.run(Groups::<A, E, 5> { rows, part, kept, emit }),
+        4 if S::GROUP > 4 => simd.run(Groups::<A, E, 4> { rows, part, kept, emit }),
+        3 if S::GROUP > 3 => simd.run(Groups::<A, E, 3> { rows, part, kept, emit }),
+        2 if S::GROUP > 2 => simd.run(Groups::<A, E, 2> { rows, part, kept, emit }),
+        // In this function: single rows of small layers are over before a call would be.
+        1 => group::<S, A, E, 1>(simd, rows, part, kept, emit),
+        _ => {}
     }
 }
 
-/// R rows times a panel.
+/// Rows in groups of R, times a panel: a function of its own for each R, since compilers take more than twice as
+/// long for a function of twice the size.
+struct Groups<'a, A: Arithmetic, E, const R: usize> {
+    rows: DenseRows<'a, A::Word>,
+    part: Part<'a, A::Word>,
+    kept: &'a mut [A::Word],
+    emit: &'a mut E,
+}
+
+impl<A: Arithmetic, E: Emit<A>, const R: usize> Kernel for Groups<'_, A, E, R> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { rows, part, kept, emit } = self;
+        group::<S, A, E, R>(simd, rows, part, kept, emit);
+    }
+}
+
+/// Groups of R rows times a panel.
 #[inline(always)]
 fn group<S: Simd, A: Arithmetic, E: Emit<A>, const R: usize>(
     simd: S,
     rows: DenseRows<'_, A::Word>,
-    row: usize,
     part: Part<'_, A::Word>,
     kept: &mut [A::Word],
     emit: &mut E,
 ) {
-    if R > S::GROUP {
-        // Never called; checked here, so that nothing is compiled for it.
-    } else if S::whole_panel(R) {
-        match part.panel.vectors {
-            4 => tile::<S, A, E, 4, R>(simd, rows, row, 0, part, kept, emit),
-            3 => tile::<S, A, E, 3, R>(simd, rows, row, 0, part, kept, emit),
-            2 => tile::<S, A, E, 2, R>(simd, rows, row, 0, part, kept, emit),
-            _ => tile::<S, A, E, 1, R>(simd, rows, row, 0, part, kept, emit),
-        }
-    } else {
-        for at in 0..part.panel.vectors {
-            tile::<S, A, E, 1, R>(simd, rows, row, at, part, kept, emit);
+    let (start, end) = part.rows;
+    for row in (start..end).step_by(R) {
+        if S::whole_panel(R) {
+            match part.panel.vectors {
+                4 => tile::<S, A, E, 4, R>(simd, rows, row, 0, part, kept, emit),
+                3 => tile::<S, A, E, 3, R>(simd, rows, row, 0, part, kept, emit),
+                2 => tile::<S, A, E, 2, R>(simd, rows, row, 0, part, kept, emit),
+                _ => tile::<S, A, E, 1, R>(simd, rows, row, 0, part, kept, emit),
+            }
+        } else {
+            for at in 0..part.panel.vectors {
+                tile::<S, A, E, 1, R>(simd, rows, row, at, part, kept, emit);
+            }
         }
     }
 }
