@@ -6,20 +6,16 @@
 
 use std::slice;
 
-use super::emit::{ByteEpilogue, Emit, FloatEpilogue, Output};
 use crate::simd::{Isa, Kernel, Simd};
 
 /// How a kernel computes.
-pub(crate) trait Arithmetic: Sized + 'static {
+pub(crate) trait Arithmetic: 'static {
     /// 32 bits of a row or of weights.
     type Word: Copy + Default + Send + Sync;
     /// One finished sum.
     type Sum: Copy + Default;
     /// Sixteen words, or sixteen sums.
     type Vector<S: Simd>: Copy;
-
-    /// What happens to sums.
-    type Epilogue<'a>: Emit<Self> + From<Output<'a>>;
 
     /// Whether sums are the same in any order.
     const EXACT: bool;
@@ -65,7 +61,6 @@ impl Arithmetic for Floats {
     type Word = f32;
     type Sum = f32;
     type Vector<S: Simd> = S::F32;
-    type Epilogue<'a> = FloatEpilogue<'a>;
     const EXACT: bool = false;
 
     #[inline]
@@ -126,7 +121,6 @@ impl Arithmetic for Bytes {
     type Word = u32;
     type Sum = i32;
     type Vector<S: Simd> = S::I32;
-    type Epilogue<'a> = ByteEpilogue<'a>;
     const EXACT: bool = true;
 
     #[inline]

@@ -4,7 +4,7 @@ use super::{Crew, PackedLayer};
 use crate::interrupt;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
-use crate::kernels::emit::Output;
+use crate::kernels::emit::{Emit, Output};
 use crate::kernels::{DenseRows, PANEL, Panels};
 use crate::strategy::QuantizedLayer;
 
@@ -26,26 +26,27 @@ fn times<A: Arithmetic>(
     Crew { isa, team }: Crew<'_>,
     rows: DenseRows<'_, A::Word>,
     panels: &Panels<A::Word>,
-    output: Output<'_>,
-) {
+    mut output: Output<'_>,
+) where
+    for<'a> Output<'a>: Emit<A>,
+{
     if team.threads() == 1 || !output.can_be_shared() {
         // What a call has computed until it is interrupted is not used.
         let long = interrupt::is_long(panels.inputs() * PANEL * panels.count(), rows.rows());
         let step = if long { 1 } else { panels.count() };
-        let emit = &mut A::Epilogue::from(output);
         for first in (0..panels.count()).step_by(step) {
             if long && interrupt::requested() {
                 return;
             }
-            let which = first..first + step;
-            A::run_on(isa, RowsTimesPanels::<A, _> { rows, panels, which, emit: &mut *emit });
+            let (which, emit) = (first..first + step, &mut output);
+            A::run_on(isa, RowsTimesPanels::<A, _> { rows, panels, which, emit });
         }
         return;
     }
     let output = SharedOutput(output);
     team.run(panels.count(), |p| {
         // SAFETY: a panel's units are its own, and every panel is one part.
-        let emit = &mut A::Epilogue::from(unsafe { output.again() });
+        let emit = &mut unsafe { output.again() };
         A::run_on(isa, RowsTimesPanels::<A, _> { rows, panels, which: p..p + 1, emit });
     });
 }

@@ -19,9 +19,7 @@ use crate::error::Result;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
-use crate::kernels::emit::{
-    ByteEpilogue, ByteSums, Finish, FloatEpilogue, Live, LiveBytes, Output, Sums,
-};
+use crate::kernels::emit::{ByteSums, Finish, GateStep, Live, LiveBytes, Output, Sums};
 use crate::kernels::scan::Quantize;
 use crate::kernels::sparse::SparseTimesPanels;
 use crate::kernels::{
@@ -155,7 +153,7 @@ impl PackedGate {
         let limit = SPARSE_ESTIMATE_UP_TO * lists.columns as f64;
         for (r, span) in lists.spans.iter().enumerate() {
             let data = &mut low_rank[r * stride..];
-            let emit = &mut FloatEpilogue::LowRank(Sums { data, stride });
+            let emit = &mut GateStep::LowRank(Sums { data, stride });
             match rows {
                 Some(rows) if span.len as f64 > limit => {
                     let rows = DenseRows::new(rows.row(r), 1, rows.columns(), rows.columns());
@@ -181,7 +179,7 @@ impl PackedGate {
         let spans = start_spans(live_spans, n, outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
         let choice = Live { bias: &self.bias, units: self.scored, index: live, spans };
-        let emit = &mut FloatEpilogue::Live(choice);
+        let emit = &mut GateStep::Choice(choice);
         let (panels, which) = (&self.v, self.v.all());
         isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
         add_always(live, spans, self.scored, outputs);
@@ -300,8 +298,7 @@ impl Scores {
         let rank = self.low.len();
         let rows = DenseRows::new(low_rank_bytes, n, rank.div_ceil(4), byte_stride(rank));
         let spans = start_spans(live_spans, n, self.outputs);
-        let choice = LiveBytes { threshold: &self.threshold, index: live, spans };
-        let emit = &mut ByteEpilogue::Live(choice);
+        let emit = &mut LiveBytes { threshold: &self.threshold, index: live, spans };
         let (panels, which) = (&self.v, self.v.all());
         isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, emit });
         add_always(live, spans, self.scored, self.outputs);
@@ -426,8 +423,8 @@ impl QuantizedGate {
         let rows = rows.padded();
         scratch.reserve(n, rank, rows.columns(), self.scores.outputs);
         let bytes = ByteRowsMut::new(&mut scratch.low_rank_bytes, n, rank);
-        let sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
-        self.u.times(isa, lists, &mut ByteEpilogue::LowRank(sums));
+        let mut sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
+        self.u.times(isa, lists, &mut sums);
         step(Step::Estimated);
         self.scores.choose(isa, n, scratch);
         step(Step::Chosen(&scratch.live, &scratch.live_spans[..n]));

@@ -10,8 +10,9 @@ use std::{iter, slice};
 
 use super::PackedLayer;
 use crate::error::Result;
+use crate::kernels::arithmetic::Bytes;
 use crate::kernels::bytes::BytesTimesPanels;
-use crate::kernels::emit::ByteEpilogue;
+use crate::kernels::emit::Emit;
 use crate::kernels::pairs::PairsTimesPanels;
 use crate::kernels::{
     Aligned, BytePanels, ListedBytes, Panels, UnitRows, padded, prefer_huge_pages, zeros,
@@ -409,7 +410,7 @@ impl ByteWeights {
     }
 
     /// Multiplies what is listed.
-    pub(super) fn times(&self, isa: Isa, lists: ListedBytes<'_>, emit: &mut ByteEpilogue<'_>) {
+    pub(super) fn times<E: Emit<Bytes>>(&self, isa: Isa, lists: ListedBytes<'_>, emit: &mut E) {
         match lists {
             ListedBytes::Bytes(lists) => {
                 isa.run(BytesTimesPanels { lists, panels: self.byte_panels(isa), emit });

@@ -1,14 +1,14 @@
 //! skip: inputs that are zero are not multiplied. Exact.
 
 use super::PackedLayer;
-use crate::kernels::emit::{ByteEpilogue, FloatEpilogue, Output};
+use crate::kernels::emit::Output;
 use crate::kernels::sparse::SparseTimesPanels;
 use crate::kernels::{ListedBytes, Lists};
 use crate::simd::Isa;
 use crate::strategy::QuantizedLayer;
 
-pub(super) fn run(isa: Isa, layer: &PackedLayer, lists: Lists<'_>, output: Output<'_>) {
-    let (panels, emit) = (layer.panels(), &mut FloatEpilogue::Output(output));
+pub(super) fn run(isa: Isa, layer: &PackedLayer, lists: Lists<'_>, mut output: Output<'_>) {
+    let (panels, emit) = (layer.panels(), &mut output);
     isa.run_floats(SparseTimesPanels { lists, panels, emit });
 }
 
@@ -16,7 +16,7 @@ pub(super) fn run_int8(
     isa: Isa,
     layer: &QuantizedLayer,
     lists: ListedBytes<'_>,
-    output: Output<'_>,
+    mut output: Output<'_>,
 ) {
-    layer.weights.times(isa, lists, &mut ByteEpilogue::Output(output));
+    layer.weights.times(isa, lists, &mut output);
 }
