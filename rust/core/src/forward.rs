@@ -15,13 +15,15 @@ use crate::interrupt;
 use crate::kernels::activation::FinishRows;
 use crate::kernels::pairs;
 use crate::kernels::scan::{CopyBytes, FromBytes, HIDDEN_RANGE, INPUT_RANGE, Quantize, Scan};
-use crate::kernels::{ByteRowsMut, DenseRows, DenseRowsMut, Lists, PANEL, Span};
+use crate::layout::PANEL;
 use crate::memory;
-use crate::network::{InputMap, Layer, Network, Quantization};
+use crate::model::{InputMap, Layer};
+use crate::network::Network;
+use crate::path::{self, Crew, QuantizedLayer, Step, ToBytes};
 use crate::plan::{ClassPlan, Precision, Strategy};
 use crate::pool::{self, Team};
 use crate::rows::{Data, Rows};
-use crate::strategy::{self, Crew, Input, Needs, Step};
+use crate::signal::{ByteRowsMut, DenseRows, DenseRowsMut, Input, Lists, Needs, Span};
 use crate::workspace::{Buffer, Workspace};
 
 /// Rows of a full tile: enough to read a layer's weights from L3 rarely, few enough that the tile's
@@ -366,7 +368,7 @@ impl Network {
             }
             let step = &mut |step: Step<'_>| observer.step(step);
             let parts = layer.parts();
-            let computed = strategy::run(plan, crew, parts, input, output, scratch, step);
+            let computed = path::run(plan, crew, parts, input, output, scratch, step);
             observer.step(Step::Multiplied);
             if i == last {
                 if finish {
@@ -387,10 +389,10 @@ impl Network {
                     self.isa.run_floats(Scan { rows, lists });
                     observer.step(Step::Scanned);
                 }
-                if let Some(quantization) = self.quantization(i + 1).filter(|_| needs.int8()) {
+                if let Some(next) = self.int8(i + 1).filter(|_| needs.int8()) {
                     let (rows, bytes) = to.requantize(n, outputs);
                     let marks = Marks { invalid, out_of_range, range: HIDDEN_RANGE };
-                    self.quantize(rows, bytes, quantization, marks);
+                    self.quantize(rows, bytes, next.to_bytes(), marks);
                     observer.step(Step::Quantized);
                 }
             }
@@ -415,7 +417,11 @@ impl Network {
     pub(crate) fn lists_bytes(&self, class: &ClassPlan, i: usize) -> bool {
         class.layers[i].strategy == Strategy::Gate
             && !self.layers[i].packed.layer().activation().needs_finish()
-            && self.quantization(i + 1).is_some_and(|next| next.padded_offset()[0] == 0.0)
+            && self.int8(i + 1).is_some_and(|next| next.offset() == 0.0)
+    }
+
+    fn int8(&self, layer: usize) -> Option<&QuantizedLayer> {
+        self.layers.get(layer)?.int8.as_deref()
     }
 
     fn needs<O: Observer>(class: &ClassPlan, layer: usize) -> Needs {
@@ -440,8 +446,8 @@ impl Network {
         observer: &mut O,
     ) -> Input<'a> {
         let Rows { rows: n, columns, data } = rows;
-        if let Some(quantization) = self.quantization(0).filter(|_| needs.int8()) {
-            self.read_bytes(rows, quantization, buffer, spare, marks);
+        if let Some(first) = self.int8(0).filter(|_| needs.int8()) {
+            self.read_bytes(rows, first, buffer, spare, marks);
             observer.step(Step::Quantized);
             if needs.byte_lists {
                 self.list_bytes(class, buffer, n, columns);
@@ -508,7 +514,7 @@ impl Network {
     fn read_bytes(
         &self,
         rows: Rows<'_>,
-        quantization: &Quantization,
+        layer: &QuantizedLayer,
         buffer: &mut Buffer,
         spare: &mut Buffer,
         marks: Marks<'_>,
@@ -516,19 +522,19 @@ impl Network {
         let Rows { rows: n, columns, data } = rows;
         let bytes = buffer.write_bytes(n, columns);
         match data {
-            Data::U8 { data, stride } if quantization.is_identity() => {
+            Data::U8 { data, stride } if layer.input.is_identity() => {
                 self.isa.run_floats(CopyBytes { data, stride, rows: n, columns, bytes });
             }
             Data::F32 { data, stride } => {
                 let rows = DenseRows::new(data, n, columns, stride);
-                self.quantize(rows, bytes, quantization, marks);
+                self.quantize(rows, bytes, layer.to_bytes(), marks);
             }
             _ => {
                 let needs = Needs { dense: true, ..Needs::default() };
                 if let (Some(mut dense), _) = spare.write_floats(n, columns, needs) {
                     (0..n).for_each(|r| rows.copy_row(r, dense.row(r)));
                 }
-                self.quantize(spare.dense(n, columns), bytes, quantization, marks);
+                self.quantize(spare.dense(n, columns), bytes, layer.to_bytes(), marks);
             }
         }
     }
@@ -537,11 +543,10 @@ impl Network {
         &self,
         rows: DenseRows<'_>,
         bytes: ByteRowsMut<'_>,
-        quantization: &Quantization,
+        ToBytes { inverse, offset }: &ToBytes,
         Marks { invalid, out_of_range, range }: Marks<'_>,
     ) {
         let out_of_range = Some(out_of_range);
-        let (inverse, offset) = (quantization.inverse(), quantization.padded_offset());
         self.isa.run_floats(Quantize {
             rows,
             inverse,

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::forward::{Observer, TILE};
 use crate::interrupt;
-use crate::kernels::DenseRows;
 use crate::kernels::emit::to_byte;
 use crate::memory;
+use crate::model::Gate;
 use crate::network::Network;
+use crate::path::{self, Crew, GateScratch};
 use crate::plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
 use crate::rows::{OwnedRows, Rows};
-use crate::strategy::{self, Crew, Input};
-use crate::workspace::GateScratch;
+use crate::signal::{DenseRows, DenseRowsMut, Input};
 
 /// The largest batch that [`Network::tune`] measures: its rows must fit memory.
 const LARGEST_BATCH: usize = 1 << 20;
@@ -86,12 +86,12 @@ impl Count<'_> {
         let mut dense = memory::filled(0.0, output.len());
         let rows = DenseRows::new(&self.input, n, inputs, inputs);
         let mut to = parts.output(Precision::F32);
-        to.dense = Some(crate::kernels::DenseRowsMut::new(&mut dense, n, outputs, outputs));
+        to.dense = Some(DenseRowsMut::new(&mut dense, n, outputs, outputs));
         let input =
             Input { rows: n, dense: Some(rows), lists: None, bytes: None, byte_lists: None };
         let plan = LayerPlan { strategy: Strategy::Dense, precision: Precision::F32 };
         let crew = Crew::alone(self.network.isa);
-        strategy::run(plan, crew, parts, input, to, &mut GateScratch::default(), &mut |_| ());
+        path::run(plan, crew, parts, input, to, &mut GateScratch::default(), &mut |_| ());
         // What the next layer's bytes cannot tell from zero is not lost.
         if let Some(next) = self.network.quantization(layer + 1)
             && self.class.layers[layer + 1].precision == Precision::Int8
@@ -236,7 +236,7 @@ impl Network {
         let (n, d, h) = (rows as f64, layer.inputs() as f64, layer.outputs() as f64);
         let density_in = counts.inputs as f64 / (n * d);
         let computed_share = counts.computed as f64 / (n * h);
-        let rank = self.gate(i).map(crate::network::Gate::rank);
+        let rank = self.gate(i).map(Gate::rank);
         let rank = rank.filter(|_| plan.strategy == Strategy::Gate);
         let multiply_adds = match (plan.strategy, rank) {
             (Strategy::Dense, _) => d * h,

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::forward::Observer;
 use crate::interrupt;
-use crate::kernels::{ByteLists, DenseRows, DenseRowsMut, ListedBytes, Lists, Span};
 use crate::measure::{check_sample, clock_overhead, median};
 use crate::network::Network;
+use crate::path::{self, Crew, GateScratch, PackedGate, Step};
 use crate::plan::{ClassPlan, LayerPlan, Precision, Strategy};
 use crate::rows::{Data, Rows};
-use crate::strategy::{self, Crew, Input, Needs, PackedGate, Step};
-use crate::workspace::{Buffer, GateScratch};
+use crate::signal::{ByteLists, DenseRows, DenseRowsMut, Input, ListedBytes, Lists, Needs, Span};
+use crate::workspace::Buffer;
 
 /// A part of the work for one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -672,7 +672,7 @@ impl Network {
                 } else {
                     output.dense = Some(DenseRowsMut::new(&mut last, n, outputs, outputs));
                 }
-                strategy::run(plan, crew, parts, input, output, &mut scratch, &mut |_| ());
+                path::run(plan, crew, parts, input, output, &mut scratch, &mut |_| ());
             }
             start.elapsed().as_secs_f64() / (repeats * n) as f64
         };

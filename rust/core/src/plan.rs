@@ -1,7 +1,6 @@
 //! Plans: which strategy and precision each layer uses, for which batch class.
 
 use crate::error::{Error, Result};
-use crate::network::Network;
 
 /// How a layer is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -146,43 +145,5 @@ impl Plan {
         for class in &mut self.classes {
             class.layers[layer].precision = precision;
         }
-    }
-
-    pub(crate) fn check(&self, network: &Network) -> Result<()> {
-        for class in &self.classes {
-            if class.layers.len() != network.layers.len() {
-                return Err(Error::Shape {
-                    name: "strategies".to_owned(),
-                    expected: format!("({},)", network.layers.len()),
-                    got: format!("({},)", class.layers.len()),
-                });
-            }
-            for (i, plan) in class.layers.iter().enumerate() {
-                if plan.strategy == Strategy::Gate && network.layers[i].gate.is_none() {
-                    return Err(Error::Plan {
-                        layer: i,
-                        expected: "'dense' or 'skip', since the layer has no gate".to_owned(),
-                        got: "'gate'".to_owned(),
-                    });
-                }
-                let layer = &network.layers[i];
-                if plan.precision == Precision::Int8 && layer.int8.is_none() {
-                    return Err(Error::Plan {
-                        layer: i,
-                        expected: "'f32', since the layer is not quantised".to_owned(),
-                        got: "'int8'".to_owned(),
-                    });
-                }
-                let gated = plan.strategy == Strategy::Gate;
-                if gated && plan.precision == Precision::Int8 && layer.int8_gate.is_none() {
-                    return Err(Error::Plan {
-                        layer: i,
-                        expected: "no gate in int8, since the layer's gate has no range".to_owned(),
-                        got: "'gate'".to_owned(),
-                    });
-                }
-            }
-        }
-        Ok(())
     }
 }

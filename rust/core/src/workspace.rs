@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicBool;
 use crate::kernels::activation::FinishRows;
 use crate::kernels::emit::{Fused, LEAST_BYTE, Output, Quantized};
 use crate::kernels::scan::{CountBytes, ScanBytes, ScanPairs};
-use crate::kernels::{
-    Aligned, ByteLists, ByteRowsMut, DenseRows, DenseRowsMut, ListedBytes, Lists, ListsMut,
-    PairLists, Span, byte_stride, fill_fours, list_stride, padded, zeros,
+use crate::layout::padded;
+use crate::memory::Aligned;
+use crate::model::Activation;
+use crate::path::{GateScratch, QuantizedLayer};
+use crate::signal::{
+    ByteLists, ByteRowsMut, DenseRows, DenseRowsMut, Input, ListedBytes, Lists, ListsMut, Needs,
+    PairLists, Span, byte_stride, fill_fours, grow, grow_vec, list_stride,
 };
-use crate::memory;
-use crate::network::Activation;
-use crate::simd::LANES;
-use crate::strategy::{Input, Needs, QuantizedLayer};
 
 /// Everything a tile needs between its rows coming in and going out.
 pub(crate) struct Workspace {
@@ -41,34 +41,6 @@ pub(crate) struct Buffer {
     in_pairs: bool,
 }
 
-/// What a gate needs between its estimate and its dot products.
-pub(crate) struct GateScratch {
-    /// x u, rows by rank.
-    pub(crate) low_rank: Aligned<f32>,
-    /// The same as bytes.
-    pub(crate) low_rank_bytes: Aligned<u32>,
-    /// Live units, per row.
-    pub(crate) live: Aligned<u32>,
-    pub(crate) live_spans: Vec<Span>,
-    /// Rows whose estimate is not finite.
-    pub(crate) invalid: Vec<bool>,
-    /// Vectors of a row that are not all zero.
-    pub(crate) blocks: Vec<u32>,
-}
-
-impl Default for GateScratch {
-    fn default() -> GateScratch {
-        GateScratch {
-            low_rank: Aligned::new(64),
-            low_rank_bytes: Aligned::new(64),
-            live: Aligned::new(64),
-            live_spans: Vec::new(),
-            invalid: Vec::new(),
-            blocks: Vec::new(),
-        }
-    }
-}
-
 thread_local! {
     static WORKSPACE: RefCell<Workspace> = RefCell::new(Workspace::new());
 }
@@ -86,32 +58,6 @@ impl Workspace {
     /// Calls `f` with this thread's workspace.
     pub(crate) fn with<R>(f: impl FnOnce(&mut Workspace) -> R) -> R {
         WORKSPACE.with_borrow_mut(f)
-    }
-}
-
-impl GateScratch {
-    /// Makes room for a gate of this rank on a layer of these widths and `rows` rows.
-    pub(crate) fn reserve(&mut self, rows: usize, rank: usize, inputs: usize, units: usize) {
-        grow(&mut self.low_rank, rows * padded(rank));
-        grow(&mut self.low_rank_bytes, rows * byte_stride(rank));
-        grow(&mut self.live, rows * list_stride(units));
-        grow_vec(&mut self.live_spans, rows);
-        grow_vec(&mut self.invalid, rows);
-        grow_vec(&mut self.blocks, inputs / LANES);
-    }
-}
-
-fn grow_vec<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
-    if buffer.len() < len {
-        memory::reserve(buffer, len - buffer.len());
-        buffer.resize(len, T::default());
-    }
-}
-
-/// Replaces the buffer by a longer one where it is too short. What it held is not needed.
-fn grow<T: Copy + Default>(buffer: &mut Aligned<T>, len: usize) {
-    if buffer.len() < len {
-        *buffer = zeros(len);
     }
 }
 
@@ -169,7 +115,7 @@ impl Buffer {
     ) {
         if let Some((next, out_of_range)) = next.filter(|_| needs.int8()) {
             self.reserve_bytes(rows, columns, needs);
-            let offset = next.input.padded_offset()[0];
+            let offset = next.offset();
             // What is negative is byte 0 then.
             let fuse = offset == 0.0 && output.activation == Fused::Relu;
             let Buffer { spans, bytes, byte_index, byte_values, .. } = self;

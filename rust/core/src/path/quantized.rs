@@ -8,22 +8,24 @@
 use std::sync::{Arc, OnceLock};
 use std::{iter, slice};
 
-use super::PackedLayer;
+use super::packed::{PackedLayer, not_finite, packed};
+use super::quantize::{ByFactor, ByTerms, InputTerms, step};
 use crate::error::Result;
 use crate::kernels::arithmetic::Bytes;
 use crate::kernels::bytes::BytesTimesPanels;
 use crate::kernels::emit::Emit;
 use crate::kernels::pairs::PairsTimesPanels;
-use crate::kernels::{
-    Aligned, BytePanels, ListedBytes, Panels, UnitRows, padded, prefer_huge_pages, zeros,
-};
-use crate::memory;
-use crate::network::Quantization;
-use crate::simd::{Isa, Kernel, LANES, Simd};
+use crate::layout::{BytePanels, Panels, UnitRows, padded};
+use crate::memory::{self, Aligned, prefer_huge_pages, zeros};
+use crate::model::Quantization;
+use crate::signal::ListedBytes;
+use crate::simd::Isa;
 
 /// A layer with its weights packed as bytes, four inputs to a word.
 pub(crate) struct QuantizedLayer {
     pub(crate) input: Quantization,
+    /// What makes bytes of its inputs.
+    to_bytes: ToBytes,
     /// One over the scale of each input, zero-padded to whole vectors.
     inverses: Aligned<f32>,
     /// A unit's step; zero-padded to whole vectors.
@@ -50,7 +52,7 @@ impl QuantizedLayer {
             for (by, value) in [("scale", scale[o]), ("offset", bias[o])] {
                 if !value.is_finite() {
                     let by = format!("quantization[{index}].{by}");
-                    return Err(super::not_finite(index, "weight", &by, value));
+                    return Err(not_finite(index, "weight", &by, value));
                 }
             }
             Ok(())
@@ -83,12 +85,23 @@ impl QuantizedLayer {
         for (i, inverse) in inverses[..inputs].iter_mut().enumerate() {
             *inverse = 1.0 / input.scale(i);
         }
-        Ok(QuantizedLayer { input: input.clone(), inverses, scale, bias, weights })
+        let (input, to_bytes) = (input.clone(), ToBytes::new(input));
+        Ok(QuantizedLayer { input, to_bytes, inverses, scale, bias, weights })
     }
 
     /// What the outputs of the layer before are multiplied with to become bytes.
     pub(crate) fn inverses(&self) -> &[f32] {
         &self.inverses
+    }
+
+    /// What makes bytes of rows of its inputs.
+    pub(crate) fn to_bytes(&self) -> &ToBytes {
+        &self.to_bytes
+    }
+
+    /// The byte that stands for 0, the same for all inputs of a layer that is not the first.
+    pub(crate) fn offset(&self) -> f32 {
+        self.to_bytes.offset[0]
     }
 
     pub(super) fn scale(&self) -> &[f32] {
@@ -104,195 +117,27 @@ impl QuantizedLayer {
     }
 }
 
-/// Inputs whose sums are kept apart, so that they need not wait for each other: a multiple of 4.
-const SUMS: usize = 8;
-
-/// What stands between a layer's weights and the bytes of its inputs.
-enum InputTerms {
-    /// One factor of all weights: bytes of 0 stand for 0, and no input is shifted.
-    Factor(f64),
-    /// For [`SUMS`] inputs after [`SUMS`] inputs. For those past the last all is 0.
-    Each(Vec<Terms>),
+/// A [`Quantization`] as kernels want it: `x inverse + offset`, rounded, is the byte of x.
+pub(crate) struct ToBytes {
+    /// `1 / scale`: one for all inputs, or one each, padded to whole vectors.
+    pub(crate) inverse: Vec<f32>,
+    /// As many.
+    pub(crate) offset: Vec<f32>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Terms {
-    /// Of the input map times that of the quantisation: in f64 it is not rounded.
-    factor: [f64; SUMS],
-    /// Of the input map.
-    shift: [f64; SUMS],
-    offset: [f64; SUMS],
-    reference: [f64; SUMS],
-}
-
-impl InputTerms {
-    fn new(layer: &PackedLayer, input: &Quantization) -> InputTerms {
-        let (inputs, map) = (layer.layer.inputs(), layer.input_map.as_deref());
-        let factor = |i| map.map_or(1.0, |map| f64::from(map.scale(i))) * f64::from(input.scale(i));
-        let shift = |i| map.map_or(0.0, |map| f64::from(map.shift(i)));
-        let plain = |i| factor(i) == factor(0) && shift(i) == 0.0 && input.offset(i) == 0.0;
-        if (0..inputs).all(plain) {
-            return InputTerms::Factor(factor(0));
-        }
-        let mut terms = memory::filled(Terms::default(), inputs.div_ceil(SUMS));
-        for i in 0..inputs {
-            let (term, j) = (&mut terms[i / SUMS], i % SUMS);
-            term.factor[j] = factor(i);
-            term.shift[j] = shift(i);
-            term.offset[j] = f64::from(input.offset(i));
-            term.reference[j] = reference(input.offset(i));
-        }
-        InputTerms::Each(terms)
-    }
-}
-
-/// Makes bytes of a unit's weights. Plain loops, each over one thing, which the compiler makes vectors of; on
-/// no instruction set do they give other bits.
-struct ByTerms<'a> {
-    weights: &'a [f32],
-    terms: &'a [Terms],
-    /// Where the bytes go, four to a word.
-    words: &'a mut [u32],
-}
-
-impl Kernel for ByTerms<'_> {
-    /// The unit's step, and what the meaning of the bytes adds to its bias.
-    type Output = (f64, f64);
-    #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) -> (f64, f64) {
-        by_terms(self.weights, self.terms, self.words)
-    }
-}
-
-#[inline(always)]
-fn by_terms(weights: &[f32], terms: &[Terms], words: &mut [u32]) -> (f64, f64) {
-    let (mut sums, mut largest) = ([0.0; SUMS], [0.0_f64; SUMS]);
-    let (eights, rest) = weights.as_chunks::<SUMS>();
-    let last = filled_up(rest);
-    let eights = eights.iter().chain((!rest.is_empty()).then_some(&last));
-    for (weights, term) in eights.clone().zip(terms) {
-        let w = widened(weights);
-        let products = times(w, term.factor);
-        let (shifts, offsets) = (times(w, term.shift), times(products, term.offset));
-        for j in 0..SUMS {
-            sums[j] = sums[j] + shifts[j] - offsets[j];
-        }
-        for j in 0..SUMS {
-            let magnitude = products[j].abs();
-            largest[j] = if magnitude > largest[j] { magnitude } else { largest[j] };
-        }
-    }
-    let step = step(largest.into_iter());
-    // Weights are rounded; but not for the byte that stands for 0, or is in the middle.
-    for ((weights, term), words) in eights.zip(terms).zip(words.chunks_mut(SUMS / 4)) {
-        let products = times(widened(weights), term.factor);
-        let mut bytes = [0; SUMS];
-        for j in 0..SUMS {
-            bytes[j] = quantize(products[j], step);
-        }
-        let mut rounding = [0.0; SUMS];
-        for j in 0..SUMS {
-            rounding[j] = f64::from(bytes[j]) * step - products[j];
-        }
-        let references = times(rounding, term.reference);
-        for j in 0..SUMS {
-            sums[j] -= references[j];
-        }
-        put(words, &bytes);
-    }
-    (step, sums.into_iter().sum())
-}
-
-#[inline(always)]
-fn widened(weights: &[f32; SUMS]) -> [f64; SUMS] {
-    let mut all = [0.0; SUMS];
-    for j in 0..SUMS {
-        all[j] = f64::from(weights[j]);
-    }
-    all
-}
-
-#[inline(always)]
-fn times(a: [f64; SUMS], b: [f64; SUMS]) -> [f64; SUMS] {
-    let mut products = [0.0; SUMS];
-    for j in 0..SUMS {
-        products[j] = a[j] * b[j];
-    }
-    products
-}
-
-/// Weights that are quantised at a time, where one factor stands before all.
-const WEIGHTS: usize = 64;
-
-/// What [`ByTerms`] does where all factors are the same, shifts and offsets are 0, and the step is known: the same
-/// bytes, in much less time.
-struct ByFactor<'a> {
-    weights: &'a [f32],
-    factor: f64,
-    step: f64,
-    words: &'a mut [u32],
-    /// The weights that come next, which are asked for: where units have an order, no hardware knows them.
-    next: &'a [f32],
-}
-
-impl Kernel for ByFactor<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let ByFactor { weights, factor, step, words, next } = self;
-        let (blocks, rest) = weights.as_chunks::<WEIGHTS>();
-        let (to, last_to) = words.split_at_mut(blocks.len() * WEIGHTS / 4);
-        let to = to.as_chunks_mut::<{ WEIGHTS / 4 }>().0;
-        for (i, (block, to)) in blocks.iter().zip(to).enumerate() {
-            for line in (0..WEIGHTS).step_by(LANES) {
-                simd.prefetch_l2(next.as_ptr().wrapping_add(i * WEIGHTS + line));
+impl ToBytes {
+    fn new(input: &Quantization) -> ToBytes {
+        let (scale, offset) = (input.scales(), input.offsets());
+        let count = scale.len().max(offset.len());
+        let spread = |values: &[f32]| {
+            let mut all = if values.len() == 1 { vec![values[0]; count] } else { values.to_vec() };
+            if count != 1 {
+                all.resize(padded(count), 0.0);
             }
-            put(to, &quantized(block, factor, step));
-        }
-        if !rest.is_empty() {
-            put(last_to, &quantized(&filled_up(rest), factor, step));
-        }
-    }
-}
-
-/// Bytes of weights times a factor: those of [`quantize`].
-#[inline(always)]
-fn quantized(weights: &[f32; WEIGHTS], factor: f64, step: f64) -> [i8; WEIGHTS] {
-    /// As in [`quantize`], of f32.
-    const ROUND: f32 = 1.5 * (1 << 23) as f32;
-    // In f32 a quotient of up to 127 is off by less than 1/60,000, by two roundings; only that near the middle
-    // of two integers may another one be the nearest. It is up to 127 where the step is a normal number.
-    const SURE: f32 = 0.5 - 1e-4;
-    let ratio = (factor / step) as f32;
-    let mut bytes = [0; WEIGHTS];
-    let mut unsure = !ratio.is_normal() || step < f64::from(f32::MIN_POSITIVE);
-    for j in 0..WEIGHTS {
-        let quotient = weights[j] * ratio;
-        let shifted = quotient + ROUND;
-        unsure |= (quotient - (shifted - ROUND)).abs() > SURE;
-        bytes[j] = shifted.to_bits() as i8;
-    }
-    if unsure {
-        for j in 0..WEIGHTS {
-            bytes[j] = quantize(f64::from(weights[j]) * factor, step);
-        }
-    }
-    bytes
-}
-
-/// Fewer than `N` weights, and zeros.
-#[inline(always)]
-fn filled_up<const N: usize>(weights: &[f32]) -> [f32; N] {
-    let mut all = [0.0; N];
-    all[..weights.len()].copy_from_slice(weights);
-    all
-}
-
-/// Writes bytes as words of four, as many as there is room for.
-#[inline(always)]
-fn put<const N: usize>(words: &mut [u32], bytes: &[i8; N]) {
-    for (word, four) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-        *word = u32::from_ne_bytes(four.map(|byte| byte as u8));
+            all
+        };
+        let inverse: Vec<_> = scale.iter().map(|scale| 1.0 / scale).collect();
+        ToBytes { inverse: spread(&inverse), offset: spread(offset) }
     }
 }
 
@@ -373,14 +218,12 @@ impl ByteWeights {
     }
 
     pub(super) fn panels(&self) -> &Panels<u32> {
-        super::packed(&self.panels, || {
-            Panels::pack_units(self.columns(), self.outputs, self.fill())
-        })
+        packed(&self.panels, || Panels::pack_units(self.columns(), self.outputs, self.fill()))
     }
 
     pub(super) fn byte_panels(&self, isa: Isa) -> &BytePanels {
         let shape = (self.inputs, self.outputs);
-        super::packed(&self.byte_panels, || match &self.source {
+        packed(&self.byte_panels, || match &self.source {
             Source::Layer(bytes) => {
                 // Lines are put in the order of inputs, not each unit's weights.
                 let layer = &bytes.layer.layer;
@@ -395,7 +238,7 @@ impl ByteWeights {
 
     pub(super) fn unit_rows(&self) -> &UnitRows<u32> {
         // Padding counts as inputs, so that dot products are of whole vectors.
-        super::packed(&self.unit_rows, || {
+        packed(&self.unit_rows, || {
             let columns = self.columns();
             UnitRows::pack(padded(columns), columns, self.outputs, self.fill())
         })
@@ -428,34 +271,4 @@ impl ByteWeights {
         let words = if let Source::Words(words) = &self.source { words.len() * 4 } else { 0 };
         words + panels + byte_panels + unit_rows
     }
-}
-
-/// The step of which these values are multiples up to 127; 1 where they are all zero.
-pub(super) fn step(values: impl Iterator<Item = f64>) -> f64 {
-    let largest = values.fold(0.0, |largest: f64, v| largest.max(v.abs()));
-    // As f32, which is what sums are multiplied with.
-    let step = f64::from((largest / 127.0) as f32);
-    if step > 0.0 { step } else { 1.0 }
-}
-
-/// The byte that stands for 0, where there is one; else the middle one.
-pub(super) fn reference(offset: f32) -> f64 {
-    if (0.0..=255.0).contains(&offset) { f64::from(offset) } else { 128.0 }
-}
-
-/// A value as a signed byte: `value / step`, rounded to the nearest integer, of two equally near the even
-/// one, from -127 to 127.
-#[inline(always)]
-pub(super) fn quantize(value: f64, step: f64) -> i8 {
-    // The sum has the integer in its lowest bits, rounded as sums are. Where rounding is no instruction
-    // of the target's baseline it is a call, ten times as slow.
-    const ROUND: f64 = 1.5 * (1_u64 << 52) as f64;
-    let scaled = (value / step).clamp(-127.0, 127.0);
-    (scaled + ROUND).to_bits() as i8
-}
-
-/// Four signed bytes as a word; those past `len` are zero.
-pub(super) fn word(at: impl Fn(usize) -> usize, len: usize, value: impl Fn(usize) -> i8) -> u32 {
-    let byte = |j| if at(j) < len { value(at(j)) as u8 } else { 0 };
-    u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)])
 }

@@ -13,8 +13,11 @@
 use std::iter;
 use std::sync::Arc;
 
-use super::quantized::{ByteWeights, QuantizedLayer, Source, quantize, reference, step, word};
-use super::{PackedLayer, Step};
+use super::packed::{PackedLayer, not_finite};
+use super::quantize::{quantize, reference, step, word};
+use super::quantized::{ByteWeights, QuantizedLayer, Source};
+use super::scratch::GateScratch;
+use super::step::Step;
 use crate::error::Result;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
@@ -22,14 +25,11 @@ use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
 use crate::kernels::emit::{ByteSums, Finish, Live, LiveBytes, Output, Sums};
 use crate::kernels::scan::Quantize;
 use crate::kernels::sparse::SparseTimesPanels;
-use crate::kernels::{
-    Aligned, ByteRowsMut, DenseRows, ListedBytes, Lists, Panels, Span, UnitRows, byte_stride,
-    list_stride, padded, zeros,
-};
-use crate::memory;
-use crate::network::{Gate, InputMap, Quantization};
+use crate::layout::{Panels, UnitRows, padded};
+use crate::memory::{self, Aligned, zeros};
+use crate::model::{Gate, InputMap, Quantization};
+use crate::signal::{ByteRowsMut, DenseRows, ListedBytes, Lists, Span, byte_stride, list_stride};
 use crate::simd::Isa;
-use crate::workspace::GateScratch;
 
 /// A gate with its factors packed.
 pub(crate) struct PackedGate {
@@ -83,7 +83,7 @@ impl PackedGate {
         }
         let overflow = bias.iter().copied().find(|b| !b.is_finite());
         if let Some(value) = overflow {
-            return Err(super::not_finite(index, "gate", "input_shift", value));
+            return Err(not_finite(index, "gate", "input_shift", value));
         }
         let mut packed = PackedGate { gate, u, v, bias, scored, bytes: None };
         packed.bytes = ByteGate::new(&packed, layer);

@@ -1,11 +1,11 @@
 //! skip: inputs that are zero are not multiplied. Exact.
 
-use super::PackedLayer;
+use super::packed::PackedLayer;
+use super::quantized::QuantizedLayer;
 use crate::kernels::emit::Output;
 use crate::kernels::sparse::SparseTimesPanels;
-use crate::kernels::{ListedBytes, Lists};
+use crate::signal::{ListedBytes, Lists};
 use crate::simd::Isa;
-use crate::strategy::QuantizedLayer;
 
 pub(super) fn run(isa: Isa, layer: &PackedLayer, lists: Lists<'_>, mut output: Output<'_>) {
     let (panels, emit) = (layer.panels(), &mut output);

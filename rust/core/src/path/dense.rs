@@ -1,12 +1,14 @@
 //! dense: every multiplication.
 
-use super::{Crew, PackedLayer};
+use super::packed::PackedLayer;
+use super::quantized::QuantizedLayer;
+use super::run::Crew;
 use crate::interrupt;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::emit::{Emit, Output};
-use crate::kernels::{DenseRows, PANEL, Panels};
-use crate::strategy::QuantizedLayer;
+use crate::layout::{PANEL, Panels};
+use crate::signal::DenseRows;
 
 pub(super) fn run(crew: Crew<'_>, layer: &PackedLayer, rows: DenseRows<'_>, output: Output<'_>) {
     times::<Floats>(crew, rows, layer.panels(), output);

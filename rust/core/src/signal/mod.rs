@@ -1,0 +1,15 @@
+//! Activations between layers: dense rows or lists of what is not zero, of f32 or of bytes.
+//!
+//! Kernels read and write these; what writes a list promises what its type says of it.
+
+mod form;
+mod grow;
+mod lists;
+mod rows;
+
+pub(crate) use form::{Input, Needs};
+pub(crate) use grow::{grow, grow_vec};
+pub(crate) use lists::{
+    ByteLists, ListedBytes, Lists, ListsMut, PairLists, Span, fill_fours, list_stride,
+};
+pub(crate) use rows::{ByteRowsMut, DenseRows, DenseRowsMut, byte_stride};
