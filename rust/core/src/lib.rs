@@ -23,7 +23,7 @@
 //! variable `LRGATE_ISA` forces one. `docs/architecture.md` in the repository tells how it works.
 
 mod error;
-mod forward;
+mod exec;
 pub mod interrupt;
 mod kernels;
 mod layout;
@@ -32,22 +32,17 @@ pub mod memory;
 mod model;
 mod network;
 mod path;
-mod peaks;
-mod phases;
 mod plan;
 pub mod pool;
 mod rows;
 mod signal;
 mod simd;
-mod workspace;
 
 pub use error::{Error, Result};
 pub use kernels::activation::softmax;
-pub use measure::{LayerCounts, LayerProfile};
+pub use measure::{LayerCounts, LayerProfile, Peaks, Phase, PhaseProfile, Phases};
 pub use model::{Activation, Gate, InputMap, Layer, Quantization, Weights};
 pub use network::Network;
-pub use peaks::Peaks;
-pub use phases::{Phase, PhaseProfile, Phases};
 pub use plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
 pub use rows::Rows;
 pub use simd::Isa;

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::workspace::{Buffer, Workspace};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::kernels::activation::FinishRows;
@@ -24,7 +25,6 @@ use crate::plan::{ClassPlan, Precision, Strategy};
 use crate::pool::{self, Team};
 use crate::rows::{Data, Rows};
 use crate::signal::{ByteRowsMut, DenseRows, DenseRowsMut, Input, Lists, Needs, Span};
-use crate::workspace::{Buffer, Workspace};
 
 /// Rows of a full tile: enough to read a layer's weights from L3 rarely, few enough that the tile's
 /// activations stay in L2.

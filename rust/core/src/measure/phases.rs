@@ -11,16 +11,17 @@
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use super::clock::{clock_overhead, median};
+use super::sample::check_sample;
 use crate::error::Result;
-use crate::forward::Observer;
+use crate::exec::Buffer;
+use crate::exec::Observer;
 use crate::interrupt;
-use crate::measure::{check_sample, clock_overhead, median};
 use crate::network::Network;
 use crate::path::{self, Crew, GateScratch, PackedGate, Step};
 use crate::plan::{ClassPlan, LayerPlan, Precision, Strategy};
 use crate::rows::{Data, Rows};
 use crate::signal::{ByteLists, DenseRows, DenseRowsMut, Input, ListedBytes, Lists, Needs, Span};
-use crate::workspace::Buffer;
 
 /// A part of the work for one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
