@@ -40,9 +40,10 @@ mod simd;
 
 pub use error::{Error, Result};
 pub use kernels::activation::softmax;
-pub use measure::{LayerCounts, LayerProfile, Peaks, Phase, PhaseProfile, Phases};
+pub use measure::{LayerCounts, LayerProfile, Peaks, PhaseProfile, Phases};
 pub use model::{Activation, Gate, InputMap, Layer, Quantization, Weights};
 pub use network::Network;
+pub use path::Phase;
 pub use plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
 pub use rows::Rows;
 pub use simd::Isa;

@@ -6,51 +6,28 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::exec::{self, Inputs, Parts, Program};
 use crate::model::{Gate, InputMap, Layer, Quantization};
-use crate::path::{self, PackedGate, PackedLayer, Parts, QuantizedGate, QuantizedLayer};
-use crate::plan::{ClassPlan, Plan, Precision, Strategy};
+use crate::path::{self, PackedForms, PackedGate, PackedLayer, QuantizedLayer};
+use crate::plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
+use crate::rows::Rows;
 use crate::simd::Isa;
+
+/// A gate on an int8 layer.
+const GATE_INT8: LayerPlan = LayerPlan { strategy: Strategy::Gate, precision: Precision::Int8 };
 
 /// A trained network, checked, with its plan, and its weights as far as they are packed. Cheap to clone; what
 /// it computes never changes.
 #[derive(Clone)]
 pub struct Network {
-    pub(crate) layers: Vec<NetworkLayer>,
+    pub(crate) layers: Vec<PackedForms>,
     pub(crate) input_map: Option<Arc<InputMap>>,
     /// The map, where it is applied to rows as they are read instead of folded.
     pub(crate) map_on_read: Option<Arc<InputMap>>,
-    pub(crate) plan: Arc<Plan>,
+    plan: Arc<Plan>,
+    /// One for each class of the plan.
+    programs: Arc<[Program]>,
     pub(crate) isa: Isa,
-}
-
-/// A layer and its gate, with their packed forms.
-#[derive(Clone)]
-pub(crate) struct NetworkLayer {
-    pub(crate) packed: Arc<PackedLayer>,
-    pub(crate) gate: Option<Arc<PackedGate>>,
-    pub(crate) int8: Option<Arc<QuantizedLayer>>,
-    pub(crate) int8_gate: Option<Arc<QuantizedGate>>,
-}
-
-impl NetworkLayer {
-    pub(crate) fn parts(&self) -> Parts<'_> {
-        Parts {
-            layer: &self.packed,
-            gate: self.gate.as_deref(),
-            int8: self.int8.as_deref(),
-            int8_gate: self.int8_gate.as_deref(),
-        }
-    }
-
-    /// Makes the gate's bytes where there is all that they need.
-    fn quantize_gate(&mut self) {
-        self.int8_gate = match (&self.gate, &self.int8) {
-            (Some(gate), Some(int8)) => {
-                QuantizedGate::new(gate, &self.packed, &int8.input).map(Arc::new)
-            }
-            _ => None,
-        };
-    }
 }
 
 impl Network {
@@ -96,11 +73,11 @@ impl Network {
         let layers = layers.into_iter().zip(largest).enumerate().map(|(i, (layer, largest))| {
             let map = input_map.clone().filter(|_| i == 0);
             let packed = PackedLayer::new(i, layer, &largest, map, map_on_read.is_none())?;
-            let packed = Arc::new(packed);
-            Ok(NetworkLayer { packed, gate: None, int8: None, int8_gate: None })
+            Ok(PackedForms::new(Arc::new(packed)))
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
-        Ok(Network { layers, input_map, map_on_read, plan: Arc::new(plan), isa })
+        let (first, programs) = (Arc::new(plan.clone()), Arc::new([]));
+        Network { layers, input_map, map_on_read, plan: first, programs, isa }.planned(plan)
     }
 
     /// The same network with `gates[i]` on layer i (`None` takes a gate away). Layers that get a
@@ -122,21 +99,20 @@ impl Network {
         let mut plan = Plan::clone(&self.plan);
         for (i, gate) in gates.into_iter().enumerate() {
             let layer = &mut network.layers[i];
-            layer.gate = match gate {
+            let gate = match gate {
                 None => None,
                 Some(gate) => {
-                    gate.check(i, layer.packed.layer(), i == last)?;
-                    Some(Arc::new(PackedGate::new(i, gate, &layer.packed)?))
+                    gate.check(i, layer.layer.layer(), i == last)?;
+                    Some(PackedGate::new(i, gate, &layer.layer)?)
                 }
             };
-            layer.quantize_gate();
+            layer.set_gate(gate);
             plan.gate_changed(i, layer.gate.is_some());
-            if layer.gate.is_some() && layer.int8_gate.is_none() {
+            if layer.gate.is_some() && !layer.can(GATE_INT8) {
                 plan.set_precision(i, Precision::F32);
             }
         }
-        network.plan = Arc::new(plan);
-        Ok(network)
+        network.planned(plan)
     }
 
     /// The same network with int8 forms of layers: `quantization[i]` says how layer i's inputs become
@@ -160,21 +136,18 @@ impl Network {
         let mut plan = Plan::clone(&self.plan);
         for (i, quantization) in quantization.into_iter().enumerate() {
             let layer = &mut network.layers[i];
-            layer.int8 = match quantization {
+            let int8 = match quantization {
                 None => None,
                 Some(quantization) => {
-                    quantization.check(i, layer.packed.layer())?;
-                    let int8 = QuantizedLayer::new(i, &layer.packed, &quantization, self.isa)?;
-                    Some(Arc::new(int8))
+                    quantization.check(i, layer.layer.layer())?;
+                    Some(QuantizedLayer::new(i, &layer.layer, &quantization, self.isa)?)
                 }
             };
-            layer.quantize_gate();
-            let possible =
-                layer.int8.is_some() && (layer.gate.is_none() || layer.int8_gate.is_some());
+            layer.set_int8(int8);
+            let possible = layer.int8.is_some() && (layer.gate.is_none() || layer.can(GATE_INT8));
             plan.set_precision(i, if possible { Precision::Int8 } else { Precision::F32 });
         }
-        network.plan = Arc::new(plan);
-        Ok(network)
+        network.planned(plan)
     }
 
     /// How layer `i`'s inputs become bytes, if it has an int8 form.
@@ -187,49 +160,29 @@ impl Network {
     /// # Errors
     /// A plan of another number of layers, or one that gates a layer without a gate.
     pub fn with_plan(&self, plan: Plan) -> Result<Network> {
-        self.check_plan(&plan)?;
-        let network = Network { plan: Arc::new(plan), ..self.clone() };
+        let network = self.clone().planned(plan)?;
         network.pack();
         Ok(network)
     }
 
-    /// Whether the plan fits the layers and what they have.
-    fn check_plan(&self, plan: &Plan) -> Result<()> {
-        for class in plan.classes() {
-            if class.layers.len() != self.layers.len() {
-                return Err(Error::Shape {
-                    name: "strategies".to_owned(),
-                    expected: format!("({},)", self.layers.len()),
-                    got: format!("({},)", class.layers.len()),
-                });
-            }
-            for (i, plan) in class.layers.iter().enumerate() {
-                if plan.strategy == Strategy::Gate && self.layers[i].gate.is_none() {
-                    return Err(Error::Plan {
-                        layer: i,
-                        expected: "'dense' or 'skip', since the layer has no gate".to_owned(),
-                        got: "'gate'".to_owned(),
-                    });
-                }
-                let layer = &self.layers[i];
-                if plan.precision == Precision::Int8 && layer.int8.is_none() {
-                    return Err(Error::Plan {
-                        layer: i,
-                        expected: "'f32', since the layer is not quantised".to_owned(),
-                        got: "'int8'".to_owned(),
-                    });
-                }
-                let gated = plan.strategy == Strategy::Gate;
-                if gated && plan.precision == Precision::Int8 && layer.int8_gate.is_none() {
-                    return Err(Error::Plan {
-                        layer: i,
-                        expected: "no gate in int8, since the layer's gate has no range".to_owned(),
-                        got: "'gate'".to_owned(),
-                    });
-                }
-            }
-        }
-        Ok(())
+    /// The same network under another plan, which is compiled; weights are not packed.
+    fn planned(mut self, plan: Plan) -> Result<Network> {
+        let classes = plan.classes().iter();
+        let programs = classes.map(|class| self.compiled(class, Inputs::AsRead));
+        self.programs = programs.collect::<Result<_>>()?;
+        self.plan = Arc::new(plan);
+        Ok(self)
+    }
+
+    /// A plan for calls of some size, compiled.
+    pub(crate) fn compiled(&self, class: &ClassPlan, inputs: Inputs) -> Result<Program> {
+        let (isa, layers, map_on_read) = (self.isa, &*self.layers, self.map_on_read.as_ref());
+        Program::compile(&Parts { isa, layers, map_on_read }, class, inputs)
+    }
+
+    /// What a call with `rows` rows runs.
+    pub(crate) fn program_for(&self, rows: usize) -> &Program {
+        &self.programs[self.plan.index_for(rows)]
     }
 
     /// Packs what the plan needs and is not packed yet, so that no call pays for it: else the first call
@@ -239,22 +192,14 @@ impl Network {
     /// follow.
     pub fn pack(&self) {
         let classes = self.plan.classes();
-        for (at, class) in classes.iter().enumerate() {
-            self.pack_for(class, classes.get(at + 1).is_none_or(|next| next.rows > 2));
-        }
-    }
-
-    /// The same for one batch class; `batches` if its calls may be of more rows than one.
-    pub(crate) fn pack_for(&self, class: &ClassPlan, batches: bool) {
-        for (i, (layer, plan)) in self.layers.iter().zip(&class.layers).enumerate() {
-            let in_pairs = i == 0 && batches && self.isa.dot_products();
-            layer.parts().pack_for(self.isa, *plan, in_pairs);
+        for (at, program) in self.programs.iter().enumerate() {
+            program.pack(classes.get(at + 1).is_none_or(|next| next.rows > 2));
         }
     }
 
     /// The layers, in order.
     pub fn layers(&self) -> impl ExactSizeIterator<Item = &Layer> {
-        self.layers.iter().map(|layer| layer.packed.layer())
+        self.layers.iter().map(|layer| layer.layer.layer())
     }
 
     /// The gate of layer `i`, if it has one.
@@ -279,16 +224,52 @@ impl Network {
 
     /// Width of an input row.
     pub fn input_size(&self) -> usize {
-        self.layers[0].packed.layer().inputs()
+        self.layers[0].layer.layer().inputs()
     }
 
     /// Width of an output row.
     pub fn output_size(&self) -> usize {
-        self.layers[self.layers.len() - 1].packed.layer().outputs()
+        self.layers[self.layers.len() - 1].layer.layer().outputs()
     }
 
     /// Bytes of weights held, in all layouts packed so far.
     pub fn nbytes(&self) -> usize {
-        self.layers.iter().map(|layer| layer.parts().bytes()).sum()
+        self.layers.iter().map(PackedForms::bytes).sum()
+    }
+
+    /// Runs the network: `rows` in, raw outputs of the last layer into `out`, row by row.
+    ///
+    /// `threads` is the most threads to use, `None` for [`crate::pool::num_threads`]. The result does not
+    /// depend on it.
+    ///
+    /// # Errors
+    /// Rows of another width than the network's, an `out` of another length than rows times
+    /// [`Network::output_size`], or 0 threads.
+    pub fn forward(&self, rows: Rows<'_>, out: &mut [f32], threads: Option<usize>) -> Result<()> {
+        self.check_width(rows)?;
+        let outputs = self.output_size();
+        if Some(out.len()) != rows.rows.checked_mul(outputs) {
+            return Err(Error::Shape {
+                name: "out".to_owned(),
+                expected: format!("({}, {outputs})", rows.rows),
+                got: format!("{} values", out.len()),
+            });
+        }
+        if threads == Some(0) {
+            return Err(Error::Threads { name: "num_threads", got: "0".to_owned() });
+        }
+        exec::run(self.program_for(rows.rows), rows, out, threads)
+    }
+
+    pub(crate) fn check_width(&self, rows: Rows<'_>) -> Result<()> {
+        let width = self.input_size();
+        if rows.columns == width {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            name: "x".to_owned(),
+            expected: format!("(n, {width})"),
+            got: format!("({}, {})", rows.rows, rows.columns),
+        })
     }
 }

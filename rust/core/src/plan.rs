@@ -123,11 +123,15 @@ impl Plan {
 
     /// The class that a call with `rows` rows uses.
     pub fn for_rows(&self, rows: usize) -> &ClassPlan {
+        &self.classes[self.index_for(rows)]
+    }
+
+    /// The number of that class.
+    pub(crate) fn index_for(&self, rows: usize) -> usize {
         // a is nearer than b > a on a log scale where rows^2 <= a b.
         let square = (rows as u128) * (rows as u128);
         let nearer = |pair: &[ClassPlan]| square <= pair[0].rows as u128 * pair[1].rows as u128;
-        let at = self.classes.windows(2).position(nearer).unwrap_or(self.classes.len() - 1);
-        &self.classes[at]
+        self.classes.windows(2).position(nearer).unwrap_or(self.classes.len() - 1)
     }
 
     pub(crate) fn gate_changed(&mut self, layer: usize, has_gate: bool) {

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::exec::Observer;
-use crate::network::Network;
-use crate::plan::ClassPlan;
+use crate::exec::{self, Observer, Program};
+use crate::path::Watch;
 use crate::rows::Rows;
-use crate::signal::Input;
+use crate::signal::Signal;
 
 /// Adds up the time of each layer.
 struct Clock {
@@ -15,9 +14,11 @@ struct Clock {
     nanoseconds: Vec<f64>,
 }
 
+impl Watch for Clock {}
+
 impl Observer for Clock {
     #[inline]
-    fn before(&mut self, _layer: usize, _input: Input<'_>) {
+    fn before(&mut self, _layer: usize, _input: Signal<'_>) {
         self.start = Instant::now();
     }
     #[inline]
@@ -43,38 +44,35 @@ pub(super) fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-impl Network {
-    /// Median seconds per row of each layer, over passes repeated for `time`.
-    pub(super) fn time_layers(
-        &self,
-        class: &ClassPlan,
-        rows: Rows<'_>,
-        batch: usize,
-        time: Duration,
-        least_passes: usize,
-    ) -> Result<Vec<f64>> {
-        let overhead = clock_overhead();
-        let layers = self.layers.len();
-        let mut passes: Vec<Vec<f64>> = vec![Vec::new(); layers];
-        let begin = Instant::now();
-        // The first pass warms up.
-        for pass in 0.. {
-            let mut tiles = 0;
-            let mut clock = Clock { start: begin, nanoseconds: vec![0.0; layers] };
-            for rows in rows.batches(batch) {
-                tiles += rows.rows.div_ceil(self.tile(class));
-                self.observe(class, rows, &mut clock)?;
-            }
-            if pass > 0 {
-                for (times, t) in passes.iter_mut().zip(&clock.nanoseconds) {
-                    times.push((t - tiles as f64 * overhead).max(0.0));
-                }
-            }
-            if pass >= least_passes && begin.elapsed() > time {
-                break;
+/// Median seconds per row of each layer, over passes repeated for `time`.
+pub(super) fn time_layers(
+    program: &Program,
+    rows: Rows<'_>,
+    batch: usize,
+    time: Duration,
+    least_passes: usize,
+) -> Result<Vec<f64>> {
+    let overhead = clock_overhead();
+    let layers = program.layers.len();
+    let mut passes: Vec<Vec<f64>> = vec![Vec::new(); layers];
+    let begin = Instant::now();
+    // The first pass warms up.
+    for pass in 0.. {
+        let mut tiles = 0;
+        let mut clock = Clock { start: begin, nanoseconds: vec![0.0; layers] };
+        for rows in rows.batches(batch) {
+            tiles += rows.rows.div_ceil(program.tile);
+            exec::observe(program, rows, &mut clock)?;
+        }
+        if pass > 0 {
+            for (times, t) in passes.iter_mut().zip(&clock.nanoseconds) {
+                times.push((t - tiles as f64 * overhead).max(0.0));
             }
         }
-        let per_row = 1e-9 / rows.rows as f64;
-        Ok(passes.iter_mut().map(|times| median(times) * per_row).collect())
+        if pass >= least_passes && begin.elapsed() > time {
+            break;
+        }
     }
+    let per_row = 1e-9 / rows.rows as f64;
+    Ok(passes.iter_mut().map(|times| median(times) * per_row).collect())
 }

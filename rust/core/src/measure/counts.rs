@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
+use super::clock::time_layers;
 use super::sample::check_sample;
 use crate::error::Result;
-use crate::exec::Observer;
+use crate::exec::{self, Inputs, Observer, Program};
 use crate::kernels::emit::to_byte;
 use crate::memory;
-use crate::model::Gate;
 use crate::network::Network;
-use crate::path::{self, Crew, GateScratch};
-use crate::plan::{ClassPlan, LayerPlan, Precision, Strategy};
+use crate::path::{Context, GateScratch, LayerPath, Path, Unwatched, Watch};
+use crate::plan::{LayerPlan, Precision, Strategy};
 use crate::rows::Rows;
-use crate::signal::{DenseRows, DenseRowsMut, Input};
+use crate::signal::{DenseRows, DenseRowsMut, Parts, Signal};
 
 /// What one layer did on some rows: sums over them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -63,7 +63,7 @@ pub struct LayerProfile {
 /// Counts what each layer sees and yields, and compares gated layers with their dense selves.
 struct Count<'a> {
     network: &'a Network,
-    class: &'a ClassPlan,
+    program: &'a Program,
     counts: Vec<LayerCounts>,
     /// The input of the layer that is running, dense.
     input: Vec<f32>,
@@ -73,27 +73,18 @@ impl Count<'_> {
     /// Takes layer `layer`'s output, once it is known.
     fn take_output(&mut self, layer: usize, output: &[f32]) {
         self.counts[layer].outputs += output.iter().filter(|y| **y != 0.0).count() as u64;
-        if self.class.layers[layer].strategy != Strategy::Gate {
+        if self.program.layers[layer].path.rank().is_none() {
             return;
         }
-        let parts = self.network.layers[layer].parts();
-        let (inputs, outputs) = (parts.layer.layer().inputs(), parts.layer.layer().outputs());
-        let n = output.len() / outputs;
-        let mut dense = memory::filled(0.0, output.len());
-        let rows = DenseRows::new(&self.input, n, inputs, inputs);
-        let mut to = parts.output(Precision::F32);
-        to.dense = Some(DenseRowsMut::new(&mut dense, n, outputs, outputs));
-        let input =
-            Input { rows: n, dense: Some(rows), lists: None, bytes: None, byte_lists: None };
-        let plan = LayerPlan { strategy: Strategy::Dense, precision: Precision::F32 };
-        let crew = Crew::alone(self.network.isa);
-        path::run(plan, crew, parts, input, to, &mut GateScratch::default(), &mut |_| ());
+        let mut dense = self.dense_output(layer, output.len());
         // What the next layer's bytes cannot tell from zero is not lost.
-        if let Some(next) = self.network.quantization(layer + 1)
-            && self.class.layers[layer + 1].precision == Precision::Int8
+        if let Some(next) = self.program.layers.get(layer + 1)
+            && next.input.is_bytes()
+            && let Some(quantization) = self.network.quantization(layer + 1)
         {
             for (o, y) in dense.iter_mut().enumerate() {
-                let (scale, offset) = (next.scale(o % outputs), next.offset(0));
+                let i = o % next.inputs;
+                let (scale, offset) = (quantization.scale(i), quantization.offset(0));
                 let byte = to_byte(*y * (1.0 / scale) + offset);
                 *y = (f32::from(byte) - offset) * scale;
             }
@@ -110,12 +101,27 @@ impl Count<'_> {
             }
         }
     }
+
+    /// What layer `layer` would yield without its gate.
+    fn dense_output(&self, layer: usize, len: usize) -> Vec<f32> {
+        let path = self.network.layers[layer].dense();
+        let (inputs, outputs) = (path.layer().inputs(), path.layer().outputs());
+        let n = len / outputs;
+        let mut dense = memory::filled(0.0, len);
+        let mut to = path.output();
+        to.dense = Some(DenseRowsMut::new(&mut dense, n, outputs, outputs));
+        let rows = DenseRows::new(&self.input, n, inputs, inputs);
+        let input = Signal::Floats(Parts::Rows(rows));
+        let context = Context::alone(self.program.isa);
+        path.run(context, input, to, &mut GateScratch::default(), &mut Unwatched);
+        dense
+    }
 }
 
-impl Observer for Count<'_> {
-    const DENSE_INPUTS: bool = true;
+impl Watch for Count<'_> {}
 
-    fn before(&mut self, layer: usize, input: Input<'_>) {
+impl Observer for Count<'_> {
+    fn before(&mut self, layer: usize, input: Signal<'_>) {
         let mut rows = Vec::new();
         self.network.append_dense(&mut rows, layer, input);
         if layer > 0 {
@@ -151,12 +157,15 @@ impl Network {
         self.check_width(rows)?;
         check_sample("x", rows.rows)?;
         check_sample("batch_size", batch)?;
-        let class = self.plan.for_rows(batch);
+        let (program, plan) = (self.program_for(batch), self.plan().for_rows(batch));
         let counts = self.count(rows, batch)?;
-        let seconds = self.time_layers(class, rows, batch, time, 3)?;
-        Ok((0..self.layers.len())
-            .map(|i| self.layer_profile(i, class.layers[i], &counts[i], rows.rows, seconds[i]))
-            .collect())
+        let seconds = time_layers(program, rows, batch, time, 3)?;
+        let measured = plan.layers.iter().zip(&counts).zip(seconds);
+        let layers = program.layers.iter().zip(measured);
+        let profile = layers.map(|(layer, ((plan, counts), seconds))| {
+            layer_profile(&layer.path, *plan, counts, rows.rows, seconds)
+        });
+        Ok(profile.collect())
     }
 
     /// Runs the network over `rows` under the plan for `batch` rows a call, and counts what each
@@ -167,10 +176,11 @@ impl Network {
     pub fn count(&self, rows: Rows<'_>, batch: usize) -> Result<Vec<LayerCounts>> {
         check_sample("x", rows.rows)?;
         check_sample("batch_size", batch)?;
-        let class = self.plan.for_rows(batch);
+        self.check_width(rows)?;
+        let program = &self.compiled(self.plan().for_rows(batch), Inputs::WithRows)?;
         let counts = vec![LayerCounts::default(); self.layers.len()];
-        let mut count = Count { network: self, class, counts, input: Vec::new() };
-        self.observe(class, rows, &mut count)?;
+        let mut count = Count { network: self, program, counts, input: Vec::new() };
+        exec::observe(program, rows, &mut count)?;
         Ok(count.counts)
     }
 
@@ -183,41 +193,34 @@ impl Network {
         self.check_width(rows)?;
         check_sample("x", rows.rows)?;
         check_sample("batch_size", batch)?;
-        self.time_layers(self.plan.for_rows(batch), rows, batch, time, 1)
+        time_layers(self.program_for(batch), rows, batch, time, 1)
     }
+}
 
-    fn layer_profile(
-        &self,
-        i: usize,
-        plan: LayerPlan,
-        counts: &LayerCounts,
-        rows: usize,
-        seconds: f64,
-    ) -> LayerProfile {
-        let layer = self.layers[i].packed.layer();
-        let (n, d, h) = (rows as f64, layer.inputs() as f64, layer.outputs() as f64);
-        let density_in = counts.inputs as f64 / (n * d);
-        let computed_share = counts.computed as f64 / (n * h);
-        let rank = self.gate(i).map(Gate::rank);
-        let rank = rank.filter(|_| plan.strategy == Strategy::Gate);
-        let multiply_adds = match (plan.strategy, rank) {
-            (Strategy::Dense, _) => d * h,
-            (Strategy::Gate, Some(k)) => k as f64 * (d * density_in + h) + computed_share * d * h,
-            _ => density_in * d * h,
-        };
-        let ratio = |part: f64, whole: f64, empty| if whole > 0.0 { part / whole } else { empty };
-        LayerProfile {
-            strategy: plan.strategy,
-            precision: plan.precision,
-            rank,
-            density_in,
-            density_out: counts.outputs as f64 / (n * h),
-            computed_share,
-            recall: rank.map(|_| ratio(counts.kept as f64, counts.active as f64, 1.0)),
-            lost_energy: rank.map(|_| ratio(counts.lost, counts.energy, 0.0)),
-            seconds,
-            multiply_adds,
-            dense_multiply_adds: d * h,
-        }
+/// A layer's profile, from sums over `rows` rows.
+fn layer_profile(
+    path: &LayerPath,
+    plan: LayerPlan,
+    counts: &LayerCounts,
+    rows: usize,
+    seconds: f64,
+) -> LayerProfile {
+    let (layer, rank) = (path.layer(), path.rank());
+    let (n, d, h) = (rows as f64, layer.inputs() as f64, layer.outputs() as f64);
+    let density_in = counts.inputs as f64 / (n * d);
+    let computed_share = counts.computed as f64 / (n * h);
+    let ratio = |part: f64, whole: f64, empty| if whole > 0.0 { part / whole } else { empty };
+    LayerProfile {
+        strategy: plan.strategy,
+        precision: plan.precision,
+        rank,
+        density_in,
+        density_out: counts.outputs as f64 / (n * h),
+        computed_share,
+        recall: rank.map(|_| ratio(counts.kept as f64, counts.active as f64, 1.0)),
+        lost_energy: rank.map(|_| ratio(counts.lost, counts.energy, 0.0)),
+        seconds,
+        multiply_adds: path.multiply_adds(density_in, computed_share),
+        dense_multiply_adds: d * h,
     }
 }

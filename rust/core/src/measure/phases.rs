@@ -1,6 +1,6 @@
 //! Where a network's time goes, step by step, beside what each step must read and compute.
 //!
-//! A forward pass tells its observer of each step that is done ([`Step`]); here a clock is read each
+//! A forward pass tells its observer of each step that is done ([`Watch`]); here a clock is read each
 //! time, so that every step meets the caches as they are in use. Where one kernel does two things, they
 //! are one phase, but for the epilogue of skip (bias, activation, the form that the next layer reads):
 //! it is timed apart, by the same kernel on rows whose inputs are all zero, and subtracted.
@@ -14,84 +14,14 @@ use std::time::{Duration, Instant};
 use super::clock::{clock_overhead, median};
 use super::sample::check_sample;
 use crate::error::Result;
-use crate::exec::Buffer;
-use crate::exec::Observer;
+use crate::exec::{self, LayerProgram, Observer, Place, Program};
 use crate::interrupt;
 use crate::network::Network;
-use crate::path::{self, Crew, GateScratch, PackedGate, Step};
-use crate::plan::{ClassPlan, LayerPlan, Precision, Strategy};
+use crate::path::{Context, GateScratch, LayerPath, Path, Phase, Seen, Unwatched, Watch, Work};
+use crate::plan::Precision;
 use crate::rows::{Data, Rows};
-use crate::signal::{ByteLists, DenseRows, DenseRowsMut, Input, ListedBytes, Lists, Needs, Span};
-
-/// A part of the work for one layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Phase {
-    /// The caller's rows become dense rows of f32.
-    Convert,
-    /// The layer's non-zero inputs are listed, where the kernel before did not.
-    Scan,
-    /// Both in one kernel.
-    ConvertScan,
-    /// Inputs become bytes, where the kernel before did not.
-    Quantize,
-    /// Rows that are not finite are looked for.
-    Check,
-    /// Gate: the low-rank sums.
-    Estimate,
-    /// Gate: scores from them, and the list of live units, in one kernel.
-    ScoreThreshold,
-    /// Gate: outputs that may not be computed are made zero.
-    Clear,
-    /// Gate: dot products of live units, bias and activation.
-    Dots,
-    /// Dense: products, bias and activation, in one kernel.
-    MultiplyEpilogue,
-    /// Skip: products and their sums, without the epilogue.
-    Multiply,
-    /// Skip: bias, activation, and the form that the next layer reads.
-    Epilogue,
-    /// An activation that is not fused.
-    Activation,
-}
-
-impl Phase {
-    /// All of them, in the order in which they run.
-    pub const ALL: [Phase; 13] = [
-        Phase::Convert,
-        Phase::ConvertScan,
-        Phase::Quantize,
-        Phase::Scan,
-        Phase::Check,
-        Phase::Estimate,
-        Phase::ScoreThreshold,
-        Phase::Clear,
-        Phase::Dots,
-        Phase::MultiplyEpilogue,
-        Phase::Multiply,
-        Phase::Epilogue,
-        Phase::Activation,
-    ];
-
-    /// Its name: two joined by `+` are one kernel.
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::Convert => "convert",
-            Phase::Scan => "scan",
-            Phase::ConvertScan => "convert+scan",
-            Phase::Quantize => "quantize",
-            Phase::Check => "check",
-            Phase::Estimate => "estimate",
-            Phase::ScoreThreshold => "score+threshold",
-            Phase::Clear => "clear",
-            Phase::Dots => "dots+epilogue",
-            Phase::MultiplyEpilogue => "multiply+epilogue",
-            Phase::Multiply => "multiply",
-            Phase::Epilogue => "epilogue",
-            Phase::Activation => "activation",
-        }
-    }
-}
+use crate::signal::{Buffer, ByteLists, DenseRows, ListedBytes, Lists, Parts, Signal, Span};
+use crate::simd::Isa;
 
 /// One phase's time and work; all per row, averages over the rows.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,37 +59,8 @@ fn index(phase: Phase) -> usize {
     Phase::ALL.iter().position(|other| *other == phase).unwrap_or(0)
 }
 
-/// Which phase a step ends.
-fn phase_of(step: Step<'_>, strategy: Strategy) -> Phase {
-    match step {
-        Step::Converted => Phase::Convert,
-        Step::Scanned => Phase::Scan,
-        Step::ConvertedAndScanned => Phase::ConvertScan,
-        Step::Quantized => Phase::Quantize,
-        Step::Checked => Phase::Check,
-        Step::Estimated => Phase::Estimate,
-        Step::Chosen(..) => Phase::ScoreThreshold,
-        Step::Cleared => Phase::Clear,
-        Step::Multiplied => match strategy {
-            Strategy::Dense => Phase::MultiplyEpilogue,
-            Strategy::Skip => Phase::Multiply,
-            Strategy::Gate => Phase::Dots,
-        },
-        Step::Finished => Phase::Activation,
-    }
-}
-
-/// Whether a phase makes a layer's input, before the layer itself runs.
-fn is_reading(phase: Phase) -> bool {
-    matches!(
-        phase,
-        Phase::Convert | Phase::Scan | Phase::ConvertScan | Phase::Quantize | Phase::Check
-    )
-}
-
 /// Adds up the time of each phase.
-struct PhaseClock<'a> {
-    class: &'a ClassPlan,
+struct PhaseClock {
     last: Instant,
     /// The layer that runs, and the one whose input is made.
     layer: usize,
@@ -168,37 +69,28 @@ struct PhaseClock<'a> {
     nanoseconds: Vec<[f64; COUNT]>,
 }
 
-impl Observer for PhaseClock<'_> {
+impl Watch for PhaseClock {
     #[inline]
-    fn before(&mut self, layer: usize, _input: Input<'_>) {
-        (self.layer, self.next) = (layer, layer + 1);
-        self.last = Instant::now();
-    }
-    #[inline]
-    fn after(&mut self, _layer: usize, _rows: usize, _computed: usize) {}
-    #[inline]
-    fn step(&mut self, step: Step<'_>) {
+    fn step(&mut self, phase: Phase) {
         let now = Instant::now();
-        let phase = phase_of(step, self.class.layers[self.layer].strategy);
-        let layer = if is_reading(phase) { self.next } else { self.layer };
+        let layer = if phase.makes_input() { self.next } else { self.layer };
         let time = (now - self.last).as_nanos() as f64 - self.overhead;
         self.nanoseconds[layer][index(phase)] += time;
         self.last = Instant::now();
     }
 }
 
-/// What a phase must do, over all rows.
-#[derive(Clone, Copy, Default)]
-struct Work {
-    weight_bytes: f64,
-    row_bytes: f64,
-    operations: f64,
+impl Observer for PhaseClock {
+    #[inline]
+    fn before(&mut self, layer: usize, _input: Signal<'_>) {
+        (self.layer, self.next) = (layer, layer + 1);
+        self.last = Instant::now();
+    }
 }
 
 /// Counts the work of each phase.
 struct Traffic<'a> {
-    network: &'a Network,
-    class: &'a ClassPlan,
+    program: &'a Program,
     /// Bytes of one of the caller's values.
     source: f64,
     work: Vec<[Work; COUNT]>,
@@ -215,63 +107,51 @@ struct Traffic<'a> {
 }
 
 impl Traffic<'_> {
-    fn add(&mut self, layer: usize, phase: Phase, weight_bytes: f64, row_bytes: f64, ops: f64) {
+    fn add(&mut self, layer: usize, phase: Phase, more: Work) {
         let work = &mut self.work[layer][index(phase)];
-        work.weight_bytes += weight_bytes;
-        work.row_bytes += row_bytes;
-        work.operations += ops;
+        work.weight_bytes += more.weight_bytes;
+        work.row_bytes += more.row_bytes;
+        work.operations += more.operations;
+    }
+
+    fn layer(&self, layer: usize) -> &LayerProgram {
+        &self.program.layers[layer]
     }
 
     /// Bytes of a weight and of an input.
     fn width(&self, layer: usize) -> f64 {
-        if self.class.layers[layer].precision == Precision::Int8 { 1.0 } else { 4.0 }
-    }
-
-    fn shape(&self, layer: usize) -> (f64, f64) {
-        let layer = self.network.layers[layer].packed.layer();
-        (layer.inputs() as f64, layer.outputs() as f64)
+        if self.layer(layer).input.is_bytes() { 1.0 } else { 4.0 }
     }
 
     /// What made this layer's input.
     fn read(&mut self, n: f64, list: f64) {
-        let (d, _) = self.shape(self.layer);
+        let layer = self.layer(self.layer);
+        let (values, input) = (n * layer.inputs as f64, layer.input);
         let source = if self.layer == 0 { self.source } else { 4.0 };
-        let needs = self.class.layers[self.layer].needs();
-        let values = n * d;
         for phase in std::mem::take(&mut self.reading) {
-            let bytes = match phase {
+            let row_bytes = match phase {
                 Phase::Convert => (source + 4.0) * values,
                 Phase::Scan => self.width(self.layer) * values + list,
-                Phase::ConvertScan => {
-                    (source + if needs.dense { 4.0 } else { 0.0 }) * values + list
-                }
+                Phase::ConvertScan => (source + if input.rows { 4.0 } else { 0.0 }) * values + list,
                 Phase::Quantize => (source + 1.0) * values,
                 _ => 4.0 * values,
             };
-            self.add(self.layer, phase, 0.0, bytes, values);
+            let work = Work { weight_bytes: 0.0, row_bytes, operations: values };
+            self.add(self.layer, phase, work);
         }
     }
 
-    /// What wrote the input of the layer to come, or the network's output: `written` bytes and, of
-    /// dense and skip, bias and activation of each output.
+    /// What wrote the input of the layer to come, or the network's output: `written` bytes.
     fn write(&mut self, layer: usize, n: f64, written: f64) {
-        let (_, h) = self.shape(layer);
-        let plan = self.class.layers[layer];
-        let constants = if plan.precision == Precision::Int8 { 8.0 } else { 4.0 } * h;
-        match plan.strategy {
-            Strategy::Dense => {
-                self.add(layer, Phase::MultiplyEpilogue, constants, written, 2.0 * n * h);
-            }
-            Strategy::Skip => self.add(layer, Phase::Epilogue, constants, written, 2.0 * n * h),
-            Strategy::Gate => self.add(layer, Phase::Dots, 0.0, written, 0.0),
-        }
+        let (phase, work) = self.layer(layer).path.epilogue(n, written);
+        self.add(layer, phase, work);
     }
 
     /// Lines of 64 bytes of the live units' weights that the rows need, and products.
     fn dots(&mut self, live: &[u32], spans: &[Span]) {
         let layer = self.layer;
         let line = 64 / self.width(layer) as usize;
-        let per_unit = self.network.layers[layer].packed.layer().inputs().div_ceil(line);
+        let per_unit = self.layer(layer).inputs.div_ceil(line);
         let (mut lines, mut of_rows, mut products) = (0_usize, 0_usize, 0_usize);
         for (row, span) in self.nonzero.iter().zip(spans) {
             let mut blocks: Vec<usize> = row.iter().map(|i| *i as usize / line).collect();
@@ -286,188 +166,148 @@ impl Traffic<'_> {
                 }
             }
         }
-        let (lines, of_rows) = (64.0 * lines as f64, 64.0 * of_rows as f64);
+        let (weight_bytes, of_rows) = (64.0 * lines as f64, 64.0 * of_rows as f64);
         let chosen: usize = spans.iter().map(|span| span.len).sum();
-        let of_rows = of_rows + 4.0 * chosen as f64;
-        self.add(layer, Phase::Dots, lines, of_rows, 2.0 * products as f64);
+        let row_bytes = of_rows + 4.0 * chosen as f64;
+        let operations = 2.0 * products as f64;
+        self.add(layer, Phase::Dots, Work { weight_bytes, row_bytes, operations });
     }
 
     /// Weights that any of the rows needed.
     fn weight_bytes(&self) -> f64 {
-        let layer = |i: usize| {
-            let ((d, h), width) = (self.shape(i), self.width(i));
-            let used = self.inputs[i].iter().filter(|tile| **tile > 0).count() as f64;
-            let lines = self.lines[i].iter().filter(|tile| **tile > 0).count() as f64;
-            match self.class.layers[i].strategy {
-                Strategy::Dense => d * h * width,
-                Strategy::Skip => used * h * width,
-                Strategy::Gate => {
-                    let (rank, scores) = self.gate(i);
-                    used * rank * width + scores + 64.0 * lines
+        let counted = |all: &[u32]| all.iter().filter(|tile| **tile > 0).count() as f64;
+        let layers = self.program.layers.iter().zip(&self.inputs).zip(&self.lines);
+        let bytes = layers.map(|((layer, inputs), lines)| {
+            layer.path.weight_bytes(counted(inputs), counted(lines))
+        });
+        bytes.sum()
+    }
+}
+
+/// Bytes that a product writes for each of its outputs, of rows or, of bytes, of lists.
+fn out_width(layer: &LayerProgram) -> f64 {
+    match layer.alone.product.writes() {
+        form if form.is_bytes() => 1.0,
+        form if form.rows => 4.0,
+        _ => 0.0,
+    }
+}
+
+impl Watch for Traffic<'_> {
+    fn step(&mut self, phase: Phase) {
+        if phase.makes_input() {
+            self.reading.push(phase);
+        }
+        let layer = self.layer(self.layer);
+        let outputs = self.nonzero.len() as f64 * layer.outputs as f64;
+        match phase {
+            Phase::Clear => {
+                let form = layer.alone.product.writes();
+                if form.rows || !form.is_bytes() {
+                    let row_bytes = outputs * out_width(layer);
+                    self.add(self.layer, phase, Work { row_bytes, ..Work::default() });
                 }
             }
-        };
-        (0..self.inputs.len()).map(layer).sum()
-    }
-
-    /// A gate's rank, and the bytes of its second factor and thresholds.
-    fn gate(&self, layer: usize) -> (f64, f64) {
-        let Some(gate) = self.network.layers[layer].gate.as_deref() else { return (0.0, 0.0) };
-        let (rank, scored) = (gate.gate().rank() as f64, gate.scored() as f64);
-        let width = if gate.scores_bytes() { 1.0 } else { 4.0 };
-        (rank, scored * (rank * width + 4.0))
-    }
-
-    fn out_width(&self, layer: usize) -> f64 {
-        let finish = self.network.layers[layer].packed.layer().activation().needs_finish();
-        match self.class.layers.get(layer + 1) {
-            Some(next) if !finish => {
-                let needs = next.needs();
-                f64::from(u8::from(needs.int8())) + 4.0 * f64::from(u8::from(needs.dense))
+            Phase::Activation => {
+                let (row_bytes, operations) = (8.0 * outputs, outputs);
+                self.add(self.layer, phase, Work { weight_bytes: 0.0, row_bytes, operations });
             }
-            _ => 4.0,
+            _ => {}
         }
+    }
+
+    fn chosen(&mut self, live: &[u32], spans: &[Span]) {
+        let (path, n) = (&self.layer(self.layer).path, self.nonzero.len() as f64);
+        let rank = path.rank().unwrap_or(0) as f64;
+        let chosen: usize = spans.iter().map(|span| span.len).sum();
+        let width = if path.scores_bytes() { 1.0 } else { 4.0 };
+        let work = Work {
+            weight_bytes: path.score_bytes(),
+            row_bytes: n * rank * width + 4.0 * chosen as f64,
+            operations: 2.0 * n * rank * path.scored() as f64,
+        };
+        self.add(self.layer, Phase::ScoreThreshold, work);
+        self.dots(live, spans);
     }
 }
 
 impl Observer for Traffic<'_> {
-    fn before(&mut self, layer: usize, input: Input<'_>) {
-        let inputs = self.network.layers[layer].packed.layer().inputs();
-        self.nonzero = (0..input.rows).map(|r| nonzero(input, r, inputs)).collect();
-        let n = input.rows as f64;
+    fn before(&mut self, layer: usize, input: Signal<'_>) {
+        let columns = self.layer(layer).inputs;
+        self.nonzero = (0..input.len()).map(|r| nonzero(input, r, columns)).collect();
+        let n = input.len() as f64;
         let entries = self.nonzero.iter().map(Vec::len).sum::<usize>() as f64;
         if layer == 0 {
             self.tile += 1;
         } else {
-            let (_, h) = self.shape(layer - 1);
-            let finish = self.network.layers[layer - 1].packed.layer().activation().needs_finish();
-            let listed = self.class.layers[layer].needs().lists && !finish;
-            let gated = self.class.layers[layer - 1].strategy == Strategy::Gate;
+            let before = self.layer(layer - 1);
+            let form = before.alone.product.writes();
             // A gate writes what it computes; the rest was cleared.
-            let dense = self.out_width(layer - 1) * if gated { entries } else { n * h };
-            let lists = if listed { 8.0 * entries } else { 0.0 };
-            self.write(layer - 1, n, dense + lists);
+            let gated = before.path.rank().is_some();
+            let values = if gated { entries } else { n * before.outputs as f64 };
+            let lists = if form.lists && !form.is_bytes() { 8.0 * entries } else { 0.0 };
+            let written = out_width(before) * values + lists;
+            self.write(layer - 1, n, written);
         }
         self.layer = layer;
         // A column, of two bytes in lists of bytes, else of four, and a value.
-        let list = match input.byte_lists {
+        let byte_lists = if let Signal::Bytes(parts) = input { parts.lists() } else { None };
+        let list_bytes = match byte_lists {
             Some(ListedBytes::Pairs(lists)) => {
                 6.0 * lists.spans.iter().map(|span| span.len).sum::<usize>() as f64
             }
             Some(ListedBytes::Bytes(_)) => 3.0 * entries,
             None => 8.0 * entries,
         };
-        self.read(n, list);
-        let mut used = 0.0;
+        self.read(n, list_bytes);
+        let mut inputs = 0.0;
         for i in self.nonzero.iter().flatten() {
             let seen = &mut self.inputs[layer][*i as usize];
-            used += f64::from(u8::from(*seen != self.tile));
+            inputs += f64::from(u8::from(*seen != self.tile));
             *seen = self.tile;
         }
-        let ((d, h), width) = (self.shape(layer), self.width(layer));
-        match self.class.layers[layer].strategy {
-            Strategy::Dense => {
-                // Rows that come as lists are skipped through.
-                let (read, list, entries) = match (input.dense, input.bytes) {
-                    (None, None) => (used, list, entries),
-                    _ => (d, n * d * width, n * d),
-                };
-                let phase = Phase::MultiplyEpilogue;
-                self.add(layer, phase, read * h * width, list, 2.0 * entries * h);
-            }
-            Strategy::Skip => {
-                self.add(layer, Phase::Multiply, used * h * width, list, 2.0 * entries * h);
-            }
-            Strategy::Gate => {
-                let (rank, _) = self.gate(layer);
-                let weights = used * rank * width;
-                self.add(layer, Phase::Estimate, weights, list, 2.0 * entries * rank);
-            }
-        }
-    }
-
-    fn after(&mut self, _layer: usize, _rows: usize, _computed: usize) {}
-
-    fn step(&mut self, step: Step<'_>) {
-        let (layer, n) = (self.layer, self.nonzero.len() as f64);
-        let phase = phase_of(step, self.class.layers[layer].strategy);
-        if is_reading(phase) {
-            self.reading.push(phase);
-        }
-        let (_, h) = self.shape(layer);
-        match step {
-            Step::Chosen(live, spans) => {
-                let (rank, scores) = self.gate(layer);
-                let chosen: usize = spans.iter().map(|span| span.len).sum();
-                let scored =
-                    self.network.layers[layer].gate.as_deref().map_or(0, PackedGate::scored);
-                let operations = 2.0 * n * rank * scored as f64;
-                let width = if self.gate_scores_bytes(layer) { 1.0 } else { 4.0 };
-                let bytes = n * rank * width + 4.0 * chosen as f64;
-                self.add(layer, Phase::ScoreThreshold, scores, bytes, operations);
-                self.dots(live, spans);
-            }
-            Step::Cleared => {
-                let alone = |next: &LayerPlan| next.needs().byte_lists && !next.needs().bytes;
-                let lists_alone = self.class.layers.get(layer + 1).is_some_and(alone)
-                    && self.network.lists_bytes(self.class, layer);
-                if !lists_alone {
-                    let bytes = n * h * self.out_width(layer);
-                    self.add(layer, Phase::Clear, 0.0, bytes, 0.0);
-                }
-            }
-            Step::Finished => self.add(layer, Phase::Activation, 0.0, 8.0 * n * h, n * h),
-            _ => {}
-        }
+        let has_rows = !matches!(input, Signal::Floats(Parts::Lists(_)));
+        let seen = Seen { rows: n, entries, inputs, list_bytes, has_rows };
+        let (phase, work) = self.layer(layer).path.product(seen);
+        self.add(layer, phase, work);
     }
 
     fn output(&mut self, rows: DenseRows<'_>) {
         let last = self.work.len() - 1;
         let n = rows.rows() as f64;
-        let (_, h) = self.shape(last);
-        self.write(last, n, 4.0 * n * h);
-    }
-}
-
-impl Traffic<'_> {
-    fn gate_scores_bytes(&self, layer: usize) -> bool {
-        self.network.layers[layer].gate.as_deref().is_some_and(PackedGate::scores_bytes)
+        self.write(last, n, 4.0 * n * rows.columns() as f64);
     }
 }
 
 /// Columns of a row that are not zero, ascending.
-fn nonzero(input: Input<'_>, row: usize, inputs: usize) -> Vec<u32> {
+fn nonzero(input: Signal<'_>, row: usize, inputs: usize) -> Vec<u32> {
     let columns = |flags: &mut dyn Iterator<Item = bool>| {
         flags.enumerate().filter(|(_, on)| *on).map(|(i, _)| i as u32).collect()
     };
-    match (input.bytes, input.byte_lists) {
-        (None, Some(ListedBytes::Bytes(lists))) => {
-            let (index, value) = lists.row(row);
-            let entries = index.iter().zip(value).filter(|(_, byte)| **byte != 0);
-            return entries.map(|(i, _)| u32::from(*i)).collect();
-        }
-        (None, Some(ListedBytes::Pairs(lists))) => {
-            let words = lists.columns_of(row / 2 * 2).iter().zip(lists.words_of(row));
-            let bytes = words.flat_map(|(i, word)| {
-                word.to_ne_bytes().into_iter().zip(4 * i..).filter(|(byte, _)| *byte != 0)
-            });
-            return bytes.map(|(_, i)| i).filter(|i| (*i as usize) < inputs).collect();
-        }
-        _ => {}
-    }
-    match (input.lists, input.dense, input.bytes) {
-        (Some(lists), ..) => {
+    match input {
+        Signal::Floats(Parts::Lists(lists) | Parts::Both(_, lists)) => {
             let mut all = lists.row(row).0.to_vec();
             all.sort_unstable();
             all.dedup();
             all
         }
-        (None, Some(rows), _) => columns(&mut rows.row(row).iter().map(|x| *x != 0.0)),
-        (None, None, Some(rows)) => {
+        Signal::Floats(Parts::Rows(rows)) => columns(&mut rows.row(row).iter().map(|x| *x != 0.0)),
+        Signal::Bytes(Parts::Rows(rows) | Parts::Both(rows, _)) => {
             let bytes = rows.row(row).iter().flat_map(|word| word.to_ne_bytes());
             columns(&mut bytes.map(|byte| byte != 0).take(inputs))
         }
-        (None, None, None) => Vec::new(),
+        Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists))) => {
+            let (index, value) = lists.row(row);
+            let entries = index.iter().zip(value).filter(|(_, byte)| **byte != 0);
+            entries.map(|(i, _)| u32::from(*i)).collect()
+        }
+        Signal::Bytes(Parts::Lists(ListedBytes::Pairs(lists))) => {
+            let words = lists.columns_of(row / 2 * 2).iter().zip(lists.words_of(row));
+            let bytes = words.flat_map(|(i, word)| {
+                word.to_ne_bytes().into_iter().zip(4 * i..).filter(|(byte, _)| *byte != 0)
+            });
+            bytes.map(|(_, i)| i).filter(|i| (*i as usize) < inputs).collect()
+        }
     }
 }
 
@@ -485,14 +325,14 @@ impl Network {
         check_sample("x", rows.rows)?;
         check_sample("batch_size", batch)?;
         self.pack();
-        let class = self.plan.for_rows(batch.min(rows.rows));
-        let (work, weight_bytes) = self.work(class, rows, batch)?;
-        let (mut times, seconds) = self.phase_seconds(class, rows, batch, time)?;
-        for (i, times) in times.iter_mut().enumerate() {
-            if class.layers[i].strategy == Strategy::Skip {
-                let n = batch.min(rows.rows).min(self.tile(class));
+        let program = self.program_for(batch.min(rows.rows));
+        let (work, weight_bytes) = work(program, rows, batch)?;
+        let (mut times, seconds) = self.phase_seconds(program, rows, batch, time)?;
+        for (layer, times) in program.layers.iter().zip(&mut times) {
+            if layer.path.phase() == Phase::Multiply {
+                let n = batch.min(rows.rows).min(program.tile);
                 let fused = times[index(Phase::Multiply)];
-                let epilogue = self.epilogue_seconds(class, i, n).min(fused);
+                let epilogue = epilogue_seconds(program.isa, layer, n).min(fused);
                 times[index(Phase::Epilogue)] = epilogue;
                 times[index(Phase::Multiply)] = fused - epilogue;
             }
@@ -506,7 +346,7 @@ impl Network {
                     phases.push(PhaseProfile {
                         layer,
                         phase,
-                        precision: self.multiplies(class, layer, phase),
+                        precision: multiplied(&program.layers[layer].path, phase),
                         seconds: times[at],
                         weight_bytes: weight_bytes / n,
                         row_bytes: row_bytes / n,
@@ -518,74 +358,10 @@ impl Network {
         Ok(Phases { phases, seconds, weight_bytes })
     }
 
-    /// The kind of numbers of a phase's operations.
-    fn multiplies(&self, class: &ClassPlan, layer: usize, phase: Phase) -> Precision {
-        let gate = self.layers[layer].gate.as_deref();
-        match phase {
-            Phase::ScoreThreshold if gate.is_some_and(PackedGate::scores_bytes) => Precision::Int8,
-            Phase::Estimate
-            | Phase::ScoreThreshold
-            | Phase::Dots
-            | Phase::MultiplyEpilogue
-            | Phase::Multiply => class.layers[layer].precision,
-            _ => Precision::F32,
-        }
-    }
-
-    /// The work of each layer's phases over all rows, and the bytes of the weights in use.
-    fn work(
-        &self,
-        class: &ClassPlan,
-        rows: Rows<'_>,
-        batch: usize,
-    ) -> Result<(Vec<[Work; COUNT]>, f64)> {
-        let layers = self.layers.len();
-        let inputs = self.layers().map(|layer| vec![0; layer.inputs()]).collect();
-        let lines = self.layers().zip(&class.layers).map(|(layer, plan)| match plan.strategy {
-            Strategy::Gate => vec![0; layer.outputs() * layer.inputs().div_ceil(16)],
-            _ => Vec::new(),
-        });
-        let source = match rows.data {
-            Data::F32 { .. } => 4.0,
-            Data::U8 { .. } => 1.0,
-            Data::Csr { value, .. } => 8.0 * value.len() as f64 / (rows.rows * rows.columns) as f64,
-        };
-        let mut traffic = Traffic {
-            network: self,
-            class,
-            source,
-            work: vec![[Work::default(); COUNT]; layers],
-            layer: 0,
-            reading: Vec::new(),
-            nonzero: Vec::new(),
-            tile: 0,
-            inputs,
-            lines: lines.collect(),
-        };
-        let mut out = vec![0.0; self.tile(class).min(rows.rows) * self.output_size()];
-        for tile in self.tiles(class, rows, batch) {
-            let out = &mut out[..tile.rows * self.output_size()];
-            self.run_tile(class, tile, out, &mut traffic)?;
-        }
-        let weight_bytes = traffic.weight_bytes();
-        Ok((traffic.work, weight_bytes))
-    }
-
-    /// The rows as calls of `batch` rows cut them into tiles.
-    fn tiles<'a>(
-        &self,
-        class: &ClassPlan,
-        rows: Rows<'a>,
-        batch: usize,
-    ) -> impl Iterator<Item = Rows<'a>> {
-        let tile = self.tile(class);
-        rows.batches(batch).flat_map(move |call| call.batches(tile))
-    }
-
     /// Median seconds per row of each layer's phases, and of whole calls, by turns.
     fn phase_seconds(
         &self,
-        class: &ClassPlan,
+        program: &Program,
         rows: Rows<'_>,
         batch: usize,
         time: Duration,
@@ -600,18 +376,17 @@ impl Network {
         for pass in 0.. {
             interrupt::check()?;
             let mut clock = PhaseClock {
-                class,
                 last: begin,
                 layer: 0,
                 next: 0,
                 overhead,
                 nanoseconds: vec![[0.0; COUNT]; layers],
             };
-            for tile in self.tiles(class, rows, batch) {
+            for tile in tiles(program, rows, batch) {
                 clock.next = 0;
                 clock.last = Instant::now();
                 let out = &mut out[..tile.rows * outputs];
-                self.run_tile(class, tile, out, &mut clock)?;
+                exec::run_tile(program, tile, out, &mut clock)?;
             }
             let mut call = 0.0;
             for rows in rows.batches(batch) {
@@ -634,51 +409,88 @@ impl Network {
         let phases = phases.iter_mut().map(|phases| phases.each_mut().map(median));
         Ok((phases.collect(), median(&mut calls)))
     }
+}
 
-    /// Seconds per row of a skip layer's epilogue: the median of runs of its kernel on `n` rows whose
-    /// inputs are all zero.
-    fn epilogue_seconds(&self, class: &ClassPlan, i: usize, n: usize) -> f64 {
-        let (parts, plan) = (self.layers[i].parts(), class.layers[i]);
-        let layer = parts.layer.layer();
-        let (columns, outputs) = (layer.inputs(), layer.outputs());
-        let spans = vec![Span::default(); n];
-        let words = vec![0; n * columns.div_ceil(4)];
-        let input = Input {
-            rows: n,
-            dense: None,
-            lists: Some(Lists { columns, index: &[], value: &[], spans: &spans }),
-            bytes: Some(DenseRows::new(&words, n, columns.div_ceil(4), columns.div_ceil(4))),
-            byte_lists: Some(ListedBytes::Bytes(ByteLists {
-                columns,
-                index: &[],
-                value: &[],
-                spans: &spans,
-            })),
-        };
-        let needs = match class.layers.get(i + 1) {
-            Some(next) if !layer.activation().needs_finish() => next.needs().before_scan(),
-            _ => Needs { dense: true, ..Needs::default() },
-        };
-        let crew = Crew::alone(self.isa);
-        let (mut buffer, mut scratch) = (Buffer::new(), GateScratch::default());
-        let mut last = vec![0.0; n * outputs];
-        let marks: Vec<_> = (0..n).map(|_| AtomicBool::new(false)).collect();
-        let mut run = |repeats: usize| {
-            let start = Instant::now();
-            for _ in 0..repeats {
-                let mut output = parts.output(plan.precision);
-                if i + 1 < self.layers.len() {
-                    let next = self.layers[i + 1].int8.as_deref().map(|next| (next, &*marks));
-                    buffer.write(n, outputs, needs, next, &mut output);
-                } else {
-                    output.dense = Some(DenseRowsMut::new(&mut last, n, outputs, outputs));
-                }
-                path::run(plan, crew, parts, input, output, &mut scratch, &mut |_| ());
-            }
-            start.elapsed().as_secs_f64() / (repeats * n) as f64
-        };
-        let repeats = (20e-6 / (run(1) * n as f64).max(1e-9)).clamp(1.0, 1000.0) as usize;
-        let mut times: Vec<_> = (0..21).map(|_| run(repeats)).collect();
-        median(&mut times)
+/// The kind of numbers of a phase's operations.
+fn multiplied(path: &LayerPath, phase: Phase) -> Precision {
+    match phase {
+        Phase::ScoreThreshold if path.scores_bytes() => Precision::Int8,
+        Phase::Estimate
+        | Phase::ScoreThreshold
+        | Phase::Dots
+        | Phase::MultiplyEpilogue
+        | Phase::Multiply => path.reads().precision,
+        _ => Precision::F32,
     }
+}
+
+/// The work of each layer's phases over all rows, and the bytes of the weights in use.
+fn work(program: &Program, rows: Rows<'_>, batch: usize) -> Result<(Vec<[Work; COUNT]>, f64)> {
+    let layers = program.layers.iter();
+    let inputs = layers.clone().map(|layer| vec![0; layer.inputs]).collect();
+    let lines = layers.clone().map(|layer| match layer.path.rank() {
+        Some(_) => vec![0; layer.outputs * layer.inputs.div_ceil(16)],
+        None => Vec::new(),
+    });
+    let source = match rows.data {
+        Data::F32 { .. } => 4.0,
+        Data::U8 { .. } => 1.0,
+        Data::Csr { value, .. } => 8.0 * value.len() as f64 / (rows.rows * rows.columns) as f64,
+    };
+    let mut traffic = Traffic {
+        program,
+        source,
+        work: vec![[Work::default(); COUNT]; layers.len()],
+        layer: 0,
+        reading: Vec::new(),
+        nonzero: Vec::new(),
+        tile: 0,
+        inputs,
+        lines: lines.collect(),
+    };
+    let outputs = program.outputs();
+    let mut out = vec![0.0; program.tile.min(rows.rows) * outputs];
+    for tile in tiles(program, rows, batch) {
+        let out = &mut out[..tile.rows * outputs];
+        exec::run_tile(program, tile, out, &mut traffic)?;
+    }
+    let weight_bytes = traffic.weight_bytes();
+    Ok((traffic.work, weight_bytes))
+}
+
+/// The rows as calls of `batch` rows cut them into tiles.
+fn tiles<'a>(
+    program: &Program,
+    rows: Rows<'a>,
+    batch: usize,
+) -> impl Iterator<Item = Rows<'a>> + use<'a> {
+    let tile = program.tile;
+    rows.batches(batch).flat_map(move |call| call.batches(tile))
+}
+
+/// Seconds per row of a skip layer's epilogue: the median of runs of its product on `n` rows whose
+/// inputs are all zero.
+fn epilogue_seconds(isa: Isa, layer: &LayerProgram, n: usize) -> f64 {
+    let (columns, spans) = (layer.inputs, vec![Span::default(); n]);
+    let input = if layer.input.is_bytes() {
+        let lists = ByteLists { columns, index: &[], value: &[], spans: &spans };
+        Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists)))
+    } else {
+        Signal::Floats(Parts::Lists(Lists { columns, index: &[], value: &[], spans: &spans }))
+    };
+    let (mut buffer, mut scratch) = (Buffer::new(), GateScratch::default());
+    let mut out = vec![0.0; n * layer.outputs];
+    let out_of_range: Vec<_> = (0..n).map(|_| AtomicBool::new(false)).collect();
+    let place = &mut Place { buffer: &mut buffer, out: &mut out, out_of_range: &out_of_range };
+    let (product, context) = (&layer.alone.product, Context::alone(isa));
+    let mut run = |repeats: usize| {
+        let start = Instant::now();
+        for _ in 0..repeats {
+            product.run(&layer.path, context, input, place, &mut scratch, &mut Unwatched);
+        }
+        start.elapsed().as_secs_f64() / (repeats * n) as f64
+    };
+    let repeats = (20e-6 / (run(1) * n as f64).max(1e-9)).clamp(1.0, 1000.0) as usize;
+    let mut times: Vec<_> = (0..21).map(|_| run(repeats)).collect();
+    median(&mut times)
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::clock::median;
+use super::clock::{median, time_layers};
 use super::sample::check_sample;
 use crate::error::{Error, Result};
 use crate::exec::TILE;
@@ -35,7 +35,7 @@ impl Network {
     ) -> Result<Network> {
         self.check_width(rows)?;
         check_sample("x", rows.rows)?;
-        let class = |&rows| ClassPlan { rows, layers: self.plan.for_rows(rows).layers.clone() };
+        let class = |&rows| ClassPlan { rows, layers: self.plan().for_rows(rows).layers.clone() };
         let mut classes = batch_sizes.iter().map(class).collect::<Vec<_>>();
         // Refuses bad batch sizes before the work.
         Plan::new(classes.clone())?;
@@ -65,9 +65,9 @@ impl Network {
     pub fn retune(&self, rows: Rows<'_>, time: Duration) -> Result<Network> {
         self.check_width(rows)?;
         check_sample("x", rows.rows)?;
-        let mut classes = self.plan.classes().to_vec();
+        let mut classes = self.plan().classes().to_vec();
         let used = |i: usize| {
-            self.plan.classes().iter().any(|class| class.layers[i].strategy == Strategy::Gate)
+            self.plan().classes().iter().any(|class| class.layers[i].strategy == Strategy::Gate)
         };
         let gates: Vec<_> = (0..self.layers.len()).map(used).collect();
         let share = time / classes.len() as u32;
@@ -91,10 +91,13 @@ impl Network {
 
     /// Whether layer `i` could run a gate in the precision that `plan` has.
     fn can_gate(&self, i: usize, plan: LayerPlan) -> bool {
-        match plan.precision {
-            Precision::F32 => self.layers[i].gate.is_some(),
-            Precision::Int8 => self.layers[i].int8_gate.is_some(),
-        }
+        self.layers[i].can(LayerPlan { strategy: Strategy::Gate, ..plan })
+    }
+
+    /// A lower estimate of what a row takes where every layer is dense.
+    fn dense_row_time(&self) -> Duration {
+        let weights = self.layers().map(|layer| layer.inputs() * layer.outputs());
+        Duration::from_nanos(weights.sum::<usize>() as u64 / 100)
     }
 }
 
@@ -234,8 +237,7 @@ impl Tuning<'_> {
             let fallback = |i| self.options(i).find(|s| *s == strategy).unwrap_or(Strategy::Skip);
             let strategies: Vec<_> = (0..best.len()).map(fallback).collect();
             let network = self.under(&strategies)?;
-            let class = &network.plan.classes()[0];
-            let seconds = network.time_layers(class, rows, batch, time, passes)?;
+            let seconds = time_layers(network.program_for(1), rows, batch, time, passes)?;
             for ((best, seconds), strategy) in best.iter_mut().zip(seconds).zip(strategies) {
                 if seconds < best.0 {
                     *best = (seconds, strategy);

@@ -1,55 +1,135 @@
 //! dense: every multiplication.
 
-use super::packed::PackedLayer;
-use super::quantized::QuantizedLayer;
-use super::run::Crew;
+use std::sync::Arc;
+
+use super::phase::{Phase, Seen, Watch, Work};
+use super::scratch::GateScratch;
+use super::table::{Context, Path};
+use super::weights::Weights;
 use crate::interrupt;
-use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
-use crate::kernels::dense::RowsTimesPanels;
-use crate::kernels::emit::{Emit, Output};
-use crate::layout::{PANEL, Panels};
-use crate::signal::DenseRows;
+use crate::kernels::emit::Output;
+use crate::layout::PANEL;
+use crate::model::Layer;
+use crate::signal::{DenseRows, Form, Signal};
+use crate::simd::Isa;
 
-pub(super) fn run(crew: Crew<'_>, layer: &PackedLayer, rows: DenseRows<'_>, output: Output<'_>) {
-    times::<Floats>(crew, rows, layer.panels(), output);
+/// A layer that computes every product.
+pub(crate) struct Dense<W>(pub(super) Arc<W>);
+
+impl<W> Clone for Dense<W> {
+    fn clone(&self) -> Self {
+        Dense(self.0.clone())
+    }
 }
 
-pub(super) fn run_int8(
-    crew: Crew<'_>,
-    layer: &QuantizedLayer,
-    rows: DenseRows<'_, u32>,
-    output: Output<'_>,
-) {
-    times::<Bytes>(crew, rows, layer.weights.panels(), output);
+impl<W: Weights> Path for Dense<W> {
+    fn layer(&self) -> &Layer {
+        self.0.layer()
+    }
+    fn reads(&self) -> Form {
+        Form::rows(W::PRECISION)
+    }
+    fn output(&self) -> Output<'_> {
+        self.0.output()
+    }
+    fn pack(&self, _isa: Isa, _in_pairs: bool) {
+        self.0.panels();
+    }
+
+    /// Rows that come as lists have no dense form: they are skipped through, which is exact.
+    #[inline]
+    fn run(
+        &self,
+        context: Context<'_>,
+        input: Signal<'_>,
+        output: Output<'_>,
+        _scratch: &mut GateScratch,
+        _watch: &mut impl Watch,
+    ) -> usize {
+        let units = self.layer().outputs();
+        match W::rows(input) {
+            Some(rows) => times(context, rows, &*self.0, output),
+            None => self.0.times_lists(context.isa, input, output),
+        }
+        input.len() * units
+    }
+
+    fn can_share(&self, input: Form) -> bool {
+        input.rows
+    }
+
+    /// All products, but no more than 100 bytes of weights a nanosecond, which few rows wait for.
+    fn least_time(&self, input: Form, rows: usize) -> u64 {
+        let weights = (self.layer().inputs() * self.layer().outputs()) as u64;
+        if input.rows {
+            weights.saturating_mul((rows as u64).max(W::LEAST_ROWS)) / W::PER_NANOSECOND
+        } else {
+            weights.saturating_mul(rows as u64) / 10 / 100
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::MultiplyEpilogue
+    }
+
+    fn product(&self, seen: Seen) -> (Phase, Work) {
+        let (d, h) = (self.layer().inputs() as f64, self.layer().outputs() as f64);
+        let width = W::BYTES as f64;
+        let (inputs, row_bytes, entries) = if seen.has_rows {
+            (d, seen.rows * d * width, seen.rows * d)
+        } else {
+            (seen.inputs, seen.list_bytes, seen.entries)
+        };
+        let (weight_bytes, operations) = (inputs * h * width, 2.0 * entries * h);
+        (Phase::MultiplyEpilogue, Work { weight_bytes, row_bytes, operations })
+    }
+
+    fn epilogue(&self, rows: f64, written: f64) -> (Phase, Work) {
+        (Phase::MultiplyEpilogue, epilogue::<W>(self.layer(), rows, written))
+    }
+
+    fn weight_bytes(&self, _inputs: f64, _lines: f64) -> f64 {
+        let (d, h) = (self.layer().inputs() as f64, self.layer().outputs() as f64);
+        d * h * W::BYTES as f64
+    }
+
+    fn multiply_adds(&self, _density: f64, _computed: f64) -> f64 {
+        self.layer().inputs() as f64 * self.layer().outputs() as f64
+    }
 }
 
-/// Multiplies rows with all panels, which the crew shares.
-fn times<A: Arithmetic>(
-    Crew { isa, team }: Crew<'_>,
-    rows: DenseRows<'_, A::Word>,
-    panels: &Panels<A::Word>,
+/// Bias, activation and, of bytes, the step of each output.
+pub(super) fn epilogue<W: Weights>(layer: &Layer, rows: f64, written: f64) -> Work {
+    let h = layer.outputs() as f64;
+    let constants = if W::BYTES == 1 { 8.0 } else { 4.0 };
+    Work { weight_bytes: constants * h, row_bytes: written, operations: 2.0 * rows * h }
+}
+
+/// Multiplies rows with all panels, which the team shares.
+fn times<W: Weights>(
+    Context { isa, team }: Context<'_>,
+    rows: DenseRows<'_, W::Word>,
+    weights: &W,
     mut output: Output<'_>,
-) where
-    for<'a> Output<'a>: Emit<A>,
-{
+) {
+    let (inputs, count) = (weights.panels().inputs(), weights.panels().count());
     if team.threads() == 1 || !output.can_be_shared() {
         // What a call has computed until it is interrupted is not used.
-        let long = interrupt::is_long(panels.inputs() * PANEL * panels.count(), rows.rows());
-        let step = if long { 1 } else { panels.count() };
-        for first in (0..panels.count()).step_by(step) {
+        let long = interrupt::is_long(inputs * PANEL * count, rows.rows());
+        let step = if long { 1 } else { count };
+        for first in (0..count).step_by(step) {
             if long && interrupt::requested() {
                 return;
             }
-            let (which, emit) = (first..first + step, &mut output);
-            A::run_on(isa, RowsTimesPanels::<A, _> { rows, panels, which, emit });
+            weights.times_rows(isa, rows, first..first + step, &mut output);
         }
         return;
     }
     let output = SharedOutput(output);
-    team.run(panels.count(), |p| {
+    team.run(count, |p| {
         // SAFETY: a panel's units are its own, and every panel is one part.
-        let emit = &mut unsafe { output.again() };
-        A::run_on(isa, RowsTimesPanels::<A, _> { rows, panels, which: p..p + 1, emit });
+        let output = &mut unsafe { output.again() };
+        weights.times_rows(isa, rows, p..p + 1, output);
     });
 }
 

@@ -1,4 +1,4 @@
-//! The strategies: how each prepares a layer and runs it on a tile of rows.
+//! Paths: how each strategy, in each precision, packs a layer and runs it on a tile of rows.
 //!
 //! A layer's weights are packed in the layouts its plan needs, once, and shared by every network
 //! made from it.
@@ -6,16 +6,18 @@
 mod dense;
 mod gate;
 mod packed;
+mod phase;
 mod quantize;
 mod quantized;
-mod run;
 mod scratch;
 mod skip;
-mod step;
+mod table;
+mod weights;
 
-pub(crate) use gate::{PackedGate, QuantizedGate};
+pub(crate) use gate::PackedGate;
 pub(crate) use packed::{PackedLayer, largest_of_rows};
+pub use phase::Phase;
+pub(crate) use phase::{Seen, Unwatched, Watch, Work};
 pub(crate) use quantized::{QuantizedLayer, ToBytes};
-pub(crate) use run::{Crew, Parts, run};
 pub(crate) use scratch::GateScratch;
-pub(crate) use step::Step;
+pub(crate) use table::{Context, LayerPath, PackedForms, Path};

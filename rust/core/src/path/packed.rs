@@ -130,8 +130,7 @@ impl PackedLayer {
 
     /// An output with this layer's bias, to be completed with where it goes.
     pub(crate) fn output(&self) -> Output<'_> {
-        let activation = self.layer.activation.fused();
-        let (bias, scale) = (&*self.bias, &[][..]);
+        let (bias, scale, activation) = (&*self.bias, &[][..], self.layer.activation.fused());
         Output { scale, bias, activation, dense: None, lists: None, bytes: None }
     }
 }

@@ -13,7 +13,7 @@ use super::quantize::{ByFactor, ByTerms, InputTerms, step};
 use crate::error::Result;
 use crate::kernels::arithmetic::Bytes;
 use crate::kernels::bytes::BytesTimesPanels;
-use crate::kernels::emit::Emit;
+use crate::kernels::emit::{Emit, Output};
 use crate::kernels::pairs::PairsTimesPanels;
 use crate::layout::{BytePanels, Panels, UnitRows, padded};
 use crate::memory::{self, Aligned, prefer_huge_pages, zeros};
@@ -23,6 +23,7 @@ use crate::simd::Isa;
 
 /// A layer with its weights packed as bytes, four inputs to a word.
 pub(crate) struct QuantizedLayer {
+    pub(super) layer: Arc<PackedLayer>,
     pub(crate) input: Quantization,
     /// What makes bytes of its inputs.
     to_bytes: ToBytes,
@@ -86,7 +87,7 @@ impl QuantizedLayer {
             *inverse = 1.0 / input.scale(i);
         }
         let (input, to_bytes) = (input.clone(), ToBytes::new(input));
-        Ok(QuantizedLayer { input, to_bytes, inverses, scale, bias, weights })
+        Ok(QuantizedLayer { layer: layer.clone(), input, to_bytes, inverses, scale, bias, weights })
     }
 
     /// What the outputs of the layer before are multiplied with to become bytes.
@@ -104,12 +105,9 @@ impl QuantizedLayer {
         self.to_bytes.offset[0]
     }
 
-    pub(super) fn scale(&self) -> &[f32] {
-        &self.scale
-    }
-
-    pub(super) fn bias(&self) -> &[f32] {
-        &self.bias
+    /// An output with what makes outputs of sums, to be completed with where it goes.
+    pub(super) fn output(&self) -> Output<'_> {
+        Output { scale: &self.scale, bias: &self.bias, ..self.layer.output() }
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -44,3 +44,10 @@ impl GateScratch {
         grow_vec(&mut self.blocks, inputs / LANES);
     }
 }
+
+/// The live units of every row, and room for what finds a row's blocks that are not all zero.
+pub(crate) struct LiveLists<'a> {
+    pub(crate) live: &'a [u32],
+    pub(crate) spans: &'a [Span],
+    pub(crate) blocks: &'a mut [u32],
+}

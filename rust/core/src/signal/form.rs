@@ -2,36 +2,89 @@
 
 use super::lists::{ListedBytes, Lists};
 use super::rows::DenseRows;
+use crate::plan::Precision;
 
-/// A layer's input: dense rows, lists of their non-zeros, or both; or the same of bytes, four to a
-/// word.
-#[derive(Clone, Copy)]
-pub(crate) struct Input<'a> {
-    pub(crate) rows: usize,
-    pub(crate) dense: Option<DenseRows<'a>>,
-    pub(crate) lists: Option<Lists<'a>>,
-    pub(crate) bytes: Option<DenseRows<'a, u32>>,
-    pub(crate) byte_lists: Option<ListedBytes<'a>>,
-}
-
-/// What a layer reads.
-#[derive(Clone, Copy, Default)]
-#[allow(clippy::struct_excessive_bools)] // any of them may go with any other
-pub(crate) struct Needs {
-    pub(crate) dense: bool,
+/// The form of a signal: its numbers, and whether it has rows of all of them, lists of those that are not
+/// zero, or both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    pub(crate) precision: Precision,
+    pub(crate) rows: bool,
     pub(crate) lists: bool,
-    pub(crate) bytes: bool,
-    pub(crate) byte_lists: bool,
 }
 
-impl Needs {
-    /// Whether it is bytes in one form or both.
-    pub(crate) fn int8(self) -> bool {
-        self.bytes || self.byte_lists
+impl Form {
+    /// Rows alone.
+    pub(crate) const fn rows(precision: Precision) -> Form {
+        Form { precision, rows: true, lists: false }
     }
 
-    /// What a kernel writes where lists of bytes are made afterwards, from rows of bytes.
-    pub(crate) fn before_scan(self) -> Needs {
-        Needs { bytes: self.int8(), byte_lists: false, ..self }
+    /// Lists alone.
+    pub(crate) const fn lists(precision: Precision) -> Form {
+        Form { precision, rows: false, lists: true }
+    }
+
+    /// Rows and lists.
+    pub(crate) const fn both(precision: Precision) -> Form {
+        Form { precision, rows: true, lists: true }
+    }
+
+    /// Whether it is of bytes.
+    pub(crate) fn is_bytes(self) -> bool {
+        self.precision == Precision::Int8
+    }
+}
+
+/// Rows, lists of what is not zero in them, or both.
+#[derive(Clone, Copy)]
+pub(crate) enum Parts<R, L> {
+    Rows(R),
+    Lists(L),
+    Both(R, L),
+}
+
+impl<R, L> Parts<R, L> {
+    /// The parts that `form` has.
+    pub(super) fn of(form: Form, rows: impl FnOnce() -> R, lists: impl FnOnce() -> L) -> Self {
+        match (form.rows, form.lists) {
+            (true, true) => Parts::Both(rows(), lists()),
+            (false, true) => Parts::Lists(lists()),
+            (_, false) => Parts::Rows(rows()),
+        }
+    }
+
+    pub(crate) fn rows(self) -> Option<R> {
+        match self {
+            Parts::Rows(rows) | Parts::Both(rows, _) => Some(rows),
+            Parts::Lists(_) => None,
+        }
+    }
+
+    pub(crate) fn lists(self) -> Option<L> {
+        match self {
+            Parts::Lists(lists) | Parts::Both(_, lists) => Some(lists),
+            Parts::Rows(_) => None,
+        }
+    }
+}
+
+/// A layer's input, in one of its forms.
+#[derive(Clone, Copy)]
+pub(crate) enum Signal<'a> {
+    Floats(Parts<DenseRows<'a>, Lists<'a>>),
+    /// Four bytes to a word.
+    Bytes(Parts<DenseRows<'a, u32>, ListedBytes<'a>>),
+}
+
+impl Signal<'_> {
+    /// Number of rows.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Signal::Floats(Parts::Rows(rows) | Parts::Both(rows, _)) => rows.rows(),
+            Signal::Floats(Parts::Lists(lists)) => lists.spans.len(),
+            Signal::Bytes(Parts::Rows(rows) | Parts::Both(rows, _)) => rows.rows(),
+            Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists))) => lists.spans.len(),
+            Signal::Bytes(Parts::Lists(ListedBytes::Pairs(lists))) => lists.spans.len(),
+        }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! Kernels read and write these; what writes a list promises what its type says of it.
 
+mod buffer;
 mod form;
 mod grow;
 mod lists;
 mod rows;
 
-pub(crate) use form::{Input, Needs};
+pub(crate) use buffer::Buffer;
+pub(crate) use form::{Form, Parts, Signal};
 pub(crate) use grow::{grow, grow_vec};
 pub(crate) use lists::{
     ByteLists, ListedBytes, Lists, ListsMut, PairLists, Span, fill_fours, list_stride,
