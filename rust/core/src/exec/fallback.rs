@@ -1,7 +1,7 @@
-//! Rows with a value that has no byte in some int8 layer: they are recomputed in f32.
+//! Whole calls, in which rows with a value that has no byte in some int8 layer are recomputed in f32.
 
 use super::program::{Program, WIDE_TILE};
-use super::schedule;
+use super::schedule::run_marking_all;
 use crate::error::Result;
 use crate::interrupt;
 use crate::memory;
@@ -10,6 +10,17 @@ use crate::rows::{Data, Rows};
 /// Rows that are recomputed at a time: at most so many, in at most so many bytes; but always a tile.
 const GATHERED: usize = 4096;
 const GATHERED_BYTES: usize = 4 << 20;
+
+/// Runs all rows of a call, on up to `threads` threads.
+pub(crate) fn run(
+    program: &Program,
+    rows: Rows<'_>,
+    out: &mut [f32],
+    threads: Option<usize>,
+) -> Result<()> {
+    let out_of_range = run_marking_all(program, rows, out, threads)?;
+    recompute(program, rows, &out_of_range, out, threads)
+}
 
 /// Recomputes these rows of a call.
 pub(super) fn recompute(
@@ -36,7 +47,8 @@ pub(super) fn recompute(
         }
         let data = Data::F32 { data: &data, stride: columns };
         interrupt::check()?;
-        schedule::run(program, Rows { rows: n, columns, data }, results, threads)?;
+        // Under an f32 plan no row is marked.
+        run_marking_all(program, Rows { rows: n, columns, data }, results, threads)?;
         for (r, result) in gathered.iter().zip(results.chunks_exact(outputs)) {
             out[r * outputs..][..outputs].copy_from_slice(result);
         }

@@ -6,6 +6,7 @@
 //! row alone, so its bits depend neither on the other rows, nor on where tiles begin, nor on the threads.
 
 mod fallback;
+mod observe;
 mod observer;
 mod program;
 mod read;
@@ -13,7 +14,7 @@ mod schedule;
 mod tile;
 mod workspace;
 
+pub(crate) use fallback::run;
+pub(crate) use observe::{observe, out_of_range, run_tile};
 pub(crate) use observer::Observer;
 pub(crate) use program::{Inputs, LayerProgram, Parts, Place, Program, TILE};
-pub(crate) use schedule::run;
-pub(crate) use tile::{observe, out_of_range, run_tile};

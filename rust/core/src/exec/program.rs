@@ -153,7 +153,7 @@ impl Program {
         });
         let forms: Vec<Form> = forms.collect();
         let int8 = |i: usize| parts.layers.get(i).and_then(|forms| forms.int8.clone());
-        let read = Read::new(parts, &paths[0], forms[0], int8(0));
+        let read = Read::new(parts.isa, parts.map_on_read, &paths[0], forms[0], int8(0));
         let some_bytes = forms.iter().any(|form| form.is_bytes());
         let all_bytes = forms.iter().all(|form| form.is_bytes());
         let weights = paths.iter().map(|path| path.layer().inputs() * path.layer().outputs()).sum();

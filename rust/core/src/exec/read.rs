@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::program::Parts;
 use crate::kernels::pairs;
 use crate::kernels::scan::{
     CopyBytes, CountBytes, FromBytes, INPUT_RANGE, Quantize, Scan, ScanBytes, ScanPairs,
@@ -43,14 +42,15 @@ pub(super) struct Read {
 
 impl Read {
     pub(super) fn new(
-        parts: &Parts<'_>,
+        isa: Isa,
+        map_on_read: Option<&Arc<InputMap>>,
         path: &LayerPath,
         form: Form,
         int8: Option<Arc<QuantizedLayer>>,
     ) -> Read {
         let int8 = int8.filter(|_| form.is_bytes());
-        let map = parts.map_on_read.filter(|_| !form.is_bytes()).cloned();
-        Read { isa: parts.isa, form, int8, map, panels: path.listed_units().div_ceil(PANEL) }
+        let map = map_on_read.filter(|_| !form.is_bytes()).cloned();
+        Read { isa, form, int8, map, panels: path.listed_units().div_ceil(PANEL) }
     }
 
     /// The form of the input that these rows become.

@@ -5,7 +5,6 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::fallback;
 use super::program::Program;
 use super::tile::run_marking;
 use crate::error::{Error, Result};
@@ -27,27 +26,26 @@ enum Schedule {
     Rows { threads: usize, gain: Duration },
 }
 
-/// Runs all rows of a call, on up to `threads` threads.
-pub(crate) fn run(
+/// Runs all rows of a call, on up to `threads` threads, except for those that it returns, in order, which are
+/// to be recomputed.
+pub(super) fn run_marking_all(
     program: &Program,
     rows: Rows<'_>,
     out: &mut [f32],
     threads: Option<usize>,
-) -> Result<()> {
+) -> Result<Vec<usize>> {
     if rows.rows == 0 {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let most = threads.map_or_else(pool::num_threads, Ok)?;
-    let out_of_range = match schedule(program, rows, most) {
-        Schedule::Alone => one_tile(program, rows, out, &pool::ALONE)?,
+    match schedule(program, rows, threads.map_or_else(pool::num_threads, Ok)?) {
+        Schedule::Alone => one_tile(program, rows, out, &pool::ALONE),
         Schedule::Units { threads, gain } => {
-            one_tile(program, rows, out, &Team::new(threads, gain))?
+            one_tile(program, rows, out, &Team::new(threads, gain))
         }
         Schedule::Rows { threads, gain } => {
-            many_tiles(program, rows, out, &Team::new(threads, gain))?
+            many_tiles(program, rows, out, &Team::new(threads, gain))
         }
-    };
-    fallback::recompute(program, rows, &out_of_range, out, threads)
+    }
 }
 
 /// Runs a call that is one tile; returns the rows to be recomputed.

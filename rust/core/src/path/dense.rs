@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::contract::{Context, Path};
 use super::phase::{Phase, Seen, Watch, Work};
 use super::scratch::GateScratch;
-use super::table::{Context, Path};
 use super::weights::Weights;
 use crate::interrupt;
 use crate::kernels::emit::Output;

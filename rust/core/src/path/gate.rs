@@ -13,12 +13,12 @@
 use std::iter;
 use std::sync::Arc;
 
+use super::contract::{Context, Path};
 use super::packed::{PackedLayer, not_finite};
 use super::phase::{Phase, Seen, Watch, Work};
 use super::quantize::{quantize, reference, step, word};
 use super::quantized::{ByteWeights, QuantizedLayer, Source};
 use super::scratch::{GateScratch, LiveLists};
-use super::table::{Context, Path};
 use super::weights::Weights;
 use crate::error::Result;
 use crate::kernels::arithmetic::{Bytes, Floats};

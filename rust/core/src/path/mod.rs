@@ -3,6 +3,7 @@
 //! A layer's weights are packed in the layouts its plan needs, once, and shared by every network
 //! made from it.
 
+mod contract;
 mod dense;
 mod gate;
 mod packed;
@@ -14,10 +15,11 @@ mod skip;
 mod table;
 mod weights;
 
+pub(crate) use contract::{Context, Path};
 pub(crate) use gate::PackedGate;
 pub(crate) use packed::{PackedLayer, largest_of_rows};
 pub use phase::Phase;
 pub(crate) use phase::{Seen, Unwatched, Watch, Work};
 pub(crate) use quantized::{QuantizedLayer, ToBytes};
 pub(crate) use scratch::GateScratch;
-pub(crate) use table::{Context, LayerPath, PackedForms, Path};
+pub(crate) use table::{LayerPath, PackedForms};

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::contract::{Context, Path};
 use super::dense;
 use super::phase::{Phase, Seen, Watch, Work};
 use super::scratch::GateScratch;
-use super::table::{Context, Path};
 use super::weights::Weights;
 use crate::kernels::emit::Output;
 use crate::model::Layer;
