@@ -24,6 +24,7 @@
 
 mod error;
 mod exec;
+mod head;
 pub mod interrupt;
 mod kernels;
 mod layout;
@@ -39,7 +40,7 @@ mod signal;
 mod simd;
 
 pub use error::{Error, Result};
-pub use kernels::activation::softmax;
+pub use head::{Head, Task};
 pub use measure::{LayerCounts, LayerProfile, Peaks, PhaseProfile, Phases};
 pub use model::{Activation, Gate, InputMap, Layer, Quantization, Weights};
 pub use network::Network;

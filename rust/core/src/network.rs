@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::exec::{self, Inputs, Parts, Program};
+use crate::head::{Head, Task};
 use crate::model::{Gate, InputMap, Layer, Quantization};
 use crate::path::{self, PackedForms, PackedGate, PackedLayer, QuantizedLayer};
 use crate::plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
@@ -230,6 +231,12 @@ impl Network {
     /// Width of an output row.
     pub fn output_size(&self) -> usize {
         self.layers[self.layers.len() - 1].layer.layer().outputs()
+    }
+
+    /// What makes labels and probabilities of its outputs, if they are for `task`.
+    pub fn head(&self, task: Task) -> Head {
+        let last = self.layers[self.layers.len() - 1].layer.layer();
+        Head::new(task, last.outputs(), last.activation())
     }
 
     /// Bytes of weights held, in all layouts packed so far.

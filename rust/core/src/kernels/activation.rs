@@ -178,7 +178,7 @@ fn gelu(z: Lanes) -> Lanes {
 
 /// Replaces a row by its softmax: `exp(z)` over its sum. NaN and positive infinity make all of the row NaN.
 #[inline(always)]
-pub fn softmax(row: &mut [f32]) {
+pub(crate) fn softmax(row: &mut [f32]) {
     let mut most = [f32::NEG_INFINITY; LANES];
     for part in row.chunks(LANES) {
         for (most, z) in most.iter_mut().zip(part) {
