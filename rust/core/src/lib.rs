@@ -39,7 +39,7 @@ mod rows;
 mod signal;
 mod simd;
 
-pub use error::{Error, Result};
+pub use error::{Axis, Csr, Error, Extent, Index, Missing, Result, Subject};
 pub use head::{Head, Task};
 pub use measure::{LayerCounts, LayerProfile, Peaks, PhaseProfile, Phases};
 pub use model::{Activation, Gate, InputMap, Layer, Quantization, Weights};

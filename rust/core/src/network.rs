@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Extent, Result, Subject};
 use crate::exec::{self, Inputs, Parts, Program};
 use crate::head::{Head, Task};
 use crate::model::{Gate, InputMap, Layer, Quantization};
@@ -57,12 +57,8 @@ impl Network {
             largest.push(path::largest_of_rows(i, layer, isa)?);
             layer.check_values(i)?;
             if i > 0 && layers[i - 1].outputs() != layer.inputs() {
-                return Err(Error::Chain {
-                    layer: i,
-                    previous: i - 1,
-                    expected: layers[i - 1].outputs(),
-                    got: layer.inputs(),
-                });
+                let (expected, got) = (layers[i - 1].outputs(), layer.inputs());
+                return Err(Error::Chain { layer: i, expected, got });
             }
         }
         if let Some(map) = &input_map {
@@ -90,9 +86,9 @@ impl Network {
     pub fn with_gates(&self, gates: Vec<Option<Gate>>) -> Result<Network> {
         if gates.len() != self.layers.len() {
             return Err(Error::Shape {
-                name: "gates".to_owned(),
-                expected: format!("({},)", self.layers.len()),
-                got: format!("({},)", gates.len()),
+                subject: Subject::Gates,
+                expected: Extent::List(self.layers.len()),
+                got: Extent::List(gates.len()),
             });
         }
         let last = self.layers.len() - 1;
@@ -128,9 +124,9 @@ impl Network {
     pub fn with_quantization(&self, quantization: Vec<Option<Quantization>>) -> Result<Network> {
         if quantization.len() != self.layers.len() {
             return Err(Error::Shape {
-                name: "quantization".to_owned(),
-                expected: format!("({},)", self.layers.len()),
-                got: format!("({},)", quantization.len()),
+                subject: Subject::Quantizations,
+                expected: Extent::List(self.layers.len()),
+                got: Extent::List(quantization.len()),
             });
         }
         let mut network = self.clone();
@@ -257,13 +253,13 @@ impl Network {
         let outputs = self.output_size();
         if Some(out.len()) != rows.rows.checked_mul(outputs) {
             return Err(Error::Shape {
-                name: "out".to_owned(),
-                expected: format!("({}, {outputs})", rows.rows),
-                got: format!("{} values", out.len()),
+                subject: Subject::Output,
+                expected: Extent::Matrix(rows.rows, outputs),
+                got: Extent::Values(out.len()),
             });
         }
         if threads == Some(0) {
-            return Err(Error::Threads { name: "num_threads", got: "0".to_owned() });
+            return Err(Error::Threads { variable: None, got: "0".to_owned() });
         }
         exec::run(self.program_for(rows.rows), rows, out, threads)
     }
@@ -274,9 +270,9 @@ impl Network {
             return Ok(());
         }
         Err(Error::Shape {
-            name: "x".to_owned(),
-            expected: format!("(n, {width})"),
-            got: format!("({}, {})", rows.rows, rows.columns),
+            subject: Subject::Rows,
+            expected: Extent::RowsOf(width),
+            got: Extent::Matrix(rows.rows, rows.columns),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Plans: which strategy and precision each layer uses, for which batch class.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// How a layer is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,7 +101,7 @@ impl Plan {
             _ => return Ok(Plan { classes }),
         };
         let expected = "distinct numbers of rows, at least one, each at least 1".to_owned();
-        Err(Error::Parameter { name: "batch_sizes".to_owned(), expected, got })
+        Err(Error::Range { subject: Subject::BatchSizes, expected, got })
     }
 
     /// One class, one strategy for all layers.

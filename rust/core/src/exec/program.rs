@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::read::{Marks, Read, quantize};
-use crate::error::{Error, Result};
+use crate::error::{Error, Extent, Result, Subject};
 use crate::kernels::activation::FinishRows;
 use crate::kernels::emit::{Fused, LEAST_BYTE, Quantized};
 use crate::kernels::scan::{HIDDEN_RANGE, Scan, ScanBytes};
@@ -139,9 +139,9 @@ impl Program {
     pub(crate) fn compile(parts: &Parts<'_>, plan: &ClassPlan, inputs: Inputs) -> Result<Program> {
         if plan.layers.len() != parts.layers.len() {
             return Err(Error::Shape {
-                name: "strategies".to_owned(),
-                expected: format!("({},)", parts.layers.len()),
-                got: format!("({},)", plan.layers.len()),
+                subject: Subject::LayerPlans,
+                expected: Extent::List(parts.layers.len()),
+                got: Extent::List(plan.layers.len()),
             });
         }
         let paths = parts.layers.iter().zip(&plan.layers).enumerate();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::clock::time_layers;
 use super::sample::check_sample;
-use crate::error::Result;
+use crate::error::{Result, Subject};
 use crate::exec::{self, Inputs, Observer, Program};
 use crate::kernels::emit::to_byte;
 use crate::memory;
@@ -155,8 +155,8 @@ impl Network {
         time: Duration,
     ) -> Result<Vec<LayerProfile>> {
         self.check_width(rows)?;
-        check_sample("x", rows.rows)?;
-        check_sample("batch_size", batch)?;
+        check_sample(Subject::RowCount, rows.rows)?;
+        check_sample(Subject::BatchSize, batch)?;
         let (program, plan) = (self.program_for(batch), self.plan().for_rows(batch));
         let counts = self.count(rows, batch)?;
         let seconds = time_layers(program, rows, batch, time, 3)?;
@@ -174,8 +174,8 @@ impl Network {
     /// # Errors
     /// Rows of another width than the network's, no rows, or a `batch` of 0.
     pub fn count(&self, rows: Rows<'_>, batch: usize) -> Result<Vec<LayerCounts>> {
-        check_sample("x", rows.rows)?;
-        check_sample("batch_size", batch)?;
+        check_sample(Subject::RowCount, rows.rows)?;
+        check_sample(Subject::BatchSize, batch)?;
         self.check_width(rows)?;
         let program = &self.compiled(self.plan().for_rows(batch), Inputs::WithRows)?;
         let counts = vec![LayerCounts::default(); self.layers.len()];
@@ -191,8 +191,8 @@ impl Network {
     /// As [`Network::profile`].
     pub fn layer_seconds(&self, rows: Rows<'_>, batch: usize, time: Duration) -> Result<Vec<f64>> {
         self.check_width(rows)?;
-        check_sample("x", rows.rows)?;
-        check_sample("batch_size", batch)?;
+        check_sample(Subject::RowCount, rows.rows)?;
+        check_sample(Subject::BatchSize, batch)?;
         time_layers(self.program_for(batch), rows, batch, time, 1)
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::clock::{clock_overhead, median};
 use super::sample::check_sample;
-use crate::error::Result;
+use crate::error::{Result, Subject};
 use crate::exec::{self, LayerProgram, Observer, Place, Program};
 use crate::interrupt;
 use crate::network::Network;
@@ -322,8 +322,8 @@ impl Network {
     /// Rows of another width than the network's, no rows, or a `batch` of 0.
     pub fn phases(&self, rows: Rows<'_>, batch: usize, time: Duration) -> Result<Phases> {
         self.check_width(rows)?;
-        check_sample("x", rows.rows)?;
-        check_sample("batch_size", batch)?;
+        check_sample(Subject::RowCount, rows.rows)?;
+        check_sample(Subject::BatchSize, batch)?;
         self.pack();
         let program = self.program_for(batch.min(rows.rows));
         let (work, weight_bytes) = work(program, rows, batch)?;

@@ -1,14 +1,11 @@
 //! What measurements refuse.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
-pub(super) fn check_sample(name: &str, got: usize) -> Result<()> {
+/// Refuses to measure nothing.
+pub(super) fn check_sample(subject: Subject, got: usize) -> Result<()> {
     if got > 0 {
         return Ok(());
     }
-    Err(Error::Parameter {
-        name: if name == "x" { "rows of x".to_owned() } else { name.to_owned() },
-        expected: "at least 1".to_owned(),
-        got: got.to_string(),
-    })
+    Err(Error::Range { subject, expected: "at least 1".to_owned(), got: got.to_string() })
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::clock::{median, time_layers};
 use super::sample::check_sample;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::exec::TILE;
 use crate::interrupt;
 use crate::memory;
@@ -34,14 +34,14 @@ impl Network {
         threads: usize,
     ) -> Result<Network> {
         self.check_width(rows)?;
-        check_sample("x", rows.rows)?;
+        check_sample(Subject::RowCount, rows.rows)?;
         let class = |&rows| ClassPlan { rows, layers: self.plan().for_rows(rows).layers.clone() };
         let mut classes = batch_sizes.iter().map(class).collect::<Vec<_>>();
         // Refuses bad batch sizes before the work.
         Plan::new(classes.clone())?;
         if let Some(size) = batch_sizes.iter().find(|size| **size > LARGEST_BATCH) {
-            return Err(Error::Parameter {
-                name: "batch_sizes".to_owned(),
+            return Err(Error::Range {
+                subject: Subject::BatchSizes,
                 expected: format!("at most {LARGEST_BATCH} to be measured"),
                 got: size.to_string(),
             });
@@ -64,7 +64,7 @@ impl Network {
     /// Rows of another width, or no rows.
     pub fn retune(&self, rows: Rows<'_>, time: Duration) -> Result<Network> {
         self.check_width(rows)?;
-        check_sample("x", rows.rows)?;
+        check_sample(Subject::RowCount, rows.rows)?;
         let mut classes = self.plan().classes().to_vec();
         let used = |i: usize| {
             self.plan().classes().iter().any(|class| class.layers[i].strategy == Strategy::Gate)
@@ -130,7 +130,7 @@ impl<'a> Sample<'a> {
         threads: usize,
     ) -> Result<Self> {
         if threads == 0 {
-            return Err(Error::Threads { name: "num_threads", got: "0".to_owned() });
+            return Err(Error::Threads { variable: None, got: "0".to_owned() });
         }
         let dense = network.dense_row_time();
         let most = (time.as_secs_f64() / 20.0 / dense.as_secs_f64().max(1e-9)) as usize;

@@ -1,6 +1,6 @@
 //! Activations: what a layer applies to its sums.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 
 /// What a layer applies to `x W^T + b`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,7 +60,7 @@ impl Activation {
     }
 
     pub(crate) fn check(self, layer: usize) -> Result<()> {
-        let (name, value, good, expected) = match self {
+        let (parameter, value, good, expected) = match self {
             Activation::ClippedRelu { upper } => {
                 ("upper", upper, upper > 0.0 && upper.is_finite(), "finite and above 0")
             }
@@ -73,8 +73,9 @@ impl Activation {
         if good {
             return Ok(());
         }
-        Err(Error::Parameter {
-            name: format!("layers[{layer}]: {name} of {}", self.name()),
+        let activation = self.name();
+        Err(Error::Range {
+            subject: Subject::Activation { layer, activation, parameter },
             expected: expected.to_owned(),
             got: value.to_string(),
         })

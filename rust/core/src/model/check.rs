@@ -1,11 +1,11 @@
 //! Checks that several parts of a model share.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Index, Result, Subject};
 
 pub(super) fn check_finite(
     values: &[f32],
-    name: impl Fn() -> String,
-    index: impl Fn(usize) -> String,
+    subject: Subject,
+    index: impl Fn(usize) -> Index,
 ) -> Result<()> {
     // By whole blocks, since a loop that may end anywhere is no vector loop.
     const BLOCK: usize = 256;
@@ -13,5 +13,5 @@ pub(super) fn check_finite(
     let Some(block) = values.chunks(BLOCK).position(is_bad) else { return Ok(()) };
     let bad = values.iter().enumerate().skip(block * BLOCK).find(|(_, value)| !value.is_finite());
     let (i, value) = bad.expect("its block has one");
-    Err(Error::NotFinite { name: name(), index: index(i), value: *value })
+    Err(Error::NotFinite { subject, index: index(i), value: *value })
 }

@@ -2,7 +2,7 @@
 
 use super::check::check_finite;
 use super::layer::Layer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Extent, Index, Result, Subject};
 
 /// The sign estimate of one layer (Davis and Arel 2013, arXiv 1312.4461): a unit is computed where
 /// `x u v + bias > 0`.
@@ -54,59 +54,36 @@ impl Gate {
         self.rank
     }
 
-    pub(crate) fn check(&self, index: usize, layer: &Layer, last: bool) -> Result<()> {
-        if last || !layer.activation.has_hard_zero() {
-            return Err(Error::GateNotAllowed {
-                layer: index,
-                expected: "a hidden layer with relu, clipped_relu or thresholded_relu",
-                got: if last {
-                    "the last layer".to_owned()
-                } else {
-                    layer.activation.name().to_owned()
-                },
-            });
+    pub(crate) fn check(&self, layer: usize, of: &Layer, last: bool) -> Result<()> {
+        if last || !of.activation.has_hard_zero() {
+            let got = if last { "the last layer" } else { of.activation.name() };
+            return Err(Error::GateNotAllowed { layer, got });
         }
-        let (inputs, outputs, rank) = (layer.inputs(), layer.outputs(), self.rank);
+        let (inputs, outputs, rank) = (of.inputs(), of.outputs(), self.rank);
         let max = inputs.min(outputs);
         if rank == 0 || rank > max {
-            return Err(Error::Rank { layer: index, max, got: rank });
+            return Err(Error::Rank { layer, max, got: rank });
         }
-        for (part, values, rows, columns) in
-            [("u", &self.u, inputs, rank), ("v", &self.v, rank, outputs)]
-        {
+        let factors = [("u", &self.u, inputs, rank), ("v", &self.v, rank, outputs)];
+        for (part, values, rows, columns) in factors {
+            let subject = Subject::Gate { layer, part };
             if values.len() != rows * columns {
-                return Err(Error::Shape {
-                    name: format!("gates[{index}].{part}"),
-                    expected: format!("({rows}, {columns})"),
-                    got: format!("{} values", values.len()),
-                });
+                let expected = Extent::Matrix(rows, columns);
+                return Err(Error::Shape { subject, expected, got: Extent::Values(values.len()) });
             }
-            check_finite(
-                values,
-                || format!("gates[{index}].{part}"),
-                |i| format!("({}, {})", i / columns, i % columns),
-            )?;
+            check_finite(values, subject, |i| Index::Cell(i / columns, i % columns))?;
         }
+        let subject = Subject::Gate { layer, part: "bias" };
         if self.bias.len() != outputs {
-            return Err(Error::Shape {
-                name: format!("gates[{index}].bias"),
-                expected: format!("({outputs},)"),
-                got: format!("({},)", self.bias.len()),
-            });
+            let (expected, got) = (Extent::List(outputs), Extent::List(self.bias.len()));
+            return Err(Error::Shape { subject, expected, got });
         }
-        check_finite(&self.bias, || format!("gates[{index}].bias"), |i| i.to_string())?;
+        check_finite(&self.bias, subject, Index::Entry)?;
+        let subject = Subject::Gate { layer, part: "range" };
         if !self.range.is_empty() && self.range.len() != rank {
-            return Err(Error::Shape {
-                name: format!("gates[{index}].range"),
-                expected: format!("(2, {rank})"),
-                got: format!("(2, {})", self.range.len()),
-            });
+            let (expected, got) = (Extent::Matrix(2, rank), Extent::Matrix(2, self.range.len()));
+            return Err(Error::Shape { subject, expected, got });
         }
-        let range = self.range.as_flattened();
-        check_finite(
-            range,
-            || format!("gates[{index}].range"),
-            |i| format!("({}, {})", i % 2, i / 2),
-        )
+        check_finite(self.range.as_flattened(), subject, |i| Index::Cell(i % 2, i / 2))
     }
 }

@@ -1,7 +1,7 @@
 //! The map from raw inputs to those of the first layer.
 
 use super::check::check_finite;
-use crate::error::{Error, Result};
+use crate::error::{Error, Extent, Index, Result, Subject};
 
 /// The map from raw inputs to what the first layer sees: `x scale + shift`, one pair per input.
 ///
@@ -37,15 +37,13 @@ impl InputMap {
     }
 
     pub(crate) fn check(&self, inputs: usize) -> Result<()> {
-        for (name, values) in [("input_scale", &self.scale), ("input_shift", &self.shift)] {
+        let (scale, shift) = (Subject::InputScale, Subject::InputShift);
+        for (subject, values) in [(scale, &self.scale), (shift, &self.shift)] {
             if values.len() != 1 && values.len() != inputs {
-                return Err(Error::Shape {
-                    name: name.to_owned(),
-                    expected: format!("() or ({inputs},)"),
-                    got: format!("({},)", values.len()),
-                });
+                let (expected, got) = (Extent::OneOrList(inputs), Extent::List(values.len()));
+                return Err(Error::Shape { subject, expected, got });
             }
-            check_finite(values, || name.to_owned(), |i| i.to_string())?;
+            check_finite(values, subject, Index::Entry)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::activation::Activation;
 use super::check::check_finite;
-use crate::error::{Error, Result};
+use crate::error::{Axis, Error, Extent, Index, Result, Subject};
 
 /// Weights in memory of whatever owner keeps them, and keeps them as they are: a `Vec<f32>`, a mapped file,
 /// another language's array.
@@ -66,9 +66,9 @@ impl Layer {
     /// # Errors
     /// A number that is not below the number of units or of inputs, or is there twice; a weight of another length.
     pub fn pick(mut self, units: Option<&[u32]>, inputs: Option<&[u32]>) -> Result<Layer> {
-        self.check_shape(|| "weight".to_owned())?;
-        self.rows = picked(self.rows, units, self.bias.len(), "units")?;
-        self.columns = picked(self.columns, inputs, self.inputs, "inputs")?;
+        self.check_shape(Subject::OwnWeight)?;
+        self.rows = picked(self.rows, units, self.bias.len(), Subject::PickedUnits)?;
+        self.columns = picked(self.columns, inputs, self.inputs, Subject::PickedInputs)?;
         if let Some(units) = units {
             self.bias = units.iter().map(|unit| self.bias[*unit as usize]).collect();
         }
@@ -142,48 +142,44 @@ impl Layer {
     }
 
     /// Whether there are as many weights as there should be.
-    fn check_shape(&self, name: impl Fn() -> String) -> Result<()> {
+    fn check_shape(&self, subject: Subject) -> Result<()> {
         let (got, height, width) = (self.matrix().len(), self.height, self.width);
         if Some(got) == height.checked_mul(width) {
             return Ok(());
         }
-        Err(Error::Shape {
-            name: name(),
-            expected: format!("({height}, {width})"),
-            got: format!("{got} values"),
-        })
+        let (expected, got) = (Extent::Matrix(height, width), Extent::Values(got));
+        Err(Error::Shape { subject, expected, got })
     }
 
     /// Checks widths and the number of weights; of values, see [`Layer::check_values`] and the weights'.
     pub(crate) fn check_widths(&self, layer: usize) -> Result<()> {
         let most = i32::MAX as usize;
-        for (axis, got) in [("rows", self.outputs()), ("columns", self.inputs)] {
+        for (axis, got) in [(Axis::Units, self.outputs()), (Axis::Inputs, self.inputs)] {
             if got == 0 || got > most {
-                return Err(Error::Width { layer, name: "weight", axis, got });
+                return Err(Error::Width { layer, axis, got });
             }
         }
-        self.check_shape(|| format!("layers[{layer}].weight"))
+        self.check_shape(Subject::Weight(layer))
     }
 
     /// Refuses weights that are not finite. Packing looks at all of them anyway: this finds the first.
     pub(crate) fn check_weights(&self, layer: usize) -> Result<()> {
-        let (name, width) = (|| format!("layers[{layer}].weight"), self.width);
-        check_finite(self.matrix(), name, |i| format!("({}, {})", i / width, i % width))
+        let width = self.width;
+        let index = |i| Index::Cell(i / width, i % width);
+        check_finite(self.matrix(), Subject::Weight(layer), index)
     }
 
     /// Checks the bias and the activation.
     pub(crate) fn check_values(&self, layer: usize) -> Result<()> {
-        check_finite(&self.bias, || format!("layers[{layer}].bias"), |i| i.to_string())?;
+        check_finite(&self.bias, Subject::Bias(layer), Index::Entry)?;
         self.activation.check(layer)
     }
 }
 
 /// What is picked of what is picked already, `len` in number.
-fn picked(old: Picked, new: Option<&[u32]>, len: usize, name: &str) -> Result<Picked> {
+fn picked(old: Picked, new: Option<&[u32]>, len: usize, subject: Subject) -> Result<Picked> {
     let Some(new) = new else { return Ok(old) };
-    let refused = |expected: String, got: String| {
-        Err(Error::Parameter { name: name.to_owned(), expected, got })
-    };
+    let refused = |expected: String, got: String| Err(Error::Range { subject, expected, got });
     if let Some(bad) = new.iter().find(|i| **i as usize >= len) {
         return refused(format!("below {len}"), bad.to_string());
     }

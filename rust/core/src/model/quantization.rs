@@ -2,7 +2,7 @@
 
 use super::check::check_finite;
 use super::layer::Layer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Extent, Index, Result, Subject};
 
 /// How a layer's inputs become bytes: `x / scale + offset`, rounded to nearest and brought within 0
 /// to 255. So a byte q stands for `(q - offset) scale`; 0 stands for 0 where the offset is 0.
@@ -42,31 +42,33 @@ impl Quantization {
         self.scale == [1.0] && self.offset == [0.0]
     }
 
-    pub(crate) fn check(&self, index: usize, layer: &Layer) -> Result<()> {
-        let inputs = layer.inputs();
+    pub(crate) fn check(&self, layer: usize, of: &Layer) -> Result<()> {
+        let inputs = of.inputs();
         if inputs > MOST_INT8_INPUTS {
-            return Err(Error::Parameter {
-                name: format!("inputs of layers[{index}]"),
+            return Err(Error::Range {
+                subject: Subject::Inputs(layer),
                 expected: format!("at most {MOST_INT8_INPUTS} in int8"),
                 got: inputs.to_string(),
             });
         }
-        for (name, values) in [("scale", &self.scale), ("offset", &self.offset)] {
-            let name = format!("quantization[{index}].{name}");
-            // A kernel adds one offset to all outputs of a layer.
-            let each = index == 0 || name.ends_with("scale");
+        let (scale, offset) =
+            (Subject::QuantizationScale(layer), Subject::QuantizationOffset(layer));
+        // A kernel adds one offset to all outputs of a layer.
+        for (subject, values, each) in
+            [(scale, &self.scale, true), (offset, &self.offset, layer == 0)]
+        {
             if values.len() != 1 && !(each && values.len() == inputs) {
-                let expected = if each { format!("() or ({inputs},)") } else { "()".to_owned() };
-                return Err(Error::Shape { name, expected, got: format!("({},)", values.len()) });
+                let expected = if each { Extent::OneOrList(inputs) } else { Extent::One };
+                return Err(Error::Shape { subject, expected, got: Extent::List(values.len()) });
             }
-            check_finite(values, || name.clone(), |i| i.to_string())?;
+            check_finite(values, subject, Index::Entry)?;
         }
         match self.scale.iter().find(|scale| !(**scale > 0.0 && (1.0 / **scale).is_finite())) {
             None => Ok(()),
-            Some(scale) => Err(Error::Parameter {
-                name: format!("quantization[{index}].scale"),
+            Some(bad) => Err(Error::Range {
+                subject: scale,
                 expected: "above 0".to_owned(),
-                got: scale.to_string(),
+                got: bad.to_string(),
             }),
         }
     }

@@ -14,13 +14,13 @@ use std::iter;
 use std::sync::Arc;
 
 use super::contract::{Context, Path};
-use super::packed::{PackedLayer, not_finite};
+use super::packed::PackedLayer;
 use super::phase::{Phase, Seen, Watch, Work};
 use super::quantize::{quantize, reference, step, word};
 use super::quantized::{ByteWeights, QuantizedLayer, Source};
 use super::scratch::{GateScratch, LiveLists};
 use super::weights::Weights;
-use crate::error::Result;
+use crate::error::{Error, Result, Subject};
 use crate::kernels::arithmetic::{Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::emit::{ByteSums, Live, LiveBytes, Output, Sums};
@@ -195,7 +195,8 @@ impl PackedGate {
         }
         let overflow = bias.iter().copied().find(|b| !b.is_finite());
         if let Some(value) = overflow {
-            return Err(not_finite(index, "gate", "input_shift", value));
+            let (subject, layer, part) = (Subject::InputShift, index, "gate");
+            return Err(Error::Overflow { subject, layer, part, value });
         }
         let mut packed = PackedGate { gate, u, v, bias, scored, bytes: None };
         packed.bytes = ByteGate::new(&packed, layer);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::kernels::emit::Output;
 use crate::kernels::largest::LargestOfRows;
 use crate::layout::{Panels, UnitRows, padded};
@@ -47,6 +47,8 @@ impl PackedLayer {
         fold: bool,
     ) -> Result<Self> {
         let map = input_map.clone().filter(|_| fold);
+        let overflow =
+            |subject, value| Error::Overflow { subject, layer: index, part: "weight", value };
         let mut bias = zeros(padded(layer.outputs()));
         bias[..layer.outputs()].copy_from_slice(&layer.bias);
         let units = 0..layer.outputs();
@@ -62,7 +64,7 @@ impl PackedLayer {
                 if !(largest * steepest).is_finite() {
                     let mut folded = row.iter().zip(&scales).map(|(w, scale)| w * scale);
                     if let Some(bad) = folded.find(|weight| !weight.is_finite()) {
-                        return Err(not_finite(index, "weight", "input_scale", bad));
+                        return Err(overflow(Subject::InputScale, bad));
                     }
                 }
                 if shifted {
@@ -70,7 +72,7 @@ impl PackedLayer {
                     bias[o] = terms.fold(f64::from(layer.bias[o]), |sum, term| sum + term) as f32;
                 }
                 if !bias[o].is_finite() {
-                    return Err(not_finite(index, "weight", "input_shift", bias[o]));
+                    return Err(overflow(Subject::InputShift, bias[o]));
                 }
             }
         }
@@ -143,12 +145,4 @@ pub(super) fn packed<T>(cell: &OnceLock<T>, pack: impl FnOnce() -> T) -> &T {
     }
     let made = pack();
     cell.get_or_init(|| made)
-}
-
-pub(super) fn not_finite(layer: usize, parameter: &str, by: &str, value: f32) -> Error {
-    Error::Parameter {
-        name: by.to_owned(),
-        expected: format!("small enough that layers[{layer}].{parameter} times it is finite"),
-        got: format!("a product of {value}"),
-    }
 }

@@ -8,9 +8,9 @@
 use std::sync::{Arc, OnceLock};
 use std::{iter, slice};
 
-use super::packed::{PackedLayer, not_finite, packed};
+use super::packed::{PackedLayer, packed};
 use super::quantize::{ByFactor, ByTerms, InputTerms, step};
-use crate::error::Result;
+use crate::error::{Error, Result, Subject};
 use crate::kernels::arithmetic::Bytes;
 use crate::kernels::bytes::BytesTimesPanels;
 use crate::kernels::emit::{Emit, Output};
@@ -50,10 +50,12 @@ impl QuantizedLayer {
         let mut set = |o: usize, step: f64, sum: f64| {
             scale[o] = step as f32;
             bias[o] = (f64::from(layer.layer.bias[o]) + sum) as f32;
-            for (by, value) in [("scale", scale[o]), ("offset", bias[o])] {
+            let (by_scale, by_offset) =
+                (Subject::QuantizationScale(index), Subject::QuantizationOffset(index));
+            for (subject, value) in [(by_scale, scale[o]), (by_offset, bias[o])] {
                 if !value.is_finite() {
-                    let by = format!("quantization[{index}].{by}");
-                    return Err(not_finite(index, "weight", &by, value));
+                    let (layer, part) = (index, "weight");
+                    return Err(Error::Overflow { subject, layer, part, value });
                 }
             }
             Ok(())

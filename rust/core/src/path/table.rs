@@ -10,7 +10,7 @@ use super::phase::{Phase, Seen, Watch, Work};
 use super::quantized::QuantizedLayer;
 use super::scratch::GateScratch;
 use super::skip::Skip;
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::kernels::emit::Output;
 use crate::model::Layer;
 use crate::plan::{LayerPlan, Precision, Strategy};
@@ -177,27 +177,15 @@ impl PackedForms {
     }
 
     fn gate(&self, layer: usize) -> Result<Arc<PackedGate>> {
-        self.gate.clone().ok_or_else(|| Error::Plan {
-            layer,
-            expected: "'dense' or 'skip', since the layer has no gate".to_owned(),
-            got: "'gate'".to_owned(),
-        })
+        self.gate.clone().ok_or(Error::Plan { layer, missing: Missing::Gate })
     }
 
     fn int8(&self, layer: usize) -> Result<Arc<QuantizedLayer>> {
-        self.int8.clone().ok_or_else(|| Error::Plan {
-            layer,
-            expected: "'f32', since the layer is not quantised".to_owned(),
-            got: "'int8'".to_owned(),
-        })
+        self.int8.clone().ok_or(Error::Plan { layer, missing: Missing::Quantization })
     }
 
     fn int8_gate(&self, layer: usize) -> Result<Arc<QuantizedGate>> {
-        self.int8_gate.clone().ok_or_else(|| Error::Plan {
-            layer,
-            expected: "no gate in int8, since the layer's gate has no range".to_owned(),
-            got: "'gate'".to_owned(),
-        })
+        self.int8_gate.clone().ok_or(Error::Plan { layer, missing: Missing::GateRange })
     }
 
     /// Bytes of the weights in all layouts packed so far.

@@ -37,8 +37,8 @@ fn process_threads() -> Result<usize> {
                     match text.trim().parse() {
                         Ok(n) if n >= 1 => n,
                         _ => {
-                            let name = "LRGATE_NUM_THREADS";
-                            return Err(Error::Threads { name, got: format!("{text:?}") });
+                            let variable = Some("LRGATE_NUM_THREADS");
+                            return Err(Error::Threads { variable, got: format!("{text:?}") });
                         }
                     }
                 }
@@ -73,7 +73,7 @@ pub fn set_thread_override(threads: Option<usize>) -> Result<Option<usize>> {
 
 fn check_threads(threads: usize) -> Result<()> {
     if threads == 0 {
-        return Err(Error::Threads { name: "num_threads", got: "0".to_owned() });
+        return Err(Error::Threads { variable: None, got: "0".to_owned() });
     }
     Ok(())
 }
