@@ -53,32 +53,35 @@ impl<A: Arithmetic, E: Emit<A>> Kernel for RowsTimesPanels<'_, A, E> {
         assert_eq!(self.rows.columns(), self.panels.inputs());
         let Self { rows, panels, which, emit } = self;
         for p in which {
-            let (first, vectors, panel) = panels.panel(p);
-            match vectors {
-                4 => blocks::<S, A, E, 4>(simd, rows, panel, first, emit),
-                3 => blocks::<S, A, E, 3>(simd, rows, panel, first, emit),
-                2 => blocks::<S, A, E, 2>(simd, rows, panel, first, emit),
-                _ => blocks::<S, A, E, 1>(simd, rows, panel, first, emit),
-            }
+            let (first, vectors, weights) = panels.panel(p);
+            assert_eq!(weights.len(), rows.columns() * vectors * LANES);
+            blocks(simd, rows, Panel { weights, vectors, first }, emit);
         }
     }
 }
 
+#[derive(Clone, Copy)]
+struct Panel<'a, W> {
+    weights: &'a [W],
+    /// Vectors per input.
+    vectors: usize,
+    /// Its first unit.
+    first: usize,
+}
+
 /// One panel and all rows.
 #[inline(always)]
-fn blocks<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize>(
+fn blocks<S: Simd, A: Arithmetic, E: Emit<A>>(
     simd: S,
     rows: DenseRows<'_, A::Word>,
-    panel: &[A::Word],
-    first: usize,
+    panel: Panel<'_, A::Word>,
     emit: &mut E,
 ) {
     let inputs = rows.columns();
-    assert_eq!(panel.len(), inputs * V * LANES);
     if inputs <= 2 * BLOCK || rows.rows() <= 6 {
         let mut kept = [];
-        let part = Part { panel, first, inputs: (0, inputs), rows: (0, rows.rows()), last: true };
-        groups::<S, A, E, V>(simd, rows, part, &mut kept, emit);
+        let part = Part { panel, inputs: (0, inputs), rows: (0, rows.rows()), last: true };
+        groups(simd, rows, part, &mut kept, emit);
         return;
     }
     let mut sums = KEPT_SUMS.replace(Aligned::new(64));
@@ -91,8 +94,8 @@ fn blocks<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize>(
         for from in (0..inputs).step_by(BLOCK) {
             let to = inputs.min(from + BLOCK);
             let last = to == inputs;
-            let part = Part { panel, first, inputs: (from, to), rows: (start, end), last };
-            groups::<S, A, E, V>(simd, rows, part, kept, emit);
+            let part = Part { panel, inputs: (from, to), rows: (start, end), last };
+            groups(simd, rows, part, kept, emit);
         }
     }
     KEPT_SUMS.set(sums);
@@ -101,9 +104,7 @@ fn blocks<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize>(
 /// A range of inputs and rows of one panel.
 #[derive(Clone, Copy)]
 struct Part<'a, W> {
-    panel: &'a [W],
-    /// The panel's first unit.
-    first: usize,
+    panel: Panel<'a, W>,
     inputs: (usize, usize),
     rows: (usize, usize),
     /// Whether the sums are complete after it.
@@ -111,52 +112,82 @@ struct Part<'a, W> {
 }
 
 #[inline(always)]
-fn groups<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize>(
+fn groups<S: Simd, A: Arithmetic, E: Emit<A>>(
     simd: S,
     rows: DenseRows<'_, A::Word>,
     part: Part<'_, A::Word>,
     kept: &mut [A::Word],
     emit: &mut E,
 ) {
-    let (mut row, end) = part.rows;
-    while row < end {
-        let count = (end - row).min(S::GROUP);
-        match count {
-            6 => group::<S, A, E, V, 6>(simd, rows, row, part, kept, emit),
-            5 => group::<S, A, E, V, 5>(simd, rows, row, part, kept, emit),
-            4 => group::<S, A, E, V, 4>(simd, rows, row, part, kept, emit),
-            3 => group::<S, A, E, V, 3>(simd, rows, row, part, kept, emit),
-            2 => group::<S, A, E, V, 2>(simd, rows, row, part, kept, emit),
-            _ => group::<S, A, E, V, 1>(simd, rows, row, part, kept, emit),
+    let (start, end) = part.rows;
+    let whole = (end - start) / S::GROUP * S::GROUP;
+    if whole > 0 {
+        let part = Part { rows: (start, start + whole), ..part };
+        match S::GROUP {
+            6 => simd.run(Groups::<A, E, 6> { rows, part, kept, emit }),
+            _ => simd.run(Groups::<A, E, 2> { rows, part, kept, emit }),
         }
-        row += count;
+    }
+    let kept = if kept.is_empty() { kept } else { &mut kept[whole * PANEL..] };
+    let part = Part { rows: (start + whole, end), ..part };
+    match end - start - whole {
+        5 if S::GROUP > 5 => simd.run(Groups::<A, E, 5> { rows, part, kept, emit }),
+        4 if S::GROUP > 4 => simd.run(Groups::<A, E, 4> { rows, part, kept, emit }),
+        3 if S::GROUP > 3 => simd.run(Groups::<A, E, 3> { rows, part, kept, emit }),
+        2 if S::GROUP > 2 => simd.run(Groups::<A, E, 2> { rows, part, kept, emit }),
+        // In this function: single rows of small layers are over before a call would be.
+        1 => group::<S, A, E, 1>(simd, rows, part, kept, emit),
+        _ => {}
     }
 }
 
-/// R rows times a panel that is P vectors wide.
+/// Rows in groups of R, times a panel: a function of its own for each R, since compilers take more than twice as
+/// long for a function of twice the size.
+struct Groups<'a, A: Arithmetic, E, const R: usize> {
+    rows: DenseRows<'a, A::Word>,
+    part: Part<'a, A::Word>,
+    kept: &'a mut [A::Word],
+    emit: &'a mut E,
+}
+
+impl<A: Arithmetic, E: Emit<A>, const R: usize> Kernel for Groups<'_, A, E, R> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { rows, part, kept, emit } = self;
+        group::<S, A, E, R>(simd, rows, part, kept, emit);
+    }
+}
+
+/// Groups of R rows times a panel.
 #[inline(always)]
-fn group<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const R: usize>(
+fn group<S: Simd, A: Arithmetic, E: Emit<A>, const R: usize>(
     simd: S,
     rows: DenseRows<'_, A::Word>,
-    row: usize,
     part: Part<'_, A::Word>,
     kept: &mut [A::Word],
     emit: &mut E,
 ) {
-    if R > S::GROUP {
-        // Never called; told here, so that nothing is compiled for it.
-    } else if S::whole_panel(R) {
-        tile::<S, A, E, P, P, R>(simd, rows, row, 0, part, kept, emit);
-    } else {
-        for at in 0..P {
-            tile::<S, A, E, P, 1, R>(simd, rows, row, at, part, kept, emit);
+    let (start, end) = part.rows;
+    for row in (start..end).step_by(R) {
+        if S::whole_panel(R) {
+            match part.panel.vectors {
+                4 => tile::<S, A, E, 4, R>(simd, rows, row, 0, part, kept, emit),
+                3 => tile::<S, A, E, 3, R>(simd, rows, row, 0, part, kept, emit),
+                2 => tile::<S, A, E, 2, R>(simd, rows, row, 0, part, kept, emit),
+                _ => tile::<S, A, E, 1, R>(simd, rows, row, 0, part, kept, emit),
+            }
+        } else {
+            for at in 0..part.panel.vectors {
+                tile::<S, A, E, 1, R>(simd, rows, row, at, part, kept, emit);
+            }
         }
     }
 }
 
-/// R rows times the V vectors from `at` on of a panel that is P vectors wide: R V sums in registers.
+/// R rows times the V vectors from `at` on of a panel: R V sums in registers.
 #[inline(always)]
-fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, const R: usize>(
+fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
     simd: S,
     rows: DenseRows<'_, A::Word>,
     row: usize,
@@ -166,7 +197,9 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, cons
     emit: &mut E,
 ) {
     let (from, to) = part.inputs;
-    let weights = &part.panel[from * P * LANES..to * P * LANES];
+    // A constant where all of the panel's vectors are taken.
+    let stride = LANES * if S::whole_panel(R) { V } else { part.panel.vectors };
+    let weights = &part.panel.weights[from * stride..to * stride];
     let mut x: [&[A::Word]; R] = [&[]; R];
     for (r, x) in x.iter_mut().enumerate() {
         *x = &rows.row(row + r)[from..to];
@@ -190,7 +223,7 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, cons
             for part in &mut parts {
                 // SAFETY: as below.
                 unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, part) }
-                weights = weights.wrapping_add(P * LANES);
+                weights = weights.wrapping_add(stride);
                 i += 1;
             }
         }
@@ -203,14 +236,14 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const P: usize, const V: usize, cons
         }
     }
     for i in i..to - from {
-        // SAFETY: input `i` of the block is P whole vectors, of which V from `at` on are read, and
-        // every row has `to - from` entries.
+        // SAFETY: input `i` of the block is `stride` weights, of which V vectors from `at` on are read,
+        // and every row has `to - from` entries.
         unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
-        weights = weights.wrapping_add(P * LANES);
+        weights = weights.wrapping_add(stride);
     }
     if part.last {
         for (r, sums) in sums.into_iter().enumerate() {
-            emit.emit(simd, row + r, part.first + at * LANES, sums);
+            emit.emit(simd, row + r, part.panel.first + at * LANES, sums);
         }
     } else {
         let kept = &mut kept[(row - part.rows.0) * PANEL..][..R * PANEL];

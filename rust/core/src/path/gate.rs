@@ -23,7 +23,7 @@ use super::weights::Weights;
 use crate::error::{Error, Result, Subject};
 use crate::kernels::arithmetic::{Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
-use crate::kernels::emit::{ByteSums, Live, LiveBytes, Output, Sums};
+use crate::kernels::emit::{ByteEpilogue, ByteSums, FloatEpilogue, Live, LiveBytes, Output, Sums};
 use crate::kernels::scan::Quantize;
 use crate::kernels::sparse::SparseTimesPanels;
 use crate::layout::{Panels, padded};
@@ -238,16 +238,17 @@ impl Estimate<PackedLayer> for PackedGate {
         let stride = padded(self.gate.rank);
         let limit = SPARSE_ESTIMATE_UP_TO * lists.columns as f64;
         for (r, span) in lists.spans.iter().enumerate() {
-            let mut sums = Sums { data: &mut low_rank[r * stride..], stride };
+            let data = &mut low_rank[r * stride..];
+            let emit = &mut FloatEpilogue::LowRank(Sums { data, stride });
             match rows {
                 Some(rows) if span.len as f64 > limit => {
                     let rows = DenseRows::new(rows.row(r), 1, rows.columns(), rows.columns());
-                    let (panels, which, emit) = (&self.u, self.u.all(), &mut sums);
+                    let (panels, which) = (&self.u, self.u.all());
                     isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
                 }
                 _ => {
                     let lists = Lists { spans: &lists.spans[r..=r], ..lists };
-                    let (panels, emit) = (&self.u, &mut sums);
+                    let panels = &self.u;
                     isa.run_floats(SparseTimesPanels { lists, panels, emit });
                 }
             }
@@ -262,7 +263,8 @@ impl Estimate<PackedLayer> for PackedGate {
         let (rank, outputs) = (self.gate.rank, self.gate.bias.len());
         let spans = start_spans(live_spans, n, outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
-        let emit = &mut Live { bias: &self.bias, units: self.scored, index: live, spans };
+        let choice = Live { bias: &self.bias, units: self.scored, index: live, spans };
+        let emit = &mut FloatEpilogue::Live(choice);
         let (panels, which) = (&self.v, self.v.all());
         isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
         add_always(live, spans, self.scored, outputs);
@@ -302,7 +304,7 @@ impl ByteGate {
         let (inverse, offset) = (&self.inverse, &self.offset);
         let out_of_range = None;
         let range = (f32::NEG_INFINITY, f32::INFINITY);
-        isa.run(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, range });
+        isa.run_floats(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, range });
         self.scores.choose(isa, n, scratch);
         let GateScratch { live, live_spans, invalid, .. } = scratch;
         for (span, _) in live_spans[..n].iter_mut().zip(invalid).filter(|(_, invalid)| **invalid) {
@@ -381,7 +383,8 @@ impl Scores {
         let rank = self.low.len();
         let rows = DenseRows::new(low_rank_bytes, n, rank.div_ceil(4), byte_stride(rank));
         let spans = start_spans(live_spans, n, self.outputs);
-        let emit = &mut LiveBytes { threshold: &self.threshold, index: live, spans };
+        let choice = LiveBytes { threshold: &self.threshold, index: live, spans };
+        let emit = &mut ByteEpilogue::Live(choice);
         let (panels, which) = (&self.v, self.v.all());
         isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, emit });
         add_always(live, spans, self.scored, self.outputs);
@@ -485,8 +488,8 @@ impl Estimate<QuantizedLayer> for QuantizedGate {
         let Signal::Bytes(parts) = input else { unreachable!("an int8 gate reads bytes") };
         let Some(lists) = parts.lists() else { unreachable!("a gate reads lists") };
         let bytes = ByteRowsMut::new(&mut scratch.low_rank_bytes, input.len(), self.rank());
-        let mut sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
-        self.u.times(isa, lists, &mut sums);
+        let sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
+        self.u.times(isa, lists, &mut ByteEpilogue::LowRank(sums));
     }
 
     fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {

@@ -14,7 +14,7 @@ use crate::simd::Isa;
 /// pass, since weights may be many and are read from memory.
 pub(crate) fn largest_of_rows(index: usize, layer: &Layer, isa: Isa) -> Result<Vec<f32>> {
     let (matrix, width, columns) = (layer.matrix(), layer.width(), layer.columns());
-    let (largest, finite) = isa.run(LargestOfRows { matrix, width, columns });
+    let (largest, finite) = isa.run_floats(LargestOfRows { matrix, width, columns });
     if !finite {
         layer.check_weights(index)?;
     }

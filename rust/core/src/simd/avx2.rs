@@ -177,10 +177,12 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx2,fma,bmi1,bmi2,popcnt")]
+        #[inline(never)]
         fn without<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }
         #[target_feature(enable = "avx2,avxvnni,fma,bmi1,bmi2,popcnt")]
+        #[inline(never)]
         fn with<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }

@@ -69,16 +69,19 @@ impl<const VNNI: bool, const VBMI2: bool> Simd for Avx512<VNNI, VBMI2> {
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,popcnt")]
+        #[inline(never)]
         fn without<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
         #[target_feature(enable = "avx2,fma,bmi1,bmi2,popcnt")]
+        #[inline(never)]
         fn with<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi2")]
         #[target_feature(enable = "avx2,fma,bmi1,bmi2,popcnt")]
+        #[inline(never)]
         fn with_both<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }
