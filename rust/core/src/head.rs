@@ -85,3 +85,54 @@ fn logistic(z: f32) -> f32 {
     let power = (-z.abs()).exp();
     if z < 0.0 { power / (1.0 + power) } else { 1.0 / (1.0 + power) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(task: Task, outputs: usize, last: Activation) -> Head {
+        Head::new(task, outputs, last)
+    }
+
+    #[test]
+    fn the_first_of_the_largest_outputs_is_the_class() {
+        let head = head(Task::Classification, 3, Activation::Identity);
+        let raw = [0.0, 2.0, 2.0, -1.0, -2.0, -3.0, f32::NAN, 1.0, 2.0, 0.0, f32::NAN, 1.0];
+        assert_eq!(head.labels(&raw), [1, 0, 0, 2]);
+        assert_eq!(head.probability_count(), 3);
+    }
+
+    #[test]
+    fn one_output_is_two_classes() {
+        let raw = [-1.0, 0.0, 0.25, 0.5, 0.75, f32::NAN];
+        let logits = head(Task::Classification, 1, Activation::Identity);
+        assert_eq!(logits.labels(&raw), [0, 0, 1, 1, 1, 0]);
+        let sigmoid = head(Task::Classification, 1, Activation::Sigmoid);
+        assert_eq!(sigmoid.labels(&raw), [0, 0, 0, 0, 1, 0]);
+        assert_eq!(sigmoid.probabilities(vec![0.25, 0.0]), [0.75, 0.25, 1.0, 0.0]);
+        assert_eq!(logits.probabilities(vec![0.0]), [0.5, 0.5]);
+        let [no, yes] = logits.probabilities(vec![-200.0])[..] else { panic!("two columns") };
+        assert_eq!((no, yes), (1.0, 0.0));
+        assert_eq!((logits.probability_count(), sigmoid.probability_count()), (2, 2));
+    }
+
+    #[test]
+    fn each_label_of_several_has_a_boundary() {
+        let logits = head(Task::Multilabel, 2, Activation::Identity);
+        assert_eq!(logits.labels(&[0.4, -0.4, 0.0, 0.6]), [1, 0, 0, 1]);
+        assert_eq!(logits.probabilities(vec![0.0, 200.0]), [0.5, 1.0]);
+        let sigmoid = head(Task::Multilabel, 2, Activation::Sigmoid);
+        assert_eq!(sigmoid.labels(&[0.4, 0.5, 0.6, 0.0]), [0, 0, 1, 0]);
+        assert_eq!(sigmoid.probabilities(vec![0.4, 0.6]), [0.4, 0.6]);
+    }
+
+    #[test]
+    fn softmax_is_applied_once() {
+        let logits = head(Task::Classification, 2, Activation::Identity);
+        assert_eq!(logits.probabilities(vec![3.0, 3.0, 100.0, -100.0]), [0.5, 0.5, 1.0, 0.0]);
+        for last in [Activation::Softmax, Activation::Sigmoid] {
+            let made = head(Task::Classification, 2, last);
+            assert_eq!(made.probabilities(vec![0.25, 0.75]), [0.25, 0.75]);
+        }
+    }
+}

@@ -151,3 +151,57 @@ impl Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(rows: &[usize]) -> Plan {
+        let layers = Plan::uniform(Strategy::Skip, 2).classes()[0].layers.clone();
+        let class = |&rows| ClassPlan { rows, layers: layers.clone() };
+        Plan::new(rows.iter().map(class).collect()).unwrap()
+    }
+
+    #[test]
+    fn calls_use_the_nearest_class_on_a_logarithmic_scale() {
+        let plan = plan(&[256, 1, 16]);
+        assert_eq!(plan.classes().iter().map(|class| class.rows).collect::<Vec<_>>(), [1, 16, 256]);
+        let nearest = |rows| plan.for_rows(rows).rows;
+        // 4 is as far from 1 as from 16: the smaller is taken.
+        assert_eq!([0, 1, 4, 5, 64, 65].map(nearest), [1, 1, 1, 16, 16, 256]);
+        assert_eq!(nearest(usize::MAX), 256);
+        assert_eq!(plan.index_for(16), 1);
+    }
+
+    #[test]
+    fn a_layer_that_gets_or_loses_a_gate_changes_its_strategy() {
+        let mut plan = plan(&[1, 8]);
+        let strategies = |plan: &Plan| {
+            let classes = plan.classes().iter();
+            classes.map(|class| class.layers[1].strategy).collect::<Vec<_>>()
+        };
+        plan.gate_changed(1, false);
+        assert_eq!(strategies(&plan), [Strategy::Skip; 2], "it had none");
+        plan.gate_changed(1, true);
+        assert_eq!(strategies(&plan), [Strategy::Gate; 2]);
+        plan.gate_changed(1, false);
+        assert_eq!(strategies(&plan), [Strategy::Dense; 2]);
+        plan.set_precision(0, Precision::Int8);
+        for class in plan.classes() {
+            assert_eq!(class.layers[0].precision, Precision::Int8);
+            assert_eq!(class.layers[1].precision, Precision::F32);
+            assert_eq!(class.layers[0].strategy, Strategy::Skip);
+        }
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for strategy in Strategy::ALL {
+            assert_eq!(Strategy::by_name(strategy.name()), Some(strategy));
+        }
+        for precision in Precision::ALL {
+            assert_eq!(Precision::by_name(precision.name()), Some(precision));
+        }
+        assert_eq!((Strategy::by_name("int8"), Precision::by_name("dense")), (None, None));
+    }
+}

@@ -218,3 +218,40 @@ fn check_length(len: usize, rows: usize, columns: usize, stride: usize) -> Resul
         got: Extent::Values(len),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same rows in each form: (0, 0, 2), (3, 0, 4), (0, 0, 0).
+    fn check(rows: Rows<'_>) {
+        let row = |rows: &Rows<'_>, r| {
+            let mut to = [7.0; 3];
+            rows.copy_row(r, &mut to);
+            to
+        };
+        assert_eq!((rows.len(), rows.columns()), (3, 3));
+        assert_eq!(row(&rows, 0), [0.0, 0.0, 2.0]);
+        assert_eq!(row(&rows, 1), [3.0, 0.0, 4.0]);
+        let rest = rows.slice(1, 2);
+        assert_eq!((rest.len(), row(&rest, 0)), (2, [3.0, 0.0, 4.0]));
+        let batches: Vec<_> = rows.batches(2).map(|batch| (batch.len(), row(&batch, 0))).collect();
+        assert_eq!(batches, [(2, [0.0, 0.0, 2.0]), (1, [0.0; 3])]);
+        let owned = rest.repeated(5);
+        let repeated = owned.rows();
+        assert_eq!(repeated.len(), 6);
+        for r in 0..6 {
+            assert_eq!(row(&repeated, r), if r % 2 == 0 { [3.0, 0.0, 4.0] } else { [0.0; 3] });
+        }
+    }
+
+    #[test]
+    fn rows_of_every_form_are_cut_and_repeated_alike() {
+        let f32 = [0.0, 0.0, 2.0, 9.0, 3.0, 0.0, 4.0, 9.0, 0.0, 0.0, 0.0];
+        check(Rows::f32(&f32, 3, 3, 4).unwrap());
+        check(Rows::u8(&[0, 0, 2, 3, 0, 4, 0, 0, 0], 3, 3, 3).unwrap());
+        // Columns in any order, one of them twice, and an entry before the first row.
+        let (starts, index, value) = ([1, 2, 5, 5], [0, 2, 2, 0, 2], [8.0, 2.0, 1.0, 3.0, 3.0]);
+        check(Rows::csr(&starts, &index, &value, 3).unwrap());
+    }
+}

@@ -30,3 +30,5 @@ pub(crate) mod peak;
 mod prefetch;
 pub(crate) mod scan;
 pub(crate) mod sparse;
+#[cfg(test)]
+mod tests;

@@ -140,3 +140,61 @@ fn transposed<const N: usize>(units: &[[u32; N]; 4]) -> [[u32; 4]; N] {
     }
     inputs
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn byte(input: usize, unit: usize) -> u8 {
+        (7 * input + 31 * unit + 1) as u8
+    }
+
+    #[test]
+    fn transposing_brings_units_together() {
+        let unit = |u: u8| [[u, u + 1, u + 2, u + 3], [u + 4, u + 5, u + 6, u + 7]];
+        let units = [0, 20, 40, 60].map(|u| unit(u).map(u32::from_ne_bytes));
+        let inputs = transposed(&units);
+        for (i, input) in inputs.as_flattened().iter().enumerate() {
+            let i = i as u8;
+            assert_eq!(input.to_ne_bytes(), [i, 20 + i, 40 + i, 60 + i]);
+        }
+    }
+
+    /// Every byte of every line, for inputs as they are or in an order.
+    #[track_caller]
+    fn check(isa: Isa, columns: usize, outputs: usize, order: Option<&[u32]>) {
+        let inputs = order.map_or(columns, <[u32]>::len);
+        let fill = |unit: usize, words: &mut [u32]| {
+            for (word, to) in words.iter_mut().enumerate() {
+                let at = [0, 1, 2, 3].map(|j| 4 * word + j);
+                let bytes = at.map(|i| if i < columns { byte(i, unit) } else { 0 });
+                *to = u32::from_ne_bytes(bytes);
+            }
+        };
+        let panels = BytePanels::pack(isa, (inputs, outputs), columns.div_ceil(4), order, fill);
+        assert_eq!((panels.inputs(), panels.outputs()), (inputs, outputs));
+        for p in 0..panels.count() {
+            for (i, line) in panels.from(p, 1).chunks_exact(LANES).enumerate() {
+                let input = order.map_or(i, |order| order[i] as usize);
+                for (at, got) in line.iter().flat_map(|word| word.to_ne_bytes()).enumerate() {
+                    // Byte 16 L + 4 k + j belongs to unit 16 k + 4 L + j.
+                    let unit = 64 * p + 16 * (at / 4 % 4) + 4 * (at / 16) + at % 4;
+                    let expected = if unit < outputs { byte(input, unit) } else { 0 };
+                    assert_eq!(got, expected, "{} input {i}, unit {unit}", isa.name());
+                }
+            }
+        }
+        assert!(panels.from(panels.count(), 0).is_empty());
+    }
+
+    #[test]
+    fn lines_are_in_the_order_of_interleaving() {
+        for isa in Isa::available() {
+            for (columns, outputs) in [(1, 1), (5, 63), (64, 64), (67, 65), (130, 140)] {
+                check(isa, columns, outputs, None);
+                let order: Vec<u32> = (0..columns as u32).rev().step_by(3).collect();
+                check(isa, columns, outputs, Some(&order));
+            }
+        }
+    }
+}

@@ -130,3 +130,58 @@ impl<W: Copy + Default> Panels<W> {
         (first, width / LANES, panel)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPES: [(usize, usize); 6] = [(1, 1), (3, 15), (63, 16), (64, 64), (65, 65), (130, 200)];
+
+    /// A number that tells its place.
+    fn weight(input: usize, unit: usize) -> u32 {
+        (1000 * input + unit + 1) as u32
+    }
+
+    /// Checks every entry, and that there is nothing but zeros beside.
+    #[track_caller]
+    fn check(panels: &Panels<u32>, inputs: usize, outputs: usize, at: impl Fn(usize) -> usize) {
+        assert_eq!((panels.inputs(), panels.count()), (inputs, outputs.div_ceil(64)));
+        assert_eq!(panels.bytes(), 4 * inputs * outputs.next_multiple_of(16));
+        for p in panels.all() {
+            let (first, vectors, panel) = panels.panel(p);
+            assert_eq!(first, 64 * p);
+            assert_eq!(vectors, (outputs - first).div_ceil(16).min(4));
+            assert_eq!(panel.len(), inputs * 16 * vectors);
+            for (i, line) in panel.chunks_exact(16 * vectors).enumerate() {
+                for (o, w) in line.iter().enumerate() {
+                    let unit = first + o;
+                    let expected = if unit < outputs { weight(at(i), unit) } else { 0 };
+                    assert_eq!(*w, expected, "input {i}, unit {unit} of {inputs} x {outputs}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn all_ways_to_pack_agree() {
+        for (inputs, outputs) in SHAPES {
+            check(&Panels::pack(inputs, outputs, weight), inputs, outputs, |i| i);
+            check(&Panels::pack_by_input(inputs, outputs, weight), inputs, outputs, |i| i);
+            let mut asked = 0..;
+            let units = Panels::pack_units(inputs, outputs, |unit, weights| {
+                assert_eq!(Some(unit), asked.next(), "units are asked for once, in order");
+                weights.iter_mut().enumerate().for_each(|(i, w)| *w = weight(i, unit));
+            });
+            check(&units, inputs, outputs, |i| i);
+        }
+    }
+
+    #[test]
+    fn inputs_can_be_picked_in_any_order() {
+        for (columns, outputs) in SHAPES {
+            let order: Vec<u32> = (0..columns as u32).rev().step_by(2).collect();
+            let panels = Panels::pack_in_order(columns, &order, outputs, weight);
+            check(&panels, order.len(), outputs, |i| order[i] as usize);
+        }
+    }
+}

@@ -43,3 +43,25 @@ impl<W: Copy + Default> UnitRows<W> {
         &self.data[unit * stride..(unit + 1) * stride]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_padded_with_zeros() {
+        for (inputs, filled) in [(1, 1), (16, 16), (17, 17), (32, 20)] {
+            let rows = UnitRows::pack(inputs, filled, 3, |unit, row| {
+                assert_eq!(row.len(), filled);
+                row.fill(unit as u32 + 1);
+            });
+            assert_eq!((rows.inputs(), rows.bytes()), (inputs, 3 * 4 * padded(inputs)));
+            for unit in 0..3 {
+                let (own, padding) = rows.unit(unit).split_at(filled);
+                assert!(own.iter().all(|w| *w == unit as u32 + 1));
+                assert_eq!(own.len() + padding.len(), padded(inputs));
+                assert!(padding.iter().all(|w| *w == 0));
+            }
+        }
+    }
+}

@@ -221,3 +221,44 @@ impl Buffer {
         grow_vec(&mut self.spans, rows);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Precision;
+
+    #[test]
+    fn signals_have_the_form_that_was_written() {
+        let mut buffer = Buffer::new();
+        for (rows, lists) in [(true, false), (false, true), (true, true)] {
+            let form = Form { precision: Precision::F32, rows, lists };
+            let (dense, listed) = buffer.write_floats(3, 5, form);
+            assert_eq!((dense.is_some(), listed.is_some()), (rows, lists));
+            let signal = buffer.signal(3, 5, form);
+            assert_eq!(signal.len(), 3);
+            let Signal::Floats(parts) = signal else { panic!("bytes") };
+            assert_eq!((parts.rows().is_some(), parts.lists().is_some()), (rows, lists));
+            let form = Form { precision: Precision::Int8, ..form };
+            let (bytes, listed) = buffer.write_bytes(3, 5, form);
+            assert_eq!((bytes.is_some(), listed.is_some()), (rows, lists));
+            let signal = buffer.signal(3, 5, form);
+            assert_eq!(signal.len(), 3);
+            let Signal::Bytes(parts) = signal else { panic!("floats") };
+            assert_eq!((parts.rows().is_some(), parts.lists().is_some()), (rows, lists));
+        }
+    }
+
+    #[test]
+    fn lists_of_bytes_are_pairs_until_bytes_are_listed() {
+        let (mut buffer, form) = (Buffer::new(), Form::both(Precision::Int8));
+        let _ = buffer.write_bytes(4, 6, form);
+        let _ = buffer.list_pairs(4, 6);
+        let pairs = |buffer: &Buffer| {
+            let Signal::Bytes(parts) = buffer.signal(4, 6, form) else { panic!("floats") };
+            matches!(parts.lists(), Some(ListedBytes::Pairs(_)))
+        };
+        assert!(pairs(&buffer));
+        let _ = buffer.list_bytes(4, 6);
+        assert!(!pairs(&buffer));
+    }
+}

@@ -147,3 +147,34 @@ pub(crate) fn fill_fours(index: &mut [u16], value: &mut [u8], spans: &mut [Span]
 pub(crate) fn list_stride(columns: usize) -> usize {
     columns.next_multiple_of(PANEL) + LANES
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fours_are_filled_up_with_zeros_of_column_0() {
+        let (mut index, mut value) = ([9; 24], [8; 24]);
+        let mut spans = [0, 1, 4, 6].map(|len| Span { start: 0, len });
+        for (row, span) in spans.iter_mut().enumerate() {
+            span.start = [0, 0, 4, 12][row];
+        }
+        fill_fours(&mut index, &mut value, &mut spans);
+        assert_eq!(spans.map(|span| span.len), [0, 4, 4, 8]);
+        assert_eq!(index[..8], [9, 0, 0, 0, 9, 9, 9, 9]);
+        assert_eq!(value[..8], [8, 0, 0, 0, 8, 8, 8, 8]);
+        assert_eq!(index[12..], [9, 9, 9, 9, 9, 9, 0, 0, 9, 9, 9, 9]);
+    }
+
+    #[test]
+    fn each_row_has_a_region_of_its_own() {
+        let stride = list_stride(65);
+        assert_eq!(stride, 128 + 16);
+        let (mut index, mut value) = (vec![0_u32; 3 * stride], vec![0.0_f32; 3 * stride]);
+        let mut spans = [Span { start: 7, len: 7 }; 4];
+        let lists = ListsMut::new(&mut index, &mut value, &mut spans, 3, 65);
+        assert_eq!(lists.columns(), 65);
+        let starts: Vec<_> = lists.spans[..3].iter().map(|span| (span.start, span.len)).collect();
+        assert_eq!(starts, [(0, 0), (stride, 0), (2 * stride, 0)]);
+    }
+}

@@ -106,3 +106,44 @@ impl<T> RowsMut<'_, T> {
 pub(crate) fn byte_stride(columns: usize) -> usize {
     padded(columns.div_ceil(4))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stand_a_stride_apart() {
+        let data: Vec<f32> = (0_u8..11).map(f32::from).collect();
+        let rows = DenseRows::new(&data, 3, 3, 4);
+        assert_eq!((rows.rows(), rows.columns()), (3, 3));
+        assert_eq!([rows.row(0), rows.row(2)], [[0.0, 1.0, 2.0], [8.0, 9.0, 10.0]]);
+    }
+
+    #[test]
+    #[should_panic(expected = "assertion failed")]
+    fn rows_must_fit_their_memory() {
+        let _ = DenseRows::new(&[0.0; 10], 3, 3, 4);
+    }
+
+    #[test]
+    fn parts_end_with_the_row() {
+        let mut data = [0.0; 11];
+        let mut rows = DenseRowsMut::new(&mut data, 3, 3, 4);
+        rows.part(1, 2, 16).fill(1.0);
+        assert_eq!(rows.part(2, 3, 16), [0.0; 0]);
+        rows.row(2).fill(2.0);
+        assert_eq!(data, [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 2.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn rows_of_bytes_are_padded_to_lines() {
+        assert_eq!([1, 64, 65].map(byte_stride), [16, 16, 32]);
+        let mut words = [0; 32];
+        let mut rows = ByteRowsMut::new(&mut words, 2, 5);
+        assert_eq!(rows.row(1).len(), 64);
+        rows.row(1)[..5].fill(1);
+        let rows = DenseRows::new(&words, 2, 2, 16);
+        assert_eq!(rows.row(1), [0x0101_0101, u32::from_ne_bytes([1, 0, 0, 0])]);
+        assert_eq!(rows.padded().row(1).len(), 16);
+    }
+}
