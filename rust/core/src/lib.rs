@@ -23,26 +23,28 @@
 //! variable `LRGATE_ISA` forces one. `docs/architecture.md` in the repository tells how it works.
 
 mod error;
-mod forward;
+mod exec;
+mod head;
 pub mod interrupt;
 mod kernels;
+mod layout;
 mod measure;
 pub mod memory;
+mod model;
 mod network;
-mod peaks;
-mod phases;
+mod path;
 mod plan;
 pub mod pool;
 mod rows;
+mod signal;
 mod simd;
-mod strategy;
-mod workspace;
 
-pub use error::{Error, Result};
-pub use measure::{LayerCounts, LayerProfile};
-pub use network::{Activation, Gate, InputMap, Layer, Network, Quantization, Weights, softmax};
-pub use peaks::Peaks;
-pub use phases::{Phase, PhaseProfile, Phases};
+pub use error::{Axis, Csr, Error, Extent, Index, Missing, Result, Subject};
+pub use head::{Head, Task};
+pub use measure::{LayerCounts, LayerProfile, Peaks, PhaseProfile, Phases};
+pub use model::{Activation, Gate, InputMap, Layer, Quantization, Weights};
+pub use network::Network;
+pub use path::Phase;
 pub use plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
 pub use rows::Rows;
 pub use simd::Isa;

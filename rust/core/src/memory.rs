@@ -83,3 +83,29 @@ pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Aligned<T> {
     values.resize(len, T::default());
     values
 }
+
+/// An empty buffer with room for `len` weights.
+pub(crate) fn room_for_weights<T>(len: usize) -> Aligned<T> {
+    let room = aligned_room(len);
+    prefer_huge_pages(room.as_ptr(), len);
+    room
+}
+
+/// Asks for huge pages for as many values from `start` on, if they are many; best before they are written
+/// to: to be given memory page by page takes longer than to quantise and pack weights into it.
+pub(crate) fn prefer_huge_pages<T>(start: *const T, len: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        /// Their size where pages are of 4 KiB; elsewhere the advice does no harm.
+        const HUGE: usize = 2 << 20;
+        let first = (start as usize).next_multiple_of(HUGE);
+        let end = start as usize + len * size_of::<T>();
+        if let Some(bytes) = end.checked_sub(first).filter(|bytes| *bytes >= HUGE) {
+            // SAFETY: this advice changes the contents of no memory, whatever memory it is of. If the system
+            // has no such pages, or gives none, nothing is lost.
+            unsafe { libc::madvise(first as *mut _, bytes - bytes % HUGE, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, len);
+}

@@ -1,7 +1,6 @@
 //! Plans: which strategy and precision each layer uses, for which batch class.
 
-use crate::error::{Error, Result};
-use crate::network::Network;
+use crate::error::{Error, Result, Subject};
 
 /// How a layer is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,7 +101,7 @@ impl Plan {
             _ => return Ok(Plan { classes }),
         };
         let expected = "distinct numbers of rows, at least one, each at least 1".to_owned();
-        Err(Error::Parameter { name: "batch_sizes".to_owned(), expected, got })
+        Err(Error::Range { subject: Subject::BatchSizes, expected, got })
     }
 
     /// One class, one strategy for all layers.
@@ -124,11 +123,15 @@ impl Plan {
 
     /// The class that a call with `rows` rows uses.
     pub fn for_rows(&self, rows: usize) -> &ClassPlan {
+        &self.classes[self.index_for(rows)]
+    }
+
+    /// The number of that class.
+    pub(crate) fn index_for(&self, rows: usize) -> usize {
         // a is nearer than b > a on a log scale where rows^2 <= a b.
         let square = (rows as u128) * (rows as u128);
         let nearer = |pair: &[ClassPlan]| square <= pair[0].rows as u128 * pair[1].rows as u128;
-        let at = self.classes.windows(2).position(nearer).unwrap_or(self.classes.len() - 1);
-        &self.classes[at]
+        self.classes.windows(2).position(nearer).unwrap_or(self.classes.len() - 1)
     }
 
     pub(crate) fn gate_changed(&mut self, layer: usize, has_gate: bool) {
@@ -147,42 +150,58 @@ impl Plan {
             class.layers[layer].precision = precision;
         }
     }
+}
 
-    pub(crate) fn check(&self, network: &Network) -> Result<()> {
-        for class in &self.classes {
-            if class.layers.len() != network.layers.len() {
-                return Err(Error::Shape {
-                    name: "strategies".to_owned(),
-                    expected: format!("({},)", network.layers.len()),
-                    got: format!("({},)", class.layers.len()),
-                });
-            }
-            for (i, plan) in class.layers.iter().enumerate() {
-                if plan.strategy == Strategy::Gate && network.layers[i].gate.is_none() {
-                    return Err(Error::Plan {
-                        layer: i,
-                        expected: "'dense' or 'skip', since the layer has no gate".to_owned(),
-                        got: "'gate'".to_owned(),
-                    });
-                }
-                let layer = &network.layers[i];
-                if plan.precision == Precision::Int8 && layer.int8.is_none() {
-                    return Err(Error::Plan {
-                        layer: i,
-                        expected: "'f32', since the layer is not quantised".to_owned(),
-                        got: "'int8'".to_owned(),
-                    });
-                }
-                let gated = plan.strategy == Strategy::Gate;
-                if gated && plan.precision == Precision::Int8 && layer.int8_gate.is_none() {
-                    return Err(Error::Plan {
-                        layer: i,
-                        expected: "no gate in int8, since the layer's gate has no range".to_owned(),
-                        got: "'gate'".to_owned(),
-                    });
-                }
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(rows: &[usize]) -> Plan {
+        let layers = Plan::uniform(Strategy::Skip, 2).classes()[0].layers.clone();
+        let class = |&rows| ClassPlan { rows, layers: layers.clone() };
+        Plan::new(rows.iter().map(class).collect()).unwrap()
+    }
+
+    #[test]
+    fn calls_use_the_nearest_class_on_a_logarithmic_scale() {
+        let plan = plan(&[256, 1, 16]);
+        assert_eq!(plan.classes().iter().map(|class| class.rows).collect::<Vec<_>>(), [1, 16, 256]);
+        let nearest = |rows| plan.for_rows(rows).rows;
+        // 4 is as far from 1 as from 16: the smaller is taken.
+        assert_eq!([0, 1, 4, 5, 64, 65].map(nearest), [1, 1, 1, 16, 16, 256]);
+        assert_eq!(nearest(usize::MAX), 256);
+        assert_eq!(plan.index_for(16), 1);
+    }
+
+    #[test]
+    fn a_layer_that_gets_or_loses_a_gate_changes_its_strategy() {
+        let mut plan = plan(&[1, 8]);
+        let strategies = |plan: &Plan| {
+            let classes = plan.classes().iter();
+            classes.map(|class| class.layers[1].strategy).collect::<Vec<_>>()
+        };
+        plan.gate_changed(1, false);
+        assert_eq!(strategies(&plan), [Strategy::Skip; 2], "it had none");
+        plan.gate_changed(1, true);
+        assert_eq!(strategies(&plan), [Strategy::Gate; 2]);
+        plan.gate_changed(1, false);
+        assert_eq!(strategies(&plan), [Strategy::Dense; 2]);
+        plan.set_precision(0, Precision::Int8);
+        for class in plan.classes() {
+            assert_eq!(class.layers[0].precision, Precision::Int8);
+            assert_eq!(class.layers[1].precision, Precision::F32);
+            assert_eq!(class.layers[0].strategy, Strategy::Skip);
         }
-        Ok(())
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for strategy in Strategy::ALL {
+            assert_eq!(Strategy::by_name(strategy.name()), Some(strategy));
+        }
+        for precision in Precision::ALL {
+            assert_eq!(Precision::by_name(precision.name()), Some(precision));
+        }
+        assert_eq!((Strategy::by_name("int8"), Precision::by_name("dense")), (None, None));
     }
 }

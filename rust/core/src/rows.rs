@@ -1,6 +1,6 @@
 //! Input rows as they come from callers: f32, uint8, or CSR, used in place.
 
-use crate::error::{Error, Result};
+use crate::error::{Csr, Error, Extent, Result, Subject};
 use crate::memory;
 
 /// A batch of input rows, borrowed.
@@ -50,29 +50,29 @@ impl<'a> Rows<'a> {
         value: &'a [f32],
         columns: usize,
     ) -> Result<Self> {
-        let wrong = |text: String| Err(Error::Csr(text));
+        let wrong = |csr: Csr| Err(Error::Csr(csr));
         let Some((&first, _)) = starts.split_first() else {
-            return wrong("indptr is empty".to_owned());
+            return wrong(Csr::NoStarts);
         };
         if first < 0 {
-            return wrong(format!("indptr[0] must be at least 0, got {first}"));
+            return wrong(Csr::NegativeStart(first));
         }
-        if let Some(i) = starts.windows(2).position(|pair| pair[0] > pair[1]) {
-            let (a, b) = (starts[i], starts[i + 1]);
-            return wrong(format!("indptr must not descend, got {a} then {b} at {i}"));
+        if let Some(row) = starts.windows(2).position(|pair| pair[0] > pair[1]) {
+            return wrong(Csr::Descending { row, start: starts[row], end: starts[row + 1] });
         }
         let end = starts[starts.len() - 1] as usize;
-        for (name, len) in [("indices", index.len()), ("data", value.len())] {
-            if len < end {
-                return wrong(format!("{name} must have at least {end} entries, got {len}"));
-            }
+        if index.len() < end {
+            return wrong(Csr::FewColumns { least: end, got: index.len() });
+        }
+        if value.len() < end {
+            return wrong(Csr::FewValues { least: end, got: value.len() });
         }
         // A negative column is a large one when read as u32, so that one comparison checks both.
         let used = &index[first as usize..end];
         let largest = used.iter().fold(0, |largest, &i| largest.max(i as u32));
         if !used.is_empty() && largest as usize >= columns {
             let i = used.iter().position(|&i| i as u32 as usize >= columns).unwrap_or(0);
-            return wrong(format!("indices must be from 0 to {}, got {}", columns - 1, used[i]));
+            return wrong(Csr::Column { columns, got: used[i] });
         }
         // SAFETY: i32 and u32 have one layout.
         let index =
@@ -213,8 +213,45 @@ fn check_length(len: usize, rows: usize, columns: usize, stride: usize) -> Resul
         return Ok(());
     }
     Err(Error::Shape {
-        name: "x".to_owned(),
-        expected: format!("({rows}, {columns}) with {stride} values from row to row"),
-        got: format!("{len} values"),
+        subject: Subject::Rows,
+        expected: Extent::Strided(rows, columns, stride),
+        got: Extent::Values(len),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same rows in each form: (0, 0, 2), (3, 0, 4), (0, 0, 0).
+    fn check(rows: Rows<'_>) {
+        let row = |rows: &Rows<'_>, r| {
+            let mut to = [7.0; 3];
+            rows.copy_row(r, &mut to);
+            to
+        };
+        assert_eq!((rows.len(), rows.columns()), (3, 3));
+        assert_eq!(row(&rows, 0), [0.0, 0.0, 2.0]);
+        assert_eq!(row(&rows, 1), [3.0, 0.0, 4.0]);
+        let rest = rows.slice(1, 2);
+        assert_eq!((rest.len(), row(&rest, 0)), (2, [3.0, 0.0, 4.0]));
+        let batches: Vec<_> = rows.batches(2).map(|batch| (batch.len(), row(&batch, 0))).collect();
+        assert_eq!(batches, [(2, [0.0, 0.0, 2.0]), (1, [0.0; 3])]);
+        let owned = rest.repeated(5);
+        let repeated = owned.rows();
+        assert_eq!(repeated.len(), 6);
+        for r in 0..6 {
+            assert_eq!(row(&repeated, r), if r % 2 == 0 { [3.0, 0.0, 4.0] } else { [0.0; 3] });
+        }
+    }
+
+    #[test]
+    fn rows_of_every_form_are_cut_and_repeated_alike() {
+        let f32 = [0.0, 0.0, 2.0, 9.0, 3.0, 0.0, 4.0, 9.0, 0.0, 0.0, 0.0];
+        check(Rows::f32(&f32, 3, 3, 4).unwrap());
+        check(Rows::u8(&[0, 0, 2, 3, 0, 4, 0, 0, 0], 3, 3, 3).unwrap());
+        // Columns in any order, one of them twice, and an entry before the first row.
+        let (starts, index, value) = ([1, 2, 5, 5], [0, 2, 2, 0, 2], [8.0, 2.0, 1.0, 3.0, 3.0]);
+        check(Rows::csr(&starts, &index, &value, 3).unwrap());
+    }
 }

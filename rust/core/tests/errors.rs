@@ -1,10 +1,14 @@
-//! Every refusal, with its exact message.
+//! Every refusal, with its exact message: of the core, and as the Python package says it.
 
 mod common;
+/// The binding's translation: all that it knows of the core are its errors.
+#[path = "../../python/src/messages.rs"]
+mod messages;
 
 use common::Model;
 use lrgate::{
-    Activation, ClassPlan, Gate, InputMap, Isa, Layer, Network, Plan, Result, Rows, Strategy,
+    Activation, Axis, ClassPlan, Csr, Error, Extent, Gate, Index, InputMap, Isa, Layer, Missing,
+    Network, Plan, Result, Rows, Strategy, Subject,
 };
 
 fn layer(inputs: usize, outputs: usize) -> Layer {
@@ -15,11 +19,133 @@ fn network(widths: &[usize]) -> Network {
     Network::new(Model::relu(1, widths).layers, None).unwrap()
 }
 
+/// `message` is that of the Python package; the core's own does not speak of Python.
 #[track_caller]
 fn refused<T>(result: Result<T>, message: &str) {
     match result {
         Ok(_) => panic!("accepted, expected: {message}"),
-        Err(error) => assert_eq!(error.to_string(), message),
+        Err(error) => {
+            assert_eq!(messages::message(&error), message);
+            let own = error.to_string();
+            for python in
+                ["[", "(", "'", "input_", "num_threads", "batch_size", "strategies", "indptr"]
+            {
+                assert!(!own.contains(python), "{own}");
+            }
+        }
+    }
+}
+
+/// The core's own words, one for each kind of error.
+#[test]
+fn the_core_has_its_own_words() {
+    let words = |error: Error, message: &str| assert_eq!(error.to_string(), message);
+    let shape = |subject, expected, got| Error::Shape { subject, expected, got };
+    words(Error::NoLayers, "a network must have at least one layer, got 0");
+    words(
+        Error::Width { layer: 1, axis: Axis::Units, got: 0 },
+        "layer 1 must have from 1 to 2147483647 units, got 0",
+    );
+    words(
+        Error::Width { layer: 0, axis: Axis::Inputs, got: 0 },
+        "layer 0 must have from 1 to 2147483647 inputs, got 0",
+    );
+    words(
+        Error::Chain { layer: 2, expected: 5, got: 4 },
+        "layer 2 must have 5 inputs, the units of the layer before, got 4",
+    );
+    words(
+        shape(Subject::Weight(0), Extent::Matrix(2, 3), Extent::Values(5)),
+        "the weight of layer 0 must have 2 x 3 values, got 5 values",
+    );
+    words(
+        shape(Subject::InputShift, Extent::OneOrList(3), Extent::List(2)),
+        "the shift of the input map must have 1 or 3 entries, got 2 entries",
+    );
+    words(
+        shape(Subject::QuantizationOffset(1), Extent::One, Extent::List(2)),
+        "the offset of the quantization of layer 1 must have 1 entry, got 2 entries",
+    );
+    words(
+        shape(Subject::Rows, Extent::RowsOf(3), Extent::Matrix(5, 2)),
+        "rows must have 3 columns, got 5 x 2 values",
+    );
+    words(
+        shape(Subject::Rows, Extent::Strided(3, 2, 4), Extent::Values(9)),
+        "rows must have 3 x 2 values with 4 from row to row, got 9 values",
+    );
+    words(
+        Error::NotFinite {
+            subject: Subject::Gate { layer: 0, part: "u" },
+            index: Index::Cell(2, 0),
+            value: f32::NAN,
+        },
+        "u of the gate of layer 0 must be finite, got NaN at row 2, column 0",
+    );
+    words(
+        Error::NotFinite {
+            subject: Subject::Bias(1),
+            index: Index::Entry(3),
+            value: f32::INFINITY,
+        },
+        "the bias of layer 1 must be finite, got inf at entry 3",
+    );
+    words(
+        Error::Overflow { subject: Subject::InputScale, layer: 0, part: "weight", value: -1.0 },
+        "the scale of the input map must be small enough that the weight of layer 0 times it is \
+         finite, got a product of -1",
+    );
+    words(
+        Error::GateNotAllowed { layer: 1, got: "the last layer" },
+        "layer 1: a gate needs a hidden layer with relu, clipped_relu or thresholded_relu, got the \
+         last layer",
+    );
+    words(
+        Error::Rank { layer: 0, max: 3, got: 4 },
+        "layer 0: rank of the gate must be from 1 to 3, got 4",
+    );
+    for (missing, text) in [
+        (Missing::Gate, "a gate"),
+        (Missing::Quantization, "a quantization"),
+        (Missing::GateRange, "a gate with a range"),
+    ] {
+        let expected = format!("the plan of layer 2 needs {text}, which the layer does not have");
+        words(Error::Plan { layer: 2, missing }, &expected);
+    }
+    let threads = |variable| Error::Threads { variable, got: "0".to_owned() };
+    words(threads(None), "threads must be an integer of at least 1, got 0");
+    words(threads(Some("N")), "N must be an integer of at least 1, got 0");
+    words(
+        Error::Csr(Csr::Descending { row: 1, start: 2, end: 1 }),
+        "rows are not a valid CSR matrix: starts must not descend, got 2 then 1 at 1",
+    );
+}
+
+#[test]
+fn subjects_have_names() {
+    let (activation, parameter) = ("clipped_relu", "upper");
+    let subjects = [
+        (Subject::OwnWeight, "the weight"),
+        (Subject::PickedUnits, "units"),
+        (Subject::PickedInputs, "inputs"),
+        (
+            Subject::Activation { layer: 1, activation, parameter },
+            "upper of clipped_relu of layer 1",
+        ),
+        (Subject::Inputs(0), "the inputs of layer 0"),
+        (Subject::Gates, "gates"),
+        (Subject::Quantizations, "quantizations"),
+        (Subject::QuantizationScale(0), "the scale of the quantization of layer 0"),
+        (Subject::InputScale, "the scale of the input map"),
+        (Subject::LayerPlans, "the layers of the plan"),
+        (Subject::BatchSizes, "the batch sizes of the plan"),
+        (Subject::BatchSize, "the batch size"),
+        (Subject::RowCount, "the number of rows"),
+        (Subject::Output, "the output"),
+    ];
+    for (subject, text) in subjects {
+        let error = Error::Range { subject, expected: "1".to_owned(), got: "2".to_owned() };
+        assert_eq!(error.to_string(), format!("{text} must be 1, got 2"));
     }
 }
 

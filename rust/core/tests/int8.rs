@@ -942,10 +942,18 @@ fn refusals() {
         assert_eq!(error.to_string(), message);
     };
     let good = || plain(1.0, 0.0);
-    refused(plain(0.0, 0.0), good(), "quantization[0].scale must be above 0, got 0");
-    refused(good(), plain(-1.0, 0.0), "quantization[1].scale must be above 0, got -1");
+    refused(
+        plain(0.0, 0.0),
+        good(),
+        "the scale of the quantization of layer 0 must be above 0, got 0",
+    );
+    refused(
+        good(),
+        plain(-1.0, 0.0),
+        "the scale of the quantization of layer 1 must be above 0, got -1",
+    );
     let error = network.with_quantization(vec![None]).err().unwrap();
-    assert_eq!(error.to_string(), "quantization must have shape (2,), got (1,)");
+    assert_eq!(error.to_string(), "quantizations must have 2 entries, got 1 entries");
     for bad in [
         Quantization::new(vec![f32::NAN], vec![0.0]),
         Quantization::new(vec![1.0], vec![f32::INFINITY]),
@@ -964,8 +972,8 @@ fn refusals() {
         let error = heavy.with_quantization(vec![Some(plain(3e38, offset))]).err().unwrap();
         assert_eq!(
             error.to_string(),
-            "quantization[0].scale must be small enough that layers[0].weight times it is finite, \
-             got a product of inf"
+            "the scale of the quantization of layer 0 must be small enough that the weight of layer \
+             0 times it is finite, got a product of inf"
         );
     }
     let second = |scales, offsets| {
@@ -985,6 +993,6 @@ fn refusals() {
     let error = half.with_plan(Plan::new(vec![wrong]).unwrap()).err().unwrap();
     assert_eq!(
         error.to_string(),
-        "strategies[1]: 'f32', since the layer is not quantised, got 'int8'"
+        "the plan of layer 1 needs a quantization, which the layer does not have"
     );
 }

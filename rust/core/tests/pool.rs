@@ -13,8 +13,8 @@ mod error {
     pub(crate) use lrgate::{Error, Result};
 }
 
-#[allow(dead_code, unreachable_pub)]
-#[path = "../src/pool.rs"]
+#[allow(dead_code, unreachable_pub, unused_imports)]
+#[path = "../src/pool/mod.rs"]
 mod pool;
 
 /// A gain for which workers are woken.

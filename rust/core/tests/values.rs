@@ -395,15 +395,15 @@ fn what_is_not_there_cannot_be_picked() {
     assert_eq!((wide.outputs(), wide.inputs(), wide.weight().len()), (0, 1, 0));
     let short = Layer::new(vec![1.0; 5], vec![0.0; 2], 3, Activation::Relu);
     let error = short.pick(Some(&[1]), None).unwrap_err().to_string();
-    assert_eq!(error, "weight must have shape (2, 3), got 5 values");
+    assert_eq!(error, "the weight must have 2 x 3 values, got 5 values");
     let none = layer.clone().pick(Some(&[]), None).unwrap();
     let error = Network::new(vec![none], None).err().unwrap().to_string();
-    assert_eq!(error, "layers[0]: weight must have from 1 to 2147483647 rows, got 0");
+    assert_eq!(error, "layer 0 must have from 1 to 2147483647 units, got 0");
     // Of weights that are not used too.
     let mut weight = layer.weight().to_vec();
     weight[2 * 4 + 1] = f32::NAN;
     let spoilt = Layer::new(weight, layer.bias().to_vec(), 4, layer.activation());
     let spoilt = spoilt.pick(Some(&[1, 0]), Some(&[3, 2])).unwrap();
     let error = Network::new(vec![spoilt], None).err().unwrap().to_string();
-    assert_eq!(error, "layers[0].weight must be finite, got NaN at index (2, 1)");
+    assert_eq!(error, "the weight of layer 0 must be finite, got NaN at row 2, column 1");
 }

@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::{guarded, to_py, without_gil};
+use crate::messages::message;
 use crate::rows::PyRows;
 
 type LayerArgs<'py> = (PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>, String, Option<f32>);
@@ -331,18 +332,16 @@ impl Engine {
                 )));
             }
             if let Some(expected) = before.filter(|units| *units != columns) {
-                let error = Error::Chain { layer: i, previous: i - 1, expected, got: columns };
+                let error = Error::Chain { layer: i, expected, got: columns };
                 return Err(to_py(error));
             }
             before = Some(rows);
             let inputs = i.checked_sub(1).and_then(|before| orders[before].as_deref());
             let layer = Layer::of_shared(shared(&array)?, bias, columns, activation);
             // The inputs are units of the layer before, which were fit to be picked there.
-            made.push(
-                layer
-                    .pick(orders[i].as_deref(), inputs)
-                    .map_err(|error| PyValueError::new_err(format!("orders[{i}]: {error}")))?,
-            );
+            made.push(layer.pick(orders[i].as_deref(), inputs).map_err(|error| {
+                PyValueError::new_err(format!("orders[{i}]: {}", message(&error)))
+            })?);
         }
         let map = match (input_scale, input_shift) {
             (None, None) => None,

@@ -10,10 +10,12 @@ use lrgate::memory::OutOfMemory;
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
+use crate::messages::message;
+
 /// lrgate's errors are of values.
 #[allow(clippy::needless_pass_by_value)] // for map_err
 pub(crate) fn to_py(error: lrgate::Error) -> PyErr {
-    PyValueError::new_err(error.to_string())
+    PyValueError::new_err(message(&error))
 }
 
 /// Calls `f`. What it panics with becomes a `MemoryError`, or a `RuntimeError` that asks for a report.

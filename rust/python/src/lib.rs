@@ -3,6 +3,7 @@
 
 mod engine;
 mod errors;
+mod messages;
 mod network;
 mod rows;
 

@@ -5,7 +5,7 @@
 
 use std::ffi::c_int;
 
-use lrgate::{Activation, memory};
+use lrgate::{Head, Task, memory};
 use numpy::npyffi::{PY_ARRAY_API, npy_intp};
 use numpy::{
     PyArray1, PyArray2, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray,
@@ -25,10 +25,9 @@ use crate::rows::{PyRows, shape_text};
 pub(crate) struct Network {
     core: lrgate::Network,
     engine: Py<Engine>,
-    task: Task,
+    head: Head,
     /// Labels by class index; None where they are 0, 1, ...
     classes: Option<Py<PyUntypedArray>>,
-    last: Activation,
 }
 
 #[pymethods]
@@ -41,10 +40,10 @@ impl Network {
         task: &str,
         classes: Option<Bound<'_, PyUntypedArray>>,
     ) -> PyResult<Self> {
-        let task = Task::by_name(task)?;
+        let task = task_by_name(task)?;
         let network = engine.get().network.clone();
-        let outputs = network.output_size();
-        let expected = if outputs == 1 { 2 } else { outputs };
+        let head = network.head(task);
+        let expected = head.probability_count();
         if task != Task::Classification && classes.is_some() {
             return Err(PyValueError::new_err("classes need the task 'classification'"));
         }
@@ -56,13 +55,12 @@ impl Network {
                 shape_text(classes.shape())
             )));
         }
-        let last = network.layers().last().map_or(Activation::Identity, lrgate::Layer::activation);
         let engine = engine.clone().unbind();
         without_gil(py, || {
             network.pack();
             Ok(())
         })?;
-        Ok(Network { core: network, engine, task, classes: classes.map(Bound::unbind), last })
+        Ok(Network { core: network, engine, head, classes: classes.map(Bound::unbind) })
     }
 
     /// The network without labels: everything that is not on the hot path.
@@ -158,7 +156,7 @@ impl Network {
     ) -> PyResult<Bound<'py, PyAny>> {
         let threads = num_threads.map(check_threads).transpose()?;
         let x = PyRows::new(x, self.core.input_size())?;
-        if self.task == Task::Regression {
+        if self.head.task() == Task::Regression {
             if nan_label.is_some() {
                 let message = "nan_label needs a network with labels: a regressor gives NaN";
                 return Err(PyValueError::new_err(message));
@@ -171,10 +169,10 @@ impl Network {
             return values.get_item(index);
         }
         let raw = self.compute(py, &x, threads)?;
-        let labels = guarded(|| Ok(PyArray1::from_vec(py, self.labels(&raw)).into_any()))?;
+        let labels = guarded(|| Ok(PyArray1::from_vec(py, self.head.labels(&raw)).into_any()))?;
         let labels = match &self.classes {
             Some(classes) => classes.bind(py).call_method1(intern!(py, "take"), (labels,))?,
-            None if self.task == Task::Multilabel => {
+            None if self.head.task() == Task::Multilabel => {
                 labels.call_method1(intern!(py, "reshape"), (x.len(), self.core.output_size()))?
             }
             None => labels,
@@ -212,34 +210,17 @@ impl Network {
         x: &Bound<'py, PyAny>,
         num_threads: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        if self.task == Task::Regression {
+        if self.head.task() == Task::Regression {
             let message =
                 "predict_proba needs a network with task 'classification' or 'multilabel'";
             return Err(PyValueError::new_err(message));
         }
         let threads = num_threads.map(check_threads).transpose()?;
         let x = PyRows::new(x, self.core.input_size())?;
-        let outputs = self.core.output_size();
         let raw = self.compute(py, &x, threads)?;
         guarded(|| {
-            let mut raw = raw;
-            let two = outputs == 1 && self.task == Task::Classification;
-            if two {
-                let pairs = raw.iter().flat_map(|z| self.two_classes(*z));
-                let mut all = memory::room(2 * raw.len());
-                all.extend(pairs);
-                raw = all;
-            } else if self.task == Task::Multilabel {
-                if self.last != Activation::Sigmoid {
-                    for z in &mut raw {
-                        *z = logistic(*z);
-                    }
-                }
-            } else if !matches!(self.last, Activation::Softmax | Activation::Sigmoid) {
-                raw.chunks_exact_mut(outputs).for_each(lrgate::softmax);
-            }
-            let width = if two { 2 } else { outputs };
-            let flat = PyArray1::from_vec(py, raw);
+            let width = self.head.probability_count();
+            let flat = PyArray1::from_vec(py, self.head.probabilities(raw));
             if x.single {
                 return Ok(flat.into_any());
             }
@@ -248,39 +229,20 @@ impl Network {
     }
 }
 
-/// What predictions are.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Task {
-    /// Values.
-    Regression,
-    /// One label of several.
-    Classification,
-    /// Yes or no for each label.
-    Multilabel,
-}
-
-impl Task {
-    fn by_name(name: &str) -> PyResult<Task> {
-        match name {
-            "regression" => Ok(Task::Regression),
-            "classification" => Ok(Task::Classification),
-            "multilabel" => Ok(Task::Multilabel),
-            _ => Err(PyValueError::new_err(format!(
-                "task must be 'classification', 'regression' or 'multilabel', got {name:?}"
-            ))),
-        }
+fn task_by_name(name: &str) -> PyResult<Task> {
+    match name {
+        "regression" => Ok(Task::Regression),
+        "classification" => Ok(Task::Classification),
+        "multilabel" => Ok(Task::Multilabel),
+        _ => Err(PyValueError::new_err(format!(
+            "task must be 'classification', 'regression' or 'multilabel', got {name:?}"
+        ))),
     }
 }
 
 /// The index `[:, 0]`.
 fn column(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     Ok((PySlice::full(py), 0).into_pyobject(py)?.into_any())
-}
-
-/// `1 / (1 + exp(-z))`, with the digits of small values.
-fn logistic(z: f32) -> f32 {
-    let power = (-z.abs()).exp();
-    if z < 0.0 { power / (1.0 + power) } else { 1.0 / (1.0 + power) }
 }
 
 /// The most rows that a message names.
@@ -385,19 +347,6 @@ impl Network {
         })
     }
 
-    /// What each row of raw outputs is predicted as: an index of a class, or 0 or 1 for each label.
-    fn labels(&self, raw: &[f32]) -> Vec<i64> {
-        let outputs = self.core.output_size();
-        let boundary = if self.last == Activation::Sigmoid { 0.5 } else { 0.0 };
-        if outputs == 1 || self.task == Task::Multilabel {
-            return memory::collected(raw.iter().map(|z| i64::from(*z > boundary)));
-        }
-        memory::collected(raw.chunks_exact(outputs).map(|row| {
-            let larger = |best: usize, i: usize| if row[i] > row[best] { i } else { best };
-            (1..outputs).fold(0, larger) as i64
-        }))
-    }
-
     /// The labels, with `nan_label` in rows with outputs that are NaN; without one such a row is refused.
     fn marked<'py>(
         &self,
@@ -431,11 +380,6 @@ impl Network {
         let inputs = py.import(intern!(py, "lrgate.inputs"))?;
         let mask = PyArray1::from_vec(py, mask);
         inputs.call_method1(intern!(py, "with_nan_label"), (labels, mask, nan_label))
-    }
-
-    /// Probabilities of the two classes of a network with one output.
-    fn two_classes(&self, z: f32) -> [f32; 2] {
-        if self.last == Activation::Sigmoid { [1.0 - z, z] } else { [logistic(-z), logistic(z)] }
     }
 }
 

@@ -4,8 +4,28 @@
 //! results are the same on every instruction set. Errors are those of `exp`, which is within 2 units in the last
 //! place, and of what follows: `rust/core/tests/activations.rs` holds each to a bound against f64.
 
-use crate::network::Activation;
+use super::emit::Fused;
+use crate::model::Activation;
 use crate::simd::{Kernel, LANES, Simd};
+
+impl Activation {
+    /// The part done in registers; the rest is done by [`FinishRows`].
+    pub(crate) fn fused(self) -> Fused {
+        match self {
+            Activation::Relu => Fused::Relu,
+            Activation::ClippedRelu { upper } => Fused::Clipped { upper },
+            Activation::ThresholdedRelu { threshold } => Fused::Thresholded { threshold },
+            Activation::LeakyRelu { slope } => Fused::Leaky { slope },
+            _ => Fused::Identity,
+        }
+    }
+
+    /// Whether rows are to be finished once their sums are.
+    pub(crate) fn needs_finish(self) -> bool {
+        use Activation::{Gelu, Sigmoid, Softmax, Tanh};
+        matches!(self, Tanh | Sigmoid | Gelu | Softmax)
+    }
+}
 
 /// Applies an activation to neighbouring rows of `columns` values, which are `stride` values apart.
 pub(crate) struct FinishRows<'a> {
@@ -156,7 +176,7 @@ fn gelu(z: Lanes) -> Lanes {
     t
 }
 
-/// `exp(z)` over its sum. NaN and positive infinity make all of the row NaN.
+/// Replaces a row by its softmax: `exp(z)` over its sum. NaN and positive infinity make all of the row NaN.
 #[inline(always)]
 pub(crate) fn softmax(row: &mut [f32]) {
     let mut most = [f32::NEG_INFINITY; LANES];

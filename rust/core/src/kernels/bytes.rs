@@ -20,8 +20,10 @@
 //! integers do not depend on their order.
 
 use super::emit::Emit;
-use super::{ByteLists, BytePanels, PANEL, padded, prefetch_part, touch_most};
+use super::prefetch::{prefetch_part, touch_most};
 use crate::kernels::arithmetic::Bytes;
+use crate::layout::{BytePanels, PANEL, padded};
+use crate::signal::ByteLists;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each row's list with the panels.

@@ -21,7 +21,9 @@ use std::ops::Range;
 
 use super::arithmetic::Arithmetic;
 use super::emit::Emit;
-use super::{Aligned, DenseRows, PANEL, Panels, zeros};
+use crate::layout::{PANEL, Panels};
+use crate::memory::{Aligned, zeros};
+use crate::signal::DenseRows;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each dense row with panels.

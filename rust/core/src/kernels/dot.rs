@@ -14,7 +14,8 @@
 
 use super::arithmetic::{Arithmetic, Floats};
 use super::emit::{Finish, Output};
-use super::{DenseRows, Lists, Span, UnitRows};
+use crate::layout::UnitRows;
+use crate::signal::{DenseRows, Lists, Span};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Computes the live units of every row. The output must be cleared before.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::arithmetic::{Arithmetic, Bytes, Floats};
-use super::{ByteRowsMut, DenseRowsMut, ListsMut, Span};
+use crate::signal::{ByteRowsMut, DenseRowsMut, ListsMut, Span};
 use crate::simd::{LANES, Simd};
 
 /// Takes the sums of neighbouring units of one row. For a row, columns come in ascending order.

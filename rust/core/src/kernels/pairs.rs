@@ -18,7 +18,9 @@
 use super::arithmetic::Bytes;
 use super::dense::add_input;
 use super::emit::Emit;
-use super::{PairLists, Panels, prefetch_part, touch_most};
+use super::prefetch::{prefetch_part, touch_most};
+use crate::layout::Panels;
+use crate::signal::PairLists;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each pair's list with the panels.

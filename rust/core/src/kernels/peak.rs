@@ -2,8 +2,8 @@
 
 use std::hint::black_box;
 
-use super::PANEL;
 use super::arithmetic::Arithmetic;
+use crate::layout::PANEL;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Reads a buffer `passes` times, four vectors at a time.

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::emit::lanes_within;
-use super::{ByteRowsMut, DenseRows, DenseRowsMut, ListsMut, PANEL, fill_fours, padded};
+use crate::layout::{PANEL, padded};
+use crate::signal::{ByteRowsMut, DenseRows, DenseRowsMut, ListsMut, fill_fours};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Lists the non-zeros of dense f32 rows. NaN counts as non-zero.
@@ -39,7 +40,7 @@ impl Kernel for Scan<'_> {
     }
 }
 
-/// Lists the bytes of rows of bytes that are not zero, as [`super::ByteLists`] has them.
+/// Lists the bytes of rows of bytes that are not zero, as [`crate::signal::ByteLists`] has them.
 pub(crate) struct ScanBytes<'a> {
     /// With their padding up to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,
@@ -82,7 +83,7 @@ fn first_bits(n: usize) -> u64 {
     if n < 64 { (1 << n) - 1 } else { u64::MAX }
 }
 
-/// Lists the words of pairs of rows, as [`super::PairLists`] has them. A row alone is a pair with itself.
+/// Lists the words of pairs of rows, as [`crate::signal::PairLists`] has them. A row alone is a pair with itself.
 pub(crate) struct ScanPairs<'a> {
     /// With their padding up to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,

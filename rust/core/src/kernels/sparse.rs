@@ -15,7 +15,8 @@
 
 use super::arithmetic::Floats;
 use super::emit::Emit;
-use super::{Lists, Panels};
+use crate::layout::Panels;
+use crate::signal::Lists;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each row's list with the panels.

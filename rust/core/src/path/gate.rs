@@ -13,23 +13,135 @@
 use std::iter;
 use std::sync::Arc;
 
-use super::quantized::{ByteWeights, QuantizedLayer, Source, quantize, reference, step, word};
-use super::{PackedLayer, Step};
-use crate::error::Result;
-use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
+use super::contract::{Context, Path};
+use super::packed::PackedLayer;
+use super::phase::{Phase, Seen, Watch, Work};
+use super::quantize::{quantize, reference, step, word};
+use super::quantized::{ByteWeights, QuantizedLayer, Source};
+use super::scratch::{GateScratch, LiveLists};
+use super::weights::Weights;
+use crate::error::{Error, Result, Subject};
+use crate::kernels::arithmetic::{Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
-use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
-use crate::kernels::emit::{ByteSums, Finish, GateStep, Live, LiveBytes, Output, Sums};
+use crate::kernels::emit::{ByteSums, GateStep, Live, LiveBytes, Output, Sums};
 use crate::kernels::scan::Quantize;
 use crate::kernels::sparse::SparseTimesPanels;
-use crate::kernels::{
-    Aligned, ByteRowsMut, DenseRows, ListedBytes, Lists, Panels, Span, UnitRows, byte_stride,
-    list_stride, padded, zeros,
-};
-use crate::memory;
-use crate::network::{Gate, InputMap, Quantization};
+use crate::layout::{Panels, padded};
+use crate::memory::{self, Aligned, zeros};
+use crate::model::{Gate, InputMap, Layer, Quantization};
+use crate::signal::{ByteRowsMut, DenseRows, Form, Lists, Signal, Span, byte_stride, list_stride};
 use crate::simd::Isa;
-use crate::workspace::GateScratch;
+
+/// A layer that computes the units that its gate lets through.
+pub(crate) struct Gated<W, G> {
+    pub(super) weights: Arc<W>,
+    pub(super) gate: Arc<G>,
+}
+
+impl<W, G> Clone for Gated<W, G> {
+    fn clone(&self) -> Self {
+        Gated { weights: self.weights.clone(), gate: self.gate.clone() }
+    }
+}
+
+/// A gate for layers with weights `W`.
+pub(crate) trait Estimate<W: Weights>: Send + Sync + 'static {
+    /// Packs what is not packed yet.
+    fn pack(&self, isa: Isa, in_pairs: bool);
+    /// Rank of its factors.
+    fn rank(&self) -> usize;
+    /// Units that are scored.
+    fn scored(&self) -> usize;
+    /// Whether scores are sums of bytes.
+    fn scores_bytes(&self) -> bool;
+    /// The low-rank sums of every row.
+    fn estimate(&self, isa: Isa, input: Signal<'_>, scratch: &mut GateScratch);
+    /// The live units of every row, from them.
+    fn choose(&self, isa: Isa, rows: usize, scratch: &mut GateScratch);
+}
+
+impl<W: Weights, G: Estimate<W>> Path for Gated<W, G> {
+    fn layer(&self) -> &Layer {
+        self.weights.layer()
+    }
+    fn reads(&self) -> Form {
+        Form::both(W::PRECISION)
+    }
+    fn output(&self) -> Output<'_> {
+        self.weights.output()
+    }
+    fn pack(&self, isa: Isa, in_pairs: bool) {
+        self.weights.unit_rows();
+        self.gate.pack(isa, in_pairs);
+    }
+
+    #[inline]
+    fn run(
+        &self,
+        Context { isa, .. }: Context<'_>,
+        input: Signal<'_>,
+        mut output: Output<'_>,
+        scratch: &mut GateScratch,
+        watch: &mut impl Watch,
+    ) -> usize {
+        let (n, layer) = (input.len(), self.layer());
+        scratch.reserve(n, self.gate.rank(), self.weights.words(), layer.outputs());
+        self.gate.estimate(isa, input, scratch);
+        watch.step(Phase::Estimate);
+        self.gate.choose(isa, n, scratch);
+        watch.chosen(&scratch.live, &scratch.live_spans[..n]);
+        watch.step(Phase::ScoreThreshold);
+        output.clear(n);
+        watch.step(Phase::Clear);
+        let GateScratch { live, live_spans, blocks, .. } = scratch;
+        let (spans, blocks) = (&live_spans[..n], &mut blocks[..]);
+        self.weights.times_units(isa, input, output, LiveLists { live, spans, blocks });
+        spans.iter().map(|span| span.len).sum()
+    }
+
+    fn lists_bytes(&self) -> bool {
+        true
+    }
+    fn listed_units(&self) -> usize {
+        self.gate.rank()
+    }
+    fn rank(&self) -> Option<usize> {
+        Some(self.gate.rank())
+    }
+    fn scores_bytes(&self) -> bool {
+        self.gate.scores_bytes()
+    }
+    fn scored(&self) -> usize {
+        self.gate.scored()
+    }
+    fn score_bytes(&self) -> f64 {
+        let width = if self.gate.scores_bytes() { 1.0 } else { 4.0 };
+        self.gate.scored() as f64 * (self.gate.rank() as f64 * width + 4.0)
+    }
+    fn phase(&self) -> Phase {
+        Phase::Dots
+    }
+
+    fn product(&self, seen: Seen) -> (Phase, Work) {
+        let (rank, width) = (self.gate.rank() as f64, W::BYTES as f64);
+        let weight_bytes = seen.inputs * rank * width;
+        let operations = 2.0 * seen.entries * rank;
+        (Phase::Estimate, Work { weight_bytes, row_bytes: seen.list_bytes, operations })
+    }
+
+    fn epilogue(&self, _rows: f64, written: f64) -> (Phase, Work) {
+        (Phase::Dots, Work { row_bytes: written, ..Work::default() })
+    }
+
+    fn weight_bytes(&self, inputs: f64, lines: f64) -> f64 {
+        inputs * self.gate.rank() as f64 * W::BYTES as f64 + self.score_bytes() + 64.0 * lines
+    }
+
+    fn multiply_adds(&self, density: f64, computed: f64) -> f64 {
+        let (d, h) = (self.layer().inputs() as f64, self.layer().outputs() as f64);
+        self.gate.rank() as f64 * (d * density + h) + computed * d * h
+    }
+}
 
 /// A gate with its factors packed.
 pub(crate) struct PackedGate {
@@ -83,7 +195,8 @@ impl PackedGate {
         }
         let overflow = bias.iter().copied().find(|b| !b.is_finite());
         if let Some(value) = overflow {
-            return Err(super::not_finite(index, "gate", "input_shift", value));
+            let (subject, layer, part) = (Subject::InputShift, index, "gate");
+            return Err(Error::Overflow { subject, layer, part, value });
         }
         let mut packed = PackedGate { gate, u, v, bias, scored, bytes: None };
         packed.bytes = ByteGate::new(&packed, layer);
@@ -94,16 +207,6 @@ impl PackedGate {
         &self.gate
     }
 
-    /// Units that are scored.
-    pub(crate) fn scored(&self) -> usize {
-        self.scored
-    }
-
-    /// Whether they are scored in bytes.
-    pub(crate) fn scores_bytes(&self) -> bool {
-        self.bytes.is_some()
-    }
-
     pub(crate) fn bytes(&self) -> usize {
         let own = self.gate.u.len() + self.gate.v.len() + self.gate.bias.len() + self.bias.len();
         own * 4
@@ -111,44 +214,27 @@ impl PackedGate {
             + self.v.bytes()
             + self.bytes.as_ref().map_or(0, |bytes| bytes.scores.bytes())
     }
+}
 
-    /// Runs the layer; returns the number of units computed. `rows` is missing for CSR input.
-    pub(super) fn run(
-        &self,
-        isa: Isa,
-        layer: &PackedLayer,
-        rows: Option<DenseRows<'_>>,
-        lists: Lists<'_>,
-        mut output: Output<'_>,
-        scratch: &mut GateScratch,
-        step: &mut impl FnMut(Step<'_>),
-    ) -> usize {
-        let n = lists.spans.len();
-        let outputs = self.gate.bias.len();
-        scratch.reserve(n, self.gate.rank, layer.layer.inputs(), outputs);
-        self.estimate(isa, rows, lists, &mut scratch.low_rank);
-        step(Step::Estimated);
-        self.choose(isa, n, scratch);
-        step(Step::Chosen(&scratch.live, &scratch.live_spans[..n]));
-        let weights = layer.unit_rows();
-        if let Some(rows) = rows {
-            return live_units::<Floats>(isa, rows, weights, output, scratch, step);
-        }
-        output.clear(n);
-        step(Step::Cleared);
-        let (live, spans) = (&*scratch.live, &scratch.live_spans[..n]);
-        isa.run_floats(LiveUnitsOfLists { lists, weights, output, live, spans });
-        spans.iter().map(|span| span.len).sum()
+impl Estimate<PackedLayer> for PackedGate {
+    fn pack(&self, _isa: Isa, _in_pairs: bool) {}
+    fn rank(&self) -> usize {
+        self.gate.rank
+    }
+    fn scored(&self) -> usize {
+        self.scored
+    }
+    fn scores_bytes(&self) -> bool {
+        self.bytes.is_some()
     }
 
-    /// t = x u for every row.
-    fn estimate(
-        &self,
-        isa: Isa,
-        rows: Option<DenseRows<'_>>,
-        lists: Lists<'_>,
-        low_rank: &mut [f32],
-    ) {
+    /// t = x u; dense or sparse, whichever is less for a row. CSR has no rows.
+    fn estimate(&self, isa: Isa, input: Signal<'_>, scratch: &mut GateScratch) {
+        let Signal::Floats(parts) = input else { unreachable!("an f32 gate reads f32") };
+        let (rows, Some(lists)) = (parts.rows(), parts.lists()) else {
+            unreachable!("a gate reads lists")
+        };
+        let low_rank = &mut scratch.low_rank;
         let stride = padded(self.gate.rank);
         let limit = SPARSE_ESTIMATE_UP_TO * lists.columns as f64;
         for (r, span) in lists.spans.iter().enumerate() {
@@ -169,7 +255,6 @@ impl PackedGate {
         }
     }
 
-    /// The live units of every row.
     fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
         if let Some(bytes) = &self.bytes {
             return bytes.choose(isa, n, scratch);
@@ -325,27 +410,6 @@ fn add_always(live: &mut [u32], spans: &mut [Span], scored: usize, outputs: usiz
     }
 }
 
-/// Computes the chosen units; returns how many they are.
-fn live_units<A: Arithmetic>(
-    isa: Isa,
-    rows: DenseRows<'_, A::Word>,
-    weights: &UnitRows<A::Word>,
-    mut output: Output<'_>,
-    scratch: &mut GateScratch,
-    step: &mut impl FnMut(Step<'_>),
-) -> usize
-where
-    for<'a> Output<'a>: Finish<A>,
-{
-    let n = rows.rows();
-    output.clear(n);
-    step(Step::Cleared);
-    let GateScratch { live, live_spans, blocks, .. } = scratch;
-    let spans = &live_spans[..n];
-    A::run_on(isa, LiveUnits::<A> { rows, weights, output, live, spans, blocks });
-    spans.iter().map(|span| span.len).sum()
-}
-
 /// A gate of an int8 layer: both factors are bytes.
 pub(crate) struct QuantizedGate {
     u: ByteWeights,
@@ -403,31 +467,31 @@ impl QuantizedGate {
     pub(crate) fn bytes(&self) -> usize {
         (self.scale.len() + self.bias.len()) * 4 + self.u.bytes()
     }
+}
 
-    pub(super) fn pack(&self, isa: Isa, in_pairs: bool) {
+impl Estimate<QuantizedLayer> for QuantizedGate {
+    fn pack(&self, isa: Isa, in_pairs: bool) {
         self.u.pack_for_lists(isa, in_pairs);
     }
+    fn rank(&self) -> usize {
+        self.scores.low.len()
+    }
+    fn scored(&self) -> usize {
+        self.scores.scored
+    }
+    fn scores_bytes(&self) -> bool {
+        true
+    }
 
-    /// Runs the layer; returns the number of units computed.
-    pub(super) fn run(
-        &self,
-        isa: Isa,
-        layer: &QuantizedLayer,
-        rows: DenseRows<'_, u32>,
-        lists: ListedBytes<'_>,
-        output: Output<'_>,
-        scratch: &mut GateScratch,
-        step: &mut impl FnMut(Step<'_>),
-    ) -> usize {
-        let (n, rank) = (rows.rows(), self.scores.low.len());
-        let rows = rows.padded();
-        scratch.reserve(n, rank, rows.columns(), self.scores.outputs);
-        let bytes = ByteRowsMut::new(&mut scratch.low_rank_bytes, n, rank);
+    fn estimate(&self, isa: Isa, input: Signal<'_>, scratch: &mut GateScratch) {
+        let Signal::Bytes(parts) = input else { unreachable!("an int8 gate reads bytes") };
+        let Some(lists) = parts.lists() else { unreachable!("a gate reads lists") };
+        let bytes = ByteRowsMut::new(&mut scratch.low_rank_bytes, input.len(), self.rank());
         let mut sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
         self.u.times(isa, lists, &mut sums);
-        step(Step::Estimated);
+    }
+
+    fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
         self.scores.choose(isa, n, scratch);
-        step(Step::Chosen(&scratch.live, &scratch.live_spans[..n]));
-        live_units::<Bytes>(isa, rows, layer.weights.unit_rows(), output, scratch, step)
     }
 }

@@ -1,298 +1,21 @@
-//! Measuring a network on real rows: what each layer does and how long it takes, and which strategy
-//! is the fastest for it here.
+//! Plans by the clock: which strategy is the fastest for each layer and batch class here.
 
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
-use crate::forward::{Observer, TILE};
+use super::clock::{median, time_layers};
+use super::sample::check_sample;
+use crate::error::{Error, Result, Subject};
+use crate::exec::TILE;
 use crate::interrupt;
-use crate::kernels::DenseRows;
-use crate::kernels::emit::to_byte;
 use crate::memory;
 use crate::network::Network;
 use crate::plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
 use crate::rows::{OwnedRows, Rows};
-use crate::strategy::{self, Crew, Input};
-use crate::workspace::GateScratch;
 
 /// The largest batch that [`Network::tune`] measures: its rows must fit memory.
 const LARGEST_BATCH: usize = 1 << 20;
 
-/// What one layer did on some rows: sums over them.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct LayerCounts {
-    /// Inputs that were not zero.
-    pub inputs: u64,
-    /// Outputs that were not zero.
-    pub outputs: u64,
-    /// Units computed.
-    pub computed: u64,
-    /// Gate: units whose dense output is not zero.
-    pub active: u64,
-    /// Gate: those of them that were computed.
-    pub kept: u64,
-    /// Gate: squares of the dense outputs.
-    pub energy: f64,
-    /// Gate: squares of the outputs dropped.
-    pub lost: f64,
-}
-
-/// What one layer did on the rows of a profile.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LayerProfile {
-    /// How it was computed.
-    pub strategy: Strategy,
-    /// In which number format.
-    pub precision: Precision,
-    /// Rank of its gate, where the gate was used.
-    pub rank: Option<usize>,
-    /// Share of its inputs that were not zero.
-    pub density_in: f64,
-    /// Share of its outputs that were not zero.
-    pub density_out: f64,
-    /// Share of its units that were computed.
-    pub computed_share: f64,
-    /// Gate: share of the truly positive units that were computed.
-    pub recall: Option<f64>,
-    /// Gate: squares of the positive outputs dropped, over the squares of all positive outputs.
-    pub lost_energy: Option<f64>,
-    /// Median time per row, in seconds, on one thread.
-    pub seconds: f64,
-    /// Multiply-adds done per row, an average.
-    pub multiply_adds: f64,
-    /// Multiply-adds of the dense layer per row.
-    pub dense_multiply_adds: f64,
-}
-
-/// Counts what each layer sees and yields, and compares gated layers with their dense selves.
-struct Count<'a> {
-    network: &'a Network,
-    class: &'a ClassPlan,
-    counts: Vec<LayerCounts>,
-    /// The input of the layer that is running, dense.
-    input: Vec<f32>,
-}
-
-impl Count<'_> {
-    /// Takes layer `layer`'s output, once it is known.
-    fn take_output(&mut self, layer: usize, output: &[f32]) {
-        self.counts[layer].outputs += output.iter().filter(|y| **y != 0.0).count() as u64;
-        if self.class.layers[layer].strategy != Strategy::Gate {
-            return;
-        }
-        let parts = self.network.layers[layer].parts();
-        let (inputs, outputs) = (parts.layer.layer().inputs(), parts.layer.layer().outputs());
-        let n = output.len() / outputs;
-        let mut dense = memory::filled(0.0, output.len());
-        let rows = DenseRows::new(&self.input, n, inputs, inputs);
-        let mut to = parts.output(Precision::F32);
-        to.dense = Some(crate::kernels::DenseRowsMut::new(&mut dense, n, outputs, outputs));
-        let input =
-            Input { rows: n, dense: Some(rows), lists: None, bytes: None, byte_lists: None };
-        let plan = LayerPlan { strategy: Strategy::Dense, precision: Precision::F32 };
-        let crew = Crew::alone(self.network.isa);
-        strategy::run(plan, crew, parts, input, to, &mut GateScratch::default(), &mut |_| ());
-        // What the next layer's bytes cannot tell from zero is not lost.
-        if let Some(next) = self.network.quantization(layer + 1)
-            && self.class.layers[layer + 1].precision == Precision::Int8
-        {
-            for (o, y) in dense.iter_mut().enumerate() {
-                let (scale, offset) = (next.scale(o % outputs), next.offset(0));
-                let byte = to_byte(*y * (1.0 / scale) + offset);
-                *y = (f32::from(byte) - offset) * scale;
-            }
-        }
-        let counts = &mut self.counts[layer];
-        for (&y, &gated) in dense.iter().zip(output).filter(|(y, _)| **y != 0.0) {
-            let square = f64::from(y) * f64::from(y);
-            counts.active += 1;
-            counts.energy += square;
-            if gated == 0.0 {
-                counts.lost += square;
-            } else {
-                counts.kept += 1;
-            }
-        }
-    }
-}
-
-impl Observer for Count<'_> {
-    const DENSE_INPUTS: bool = true;
-
-    fn before(&mut self, layer: usize, input: Input<'_>) {
-        let mut rows = Vec::new();
-        self.network.append_dense(&mut rows, layer, input);
-        if layer > 0 {
-            self.take_output(layer - 1, &rows);
-        }
-        self.counts[layer].inputs += rows.iter().filter(|x| **x != 0.0).count() as u64;
-        self.input = rows;
-    }
-
-    fn after(&mut self, layer: usize, _rows: usize, computed: usize) {
-        self.counts[layer].computed += computed as u64;
-    }
-
-    fn output(&mut self, rows: DenseRows<'_>) {
-        let mut all: Vec<f32> = memory::room(rows.rows() * rows.columns());
-        (0..rows.rows()).for_each(|r| all.extend_from_slice(rows.row(r)));
-        self.take_output(self.counts.len() - 1, &all);
-    }
-}
-
-/// Adds up the time of each layer.
-struct Clock {
-    start: Instant,
-    nanoseconds: Vec<f64>,
-}
-
-impl Observer for Clock {
-    #[inline]
-    fn before(&mut self, _layer: usize, _input: Input<'_>) {
-        self.start = Instant::now();
-    }
-    #[inline]
-    fn after(&mut self, layer: usize, _rows: usize, _computed: usize) {
-        self.nanoseconds[layer] += self.start.elapsed().as_nanos() as f64;
-    }
-}
-
-/// What reading the clock twice takes, in nanoseconds: part of every measured layer time.
-pub(crate) fn clock_overhead() -> f64 {
-    let mut times: Vec<u128> = (0..101)
-        .map(|_| {
-            let start = Instant::now();
-            start.elapsed().as_nanos()
-        })
-        .collect();
-    times.sort_unstable();
-    times[times.len() / 2] as f64
-}
-
-pub(crate) fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 impl Network {
-    /// Runs the network over `rows`, `batch` rows a call, and tells what each layer did and how long
-    /// it took: counts from one pass, times as medians of passes repeated for at least `time`.
-    ///
-    /// # Errors
-    /// Rows of another width than the network's, no rows, or a `batch` of 0.
-    pub fn profile(
-        &self,
-        rows: Rows<'_>,
-        batch: usize,
-        time: Duration,
-    ) -> Result<Vec<LayerProfile>> {
-        self.check_width(rows)?;
-        check_sample("x", rows.rows)?;
-        check_sample("batch_size", batch)?;
-        let class = self.plan.for_rows(batch);
-        let counts = self.count(rows, batch)?;
-        let seconds = self.time_layers(class, rows, batch, time, 3)?;
-        Ok((0..self.layers.len())
-            .map(|i| self.layer_profile(i, class.layers[i], &counts[i], rows.rows, seconds[i]))
-            .collect())
-    }
-
-    /// Runs the network over `rows` under the plan for `batch` rows a call, and counts what each
-    /// layer does. Layers that are gated are computed in full too, from the same inputs.
-    ///
-    /// # Errors
-    /// Rows of another width than the network's, no rows, or a `batch` of 0.
-    pub fn count(&self, rows: Rows<'_>, batch: usize) -> Result<Vec<LayerCounts>> {
-        check_sample("x", rows.rows)?;
-        check_sample("batch_size", batch)?;
-        let class = self.plan.for_rows(batch);
-        let counts = vec![LayerCounts::default(); self.layers.len()];
-        let mut count = Count { network: self, class, counts, input: Vec::new() };
-        self.observe(class, rows, &mut count)?;
-        Ok(count.counts)
-    }
-
-    /// Median seconds per row of each layer under the plan for `batch` rows a call, on one thread,
-    /// over passes repeated for at least `time`.
-    ///
-    /// # Errors
-    /// As [`Network::profile`].
-    pub fn layer_seconds(&self, rows: Rows<'_>, batch: usize, time: Duration) -> Result<Vec<f64>> {
-        self.check_width(rows)?;
-        check_sample("x", rows.rows)?;
-        check_sample("batch_size", batch)?;
-        self.time_layers(self.plan.for_rows(batch), rows, batch, time, 1)
-    }
-
-    fn layer_profile(
-        &self,
-        i: usize,
-        plan: LayerPlan,
-        counts: &LayerCounts,
-        rows: usize,
-        seconds: f64,
-    ) -> LayerProfile {
-        let layer = self.layers[i].packed.layer();
-        let (n, d, h) = (rows as f64, layer.inputs() as f64, layer.outputs() as f64);
-        let density_in = counts.inputs as f64 / (n * d);
-        let computed_share = counts.computed as f64 / (n * h);
-        let rank = self.gate(i).map(crate::network::Gate::rank);
-        let rank = rank.filter(|_| plan.strategy == Strategy::Gate);
-        let multiply_adds = match (plan.strategy, rank) {
-            (Strategy::Dense, _) => d * h,
-            (Strategy::Gate, Some(k)) => k as f64 * (d * density_in + h) + computed_share * d * h,
-            _ => density_in * d * h,
-        };
-        let ratio = |part: f64, whole: f64, empty| if whole > 0.0 { part / whole } else { empty };
-        LayerProfile {
-            strategy: plan.strategy,
-            precision: plan.precision,
-            rank,
-            density_in,
-            density_out: counts.outputs as f64 / (n * h),
-            computed_share,
-            recall: rank.map(|_| ratio(counts.kept as f64, counts.active as f64, 1.0)),
-            lost_energy: rank.map(|_| ratio(counts.lost, counts.energy, 0.0)),
-            seconds,
-            multiply_adds,
-            dense_multiply_adds: d * h,
-        }
-    }
-
-    /// Median seconds per row of each layer, over passes repeated for `time`.
-    fn time_layers(
-        &self,
-        class: &ClassPlan,
-        rows: Rows<'_>,
-        batch: usize,
-        time: Duration,
-        least_passes: usize,
-    ) -> Result<Vec<f64>> {
-        let overhead = clock_overhead();
-        let layers = self.layers.len();
-        let mut passes: Vec<Vec<f64>> = vec![Vec::new(); layers];
-        let begin = Instant::now();
-        // The first pass warms up.
-        for pass in 0.. {
-            let mut tiles = 0;
-            let mut clock = Clock { start: begin, nanoseconds: vec![0.0; layers] };
-            for rows in rows.batches(batch) {
-                tiles += rows.rows.div_ceil(self.tile(class));
-                self.observe(class, rows, &mut clock)?;
-            }
-            if pass > 0 {
-                for (times, t) in passes.iter_mut().zip(&clock.nanoseconds) {
-                    times.push((t - tiles as f64 * overhead).max(0.0));
-                }
-            }
-            if pass >= least_passes && begin.elapsed() > time {
-                break;
-            }
-        }
-        let per_row = 1e-9 / rows.rows as f64;
-        Ok(passes.iter_mut().map(|times| median(times) * per_row).collect())
-    }
-
     /// Measures which strategy is the fastest for each layer and batch class on this machine and
     /// these rows, and returns the network with that plan. Gates are used where a layer has one and
     /// it is faster. `time` is about what each class takes; calls use `threads` threads.
@@ -311,14 +34,14 @@ impl Network {
         threads: usize,
     ) -> Result<Network> {
         self.check_width(rows)?;
-        check_sample("x", rows.rows)?;
-        let class = |&rows| ClassPlan { rows, layers: self.plan.for_rows(rows).layers.clone() };
+        check_sample(Subject::RowCount, rows.rows)?;
+        let class = |&rows| ClassPlan { rows, layers: self.plan().for_rows(rows).layers.clone() };
         let mut classes = batch_sizes.iter().map(class).collect::<Vec<_>>();
         // Refuses bad batch sizes before the work.
         Plan::new(classes.clone())?;
         if let Some(size) = batch_sizes.iter().find(|size| **size > LARGEST_BATCH) {
-            return Err(Error::Parameter {
-                name: "batch_sizes".to_owned(),
+            return Err(Error::Range {
+                subject: Subject::BatchSizes,
                 expected: format!("at most {LARGEST_BATCH} to be measured"),
                 got: size.to_string(),
             });
@@ -341,10 +64,10 @@ impl Network {
     /// Rows of another width, or no rows.
     pub fn retune(&self, rows: Rows<'_>, time: Duration) -> Result<Network> {
         self.check_width(rows)?;
-        check_sample("x", rows.rows)?;
-        let mut classes = self.plan.classes().to_vec();
+        check_sample(Subject::RowCount, rows.rows)?;
+        let mut classes = self.plan().classes().to_vec();
         let used = |i: usize| {
-            self.plan.classes().iter().any(|class| class.layers[i].strategy == Strategy::Gate)
+            self.plan().classes().iter().any(|class| class.layers[i].strategy == Strategy::Gate)
         };
         let gates: Vec<_> = (0..self.layers.len()).map(used).collect();
         let share = time / classes.len() as u32;
@@ -365,15 +88,16 @@ impl Network {
         }
         self.with_plan(Plan::new(classes)?)
     }
-}
 
-impl Network {
     /// Whether layer `i` could run a gate in the precision that `plan` has.
     fn can_gate(&self, i: usize, plan: LayerPlan) -> bool {
-        match plan.precision {
-            Precision::F32 => self.layers[i].gate.is_some(),
-            Precision::Int8 => self.layers[i].int8_gate.is_some(),
-        }
+        self.layers[i].can(LayerPlan { strategy: Strategy::Gate, ..plan })
+    }
+
+    /// A lower estimate of what a row takes where every layer is dense.
+    fn dense_row_time(&self) -> Duration {
+        let weights = self.layers().map(|layer| layer.inputs() * layer.outputs());
+        Duration::from_nanos(weights.sum::<usize>() as u64 / 100)
     }
 }
 
@@ -406,7 +130,7 @@ impl<'a> Sample<'a> {
         threads: usize,
     ) -> Result<Self> {
         if threads == 0 {
-            return Err(Error::Threads { name: "num_threads", got: "0".to_owned() });
+            return Err(Error::Threads { variable: None, got: "0".to_owned() });
         }
         let dense = network.dense_row_time();
         let most = (time.as_secs_f64() / 20.0 / dense.as_secs_f64().max(1e-9)) as usize;
@@ -513,8 +237,7 @@ impl Tuning<'_> {
             let fallback = |i| self.options(i).find(|s| *s == strategy).unwrap_or(Strategy::Skip);
             let strategies: Vec<_> = (0..best.len()).map(fallback).collect();
             let network = self.under(&strategies)?;
-            let class = &network.plan.classes()[0];
-            let seconds = network.time_layers(class, rows, batch, time, passes)?;
+            let seconds = time_layers(network.program_for(1), rows, batch, time, passes)?;
             for ((best, seconds), strategy) in best.iter_mut().zip(seconds).zip(strategies) {
                 if seconds < best.0 {
                     *best = (seconds, strategy);
@@ -584,15 +307,4 @@ const GATE_MUST_GAIN: f64 = 1.02;
 
 fn precisions(layers: &[LayerPlan]) -> Vec<Precision> {
     layers.iter().map(|layer| layer.precision).collect()
-}
-
-pub(crate) fn check_sample(name: &str, got: usize) -> Result<()> {
-    if got > 0 {
-        return Ok(());
-    }
-    Err(Error::Parameter {
-        name: if name == "x" { "rows of x".to_owned() } else { name.to_owned() },
-        expected: "at least 1".to_owned(),
-        got: got.to_string(),
-    })
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use crate::interrupt;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::peak::{Load, Products, ROWS};
-use crate::kernels::{Aligned, PANEL, zeros};
+use crate::layout::PANEL;
+use crate::memory::{Aligned, zeros};
 use crate::simd::{Isa, LANES};
 
 /// The highest rates of one core with an instruction set.

@@ -1,0 +1,57 @@
+//! Whole calls, in which rows with a value that has no byte in some int8 layer are recomputed in f32.
+
+use super::program::{Program, WIDE_TILE};
+use super::schedule::run_marking_all;
+use crate::error::Result;
+use crate::interrupt;
+use crate::memory;
+use crate::rows::{Data, Rows};
+
+/// Rows that are recomputed at a time: at most so many, in at most so many bytes; but always a tile.
+const GATHERED: usize = 4096;
+const GATHERED_BYTES: usize = 4 << 20;
+
+/// Runs all rows of a call, on up to `threads` threads.
+pub(crate) fn run(
+    program: &Program,
+    rows: Rows<'_>,
+    out: &mut [f32],
+    threads: Option<usize>,
+) -> Result<()> {
+    let out_of_range = run_marking_all(program, rows, out, threads)?;
+    recompute(program, rows, &out_of_range, out, threads)
+}
+
+/// Recomputes these rows of a call.
+pub(super) fn recompute(
+    program: &Program,
+    rows: Rows<'_>,
+    out_of_range: &[usize],
+    out: &mut [f32],
+    threads: Option<usize>,
+) -> Result<()> {
+    let Some(program) = program.fallback.as_deref().filter(|_| !out_of_range.is_empty()) else {
+        return Ok(());
+    };
+    program.pack(true);
+    let (columns, outputs) = (rows.columns, program.outputs());
+    let most = (GATHERED_BYTES / (4 * columns.max(outputs)))
+        .clamp(WIDE_TILE, GATHERED)
+        .min(out_of_range.len());
+    let mut data = memory::filled(0.0, most * columns);
+    let mut results = memory::filled(0.0, most * outputs);
+    for gathered in out_of_range.chunks(most) {
+        let (n, results) = (gathered.len(), &mut results[..gathered.len() * outputs]);
+        for (r, row) in gathered.iter().zip(data.chunks_exact_mut(columns)) {
+            rows.copy_row(*r, row);
+        }
+        let data = Data::F32 { data: &data, stride: columns };
+        interrupt::check()?;
+        // Under an f32 plan no row is marked.
+        run_marking_all(program, Rows { rows: n, columns, data }, results, threads)?;
+        for (r, result) in gathered.iter().zip(results.chunks_exact(outputs)) {
+            out[r * outputs..][..outputs].copy_from_slice(result);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,392 @@
+//! Programs: what a plan settles for calls of some size, compiled once.
+//!
+//! A program has, for each layer, the product that computes it and what happens to its outputs afterwards
+//! before the next layer can read them. So a pass decides nothing but what depends on its rows: the form in
+//! which they come, and whether threads share a layer's units.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::read::{Marks, Read, quantize};
+use crate::error::{Error, Extent, Result, Subject};
+use crate::kernels::activation::FinishRows;
+use crate::kernels::emit::{Fused, LEAST_BYTE, Quantized};
+use crate::kernels::scan::{HIDDEN_RANGE, Scan, ScanBytes};
+use crate::layout::PANEL;
+use crate::model::{Activation, InputMap};
+use crate::path::{
+    Context, GateScratch, LayerPath, PackedForms, Path, Phase, QuantizedLayer, Watch,
+};
+use crate::plan::{ClassPlan, Precision, Strategy};
+use crate::rows::Rows;
+use crate::signal::{Buffer, DenseRowsMut, Form, Signal};
+use crate::simd::Isa;
+
+/// Rows of a full tile: enough to read a layer's weights from L3 rarely, few enough that the tile's
+/// activations stay in L2.
+pub(crate) const TILE: usize = 64;
+
+/// The same where all layers are int8: activations take a quarter of the room.
+const BYTE_TILE: usize = 128;
+
+/// Rows of a full tile where the weights do not stay in L3, so that reading them is what costs.
+pub(super) const WIDE_TILE: usize = 256;
+
+/// Bytes of f32 weights above which tiles are wide.
+const WIDE_FROM: usize = 16 << 20;
+
+/// Nanoseconds of a layer's work from which on threads share its units: many times what it takes them to find
+/// it.
+const LEAST_SHARED: u64 = 2000;
+
+/// What programs are compiled from: a network without a plan.
+pub(crate) struct Parts<'a> {
+    pub(crate) isa: Isa,
+    pub(crate) layers: &'a [PackedForms],
+    /// The input map, where it is applied to rows as they are read.
+    pub(crate) map_on_read: Option<&'a Arc<InputMap>>,
+}
+
+/// In which forms layers' inputs exist.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inputs {
+    /// In those that layers read.
+    AsRead,
+    /// With rows too, for whoever looks at them.
+    WithRows,
+}
+
+/// What a plan settles for calls of some size.
+pub(crate) struct Program {
+    pub(crate) isa: Isa,
+    pub(super) read: Read,
+    /// Whether rows that are not finite are to be marked, since bytes of a later layer could not tell.
+    pub(super) check: bool,
+    pub(crate) layers: Vec<LayerProgram>,
+    /// Rows of a full tile.
+    pub(crate) tile: usize,
+    /// Weights of all layers.
+    pub(super) weights: usize,
+    /// What recomputes rows that an int8 layer has no bytes for.
+    pub(super) fallback: Option<Box<Program>>,
+}
+
+/// What a plan settles for a layer.
+pub(crate) struct LayerProgram {
+    pub(crate) path: LayerPath,
+    /// The form of its input.
+    pub(crate) input: Form,
+    /// The form of the next layer's input, if there is one.
+    pub(super) next: Option<Form>,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    /// On one thread.
+    pub(crate) alone: Ops,
+    /// Where threads share its units, if that is done otherwise.
+    shared: Option<Ops>,
+}
+
+/// A layer's work.
+pub(crate) struct Ops {
+    pub(crate) product: Product,
+    /// What makes the next layer's input of its outputs, where the product does not.
+    pub(super) after: Vec<Op>,
+}
+
+/// Products, their sums, bias and activation, written as far as the kernel can as the next layer reads them.
+pub(crate) struct Product {
+    activation: Fused,
+    target: Target,
+}
+
+/// Where a product's outputs go.
+enum Target {
+    /// To the network's.
+    Out,
+    /// To a buffer, as f32.
+    Floats(Form),
+    /// To a buffer, as bytes of the next layer.
+    Bytes { form: Form, next: Arc<QuantizedLayer>, offset: f32, least: f32 },
+}
+
+/// What a product writes.
+pub(crate) struct Place<'a> {
+    pub(crate) buffer: &'a mut Buffer,
+    pub(crate) out: &'a mut [f32],
+    /// Set for rows with an output that has no byte.
+    pub(crate) out_of_range: &'a [AtomicBool],
+}
+
+/// A step between a product and the next layer.
+pub(super) enum Op {
+    /// An activation that is not fused.
+    Activate(Activation),
+    /// The same on the network's output.
+    ActivateOut(Activation),
+    /// Lists what is not zero in dense rows.
+    List,
+    /// Makes bytes of dense rows.
+    Quantize(Arc<QuantizedLayer>),
+    /// Lists bytes that are not zero.
+    ListBytes,
+}
+
+impl Program {
+    /// Compiles a plan.
+    ///
+    /// # Errors
+    /// A plan for another number of layers, or one that needs what a layer does not have.
+    pub(crate) fn compile(parts: &Parts<'_>, plan: &ClassPlan, inputs: Inputs) -> Result<Program> {
+        if plan.layers.len() != parts.layers.len() {
+            return Err(Error::Shape {
+                subject: Subject::LayerPlans,
+                expected: Extent::List(parts.layers.len()),
+                got: Extent::List(plan.layers.len()),
+            });
+        }
+        let paths = parts.layers.iter().zip(&plan.layers).enumerate();
+        let paths = paths.map(|(i, (forms, plan))| LayerPath::new(i, *plan, forms));
+        let paths = paths.collect::<Result<Vec<_>>>()?;
+        let forms = paths.iter().map(|path| match inputs {
+            Inputs::AsRead => path.reads(),
+            Inputs::WithRows => Form { rows: true, ..path.reads() },
+        });
+        let forms: Vec<Form> = forms.collect();
+        let int8 = |i: usize| parts.layers.get(i).and_then(|forms| forms.int8.clone());
+        let read = Read::new(parts.isa, parts.map_on_read, &paths[0], forms[0], int8(0));
+        let some_bytes = forms.iter().any(|form| form.is_bytes());
+        let all_bytes = forms.iter().all(|form| form.is_bytes());
+        let weights = paths.iter().map(|path| path.layer().inputs() * path.layer().outputs()).sum();
+        let tile = if weights * size_of::<f32>() > WIDE_FROM {
+            WIDE_TILE
+        } else if all_bytes {
+            BYTE_TILE
+        } else {
+            TILE
+        };
+        let layer = |(i, path): (usize, LayerPath)| {
+            LayerProgram::new(path, forms[i], forms.get(i + 1).copied(), int8(i + 1))
+        };
+        let layers = paths.into_iter().enumerate().map(layer).collect();
+        let fallback = if some_bytes {
+            Some(Box::new(Program::compile(parts, &fallback(plan), Inputs::AsRead)?))
+        } else {
+            None
+        };
+        let check = some_bytes && !forms[0].is_bytes();
+        Ok(Program { isa: parts.isa, read, check, layers, tile, weights, fallback })
+    }
+
+    /// Packs what is not packed yet; `batches` if calls may be of more rows than one.
+    pub(crate) fn pack(&self, batches: bool) {
+        for (i, layer) in self.layers.iter().enumerate() {
+            layer.path.pack(self.isa, i == 0 && batches && self.isa.dot_products());
+        }
+    }
+
+    /// The form of each layer's input where these rows come in.
+    pub(super) fn forms(&self, rows: Rows<'_>) -> impl Iterator<Item = (&LayerProgram, Form)> {
+        let first = std::iter::once(self.read.form(rows));
+        let others = self.layers.iter().skip(1).map(|layer| layer.input);
+        self.layers.iter().zip(first.chain(others))
+    }
+
+    /// Width of an output row.
+    pub(crate) fn outputs(&self) -> usize {
+        self.layers[self.layers.len() - 1].outputs
+    }
+}
+
+/// The plan for rows that have no bytes: in f32 and without gates, so that no row is marked.
+fn fallback(plan: &ClassPlan) -> ClassPlan {
+    let mut plan = plan.clone();
+    for layer in &mut plan.layers {
+        layer.precision = Precision::F32;
+        if layer.strategy == Strategy::Gate {
+            // Few rows wait for weights: where inputs are zeros, for fewer; else for as many.
+            layer.strategy = Strategy::Skip;
+        }
+    }
+    plan
+}
+
+impl LayerProgram {
+    fn new(
+        path: LayerPath,
+        input: Form,
+        next: Option<Form>,
+        next_int8: Option<Arc<QuantizedLayer>>,
+    ) -> LayerProgram {
+        let (inputs, outputs) = (path.layer().inputs(), path.layer().outputs());
+        let activation = path.layer().activation();
+        let alone = Ops::new(&path, activation, next, next_int8.clone(), false);
+        // Lists are in order: threads that share units write rows alone.
+        let lists = next.is_some_and(|next| next.lists && !next.is_bytes());
+        let shared = lists.then(|| Ops::new(&path, activation, next, next_int8, true));
+        LayerProgram { path, input, next, inputs, outputs, alone, shared }
+    }
+
+    /// Weights.
+    pub(super) fn weights(&self) -> usize {
+        self.inputs * self.outputs
+    }
+
+    /// The parts in which threads share its units.
+    pub(super) fn panels(&self) -> usize {
+        self.outputs.div_ceil(PANEL)
+    }
+
+    /// Whether threads share its units: where that can be done, and there is work enough.
+    pub(super) fn can_share(&self, input: Form, rows: usize) -> bool {
+        self.path.can_share(input)
+            && self.path.least_time(input, rows) >= LEAST_SHARED
+            && self.panels() > 1
+    }
+
+    /// Its work, where threads share it or not.
+    pub(super) fn ops(&self, shared: bool) -> &Ops {
+        self.shared.as_ref().filter(|_| shared).unwrap_or(&self.alone)
+    }
+}
+
+impl Ops {
+    fn new(
+        path: &LayerPath,
+        activation: Activation,
+        next: Option<Form>,
+        next_int8: Option<Arc<QuantizedLayer>>,
+        shared: bool,
+    ) -> Ops {
+        let fused = activation.fused();
+        let is_apart = activation.needs_finish();
+        let Some(next) = next else {
+            let after = is_apart.then_some(Op::ActivateOut(activation)).into_iter().collect();
+            return Ops { product: Product { activation: fused, target: Target::Out }, after };
+        };
+        let mut after = Vec::new();
+        if is_apart {
+            after.push(Op::Activate(activation));
+        }
+        let Some(int8) = next_int8.filter(|_| next.is_bytes()) else {
+            let whole = is_apart || (next.lists && shared);
+            let written = if whole { Form::rows(Precision::F32) } else { next };
+            if whole && next.lists {
+                after.push(Op::List);
+            }
+            let target = Target::Floats(written);
+            return Ops { product: Product { activation: fused, target }, after };
+        };
+        // Those that finish chosen units list them as well, but not where a unit that is off has another
+        // byte than 0.
+        let listed = path.lists_bytes() && !is_apart && int8.offset() == 0.0;
+        let product = if is_apart {
+            after.push(Op::Quantize(int8));
+            Product { activation: fused, target: Target::Floats(Form::rows(Precision::F32)) }
+        } else {
+            let form = if next.lists && !listed { Form::rows(Precision::Int8) } else { next };
+            Product::to_bytes(fused, form, int8)
+        };
+        if next.lists && !listed {
+            after.push(Op::ListBytes);
+        }
+        Ops { product, after }
+    }
+}
+
+impl Product {
+    /// One whose outputs become bytes of the next layer.
+    fn to_bytes(activation: Fused, form: Form, next: Arc<QuantizedLayer>) -> Product {
+        let offset = next.offset();
+        // What is negative is byte 0 then.
+        let is_clamp = offset == 0.0 && activation == Fused::Relu;
+        let least =
+            if is_clamp || activation.is_not_negative() { f32::NEG_INFINITY } else { LEAST_BYTE };
+        let activation = if is_clamp { Fused::Identity } else { activation };
+        Product { activation, target: Target::Bytes { form, next, offset, least } }
+    }
+
+    /// The form in which outputs are written.
+    pub(crate) fn writes(&self) -> Form {
+        match &self.target {
+            Target::Out => Form::rows(Precision::F32),
+            Target::Floats(form) | Target::Bytes { form, .. } => *form,
+        }
+    }
+
+    /// Computes a tile; returns how many units were computed, over all rows.
+    #[inline]
+    pub(crate) fn run(
+        &self,
+        path: &LayerPath,
+        context: Context<'_>,
+        input: Signal<'_>,
+        place: &mut Place<'_>,
+        scratch: &mut GateScratch,
+        watch: &mut impl Watch,
+    ) -> usize {
+        let (n, columns) = (input.len(), path.layer().outputs());
+        let mut output = path.output();
+        output.activation = self.activation;
+        match &self.target {
+            Target::Out => output.dense = Some(DenseRowsMut::new(place.out, n, columns, columns)),
+            Target::Floats(form) => {
+                (output.dense, output.lists) = place.buffer.write_floats(n, columns, *form);
+            }
+            Target::Bytes { form, next, offset, least } => {
+                let (rows, lists) = place.buffer.write_bytes(n, columns, *form);
+                let (inverse, offset, least) = (next.inverses(), *offset, *least);
+                let out_of_range = place.out_of_range;
+                output.bytes =
+                    Some(Quantized { rows, lists, inverse, offset, least, out_of_range });
+            }
+        }
+        let computed = path.run(context, input, output, scratch, watch);
+        if matches!(&self.target, Target::Bytes { form, .. } if form.lists) {
+            place.buffer.fill_fours(n);
+        }
+        computed
+    }
+}
+
+impl Op {
+    pub(super) fn phase(&self) -> Phase {
+        match self {
+            Op::Activate(_) | Op::ActivateOut(_) => Phase::Activation,
+            Op::List | Op::ListBytes => Phase::Scan,
+            Op::Quantize(_) => Phase::Quantize,
+        }
+    }
+
+    /// Works on what the product wrote: `n` rows of `columns` outputs.
+    pub(super) fn run(
+        &self,
+        isa: Isa,
+        (n, columns): (usize, usize),
+        Place { buffer, out, out_of_range }: &mut Place<'_>,
+        invalid: &mut [bool],
+    ) {
+        match self {
+            Op::Activate(activation) => {
+                let (data, stride) = buffer.dense_mut(n, columns);
+                isa.run_floats(FinishRows { activation: *activation, data, columns, stride });
+            }
+            Op::ActivateOut(activation) => {
+                let (activation, stride) = (*activation, columns);
+                isa.run_floats(FinishRows { activation, data: out, columns, stride });
+            }
+            Op::List => {
+                let (rows, lists) = buffer.list_dense(n, columns);
+                isa.run_floats(Scan { rows, lists });
+            }
+            Op::Quantize(next) => {
+                let (rows, bytes) = buffer.quantize_dense(n, columns);
+                let marks = Marks { invalid, out_of_range, range: HIDDEN_RANGE };
+                quantize(isa, rows, bytes, next.to_bytes(), marks);
+            }
+            Op::ListBytes => {
+                let (rows, lists) = buffer.list_bytes(n, columns);
+                isa.run_lister(ScanBytes { rows, columns, lists });
+            }
+        }
+    }
+}

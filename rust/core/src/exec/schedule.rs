@@ -1,0 +1,178 @@
+//! Whole calls: how many threads take part, and what they share.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::program::Program;
+use super::tile::run_marking;
+use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::path::{Path, Unwatched};
+use crate::pool::{self, Team};
+use crate::rows::Rows;
+
+/// Rows of the smallest tile that threads share work in.
+const LEAST_TILE: usize = 4;
+
+/// What a call's threads share; `gain` is the time that this saves, as far as known.
+enum Schedule {
+    /// One tile on the calling thread.
+    Alone,
+    /// One tile, whose dense layers threads share unit by unit.
+    Units { threads: usize, gain: Duration },
+    /// Tiles.
+    Rows { threads: usize, gain: Duration },
+}
+
+/// Runs all rows of a call, on up to `threads` threads, except for those that it returns, in order, which are
+/// to be recomputed.
+pub(super) fn run_marking_all(
+    program: &Program,
+    rows: Rows<'_>,
+    out: &mut [f32],
+    threads: Option<usize>,
+) -> Result<Vec<usize>> {
+    if rows.rows == 0 {
+        return Ok(Vec::new());
+    }
+    match schedule(program, rows, threads.map_or_else(pool::num_threads, Ok)?) {
+        Schedule::Alone => one_tile(program, rows, out, &pool::ALONE),
+        Schedule::Units { threads, gain } => {
+            one_tile(program, rows, out, &Team::new(threads, gain))
+        }
+        Schedule::Rows { threads, gain } => {
+            many_tiles(program, rows, out, &Team::new(threads, gain))
+        }
+    }
+}
+
+/// Runs a call that is one tile; returns the rows to be recomputed.
+fn one_tile(program: &Program, rows: Rows<'_>, out: &mut [f32], team: &Team) -> Result<Vec<usize>> {
+    let out_of_range = run_marking(program, rows, out, team, &mut Unwatched);
+    if interrupt::is_long(program.weights, rows.rows) {
+        interrupt::check()?;
+    }
+    Ok(out_of_range)
+}
+
+/// Runs a call tile by tile; returns the rows to be recomputed, in order.
+fn many_tiles(
+    program: &Program,
+    rows: Rows<'_>,
+    out: &mut [f32],
+    team: &Team,
+) -> Result<Vec<usize>> {
+    // Cut for the threads that there are.
+    let (tile, tiles) = tiles(program, rows.rows, team.threads());
+    let long = interrupt::is_long(program.weights, rows.rows);
+    let out_of_range = Mutex::new(Vec::new());
+    let parts =
+        OutTiles { start: out.as_mut_ptr(), len: out.len(), tile: tile * program.outputs() };
+    let caller = thread::current().id();
+    let interrupted = AtomicBool::new(false);
+    team.run(tiles, |i| {
+        if interrupted.load(Ordering::Relaxed) {
+            return;
+        }
+        let stop = || thread::current().id() == caller && interrupt::requested();
+        if stop() {
+            interrupted.store(true, Ordering::Relaxed);
+            return;
+        }
+        let first = i * tile;
+        let count = tile.min(rows.rows - first);
+        // SAFETY: a team is given every tile number once, so no two tiles overlap.
+        let out = unsafe { parts.tile(i) };
+        let rows = rows.slice(first, count);
+        let marked = run_marking(program, rows, out, &pool::ALONE, &mut Unwatched);
+        if long && stop() {
+            interrupted.store(true, Ordering::Relaxed);
+            return;
+        }
+        if !marked.is_empty() {
+            let mut all = out_of_range.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend(marked.iter().map(|row| first + row));
+        }
+    });
+    if interrupted.into_inner() {
+        return Err(Error::Interrupted);
+    }
+    let mut out_of_range = out_of_range.into_inner().unwrap_or_else(PoisonError::into_inner);
+    out_of_range.sort_unstable();
+    Ok(out_of_range)
+}
+
+/// Rows of a tile, and how many tiles there are, where so many threads share them.
+fn tiles(program: &Program, rows: usize, threads: usize) -> (usize, usize) {
+    let share = rows.div_ceil(threads).next_multiple_of(LEAST_TILE);
+    let tile = if threads == 1 { program.tile } else { program.tile.min(share) };
+    (tile, rows.div_ceil(tile))
+}
+
+/// What up to `threads` threads do best.
+fn schedule(program: &Program, rows: Rows<'_>, threads: usize) -> Schedule {
+    let (n, one_tile) = (rows.rows, rows.rows <= program.tile);
+    let serial_time = if threads > 1 { least_time(program, rows, 1) } else { Duration::ZERO };
+    if !pool::worth_sharing(serial_time) {
+        let alone = Schedule::Rows { threads: 1, gain: Duration::ZERO };
+        return if one_tile { Schedule::Alone } else { alone };
+    }
+    let (tile, tiles) = tiles(program, n, threads);
+    let by_rows = threads.min(tiles);
+    let rows_of_one = (tile * tiles.div_ceil(by_rows)).min(n);
+    let time_by_rows = least_time(program, rows.slice(0, rows_of_one), 1);
+    if one_tile {
+        let by_units = threads_for_units(program, rows, threads);
+        let time_by_units = least_time(program, rows, by_units);
+        if time_by_units <= time_by_rows {
+            let gain = serial_time.saturating_sub(time_by_units);
+            return Schedule::Units { threads: by_units, gain };
+        }
+    }
+    Schedule::Rows { threads: by_rows, gain: serial_time.saturating_sub(time_by_rows) }
+}
+
+/// A lower estimate of what rows take on one thread, or where threads share units.
+fn least_time(program: &Program, rows: Rows<'_>, threads: usize) -> Duration {
+    let mut total = 0_u64;
+    for (layer, form) in program.forms(rows) {
+        let mut time = layer.path.least_time(form, rows.rows);
+        if threads > 1 && layer.can_share(form, rows.rows) {
+            let panels = layer.panels() as u64;
+            time = time.saturating_mul(panels.div_ceil(threads as u64)) / panels;
+        }
+        total = total.saturating_add(time);
+    }
+    Duration::from_nanos(total)
+}
+
+/// Of up to `threads` threads, the fewest that share the units of every layer as fast as all would.
+fn threads_for_units(program: &Program, rows: Rows<'_>, threads: usize) -> usize {
+    let shared = program.forms(rows).filter(|(layer, form)| layer.can_share(*form, rows.rows));
+    let fewest = |panels: usize| panels.div_ceil(panels.div_ceil(threads));
+    shared.map(|(layer, _)| fewest(layer.panels())).max().unwrap_or(1)
+}
+
+/// The output, to be handed out tile by tile to several threads.
+struct OutTiles {
+    start: *mut f32,
+    len: usize,
+    tile: usize,
+}
+
+// SAFETY: tiles do not overlap, and each is used by one thread (the promise of `OutTiles::tile`).
+unsafe impl Sync for OutTiles {}
+
+impl OutTiles {
+    /// # Safety
+    /// A tile may be taken once while the output is borrowed.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn tile(&self, tile: usize) -> &mut [f32] {
+        let start = tile * self.tile;
+        let len = self.tile.min(self.len - start);
+        // SAFETY: start + len <= self.len, and the caller promises that nobody else has this tile.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+}

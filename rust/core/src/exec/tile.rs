@@ -1,0 +1,89 @@
+//! One tile: its rows through all layers, on one thread or, where units are shared, on a team.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::observer::Observer;
+use super::program::{Place, Program};
+use super::workspace::Workspace;
+use crate::interrupt;
+use crate::path::{Context, Path, Phase};
+use crate::pool::{self, Team};
+use crate::rows::Rows;
+use crate::signal::{Parts, Signal};
+
+/// Runs one tile except for the rows that it returns, which are to be recomputed; so the observer does not
+/// see the output.
+pub(super) fn run_marking<O: Observer>(
+    program: &Program,
+    rows: Rows<'_>,
+    out: &mut [f32],
+    team: &Team,
+    observer: &mut O,
+) -> Vec<usize> {
+    Workspace::with(|workspace| {
+        run_layers(program, rows, out, workspace, team, observer);
+        let marks = workspace.out_of_range[..rows.rows].iter().zip(&workspace.invalid);
+        // A row that is not finite has its result.
+        let marked =
+            |(mark, invalid): (&AtomicBool, &bool)| mark.load(Ordering::Relaxed) && !invalid;
+        let marked = marks.enumerate().filter(|(_, marks)| marked(*marks));
+        marked.map(|(row, _)| row).collect()
+    })
+}
+
+fn run_layers<O: Observer>(
+    program: &Program,
+    rows: Rows<'_>,
+    out: &mut [f32],
+    workspace: &mut Workspace,
+    team: &Team,
+    observer: &mut O,
+) {
+    let (isa, n) = (program.isa, rows.rows);
+    let Workspace { buffers: [first, second], gate: scratch, invalid, out_of_range } = workspace;
+    let (mut from, mut to) = (first, second);
+    invalid.clear();
+    invalid.resize(n, false);
+    out_of_range.clear();
+    out_of_range.resize_with(n, || AtomicBool::new(false));
+    let out_of_range = &**out_of_range;
+    let mut input = program.read.run(rows, from, to, (invalid, out_of_range), observer);
+    if program.check {
+        mark_invalid(input, invalid);
+        observer.step(Phase::Check);
+    }
+    for (i, (layer, form)) in program.forms(rows).enumerate() {
+        if interrupt::is_long(layer.weights(), n) && interrupt::requested() {
+            return; // nothing of it is used
+        }
+        observer.before(i, input);
+        let shared = team.threads() > 1 && layer.can_share(form, n);
+        let context = Context { isa, team: if shared { team } else { &pool::ALONE } };
+        let (ops, place) = (layer.ops(shared), &mut Place { buffer: to, out, out_of_range });
+        let computed = ops.product.run(&layer.path, context, input, place, scratch, observer);
+        observer.step(layer.path.phase());
+        for op in &ops.after {
+            op.run(isa, (n, layer.outputs), place, invalid);
+            observer.step(op.phase());
+        }
+        observer.after(i, n, computed);
+        let Some(next) = layer.next else { break };
+        std::mem::swap(&mut from, &mut to);
+        input = from.signal(n, layer.outputs, next);
+    }
+    let outputs = program.outputs();
+    for (row, _) in invalid.iter().enumerate().filter(|(_, invalid)| **invalid) {
+        out[row * outputs..(row + 1) * outputs].fill(f32::NAN);
+    }
+}
+
+/// Marks rows with a value that is not finite, which bytes of later layers could not tell.
+fn mark_invalid(input: Signal<'_>, invalid: &mut [bool]) {
+    let Signal::Floats(parts) = input else { return };
+    for (r, invalid) in invalid.iter_mut().enumerate() {
+        *invalid |= match parts {
+            Parts::Rows(rows) | Parts::Both(rows, _) => rows.row(r).iter().any(|x| !x.is_finite()),
+            Parts::Lists(lists) => lists.row(r).1.iter().any(|x| !x.is_finite()),
+        };
+    }
+}

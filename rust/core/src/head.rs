@@ -1,0 +1,138 @@
+//! What raw outputs mean: labels and their probabilities.
+
+use crate::kernels::activation::softmax;
+use crate::memory;
+use crate::model::Activation;
+
+/// What a network's outputs are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Task {
+    /// Values as they are.
+    Regression,
+    /// One class of several: an output each, or of two classes one output.
+    Classification,
+    /// Yes or no for each of several labels, an output each.
+    Multilabel,
+}
+
+/// What makes labels and probabilities of raw outputs.
+///
+/// A last activation of sigmoid or softmax has made probabilities already. Otherwise outputs are logits: the
+/// boundary between no and yes is 0, not 0.5.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Head {
+    task: Task,
+    outputs: usize,
+    last: Activation,
+}
+
+impl Head {
+    /// The head of a network with so many outputs, after its last activation.
+    pub(crate) fn new(task: Task, outputs: usize, last: Activation) -> Head {
+        Head { task, outputs, last }
+    }
+
+    /// What outputs are for.
+    pub fn task(&self) -> Task {
+        self.task
+    }
+
+    /// Number of probabilities of a row: of two classes with one output, two.
+    pub fn probability_count(&self) -> usize {
+        if self.is_binary() { 2 } else { self.outputs }
+    }
+
+    /// The class of each row, the first of those with the largest output; or 0 or 1 for each label of each row.
+    /// NaN is never the largest, and no yes.
+    pub fn labels(&self, raw: &[f32]) -> Vec<i64> {
+        if self.is_binary() || self.task == Task::Multilabel {
+            let boundary = if self.last == Activation::Sigmoid { 0.5 } else { 0.0 };
+            return memory::collected(raw.iter().map(|z| i64::from(*z > boundary)));
+        }
+        memory::collected(raw.chunks_exact(self.outputs).map(|row| {
+            let larger = |best: usize, i: usize| if row[i] > row[best] { i } else { best };
+            (1..row.len()).fold(0, larger) as i64
+        }))
+    }
+
+    /// The probability of each class, or of each label, row by row. Regressors have none.
+    pub fn probabilities(&self, mut raw: Vec<f32>) -> Vec<f32> {
+        if self.is_binary() {
+            let mut all = memory::room(2 * raw.len());
+            all.extend(raw.iter().flat_map(|z| self.two_classes(*z)));
+            return all;
+        }
+        match (self.task, self.last) {
+            (_, Activation::Sigmoid) | (Task::Classification, Activation::Softmax) => {}
+            (Task::Multilabel, _) => raw.iter_mut().for_each(|z| *z = logistic(*z)),
+            _ => raw.chunks_exact_mut(self.outputs).for_each(softmax),
+        }
+        raw
+    }
+
+    fn is_binary(&self) -> bool {
+        self.outputs == 1 && self.task == Task::Classification
+    }
+
+    /// Probabilities of the two classes of one output.
+    fn two_classes(&self, z: f32) -> [f32; 2] {
+        if self.last == Activation::Sigmoid { [1.0 - z, z] } else { [logistic(-z), logistic(z)] }
+    }
+}
+
+/// `1 / (1 + exp(-z))`, with the digits of small values.
+fn logistic(z: f32) -> f32 {
+    let power = (-z.abs()).exp();
+    if z < 0.0 { power / (1.0 + power) } else { 1.0 / (1.0 + power) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(task: Task, outputs: usize, last: Activation) -> Head {
+        Head::new(task, outputs, last)
+    }
+
+    #[test]
+    fn the_first_of_the_largest_outputs_is_the_class() {
+        let head = head(Task::Classification, 3, Activation::Identity);
+        let raw = [0.0, 2.0, 2.0, -1.0, -2.0, -3.0, f32::NAN, 1.0, 2.0, 0.0, f32::NAN, 1.0];
+        assert_eq!(head.labels(&raw), [1, 0, 0, 2]);
+        assert_eq!(head.probability_count(), 3);
+    }
+
+    #[test]
+    fn one_output_is_two_classes() {
+        let raw = [-1.0, 0.0, 0.25, 0.5, 0.75, f32::NAN];
+        let logits = head(Task::Classification, 1, Activation::Identity);
+        assert_eq!(logits.labels(&raw), [0, 0, 1, 1, 1, 0]);
+        let sigmoid = head(Task::Classification, 1, Activation::Sigmoid);
+        assert_eq!(sigmoid.labels(&raw), [0, 0, 0, 0, 1, 0]);
+        assert_eq!(sigmoid.probabilities(vec![0.25, 0.0]), [0.75, 0.25, 1.0, 0.0]);
+        assert_eq!(logits.probabilities(vec![0.0]), [0.5, 0.5]);
+        let [no, yes] = logits.probabilities(vec![-200.0])[..] else { panic!("two columns") };
+        assert_eq!((no, yes), (1.0, 0.0));
+        assert_eq!((logits.probability_count(), sigmoid.probability_count()), (2, 2));
+    }
+
+    #[test]
+    fn each_label_of_several_has_a_boundary() {
+        let logits = head(Task::Multilabel, 2, Activation::Identity);
+        assert_eq!(logits.labels(&[0.4, -0.4, 0.0, 0.6]), [1, 0, 0, 1]);
+        assert_eq!(logits.probabilities(vec![0.0, 200.0]), [0.5, 1.0]);
+        let sigmoid = head(Task::Multilabel, 2, Activation::Sigmoid);
+        assert_eq!(sigmoid.labels(&[0.4, 0.5, 0.6, 0.0]), [0, 0, 1, 0]);
+        assert_eq!(sigmoid.probabilities(vec![0.4, 0.6]), [0.4, 0.6]);
+    }
+
+    #[test]
+    fn softmax_is_applied_once() {
+        let logits = head(Task::Classification, 2, Activation::Identity);
+        assert_eq!(logits.probabilities(vec![3.0, 3.0, 100.0, -100.0]), [0.5, 0.5, 1.0, 0.0]);
+        for last in [Activation::Softmax, Activation::Sigmoid] {
+            let made = head(Task::Classification, 2, last);
+            assert_eq!(made.probabilities(vec![0.25, 0.75]), [0.25, 0.75]);
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Scans and epilogues, entry by entry. Products are tested through networks, against an oracle.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::arithmetic::{Bytes, Floats};
+use super::emit::{Emit, Finish, Fused, LEAST_BYTE, Output, Quantized};
+use super::scan::{CountBytes, FromBytes, Quantize, Scan, ScanBytes, ScanPairs};
+use crate::plan::Precision;
+use crate::signal::{
+    Buffer, ByteRowsMut, DenseRows, DenseRowsMut, Form, ListedBytes, ListsMut, Parts, Signal, Span,
+    byte_stride, list_stride,
+};
+use crate::simd::{Isa, Kernel, LANES, Simd};
+
+const WIDTHS: [usize; 7] = [1, 15, 16, 17, 63, 64, 130];
+
+/// Rows of small integers, most of them zero; the last row is all zero.
+fn rows(rows: usize, columns: usize) -> Vec<u8> {
+    let value = |i: usize| {
+        if i.is_multiple_of(3) && i / columns + 1 < rows { (i % 250 + 1) as u8 } else { 0 }
+    };
+    (0..rows * columns).map(value).collect()
+}
+
+fn nonzero(row: &[u8]) -> (Vec<u32>, Vec<f32>) {
+    let entries = row.iter().enumerate().filter(|(_, x)| **x != 0);
+    entries.map(|(i, x)| (i as u32, f32::from(*x))).unzip()
+}
+
+#[test]
+fn scans_list_what_is_not_zero() {
+    let f32 = Form::lists(Precision::F32);
+    for isa in Isa::available() {
+        for d in WIDTHS {
+            let bytes = rows(3, d);
+            let floats: Vec<f32> = bytes.iter().map(|x| f32::from(*x)).collect();
+            for from_bytes in [false, true] {
+                let mut buffer = Buffer::new();
+                let (_, lists) = buffer.write_floats(3, d, f32);
+                let lists = lists.unwrap();
+                if from_bytes {
+                    let (dense, lists) = (None, Some(lists));
+                    isa.run_floats(FromBytes {
+                        data: &bytes,
+                        stride: d,
+                        rows: 3,
+                        columns: d,
+                        dense,
+                        lists,
+                    });
+                } else {
+                    isa.run_floats(Scan { rows: DenseRows::new(&floats, 3, d, d), lists });
+                }
+                let lists = buffer.lists(3, d);
+                for (r, row) in bytes.chunks_exact(d).enumerate() {
+                    let (index, value) = nonzero(row);
+                    assert_eq!(lists.row(r), (&*index, &*value), "{} {d}", isa.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn values_that_are_not_finite_are_listed() {
+    let row = [f32::NAN, 0.0, -0.0, f32::INFINITY, 1e-45];
+    for isa in Isa::available() {
+        let mut buffer = Buffer::new();
+        let (_, lists) = buffer.write_floats(1, 5, Form::lists(Precision::F32));
+        isa.run_floats(Scan { rows: DenseRows::new(&row, 1, 5, 5), lists: lists.unwrap() });
+        assert_eq!(buffer.lists(1, 5).row(0).0, [0, 3, 4], "{}", isa.name());
+    }
+}
+
+/// A buffer with rows of bytes, padded.
+fn with_bytes(bytes: &[u8], n: usize, d: usize) -> Buffer {
+    let mut buffer = Buffer::new();
+    let (to, _) = buffer.write_bytes(n, d, Form::rows(Precision::Int8));
+    let mut to = to.unwrap();
+    for (r, row) in bytes.chunks_exact(d).enumerate() {
+        to.row(r).fill(0);
+        to.row(r)[..d].copy_from_slice(row);
+    }
+    buffer
+}
+
+#[test]
+fn bytes_are_listed_by_fours() {
+    for isa in Isa::available() {
+        for d in WIDTHS {
+            let bytes = rows(3, d);
+            let mut buffer = with_bytes(&bytes, 3, d);
+            let (rows, lists) = buffer.list_bytes(3, d);
+            isa.run_lister(ScanBytes { rows, columns: d, lists });
+            let signal = buffer.signal(3, d, Form::lists(Precision::Int8));
+            let Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists))) = signal else {
+                panic!("lists of bytes")
+            };
+            for (r, row) in bytes.chunks_exact(d).enumerate() {
+                let (index, value) = lists.row(r);
+                assert_eq!((index.len(), value.len() % 4), (value.len(), 0));
+                let (expected, values) = nonzero(row);
+                let entries = expected.len();
+                assert!(entries.next_multiple_of(4) == index.len());
+                let got: Vec<u32> = index[..entries].iter().map(|i| u32::from(*i)).collect();
+                let bytes: Vec<f32> = value[..entries].iter().map(|x| f32::from(*x)).collect();
+                assert_eq!((got, bytes), (expected, values), "{} {d}", isa.name());
+                assert!(index[entries..].iter().all(|i| *i == 0));
+                assert!(value[entries..].iter().all(|x| *x == 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn pairs_of_rows_share_their_words() {
+    for isa in Isa::available() {
+        for (n, d) in [(1, 5), (2, 16), (3, 17), (4, 130)] {
+            let bytes = rows(n, d);
+            let mut buffer = with_bytes(&bytes, n, d);
+            let words = |r: usize| {
+                let mut row = bytes[r * d..][..d].to_vec();
+                row.resize(d.next_multiple_of(4), 0);
+                let words = row.as_chunks::<4>().0.iter().map(|four| u32::from_ne_bytes(*four));
+                words.collect::<Vec<_>>()
+            };
+            let counted = isa.run(CountBytes { rows: buffer.padded_bytes(n, d) });
+            let (rows, lists) = buffer.list_pairs(n, d);
+            isa.run(ScanPairs { rows, lists });
+            let signal = buffer.signal(n, d, Form::lists(Precision::Int8));
+            let Signal::Bytes(Parts::Lists(ListedBytes::Pairs(lists))) = signal else {
+                panic!("lists of pairs")
+            };
+            let mut listed = 0;
+            for r in (0..n).step_by(2) {
+                let second = (r + 1).min(n - 1);
+                let (a, b) = (words(r), words(second));
+                let columns: Vec<u32> =
+                    (0..a.len() as u32).filter(|i| a[*i as usize] | b[*i as usize] != 0).collect();
+                assert_eq!(lists.columns_of(r), columns, "{} {n} x {d}", isa.name());
+                let pick = |words: &[u32]| -> Vec<u32> {
+                    columns.iter().map(|i| words[*i as usize]).collect()
+                };
+                assert_eq!(lists.words_of(r), pick(&a));
+                assert_eq!(lists.words_of(second), pick(&b));
+                listed += columns.len();
+            }
+            assert_eq!(counted, (bytes.iter().filter(|x| **x != 0).count(), listed));
+        }
+    }
+}
+
+#[test]
+fn quantising_rounds_clamps_and_marks() {
+    let row = [0.0, 0.5, 1.5, 2.5, -1.0, 300.0, f32::NAN];
+    let rounded = [10, 10, 12, 12, 9, 255];
+    for isa in Isa::available() {
+        for d in [5, 6, 7] {
+            let mut words = [u32::MAX; 16];
+            let (mut invalid, marks) = ([false], [AtomicBool::new(false)]);
+            isa.run_floats(Quantize {
+                rows: DenseRows::new(&row[..d], 1, d, d),
+                inverse: &[1.0],
+                offset: &[10.0],
+                bytes: ByteRowsMut::new(&mut words, 1, d),
+                invalid: &mut invalid,
+                out_of_range: Some(&marks),
+                range: (-1.0, 256.0),
+            });
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            assert_eq!(bytes[..d.min(6)], rounded[..d.min(6)], "{} {d}", isa.name());
+            assert!(bytes[d..].iter().all(|byte| *byte == 0), "padding");
+            // A row that is not finite has its result; others are recomputed.
+            assert_eq!((invalid, marks[0].load(Ordering::Relaxed)), ([d == 7], d == 6));
+        }
+    }
+}
+
+/// Gives finished sums of one row to an output.
+struct Emitting<'a, 'b, A> {
+    output: &'a mut Output<'b>,
+    sums: &'a [A],
+}
+
+impl Kernel for Emitting<'_, '_, f32> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for (v, sums) in self.sums.chunks_exact(LANES).enumerate() {
+            // SAFETY: sixteen values.
+            let sums = [unsafe { simd.load(sums.as_ptr()) }];
+            Emit::<Floats>::emit(self.output, simd, 0, v * LANES, sums);
+        }
+    }
+}
+
+impl Kernel for Emitting<'_, '_, u32> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for (v, sums) in self.sums.chunks_exact(LANES).enumerate() {
+            // SAFETY: sixteen values.
+            let sums = [unsafe { simd.load_i32(sums.as_ptr()) }];
+            Emit::<Bytes>::emit(self.output, simd, 0, v * LANES, sums);
+        }
+    }
+}
+
+fn output<'a>(scale: &'a [f32], bias: &'a [f32], activation: Fused) -> Output<'a> {
+    Output { scale, bias, activation, dense: None, lists: None, bytes: None }
+}
+
+#[test]
+fn sums_get_bias_and_activation_and_are_stored_and_listed() {
+    let activations = [
+        (Fused::Identity, [-3.0, -1.0, 1.0, 3.0]),
+        (Fused::Relu, [0.0, 0.0, 1.0, 3.0]),
+        (Fused::Clipped { upper: 2.0 }, [0.0, 0.0, 1.0, 2.0]),
+        (Fused::Thresholded { threshold: 1.0 }, [0.0, 0.0, 0.0, 3.0]),
+        (Fused::Leaky { slope: 0.5 }, [-1.5, -0.5, 1.0, 3.0]),
+    ];
+    // 20 units: the last vector is padded with sums of 0 and a bias that must not be listed.
+    let sums: Vec<f32> = (0..32).map(|o| [-4.0, -2.0, 0.0, 2.0][o % 4]).collect();
+    let bias = [1.0; 32];
+    for isa in Isa::available() {
+        for (activation, expected) in activations {
+            let (mut dense, mut index, mut value) = ([7.0; 20], [0; 80], [0.0; 80]);
+            let mut spans = [Span::default()];
+            let mut output = output(&[], &bias, activation);
+            output.dense = Some(DenseRowsMut::new(&mut dense, 1, 20, 20));
+            output.lists = Some(ListsMut::new(&mut index, &mut value, &mut spans, 1, 20));
+            isa.run_floats(Emitting { output: &mut output, sums: &sums });
+            let expected: Vec<f32> = (0..20).map(|o| expected[o % 4]).collect();
+            assert_eq!(dense[..], expected, "{} {activation:?}", isa.name());
+            let listed: Vec<u32> = (0..20).filter(|o| expected[*o as usize] != 0.0).collect();
+            assert_eq!(index[..spans[0].len], listed);
+            assert!(listed.iter().zip(&value).all(|(o, y)| *y == expected[*o as usize]));
+        }
+    }
+    assert!(list_stride(20) <= 80);
+}
+
+#[test]
+fn sums_of_bytes_are_scaled_and_become_bytes_of_the_next_layer() {
+    let sums: Vec<u32> = (0..16).map(|o| (10 * o - 20) as u32).collect();
+    let (scale, bias, inverse) = ([0.5; 16], [1.0; 16], [2.0; 16]);
+    for isa in Isa::available() {
+        // (sum / 2 + 1) 2 + offset is sum + 2 + offset.
+        for (offset, activation, marked) in [
+            (0.0, Fused::Relu, false),
+            (0.0, Fused::Identity, true),
+            (20.0, Fused::Identity, false),
+        ] {
+            let mut words = vec![0; byte_stride(16)];
+            let marks = [AtomicBool::new(false)];
+            let mut output = output(&scale, &bias, activation);
+            output.bytes = Some(Quantized {
+                rows: Some(ByteRowsMut::new(&mut words, 1, 16)),
+                lists: None,
+                inverse: &inverse,
+                offset,
+                least: LEAST_BYTE,
+                out_of_range: &marks,
+            });
+            isa.run(Emitting { output: &mut output, sums: &sums });
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let byte = |o: i32| {
+                let z = f64::from(10 * o - 20) / 2.0 + 1.0;
+                let y = if activation == Fused::Relu { z.max(0.0) } else { z };
+                (2.0 * y + f64::from(offset)).clamp(0.0, 255.0) as u8
+            };
+            let expected: Vec<u8> = (0..16).map(byte).collect();
+            assert_eq!(bytes[..16], expected, "{} {offset}", isa.name());
+            assert_eq!(marks[0].load(Ordering::Relaxed), marked, "{} {offset}", isa.name());
+        }
+    }
+}
+
+/// Gives the sums of chosen units of one row to an output.
+struct Putting<'a, 'b> {
+    output: &'a mut Output<'b>,
+    units: &'a [u32],
+    sums: &'a [i32; LANES],
+}
+
+impl Kernel for Putting<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        Finish::<Bytes>::put(self.output, simd, 0, self.units, self.sums);
+    }
+}
+
+#[test]
+fn chosen_units_are_stored_and_listed_in_their_places() {
+    let (scale, bias, inverse) = ([0.5; 32], [1.0; 32], [2.0; 32]);
+    let units = [1, 2, 17, 19];
+    let mut sums = [0; LANES];
+    sums[..4].copy_from_slice(&[8, -40, 20, 600]);
+    for isa in Isa::available() {
+        let mut words = vec![0; byte_stride(20)];
+        let (mut index, mut value, mut spans) = ([0; 80], [0; 80], [Span::default()]);
+        let marks = [AtomicBool::new(false)];
+        let mut output = output(&scale, &bias, Fused::Relu);
+        output.bytes = Some(Quantized {
+            rows: Some(ByteRowsMut::new(&mut words, 1, 20)),
+            lists: Some(ListsMut::new(&mut index, &mut value, &mut spans, 1, 20)),
+            inverse: &inverse,
+            offset: 0.0,
+            least: f32::NEG_INFINITY,
+            out_of_range: &marks,
+        });
+        isa.run(Putting { output: &mut output, units: &units, sums: &sums });
+        // (sum / 2 + 1) 2: 10, below 0, 22, above 255.
+        let mut expected = [0; 20];
+        (expected[1], expected[17], expected[19]) = (10, 22, 255);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert_eq!(bytes[..20], expected, "{}", isa.name());
+        assert_eq!(
+            (&index[..3], &value[..3], spans[0].len),
+            (&[1, 17, 19][..], &[10, 22, 255][..], 3)
+        );
+        assert!(marks[0].load(Ordering::Relaxed), "600 has no byte");
+    }
+}

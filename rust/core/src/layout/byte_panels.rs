@@ -1,0 +1,200 @@
+//! Panels of bytes in which every input has a line of its own.
+
+use super::size::{BLOCK, PANEL};
+use crate::memory::{self, Aligned, room_for_weights, zeros};
+use crate::simd::{Isa, Kernel, LANES, Simd};
+
+/// A matrix of signed bytes as panels of 64 units: `[panel][input][64]`, an input's weights to 64 units
+/// being one cache line. The bytes of a line stand so that [`Simd::interleave`] brings them in order.
+pub(crate) struct BytePanels {
+    /// Four bytes each.
+    data: Aligned<u32>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl BytePanels {
+    /// Packs a matrix of which `fill(o, _)` writes all of unit `o`, `columns` words of the bytes of four inputs each;
+    /// units are asked for once, in order. If there is an `order`, it tells which of these inputs the matrix has, and
+    /// in which order: then lines are put in it.
+    pub(crate) fn pack(
+        isa: Isa,
+        (inputs, outputs): (usize, usize),
+        columns: usize,
+        order: Option<&[u32]>,
+        mut fill: impl FnMut(usize, &mut [u32]),
+    ) -> Self {
+        assert_eq!(inputs, order.map_or(inputs, <[u32]>::len));
+        let len = outputs.div_ceil(PANEL) * inputs * LANES;
+        let mut data = room_for_weights(len);
+        let mut words = memory::filled(0, PANEL.min(outputs) * columns);
+        let mut reordering = order.map(|order| (order, zeros(4 * columns * LANES)));
+        for first in (0..outputs).step_by(PANEL) {
+            let units = first..outputs.min(first + PANEL);
+            let words = &mut words[..units.len() * columns];
+            for (unit, words) in units.zip(words.chunks_exact_mut(columns)) {
+                fill(unit, words);
+            }
+            let start = data.len();
+            match &mut reordering {
+                None => {
+                    data.resize(start + inputs * LANES, 0);
+                    isa.run(PackBytes { words, columns, lines: &mut data[start..] });
+                }
+                Some((order, lines)) => {
+                    if words.len() < PANEL * columns {
+                        lines.fill(0); // fewer units
+                    }
+                    isa.run(PackBytes { words, columns, lines });
+                    for input in *order {
+                        data.extend_from_slice(&lines[*input as usize * LANES..][..LANES]);
+                    }
+                }
+            }
+        }
+        assert_eq!(data.len(), len);
+        BytePanels { data, inputs, outputs }
+    }
+
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.len() * size_of::<u32>()
+    }
+
+    /// Number of panels.
+    pub(crate) fn count(&self) -> usize {
+        self.outputs.div_ceil(PANEL)
+    }
+
+    /// The lines of up to `count` panels from `p` on, sixteen words each; none past the last.
+    #[inline(always)]
+    pub(crate) fn from(&self, p: usize, count: usize) -> &[u32] {
+        let at = |p: usize| (p * self.inputs * LANES).min(self.data.len());
+        &self.data[at(p)..at(p + count)]
+    }
+}
+
+/// Packs the words of up to 64 units, `columns` each, as the lines of a panel.
+struct PackBytes<'a> {
+    words: &'a [u32],
+    columns: usize,
+    lines: &'a mut [u32],
+}
+
+impl Kernel for PackBytes<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        const WORDS: usize = BLOCK / 4;
+        /// How many blocks ahead words are asked for: no hardware follows so many units at once.
+        const PREFETCH: usize = 2;
+        let PackBytes { words, columns, lines } = self;
+        for (block, lines) in lines.chunks_mut(BLOCK * LANES).enumerate() {
+            for (four, units) in words.chunks(4 * columns).enumerate() {
+                let mut rows = [[0; WORDS]; 4];
+                for (row, unit) in rows.iter_mut().zip(units.chunks_exact(columns)) {
+                    let unit = &unit[block * WORDS..];
+                    simd.prefetch_l2(unit.as_ptr().wrapping_add(PREFETCH * WORDS));
+                    match unit.first_chunk() {
+                        Some(unit) => *row = *unit,
+                        None => row[..unit.len()].copy_from_slice(unit),
+                    }
+                }
+                // Byte 16 L + 4 k + j of a line belongs to unit 16 k + 4 L + j.
+                let word = 4 * (four % 4) + four / 4;
+                let by_input = transposed(&rows);
+                let by_input = by_input.as_flattened();
+                for (line, &units) in lines.chunks_exact_mut(LANES).zip(by_input) {
+                    line[word] = units;
+                }
+            }
+        }
+    }
+}
+
+/// The bytes of four inputs to a word, for four units, as those of four units to a word, for each of the
+/// four inputs.
+#[inline(always)]
+fn transposed<const N: usize>(units: &[[u32; N]; 4]) -> [[u32; 4]; N] {
+    const EVEN: u32 = 0x00ff_00ff;
+    const LOW: u32 = 0x0000_ffff;
+    let mut inputs = [[0; 4]; N];
+    for n in 0..N {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|unit| units[unit][n].to_le());
+        let even = [(a & EVEN) | ((b & EVEN) << 8), (c & EVEN) | ((d & EVEN) << 8)];
+        let odd = [((a >> 8) & EVEN) | (b & !EVEN), ((c >> 8) & EVEN) | (d & !EVEN)];
+        inputs[n] = [
+            (even[0] & LOW) | (even[1] << 16),
+            (odd[0] & LOW) | (odd[1] << 16),
+            (even[0] >> 16) | (even[1] & !LOW),
+            (odd[0] >> 16) | (odd[1] & !LOW),
+        ]
+        .map(u32::from_le);
+    }
+    inputs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn byte(input: usize, unit: usize) -> u8 {
+        (7 * input + 31 * unit + 1) as u8
+    }
+
+    #[test]
+    fn transposing_brings_units_together() {
+        let unit = |u: u8| [[u, u + 1, u + 2, u + 3], [u + 4, u + 5, u + 6, u + 7]];
+        let units = [0, 20, 40, 60].map(|u| unit(u).map(u32::from_ne_bytes));
+        let inputs = transposed(&units);
+        for (i, input) in inputs.as_flattened().iter().enumerate() {
+            let i = i as u8;
+            assert_eq!(input.to_ne_bytes(), [i, 20 + i, 40 + i, 60 + i]);
+        }
+    }
+
+    /// Every byte of every line, for inputs as they are or in an order.
+    #[track_caller]
+    fn check(isa: Isa, columns: usize, outputs: usize, order: Option<&[u32]>) {
+        let inputs = order.map_or(columns, <[u32]>::len);
+        let fill = |unit: usize, words: &mut [u32]| {
+            for (word, to) in words.iter_mut().enumerate() {
+                let at = [0, 1, 2, 3].map(|j| 4 * word + j);
+                let bytes = at.map(|i| if i < columns { byte(i, unit) } else { 0 });
+                *to = u32::from_ne_bytes(bytes);
+            }
+        };
+        let panels = BytePanels::pack(isa, (inputs, outputs), columns.div_ceil(4), order, fill);
+        assert_eq!((panels.inputs(), panels.outputs()), (inputs, outputs));
+        for p in 0..panels.count() {
+            for (i, line) in panels.from(p, 1).chunks_exact(LANES).enumerate() {
+                let input = order.map_or(i, |order| order[i] as usize);
+                for (at, got) in line.iter().flat_map(|word| word.to_ne_bytes()).enumerate() {
+                    // Byte 16 L + 4 k + j belongs to unit 16 k + 4 L + j.
+                    let unit = 64 * p + 16 * (at / 4 % 4) + 4 * (at / 16) + at % 4;
+                    let expected = if unit < outputs { byte(input, unit) } else { 0 };
+                    assert_eq!(got, expected, "{} input {i}, unit {unit}", isa.name());
+                }
+            }
+        }
+        assert!(panels.from(panels.count(), 0).is_empty());
+    }
+
+    #[test]
+    fn lines_are_in_the_order_of_interleaving() {
+        for isa in Isa::available() {
+            for (columns, outputs) in [(1, 1), (5, 63), (64, 64), (67, 65), (130, 140)] {
+                check(isa, columns, outputs, None);
+                let order: Vec<u32> = (0..columns as u32).rev().step_by(3).collect();
+                check(isa, columns, outputs, Some(&order));
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The inputs of layers, as the engine computes them.
+
+use crate::error::Result;
+use crate::exec::{self, Inputs, Observer};
+use crate::memory;
+use crate::model::Layer;
+use crate::network::Network;
+use crate::path::Watch;
+use crate::rows::Rows;
+use crate::signal::{Parts, Signal};
+
+impl Network {
+    /// Every layer's input on these rows, as the plan for their number computes it: for layer i,
+    /// `rows * inputs` values. The first is `x scale + shift`.
+    ///
+    /// # Errors
+    /// Rows of another width than the network's.
+    pub fn layer_inputs(&self, rows: Rows<'_>) -> Result<Vec<Vec<f32>>> {
+        let mut inputs = self.captured(rows, 0)?;
+        if let Some(map) = &self.input_map
+            && self.map_on_read.is_none()
+        {
+            for row in inputs[0].chunks_exact_mut(self.input_size()) {
+                for (i, x) in row.iter_mut().enumerate() {
+                    *x = *x * map.scale(i) + map.shift(i);
+                }
+            }
+        }
+        Ok(inputs)
+    }
+
+    /// The same of the layers after the first.
+    ///
+    /// # Errors
+    /// Rows of another width than the network's.
+    pub fn hidden_inputs(&self, rows: Rows<'_>) -> Result<Vec<Vec<f32>>> {
+        let mut inputs = self.captured(rows, 1)?;
+        inputs.remove(0);
+        Ok(inputs)
+    }
+
+    /// Every layer's input, of layers before `first` nothing.
+    fn captured(&self, rows: Rows<'_>, first: usize) -> Result<Vec<Vec<f32>>> {
+        self.check_width(rows)?;
+        let width = |(i, layer): (usize, &Layer)| if i < first { 0 } else { layer.inputs() };
+        let inputs = self.layers().enumerate().map(width);
+        let inputs = inputs.map(|width| memory::room(rows.rows.saturating_mul(width))).collect();
+        let mut capture = Capture { network: self, first, inputs };
+        let class = self.plan().for_rows(rows.rows);
+        let program = self.compiled(class, Inputs::WithRows)?;
+        exec::observe(&program, rows, &mut capture)?;
+        Ok(capture.inputs)
+    }
+
+    /// For each row, whether a call on these rows recomputes it in f32: it has a value, in the input or in a
+    /// hidden layer, that has no byte in an int8 layer of the plan.
+    ///
+    /// # Errors
+    /// Rows of another width than the network's.
+    pub fn out_of_range(&self, rows: Rows<'_>) -> Result<Vec<bool>> {
+        self.check_width(rows)?;
+        exec::out_of_range(self.program_for(rows.rows), rows)
+    }
+}
+
+/// Keeps every layer's input.
+struct Capture<'a> {
+    network: &'a Network,
+    /// The first layer that is kept.
+    first: usize,
+    inputs: Vec<Vec<f32>>,
+}
+
+impl Watch for Capture<'_> {}
+
+impl Observer for Capture<'_> {
+    fn before(&mut self, layer: usize, input: Signal<'_>) {
+        if layer >= self.first {
+            self.network.append_dense(&mut self.inputs[layer], layer, input);
+        }
+    }
+}
+
+impl Network {
+    /// Appends the rows of layer `layer`'s input to `out`: lists are spread where there are no dense
+    /// rows, and bytes are what they stand for.
+    pub(super) fn append_dense(&self, out: &mut Vec<f32>, layer: usize, input: Signal<'_>) {
+        for r in 0..input.len() {
+            match input {
+                Signal::Floats(Parts::Rows(rows) | Parts::Both(rows, _)) => {
+                    out.extend_from_slice(rows.row(r));
+                }
+                Signal::Floats(Parts::Lists(lists)) => {
+                    let start = out.len();
+                    out.resize(start + lists.columns, 0.0);
+                    let (index, value) = lists.row(r);
+                    for (i, x) in index.iter().zip(value) {
+                        out[start + *i as usize] += x;
+                    }
+                }
+                Signal::Bytes(parts) => {
+                    let Some(rows) = parts.rows() else { unreachable!("rows were asked for") };
+                    self.append_bytes(out, layer, rows.row(r));
+                }
+            }
+        }
+    }
+
+    fn append_bytes(&self, out: &mut Vec<f32>, layer: usize, row: &[u32]) {
+        let Some(quantization) = self.quantization(layer) else { return };
+        // Bytes stand for raw inputs; where the map is not folded, f32 layers see mapped ones.
+        let map = self.map_on_read.as_ref().filter(|_| layer == 0);
+        let columns = self.layers[layer].layer.layer().inputs();
+        let bytes = row.iter().flat_map(|word| word.to_ne_bytes()).take(columns);
+        out.extend(bytes.enumerate().map(|(i, byte)| {
+            let x = (f32::from(byte) - quantization.offset(i)) * quantization.scale(i);
+            map.map_or(x, |map| x * map.scale(i) + map.shift(i))
+        }));
+    }
+}

@@ -1,0 +1,496 @@
+//! Where a network's time goes, step by step, beside what each step must read and compute.
+//!
+//! A forward pass tells its observer of each step that is done ([`Watch`]); here a clock is read each
+//! time, so that every step meets the caches as they are in use. Where one kernel does two things, they
+//! are one phase, but for the epilogue of skip (bias, activation, the form that the next layer reads):
+//! it is timed apart, by the same kernel on rows whose inputs are all zero, and subtracted.
+//!
+//! What a phase must do is counted on the same rows: weights once per tile, as far as any of its rows
+//! needs them, what belongs to a row once per row, and products of what is not zero.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use super::clock::{clock_overhead, median};
+use super::sample::check_sample;
+use crate::error::{Result, Subject};
+use crate::exec::{self, LayerProgram, Observer, Place, Program};
+use crate::interrupt;
+use crate::network::Network;
+use crate::path::{Context, GateScratch, LayerPath, Path, Phase, Seen, Unwatched, Watch, Work};
+use crate::plan::Precision;
+use crate::rows::{Data, Rows};
+use crate::signal::{Buffer, ByteLists, DenseRows, ListedBytes, Lists, Parts, Signal, Span};
+use crate::simd::Isa;
+
+/// One phase's time and work; all per row, averages over the rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PhaseProfile {
+    /// The layer that it works for.
+    pub layer: usize,
+    /// Which part of the work.
+    pub phase: Phase,
+    /// What is multiplied, if anything is.
+    pub precision: Precision,
+    /// Median seconds, on one thread.
+    pub seconds: f64,
+    /// Bytes of weights to be read at least: once per tile of rows.
+    pub weight_bytes: f64,
+    /// Bytes of inputs to be read and of outputs to be written.
+    pub row_bytes: f64,
+    /// Operations to be done at least, a multiply-add being two.
+    pub operations: f64,
+}
+
+/// Where a network's time goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Phases {
+    /// The phases that run, by layer.
+    pub phases: Vec<PhaseProfile>,
+    /// Median seconds per row of whole calls of [`Network::forward`], on one thread.
+    pub seconds: f64,
+    /// Bytes of the weights that any of the rows needs.
+    pub weight_bytes: f64,
+}
+
+const COUNT: usize = Phase::ALL.len();
+
+fn index(phase: Phase) -> usize {
+    Phase::ALL.iter().position(|other| *other == phase).unwrap_or(0)
+}
+
+/// Adds up the time of each phase.
+struct PhaseClock {
+    last: Instant,
+    /// The layer that runs, and the one whose input is made.
+    layer: usize,
+    next: usize,
+    overhead: f64,
+    nanoseconds: Vec<[f64; COUNT]>,
+}
+
+impl Watch for PhaseClock {
+    #[inline]
+    fn step(&mut self, phase: Phase) {
+        let now = Instant::now();
+        let layer = if phase.makes_input() { self.next } else { self.layer };
+        let time = (now - self.last).as_nanos() as f64 - self.overhead;
+        self.nanoseconds[layer][index(phase)] += time;
+        self.last = Instant::now();
+    }
+}
+
+impl Observer for PhaseClock {
+    #[inline]
+    fn before(&mut self, layer: usize, _input: Signal<'_>) {
+        (self.layer, self.next) = (layer, layer + 1);
+        self.last = Instant::now();
+    }
+}
+
+/// Counts the work of each phase.
+struct Traffic<'a> {
+    program: &'a Program,
+    /// Bytes of one of the caller's values.
+    source: f64,
+    work: Vec<[Work; COUNT]>,
+    layer: usize,
+    /// Phases that made the input of the layer to come.
+    reading: Vec<Phase>,
+    /// The layer's non-zero inputs, row by row.
+    nonzero: Vec<Vec<u32>>,
+    /// Tiles so far, and for each layer the last tile in which an input counted, and a line of
+    /// weights of a unit.
+    tile: u32,
+    inputs: Vec<Vec<u32>>,
+    lines: Vec<Vec<u32>>,
+}
+
+impl Traffic<'_> {
+    fn add(&mut self, layer: usize, phase: Phase, more: Work) {
+        let work = &mut self.work[layer][index(phase)];
+        work.weight_bytes += more.weight_bytes;
+        work.row_bytes += more.row_bytes;
+        work.operations += more.operations;
+    }
+
+    fn layer(&self, layer: usize) -> &LayerProgram {
+        &self.program.layers[layer]
+    }
+
+    /// Bytes of a weight and of an input.
+    fn width(&self, layer: usize) -> f64 {
+        if self.layer(layer).input.is_bytes() { 1.0 } else { 4.0 }
+    }
+
+    /// What made this layer's input.
+    fn read(&mut self, n: f64, list: f64) {
+        let layer = self.layer(self.layer);
+        let (values, input) = (n * layer.inputs as f64, layer.input);
+        let source = if self.layer == 0 { self.source } else { 4.0 };
+        for phase in std::mem::take(&mut self.reading) {
+            let row_bytes = match phase {
+                Phase::Convert => (source + 4.0) * values,
+                Phase::Scan => self.width(self.layer) * values + list,
+                Phase::ConvertScan => (source + if input.rows { 4.0 } else { 0.0 }) * values + list,
+                Phase::Quantize => (source + 1.0) * values,
+                _ => 4.0 * values,
+            };
+            let work = Work { weight_bytes: 0.0, row_bytes, operations: values };
+            self.add(self.layer, phase, work);
+        }
+    }
+
+    /// What wrote the input of the layer to come, or the network's output: `written` bytes.
+    fn write(&mut self, layer: usize, n: f64, written: f64) {
+        let (phase, work) = self.layer(layer).path.epilogue(n, written);
+        self.add(layer, phase, work);
+    }
+
+    /// Lines of 64 bytes of the live units' weights that the rows need, and products.
+    fn dots(&mut self, live: &[u32], spans: &[Span]) {
+        let layer = self.layer;
+        let line = 64 / self.width(layer) as usize;
+        let per_unit = self.layer(layer).inputs.div_ceil(line);
+        let (mut lines, mut of_rows, mut products) = (0_usize, 0_usize, 0_usize);
+        for (row, span) in self.nonzero.iter().zip(spans) {
+            let mut blocks: Vec<usize> = row.iter().map(|i| *i as usize / line).collect();
+            blocks.dedup();
+            of_rows += blocks.len();
+            products += span.len * row.len();
+            for unit in &live[span.start..span.start + span.len] {
+                for block in &blocks {
+                    let seen = &mut self.lines[layer][*unit as usize * per_unit + block];
+                    lines += usize::from(*seen != self.tile);
+                    *seen = self.tile;
+                }
+            }
+        }
+        let (weight_bytes, of_rows) = (64.0 * lines as f64, 64.0 * of_rows as f64);
+        let chosen: usize = spans.iter().map(|span| span.len).sum();
+        let row_bytes = of_rows + 4.0 * chosen as f64;
+        let operations = 2.0 * products as f64;
+        self.add(layer, Phase::Dots, Work { weight_bytes, row_bytes, operations });
+    }
+
+    /// Weights that any of the rows needed.
+    fn weight_bytes(&self) -> f64 {
+        let counted = |all: &[u32]| all.iter().filter(|tile| **tile > 0).count() as f64;
+        let layers = self.program.layers.iter().zip(&self.inputs).zip(&self.lines);
+        let bytes = layers.map(|((layer, inputs), lines)| {
+            layer.path.weight_bytes(counted(inputs), counted(lines))
+        });
+        bytes.sum()
+    }
+}
+
+/// Bytes that a product writes for each of its outputs, of rows or, of bytes, of lists.
+fn out_width(layer: &LayerProgram) -> f64 {
+    match layer.alone.product.writes() {
+        form if form.is_bytes() => 1.0,
+        form if form.rows => 4.0,
+        _ => 0.0,
+    }
+}
+
+impl Watch for Traffic<'_> {
+    fn step(&mut self, phase: Phase) {
+        if phase.makes_input() {
+            self.reading.push(phase);
+        }
+        let layer = self.layer(self.layer);
+        let outputs = self.nonzero.len() as f64 * layer.outputs as f64;
+        match phase {
+            Phase::Clear => {
+                let form = layer.alone.product.writes();
+                if form.rows || !form.is_bytes() {
+                    let row_bytes = outputs * out_width(layer);
+                    self.add(self.layer, phase, Work { row_bytes, ..Work::default() });
+                }
+            }
+            Phase::Activation => {
+                let (row_bytes, operations) = (8.0 * outputs, outputs);
+                self.add(self.layer, phase, Work { weight_bytes: 0.0, row_bytes, operations });
+            }
+            _ => {}
+        }
+    }
+
+    fn chosen(&mut self, live: &[u32], spans: &[Span]) {
+        let (path, n) = (&self.layer(self.layer).path, self.nonzero.len() as f64);
+        let rank = path.rank().unwrap_or(0) as f64;
+        let chosen: usize = spans.iter().map(|span| span.len).sum();
+        let width = if path.scores_bytes() { 1.0 } else { 4.0 };
+        let work = Work {
+            weight_bytes: path.score_bytes(),
+            row_bytes: n * rank * width + 4.0 * chosen as f64,
+            operations: 2.0 * n * rank * path.scored() as f64,
+        };
+        self.add(self.layer, Phase::ScoreThreshold, work);
+        self.dots(live, spans);
+    }
+}
+
+impl Observer for Traffic<'_> {
+    fn before(&mut self, layer: usize, input: Signal<'_>) {
+        let columns = self.layer(layer).inputs;
+        self.nonzero = (0..input.len()).map(|r| nonzero(input, r, columns)).collect();
+        let n = input.len() as f64;
+        let entries = self.nonzero.iter().map(Vec::len).sum::<usize>() as f64;
+        if layer == 0 {
+            self.tile += 1;
+        } else {
+            let before = self.layer(layer - 1);
+            let form = before.alone.product.writes();
+            // A gate writes what it computes; the rest was cleared.
+            let gated = before.path.rank().is_some();
+            let values = if gated { entries } else { n * before.outputs as f64 };
+            let lists = if form.lists && !form.is_bytes() { 8.0 * entries } else { 0.0 };
+            let written = out_width(before) * values + lists;
+            self.write(layer - 1, n, written);
+        }
+        self.layer = layer;
+        // A column, of two bytes in lists of bytes, else of four, and a value.
+        let byte_lists = if let Signal::Bytes(parts) = input { parts.lists() } else { None };
+        let list_bytes = match byte_lists {
+            Some(ListedBytes::Pairs(lists)) => {
+                6.0 * lists.spans.iter().map(|span| span.len).sum::<usize>() as f64
+            }
+            Some(ListedBytes::Bytes(_)) => 3.0 * entries,
+            None => 8.0 * entries,
+        };
+        self.read(n, list_bytes);
+        let mut inputs = 0.0;
+        for i in self.nonzero.iter().flatten() {
+            let seen = &mut self.inputs[layer][*i as usize];
+            inputs += f64::from(u8::from(*seen != self.tile));
+            *seen = self.tile;
+        }
+        let has_rows = !matches!(input, Signal::Floats(Parts::Lists(_)));
+        let seen = Seen { rows: n, entries, inputs, list_bytes, has_rows };
+        let (phase, work) = self.layer(layer).path.product(seen);
+        self.add(layer, phase, work);
+    }
+
+    fn output(&mut self, rows: DenseRows<'_>) {
+        let last = self.work.len() - 1;
+        let n = rows.rows() as f64;
+        self.write(last, n, 4.0 * n * rows.columns() as f64);
+    }
+}
+
+/// Columns of a row that are not zero, ascending.
+fn nonzero(input: Signal<'_>, row: usize, inputs: usize) -> Vec<u32> {
+    let columns = |flags: &mut dyn Iterator<Item = bool>| {
+        flags.enumerate().filter(|(_, on)| *on).map(|(i, _)| i as u32).collect()
+    };
+    match input {
+        Signal::Floats(Parts::Lists(lists) | Parts::Both(_, lists)) => {
+            let mut all = lists.row(row).0.to_vec();
+            all.sort_unstable();
+            all.dedup();
+            all
+        }
+        Signal::Floats(Parts::Rows(rows)) => columns(&mut rows.row(row).iter().map(|x| *x != 0.0)),
+        Signal::Bytes(Parts::Rows(rows) | Parts::Both(rows, _)) => {
+            let bytes = rows.row(row).iter().flat_map(|word| word.to_ne_bytes());
+            columns(&mut bytes.map(|byte| byte != 0).take(inputs))
+        }
+        Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists))) => {
+            let (index, value) = lists.row(row);
+            let entries = index.iter().zip(value).filter(|(_, byte)| **byte != 0);
+            entries.map(|(i, _)| u32::from(*i)).collect()
+        }
+        Signal::Bytes(Parts::Lists(ListedBytes::Pairs(lists))) => {
+            let words = lists.columns_of(row / 2 * 2).iter().zip(lists.words_of(row));
+            let bytes = words.flat_map(|(i, word)| {
+                word.to_ne_bytes().into_iter().zip(4 * i..).filter(|(byte, _)| *byte != 0)
+            });
+            bytes.map(|(_, i)| i).filter(|i| (*i as usize) < inputs).collect()
+        }
+    }
+}
+
+impl Network {
+    /// Runs the network over `rows`, `batch` rows a call on one thread, and tells how long each phase
+    /// takes, and what it must read and compute: times as medians of passes repeated for about `time`.
+    ///
+    /// Phases that make a layer's input count to that layer. Their sum is less than a call by what
+    /// stands between them: choosing the plan, finding this thread's memory.
+    ///
+    /// # Errors
+    /// Rows of another width than the network's, no rows, or a `batch` of 0.
+    pub fn phases(&self, rows: Rows<'_>, batch: usize, time: Duration) -> Result<Phases> {
+        self.check_width(rows)?;
+        check_sample(Subject::RowCount, rows.rows)?;
+        check_sample(Subject::BatchSize, batch)?;
+        self.pack();
+        let program = self.program_for(batch.min(rows.rows));
+        let (work, weight_bytes) = work(program, rows, batch)?;
+        let (mut times, seconds) = self.phase_seconds(program, rows, batch, time)?;
+        for (layer, times) in program.layers.iter().zip(&mut times) {
+            if layer.path.phase() == Phase::Multiply {
+                let n = batch.min(rows.rows).min(program.tile);
+                let fused = times[index(Phase::Multiply)];
+                let epilogue = epilogue_seconds(program.isa, layer, n).min(fused);
+                times[index(Phase::Epilogue)] = epilogue;
+                times[index(Phase::Multiply)] = fused - epilogue;
+            }
+        }
+        let n = rows.rows as f64;
+        let mut phases = Vec::new();
+        for (layer, (work, times)) in work.iter().zip(&times).enumerate() {
+            for (at, phase) in Phase::ALL.into_iter().enumerate() {
+                let Work { weight_bytes, row_bytes, operations } = work[at];
+                if weight_bytes + row_bytes + operations > 0.0 {
+                    phases.push(PhaseProfile {
+                        layer,
+                        phase,
+                        precision: multiplied(&program.layers[layer].path, phase),
+                        seconds: times[at],
+                        weight_bytes: weight_bytes / n,
+                        row_bytes: row_bytes / n,
+                        operations: operations / n,
+                    });
+                }
+            }
+        }
+        Ok(Phases { phases, seconds, weight_bytes })
+    }
+
+    /// Median seconds per row of each layer's phases, and of whole calls, by turns.
+    fn phase_seconds(
+        &self,
+        program: &Program,
+        rows: Rows<'_>,
+        batch: usize,
+        time: Duration,
+    ) -> Result<(Vec<[f64; COUNT]>, f64)> {
+        let (overhead, layers) = (clock_overhead(), self.layers.len());
+        let outputs = self.output_size();
+        let mut out = vec![0.0; batch.min(rows.rows) * outputs];
+        let mut phases: Vec<[Vec<f64>; COUNT]> = vec![Default::default(); layers];
+        let mut calls = Vec::new();
+        let begin = Instant::now();
+        // The first pass warms up.
+        for pass in 0.. {
+            interrupt::check()?;
+            let mut clock = PhaseClock {
+                last: begin,
+                layer: 0,
+                next: 0,
+                overhead,
+                nanoseconds: vec![[0.0; COUNT]; layers],
+            };
+            for tile in tiles(program, rows, batch) {
+                clock.next = 0;
+                clock.last = Instant::now();
+                let out = &mut out[..tile.rows * outputs];
+                exec::run_tile(program, tile, out, &mut clock)?;
+            }
+            let mut call = 0.0;
+            for rows in rows.batches(batch) {
+                let start = Instant::now();
+                self.forward(rows, &mut out[..rows.rows * outputs], Some(1))?;
+                call += start.elapsed().as_nanos() as f64 - overhead;
+            }
+            if pass > 0 {
+                calls.push(call);
+                for (phases, times) in phases.iter_mut().zip(&clock.nanoseconds) {
+                    phases.iter_mut().zip(times).for_each(|(all, time)| all.push(*time));
+                }
+            }
+            if pass >= 3 && begin.elapsed() > time {
+                break;
+            }
+        }
+        let per_row = 1e-9 / rows.rows as f64;
+        let median = |times: &mut Vec<f64>| median(times).max(0.0) * per_row;
+        let phases = phases.iter_mut().map(|phases| phases.each_mut().map(median));
+        Ok((phases.collect(), median(&mut calls)))
+    }
+}
+
+/// The kind of numbers of a phase's operations.
+fn multiplied(path: &LayerPath, phase: Phase) -> Precision {
+    match phase {
+        Phase::ScoreThreshold if path.scores_bytes() => Precision::Int8,
+        Phase::Estimate
+        | Phase::ScoreThreshold
+        | Phase::Dots
+        | Phase::MultiplyEpilogue
+        | Phase::Multiply => path.reads().precision,
+        _ => Precision::F32,
+    }
+}
+
+/// The work of each layer's phases over all rows, and the bytes of the weights in use.
+fn work(program: &Program, rows: Rows<'_>, batch: usize) -> Result<(Vec<[Work; COUNT]>, f64)> {
+    let layers = program.layers.iter();
+    let inputs = layers.clone().map(|layer| vec![0; layer.inputs]).collect();
+    let lines = layers.clone().map(|layer| match layer.path.rank() {
+        Some(_) => vec![0; layer.outputs * layer.inputs.div_ceil(16)],
+        None => Vec::new(),
+    });
+    let source = match rows.data {
+        Data::F32 { .. } => 4.0,
+        Data::U8 { .. } => 1.0,
+        Data::Csr { value, .. } => 8.0 * value.len() as f64 / (rows.rows * rows.columns) as f64,
+    };
+    let mut traffic = Traffic {
+        program,
+        source,
+        work: vec![[Work::default(); COUNT]; layers.len()],
+        layer: 0,
+        reading: Vec::new(),
+        nonzero: Vec::new(),
+        tile: 0,
+        inputs,
+        lines: lines.collect(),
+    };
+    let outputs = program.outputs();
+    let mut out = vec![0.0; program.tile.min(rows.rows) * outputs];
+    for tile in tiles(program, rows, batch) {
+        let out = &mut out[..tile.rows * outputs];
+        exec::run_tile(program, tile, out, &mut traffic)?;
+    }
+    let weight_bytes = traffic.weight_bytes();
+    Ok((traffic.work, weight_bytes))
+}
+
+/// The rows as calls of `batch` rows cut them into tiles.
+fn tiles<'a>(
+    program: &Program,
+    rows: Rows<'a>,
+    batch: usize,
+) -> impl Iterator<Item = Rows<'a>> + use<'a> {
+    let tile = program.tile;
+    rows.batches(batch).flat_map(move |call| call.batches(tile))
+}
+
+/// Seconds per row of a skip layer's epilogue: the median of runs of its product on `n` rows whose
+/// inputs are all zero.
+fn epilogue_seconds(isa: Isa, layer: &LayerProgram, n: usize) -> f64 {
+    let (columns, spans) = (layer.inputs, vec![Span::default(); n]);
+    let input = if layer.input.is_bytes() {
+        let lists = ByteLists { columns, index: &[], value: &[], spans: &spans };
+        Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists)))
+    } else {
+        Signal::Floats(Parts::Lists(Lists { columns, index: &[], value: &[], spans: &spans }))
+    };
+    let (mut buffer, mut scratch) = (Buffer::new(), GateScratch::default());
+    let mut out = vec![0.0; n * layer.outputs];
+    let out_of_range: Vec<_> = (0..n).map(|_| AtomicBool::new(false)).collect();
+    let place = &mut Place { buffer: &mut buffer, out: &mut out, out_of_range: &out_of_range };
+    let (product, context) = (&layer.alone.product, Context::alone(isa));
+    let mut run = |repeats: usize| {
+        let start = Instant::now();
+        for _ in 0..repeats {
+            product.run(&layer.path, context, input, place, &mut scratch, &mut Unwatched);
+        }
+        start.elapsed().as_secs_f64() / (repeats * n) as f64
+    };
+    let repeats = (20e-6 / (run(1) * n as f64).max(1e-9)).clamp(1.0, 1000.0) as usize;
+    let mut times: Vec<_> = (0..21).map(|_| run(repeats)).collect();
+    median(&mut times)
+}

@@ -1,0 +1,83 @@
+//! Activations: what a layer applies to its sums.
+
+use crate::error::{Error, Result, Subject};
+
+/// What a layer applies to `x W^T + b`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// z.
+    Identity,
+    /// max(0, z).
+    Relu,
+    /// min(max(0, z), upper); `upper` 6 is torch's `ReLU6`.
+    ClippedRelu {
+        /// The largest output, above 0.
+        upper: f32,
+    },
+    /// z where z > threshold, else 0; torch's `Threshold(threshold, 0)`.
+    ThresholdedRelu {
+        /// Outputs at or below it are 0.
+        threshold: f32,
+    },
+    /// z where z > 0, else slope z.
+    LeakyRelu {
+        /// Factor of negative values.
+        slope: f32,
+    },
+    /// tanh z.
+    Tanh,
+    /// 1 / (1 + exp(-z)).
+    Sigmoid,
+    /// z times the normal distribution function of z (the exact form, with erf).
+    Gelu,
+    /// exp(z) over the sum of exp(z) of the row.
+    Softmax,
+}
+
+impl Activation {
+    /// Whether negative pre-activations become exact zeros, so that a gate makes sense.
+    pub fn has_hard_zero(self) -> bool {
+        matches!(
+            self,
+            Activation::Relu | Activation::ClippedRelu { .. } | Activation::ThresholdedRelu { .. }
+        )
+    }
+
+    /// Its name in files and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Identity => "identity",
+            Activation::Relu => "relu",
+            Activation::ClippedRelu { .. } => "clipped_relu",
+            Activation::ThresholdedRelu { .. } => "thresholded_relu",
+            Activation::LeakyRelu { .. } => "leaky_relu",
+            Activation::Tanh => "tanh",
+            Activation::Sigmoid => "sigmoid",
+            Activation::Gelu => "gelu",
+            Activation::Softmax => "softmax",
+        }
+    }
+
+    pub(crate) fn check(self, layer: usize) -> Result<()> {
+        let (parameter, value, good, expected) = match self {
+            Activation::ClippedRelu { upper } => {
+                ("upper", upper, upper > 0.0 && upper.is_finite(), "finite and above 0")
+            }
+            Activation::ThresholdedRelu { threshold } => {
+                ("threshold", threshold, threshold.is_finite(), "finite")
+            }
+            Activation::LeakyRelu { slope } => ("slope", slope, slope.is_finite(), "finite"),
+            _ => return Ok(()),
+        };
+        if good {
+            return Ok(());
+        }
+        let activation = self.name();
+        Err(Error::Range {
+            subject: Subject::Activation { layer, activation, parameter },
+            expected: expected.to_owned(),
+            got: value.to_string(),
+        })
+    }
+}

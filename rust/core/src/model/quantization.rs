@@ -1,0 +1,78 @@
+//! How a layer's inputs become bytes.
+
+use super::check::check_finite;
+use super::layer::Layer;
+use crate::error::{Error, Extent, Index, Result, Subject};
+
+/// How a layer's inputs become bytes: `x / scale + offset`, rounded to nearest and brought within 0
+/// to 255. So a byte q stands for `(q - offset) scale`; 0 stands for 0 where the offset is 0.
+///
+/// For a network's first layer x is the raw input, before the network's [`InputMap`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantization {
+    scale: Vec<f32>,
+    offset: Vec<f32>,
+}
+
+impl Quantization {
+    /// One scale for all inputs or one each; one offset for all or, for a network's first layer, one each.
+    /// Checked by [`Network::with_quantization`].
+    pub fn new(scale: Vec<f32>, offset: Vec<f32>) -> Quantization {
+        Quantization { scale, offset }
+    }
+    /// `scale[i]`, or the one scale of all inputs.
+    pub fn scale(&self, i: usize) -> f32 {
+        if self.scale.len() == 1 { self.scale[0] } else { self.scale[i] }
+    }
+    /// `offset[i]`, or the one offset of all inputs.
+    pub fn offset(&self, i: usize) -> f32 {
+        if self.offset.len() == 1 { self.offset[0] } else { self.offset[i] }
+    }
+    /// One scale, or one for each input.
+    pub(crate) fn scales(&self) -> &[f32] {
+        &self.scale
+    }
+    /// One offset, or one for each input.
+    pub(crate) fn offsets(&self) -> &[f32] {
+        &self.offset
+    }
+
+    /// Whether bytes of uint8 rows are the rows themselves.
+    pub(crate) fn is_identity(&self) -> bool {
+        self.scale == [1.0] && self.offset == [0.0]
+    }
+
+    pub(crate) fn check(&self, layer: usize, of: &Layer) -> Result<()> {
+        let inputs = of.inputs();
+        if inputs > MOST_INT8_INPUTS {
+            return Err(Error::Range {
+                subject: Subject::Inputs(layer),
+                expected: format!("at most {MOST_INT8_INPUTS} in int8"),
+                got: inputs.to_string(),
+            });
+        }
+        let (scale, offset) =
+            (Subject::QuantizationScale(layer), Subject::QuantizationOffset(layer));
+        // A kernel adds one offset to all outputs of a layer.
+        for (subject, values, each) in
+            [(scale, &self.scale, true), (offset, &self.offset, layer == 0)]
+        {
+            if values.len() != 1 && !(each && values.len() == inputs) {
+                let expected = if each { Extent::OneOrList(inputs) } else { Extent::One };
+                return Err(Error::Shape { subject, expected, got: Extent::List(values.len()) });
+            }
+            check_finite(values, subject, Index::Entry)?;
+        }
+        match self.scale.iter().find(|scale| !(**scale > 0.0 && (1.0 / **scale).is_finite())) {
+            None => Ok(()),
+            Some(bad) => Err(Error::Range {
+                subject: scale,
+                expected: "above 0".to_owned(),
+                got: bad.to_string(),
+            }),
+        }
+    }
+}
+
+/// 255 times 127 times as many fits an i32.
+const MOST_INT8_INPUTS: usize = 65_536;

@@ -1,0 +1,159 @@
+//! dense: every multiplication.
+
+use std::sync::Arc;
+
+use super::contract::{Context, Path};
+use super::phase::{Phase, Seen, Watch, Work};
+use super::scratch::GateScratch;
+use super::weights::{Weights, Word};
+use crate::interrupt;
+use crate::kernels::arithmetic::Arithmetic;
+use crate::kernels::dense::RowsTimesPanels;
+use crate::kernels::emit::{Emit, Output};
+use crate::layout::PANEL;
+use crate::model::Layer;
+use crate::signal::{DenseRows, Form, Signal};
+use crate::simd::Isa;
+
+/// A layer that computes every product.
+pub(crate) struct Dense<W>(pub(super) Arc<W>);
+
+impl<W> Clone for Dense<W> {
+    fn clone(&self) -> Self {
+        Dense(self.0.clone())
+    }
+}
+
+impl<W: Weights> Path for Dense<W>
+where
+    for<'a> Output<'a>: Emit<W::Numbers>,
+{
+    fn layer(&self) -> &Layer {
+        self.0.layer()
+    }
+    fn reads(&self) -> Form {
+        Form::rows(W::PRECISION)
+    }
+    fn output(&self) -> Output<'_> {
+        self.0.output()
+    }
+    fn pack(&self, _isa: Isa, _in_pairs: bool) {
+        self.0.panels();
+    }
+
+    /// Rows that come as lists have no dense form: they are skipped through, which is exact.
+    #[inline]
+    fn run(
+        &self,
+        context: Context<'_>,
+        input: Signal<'_>,
+        output: Output<'_>,
+        _scratch: &mut GateScratch,
+        _watch: &mut impl Watch,
+    ) -> usize {
+        let units = self.layer().outputs();
+        match W::rows(input) {
+            Some(rows) => times(context, rows, &*self.0, output),
+            None => self.0.times_lists(context.isa, input, output),
+        }
+        input.len() * units
+    }
+
+    fn can_share(&self, input: Form) -> bool {
+        input.rows
+    }
+
+    /// All products, but no more than 100 bytes of weights a nanosecond, which few rows wait for.
+    fn least_time(&self, input: Form, rows: usize) -> u64 {
+        let weights = (self.layer().inputs() * self.layer().outputs()) as u64;
+        if input.rows {
+            weights.saturating_mul((rows as u64).max(W::LEAST_ROWS)) / W::PER_NANOSECOND
+        } else {
+            weights.saturating_mul(rows as u64) / 10 / 100
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::MultiplyEpilogue
+    }
+
+    fn product(&self, seen: Seen) -> (Phase, Work) {
+        let (d, h) = (self.layer().inputs() as f64, self.layer().outputs() as f64);
+        let width = W::BYTES as f64;
+        let (inputs, row_bytes, entries) = if seen.has_rows {
+            (d, seen.rows * d * width, seen.rows * d)
+        } else {
+            (seen.inputs, seen.list_bytes, seen.entries)
+        };
+        let (weight_bytes, operations) = (inputs * h * width, 2.0 * entries * h);
+        (Phase::MultiplyEpilogue, Work { weight_bytes, row_bytes, operations })
+    }
+
+    fn epilogue(&self, rows: f64, written: f64) -> (Phase, Work) {
+        (Phase::MultiplyEpilogue, epilogue::<W>(self.layer(), rows, written))
+    }
+
+    fn weight_bytes(&self, _inputs: f64, _lines: f64) -> f64 {
+        let (d, h) = (self.layer().inputs() as f64, self.layer().outputs() as f64);
+        d * h * W::BYTES as f64
+    }
+
+    fn multiply_adds(&self, _density: f64, _computed: f64) -> f64 {
+        self.layer().inputs() as f64 * self.layer().outputs() as f64
+    }
+}
+
+/// Bias, activation and, of bytes, the step of each output.
+pub(super) fn epilogue<W: Weights>(layer: &Layer, rows: f64, written: f64) -> Work {
+    let h = layer.outputs() as f64;
+    let constants = if W::BYTES == 1 { 8.0 } else { 4.0 };
+    Work { weight_bytes: constants * h, row_bytes: written, operations: 2.0 * rows * h }
+}
+
+/// Multiplies rows with all panels, which the team shares.
+fn times<W: Weights>(
+    Context { isa, team }: Context<'_>,
+    rows: DenseRows<'_, Word<W>>,
+    weights: &W,
+    mut output: Output<'_>,
+) where
+    for<'a> Output<'a>: Emit<W::Numbers>,
+{
+    let panels = weights.panels();
+    let (inputs, count) = (panels.inputs(), panels.count());
+    if team.threads() == 1 || !output.can_be_shared() {
+        // What a call has computed until it is interrupted is not used.
+        let long = interrupt::is_long(inputs * PANEL * count, rows.rows());
+        let step = if long { 1 } else { count };
+        for first in (0..count).step_by(step) {
+            if long && interrupt::requested() {
+                return;
+            }
+            let (which, emit) = (first..first + step, &mut output);
+            W::Numbers::run_on(isa, RowsTimesPanels::<W::Numbers, _> { rows, panels, which, emit });
+        }
+        return;
+    }
+    let output = SharedOutput(output);
+    team.run(count, |p| {
+        // SAFETY: a panel's units are its own, and every panel is one part.
+        let emit = &mut unsafe { output.again() };
+        let which = p..p + 1;
+        W::Numbers::run_on(isa, RowsTimesPanels::<W::Numbers, _> { rows, panels, which, emit });
+    });
+}
+
+/// An output that several threads write, each other columns.
+struct SharedOutput<'a>(Output<'a>);
+
+// SAFETY: it can only be used through `again`, whose caller promises that columns are told apart.
+unsafe impl Sync for SharedOutput<'_> {}
+
+impl SharedOutput<'_> {
+    /// # Safety
+    /// As [`Output::again`].
+    unsafe fn again(&self) -> Output<'_> {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.again() }
+    }
+}

@@ -1,0 +1,146 @@
+//! A layer's weights in one precision: what differs between precisions.
+
+use super::packed::PackedLayer;
+use super::quantized::QuantizedLayer;
+use super::scratch::LiveLists;
+use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
+use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
+use crate::kernels::emit::Output;
+use crate::kernels::sparse::SparseTimesPanels;
+use crate::layout::{Panels, UnitRows, padded};
+use crate::model::Layer;
+use crate::plan::Precision;
+use crate::signal::{DenseRows, Parts, Signal};
+use crate::simd::Isa;
+
+/// The words that rows and weights are made of.
+pub(super) type Word<W> = <<W as Weights>::Numbers as Arithmetic>::Word;
+
+/// A layer's weights in one precision, packed as they are needed.
+pub(crate) trait Weights: Send + Sync + 'static {
+    /// The precision of inputs and weights.
+    const PRECISION: Precision;
+    /// Bytes of an input, and of a weight.
+    const BYTES: usize;
+    /// Multiply-adds that a dense layer does in a nanosecond at best.
+    const PER_NANOSECOND: u64;
+    /// Rows that take as long as fewer do: those wait for weights.
+    const LEAST_ROWS: u64;
+    /// How sums are made.
+    type Numbers: Arithmetic;
+
+    /// The layer itself.
+    fn layer(&self) -> &Layer;
+    /// Words of a unit's row.
+    fn words(&self) -> usize;
+    /// What makes outputs of sums, to be completed with the activation and where they go.
+    fn output(&self) -> Output<'_>;
+    /// For dense rows.
+    fn panels(&self) -> &Panels<Word<Self>>;
+    /// For units apart.
+    fn unit_rows(&self) -> &UnitRows<Word<Self>>;
+    /// Packs what lists are multiplied with, those in pairs too if `in_pairs`.
+    fn pack_for_lists(&self, isa: Isa, in_pairs: bool);
+    /// The input's rows, if it has any in this precision.
+    fn rows(input: Signal<'_>) -> Option<DenseRows<'_, Word<Self>>>;
+    /// Multiplies the input's lists.
+    fn times_lists(&self, isa: Isa, input: Signal<'_>, output: Output<'_>);
+    /// Computes the units of each row that are live in it.
+    fn times_units(&self, isa: Isa, input: Signal<'_>, output: Output<'_>, live: LiveLists<'_>);
+}
+
+impl Weights for PackedLayer {
+    const PRECISION: Precision = Precision::F32;
+    const BYTES: usize = 4;
+    const PER_NANOSECOND: u64 = 100;
+    const LEAST_ROWS: u64 = 4;
+    type Numbers = Floats;
+
+    fn layer(&self) -> &Layer {
+        &self.layer
+    }
+    fn words(&self) -> usize {
+        self.layer.inputs()
+    }
+    fn output(&self) -> Output<'_> {
+        PackedLayer::output(self)
+    }
+    fn panels(&self) -> &Panels {
+        PackedLayer::panels(self)
+    }
+    fn unit_rows(&self) -> &UnitRows {
+        PackedLayer::unit_rows(self)
+    }
+    fn pack_for_lists(&self, _isa: Isa, _in_pairs: bool) {
+        self.panels();
+    }
+    #[inline]
+    fn rows(input: Signal<'_>) -> Option<DenseRows<'_>> {
+        if let Signal::Floats(parts) = input { parts.rows() } else { None }
+    }
+    #[inline]
+    fn times_lists(&self, isa: Isa, input: Signal<'_>, mut output: Output<'_>) {
+        let Signal::Floats(parts) = input else { unreachable!("an f32 layer reads f32") };
+        let Some(lists) = parts.lists() else { unreachable!("skip reads lists") };
+        let (panels, emit) = (self.panels(), &mut output);
+        isa.run_floats(SparseTimesPanels { lists, panels, emit });
+    }
+    #[inline]
+    fn times_units(&self, isa: Isa, input: Signal<'_>, output: Output<'_>, live: LiveLists<'_>) {
+        let (weights, LiveLists { live, spans, blocks }) = (self.unit_rows(), live);
+        let Signal::Floats(parts) = input else { unreachable!("an f32 layer reads f32") };
+        match parts {
+            Parts::Rows(rows) | Parts::Both(rows, _) => {
+                isa.run_floats(LiveUnits::<Floats> { rows, weights, output, live, spans, blocks });
+            }
+            // CSR.
+            Parts::Lists(lists) => {
+                isa.run_floats(LiveUnitsOfLists { lists, weights, output, live, spans });
+            }
+        }
+    }
+}
+
+impl Weights for QuantizedLayer {
+    const PRECISION: Precision = Precision::Int8;
+    const BYTES: usize = 1;
+    const PER_NANOSECOND: u64 = 200;
+    const LEAST_ROWS: u64 = 2;
+    type Numbers = Bytes;
+
+    fn layer(&self) -> &Layer {
+        &self.layer.layer
+    }
+    fn words(&self) -> usize {
+        padded(self.layer.layer.inputs().div_ceil(4))
+    }
+    fn output(&self) -> Output<'_> {
+        QuantizedLayer::output(self)
+    }
+    fn panels(&self) -> &Panels<u32> {
+        self.weights.panels()
+    }
+    fn unit_rows(&self) -> &UnitRows<u32> {
+        self.weights.unit_rows()
+    }
+    fn pack_for_lists(&self, isa: Isa, in_pairs: bool) {
+        self.weights.pack_for_lists(isa, in_pairs);
+    }
+    #[inline]
+    fn rows(input: Signal<'_>) -> Option<DenseRows<'_, u32>> {
+        if let Signal::Bytes(parts) = input { parts.rows() } else { None }
+    }
+    #[inline]
+    fn times_lists(&self, isa: Isa, input: Signal<'_>, mut output: Output<'_>) {
+        let Signal::Bytes(parts) = input else { unreachable!("an int8 layer reads bytes") };
+        let Some(lists) = parts.lists() else { unreachable!("skip reads lists") };
+        self.weights.times(isa, lists, &mut output);
+    }
+    #[inline]
+    fn times_units(&self, isa: Isa, input: Signal<'_>, output: Output<'_>, live: LiveLists<'_>) {
+        let (weights, LiveLists { live, spans, blocks }) = (self.unit_rows(), live);
+        let Some(rows) = Self::rows(input) else { unreachable!("a gate of bytes reads rows") };
+        let rows = rows.padded();
+        isa.run(LiveUnits::<Bytes> { rows, weights, output, live, spans, blocks });
+    }
+}

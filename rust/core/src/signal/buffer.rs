@@ -1,0 +1,264 @@
+//! The activations between two layers.
+
+use super::form::{Form, Parts, Signal};
+use super::grow::{grow, grow_vec};
+use super::lists::{
+    ByteLists, ListedBytes, Lists, ListsMut, PairLists, Span, fill_fours, list_stride,
+};
+use super::rows::{ByteRowsMut, DenseRows, DenseRowsMut, byte_stride};
+use crate::layout::padded;
+use crate::memory::Aligned;
+
+/// The activations between two layers: rows, lists of what is not zero, or both, of f32 or of bytes.
+///
+/// What is written is read in the same form, for as many rows of as many columns.
+pub(crate) struct Buffer {
+    dense: Aligned<f32>,
+    index: Aligned<u32>,
+    value: Aligned<f32>,
+    spans: Vec<Span>,
+    bytes: Aligned<u32>,
+    byte_index: Aligned<u16>,
+    byte_values: Aligned<u8>,
+    words: Aligned<u32>,
+    /// Whether the lists of bytes are in pairs.
+    in_pairs: bool,
+}
+
+impl Buffer {
+    pub(crate) fn new() -> Buffer {
+        Buffer {
+            dense: Aligned::new(64),
+            index: Aligned::new(64),
+            value: Aligned::new(64),
+            spans: Vec::new(),
+            bytes: Aligned::new(64),
+            byte_index: Aligned::new(64),
+            byte_values: Aligned::new(64),
+            words: Aligned::new(64),
+            in_pairs: false,
+        }
+    }
+
+    /// What was written before.
+    pub(crate) fn signal(&self, rows: usize, columns: usize, form: Form) -> Signal<'_> {
+        if form.is_bytes() {
+            let lists = || {
+                if self.in_pairs {
+                    ListedBytes::Pairs(self.pair_lists(rows, columns))
+                } else {
+                    ListedBytes::Bytes(self.byte_lists(rows, columns))
+                }
+            };
+            Signal::Bytes(Parts::of(form, || self.bytes(rows, columns), lists))
+        } else {
+            let dense = || self.dense(rows, columns);
+            Signal::Floats(Parts::of(form, dense, || self.lists(rows, columns)))
+        }
+    }
+
+    /// The dense rows written before.
+    pub(crate) fn dense(&self, rows: usize, columns: usize) -> DenseRows<'_> {
+        DenseRows::new(&self.dense, rows, columns, padded(columns))
+    }
+
+    /// The lists written before.
+    pub(crate) fn lists(&self, rows: usize, columns: usize) -> Lists<'_> {
+        Lists { columns, index: &self.index, value: &self.value, spans: &self.spans[..rows] }
+    }
+
+    /// The rows of bytes written before, as words.
+    fn bytes(&self, rows: usize, columns: usize) -> DenseRows<'_, u32> {
+        DenseRows::new(&self.bytes, rows, columns.div_ceil(4), byte_stride(columns))
+    }
+
+    /// The rows of bytes written before, with their padding up to whole vectors.
+    pub(crate) fn padded_bytes(&self, rows: usize, columns: usize) -> DenseRows<'_, u32> {
+        let stride = byte_stride(columns);
+        DenseRows::new(&self.bytes, rows, stride, stride)
+    }
+
+    /// The lists of pairs written before.
+    fn pair_lists(&self, rows: usize, columns: usize) -> PairLists<'_> {
+        let (index, value, spans) = (&self.index, &self.words, &self.spans[..rows]);
+        PairLists { columns: columns.div_ceil(4), index, value, spans }
+    }
+
+    /// The lists of bytes written before.
+    fn byte_lists(&self, rows: usize, columns: usize) -> ByteLists<'_> {
+        let (index, value, spans) = (&self.byte_index, &self.byte_values, &self.spans[..rows]);
+        ByteLists { columns, index, value, spans }
+    }
+
+    /// Room for dense rows and empty lists of `rows` rows, whichever `form` has.
+    pub(crate) fn write_floats(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        form: Form,
+    ) -> (Option<DenseRowsMut<'_>>, Option<ListsMut<'_>>) {
+        if form.rows {
+            grow(&mut self.dense, rows * padded(columns));
+        }
+        if form.lists {
+            self.reserve_lists(rows, columns);
+        }
+        let Buffer { dense, index, value, spans, .. } = self;
+        (
+            form.rows.then(|| DenseRowsMut::new(dense, rows, columns, padded(columns))),
+            form.lists.then(|| ListsMut::new(index, value, spans, rows, columns)),
+        )
+    }
+
+    /// Room for rows of bytes and empty lists of bytes, whichever `form` has.
+    pub(crate) fn write_bytes(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        form: Form,
+    ) -> (Option<ByteRowsMut<'_>>, Option<ListsMut<'_, u8, u16>>) {
+        if form.rows {
+            grow(&mut self.bytes, rows * byte_stride(columns));
+        }
+        if form.lists {
+            self.reserve_byte_lists(rows, columns);
+        }
+        let Buffer { spans, bytes, byte_index, byte_values, .. } = self;
+        (
+            form.rows.then(|| ByteRowsMut::new(bytes, rows, columns)),
+            form.lists.then(|| ListsMut::new(byte_index, byte_values, spans, rows, columns)),
+        )
+    }
+
+    /// Completes the lists of bytes that a kernel wrote.
+    pub(crate) fn fill_fours(&mut self, rows: usize) {
+        fill_fours(&mut self.byte_index, &mut self.byte_values, &mut self.spans[..rows]);
+    }
+
+    /// The dense rows written before, to be changed in place, and their distance.
+    pub(crate) fn dense_mut(&mut self, rows: usize, columns: usize) -> (&mut [f32], usize) {
+        let stride = padded(columns);
+        (&mut self.dense[..rows * stride], stride)
+    }
+
+    /// The dense rows written before, and room for lists of what is not zero in them.
+    pub(crate) fn list_dense(
+        &mut self,
+        rows: usize,
+        columns: usize,
+    ) -> (DenseRows<'_>, ListsMut<'_>) {
+        self.reserve_lists(rows, columns);
+        let Buffer { dense, index, value, spans, .. } = self;
+        (
+            DenseRows::new(dense, rows, columns, padded(columns)),
+            ListsMut::new(index, value, spans, rows, columns),
+        )
+    }
+
+    /// The dense rows written before, and room for their bytes.
+    pub(crate) fn quantize_dense(
+        &mut self,
+        rows: usize,
+        columns: usize,
+    ) -> (DenseRows<'_>, ByteRowsMut<'_>) {
+        grow(&mut self.bytes, rows * byte_stride(columns));
+        (
+            DenseRows::new(&self.dense, rows, columns, padded(columns)),
+            ByteRowsMut::new(&mut self.bytes, rows, columns),
+        )
+    }
+
+    /// The rows of bytes written before, and room for lists of those that are not zero.
+    pub(crate) fn list_bytes(
+        &mut self,
+        rows: usize,
+        columns: usize,
+    ) -> (DenseRows<'_, u32>, ListsMut<'_, u8, u16>) {
+        self.reserve_byte_lists(rows, columns);
+        let Buffer { bytes, byte_index, byte_values, spans, .. } = self;
+        let stride = byte_stride(columns);
+        (
+            DenseRows::new(bytes, rows, stride, stride),
+            ListsMut::new(byte_index, byte_values, spans, rows, columns),
+        )
+    }
+
+    /// The rows of bytes written before, and room for lists of their pairs.
+    pub(crate) fn list_pairs(
+        &mut self,
+        rows: usize,
+        columns: usize,
+    ) -> (DenseRows<'_, u32>, ListsMut<'_, u32>) {
+        self.in_pairs = true;
+        let stride = byte_stride(columns);
+        let columns = columns.div_ceil(4);
+        grow(&mut self.index, rows * list_stride(columns));
+        grow(&mut self.words, rows * list_stride(columns));
+        grow_vec(&mut self.spans, rows);
+        let Buffer { bytes, index, words, spans, .. } = self;
+        (
+            DenseRows::new(bytes, rows, stride, stride),
+            ListsMut::new(index, words, spans, rows, columns),
+        )
+    }
+
+    /// Spans only, for rows whose entries stand elsewhere (CSR).
+    pub(crate) fn spans(&mut self, rows: usize) -> &mut [Span] {
+        grow_vec(&mut self.spans, rows);
+        &mut self.spans[..rows]
+    }
+
+    fn reserve_lists(&mut self, rows: usize, columns: usize) {
+        grow(&mut self.index, rows * list_stride(columns));
+        grow(&mut self.value, rows * list_stride(columns));
+        grow_vec(&mut self.spans, rows);
+    }
+
+    fn reserve_byte_lists(&mut self, rows: usize, columns: usize) {
+        self.in_pairs = false;
+        grow(&mut self.byte_index, rows * list_stride(columns));
+        grow(&mut self.byte_values, rows * list_stride(columns));
+        grow_vec(&mut self.spans, rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Precision;
+
+    #[test]
+    fn signals_have_the_form_that_was_written() {
+        let mut buffer = Buffer::new();
+        for (rows, lists) in [(true, false), (false, true), (true, true)] {
+            let form = Form { precision: Precision::F32, rows, lists };
+            let (dense, listed) = buffer.write_floats(3, 5, form);
+            assert_eq!((dense.is_some(), listed.is_some()), (rows, lists));
+            let signal = buffer.signal(3, 5, form);
+            assert_eq!(signal.len(), 3);
+            let Signal::Floats(parts) = signal else { panic!("bytes") };
+            assert_eq!((parts.rows().is_some(), parts.lists().is_some()), (rows, lists));
+            let form = Form { precision: Precision::Int8, ..form };
+            let (bytes, listed) = buffer.write_bytes(3, 5, form);
+            assert_eq!((bytes.is_some(), listed.is_some()), (rows, lists));
+            let signal = buffer.signal(3, 5, form);
+            assert_eq!(signal.len(), 3);
+            let Signal::Bytes(parts) = signal else { panic!("floats") };
+            assert_eq!((parts.rows().is_some(), parts.lists().is_some()), (rows, lists));
+        }
+    }
+
+    #[test]
+    fn lists_of_bytes_are_pairs_until_bytes_are_listed() {
+        let (mut buffer, form) = (Buffer::new(), Form::both(Precision::Int8));
+        let _ = buffer.write_bytes(4, 6, form);
+        let _ = buffer.list_pairs(4, 6);
+        let pairs = |buffer: &Buffer| {
+            let Signal::Bytes(parts) = buffer.signal(4, 6, form) else { panic!("floats") };
+            matches!(parts.lists(), Some(ListedBytes::Pairs(_)))
+        };
+        assert!(pairs(&buffer));
+        let _ = buffer.list_bytes(4, 6);
+        assert!(!pairs(&buffer));
+    }
+}

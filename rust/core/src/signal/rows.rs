@@ -1,0 +1,149 @@
+//! Dense rows of f32, and rows of bytes four to a word.
+
+use std::marker::PhantomData;
+use std::slice;
+
+use crate::layout::padded;
+
+/// Dense rows at a constant distance: of f32, or of bytes four to a word.
+///
+/// Invariant, checked by [`DenseRows::new`]: `columns` words are readable at each row's start.
+#[derive(Clone, Copy)]
+pub(crate) struct DenseRows<'a, W = f32> {
+    data: &'a [W],
+    stride: usize,
+    rows: usize,
+    columns: usize,
+}
+
+impl<'a, W> DenseRows<'a, W> {
+    pub(crate) fn new(data: &'a [W], rows: usize, columns: usize, stride: usize) -> Self {
+        assert!(rows == 0 || (rows - 1) * stride + columns <= data.len());
+        DenseRows { data, stride, rows, columns }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> &'a [W] {
+        &self.data[row * self.stride..row * self.stride + self.columns]
+    }
+}
+
+impl DenseRows<'_, u32> {
+    /// The rows with their padding up to whole vectors, which any words may be in.
+    pub(crate) fn padded(self) -> Self {
+        DenseRows::new(self.data, self.rows, padded(self.columns), self.stride)
+    }
+}
+
+/// Rows to write, at a constant distance.
+pub(crate) struct RowsMut<'a, T> {
+    data: *mut T,
+    rows: usize,
+    stride: usize,
+    columns: usize,
+    memory: PhantomData<&'a mut [T]>,
+}
+
+/// Dense f32 rows to write.
+pub(crate) type DenseRowsMut<'a> = RowsMut<'a, f32>;
+
+/// Rows of bytes to write, padded to whole vectors of 64: what the rows of an int8 layer's input are.
+pub(crate) type ByteRowsMut<'a> = RowsMut<'a, u8>;
+
+impl<'a> DenseRowsMut<'a> {
+    pub(crate) fn new(data: &'a mut [f32], rows: usize, columns: usize, stride: usize) -> Self {
+        assert!(columns <= stride || rows <= 1);
+        assert!(rows == 0 || (rows - 1) * stride + columns <= data.len());
+        RowsMut { data: data.as_mut_ptr(), rows, stride, columns, memory: PhantomData }
+    }
+}
+
+impl<'a> ByteRowsMut<'a> {
+    /// Rows of `columns` bytes and their padding.
+    pub(crate) fn new(words: &'a mut [u32], rows: usize, columns: usize) -> Self {
+        let stride = byte_stride(columns);
+        assert!(rows * stride <= words.len());
+        // Any four bytes are a word, and a byte needs no alignment.
+        let (data, stride) = (words.as_mut_ptr().cast(), 4 * stride);
+        RowsMut { data, rows, stride, columns: stride, memory: PhantomData }
+    }
+}
+
+impl<T> RowsMut<'_, T> {
+    #[inline(always)]
+    pub(crate) fn row(&mut self, row: usize) -> &mut [T] {
+        self.part(row, 0, self.columns)
+    }
+
+    /// Up to `count` entries of a row from `column` on: fewer where the row ends.
+    #[inline(always)]
+    pub(crate) fn part(&mut self, row: usize, column: usize, count: usize) -> &mut [T] {
+        assert!(row < self.rows && column <= self.columns);
+        let count = count.min(self.columns - column);
+        // SAFETY: rows of `columns` entries stand `stride` apart in memory that is borrowed for as long as
+        // `self` is; of other parts, which other threads may have, it does not make references.
+        unsafe { slice::from_raw_parts_mut(self.data.add(row * self.stride + column), count) }
+    }
+
+    /// The same rows once more.
+    ///
+    /// # Safety
+    /// While a part of one is in use, no entry of it may be used through the other.
+    pub(crate) unsafe fn again(&self) -> Self {
+        RowsMut { ..*self }
+    }
+}
+
+/// Words that a row of `columns` bytes takes, padded to whole vectors.
+pub(crate) fn byte_stride(columns: usize) -> usize {
+    padded(columns.div_ceil(4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stand_a_stride_apart() {
+        let data: Vec<f32> = (0_u8..11).map(f32::from).collect();
+        let rows = DenseRows::new(&data, 3, 3, 4);
+        assert_eq!((rows.rows(), rows.columns()), (3, 3));
+        assert_eq!([rows.row(0), rows.row(2)], [[0.0, 1.0, 2.0], [8.0, 9.0, 10.0]]);
+    }
+
+    #[test]
+    #[should_panic(expected = "assertion failed")]
+    fn rows_must_fit_their_memory() {
+        let _ = DenseRows::new(&[0.0; 10], 3, 3, 4);
+    }
+
+    #[test]
+    fn parts_end_with_the_row() {
+        let mut data = [0.0; 11];
+        let mut rows = DenseRowsMut::new(&mut data, 3, 3, 4);
+        rows.part(1, 2, 16).fill(1.0);
+        assert_eq!(rows.part(2, 3, 16), [0.0; 0]);
+        rows.row(2).fill(2.0);
+        assert_eq!(data, [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 2.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn rows_of_bytes_are_padded_to_lines() {
+        assert_eq!([1, 64, 65].map(byte_stride), [16, 16, 32]);
+        let mut words = [0; 32];
+        let mut rows = ByteRowsMut::new(&mut words, 2, 5);
+        assert_eq!(rows.row(1).len(), 64);
+        rows.row(1)[..5].fill(1);
+        let rows = DenseRows::new(&words, 2, 2, 16);
+        assert_eq!(rows.row(1), [0x0101_0101, u32::from_ne_bytes([1, 0, 0, 0])]);
+        assert_eq!(rows.padded().row(1).len(), 16);
+    }
+}

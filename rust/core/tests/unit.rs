@@ -1,0 +1,27 @@
+//! The unit tests beside the code, of modules below those that compute layers.
+//!
+//! They are built here, not as tests of the library: that would compile all kernels once more for every
+//! instruction set, of which unit tests run few.
+
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
+
+#[path = "../src/error.rs"]
+mod error;
+#[path = "../src/head.rs"]
+mod head;
+#[path = "../src/kernels/mod.rs"]
+mod kernels;
+#[path = "../src/layout/mod.rs"]
+mod layout;
+#[path = "../src/memory.rs"]
+mod memory;
+#[path = "../src/model/mod.rs"]
+mod model;
+#[path = "../src/plan.rs"]
+mod plan;
+#[path = "../src/rows.rs"]
+mod rows;
+#[path = "../src/signal/mod.rs"]
+mod signal;
+#[path = "../src/simd/mod.rs"]
+mod simd;
