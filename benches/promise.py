@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 import lrgate
 from lrgate import timing
+from lrgate.model.model import TASKS
 
 Array = npt.NDArray[Any]
 
@@ -105,7 +106,7 @@ def main() -> None:
 
 
 def supported(kind: Kind) -> bool:
-    return kind.task in lrgate.model.TASKS
+    return kind.task in TASKS
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -40,8 +40,6 @@ from hypothesis.extra import numpy as hnp
 from lrgate import files
 from lrgate.files import FileFormatError, load, save
 from lrgate.model import (
-    MACHINE_KEYS,
-    PRECISIONS,
     Activation,
     ClassPlan,
     Gate,
@@ -51,6 +49,8 @@ from lrgate.model import (
     Probe,
     Quantization,
 )
+from lrgate.model.json import MACHINE_KEYS
+from lrgate.model.plan import PRECISIONS
 from lrgate.network import Network
 
 SUFFIXES = ("npz", "safetensors")

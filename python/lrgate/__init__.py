@@ -12,7 +12,8 @@ from lrgate import estimators, examples
 from lrgate._core import VERSION as __version__
 from lrgate._core import available_isas, get_num_threads, isa
 from lrgate.files import FileFormatError
-from lrgate.model import Activation, Gate, Layer, Quantization
+from lrgate.model.activation import Activation
+from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.monitoring import Monitor, MonitorReport
 from lrgate.network import Network
 from lrgate.optimize import optimize

@@ -32,7 +32,8 @@ import numpy.typing as npt
 
 from lrgate import _logistic
 from lrgate.inputs import plain_array
-from lrgate.model import Activation, Gate, Layer
+from lrgate.model.activation import Activation
+from lrgate.model.layer import Gate, Layer
 from lrgate.sparse import SparseInputs
 
 __all__ = [

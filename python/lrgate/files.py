@@ -51,23 +51,13 @@ from typing import IO, Any, Final, NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.model import (
-    Activation,
-    ClassPlan,
-    Gate,
-    Layer,
-    Machine,
-    Model,
-    PlannedOutputs,
-    Probe,
-    Quantization,
-    as_classes,
-    as_float32,
-    as_machine,
-    as_range,
-    as_rows,
-    sealed,
-)
+from lrgate.model.activation import Activation
+from lrgate.model.arrays import as_classes, as_float32, as_range, as_rows, sealed
+from lrgate.model.json import Machine, as_machine
+from lrgate.model.layer import Gate, Layer, Quantization
+from lrgate.model.model import Model
+from lrgate.model.plan import ClassPlan
+from lrgate.model.probe import PlannedOutputs, Probe
 
 __all__ = ["FORMAT_VERSION", "MAX_BYTES", "FileFormatError", "load", "save"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from lrgate import _core
-from lrgate.model import MAX_MACHINE_CHARACTERS, Machine
+from lrgate.model.json import MAX_MACHINE_CHARACTERS, Machine
 
 __all__ = ["fingerprint"]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lrgate.model import Layer
+from lrgate.model.layer import Layer
 
 __all__ = ["merged"]
 

@@ -24,7 +24,8 @@ import numpy.typing as npt
 from lrgate.inputs import real_array
 
 if TYPE_CHECKING:
-    from lrgate.model import Float32Array, Layer
+    from lrgate.model.arrays import Float32Array
+    from lrgate.model.layer import Layer
     from lrgate.network import Network
 
 __all__ = ["Drift", "LayerDrift", "Monitor", "MonitorReport"]

@@ -19,25 +19,13 @@ import numpy.typing as npt
 
 from lrgate import _core, files, inputs, quantize
 from lrgate.machine import fingerprint
-from lrgate.model import (
-    PRECISIONS,
-    TASKS,
-    Activation,
-    ClassPlan,
-    Float32Array,
-    Gate,
-    Int32Array,
-    Layer,
-    Machine,
-    Model,
-    PlannedOutputs,
-    Probe,
-    Quantization,
-    as_classes,
-    as_float32,
-    as_range,
-    sealed,
-)
+from lrgate.model.activation import Activation
+from lrgate.model.arrays import Float32Array, Int32Array, as_classes, as_float32, as_range, sealed
+from lrgate.model.json import Machine
+from lrgate.model.layer import Gate, Layer, Quantization
+from lrgate.model.model import TASKS, Model
+from lrgate.model.plan import PRECISIONS, ClassPlan
+from lrgate.model.probe import PlannedOutputs, Probe
 from lrgate.monitoring import Monitor
 from lrgate.phases import Phases, measure_phases
 from lrgate.profiles import LayerProfile, Profile

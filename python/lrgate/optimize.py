@@ -49,7 +49,8 @@ from lrgate.judge import (
     Split,
     calibrated,
 )
-from lrgate.model import Gate, Layer, Model
+from lrgate.model.layer import Gate, Layer
+from lrgate.model.model import Model
 from lrgate.network import Network
 from lrgate.profiles import LayerProfile
 from lrgate.quantize import MOST_INPUTS, gate_range

@@ -32,7 +32,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.model import Activation, Float32Array, Gate, Layer, Quantization
+from lrgate.model.activation import Activation
+from lrgate.model.arrays import Float32Array
+from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.sparse import SparseInputs
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.model import Activation, Layer
+from lrgate.model.activation import Activation
+from lrgate.model.layer import Layer
 
 __all__ = ["co_activation_order", "proven_dead"]
 

@@ -32,7 +32,7 @@ from lrgate.bench.engines import LRGATE, Engine, Forward, Settings, blas, folded
 from lrgate.bench.startup import Startup
 from lrgate.inputs import as_list, checked_rows, label_array, real_array
 from lrgate.judge import Judge
-from lrgate.model import Activation
+from lrgate.model.activation import Activation
 from lrgate.network import Network
 from lrgate.optimize import checked_targets, optimize
 from lrgate.runtime import num_threads
