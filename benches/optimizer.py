@@ -28,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 import lrgate
-from lrgate import estimators, timing, units
+from lrgate import estimators, timing
 from lrgate.bench import engines
+from lrgate.planner import units
 
 TRAINING = Path(__file__).resolve().parent.parent / "training"
 sys.path.insert(0, str(TRAINING))

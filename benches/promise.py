@@ -33,11 +33,12 @@ import numpy.typing as npt
 import lrgate
 from lrgate import timing
 from lrgate.model.model import TASKS
+from lrgate.planner import search
 
 Array = npt.NDArray[Any]
 
 FRESH = 40_000
-MODULE = sys.modules["lrgate.optimize"]
+MODULE = search
 MEASURED = (MODULE._Search._race, MODULE._Search._layer_seconds, MODULE._Search._tuned)
 
 

@@ -635,7 +635,7 @@ def test_a_pipe_is_refused_at_once(
     os.mkfifo(path)
     if swapped:
         regular = os.stat(__file__)
-        monkeypatch.setattr("lrgate.files.os.stat", lambda *_, **__: regular)
+        monkeypatch.setattr("lrgate.files.opening.os.stat", lambda *_, **__: regular)
     with time_limit(5):
         assert refused(path) == "it must be a regular file, not a pipe"
 
@@ -706,7 +706,7 @@ def test_failure_leaves_the_old_file(
         raise error
 
     path.write_bytes(b"old")
-    monkeypatch.setattr(f"lrgate.files.{broken}", raises)
+    monkeypatch.setattr(f"lrgate.files.atomic.{broken}", raises)
     with pytest.raises(error):
         save(path, full_model())
     monkeypatch.undo()
@@ -756,7 +756,7 @@ def test_the_old_file_stays_readable_while_the_new_one_is_written(
         assert Path(source).parent == path.parent  # elsewhere the move might not be atomic
         real(source, target)
 
-    monkeypatch.setattr("lrgate.files.os.replace", replace)
+    monkeypatch.setattr("lrgate.files.atomic.os.replace", replace)
     save(path, Model(layers=full_model().layers))
     assert seen == [True]
     assert load(path).task is None

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from lrgate import Layer, Network
-from lrgate.judge import FIT_SHARE, MOST_ROWS, Calibration, Damage, Judge, Split
+from lrgate.planner.calibration import Calibration
+from lrgate.planner.divergence import Damage
+from lrgate.planner.evaluation import Judge
+from lrgate.planner.split import FIT_SHARE, MOST_ROWS, Split
 from oracle import make, rows
 
 D = 10

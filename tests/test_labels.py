@@ -16,7 +16,7 @@ from lrgate import Network
 from lrgate.inputs import label_array
 from lrgate.model import Activation, Layer, Model
 from lrgate.monitoring import Monitor
-from lrgate.optimize import checked_targets
+from lrgate.planner.search import checked_targets
 from oracle import gated, make, rows
 
 EYE = [(np.eye(3), np.zeros(3))]

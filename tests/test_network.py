@@ -19,7 +19,8 @@ import pytest
 from scipy import sparse
 
 import lrgate
-from lrgate import Gate, Layer, Network, files, network
+from lrgate import Gate, Layer, Network, network
+from lrgate.files.writing import header_of
 from lrgate.machine import fingerprint
 from lrgate.model import Activation, ClassPlan, Model, Probe, Quantization
 from oracle import assert_close, forward, gated, make, rows
@@ -1533,7 +1534,7 @@ def test_flips_that_change_labels_are_noticed(tmp_path: Path) -> None:
     """In a file without a checksum, of those that load."""
     net, path = planned(), tmp_path / "net.safetensors"
     net.save(path)
-    header = files._header(model_of(net)) | {"format_version": 1}
+    header = header_of(model_of(net)) | {"format_version": 1}
     del header["checksum"]
     saved = path.read_bytes()
     start = 8 + int.from_bytes(saved[:8], "little")

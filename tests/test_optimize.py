@@ -23,14 +23,18 @@ from scipy import sparse
 from tqdm import tqdm
 
 import lrgate
-from lrgate import Gate, Layer, Network, estimators, quantize, timing
-from lrgate.judge import Evidence, Judge, Split
+from lrgate import Gate, Layer, Network, estimators, timing
 from lrgate.machine import fingerprint
 from lrgate.model import Activation
+from lrgate.planner import search
+from lrgate.planner.evaluation import Judge
+from lrgate.planner.evidence import Evidence
+from lrgate.planner.split import Split
+from lrgate.quantization.fit import selected
 from lrgate.sparse import SparseInputs
 from oracle import gated, make
 
-MODULE = sys.modules["lrgate.optimize"]
+MODULE = search
 D = 20
 RELU = Activation("relu")
 
@@ -532,9 +536,7 @@ def by_hand(fast: Network) -> Network:
                 layer.bias[order],
                 layer.activation,
                 gate=gate,
-                quantization=quantize.selected(layer.quantization, before)
-                if i
-                else layer.quantization,
+                quantization=selected(layer.quantization, before) if i else layer.quantization,
             )
         )
         before = order

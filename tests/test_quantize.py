@@ -34,11 +34,14 @@ from lrgate import (
     Quantization,
     QuantizationReport,
     QuantizationWarning,
-    quantize,
 )
 from lrgate.inputs import checked_rows
 from lrgate.machine import fingerprint
 from lrgate.model import Activation, ClassPlan, Model, Probe
+from lrgate.quantization.comparison import difference
+from lrgate.quantization.fit import Fit, fit_layers, gate_range
+from lrgate.quantization.rows import split
+from lrgate.quantization.windows import outside
 from oracle import gated, make, rows
 
 ONE = Quantization(np.ones((), np.float32), np.zeros((), np.float32))
@@ -85,12 +88,12 @@ def net() -> Network:
 # --- the first layer's windows -----------------------------------------------------------------
 
 
-def fit(net: Network, x: Any, *layers: int) -> quantize.Fit:
+def fit(net: Network, x: Any, *layers: int) -> Fit:
     rows = checked_rows(x, net.input_size)
     chosen = set(layers or range(len(net.layers)))
     classifies = net.task == "classification"
     inputs = net.dense().layer_inputs
-    return quantize.fit_layers(net.layers, rows, chosen, inputs, net.input_scale, classifies)
+    return fit_layers(net.layers, rows, chosen, inputs, net.input_scale, classifies)
 
 
 def of_rows(x: Any, weight: Any = None, **options: Any) -> Quantization:
@@ -152,7 +155,7 @@ def test_few_fresh_rows_leave_the_windows() -> None:
         rng = np.random.default_rng(d)
         x = draw(rng, 1000).astype(np.float32)
         found = of_rows(x)
-        beyond = quantize.outside(draw(rng, 20_000).astype(np.float32), found, first=True)
+        beyond = outside(draw(rng, 20_000).astype(np.float32), found, first=True)
         assert beyond.mean() < 0.002, d
         low, high = window(found)
         assert (np.max(high) - np.min(low)) < 2 * (x.max() - x.min())
@@ -189,7 +192,7 @@ def test_constant_columns_cost_the_others_nothing(value: float, scale: Any) -> N
     weight = rng.normal(size=(60, 4))
     weight[:, 3] /= factors[3]
     found = of_rows(x, weight, input_scale=factors)
-    assert not quantize.outside(x, found, first=True).any()
+    assert not outside(x, found, first=True).any()
     without = of_rows(x[:, :3], weight[:, :3], input_scale=factors[:3])
     np.testing.assert_allclose(found.scale[:3], without.scale, rtol=0.5)
     # What the column adds to a sum is as exact as what others add.
@@ -206,7 +209,7 @@ def test_rows_that_never_vary(x: np.ndarray, weight: float) -> None:
     if found is not None and weight:
         off = np.abs(taken(x, found) - x)
         assert (off <= np.abs(x).max() / 50 + 1e-6).all()
-        assert not quantize.outside(x, found, first=True).any()
+        assert not outside(x, found, first=True).any()
 
 
 def test_inputs_without_weights_may_be_anything() -> None:
@@ -217,7 +220,7 @@ def test_inputs_without_weights_may_be_anything() -> None:
     x[:250, 2] = -1e-20
     found = of_rows(x, weight)
     x[:, 2] = np.random.default_rng(1).normal(size=500) * 1e15
-    assert not quantize.outside(x, found, first=True).any()
+    assert not outside(x, found, first=True).any()
 
 
 @pytest.mark.parametrize("size", [1e-28, 1e-10, 1e10, 1e36])
@@ -245,7 +248,7 @@ def test_any_rows_are_within_a_step_or_recomputed(x: np.ndarray) -> None:
     found = result.layers[0].quantization
     assert (found is None) == bool(result.reports[0].note)
     if found is not None:
-        kept = ~quantize.outside(x, found, first=True)
+        kept = ~outside(x, found, first=True)
         # Where the offset is large, x / scale + offset is rounded in float32.
         step = found.scale * (1.51 + 2.0**-22 * np.abs(found.offset))
         slack = np.abs(x) * 2.0**-21 + 1e-36
@@ -279,11 +282,9 @@ def test_wide_sparse_rows_are_not_made_dense() -> None:
     quantization = found.layers[0].quantization
     assert quantization is not None
     fresh = sparse.random(1000, d, 50 / d, "csr", dtype=np.float32, random_state=1)
-    beyond = quantize.outside(fresh, quantization, first=True)
+    beyond = outside(fresh, quantization, first=True)
     assert beyond.mean() < 0.02
-    np.testing.assert_array_equal(
-        beyond, quantize.outside(fresh.toarray(), quantization, first=True)
-    )
+    np.testing.assert_array_equal(beyond, outside(fresh.toarray(), quantization, first=True))
 
 
 # --- later layers ------------------------------------------------------------------------------
@@ -299,7 +300,7 @@ def test_zero_is_a_byte_in_later_layers(hidden: str) -> None:
         assert quantization is not None and quantization.offset.shape == ()
         assert (quantization.offset == 0) == (hidden in ("relu", "sigmoid"))
         assert quantization.offset == np.round(quantization.offset)
-        kept = ~quantize.outside(inputs, quantization, first=False)
+        kept = ~outside(inputs, quantization, first=False)
         assert kept.mean() > 0.98
         off = np.abs(taken(inputs[kept], quantization) - inputs[kept])
         assert (off <= 0.51 * quantization.scale).all()
@@ -489,7 +490,7 @@ def test_what_fitted_rows_show_counts_too() -> None:
     """A steep unit that is on in few rows, of which none is held back."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 4)).astype(np.float32)
-    fitted, held = quantize.split(x)
+    fitted, held = split(x)
     steep = [[1e4, 0, 0, 0], *np.eye(4)]
     on = np.sort(fitted[:, 0])[-3]
     assert (held[:, 0] < on).all()
@@ -569,16 +570,16 @@ def test_differences_of_labels() -> None:
     exact = np.float32([[3, 1, 0], [0, 2, 1], [5, 5.5, 0], [1, 0, 9]])
     got = exact + np.float32([[0, 0, 0.5], [0, -1.5, 0], [0, 0, 0], [0, 0, 0]])
     none = np.zeros(4, bool)
-    found = quantize.difference(exact, got, none, "classification", "identity")
+    found = difference(exact, got, none, "classification", "identity")
     assert found.changed == 0.25
     # Margins 2, 1, 0.5 and 8; errors 0, 1.5, 0 and 0: of the margins two are below 1.5.
     assert found.expected_changed == pytest.approx((0 + 2 + 0 + 0) / 4 / 4 / 2)
     assert found.relative == pytest.approx(1.5**2 / (4 + 1 + 0.25 + 64))
-    known = quantize.difference(exact, got, got[:, 1] == 0.5, "classification", "identity")
+    known = difference(exact, got, got[:, 1] == 0.5, "classification", "identity")
     assert (known.changed, known.expected_changed, known.relative) == (0, 0, 0)
-    several = quantize.difference(exact - 1, got - 1, none, "multilabel", "identity")
+    several = difference(exact - 1, got - 1, none, "multilabel", "identity")
     assert several.changed == pytest.approx(1 / 12)
-    values = quantize.difference(exact, got, none, "regression", "identity")
+    values = difference(exact, got, none, "regression", "identity")
     assert np.isnan(values.changed) and values.relative > 0
 
 
@@ -592,7 +593,7 @@ def test_a_gates_range_holds_its_sums_with_room() -> None:
     sums = x @ gate.u
     low, high = sums.min(axis=0), sums.max(axis=0)
     expected = np.stack([low - 0.1 * (high - low), high + 0.1 * (high - low)])
-    np.testing.assert_allclose(quantize.gate_range(gate, x), expected, rtol=1e-5)
+    np.testing.assert_allclose(gate_range(gate, x), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shift", [0.0, 50.0])
@@ -1016,7 +1017,7 @@ def test_signed_rows_and_rows_beyond_the_range() -> None:
     for steps in (0.9, 1.1):
         beyond = bounds + np.array([[-steps], [steps]])
         near = ((beyond - first.offset) * first.scale).astype(np.float32)
-        assert quantize.outside(near, first, first=True).all() == (steps > 1)
+        assert outside(near, first, first=True).all() == (steps > 1)
         # Such rows leave later layers' bytes too, unless these are f32.
         only = small.with_strategies(["dense"] * 3, ["int8", "f32", "f32"])
         expected = net(near if steps > 1 else taken(near, first).astype(np.float32))
@@ -1217,9 +1218,7 @@ def test_one_scale_for_each_unit(strategy: str, orders: Any) -> None:
         ranged = [None if layer.gate is None else layer.gate for layer in network.layers]
         inputs = network.dense().layer_inputs(x)
         ranged = [
-            None
-            if gate is None
-            else dataclasses.replace(gate, range=quantize.gate_range(gate, values))
+            None if gate is None else dataclasses.replace(gate, range=gate_range(gate, values))
             for gate, values in zip(ranged, inputs, strict=True)
         ]
         small = network.with_gates(ranged).with_quantization({1: Quantization(scale, np.array(0))})

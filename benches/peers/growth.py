@@ -37,7 +37,7 @@ import numpy.typing as npt
 import lrgate
 from lrgate import timing
 from lrgate.bench import engines
-from lrgate.files import replacing
+from lrgate.files.atomic import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
 NOISE = 0.1

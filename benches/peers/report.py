@@ -23,7 +23,7 @@ import growth
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from lrgate.files import replacing
+from lrgate.files.atomic import replacing
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "benchmarks"
 ORDER = (

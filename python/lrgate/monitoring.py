@@ -22,15 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate.inputs import real_array
+from lrgate.types import Float64Array
 
 if TYPE_CHECKING:
-    from lrgate.model.arrays import Float32Array
     from lrgate.model.layer import Layer
     from lrgate.network import Network
+    from lrgate.types import Float32Array
 
 __all__ = ["Drift", "LayerDrift", "Monitor", "MonitorReport"]
 
-_Float64Array = npt.NDArray[np.float64]
 
 _log: Final = logging.getLogger("lrgate.monitor")
 
@@ -400,7 +400,7 @@ class Monitor:
         others = self._random.choice(after, number, replace=False, shuffle=False)
         return np.append(first, first + 1 + np.sort(others))
 
-    def _compare(self, x: Any, y: npt.NDArray[Any], size: int, boundary: float) -> _Float64Array:
+    def _compare(self, x: Any, y: npt.NDArray[Any], size: int, boundary: float) -> Float64Array:
         """Sums over the rows of `x`, from a call of `size` rows, less those that are not finite.
 
         `y` is what the call gave: labels or values (n,), or outputs, probabilities or labels
@@ -449,7 +449,7 @@ class Monitor:
         one = y.shape[1] == 1
         return np.asarray(y[:, 0] > self._boundary if one else y.argmax(axis=1), np.intp)
 
-    def _record(self, sampled: int, sums: _Float64Array) -> None:
+    def _record(self, sampled: int, sums: Float64Array) -> None:
         """Add sums over `sampled` rows, and warn where that is due."""
         with self._lock:
             self._skipped += sampled - int(sums[0])
@@ -485,7 +485,7 @@ class Monitor:
                 due.append((what, figure, drift.rows, name, limit))
         return due
 
-    def _drift(self, sums: _Float64Array) -> Drift:
+    def _drift(self, sums: Float64Array) -> Drift:
         rows = int(sums[0])
         figure = low = high = None
         if self._task != "regression":
@@ -514,15 +514,15 @@ class _Window:
     def __init__(self, rows: int, width: int) -> None:
         self._rows = rows
         self._old = np.zeros((1, width))  # sums of the last 0, 1, ... of the older pieces
-        self._new: list[_Float64Array] = []
+        self._new: list[Float64Array] = []
         self._new_sums = np.zeros(width)
 
     @property
-    def sums(self) -> _Float64Array:
-        result: _Float64Array = self._old[-1] + self._new_sums
+    def sums(self) -> Float64Array:
+        result: Float64Array = self._old[-1] + self._new_sums
         return result
 
-    def add(self, piece: _Float64Array) -> None:
+    def add(self, piece: Float64Array) -> None:
         self._new.append(piece)
         self._new_sums = self._new_sums + piece
         while True:

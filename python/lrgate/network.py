@@ -17,10 +17,11 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from lrgate import _core, files, inputs, quantize
+from lrgate import _core, files, inputs
+from lrgate.files.errors import FileFormatError
 from lrgate.machine import fingerprint
 from lrgate.model.activation import Activation
-from lrgate.model.arrays import Float32Array, Int32Array, as_classes, as_float32, as_range, sealed
+from lrgate.model.arrays import as_classes, as_float32, as_range, sealed
 from lrgate.model.json import Machine
 from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.model.model import TASKS, Model
@@ -29,8 +30,14 @@ from lrgate.model.probe import PlannedOutputs, Probe
 from lrgate.monitoring import Monitor
 from lrgate.phases import Phases, measure_phases
 from lrgate.profiles import LayerProfile, Profile
-from lrgate.quantize import Difference, LayerFit, QuantizationReport, QuantizationWarning
+from lrgate.quantization import comparison, limits
+from lrgate.quantization.comparison import Difference
+from lrgate.quantization.fit import fit_layers
+from lrgate.quantization.rows import at_most_held, canonical, check_signals, split
+from lrgate.quantization.typical import typical_rows
 from lrgate.reports import Report
+from lrgate.results.quantization import LayerFit, QuantizationReport, QuantizationWarning
+from lrgate.types import Float32Array, Int32Array
 
 CHECK_TOLERANCE = 1e-4
 """How far :meth:`Network.check` lets outputs be from the stored ones, relative to the largest.
@@ -163,7 +170,7 @@ class Network(_core.Network):
                 with suppress(OSError, RuntimeError, MemoryError):  # the file's plan serves too
                     net = net._retune(_RETUNE_SECONDS)
         except ValueError as error:
-            raise files.FileFormatError(f"{os.fspath(path)}: {error}") from error
+            raise FileFormatError(f"{os.fspath(path)}: {error}") from error
         return net
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -623,10 +630,10 @@ class Network(_core.Network):
         >>> bool((small.predict(x) != net.predict(x)).mean() < 0.01)
         True
         """
-        rows = quantize.canonical(inputs.checked_rows(x, self.input_size))
+        rows = canonical(inputs.checked_rows(x, self.input_size))
         chosen = _to_quantize(layers, self.layers)
-        quantize.check_signals(rows, chosen, self.dense().layer_inputs)
-        fit_rows, held = quantize.split(rows)
+        check_signals(rows, chosen, self.dense().layer_inputs)
+        fit_rows, held = split(rows)
         net, fits = self._fitted(fit_rows, chosen)
         report = net._compared(fit_rows, held, fits)
         if held.shape[0] and not report[1].within():
@@ -638,7 +645,7 @@ class Network(_core.Network):
     def _fitted(self, rows: Any, chosen: Iterable[int]) -> tuple[Self, tuple[LayerFit, ...]]:
         """The `chosen` layers in int8, as far as they can be; no check, no warnings."""
         chosen = set(chosen)
-        fit = quantize.fit_layers(
+        fit = fit_layers(
             self.layers,
             rows,
             chosen,
@@ -698,9 +705,9 @@ class Network(_core.Network):
         difference = worst = Difference(nan, nan, nan)
         if n:
             recomputed, difference = self._difference(held)
-            typical = quantize.typical_rows(held, self.layers[0].weight, self.input_scale)
+            typical = typical_rows(held, self.layers[0].weight, self.input_scale)
             worst = difference.worst(self._difference(typical)[1])
-            worst = worst.worst(self._difference(quantize.at_most_held(fitted))[1])
+            worst = worst.worst(self._difference(at_most_held(fitted))[1])
         task = self.task or "regression"
         expected = nan if task == "regression" else difference.expected_changed
         report = QuantizationReport(
@@ -721,7 +728,7 @@ class Network(_core.Network):
         strategies = ["dense" if name == "gate" else name for name in strategies]
         int8 = self.with_strategies(strategies, precisions)
         beyond = int8.engine.out_of_range(rows)
-        difference = quantize.difference(
+        difference = comparison.difference(
             np.asarray(self.with_strategies(strategies)(rows)),
             np.asarray(int8(rows)),
             beyond,
@@ -1225,7 +1232,7 @@ def _warn_of(report: QuantizationReport, difference: Difference) -> None:
             said.append(f"int8 changes {share:.1%} of the labels of rows held back")
     if not report.held_rows:
         said.append("int8 is not checked on other rows: that takes at least 8 rows")
-    if report.recomputed > quantize.WARN_RECOMPUTED:
+    if report.recomputed > limits.WARN_RECOMPUTED:
         said.append(
             f"{report.recomputed:.1%} of the rows leave the range of the bytes and are "
             "recomputed in f32, which is slower"
@@ -1283,16 +1290,16 @@ def _layer_profile(layer: Layer, before: Int32Array | None, values: dict[str, An
 def _to_quantize(wanted: Sequence[int] | None, layers: Sequence[Layer]) -> set[int]:
     """Indices of the layers to quantise."""
     if wanted is None:
-        return {i for i, layer in enumerate(layers) if layer.inputs <= quantize.MOST_INPUTS}
+        return {i for i, layer in enumerate(layers) if layer.inputs <= limits.MOST_INPUTS}
     indices = inputs.as_list(wanted, "layers")
     for i in indices:
         if isinstance(i, bool) or not isinstance(i, int | np.integer):
             raise TypeError(f"layers must be a sequence of integers, got {i!r}")
         if not 0 <= i < len(layers):
             raise ValueError(f"layers must name layers from 0 to {len(layers) - 1}, got {i}")
-        if layers[int(i)].inputs > quantize.MOST_INPUTS:
+        if layers[int(i)].inputs > limits.MOST_INPUTS:
             raise ValueError(
-                f"layers[{i}] must have at most {quantize.MOST_INPUTS} inputs for int8, "
+                f"layers[{i}] must have at most {limits.MOST_INPUTS} inputs for int8, "
                 f"got {layers[int(i)].inputs}"
             )
     return {int(i) for i in indices}

@@ -24,10 +24,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SparseInputs"]
+from lrgate.types import Float32Array, Float64Array
 
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
+__all__ = ["SparseInputs"]
 
 
 class SparseInputs:

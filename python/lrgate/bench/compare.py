@@ -31,16 +31,16 @@ from lrgate.bench import process, startup
 from lrgate.bench.engines import LRGATE, Engine, Forward, Settings, blas, folded, selected
 from lrgate.bench.startup import Startup
 from lrgate.inputs import as_list, checked_rows, label_array, real_array
-from lrgate.judge import Judge
 from lrgate.model.activation import Activation
 from lrgate.network import Network
-from lrgate.optimize import checked_targets, optimize
+from lrgate.planner.evaluation import Judge
+from lrgate.planner.search import checked_targets, optimize
 from lrgate.runtime import num_threads
 from lrgate.timing import Ratio, Timing
+from lrgate.types import Float32Array
 
 __all__ = ["ALLOWED", "Comparison", "Entry", "Race", "measure", "original", "run"]
 
-Float32Array = npt.NDArray[np.float32]
 Rows = npt.NDArray[Any]
 
 ALLOWED: Final = 0.001

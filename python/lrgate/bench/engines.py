@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate.network import Network
+from lrgate.types import Float32Array, Float64Array
 
 __all__ = [
     "ENGINES",
@@ -36,8 +37,6 @@ __all__ = [
     "versions",
 ]
 
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
 Forward = Callable[[Float32Array], Float32Array]
 Settings = Mapping[str, Any]
 Layers = Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]

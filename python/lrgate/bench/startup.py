@@ -25,7 +25,7 @@ begin = time.perf_counter()
 for name in json.loads(sys.argv[1])["modules"]:
     importlib.import_module(name)
 imported = time.perf_counter() - begin
-from lrgate.bench import startup
+from lrgate.bench import (startup)
 startup.child(sys.argv[1], imported)
 """
 

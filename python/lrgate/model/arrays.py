@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate import inputs
+from lrgate.types import Float32Array, Int32Array
 
 __all__ = [
     "as_classes",
@@ -25,9 +26,6 @@ __all__ = [
     "set_field",
 ]
 
-
-Float32Array = npt.NDArray[np.float32]
-Int32Array = npt.NDArray[np.int32]
 
 # Numbers of dimensions by the text that messages give for the shape.
 _DIMENSIONS: Final[dict[str, tuple[int, ...]]] = {

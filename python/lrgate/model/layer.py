@@ -9,8 +9,6 @@ import numpy as np
 
 from lrgate.model.activation import Activation
 from lrgate.model.arrays import (
-    Float32Array,
-    Int32Array,
     as_float32,
     as_order,
     check_bounds,
@@ -20,6 +18,7 @@ from lrgate.model.arrays import (
     sealed,
     set_field,
 )
+from lrgate.types import Float32Array, Int32Array
 
 __all__ = ["Gate", "Layer", "Quantization", "ReadOnlyArrays"]
 

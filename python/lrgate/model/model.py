@@ -8,7 +8,6 @@ from typing import Any, Final
 import numpy.typing as npt
 
 from lrgate.model.arrays import (
-    Float32Array,
     as_classes,
     as_float32,
     as_range,
@@ -21,6 +20,7 @@ from lrgate.model.json import Machine, as_machine, json_object
 from lrgate.model.layer import Layer, ReadOnlyArrays
 from lrgate.model.plan import ClassPlan
 from lrgate.model.probe import PlannedOutputs, Probe
+from lrgate.types import Float32Array
 
 __all__ = ["Model"]
 

@@ -8,16 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.model.arrays import (
-    Float32Array,
-    as_float32,
-    as_rows,
-    check_shape,
-    check_type,
-    set_field,
-)
+from lrgate.model.arrays import as_float32, as_rows, check_shape, check_type, set_field
 from lrgate.model.layer import ReadOnlyArrays
 from lrgate.model.plan import ClassPlan
+from lrgate.types import Float32Array
 
 __all__ = ["PlannedOutputs", "Probe"]
 

@@ -15,12 +15,10 @@ import numpy.typing as npt
 
 from lrgate.model.activation import Activation
 from lrgate.model.layer import Layer
+from lrgate.types import BoolArray, Float64Array, IntArray
 
 __all__ = ["co_activation_order", "proven_dead"]
 
-BoolArray = npt.NDArray[np.bool_]
-Float64Array = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.int16]
 

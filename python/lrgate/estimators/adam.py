@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lrgate.types import Float32Array
+
 __all__ = ["batch_size", "train"]
 
-Float32Array = npt.NDArray[np.float32]
 
 # Length of Adam's steps, in temperatures: half or twice as long makes no difference to speak of.
 _STEP: Final = 0.06

@@ -35,33 +35,28 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate import estimators, machine, merging, quantize, timing, units
+from lrgate import estimators, machine, timing
 from lrgate._core import get_num_threads
 from lrgate.inputs import as_list, checked_rows, label_array
-from lrgate.judge import (
-    CHECK_SHARE,
-    FIT_SHARE,
-    MOST_ROWS,
-    Calibration,
-    Damage,
-    Evidence,
-    Judge,
-    Split,
-    calibrated,
-)
 from lrgate.model.layer import Gate, Layer
 from lrgate.model.model import Model
 from lrgate.network import Network
+from lrgate.planner import merging, units
+from lrgate.planner.calibration import Calibration, calibrated
+from lrgate.planner.divergence import Damage
+from lrgate.planner.evaluation import Judge
+from lrgate.planner.evidence import Evidence
+from lrgate.planner.split import CHECK_SHARE, FIT_SHARE, MOST_ROWS, Split
 from lrgate.profiles import LayerProfile
-from lrgate.quantize import MOST_INPUTS, gate_range
+from lrgate.quantization import fit as quantize
+from lrgate.quantization.fit import gate_range
+from lrgate.quantization.limits import MOST_INPUTS
 from lrgate.reports import CheckReport, ClassReport, LayerReport, Report, Spread
 from lrgate.sparse import SparseInputs
+from lrgate.types import Float32Array, Float64Array, IntArray
 
 __all__ = ["optimize"]
 
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 Masks = list[npt.NDArray[np.bool_]]
 
 _LEAST_ROWS: Final = 50

@@ -1,0 +1,1 @@
+"""What calls report: profiles, phases, quantization, optimization, monitoring, comparisons."""
