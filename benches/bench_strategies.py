@@ -21,8 +21,8 @@ import pytest
 import lrgate
 import networks
 import reference as oracle
-from lrgate import timing
 from lrgate.bench import engines
+from lrgate.measure import timing
 from networks import Case
 
 # Little time for each, so that all take minutes.

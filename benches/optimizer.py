@@ -28,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 import lrgate
-from lrgate import estimators, timing
+from lrgate import estimators
 from lrgate.bench import engines
+from lrgate.measure import timing
 from lrgate.planner import units
 
 TRAINING = Path(__file__).resolve().parent.parent / "training"

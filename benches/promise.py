@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 import lrgate
-from lrgate import timing
+from lrgate.measure import timing
 from lrgate.model.model import TASKS
 from lrgate.planner import search
 

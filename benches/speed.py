@@ -19,8 +19,8 @@ import numpy as np
 
 import lrgate
 import networks
-from lrgate import timing
 from lrgate.bench import engines
+from lrgate.measure import timing
 
 ROWS = (1, 64, 256, 1024)
 PEER = "ORT f32"

@@ -18,8 +18,9 @@ import pytest
 
 import lrgate
 from lrgate import cli
-from lrgate.bench import compare, engines, process, startup
-from lrgate.timing import Timing
+from lrgate.bench import compare, engines, startup
+from lrgate.measure import process
+from lrgate.measure.timing import Timing
 
 SIZES = (12, 20, 16, 4)
 FEW = ["numpy"]

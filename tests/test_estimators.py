@@ -25,17 +25,24 @@ from lrgate.estimators import (
     fit_thresholds,
     hull,
     logistic,
+    products,
     signs,
     svd,
+    thresholds,
     whitened,
     whitening,
 )
 from lrgate.estimators import rows as rows_module
+from lrgate.inputs.sparse import SparseInputs
 from lrgate.model import Activation, Gate, Layer
-from lrgate.sparse import SparseInputs
 
 RELU = Activation("relu")
 SHAPES = [(12, 30), (30, 12), (20, 20), (1, 5), (5, 1)]  # (inputs, outputs)
+
+
+def set_chunk_values(monkeypatch: pytest.MonkeyPatch, values: int) -> None:
+    for module in (rows_module, products, thresholds, whitening):
+        monkeypatch.setattr(module, "CHUNK_VALUES", values)
 
 
 def random_layer(inputs: int, outputs: int, activation: Activation = RELU, seed: int = 0) -> Layer:
@@ -320,7 +327,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = whitened(layer, rows)
     report = evaluate(layer, whole.gate(3), rows)
     for values in (1, 70, 1000):
-        monkeypatch.setattr(rows_module, "CHUNK_VALUES", values)
+        set_chunk_values(monkeypatch, values)
         np.testing.assert_allclose(whitened(layer, rows).u @ whole.v, whole.u @ whole.v, atol=1e-9)
         other = evaluate(layer, whole.gate(3), rows)
         assert other.recall == report.recall
@@ -330,7 +337,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rows_are_never_copied_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """4.8 MB of float32 rows, which would take 9.6 in float64."""
-    monkeypatch.setattr(rows_module, "CHUNK_VALUES", 1 << 15)
+    set_chunk_values(monkeypatch, 1 << 15)
     layer, rows = random_layer(60, 40), np.ones((20_000, 60), np.float32)
     tracemalloc.start()
     try:
@@ -562,7 +569,7 @@ def test_large_weights_are_not_copied_in_float64(monkeypatch: pytest.MonkeyPatch
     whole = whitened(layer, rows, 16)
     path = ThresholdPath(layer, whole.gate(8), rows)
     report = evaluate(layer, whole.gate(8), rows)
-    monkeypatch.setattr(rows_module, "CHUNK_VALUES", 1 << 12)
+    set_chunk_values(monkeypatch, 1 << 12)
     tracemalloc.start()
     try:
         fit = whitened(layer, rows, 16)
@@ -980,7 +987,7 @@ def test_units_are_fitted_in_chunks_that_change_nothing(monkeypatch: pytest.Monk
     gate = whitened(layer, rows).gate(8)
     whole = fit_thresholds(layer, gate, held_out, lost_energy=0.02)
     for values in (1, 5000, 40_000):
-        monkeypatch.setattr(rows_module, "CHUNK_VALUES", values)
+        set_chunk_values(monkeypatch, values)
         part = fit_thresholds(layer, gate, held_out, lost_energy=0.02)
         np.testing.assert_allclose(part.bias, whole.bias, atol=1e-6)
 

@@ -13,9 +13,9 @@ import pytest
 
 import lrgate
 from lrgate import Network
+from lrgate.drift.monitor import Monitor
 from lrgate.inputs import label_array
 from lrgate.model import Activation, Layer, Model
-from lrgate.monitoring import Monitor
 from lrgate.planner.search import checked_targets
 from oracle import gated, make, rows
 

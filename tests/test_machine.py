@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import lrgate
-from lrgate import machine, timing
-from lrgate.machine import fingerprint
+from lrgate.measure import machine, timing
+from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation, Layer, Model
 from lrgate.model.json import MACHINE_KEYS
 

@@ -21,8 +21,9 @@ from scipy import sparse
 
 import lrgate
 from lrgate import Gate, Network
+from lrgate.drift.monitor import Monitor
 from lrgate.model import ClassPlan, Model
-from lrgate.monitoring import Drift, Monitor
+from lrgate.results.drift import Drift
 from oracle import gated, make, rows
 
 D = 20

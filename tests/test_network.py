@@ -21,7 +21,7 @@ from scipy import sparse
 import lrgate
 from lrgate import Gate, Layer, Network, network
 from lrgate.files.writing import header_of
-from lrgate.machine import fingerprint
+from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation, ClassPlan, Model, Probe, Quantization
 from oracle import assert_close, forward, gated, make, rows
 

@@ -23,15 +23,16 @@ from scipy import sparse
 from tqdm import tqdm
 
 import lrgate
-from lrgate import Gate, Layer, Network, estimators, timing
-from lrgate.machine import fingerprint
+from lrgate import Gate, Layer, Network, estimators
+from lrgate.inputs.sparse import SparseInputs
+from lrgate.measure import timing
+from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation
 from lrgate.planner import search
 from lrgate.planner.evaluation import Judge
 from lrgate.planner.evidence import Evidence
 from lrgate.planner.split import Split
 from lrgate.quantization.fit import selected
-from lrgate.sparse import SparseInputs
 from oracle import gated, make
 
 MODULE = search

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import lrgate
-from lrgate import cli, estimators, timing
-from lrgate.phases import Peaks, PhaseProfile
+from lrgate import cli, estimators
+from lrgate.measure import timing
+from lrgate.results.phases import Peaks, PhaseProfile
 
 CONSTANT = Peaks(
     {"L1": 1000, "L2": 5000},
@@ -158,7 +159,7 @@ def test_python_and_conversion_are_phases_of_the_call() -> None:
 
 
 def test_bounds_follow_from_peaks() -> None:
-    from lrgate.phases import _bounded
+    from lrgate.measure.phases import _bounded
 
     raw = {
         "layer": 0,

@@ -36,7 +36,7 @@ from lrgate import (
     QuantizationWarning,
 )
 from lrgate.inputs import checked_rows
-from lrgate.machine import fingerprint
+from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation, ClassPlan, Model, Probe
 from lrgate.quantization.comparison import difference
 from lrgate.quantization.fit import Fit, fit_layers, gate_range

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lrgate.reports import CheckReport, ClassReport, LayerReport, Report, Spread
+from lrgate.results.optimization import CheckReport, ClassReport, LayerReport, Report, Spread
 
 
 def layer(i: int = 0, **changes: Any) -> LayerReport:

@@ -10,8 +10,8 @@ import pytest
 from scipy import sparse
 
 import lrgate
-import lrgate.sparse
-from lrgate.sparse import SparseInputs
+import lrgate.inputs.sparse
+from lrgate.inputs.sparse import SparseInputs
 
 
 def csr(n: int = 40, width: int = 30, density: float = 0.1) -> Any:

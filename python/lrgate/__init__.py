@@ -11,15 +11,16 @@ from __future__ import annotations
 from lrgate import estimators, examples
 from lrgate._core import VERSION as __version__
 from lrgate._core import available_isas, get_num_threads, isa
+from lrgate.drift.monitor import Monitor
 from lrgate.files.errors import FileFormatError
 from lrgate.model.activation import Activation
 from lrgate.model.layer import Gate, Layer, Quantization
-from lrgate.monitoring import Monitor, MonitorReport
 from lrgate.network import Network
-from lrgate.phases import PhaseProfile, Phases
 from lrgate.planner.search import optimize
-from lrgate.profiles import LayerProfile, Profile
-from lrgate.reports import ClassReport, LayerReport, Report
+from lrgate.results.drift import MonitorReport
+from lrgate.results.optimization import ClassReport, LayerReport, Report
+from lrgate.results.phases import PhaseProfile, Phases
+from lrgate.results.profile import LayerProfile, Profile
 from lrgate.results.quantization import QuantizationReport, QuantizationWarning
 from lrgate.runtime import num_threads, set_num_threads, show_config
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrgate import demo
 from lrgate._core import VERSION
-from lrgate.bench import compare
+from lrgate.bench import compare, demo
 from lrgate.bench.engines import ENGINES
 from lrgate.network import Network
 from lrgate.runtime import config, show_config

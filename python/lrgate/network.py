@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate import _core, files, inputs
+from lrgate.drift.monitor import Monitor
 from lrgate.files.errors import FileFormatError
-from lrgate.machine import fingerprint
+from lrgate.measure.machine import fingerprint
+from lrgate.measure.phases import measure_phases
 from lrgate.model.activation import Activation
 from lrgate.model.arrays import as_classes, as_float32, as_range, sealed
 from lrgate.model.json import Machine
@@ -27,15 +29,14 @@ from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.model.model import TASKS, Model
 from lrgate.model.plan import PRECISIONS, ClassPlan
 from lrgate.model.probe import PlannedOutputs, Probe
-from lrgate.monitoring import Monitor
-from lrgate.phases import Phases, measure_phases
-from lrgate.profiles import LayerProfile, Profile
 from lrgate.quantization import comparison, limits
 from lrgate.quantization.comparison import Difference
 from lrgate.quantization.fit import fit_layers
 from lrgate.quantization.rows import at_most_held, canonical, check_signals, split
 from lrgate.quantization.typical import typical_rows
-from lrgate.reports import Report
+from lrgate.results.optimization import Report
+from lrgate.results.phases import Phases
+from lrgate.results.profile import LayerProfile, Profile
 from lrgate.results.quantization import LayerFit, QuantizationReport, QuantizationWarning
 from lrgate.types import Float32Array, Int32Array
 

@@ -26,17 +26,17 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate import timing
-from lrgate.bench import process, startup
+from lrgate.bench import startup
 from lrgate.bench.engines import LRGATE, Engine, Forward, Settings, blas, folded, selected
 from lrgate.bench.startup import Startup
 from lrgate.inputs import as_list, checked_rows, label_array, real_array
+from lrgate.measure import process, timing
+from lrgate.measure.timing import Ratio, Timing
 from lrgate.model.activation import Activation
 from lrgate.network import Network
 from lrgate.planner.evaluation import Judge
 from lrgate.planner.search import checked_targets, optimize
 from lrgate.runtime import num_threads
-from lrgate.timing import Ratio, Timing
 from lrgate.types import Float32Array
 
 __all__ = ["ALLOWED", "Comparison", "Entry", "Race", "measure", "original", "run"]

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from lrgate.estimators.checks import FLOAT32_MAX, check_finite
 from lrgate.inputs import plain_array
+from lrgate.inputs.sparse import SparseInputs
 from lrgate.model.layer import Layer
-from lrgate.sparse import SparseInputs
 from lrgate.types import Float32Array, Float64Array
 
 __all__ = [

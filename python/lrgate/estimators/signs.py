@@ -26,9 +26,9 @@ from lrgate.estimators.rows import (
     scaled_rows,
 )
 from lrgate.estimators.whitening import whitened
+from lrgate.inputs.sparse import SparseInputs
 from lrgate.model.activation import Activation
 from lrgate.model.layer import Layer
-from lrgate.sparse import SparseInputs
 from lrgate.types import Float32Array, Float64Array
 
 __all__ = [

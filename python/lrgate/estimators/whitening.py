@@ -32,8 +32,8 @@ from lrgate.estimators.rows import (
     mean_row,
     scaled_rows,
 )
+from lrgate.inputs.sparse import SparseInputs
 from lrgate.model.layer import Layer
-from lrgate.sparse import SparseInputs
 from lrgate.types import Float64Array
 
 __all__ = [

@@ -15,7 +15,7 @@ __all__ = ["as_machine", "json_object"]
 
 Machine = dict[str, str | int | None]
 
-# What `lrgate.machine.fingerprint` tells.
+# What `lrgate.measure.machine.fingerprint` tells.
 MACHINE_KEYS: Final = ("isa", "cpu", "l1d", "l2", "l3")
 MAX_MACHINE_CHARACTERS: Final = 200
 
@@ -23,7 +23,7 @@ _JSON_DEPTH: Final = 100
 
 
 def as_machine(value: Any, name: str = "machine") -> Machine:
-    """A copy of what `lrgate.machine.fingerprint` tells, checked, its keys in their order.
+    """A copy of what `lrgate.measure.machine.fingerprint` tells, checked, its keys in their order.
 
     Parameters
     ----------

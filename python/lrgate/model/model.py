@@ -53,9 +53,9 @@ class Model(ReadOnlyArrays):
         the range can switch on may be left out of an `order`; rows outside it may then give other
         results. Stored as an array of shape (2,) or (2, d).
     machine : dict, optional
-        Where the plan was measured, as `lrgate.machine.fingerprint` tells it; None where it was
-        not. The keys are ``isa``, ``cpu``, ``l1d``, ``l2`` and ``l3``, the values str of up to 200
-        characters, int from 0 to 2**63 - 1, or None.
+        Where the plan was measured, as `lrgate.measure.machine.fingerprint` gives it; None where it
+        was not. The keys are ``isa``, ``cpu``, ``l1d``, ``l2`` and ``l3``, the values str of up to
+        200 characters, int from 0 to 2**63 - 1, or None.
     report : dict, optional
         JSON values, as `metadata`: what was done to make the network fast.
 

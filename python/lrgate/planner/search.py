@@ -35,9 +35,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate import estimators, machine, timing
+from lrgate import estimators
 from lrgate._core import get_num_threads
 from lrgate.inputs import as_list, checked_rows, label_array
+from lrgate.inputs.sparse import SparseInputs
+from lrgate.measure import machine, timing
 from lrgate.model.layer import Gate, Layer
 from lrgate.model.model import Model
 from lrgate.network import Network
@@ -47,12 +49,11 @@ from lrgate.planner.divergence import Damage
 from lrgate.planner.evaluation import Judge
 from lrgate.planner.evidence import Evidence
 from lrgate.planner.split import CHECK_SHARE, FIT_SHARE, MOST_ROWS, Split
-from lrgate.profiles import LayerProfile
 from lrgate.quantization import fit as quantize
 from lrgate.quantization.fit import gate_range
 from lrgate.quantization.limits import MOST_INPUTS
-from lrgate.reports import CheckReport, ClassReport, LayerReport, Report, Spread
-from lrgate.sparse import SparseInputs
+from lrgate.results.optimization import CheckReport, ClassReport, LayerReport, Report, Spread
+from lrgate.results.profile import LayerProfile
 from lrgate.types import Float32Array, Float64Array, IntArray
 
 __all__ = ["optimize"]

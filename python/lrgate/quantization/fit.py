@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lrgate.inputs.sparse import SparseInputs
 from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.quantization.errors import ERROR_ROWS, SPREAD_ROWS, Part, parts_of
 from lrgate.quantization.fitter import FREE, LEAST_TO_SPLIT, LITTLE, MORE, WORSE, Fitter
@@ -26,7 +27,6 @@ from lrgate.quantization.rows import (
 from lrgate.quantization.typical import typical_rows
 from lrgate.quantization.windows import may_be_negative, outside
 from lrgate.results.quantization import LayerFit
-from lrgate.sparse import SparseInputs
 from lrgate.types import Float32Array, Float64Array
 
 if TYPE_CHECKING:

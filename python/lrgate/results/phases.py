@@ -1,22 +1,19 @@
-"""Where the time of a call goes, phase by phase, and what bounds it: `Network.phases`.
-
-The core times each phase inside real forward passes and counts what it must read and compute; here
-that becomes a bound, with bandwidths and peaks measured on this machine, and Python's own share is
-measured beside it.
-"""
+"""Where the time of calls goes: the result of :meth:`lrgate.Network.phases`."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import numpy as np
+from lrgate import _core
+from lrgate.measure.machine import fingerprint
 
-from lrgate import _core, timing
-from lrgate.machine import fingerprint
-from lrgate.runtime import num_threads
+__all__ = [
+    "Peaks",
+    "PhaseProfile",
+    "Phases",
+]
 
-__all__ = ["Peaks", "PhaseProfile", "Phases", "measure_phases"]
 
 _HEADER: Final = " #  phase                us/row  bytes/row    ops/row  bound us  bound by share"
 # A first-level cache holds at least as much, where its size is not known.
@@ -168,54 +165,3 @@ class Phases:
                 f"measured here, 1e9 operations/s: {rates}",
             ]
         )
-
-
-def measure_phases(net: _core.Network, x: Any, batch_size: int, seconds: float) -> Phases:
-    """Profile the phases of a network's calls: what :meth:`lrgate.Network.phases` does."""
-    peaks = Peaks.measure(0.2 * seconds)
-    ready = _in_place(x)
-    raw, call, weight_bytes = net.engine.phases(ready, batch_size, 0.5 * seconds)
-    level = peaks.level(weight_bytes)
-    phases = [_bounded(phase, peaks, level) for phase in raw]
-    inside = sum(phase.seconds for phase in phases)
-    share = 0.3 * seconds if ready is x else 0.15 * seconds
-    outside = max(_call_seconds(net, ready, batch_size, share), call)
-    rest = [PhaseProfile(None, "rest of core", max(call - inside, 0.0))]
-    if ready is not x:
-        converting = _call_seconds(net, x, batch_size, share) - outside
-        rest.append(PhaseProfile(None, "convert dtype", max(converting, 0.0)))
-    rest.append(PhaseProfile(None, "Python", outside - call))
-    return Phases((*phases, *rest), x.shape[0], batch_size, _core.isa(), weight_bytes, level, peaks)
-
-
-def _bounded(phase: dict[str, Any], peaks: Peaks, level: str) -> PhaseProfile:
-    weights, rows = phase["weight_bytes_per_row"], phase["row_bytes_per_row"]
-    loading = weights / peaks.bandwidth[level] + rows / peaks.bandwidth["L1"]
-    computing = phase["operations_per_row"] / peaks.operations[phase["precision"]]
-    return PhaseProfile(
-        phase["layer"],
-        phase["phase"],
-        phase["seconds_per_row"],
-        weights + rows,
-        phase["operations_per_row"],
-        max(loading, computing),
-        "memory" if loading >= computing else "compute",
-    )
-
-
-def _in_place(x: Any) -> Any:
-    """The rows as the core uses them without a copy; `x` itself where it does."""
-    if not isinstance(x, np.ndarray):
-        return x
-    if x.dtype in (np.float32, np.uint8) and x.strides[-1] == x.itemsize:
-        return x
-    return np.ascontiguousarray(x, x.dtype if x.dtype == np.uint8 else np.float32)
-
-
-def _call_seconds(net: _core.Network, x: Any, batch_size: int, seconds: float) -> float:
-    """Median seconds per row of ``net(x)``, on one thread."""
-    calls = [x[first : first + batch_size] for first in range(0, x.shape[0], batch_size)]
-    # All calls of one size, but for the case of a single one.
-    calls = [call for call in calls if call.shape[0] == calls[0].shape[0]]
-    with num_threads(1):
-        return timing.interleaved({"call": net}, calls, seconds)["call"].seconds_per_row

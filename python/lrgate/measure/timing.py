@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.machine import fingerprint
+from lrgate.measure.machine import fingerprint
 from lrgate.runtime import config
 
 __all__ = ["Ratio", "Timing", "alone", "batches", "interleaved", "machine"]

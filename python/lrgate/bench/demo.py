@@ -16,12 +16,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate import examples, runtime, timing
-from lrgate.bench import process
+from lrgate import examples, runtime
 from lrgate.bench.engines import NumpyForward, folded
+from lrgate.measure import process, timing
+from lrgate.measure.timing import Timing
 from lrgate.network import Network
-from lrgate.profiles import Profile
-from lrgate.timing import Timing
+from lrgate.results.profile import Profile
 
 __all__ = ["Demo", "measure", "run"]
 

@@ -1,9 +1,4 @@
-"""Watching a network in production: how far its gates are from the dense result, on a few rows.
-
-Gates are fitted on rows of some time; where later rows differ from those, recall falls. A
-:class:`Monitor` takes the place of a network, computes a sampled share of the rows again without
-gates, and keeps what it saw.
-"""
+"""The monitor: compares a sample of a network's calls with the dense network."""
 
 from __future__ import annotations
 
@@ -14,14 +9,15 @@ import os
 import threading
 import weakref
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from lrgate.drift.window import SlidingSums
 from lrgate.inputs import real_array
+from lrgate.results.drift import MEASURES, Drift, LayerDrift, MonitorReport
 from lrgate.types import Float64Array
 
 if TYPE_CHECKING:
@@ -29,7 +25,9 @@ if TYPE_CHECKING:
     from lrgate.network import Network
     from lrgate.types import Float32Array
 
-__all__ = ["Drift", "LayerDrift", "Monitor", "MonitorReport"]
+__all__ = [
+    "Monitor",
+]
 
 
 _log: Final = logging.getLogger("lrgate.monitor")
@@ -42,134 +40,6 @@ _COUNTS: Final = ("inputs", "outputs", "computed", "active", "kept", "energy", "
 _Z: Final = 1.959964
 # Outputs that vary by less than this share of their squares do not vary: that is rounding.
 _ROUNDING: Final = 1e-13
-_MEASURES: Final = {
-    "regression": "relative squared difference from the dense network",
-    "classification": "disagreement with the dense network",
-    "multilabel": "share of label entries that differ from the dense network",
-}
-_HEADER: Final = " #  layer          in    out  computed  recall    lost   wrong"
-
-
-@dataclass(frozen=True)
-class LayerDrift:
-    """One layer's shares, over some sampled rows. What there were no rows for is None.
-
-    Attributes
-    ----------
-    inputs, outputs : int
-        Width of the layer's input and number of its units.
-    density_in, density_out : float or None
-        Share of inputs and outputs that were not zero.
-    computed_share : float or None
-        Share of the units that were computed.
-    recall : float or None
-        Share of the truly active units that were computed. This and what follows is over the rows
-        on which the layer was gated, and compares it with its dense self on the same input.
-    lost_energy : float or None
-        Squares of the outputs it wrongly dropped, over the squares of all dense outputs.
-    disagreement : float or None
-        Units whose sign was wrong, dropped though active, as a share of all units. A unit that is
-        computed in vain is no error: its output is zero all the same.
-    """
-
-    inputs: int
-    outputs: int
-    density_in: float | None
-    density_out: float | None
-    computed_share: float | None
-    recall: float | None
-    lost_energy: float | None
-    disagreement: float | None
-
-    def __str__(self) -> str:
-        """One line of the table, without the layer's number."""
-        return (
-            f"{f'{self.inputs}-{self.outputs}':<10} {_optional(self.density_in, '6.3f')} "
-            f"{_optional(self.density_out, '6.3f')}    {_optional(self.computed_share, '6.3f')}  "
-            f"{_optional(self.recall, '6.3f')}  {_optional(self.lost_energy, '6.4f')}  "
-            f"{_optional(self.disagreement, '6.4f')}"
-        )
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far the network was from its dense self, over some sampled rows.
-
-    Attributes
-    ----------
-    rows : int
-        Rows compared.
-    disagreement : float or None
-        Classification: share of the rows whose predicted class differs. Multilabel: share of the
-        label entries, rows times labels, that differ. Regression: relative squared difference,
-        ``sum((y - dense)**2) / sum((dense - dense.mean(axis=0))**2)``, both sums over rows and
-        outputs; None where the dense outputs do not vary. None without rows.
-    disagreement_low, disagreement_high : float or None
-        Classification: Wilson's 95 % confidence interval of the share. Multilabel: the same, with
-        as many observations as rows, since the labels of a row may differ together; where they do
-        not, it is wider than it need be.
-    layers : tuple of LayerDrift
-        In order.
-    """
-
-    rows: int
-    disagreement: float | None
-    disagreement_low: float | None
-    disagreement_high: float | None
-    layers: tuple[LayerDrift, ...]
-
-
-@dataclass(frozen=True)
-class MonitorReport:
-    """What a monitor saw; ``print`` shows tables.
-
-    Attributes
-    ----------
-    measure : str
-        What ``disagreement`` is: ``"disagreement with the dense network"`` of a classifier,
-        ``"relative squared difference from the dense network"`` of a regressor, ``"share of label
-        entries that differ from the dense network"`` of a multilabel network.
-    rows_seen : int
-        Rows of all calls, while rows were sampled.
-    rows_sampled : int
-        Rows that were computed again.
-    rows_skipped : int
-        Those of them that count nowhere else, since an output was not finite: the call's, the dense
-        one, or a layer's. Rows of a call that raised an error, as ``predict`` does where outputs
-        are NaN and no ``nan_label`` is given, are not seen at all.
-    sampling : bool
-        Whether rows are still sampled: not after the ``with`` block, nor after an error.
-    window, total : Drift
-        Over the latest rows, and over all that were compared.
-    """
-
-    measure: str
-    rows_seen: int
-    rows_sampled: int
-    rows_skipped: int
-    sampling: bool
-    window: Drift
-    total: Drift
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        """Tables of at most 80 columns."""
-        lines = [
-            f"{self.rows_seen} rows seen, {self.rows_sampled} sampled, {self.rows_skipped} skipped",
-            self.measure,
-        ]
-        for name, drift in (("latest", self.window), ("all", self.total)):
-            figure = "-" if drift.disagreement is None else f"{drift.disagreement:.4g}"
-            if drift.disagreement_low is not None:
-                figure += f" ({drift.disagreement_low:.4g} to {drift.disagreement_high:.4g})"
-            lines += [f"{name} {drift.rows} rows: {figure}", _HEADER]
-            lines += [f"{i:>2}  {layer}" for i, layer in enumerate(drift.layers)]
-        if not self.sampling:
-            lines.append("sampling has stopped")
-        return "\n".join(lines)
 
 
 class Monitor:
@@ -268,7 +138,7 @@ class Monitor:
         # Labels by class index, and the output above which the second of two classes is predicted.
         self._classes = net.classes
         self._task = net.task or "regression"
-        self._measure = _MEASURES[self._task]
+        self._measure = MEASURES[self._task]
         self._boundary = 0.5 if net.layers[-1].activation.name == "sigmoid" else 0.0
         # Sums are vectors: the rows; differing rows or label entries, or squared differences,
         # squares and sums of the dense outputs; then each layer's counts.
@@ -352,7 +222,7 @@ class Monitor:
         with self._lock:
             self._seen = self._skipped = 0
             self._total = np.zeros(width)
-            self._window = _Window(self._window_rows, width)
+            self._window = SlidingSums(self._window_rows, width)
             self._warned: set[str] = set()
 
     # Sampling
@@ -503,38 +373,6 @@ class Monitor:
         return Drift(rows, figure, low, high, layers)
 
 
-class _Window:
-    """Sums over the latest pieces that have at least `rows` rows together.
-
-    Nothing is ever subtracted, so that no rounding stays of a large number that left. The older
-    pieces are kept as sums from each to the last of them; where they are used up, the newer ones
-    take their place.
-    """
-
-    def __init__(self, rows: int, width: int) -> None:
-        self._rows = rows
-        self._old = np.zeros((1, width))  # sums of the last 0, 1, ... of the older pieces
-        self._new: list[Float64Array] = []
-        self._new_sums = np.zeros(width)
-
-    @property
-    def sums(self) -> Float64Array:
-        result: Float64Array = self._old[-1] + self._new_sums
-        return result
-
-    def add(self, piece: Float64Array) -> None:
-        self._new.append(piece)
-        self._new_sums = self._new_sums + piece
-        while True:
-            if len(self._old) == 1:
-                nothing = np.zeros_like(piece)
-                self._old = np.cumsum([nothing, *reversed(self._new)], axis=0)
-                self._new, self._new_sums = [], nothing
-            if self._old[-2, 0] + self._new_sums[0] < self._rows:
-                break
-            self._old = self._old[:-1]
-
-
 def _layer_drift(
     layer: Layer,
     rows: int,
@@ -570,10 +408,6 @@ def _wilson(share: float, rows: int) -> tuple[float, float]:
     middle = (share + weight / 2) / (1 + weight)
     half = math.sqrt(share * (1 - share) * weight + weight * weight / 4) / (1 + weight)
     return max(middle - half, 0.0), min(middle + half, 1.0)
-
-
-def _optional(value: float | None, form: str) -> str:
-    return f"{'-':>6}" if value is None else format(value, form)
 
 
 def _is_number(value: object) -> bool:

@@ -1,0 +1,67 @@
+"""The phases of a network's calls, timed beside the least that they could take here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lrgate import _core
+from lrgate.measure import timing
+from lrgate.results.phases import Peaks, PhaseProfile, Phases
+from lrgate.runtime import num_threads
+
+__all__ = [
+    "measure_phases",
+]
+
+
+def measure_phases(net: _core.Network, x: Any, batch_size: int, seconds: float) -> Phases:
+    """Profile the phases of a network's calls: what :meth:`lrgate.Network.phases` does."""
+    peaks = Peaks.measure(0.2 * seconds)
+    ready = _in_place(x)
+    raw, call, weight_bytes = net.engine.phases(ready, batch_size, 0.5 * seconds)
+    level = peaks.level(weight_bytes)
+    phases = [_bounded(phase, peaks, level) for phase in raw]
+    inside = sum(phase.seconds for phase in phases)
+    share = 0.3 * seconds if ready is x else 0.15 * seconds
+    outside = max(_call_seconds(net, ready, batch_size, share), call)
+    rest = [PhaseProfile(None, "rest of core", max(call - inside, 0.0))]
+    if ready is not x:
+        converting = _call_seconds(net, x, batch_size, share) - outside
+        rest.append(PhaseProfile(None, "convert dtype", max(converting, 0.0)))
+    rest.append(PhaseProfile(None, "Python", outside - call))
+    return Phases((*phases, *rest), x.shape[0], batch_size, _core.isa(), weight_bytes, level, peaks)
+
+
+def _bounded(phase: dict[str, Any], peaks: Peaks, level: str) -> PhaseProfile:
+    weights, rows = phase["weight_bytes_per_row"], phase["row_bytes_per_row"]
+    loading = weights / peaks.bandwidth[level] + rows / peaks.bandwidth["L1"]
+    computing = phase["operations_per_row"] / peaks.operations[phase["precision"]]
+    return PhaseProfile(
+        phase["layer"],
+        phase["phase"],
+        phase["seconds_per_row"],
+        weights + rows,
+        phase["operations_per_row"],
+        max(loading, computing),
+        "memory" if loading >= computing else "compute",
+    )
+
+
+def _in_place(x: Any) -> Any:
+    """The rows as the core uses them without a copy; `x` itself where it does."""
+    if not isinstance(x, np.ndarray):
+        return x
+    if x.dtype in (np.float32, np.uint8) and x.strides[-1] == x.itemsize:
+        return x
+    return np.ascontiguousarray(x, x.dtype if x.dtype == np.uint8 else np.float32)
+
+
+def _call_seconds(net: _core.Network, x: Any, batch_size: int, seconds: float) -> float:
+    """Median seconds per row of ``net(x)``, on one thread."""
+    calls = [x[first : first + batch_size] for first in range(0, x.shape[0], batch_size)]
+    # All calls of one size, but for the case of a single one.
+    calls = [call for call in calls if call.shape[0] == calls[0].shape[0]]
+    with num_threads(1):
+        return timing.interleaved({"call": net}, calls, seconds)["call"].seconds_per_row
