@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benches/promise.py --runs 400 --out promise.jsonl
 
 Every run makes a task, trains a network on it, optimises it on calibration rows and takes the
-increase of the error on 40,000 fresh rows of the same kind, for every batch class's plan. The
+increase of the error on 40,000 fresh rows of the same kind, for every batch size's plan. The
 task's own probabilities are known, so that the increase on fresh rows has no noise of labels. A run
 is over budget where the increase of any class is. Runs are kept in a file of JSON lines; those that
 are there are not run again. The table has, by kind: runs, the share over budget, the largest excess
@@ -174,7 +174,7 @@ def run(job: tuple[str, int]) -> dict[str, Any]:
     assert report is not None
     used = {name for plan in fast.plan for name in (*plan.strategies, *plan.precisions)}
     fresh = max(task.increase(net, only(fast, plan.rows), rng.spawn(1)[0]) for plan in fast.plan)
-    speed = statistics.median(c.over_dense.median for c in report.classes)
+    speed = statistics.median(c.over_dense.median for c in report.batches)
     return {
         "kind": kind.name,
         "seed": job[1],
@@ -223,7 +223,7 @@ def layer_seconds(self: Any, network: Any) -> Array:
 def tuned(self: Any, network: Any) -> Any:
     plan = []
     for size in self.sizes:
-        _, names, words = MODULE._class_of(network, size)
+        _, names, words = MODULE._plan_of(network, size)
         chosen = ["gate" if layer.gate else "skip" for layer in network.layers]
         plan.append((size, chosen, words))
         assert len(names) == len(chosen)

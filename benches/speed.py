@@ -78,7 +78,7 @@ def one_thread(case: networks.Case, seconds: float) -> dict[tuple[str, int], tim
                     f"{rows:>4}  {name:<8} {_error(contestants[name], case, rows):6.2%} "
                     f"{time.seconds_per_row * 1e6:8.2f} {spread:<18}  {ratio}"
                 )
-            print("      fastest:", "-".join(contestants["fastest"].strategies(rows)))
+            print("      fastest:", *contestants["fastest"].plan_for(rows).strategies)
     return ratios
 
 

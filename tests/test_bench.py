@@ -407,7 +407,7 @@ def entry(name: str, microseconds: float, factor: float | None = None) -> dict[s
         "seconds_per_row": microseconds * 1e-6,
         "rows_per_second": 1e6 / microseconds,
         "over": {} if factor is None else {"any": against, "int8": against},
-        "plan": [] if factor is None else ["gate8", "skip8"],
+        "plan": [] if factor is None else ["gate-int8", "skip-int8"],
         "predicted": None if factor is None else 2.5,
     }
 

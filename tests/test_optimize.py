@@ -29,7 +29,7 @@ from lrgate.measure import timing
 from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation
 from lrgate.planner import search
-from lrgate.planner.evaluation import Judge
+from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.evidence import Evidence
 from lrgate.planner.split import Split
 from lrgate.quantization.fit import selected
@@ -69,7 +69,7 @@ def wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def tuned(self: Any, network: Network) -> Network:
         names = ["gate" if layer.gate else "skip" for layer in network.layers]
-        plan = [(size, names, MODULE._class_of(network, size)[2]) for size in self.sizes]
+        plan = [(size, names, MODULE._plan_of(network, size)[2]) for size in self.sizes]
         return network._with_engine_plan(network.engine.with_plan(plan))
 
     for name, fake in (("_race", race), ("_layer_seconds", layer_seconds), ("_tuned", tuned)):
@@ -116,7 +116,7 @@ def check(
     report = fast.report
     assert report is not None
     sizes = sorted(options["batch_sizes"])
-    assert [plan.rows for plan in fast.plan] == [c.rows for c in report.classes] == sizes
+    assert [plan.rows for plan in fast.plan] == [c.rows for c in report.batches] == sizes
 
     # Nothing that the user gave is changed.
     for layer, own in zip(fast.layers, net.layers, strict=True):
@@ -127,11 +127,11 @@ def check(
     for name in ("classes", "input_scale", "input_shift"):
         np.testing.assert_array_equal(getattr(fast, name), getattr(net, name))
 
-    counts = [y.outputs if y.order is None else len(y.order) for y in fast.layers]
+    counts = [y.outputs if y.kept_units is None else len(y.kept_units) for y in fast.layers]
     left_out = np.add(report.dead_units, report.dropped_units)
     assert (counts + left_out == [layer.outputs for layer in net.layers]).all()
-    for of_class, plan in zip(report.classes, fast.plan, strict=True):
-        for i, layer in enumerate(of_class.layers):
+    for batch, plan in zip(report.batches, fast.plan, strict=True):
+        for i, layer in enumerate(batch.layers):
             own = fast.layers[i]
             assert (layer.strategy, layer.precision) == (plan.strategies[i], plan.precisions[i])
             assert (layer.inputs, layer.outputs) == (own.inputs, own.outputs)
@@ -143,8 +143,8 @@ def check(
             assert 0 <= layer.computed_share <= counts[i] / own.outputs + 1e-6
             assert 0 <= layer.density_in <= 1 and 0 <= layer.density_out <= 1
             assert layer.seconds_before > 0 and layer.seconds_after > 0
-        assert min(of_class.seconds_dense, of_class.seconds_exact, of_class.seconds_after) > 0
-        for spread in (of_class.over_dense, of_class.over_exact):
+        assert min(batch.seconds_dense, batch.seconds_exact, batch.seconds_after) > 0
+        for spread in (batch.over_dense, batch.over_exact):
             assert 0 < spread.low <= spread.median <= spread.high
     used = {i for plan in fast.plan for i, name in enumerate(plan.strategies) if name == "gate"}
     assert {i for i, layer in enumerate(fast.layers) if layer.gate is not None} == used
@@ -169,7 +169,7 @@ def check(
     )
     if exact and not any(report.dropped_units):
         assert report.increase_bound == report.worst_row_error == report.error_increase == 0
-        everything = net.with_order([None] * len(net.layers)).dense()
+        everything = net.with_units([None] * len(net.layers)).dense()
         assert_near(fast, everything, x.toarray() if hasattr(x, "toarray") else np.asarray(x))
     else:
         assert report.increase_bound in [test.upper for test in report.tests] or len(fast.plan) > 1
@@ -179,7 +179,9 @@ def check(
     assert named in report.measure
     assert report.seconds > 0
     assert (report.order_speed_up is not None) or not report.order_used
-    assert lrgate.Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    assert (
+        lrgate.results.OptimizeReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    )
     assert max(map(len, str(report).splitlines())) <= 80
     assert fast.probe is not None and fast.check() <= 1e-4
 
@@ -283,7 +285,7 @@ def test_every_shape(net: Network, labelled: bool) -> None:
     hidden = [layer.activation for layer in net.layers[:-1]]
     if not any(activation.has_hard_zero for activation in hidden):
         assert "gate" not in names
-        assert not any(layer.order is not None for layer in fast.layers)
+        assert not any(layer.kept_units is not None for layer in fast.layers)
     if net.task == "classification":
         assert (fast.predict(x) != net.predict(x)).mean() <= 0.3
     else:
@@ -527,7 +529,7 @@ def by_hand(fast: Network) -> Network:
     """The same network of only the units that are computed, as layers of their own."""
     layers, before = [], np.arange(D)
     for i, layer in enumerate(fast.layers):
-        order = np.arange(layer.outputs) if layer.order is None else layer.order
+        order = np.arange(layer.outputs) if layer.kept_units is None else layer.kept_units
         gate = layer.gate
         if gate is not None:
             gate = lrgate.Gate(gate.u[before], gate.v[:, order], gate.bias[order], gate.range)
@@ -561,14 +563,14 @@ def test_everything_at_once(
     assert report is not None and report.order_used is ordered
     assert report.dead_units[0] >= len(DEAD) and report.dropped_units[0] >= len(SILENT)
     for layer in fast.layers[:1]:
-        assert layer.order is not None
-        assert (np.diff(layer.order) > 0).all() != ordered
+        assert layer.kept_units is not None
+        assert (np.diff(layer.kept_units) > 0).all() != ordered
     other = rows(200, seed=7)
     hand = by_hand(fast)
     for n in (1, 200):
         np.testing.assert_allclose(fast(other[:n]), hand(other[:n]), rtol=1e-5, atol=1e-5)
     # At full width the gates leave out what the orders do. (In int8 the steps of weights differ.)
-    whole = fast.with_order(dict.fromkeys(i for i in (0, 1) if fast.layers[i].gate is not None))
+    whole = fast.with_units(dict.fromkeys(i for i in (0, 1) if fast.layers[i].gate is not None))
     assert precision == "int8" or np.abs(whole(x) - fast(x)).max() < 1e-4
     fast.save(tmp_path / "fast.npz")
     np.testing.assert_array_equal(Network.load(tmp_path / "fast.npz", tune=False)(x), fast(x))
@@ -594,12 +596,12 @@ def test_what_a_network_has_is_not_used(net: Network) -> None:
     x = rows()
     plain = optimized(net, x, None, 0.3)
     reverse = {0: np.arange(60)[::-1]}
-    loaded = gated(net).quantize(x).with_order(reverse).with_metadata({"a": 1})
+    loaded = gated(net).quantize(x).with_units(reverse).with_metadata({"a": 1})
     for other in (loaded, plain, plain.dense()):
         again = optimized(other, x, None, 0.3)
         assert again.plan == plain.plan
         for layer, expected in zip(again.layers, plain.layers, strict=True):
-            np.testing.assert_array_equal(layer.order, expected.order)
+            np.testing.assert_array_equal(layer.kept_units, expected.kept_units)
             if expected.gate is not None:
                 assert layer.gate is not None
                 np.testing.assert_array_equal(layer.gate.v, expected.gate.v)
@@ -764,7 +766,7 @@ def test_errors_are_of_what_any_class_does(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    "place", ["_dead", "_quantized", "_choices", "_passes", "_class_report", "_finished"]
+    "place", ["_dead", "_quantized", "_choices", "_passes", "_batch_report", "_finished"]
 )
 def test_an_interrupt_leaves_nothing_behind(
     net: Network, place: str, monkeypatch: pytest.MonkeyPatch, wins: None
@@ -1231,7 +1233,7 @@ def test_what_is_returned_is_what_was_checked(task: str, labelled: bool) -> None
         (4,),
         MODULE._NoBar(),
     )
-    judge = Judge(
+    judge = Evaluator(
         net, split.check, split.targets, others=search.chooser.all, calibration=search.calibration
     )
     for size in (1, 16):
@@ -1250,7 +1252,7 @@ def test_a_result_that_failed_its_check_is_never_returned(
     """The last look is at the stored outcome."""
 
     def passes(self: Any, trial: Any) -> bool:
-        evidence = Judge(net, rows(50), None).evidence(-net(rows(50)))
+        evidence = Evaluator(net, rows(50), None).evidence(-net(rows(50)))
         trial.shown.update({MODULE._plan_key(trial.network, size): evidence for size in self.sizes})
         return True
 

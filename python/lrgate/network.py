@@ -23,18 +23,19 @@ from lrgate.files.errors import FileFormatError
 from lrgate.measure.machine import fingerprint
 from lrgate.measure.phases import measure_phases
 from lrgate.model.activation import Activation
-from lrgate.model.arrays import as_classes, as_float32, as_range, sealed
+from lrgate.model.arrays import as_classes, as_float32, as_range, read_only
 from lrgate.model.json import Machine
 from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.model.model import TASKS, Model
-from lrgate.model.plan import PRECISIONS, ClassPlan
+from lrgate.model.plan import PRECISIONS, BatchPlan
 from lrgate.model.probe import PlannedOutputs, Probe
 from lrgate.quantization import comparison, limits
 from lrgate.quantization.comparison import Difference
 from lrgate.quantization.fit import fit_layers
 from lrgate.quantization.rows import at_most_held, canonical, check_signals, split
 from lrgate.quantization.typical import typical_rows
-from lrgate.results.optimization import Report
+from lrgate.results.optimization import OptimizeReport
+from lrgate.results.paths import path_names
 from lrgate.results.phases import Phases
 from lrgate.results.profile import LayerProfile, Profile
 from lrgate.results.quantization import LayerFit, QuantizationReport, QuantizationWarning
@@ -149,7 +150,7 @@ class Network(_core.Network):
         tune : bool, default True
             Where the file's plan was measured on another machine, and the file has a probe, measure
             it again on the probe's rows, for about a tenth of a second. A layer uses its gate only
-            if the file's plan does in some batch class. False keeps the plan as it is.
+            if the file's plan does in some batch size. False keeps the plan as it is.
 
         Raises
         ------
@@ -283,7 +284,7 @@ class Network(_core.Network):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers: weight (out, in), bias (out,), activation, gate, order and quantization.
+        """The layers: weight (out, in), bias (out,), activation, gate, kept units and quantization.
 
         Arrays are read-only.
         """
@@ -342,9 +343,9 @@ class Network(_core.Network):
         return dict(self._model.metadata)
 
     @property
-    def plan(self) -> tuple[ClassPlan, ...]:
-        """Strategy and precision of each layer, for each batch class, by ascending rows."""
-        return _class_plans(self.engine)
+    def plan(self) -> tuple[BatchPlan, ...]:
+        """Strategy and precision of each layer, for each batch size, by ascending rows."""
+        return batch_plans(self.engine)
 
     @property
     def probe(self) -> Probe | None:
@@ -357,7 +358,7 @@ class Network(_core.Network):
         return None if self._model.machine is None else dict(self._model.machine)
 
     @property
-    def report(self) -> Report | None:
+    def report(self) -> OptimizeReport | None:
         """What :func:`lrgate.optimize` did, if this network comes from it; ``print`` shows it.
 
         Raises
@@ -365,7 +366,7 @@ class Network(_core.Network):
         ValueError
             If the network's file holds a report of another form, as another version may write it.
         """
-        return None if self._model.report is None else Report.from_dict(self._model.report)
+        return None if self._model.report is None else OptimizeReport.from_dict(self._model.report)
 
     @property
     def quantization_report(self) -> QuantizationReport | None:
@@ -375,15 +376,15 @@ class Network(_core.Network):
         """
         return self._quantization_report
 
-    def strategies(self, rows: int = 1) -> tuple[str, ...]:
-        """Strategy of each layer in a call on `rows` rows."""
+    def plan_for(self, rows: int = 1) -> BatchPlan:
+        """Strategy and precision of each layer in a call on `rows` rows."""
         if rows < 0:
             raise ValueError(f"rows must be at least 0, got {rows}")
         chosen = self.engine.class_for(rows)
-        return next(plan.strategies for plan in self.plan if plan.rows == chosen)
+        return next(plan for plan in self.plan if plan.rows == chosen)
 
     def __repr__(self) -> str:
-        """Widths, task and plan; ``skip8`` stands for skip in int8."""
+        """Widths, task and plan."""
         widths = "-".join(str(n) for n in (self.input_size, *(y.outputs for y in self.layers)))
         plans = ", ".join(f"{plan.rows}: {_short(plan)}" for plan in self.plan)
         return (
@@ -405,14 +406,14 @@ class Network(_core.Network):
     def dense(self) -> Self:
         """The same weights, dense in f32 in every layer: what other plans are compared with.
 
-        Units that an order leaves out stay so; ``with_order([None] * len(layers))`` has all.
+        Units that are left out stay so; ``with_units([None] * len(layers))`` has all.
         """
         return self.with_strategies(["dense"] * len(self.layers))
 
     def with_strategies(
         self, strategies: Sequence[str], precision: str | Sequence[str] = "f32"
     ) -> Self:
-        """The same weights under a plan of one batch class.
+        """The same weights under a plan of one batch size.
 
         Parameters
         ----------
@@ -466,10 +467,10 @@ class Network(_core.Network):
         return precisions
 
     def _with_engine_plan(self, engine: _core.Engine, machine: Machine | None = None) -> Self:
-        return self._with(engine, plan=_class_plans(engine), machine=machine, report=None)
+        return self._with(engine, plan=batch_plans(engine), machine=machine, report=None)
 
     def with_gates(self, gates: Mapping[int, Gate | None] | Sequence[Gate | None]) -> Self:
-        """The same network with other gates; layers that get one use it in every batch class.
+        """The same network with other gates; layers that get one use it in every batch size.
 
         Parameters
         ----------
@@ -507,38 +508,38 @@ class Network(_core.Network):
                 for (rows, s0, p0), (_, s, p) in zip(self.engine.plan(), engine.plan(), strict=True)
             ]
             engine = engine.with_plan(plan)
-        plans = _class_plans(engine)
+        plans = batch_plans(engine)
         return self._with(engine, layers=layers, plan=plans, machine=None, report=None)
 
-    def with_order(
-        self, orders: Mapping[int, npt.ArrayLike | None] | Sequence[npt.ArrayLike | None]
+    def with_units(
+        self, units: Mapping[int, npt.ArrayLike | None] | Sequence[npt.ArrayLike | None]
     ) -> Self:
         """The same network, of which the engine computes these units alone, in this order.
 
-        Units that are named by no order count as constant zero. So results stay the same, to
-        rounding, where only units are left out that are zero on every row. A probe stays as it is:
-        where others are left out, store it again by :meth:`with_probe`. :attr:`layers` keep the
-        full width and the user's order.
+        Units that are not named count as constant zero. So results stay the same, to rounding,
+        where only units are left out that are zero on every row. A probe stays as it is: where
+        others are left out, store it again by :meth:`with_probe`. :attr:`layers` keep the full
+        width and the user's order.
 
         Parameters
         ----------
-        orders : mapping from layer index to array of int or None, or sequence, one per layer
+        units : mapping from layer index to array of int or None, or sequence, one per layer
             Distinct units, from 0 to out - 1. With a mapping, layers it does not name keep what
             they have. None computes all units, in the order they have.
 
         Raises
         ------
         ValueError
-            If an order is on the last layer or on softmax, names a unit that is not there, or one
-            twice, leaves none, leaves out units of an activation without a hard zero, or leaves
-            fewer than the rank of a gate.
+            If units are named for the last layer or for softmax, a unit is not there, or is named
+            twice, none is left, units of an activation without a hard zero are left out, or fewer
+            are left than the rank of a gate.
         TypeError
-            If an order does not hold integers.
+            If the units of a layer are not integers.
         """
-        new = _one_per_layer(orders, [layer.order for layer in self.layers], "orders")
+        new = _one_per_layer(units, [layer.kept_units for layer in self.layers], "units")
         layers = tuple(
-            _changed(layer, f"orders[{i}]", order=order)
-            for i, (layer, order) in enumerate(zip(self.layers, new, strict=True))
+            _changed(layer, f"units[{i}]", kept_units=kept)
+            for i, (layer, kept) in enumerate(zip(self.layers, new, strict=True))
         )
         return self._with(None, layers=layers, plan=self.plan, machine=None, report=None)
 
@@ -546,7 +547,7 @@ class Network(_core.Network):
         self,
         quantization: Mapping[int, Quantization | None] | Sequence[Quantization | None],
     ) -> Self:
-        """The same network with other int8 forms; layers that get one use it in every batch class.
+        """The same network with other int8 forms; layers that get one use it in every batch size.
 
         :meth:`quantize` finds them. Gates need a range to run in int8: a layer that runs a gate
         without one stays in f32.
@@ -680,7 +681,7 @@ class Network(_core.Network):
             for n, s, p in self.engine.plan()
         ]
         engine = engine.with_plan(plan)
-        changes = {"plan": _class_plans(engine), "machine": None, "report": None}
+        changes = {"plan": batch_plans(engine), "machine": None, "report": None}
         return self._with(engine, layers=tuple(layers), **changes)
 
     def _with_int8(self, chosen: set[int], int8: set[int]) -> Self:
@@ -813,7 +814,7 @@ class Network(_core.Network):
         self, x: npt.NDArray[Any], strategies: Sequence[str], precisions: Sequence[str]
     ) -> Float32Array:
         engine = self.engine.with_plan([(1, list(strategies), list(precisions))])
-        return np.asarray(self._with(engine, plan=_class_plans(engine))(x))
+        return np.asarray(self._with(engine, plan=batch_plans(engine))(x))
 
     def _tolerance(
         self,
@@ -852,7 +853,7 @@ class Network(_core.Network):
         The plan is stored with what tells this :attr:`machine` from others. Precisions stay.
 
         Gates that the network has are used where they are faster than dense and skip. For each
-        batch class the layers are timed under each strategy, then whole calls decide between the
+        batch size the layers are timed under each strategy, then whole calls decide between the
         mix, its neighbours and dense, one thread each.
 
         Parameters
@@ -860,9 +861,9 @@ class Network(_core.Network):
         x : array-like or scipy.sparse (n, d)
             Real input rows; a few hundred are enough.
         batch_sizes : sequence or array of int
-            Batch classes: a call uses the plan of the nearest number of rows, on a log scale.
+            Batch sizes: a call uses the plan of the nearest number of rows, on a log scale.
         seconds : float
-            About how long to measure for each batch class.
+            About how long to measure for each batch size.
 
         Raises
         ------
@@ -886,7 +887,7 @@ class Network(_core.Network):
         if probe is None or len(probe.x) == 0 or plan is None or len(plan) > _RETUNE_CLASSES:
             return self
         engine = self.engine.retune(probe.x, seconds)
-        return self._with(engine, plan=_class_plans(engine), machine=fingerprint())
+        return self._with(engine, plan=batch_plans(engine), machine=fingerprint())
 
     # Looking inside
 
@@ -913,7 +914,7 @@ class Network(_core.Network):
         layers = tuple(
             _layer_profile(layer, before, values)
             for layer, before, values in zip(
-                self.layers, _orders_before(self.layers), raw, strict=True
+                self.layers, _units_before(self.layers), raw, strict=True
             )
         )
         return Profile(layers, rows, size, _core.isa())
@@ -964,7 +965,7 @@ class Network(_core.Network):
         return [
             _full(values, order, layer.inputs)
             for values, order, layer in zip(
-                self.engine.layer_inputs(x), _orders_before(self.layers), self.layers, strict=True
+                self.engine.layer_inputs(x), _units_before(self.layers), self.layers, strict=True
             )
         ]
 
@@ -1031,9 +1032,9 @@ class Network(_core.Network):
 
         - of the dense network, and of each plan with gates or int8 that they were stored for,
           with the stored ones;
-        - of each batch class of the plan in use, with those stored for the same gates and
+        - of each batch size of the plan in use, with those stored for the same gates and
           precisions. Where there are none, because :meth:`load` measured the plan again and it
-          has some of its gates alone, or because gates, orders or quantizations changed since
+          has some of its gates alone, or because gates, units or quantizations changed since
           :meth:`with_probe`, with what they are with dense for skip.
 
         They may differ by 1e-4 of the largest. With gates and int8 rounding can move a unit across
@@ -1118,7 +1119,7 @@ def _difference(y: Float32Array, expected: Float32Array) -> float:
 def _checked(y: Float32Array, expected: Float32Array, tolerance: float, plan: _Form) -> float:
     difference = _difference(y, expected)
     if not difference <= tolerance:
-        under = "" if _is_dense(plan) else f" under the plan {_short(ClassPlan(1, *plan))}"
+        under = "" if _is_dense(plan) else f" under the plan {_short(BatchPlan(1, *plan))}"
         raise ValueError(
             f"the probe's outputs{under} differ from the stored ones by {difference:.2g} of the "
             f"largest, more than {tolerance:.0e}: the file or this machine is damaged"
@@ -1133,7 +1134,7 @@ def _check_likeness(y: Float32Array, dense: Float32Array, plan: _Form) -> None:
         most = _MOST_UNLIKE_DENSE * float(np.sqrt(np.mean(expected**2)))
     if not off <= max(most, float(np.finfo(np.float32).tiny)):
         raise ValueError(
-            f"the probe's outputs under the plan {_short(ClassPlan(1, *plan))} differ from the "
+            f"the probe's outputs under the plan {_short(BatchPlan(1, *plan))} differ from the "
             f"dense ones by more than {_MOST_UNLIKE_DENSE:.0%}: the file is damaged, or a gate or "
             "quantization does not fit; store outputs by with_probe to compare them with those"
         )
@@ -1163,13 +1164,13 @@ def _build(model: Model) -> _core.Engine:
     """A model's engine: checks everything. It has the units that are computed, in their order."""
     layers = []
     for i, layer in enumerate(model.layers):
-        if layer.order is not None:
+        if layer.kept_units is not None:
             _check_finite(f"layers[{i}].bias", layer.bias)  # the engine does not see all of it
         activation = layer.activation
         layers.append((layer.weight, layer.bias, activation.name, activation.parameter))
     engine = _core.Engine(
         layers,
-        orders=[layer.order for layer in model.layers],
+        orders=[layer.kept_units for layer in model.layers],
         input_scale=None if model.input_scale is None else model.input_scale.reshape(-1),
         input_shift=None if model.input_shift is None else model.input_shift.reshape(-1),
     )
@@ -1180,7 +1181,7 @@ def _build(model: Model) -> _core.Engine:
     return engine if model.plan is None else _planned(engine, model.plan)
 
 
-def _planned(engine: _core.Engine, plan: tuple[ClassPlan, ...]) -> _core.Engine:
+def _planned(engine: _core.Engine, plan: tuple[BatchPlan, ...]) -> _core.Engine:
     return engine.with_plan([(p.rows, list(p.strategies), list(p.precisions)) for p in plan])
 
 
@@ -1188,29 +1189,29 @@ def _engine_gates(layers: Sequence[Layer]) -> list[Any]:
     """The gates for an engine: of the units that are computed, in their order."""
     return [
         None if layer.gate is None else _gate_arrays(layer, layer.gate, before, i)
-        for i, (layer, before) in enumerate(zip(layers, _orders_before(layers), strict=True))
+        for i, (layer, before) in enumerate(zip(layers, _units_before(layers), strict=True))
     ]
 
 
 def _gate_arrays(layer: Layer, gate: Gate, before: Int32Array | None, i: int) -> Any:
-    if before is None and layer.order is None:
+    if before is None and layer.kept_units is None:
         return gate.u, gate.v, gate.bias, gate.range
     for part in ("u", "v", "bias"):
         _check_finite(f"gates[{i}].{part}", getattr(gate, part))
-    u, v = _taken(gate.u, before, 0), _taken(gate.v, layer.order, 1)
+    u, v = _taken(gate.u, before, 0), _taken(gate.v, layer.kept_units, 1)
     most = min(len(u), v.shape[1])
     if gate.rank > most:
         raise ValueError(
             f"layers[{i}]: rank of the gate must be at most {most}, the smaller number of inputs "
-            f"and units that the orders leave, got {gate.rank}"
+            f"and units that are kept, got {gate.rank}"
         )
-    return u, v, _taken(gate.bias, layer.order, 0), gate.range
+    return u, v, _taken(gate.bias, layer.kept_units, 0), gate.range
 
 
 def _engine_quantization(layers: Sequence[Layer]) -> list[Any]:
     """Scales and offsets for an engine: of the inputs that are computed, in their order."""
     pairs: list[Any] = []
-    for layer, before in zip(layers, _orders_before(layers), strict=True):
+    for layer, before in zip(layers, _units_before(layers), strict=True):
         quantization = layer.quantization
         if quantization is None:
             pairs.append(None)
@@ -1243,13 +1244,13 @@ def _warn_of(report: QuantizationReport, difference: Difference) -> None:
         warnings.warn(message, QuantizationWarning, stacklevel=3)
 
 
-def _orders_before(layers: Sequence[Layer]) -> list[Int32Array | None]:
+def _units_before(layers: Sequence[Layer]) -> list[Int32Array | None]:
     """What each layer's inputs are in the engine: the order of the layer before it."""
-    return [None, *(layer.order for layer in layers[:-1])]
+    return [None, *(layer.kept_units for layer in layers[:-1])]
 
 
 def _taken(array: Float32Array, order: Int32Array | None, axis: int) -> Float32Array:
-    return array if order is None else sealed(array.take(order, axis))
+    return array if order is None else read_only(array.take(order, axis))
 
 
 def _full(values: Float32Array, order: Int32Array | None, width: int) -> Float32Array:
@@ -1279,7 +1280,7 @@ def _sample(x: Any, batch_size: int | None) -> tuple[Any, int, int]:
 def _layer_profile(layer: Layer, before: Int32Array | None, values: dict[str, Any]) -> LayerProfile:
     """An engine's figures for a layer, as shares of the full layer."""
     inputs = 1.0 if before is None else len(before) / layer.inputs
-    outputs = 1.0 if layer.order is None else len(layer.order) / layer.outputs
+    outputs = 1.0 if layer.kept_units is None else len(layer.kept_units) / layer.outputs
     done, dense = values.pop("multiply_adds"), values.pop("dense_multiply_adds")
     values["density_in"] *= inputs
     values["density_out"] *= outputs
@@ -1323,10 +1324,9 @@ def _where(kept: Sequence[bool], old: list[str], new: list[str]) -> list[str]:
     return [a if keep else b for keep, a, b in zip(kept, old, new, strict=True)]
 
 
-def _short(plan: ClassPlan) -> str:
-    """A plan on one line: strategies, with an 8 where they are in int8."""
-    pairs = zip(plan.strategies, plan.precisions, strict=True)
-    return "-".join(f"{name}8" if word == "int8" else name for name, word in pairs)
+def _short(plan: BatchPlan) -> str:
+    """A plan on one line."""
+    return " ".join(path_names(plan.strategies, plan.precisions))
 
 
 def _one_per_layer(new: Any, old: list[Any], name: str) -> list[Any]:
@@ -1433,5 +1433,5 @@ def _map(value: npt.ArrayLike | None, name: str) -> npt.NDArray[np.float32] | No
     return None if value is None else as_float32(value, name, "() or (d,)")
 
 
-def _class_plans(engine: _core.Engine) -> tuple[ClassPlan, ...]:
-    return tuple(ClassPlan(n, tuple(s), tuple(p)) for n, s, p in engine.plan())
+def batch_plans(engine: _core.Engine) -> tuple[BatchPlan, ...]:
+    return tuple(BatchPlan(n, tuple(s), tuple(p)) for n, s, p in engine.plan())

@@ -24,9 +24,10 @@ from lrgate.measure import timing
 from lrgate.measure.timing import Timing
 from lrgate.model.activation import Activation
 from lrgate.network import Network
-from lrgate.planner.evaluation import Judge
+from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.search import checked_targets, optimize
 from lrgate.results.bench import Against, Alone, Entry, Race, Startup
+from lrgate.results.paths import path_names
 
 __all__ = [
     "Contestants",
@@ -90,7 +91,7 @@ class Contestants:
         self.dense, self.fit, self.test = dense, fit, test
         self.threads, self.seconds, self.progress = threads, seconds, progress
         targets = None if test.y is None else checked_targets(dense, test.y, len(test.x))
-        self.judge = Judge(dense, test.x, targets)
+        self.judge = Evaluator(dense, test.x, targets)
         self.outputs = dense.forward(test.x)
         self.error_dense = self.judge.error(self.outputs).before
         # A tenth of a point of a few hundred rows is less than one of them.
@@ -267,14 +268,14 @@ class Contestants:
         time_ = times[name]
         low, high = time_.quartiles()
         ours = isinstance(contestant, Network)
-        plan = _plan(contestant, rows) if ours else ()
+        plan = contestant.plan_for(rows) if ours else None
         precisions = {engine.name: engine.precision for engine in self.peers}
         return Entry(
             name=name,
             lrgate=ours,
-            precision=("int8" if any(layer.endswith("8") for layer in plan) else "f32")
-            if ours
-            else precisions[name],
+            precision=precisions[name]
+            if plan is None
+            else ("int8" if "int8" in plan.precisions else "f32"),
             settings=dict(settings),
             error=self.errors[name],
             within_limit=self.errors[name] <= self.error_limit,
@@ -287,7 +288,7 @@ class Contestants:
             seconds_per_row=time_.seconds_per_row,
             rows_per_second=1 / time_.seconds_per_row,
             over=self.over(name, times) if ours else {},
-            plan=plan,
+            plan=() if plan is None else path_names(plan.strategies, plan.precisions),
             predicted=_predicted(contestant, rows) if ours else None,
         )
 
@@ -304,7 +305,9 @@ class Contestants:
             ]
             if near:
                 best = min(near, key=lambda name: times[name].median)
-                found[precision] = Against(best, **vars(times[name].speed_up_over(times[best])))
+                found[precision] = Against(
+                    **vars(times[name].speed_up_over(times[best])), peer=best
+                )
         return found
 
     def tell_failures(self, races: int) -> None:
@@ -354,18 +357,9 @@ class Contestants:
         return startup.measure(name, engine.name, engine.modules, path, row, self.threads, settings)
 
 
-def _plan(net: Network, rows: int) -> tuple[str, ...]:
-    chosen = net.engine.class_for(rows)
-    plan = next(plan for plan in net.plan if plan.rows == chosen)
-    return tuple(
-        f"{name}8" if word == "int8" else name
-        for name, word in zip(plan.strategies, plan.precisions, strict=True)
-    )
-
-
 def _predicted(net: Network, rows: int) -> float | None:
     report = net.report
     if report is None:
         return None
-    nearest = min(report.classes, key=lambda of_class: abs(math.log(of_class.rows / rows)))
+    nearest = min(report.batches, key=lambda batch: abs(math.log(batch.rows / rows)))
     return nearest.predicted_speed_up

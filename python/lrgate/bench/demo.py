@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from lrgate.measure import process, timing
 from lrgate.measure.timing import Timing
 from lrgate.network import Network
 from lrgate.results.profile import Profile
+from lrgate.results.table import Column, Table
 
 __all__ = ["Demo", "measure", "run"]
 
@@ -29,6 +30,18 @@ BATCH: Final = 256
 """Rows of the larger calls."""
 
 _WIDTH: Final = 79
+_COLUMNS: Final = (
+    Column("", left=True),
+    Column("error", ".2%"),
+    Column("median", lambda seconds: f"{seconds * 1e6:.2f}"),
+    Column("p99", lambda seconds: f"{seconds * 1e6:.2f}"),
+    Column("dense", ".1f"),
+    Column("NumPy", ".1f"),
+    Column("error", ".2%"),
+    Column("a row", lambda seconds: f"{seconds * 1e6:.2f}"),
+    Column("dense", ".1f"),
+    Column("NumPy", ".1f"),
+)
 
 
 @dataclass(frozen=True)
@@ -128,20 +141,34 @@ class Demo:
     def _instruction_set(self) -> str:
         return next(iter(self.profiles.values())).instruction_set
 
-    def _table(self) -> str:
-        lines = [
-            f"         {'one row a call: speed-up over':>37}  {f'{BATCH} rows a call: over':>30}",
-            "          error  median     p99  dense  NumPy     error  us/row  dense  NumPy",
-        ]
+    def table(self) -> Table:
+        """NumPy and each plan: in calls of one row, then in calls of `BATCH` rows."""
+        rows = []
         for name, entry in self.entries.items():
-            label = "NumPy" if name == "numpy" else name
-            single, batch = (self._figures(entry, rows) for rows in (1, BATCH))
-            lines.append(
-                f"{label:<9}{single['error']:6.2%} {entry.times[1].median * 1e6:7.2f} "
-                f"{entry.times[1].p99 * 1e6:7.2f}  {_speed_ups(single)}    "
-                f"{batch['error']:6.2%} {batch['seconds_per_row'] * 1e6:7.2f}  {_speed_ups(batch)}"
+            single, batch = entry.times[1], entry.times[BATCH]
+            rows.append(
+                (
+                    "NumPy" if name == "numpy" else name,
+                    entry.wrong[1] / self.digits,
+                    single.median,
+                    single.p99,
+                    *self._speed_ups(single, 1),
+                    entry.wrong[BATCH] / self.digits,
+                    batch.seconds_per_row,
+                    *self._speed_ups(batch, BATCH),
+                )
             )
-        return "\n".join(lines)
+        return Table(_COLUMNS, rows, gap=2)
+
+    def _speed_ups(self, time: Timing, rows: int) -> Iterator[float]:
+        for name in ("dense", "numpy"):
+            yield time.speed_up_over(self.entries[name].times[rows]).median
+
+    def _table(self) -> str:
+        return (
+            f"Calls of one row, then of {BATCH} rows. Median and p99 in us, a call; below dense\n"
+            f"and NumPy, the speed-up over them.\n{self.table()}"
+        )
 
     def _tail(self) -> str:
         wrong = {name: entry.wrong[1] for name, entry in self.entries.items()}
@@ -153,11 +180,6 @@ class Demo:
         counts = ", ".join(f"{name} {count}" for name, count in wrong.items() if name != "numpy")
         lines.append(f"Wrong labels of {self.digits:,}: {counts}.")
         return "\n".join(lines)
-
-
-def _speed_ups(figures: dict[str, Any]) -> str:
-    over = (figures[f"speed_up_over_{name}"]["median"] for name in ("dense", "numpy"))
-    return "  ".join(f"{ratio:5.1f}" for ratio in over)
 
 
 def run(network: str | os.PathLike[str] | None = None, seconds: float = 10.0) -> Demo:
@@ -199,7 +221,7 @@ def measure(network: str | os.PathLike[str] | None = None, seconds: float = 10.0
         times = {rows: _times(plans, x, rows, 0.35 * seconds) for rows in (1, BATCH)}
         entries = {
             name: Entry(
-                strategies={rows: plan.strategies(rows) for rows in (1, BATCH)},
+                strategies={rows: plan.plan_for(rows).strategies for rows in (1, BATCH)},
                 wrong={rows: _wrong(plan, x, labels, rows) for rows in (1, BATCH)},
                 times={rows: times[rows][name] for rows in (1, BATCH)},
             )

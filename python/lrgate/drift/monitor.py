@@ -127,7 +127,7 @@ class Monitor:
 
         self._network = net
         # All units: one that was left out as never on may come on.
-        self._dense = net.with_order([None] * len(net.layers)).dense()
+        self._dense = net.with_units([None] * len(net.layers)).dense()
         self._gated = {
             plan.rows: [strategy == "gate" for strategy in plan.strategies] for plan in net.plan
         }

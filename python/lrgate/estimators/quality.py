@@ -52,7 +52,7 @@ class GateReport:
 
 
 def evaluate(layer: Layer, gate: Gate, inputs: Rows) -> GateReport:
-    """Judge a gate on rows, which should be none that it was fitted on.
+    """Evaluator a gate on rows, which should be none that it was fitted on.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ key                                   what it holds
 ``layers.{i}.gate.u``, ``.v``         (in, rank) and (rank, out)
 ``layers.{i}.gate.bias``              (out,)
 ``layers.{i}.gate.range``             (2, rank); see `Gate`
-``layers.{i}.order``                  (k,) integers; the units computed, see `Layer`
+``layers.{i}.kept_units``             (k,) integers; the units computed, see `Layer`
 ``layers.{i}.quantization.scale``     () or (in,), as ``.offset``; see `Quantization`
 ``input.scale``, ``input.shift``      () or (d,)
 ``input.range``                       (2,) or (2, d); the lowest and the highest raw input

@@ -9,7 +9,7 @@ from typing import Any, Final
 from lrgate.files.checksum import Checksum
 from lrgate.files.errors import FileFormatError, naming
 from lrgate.files.header import stored_checksum
-from lrgate.model.arrays import as_float32, as_range, as_rows, sealed
+from lrgate.model.arrays import as_float32, as_range, as_rows, read_only
 from lrgate.types import Array
 
 __all__ = [
@@ -44,10 +44,10 @@ def checked_arrays(
 
 LAYER_KEY: Final = re.compile(
     r"layers\.(0|[1-9][0-9]{0,8})\."
-    r"(weight|bias|order|gate\.(?:u|v|bias|range)|quantization\.(?:scale|offset))"
+    r"(weight|bias|kept_units|order|gate\.(?:u|v|bias|range)|quantization\.(?:scale|offset))"
 )
 # What files of others lack. Without its settings such a network would run, and be another.
-_OWN_KEY: Final = re.compile(r"layers\..*\.(order|gate\..*|quantization\..*)|probe\..*")
+_OWN_KEY: Final = re.compile(r"layers\..*\.(kept_units|order|gate\..*|quantization\..*)|probe\..*")
 _SHAPES: Final = {
     "weight": "(out, in)",
     "bias": "(out,)",
@@ -95,7 +95,7 @@ def check_keys(keys: Iterable[str]) -> None:
         if match is None:
             raise FileFormatError(
                 f"unknown key {key!r}; expected lrgate, layers.{{i}}.weight, .bias, .gate.u, "
-                ".gate.v, .gate.bias, .gate.range, .order, .quantization.scale, "
+                ".gate.v, .gate.bias, .gate.range, .kept_units, .quantization.scale, "
                 f".quantization.offset, {', '.join(_TOP_KEYS)}"
             )
         if int(match[1]) >= MAX_LAYERS:
@@ -109,8 +109,8 @@ def _converted(key: str, array: Array) -> Array:
     """
     match = LAYER_KEY.fullmatch(key)
     name = match[2] if match else key
-    array = sealed(array)
-    if name == "order":
+    array = read_only(array)
+    if name in ("kept_units", "order"):
         return array  # `Layer` converts it, when it is known how many units there are
     with naming(""):
         if name == "input.range":

@@ -14,7 +14,7 @@ from lrgate.model.arrays import as_classes
 from lrgate.model.json import Machine, as_machine
 from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.model.model import Model
-from lrgate.model.plan import ClassPlan
+from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import PlannedOutputs, Probe
 from lrgate.types import Array
 
@@ -80,7 +80,14 @@ def _layer(parts: dict[str, Array], i: int, activation: Activation) -> Layer:
         bias = np.zeros(len(weight), np.float32) if bias is None else bias
         gate = _gate(parts, name)
         quantization = _quantization(parts, name)
-        return Layer(weight, bias, activation, gate, parts.get("order"), quantization)
+        return Layer(weight, bias, activation, gate, _kept_units(parts), quantization)
+
+
+def _kept_units(parts: dict[str, Array]) -> Array | None:
+    """The units kept, also under the key that earlier versions wrote."""
+    if "kept_units" in parts and "order" in parts:
+        raise FileFormatError("order is the earlier key of kept_units: a layer must have one")
+    return parts.get("kept_units", parts.get("order"))
 
 
 def _gate(parts: dict[str, Array], name: str) -> Gate | None:
@@ -191,9 +198,9 @@ def _machine(value: dict[str, Any]) -> Machine:
         return as_machine(value)
 
 
-def _plan(value: Any, i: int) -> ClassPlan:
+def _plan(value: Any, i: int) -> BatchPlan:
     name = f"lrgate.plans[{i}]"
     fields = ("rows", "strategies", "precisions")
     check_fields(name, value, fields)
     with naming(f"{name}."):
-        return ClassPlan(*(value[field] for field in fields))
+        return BatchPlan(*(value[field] for field in fields))

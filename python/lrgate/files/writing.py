@@ -8,7 +8,7 @@ import numpy as np
 
 from lrgate.files.header import FORMAT_VERSION
 from lrgate.model.model import Model
-from lrgate.model.plan import ClassPlan
+from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import PlannedOutputs
 from lrgate.types import Array
 
@@ -29,8 +29,8 @@ def to_arrays(model: Model) -> dict[str, Array]:
             arrays[f"layers.{i}.gate.bias"] = layer.gate.bias
             if layer.gate.range is not None:
                 arrays[f"layers.{i}.gate.range"] = layer.gate.range
-        if layer.order is not None:
-            arrays[f"layers.{i}.order"] = layer.order
+        if layer.kept_units is not None:
+            arrays[f"layers.{i}.order"] = layer.kept_units
         if layer.quantization is not None:
             arrays[f"layers.{i}.quantization.scale"] = layer.quantization.scale
             arrays[f"layers.{i}.quantization.offset"] = layer.quantization.offset
@@ -75,7 +75,7 @@ def _planned_to_json(planned: PlannedOutputs) -> dict[str, Any]:
     }
 
 
-def _plan_to_json(plan: ClassPlan) -> dict[str, Any]:
+def _plan_to_json(plan: BatchPlan) -> dict[str, Any]:
     return {
         "rows": plan.rows,
         "strategies": list(plan.strategies),

@@ -22,27 +22,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate.measure.machine import fingerprint
+from lrgate.results.ratio import Ratio
 from lrgate.runtime import config
 
-__all__ = ["Ratio", "Timing", "alone", "batches", "interleaved", "machine"]
+__all__ = ["Timing", "alone", "batches", "interleaved", "machine"]
 
 Rows = npt.NDArray[Any]
 
 # How long a turn lasts, and its most calls.
 _TURN_SECONDS: Final = 0.002
 _TURN_CALLS: Final = 1000
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times faster: the median over rounds and its quartiles."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +75,7 @@ class Timing:
     def speed_up_over(self, other: Timing) -> Ratio:
         """How many times faster per row than a contestant of the same run, round by round."""
         ratios = (other.rounds / other.rows) / (self.rounds / self.rows)
-        low, median, high = np.percentile(ratios, (25, 50, 75))
-        return Ratio(float(median), float(low), float(high))
+        return Ratio.of(ratios)
 
 
 def batches(x: Rows, rows: int) -> list[Rows]:

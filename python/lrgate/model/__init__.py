@@ -9,12 +9,12 @@ may is the engine's to check, once, for every source of models.
 from lrgate.model.activation import Activation
 from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.model.model import Model
-from lrgate.model.plan import ClassPlan
+from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import PlannedOutputs, Probe
 
 __all__ = [
     "Activation",
-    "ClassPlan",
+    "BatchPlan",
     "Gate",
     "Layer",
     "Model",

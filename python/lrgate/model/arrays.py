@@ -14,15 +14,15 @@ from lrgate.types import Float32Array, Int32Array
 __all__ = [
     "as_classes",
     "as_float32",
-    "as_order",
     "as_range",
     "as_rows",
+    "as_units",
     "check_bounds",
     "check_shape",
     "check_type",
     "joined",
     "needs_copy",
-    "sealed",
+    "read_only",
     "set_field",
 ]
 
@@ -67,7 +67,7 @@ def as_float32(value: object, name: str, shape: str) -> Float32Array:
     with np.errstate(over="ignore"):
         result = array.astype(np.float32, order="C", copy=needs_copy(array))
     _check_overflow(array, result, name)
-    return sealed(result)
+    return read_only(result)
 
 
 def as_rows(value: object, name: str, shape: str) -> npt.NDArray[np.uint8] | Float32Array:
@@ -91,7 +91,7 @@ def as_rows(value: object, name: str, shape: str) -> npt.NDArray[np.uint8] | Flo
     array = _real_array(value, name, shape)
     if array.dtype != np.uint8:
         return as_float32(array, name, shape)
-    return sealed(array.astype(np.uint8, order="C", copy=needs_copy(array)))
+    return read_only(array.astype(np.uint8, order="C", copy=needs_copy(array)))
 
 
 def as_classes(value: object, name: str = "classes") -> npt.NDArray[Any]:
@@ -142,7 +142,7 @@ def as_classes(value: object, name: str = "classes") -> npt.NDArray[Any]:
     return array
 
 
-def as_order(value: object, name: str, units: int) -> Int32Array:
+def as_units(value: object, name: str, units: int) -> Int32Array:
     """`value` as a read-only 1-D int32 array of distinct units.
 
     Parameters
@@ -178,7 +178,7 @@ def as_order(value: object, name: str, units: int) -> Int32Array:
     repeated = ascending[1:][ascending[1:] == ascending[:-1]]
     if repeated.size:
         raise ValueError(f"{name} must name distinct units, got {repeated[0]} twice")
-    return sealed(order)
+    return read_only(order)
 
 
 def as_range(value: Any, name: str = "input_range") -> Float32Array:
@@ -215,7 +215,7 @@ def as_range(value: Any, name: str = "input_range") -> Float32Array:
         raise ValueError(f"{name}[1] must have shape () or {low.shape}, got {high.shape}")
     result = np.stack(np.broadcast_arrays(low, high))
     check_bounds(name, result)
-    return sealed(result)
+    return read_only(result)
 
 
 def _mixed(labels: npt.NDArray[Any], name: str) -> TypeError:
@@ -254,11 +254,11 @@ def needs_copy(array: npt.NDArray[Any], made_here: bool = False) -> bool:
         if base.flags.writeable:
             return True
         base = base.base
-    return not (base is None and made_here) and not isinstance(base, bytes | _Sealed)
+    return not (base is None and made_here) and not isinstance(base, bytes | _Owner)
 
 
-class _Sealed:
-    """Owns an array's memory, which nothing else writes to: see `sealed`."""
+class _Owner:
+    """Owns an array's memory, which nothing else writes to: see `read_only`."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         address, _ = array.__array_interface__["data"]
@@ -266,13 +266,13 @@ class _Sealed:
         self._array = array
 
 
-def sealed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """An array of the same memory that cannot be made writable.
 
     For memory that nothing else writes to from now on: models, and engines, which read weights
     where they are, copy whatever else somebody might write to.
     """
-    return array if isinstance(array.base, _Sealed) else np.asarray(_Sealed(array))
+    return array if isinstance(array.base, _Owner) else np.asarray(_Owner(array))
 
 
 def _check_overflow(array: npt.NDArray[Any], result: Float32Array, name: str) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 from lrgate.model.activation import Activation
 from lrgate.model.arrays import (
     as_float32,
-    as_order,
+    as_units,
     check_bounds,
     check_shape,
     check_type,
     needs_copy,
-    sealed,
+    read_only,
     set_field,
 )
 from lrgate.types import Float32Array, Int32Array
@@ -31,7 +31,7 @@ class ReadOnlyArrays:
             if isinstance(value, np.ndarray):
                 # What else is in the pickle may have the same array.
                 value.flags.writeable = False
-                value = sealed(value.copy() if needs_copy(value, made_here=True) else value)
+                value = read_only(value.copy() if needs_copy(value, made_here=True) else value)
             self.__dict__[name] = value
 
 
@@ -172,22 +172,22 @@ class Layer(ReadOnlyArrays):
     activation : Activation
     gate : Gate, optional
         Its sign estimate.
-    order : array of int of shape (k,), optional
-        The units that the engine computes, in its order: distinct, from 0 to out - 1. The others
-        count as constant zero and are never computed, so only an activation with a hard zero may
-        lack any. All else here keeps the full width and the user's order of units. Not for softmax,
-        nor for a network's last layer.
+    kept_units : array of int of shape (k,), optional
+        The units that the engine computes, in the order in which it computes them: distinct, from 0
+        to out - 1. The others count as constant zero and are never computed, so only an activation
+        with a hard zero may lack any. All else here keeps the full width and the user's order of
+        units. Not for softmax, nor for a network's last layer.
     quantization : Quantization, optional
         How its inputs become bytes, so that it can run in int8.
 
     Raises
     ------
     TypeError
-        For an array that does not hold real numbers (integers in `order`), or an activation, gate
-        or quantization of another type.
+        For an array that does not hold real numbers (integers in `kept_units`), or an activation,
+        gate or quantization of another type.
     ValueError
         For a wrong shape (where it looks like a weight of shape (in, out), the message says so), a
-        finite value beyond float32, or an `order` that is not such a one.
+        finite value beyond float32, or `kept_units` that are not such ones.
 
     Examples
     --------
@@ -199,7 +199,7 @@ class Layer(ReadOnlyArrays):
     bias: Float32Array
     activation: Activation
     gate: Gate | None = None
-    order: Int32Array | None = None
+    kept_units: Int32Array | None = None
     quantization: Quantization | None = None
 
     def __post_init__(self) -> None:
@@ -217,9 +217,9 @@ class Layer(ReadOnlyArrays):
             check_type("gate", self.gate, Gate)
             check_shape("gate.u", self.gate.u, (self.inputs, self.gate.rank))
             check_shape("gate.v", self.gate.v, (self.gate.rank, self.outputs))
-        if self.order is not None:
-            set_field(self, "order", as_order(self.order, "order", self.outputs))
-            self._check_order(len(self.order))
+        if self.kept_units is not None:
+            set_field(self, "kept_units", as_units(self.kept_units, "kept_units", self.outputs))
+            self._check_kept_units(len(self.kept_units))
         if self.quantization is not None:
             check_type("quantization", self.quantization, Quantization)
             for name in ("scale", "offset"):
@@ -230,13 +230,13 @@ class Layer(ReadOnlyArrays):
                         f"got {array.shape}"
                     )
 
-    def _check_order(self, computed: int) -> None:
+    def _check_kept_units(self, computed: int) -> None:
         if self.activation.name == "softmax":
-            raise ValueError(f"order must be None for softmax, got {computed} units")
+            raise ValueError(f"kept_units must be None for softmax, got {computed} units")
         if computed < self.outputs and not self.activation.has_hard_zero:
             raise ValueError(
-                f"order must have all {self.outputs} units for {self.activation.name}, which has "
-                f"no hard zero, got {computed}"
+                f"kept_units must have all {self.outputs} units for {self.activation.name}, "
+                f"which has no hard zero, got {computed}"
             )
 
     @property
@@ -251,6 +251,6 @@ class Layer(ReadOnlyArrays):
 
     def __repr__(self) -> str:
         gate = "" if self.gate is None else f", gate of rank {self.gate.rank}"
-        order = "" if self.order is None else f", order of {len(self.order)} units"
+        kept = "" if self.kept_units is None else f", {len(self.kept_units)} units kept"
         int8 = "" if self.quantization is None else ", int8"
-        return f"Layer({self.inputs} -> {self.outputs}, {self.activation}{gate}{order}{int8})"
+        return f"Layer({self.inputs} -> {self.outputs}, {self.activation}{gate}{kept}{int8})"

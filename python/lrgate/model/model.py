@@ -18,7 +18,7 @@ from lrgate.model.arrays import (
 )
 from lrgate.model.json import Machine, as_machine, json_object
 from lrgate.model.layer import Layer, ReadOnlyArrays
-from lrgate.model.plan import ClassPlan
+from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import PlannedOutputs, Probe
 from lrgate.types import Float32Array
 
@@ -41,8 +41,8 @@ class Model(ReadOnlyArrays):
         A classifier's labels: one for each output, or two where there is one output.
     input_scale, input_shift : array of shape () or (d,), optional
         The first layer sees ``x * input_scale + input_shift``.
-    plan : tuple of ClassPlan, optional
-        By batch class; each names a strategy and a precision for every layer: int8 only where the
+    plan : tuple of BatchPlan, optional
+        By batch size; each names a strategy and a precision for every layer: int8 only where the
         layer has a quantization, and its gate, if it is used, a range.
     probe : Probe, optional
     metadata : dict, optional
@@ -70,7 +70,7 @@ class Model(ReadOnlyArrays):
     classes: npt.NDArray[Any] | None = None
     input_scale: Float32Array | None = None
     input_shift: Float32Array | None = None
-    plan: tuple[ClassPlan, ...] | None = None
+    plan: tuple[BatchPlan, ...] | None = None
     probe: Probe | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     input_range: Float32Array | None = None
@@ -117,10 +117,10 @@ class Model(ReadOnlyArrays):
             raise ValueError("layers must have at least one layer, got 0")
         for i, layer in enumerate(self.layers):
             check_type(f"layers[{i}]", layer, Layer)
-        if self.layers[-1].order is not None:
+        if self.layers[-1].kept_units is not None:
             raise ValueError(
-                f"layers[{len(self.layers) - 1}].order must be None: it is the last layer, whose "
-                "units are the outputs"
+                f"layers[{len(self.layers) - 1}].kept_units must be None: it is the last layer, "
+                "whose units are the outputs"
             )
         for i, layer in enumerate(self.layers[1:], start=1):
             if layer.quantization is not None and layer.quantization.offset.shape != ():
@@ -148,12 +148,12 @@ class Model(ReadOnlyArrays):
 
     def _check_plan(self, plan: object) -> None:
         if not isinstance(plan, tuple | list):
-            raise TypeError(f"plan must be a tuple of ClassPlan, got {type(plan).__name__}")
+            raise TypeError(f"plan must be a tuple of BatchPlan, got {type(plan).__name__}")
         set_field(self, "plan", tuple(plan))
         if not plan:
             raise ValueError("plan must have at least one class, got 0")
         for i, entry in enumerate(plan):
-            check_type(f"plan[{i}]", entry, ClassPlan)
+            check_type(f"plan[{i}]", entry, BatchPlan)
             if len(entry.strategies) != len(self.layers):
                 raise ValueError(
                     f"plan[{i}].strategies must have {len(self.layers)} entries, one a layer, "
@@ -174,7 +174,7 @@ class Model(ReadOnlyArrays):
                 )
         self._check_precisions(f"{name}.precisions", planned)
 
-    def _check_precisions(self, name: str, plan: ClassPlan | PlannedOutputs) -> None:
+    def _check_precisions(self, name: str, plan: BatchPlan | PlannedOutputs) -> None:
         for i, layer in enumerate(self.layers):
             if plan.precisions[i] != "int8":
                 continue

@@ -7,7 +7,7 @@ from typing import Final
 
 from lrgate.model.arrays import joined, set_field
 
-__all__ = ["ClassPlan"]
+__all__ = ["BatchPlan"]
 
 
 STRATEGIES: Final = ("dense", "skip", "gate")
@@ -17,7 +17,7 @@ _MAX_ROWS: Final = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class ClassPlan:
+class BatchPlan:
     """How each layer is computed for calls of about this many rows.
 
     Parameters

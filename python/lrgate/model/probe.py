@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lrgate.model.arrays import as_float32, as_rows, check_shape, check_type, set_field
 from lrgate.model.layer import ReadOnlyArrays
-from lrgate.model.plan import ClassPlan
+from lrgate.model.plan import BatchPlan
 from lrgate.types import Float32Array
 
 __all__ = ["PlannedOutputs", "Probe"]
@@ -35,7 +35,7 @@ class PlannedOutputs(ReadOnlyArrays):
     Raises
     ------
     ValueError, TypeError
-        As for `ClassPlan` and `Layer`; for another strategy, or another tolerance.
+        As for `BatchPlan` and `Layer`; for another strategy, or another tolerance.
     """
 
     strategies: tuple[str, ...]
@@ -44,7 +44,7 @@ class PlannedOutputs(ReadOnlyArrays):
     tolerance: float
 
     def __post_init__(self) -> None:
-        plan = ClassPlan(1, self.strategies, self.precisions)
+        plan = BatchPlan(1, self.strategies, self.precisions)
         for i, word in enumerate(plan.strategies):
             if word == "skip":
                 raise ValueError(f"strategies[{i}] must be dense or gate, got {word!r}")

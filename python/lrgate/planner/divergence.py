@@ -12,7 +12,7 @@ from lrgate.planner.calibration import log_probabilities
 from lrgate.types import Float64Array
 
 __all__ = [
-    "Damage",
+    "Divergence",
     "variance_of",
 ]
 
@@ -25,7 +25,7 @@ def variance_of(values: npt.NDArray[Any]) -> float:
     return float(np.square(values - values.mean(axis=0)).sum(axis=1).mean()) or 1.0
 
 
-class Damage:
+class Divergence:
     """How far a network's outputs are from the dense network's: a smooth measure of few rows."""
 
     def __init__(self, dense: Network, rows: Any) -> None:

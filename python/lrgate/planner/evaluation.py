@@ -22,7 +22,7 @@ from lrgate.planner.evidence import Evidence, Increase, Pairs
 from lrgate.types import Float32Array, Float64Array, IntArray
 
 __all__ = [
-    "Judge",
+    "Evaluator",
 ]
 
 
@@ -33,7 +33,7 @@ _RIVALS: Final = 3
 _WORST: Final = float(np.finfo(np.float32).max)
 
 
-class Judge:
+class Evaluator:
     """Compares networks' outputs with the dense network's on some rows.
 
     Parameters

@@ -1,10 +1,9 @@
-"""What a faster network may cost: rows to see it on, the error's increase, and how sure that is.
+"""What a faster network may cost: the error's increase, and how sure that is.
 
-`Judge` compares outputs with the dense network's. The error is what a user's budget counts. Its
-plain difference moves in steps of a row, which is too coarse for a budget of a thousandth on some
-hundreds of rows. `Evidence` therefore bounds the expected increase by stand-ins with less noise;
-docs/guarantees.md explains them and gives their measured bias. `Damage` is a smooth measure for the
-search: how far outputs are from the dense network's.
+The error is what a user's budget counts. Its plain difference moves in steps of a row, which is too
+coarse for a budget of a thousandth on some hundreds of rows. `Evidence` therefore bounds the
+expected increase by stand-ins with less noise; docs/guarantees.md explains them and gives their
+measured bias.
 """
 
 from __future__ import annotations

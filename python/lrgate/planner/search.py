@@ -8,12 +8,12 @@ The search, in short:
    put in an order in which units that are on together sit together. Layers become int8, except
    those that cost too much.
 3. Each hidden layer gets candidates: gates of several ranks and thresholds, each with its lost
-   energy and its time in every batch class. Those that another one beats in both are dropped; the
+   energy and its time in every batch size. Those that another one beats in both are dropped; the
    others get their damage: what each alone does to the network's outputs.
 4. With a price on damage, the best choice is one of each layer on its own. From no price to a high
    one this gives a path of plans from the fastest to the exact one; on the second part of the rows
    the fastest is taken that the third is likely to show within the budget.
-5. Whole calls decide, batch class by batch class, what of it is used, and in which precision.
+5. Whole calls decide, batch size by batch size, what of it is used, and in which precision.
 6. The networks found are tried on the third part, from the least damaging to the fastest, each as
    it would be returned. The first that is not shown to keep the budget ends it (fixed-sequence
    testing: Angelopoulos et al., "Learn then Test", 2021), and the one before it is the result.
@@ -45,14 +45,14 @@ from lrgate.model.model import Model
 from lrgate.network import Network
 from lrgate.planner import merging, units
 from lrgate.planner.calibration import Calibration, calibrated
-from lrgate.planner.divergence import Damage
-from lrgate.planner.evaluation import Judge
+from lrgate.planner.divergence import Divergence
+from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.evidence import Evidence
 from lrgate.planner.split import CHECK_SHARE, FIT_SHARE, MOST_ROWS, Split
 from lrgate.quantization import fit as quantize
 from lrgate.quantization.fit import gate_range
 from lrgate.quantization.limits import MOST_INPUTS
-from lrgate.results.optimization import CheckReport, ClassReport, LayerReport, Report, Spread
+from lrgate.results.optimization import BatchReport, CheckReport, LayerReport, OptimizeReport
 from lrgate.results.profile import LayerProfile
 from lrgate.types import Float32Array, Float64Array, IntArray
 
@@ -149,7 +149,7 @@ def optimize(
     """The fastest network on this machine whose error is shown to stay within a budget.
 
     Gates are fitted to the hidden layers on `x`, thresholds and the order of units are chosen, and
-    each layer's strategy and precision are decided by measuring, for each batch class. What cannot
+    each layer's strategy and precision are decided by measuring, for each batch size. What cannot
     be shown to keep the budget, on rows that chose nothing, is not used. What it did is in the
     result's ``report``. By measurement the result is never slower than dense in f32, unless int8
     is asked for.
@@ -176,7 +176,7 @@ def optimize(
     batch_sizes : sequence or array of int
         Rows per call to plan for; a call uses the plan of the nearest one, on a log scale.
     precision : {"auto", "f32", "int8"}
-        Whether layers may be int8. ``"auto"``: decided for each batch class by measuring.
+        Whether layers may be int8. ``"auto"``: decided for each batch size by measuring.
         ``"int8"``: every layer, except those that cost too much error, whatever the time.
         ``"f32"``: none.
     prune : {"proven", "never_on", "none"}
@@ -499,7 +499,7 @@ class _Asked:
 class _Trial:
     """A network as it would be returned, and the same in f32 without gates.
 
-    `shown` holds what the check said, by class plan.
+    `shown` holds what the check said, by batch plan.
     """
 
     name: str
@@ -536,7 +536,7 @@ class _Search:
         self.checked = int(split.check.shape[0])
         self.pruned = False
         self.chooser, self.calibration = self._chooser()
-        self.checker: Judge | None = None
+        self.checker: Evaluator | None = None
         self.first: _Trial | None = None
 
     def run(self, begin: float) -> Network:
@@ -600,8 +600,8 @@ class _Search:
             ordered = False
 
         self._step("reporting")
-        result, classes = self._class_reports(best)
-        report = self._report(best, result, classes, begin)
+        result, batches = self._batch_reports(best)
+        report = self._report(best, result, batches, begin)
         report = replace(
             report,
             dead_units=tuple(int(mask.sum()) for mask in dead),
@@ -616,7 +616,7 @@ class _Search:
         self.bar.update(1)
         self.bar.set_description(text)
 
-    def _chooser(self) -> tuple[Judge, Calibration]:
+    def _chooser(self) -> tuple[Evaluator, Calibration]:
         """What judges on the rows that choose, and what margins mean by the labels so far."""
         split = self.split
         fitted = self.user.forward(split.fit)
@@ -627,7 +627,7 @@ class _Search:
             targets = np.concatenate([split.tune_targets, split.fit_targets])
             activation = self.user.layers[-1].activation.name
             calibration = calibrated(outputs, targets, self.user.task, activation)
-        judge = Judge(
+        judge = Evaluator(
             self.user, split.tune, split.tune_targets, others=fitted, calibration=calibration
         )
         return judge, calibration
@@ -735,7 +735,7 @@ class _Search:
         if self.precision == "f32" or self.budget == 0:
             return exact
         layers = [i for i, layer in enumerate(core.layers) if layer.inputs <= MOST_INPUTS]
-        damage = Damage(core, self._damage_rows())
+        damage = Divergence(core, self._damage_rows())
         alone: dict[int, float] = {}
         while layers:
             quantized = self._int8(core, layers)
@@ -767,7 +767,7 @@ class _Search:
     # What rows say
 
     def _chosen_evidence(self, network: Network) -> list[Evidence]:
-        """What the rows that choose say of each of the network's class plans."""
+        """What the rows that choose say of each of the network's batch plans."""
         return [
             self.chooser.evidence(_only(network, size).forward(self.split.tune), unseen=self.pruned)
             for size in _distinct(network)
@@ -787,7 +787,7 @@ class _Search:
         self._step("checking")
         if self.checker is None:
             seen = self.chooser.all  # the dense outputs on the other rows
-            self.checker = Judge(
+            self.checker = Evaluator(
                 self.user,
                 self.split.check,
                 self.split.targets,
@@ -846,7 +846,7 @@ class _Search:
     ) -> list[Choice]:
         """Choices of gates, from the fastest to the least damaging."""
         seconds = self._exact_seconds(plain)
-        damage = Damage(core, self._damage_rows())
+        damage = Divergence(core, self._damage_rows())
         options: dict[int, list[_Candidate]] = {}
         fits: dict[int, estimators.Estimate] = {}
 
@@ -956,7 +956,7 @@ class _Search:
         columns = []
         for size in self.sizes:
             count = min(size, most)
-            _, *plan = _class_of(network, size)
+            _, *plan = _plan_of(network, size)
             key = count, repr(plan)
             if key not in found:
                 whole = rows[: most // count * count]
@@ -1005,9 +1005,9 @@ class _Search:
         return network._with_engine_plan(engine)
 
     def _settled(self, size: int, **networks: Network) -> Any:
-        """The class plan of the first of these networks that no later one clearly beats."""
+        """The batch plan of the first of these networks that no later one clearly beats."""
         names = list(networks)
-        plans = {name: _class_of(network, size) for name, network in networks.items()}
+        plans = {name: _plan_of(network, size) for name, network in networks.items()}
         if all(plan == plans[names[0]] for plan in plans.values()):
             return plans[names[0]]
         times = self._race(size, _RACE_SECONDS, **networks)
@@ -1073,7 +1073,7 @@ class _Search:
             assert gate is not None
             before = np.arange(layers[0].inputs) if i == 0 else orders[i - 1]
             gates[i] = _widened(gate, before, orders[i], layers[i])
-        result = self.base.with_order(named) if named else self.base
+        result = self.base.with_units(named) if named else self.base
         bytes_of = [
             quantization if i == 0 else quantize.widened(quantization, orders[i - 1], layer.inputs)
             for i, (quantization, layer) in enumerate(zip(_used_bytes(fast), layers, strict=True))
@@ -1085,7 +1085,7 @@ class _Search:
 
     # The report
 
-    def _class_reports(self, trial: _Trial) -> tuple[Network, tuple[ClassReport, ...]]:
+    def _batch_reports(self, trial: _Trial) -> tuple[Network, tuple[BatchReport, ...]]:
         """The reports, and the result: exact in classes in which that is not slower after all.
 
         The last race is on other rows than those that chose. Only plans without error, or whose
@@ -1106,17 +1106,17 @@ class _Search:
             used = "after"
             if self.precision != "int8" and not _is_dense(result, size):
                 used = max(("after", "exact", "dense"), key=lambda name: _rate(times[name]))
-            if used == "after" or _class_of(names[used], size) == _class_of(result, size):
+            if used == "after" or _plan_of(names[used], size) == _plan_of(result, size):
                 used = "after"
-            plan.append(_class_of(names[used], size))
+            plan.append(_plan_of(names[used], size))
             final = result._with_engine_plan(result.engine.with_plan([plan[-1]]))
             timed = {"dense": times["dense"], "exact": times["exact"], "after": times[used]}
-            reports.append(self._class_report(size, final, timed, trial.choice))
+            reports.append(self._batch_report(size, final, timed, trial.choice))
         return result._with_engine_plan(result.engine.with_plan(plan)), tuple(reports)
 
-    def _class_report(
+    def _batch_report(
         self, size: int, result: Network, times: dict[str, timing.Timing], choice: Choice
-    ) -> ClassReport:
+    ) -> BatchReport:
         rows = _cycled(self.split.check, min(max(size, 256), _PROFILE_ROWS))
         rows = rows[: MOST_ROWS if self.work <= _LARGE else _PROFILE_ROWS]
         timed: dict[str, Any] = {"batch_size": size, "seconds": _PROFILE_SECONDS}
@@ -1135,20 +1135,20 @@ class _Search:
         predicted = sum(cost for _, cost in costs) / sum(
             cost * _paper_share(layer) for layer, cost in costs
         )
-        return ClassReport(
+        return BatchReport(
             rows=size,
             layers=layers,
             seconds_dense=times["dense"].seconds_per_row,
             seconds_exact=times["exact"].seconds_per_row,
             seconds_after=times["after"].seconds_per_row,
-            over_dense=_spread(times["after"].speed_up_over(times["dense"])),
-            over_exact=_spread(times["after"].speed_up_over(times["exact"])),
+            over_dense=times["after"].speed_up_over(times["dense"]),
+            over_exact=times["after"].speed_up_over(times["exact"]),
             predicted_speed_up=predicted,
         )
 
     def _report(
-        self, trial: _Trial, result: Network, classes: tuple[ClassReport, ...], begin: float
-    ) -> Report:
+        self, trial: _Trial, result: Network, batches: tuple[BatchReport, ...], begin: float
+    ) -> OptimizeReport:
         """The report, of the worst class; what it says of the budget was seen in the check."""
         found = []
         for size in _distinct(result):
@@ -1158,11 +1158,11 @@ class _Search:
         for evidence in found:
             if not evidence.within(self.budget, level, self.asked.max_row_error):
                 raise RuntimeError("a network would be returned that failed its check")
-        judge = self.checker or Judge(self.user, self.split.check, self.split.targets)
+        judge = self.checker or Evaluator(self.user, self.split.check, self.split.targets)
         worst = max(found, key=lambda each: each.upper(level), default=None)
         error = judge.error(judge.dense) if worst is None else worst.plain
-        return Report(
-            classes=classes,
+        return OptimizeReport(
+            batches=batches,
             measure=judge.measure,
             error_before=error.before,
             error_after=error.after,
@@ -1192,7 +1192,7 @@ class _Search:
         )
 
     def _stored(self, trial: _Trial, result: Network, size: int) -> Evidence:
-        """What the check said of a class plan of the result."""
+        """What the check said of a batch plan of the result."""
         key = _plan_key(result, size)
         if key in trial.shown:
             return trial.shown[key]
@@ -1244,20 +1244,21 @@ class _Search:
             return ["no gate pays within the budget here"]
         return []
 
-    def _finished(self, result: Network, report: Report) -> Network:
+    def _finished(self, result: Network, report: OptimizeReport) -> Network:
         """The result with everything that a file keeps."""
         units_computed = [
-            layer.outputs if layer.order is None else len(layer.order) for layer in result.layers
+            layer.outputs if layer.kept_units is None else len(layer.kept_units)
+            for layer in result.layers
         ]
-        classes = tuple(
+        batches = tuple(
             replace(
-                of_class,
+                batch,
                 layers=tuple(
                     replace(layer, computed_units=count)
-                    for layer, count in zip(of_class.layers, units_computed, strict=True)
+                    for layer, count in zip(batch.layers, units_computed, strict=True)
                 ),
             )
-            for of_class in report.classes
+            for batch in report.batches
         )
         # An older probe's outputs are those of units that may have been left out.
         rows = self.split.check[:_PROBE_ROWS] if result.probe is None else result.probe.x
@@ -1265,7 +1266,7 @@ class _Search:
         return result._with(
             result.engine,
             machine=machine.fingerprint(),
-            report=replace(report, classes=classes).to_dict(),
+            report=replace(report, batches=batches).to_dict(),
         )
 
 
@@ -1417,19 +1418,19 @@ def _distinct(network: Network) -> list[int]:
 
 def _plan_key(network: Network, size: int) -> str:
     """Strategies and precisions of a class, as text."""
-    _, names, words = _class_of(network, size)
+    _, names, words = _plan_of(network, size)
     return " ".join([*names, *words])
 
 
 def _is_exact(network: Network, size: int) -> bool:
     """Whether calls of `size` rows are in f32 without gates."""
-    _, names, words = _class_of(network, size)
+    _, names, words = _plan_of(network, size)
     return "gate" not in names and set(words) == {"f32"}
 
 
 def _is_int8(network: Network, size: int) -> bool:
     """Whether calls of `size` rows are in int8 in some layer."""
-    return "int8" in _class_of(network, size)[2]
+    return "int8" in _plan_of(network, size)[2]
 
 
 def _rate(times: timing.Timing) -> float:
@@ -1453,17 +1454,17 @@ def _gated_layers(network: Network) -> list[int]:
 
 def _only(network: Network, size: int) -> Network:
     """The network with its plan for `size` rows in calls of any size."""
-    plan = [_class_of(network, size)]
+    plan = [_plan_of(network, size)]
     return network._with_engine_plan(network.engine.with_plan(plan))
 
 
 def _is_dense(network: Network, size: int) -> bool:
     """Whether calls of `size` rows are dense in f32."""
-    _, names, precisions = _class_of(network, size)
+    _, names, precisions = _plan_of(network, size)
     return set(names) == {"dense"} and set(precisions) == {"f32"}
 
 
-def _class_of(network: Network, size: int) -> tuple[int, list[str], list[str]]:
+def _plan_of(network: Network, size: int) -> tuple[int, list[str], list[str]]:
     chosen = network.engine.class_for(size)
     _, names, precisions = next(c for c in network.engine.plan() if c[0] == chosen)
     return size, names, precisions
@@ -1495,10 +1496,6 @@ def _caller(network: Network, threads: int) -> Any:
         return network.forward(rows, num_threads=threads)
 
     return call
-
-
-def _spread(ratio: timing.Ratio) -> Spread:
-    return Spread(ratio.median, ratio.low, ratio.high)
 
 
 def _paper_share(layer: LayerReport) -> float:

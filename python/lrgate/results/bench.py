@@ -6,7 +6,8 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from lrgate.measure.timing import Ratio
+from lrgate.results.ratio import Ratio
+from lrgate.results.table import Column, Table
 
 __all__ = [
     "Against",
@@ -23,16 +24,13 @@ P99_FROM: Final = 100
 
 
 @dataclass(frozen=True)
-class Against:
+class Against(Ratio):
     """How many times faster than a peer, round by round: the median and its quartiles."""
 
     peer: str
-    median: float
-    low: float
-    high: float
 
     def __str__(self) -> str:
-        return f"{Ratio(self.median, self.low, self.high)} times {self.peer}"
+        return f"{super().__str__()} times {self.peer}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Entry:
         lrgate's alone: over the fastest peer with an error within the comparison's limit, of
         ``"any"`` precision, or of one.
     plan : tuple of str
-        lrgate's alone: the layers' strategies; an 8 stands for int8.
+        lrgate's alone: how each layer is computed: a strategy, and the precision unless f32.
     predicted : float or None
         Speed-up over dense that the paper's cost model predicts, where the network has a report.
     """
@@ -105,27 +103,45 @@ class Race:
     rows: int
     entries: tuple[Entry, ...]
 
+    def table(self) -> Table:
+        """One row per contestant, the fastest first; times in seconds."""
+        called = "1 row a call" if self.rows == 1 else f"{self.rows} rows a call"
+
+        def quartiles(ends: tuple[float, float]) -> str:
+            return f"({ends[0] * 1e6:.2f} to {ends[1] * 1e6:.2f})"
+
+        columns = (
+            Column(called, left=True),
+            Column("error", ".3%"),
+            Column("us a row", lambda seconds: f"{seconds * 1e6:.2f}"),
+            Column("(quartiles)", quartiles, left=True),
+            Column("p99, us a call", lambda seconds: f"{seconds * 1e6:.1f}"),
+            Column("rows/s", ",.0f"),
+        )
+        return Table(
+            columns,
+            [
+                (
+                    entry.name,
+                    entry.error,
+                    entry.seconds_per_row,
+                    (entry.low / self.rows, entry.high / self.rows),
+                    entry.p99 if entry.calls >= P99_FROM else None,
+                    entry.rows_per_second,
+                )
+                for entry in sorted(self.entries, key=lambda entry: entry.median)
+            ],
+        )
+
     def __str__(self) -> str:
         """A table of at most 100 columns, the fastest first."""
-        called = "1 row a call" if self.rows == 1 else f"{self.rows} rows a call"
-        lines = [
-            f"{called:<18} {'error':>8} {'us a row':>9} {'(quartiles)':<19} {'p99, us a call':>14} "
-            f"{'rows/s':>11}"
-        ]
-        for entry in sorted(self.entries, key=lambda entry: entry.median):
-            low, high = (1e6 * value / self.rows for value in (entry.low, entry.high))
-            lines.append(
-                f"{entry.name:<18} {entry.error:8.3%} {entry.seconds_per_row * 1e6:9.2f} "
-                f"{f'({low:.2f} to {high:.2f})':<19} "
-                f"{f'{entry.p99 * 1e6:.1f}' if entry.calls >= P99_FROM else '-':>14} "
-                f"{entry.rows_per_second:11,.0f}"
-            )
+        lines = [str(self.table())]
         for entry in self.entries:
             ratios = dict.fromkeys(
                 str(entry.over[key]) for key in ("any", entry.precision) if key in entry.over
             )
             if ratios:
-                text = f"{entry.name}, {'-'.join(entry.plan)}: {'; '.join(ratios)}"
+                text = f"{entry.name}, {' '.join(entry.plan)}: {'; '.join(ratios)}"
                 if not entry.within_limit:
                     text += ", at too high an error"
                 lines.append(_wrapped(text))
@@ -190,6 +206,24 @@ class Comparison:
         """The same as plain data, as JSON takes it."""
         return asdict(self)
 
+    def start_table(self) -> Table:
+        """One row per engine whose start was measured."""
+        columns = (
+            Column("start", left=True),
+            Column("import, s", ".2f"),
+            Column("file to answer, ms", lambda seconds: f"{seconds * 1e3:.1f}"),
+            Column("memory, MB", lambda size: f"{size / 1e6:.1f}"),
+            Column("file, MB", lambda size: f"{size / 1e6:.1f}"),
+        )
+        return Table(
+            columns,
+            [
+                (each.name, each.import_seconds, each.seconds, each.memory, each.file_bytes)
+                for each in self.starts
+            ],
+            gap=2,
+        )
+
     def __str__(self) -> str:
         """Tables of at most 100 columns."""
         head = [
@@ -203,14 +237,7 @@ class Comparison:
         ]
         parts = ["\n".join(map(_wrapped, head)), *map(str, self.races)]
         if self.starts:
-            lines = ["start              import, s  file to answer, ms  memory, MB  file, MB"]
-            for start in self.starts:
-                memory = "-" if start.memory is None else f"{start.memory / 1e6:.1f}"
-                lines.append(
-                    f"{start.name:<18} {start.import_seconds:9.2f} {start.seconds * 1e3:19.1f} "
-                    f"{memory:>11} {start.file_bytes / 1e6:9.1f}"
-                )
-            parts.append("\n".join(lines))
+            parts.append(str(self.start_table()))
         return "\n\n".join(parts)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from lrgate.results.table import Column, Table
+
 __all__ = [
     "Drift",
     "LayerDrift",
@@ -17,7 +19,16 @@ MEASURES: Final = {
     "classification": "disagreement with the dense network",
     "multilabel": "share of label entries that differ from the dense network",
 }
-_HEADER: Final = " #  layer          in    out  computed  recall    lost   wrong"
+_COLUMNS: Final = (
+    Column("#"),
+    Column("layer", left=True),
+    Column("in", ".3f"),
+    Column("out", ".3f"),
+    Column("computed", ".3f"),
+    Column("recall", ".3f"),
+    Column("lost", ".4f"),
+    Column("wrong", ".4f"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,15 +62,6 @@ class LayerDrift:
     lost_energy: float | None
     disagreement: float | None
 
-    def __str__(self) -> str:
-        """One line of the table, without the layer's number."""
-        return (
-            f"{f'{self.inputs}-{self.outputs}':<10} {_optional(self.density_in, '6.3f')} "
-            f"{_optional(self.density_out, '6.3f')}    {_optional(self.computed_share, '6.3f')}  "
-            f"{_optional(self.recall, '6.3f')}  {_optional(self.lost_energy, '6.4f')}  "
-            f"{_optional(self.disagreement, '6.4f')}"
-        )
-
 
 @dataclass(frozen=True)
 class Drift:
@@ -87,6 +89,42 @@ class Drift:
     disagreement_low: float | None
     disagreement_high: float | None
     layers: tuple[LayerDrift, ...]
+
+    def table(self) -> Table:
+        """One row per layer."""
+        return Table(
+            _COLUMNS,
+            [
+                (
+                    i,
+                    f"{layer.inputs}-{layer.outputs}",
+                    layer.density_in,
+                    layer.density_out,
+                    layer.computed_share,
+                    layer.recall,
+                    layer.lost_energy,
+                    layer.disagreement,
+                )
+                for i, layer in enumerate(self.layers)
+            ],
+            gap=2,
+        )
+
+    def to_dataframe(self) -> Any:
+        """One row per layer, as a ``pandas.DataFrame``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        return self.table().to_dataframe()
+
+    def _title(self) -> str:
+        figure = "-" if self.disagreement is None else f"{self.disagreement:.4g}"
+        if self.disagreement_low is not None:
+            figure += f" ({self.disagreement_low:.4g} to {self.disagreement_high:.4g})"
+        return f"{self.rows} rows: {figure}"
 
 
 @dataclass(frozen=True)
@@ -125,22 +163,26 @@ class MonitorReport:
         """The same as plain data."""
         return asdict(self)
 
-    def __str__(self) -> str:
-        """Tables of at most 80 columns."""
-        lines = [
+    def _head(self) -> list[str]:
+        return [
             f"{self.rows_seen} rows seen, {self.rows_sampled} sampled, {self.rows_skipped} skipped",
             self.measure,
         ]
+
+    def __str__(self) -> str:
+        """Tables of at most 80 columns."""
+        lines = self._head()
         for name, drift in (("latest", self.window), ("all", self.total)):
-            figure = "-" if drift.disagreement is None else f"{drift.disagreement:.4g}"
-            if drift.disagreement_low is not None:
-                figure += f" ({drift.disagreement_low:.4g} to {drift.disagreement_high:.4g})"
-            lines += [f"{name} {drift.rows} rows: {figure}", _HEADER]
-            lines += [f"{i:>2}  {layer}" for i, layer in enumerate(drift.layers)]
+            lines += [f"{name} {drift._title()}", str(drift.table())]
         if not self.sampling:
             lines.append("sampling has stopped")
         return "\n".join(lines)
 
-
-def _optional(value: float | None, form: str) -> str:
-    return f"{'-':>6}" if value is None else format(value, form)
+    def _repr_html_(self) -> str:
+        """The tables in a notebook."""
+        parts = [f"<p>{'<br>'.join(self._head())}</p>"]
+        for name, drift in (("latest", self.window), ("all", self.total)):
+            parts.append(f"<p>{name} {drift._title()}</p>{drift.table()._repr_html_()}")
+        if not self.sampling:
+            parts.append("<p>sampling has stopped</p>")
+        return "".join(parts)

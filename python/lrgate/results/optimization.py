@@ -9,28 +9,35 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
-__all__ = ["CheckReport", "ClassReport", "LayerReport", "Report", "Spread"]
+from lrgate.results.paths import path_name
+from lrgate.results.ratio import Ratio
+from lrgate.results.table import Column, Table, microseconds
+
+__all__ = ["BatchReport", "CheckReport", "LayerReport", "OptimizeReport"]
 
 T = TypeVar("T")
 
 _COLUMNS = 80
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A median over rounds, and its quartiles."""
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+_LAYER_COLUMNS = (
+    Column("#"),
+    Column("layer", left=True),
+    Column("strategy", left=True),
+    Column("in", ".3f"),
+    Column("out", ".3f"),
+    Column("units", ".3f"),
+    Column("recall", ".3f"),
+    Column("lost", ".4f"),
+    Column("FLOPs", ".3f"),
+    Column("before", microseconds),
+    Column("after", microseconds),
+)
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer under the plan of one batch class.
+    """One layer under the plan of one batch size.
 
     Attributes
     ----------
@@ -76,21 +83,9 @@ class LayerReport:
     seconds_before: float
     seconds_after: float
 
-    def __str__(self) -> str:
-        """One line of the table, without the layer's number; an 8 stands for int8."""
-        strategy = f"{self.strategy}8" if self.precision == "int8" else self.strategy
-        strategy = strategy if self.rank is None else f"{strategy} {self.rank}"
-        widths = f"{self.inputs}-{self.outputs}"
-        return (
-            f"{f'{widths:<9} {strategy}':<19} {self.density_in:5.3f} {self.density_out:5.3f} "
-            f"{self.computed_share:8.3f} {_optional(self.recall, '.3f')} "
-            f"{_optional(self.lost_energy, '.4f')} {self.flop_share:5.3f} "
-            f"{self.seconds_before * 1e6:7.2f} {self.seconds_after * 1e6:7.2f}"
-        )
-
 
 @dataclass(frozen=True)
-class ClassReport:
+class BatchReport:
     """What calls of about this many rows gained.
 
     Attributes
@@ -101,7 +96,7 @@ class ClassReport:
     seconds_dense, seconds_exact, seconds_after : float
         Per row, medians over whole calls: dense everywhere, in f32; the fastest plan without gates
         that was found, int8 or not as the optimised network is; this plan.
-    over_dense, over_exact : Spread
+    over_dense, over_exact : Ratio
         How many times faster this plan is, round by round.
     predicted_speed_up : float
         What the cost model of Davis and Arel (2013) predicts over dense: a gated layer costs
@@ -113,8 +108,8 @@ class ClassReport:
     seconds_dense: float
     seconds_exact: float
     seconds_after: float
-    over_dense: Spread
-    over_exact: Spread
+    over_dense: Ratio
+    over_exact: Ratio
     predicted_speed_up: float
 
     def __str__(self) -> str:
@@ -127,12 +122,29 @@ class ClassReport:
             f"    {self.over_exact} times as fast as without gates;",
             f"    the paper's cost model predicts {self.predicted_speed_up:.2f} over dense",
         ]
-        lines = [_wrapped(line) for line in lines]
-        lines.append(
-            " #  layer     strategy     in   out computed recall   lost FLOPs  before   after"
+        return "\n".join([*map(_wrapped, lines), str(self.table())])
+
+    def table(self) -> Table:
+        """One row per layer; times in seconds per row."""
+        return Table(
+            _LAYER_COLUMNS,
+            [
+                (
+                    i,
+                    f"{layer.inputs}-{layer.outputs}",
+                    path_name(layer.strategy, layer.precision, layer.rank),
+                    layer.density_in,
+                    layer.density_out,
+                    layer.computed_share,
+                    layer.recall,
+                    layer.lost_energy,
+                    layer.flop_share,
+                    layer.seconds_before,
+                    layer.seconds_after,
+                )
+                for i, layer in enumerate(self.layers)
+            ],
         )
-        lines += [f"{i:>2}  {layer}" for i, layer in enumerate(self.layers)]
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -144,9 +156,9 @@ class CheckReport:
     network : str
         What it was: ``"int8 without gates"``, ``"gates for 50% of the budget"``, ...
     increase, upper : float
-        Of its worst batch class: the expected increase, and its upper bound.
+        Of its worst batch size: the expected increase, and its upper bound.
     worst_row : float
-        As `Report.worst_row_error`.
+        As `OptimizeReport.worst_row_error`.
     passed : bool
         Whether it was shown to keep the budget. The first that was not ends the check.
     """
@@ -159,20 +171,20 @@ class CheckReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class OptimizeReport:
     """What :func:`lrgate.optimize` did; ``print`` shows it.
 
     Attributes
     ----------
-    classes : tuple of ClassReport
-        One per batch class, by ascending rows.
+    batches : tuple of BatchReport
+        One per batch size, by ascending rows.
     measure : str
         What the budget counts: ``"classification error"`` or ``"relative squared error"`` where
         there were labels, ``"disagreement with the dense network"`` or ``"relative squared
         difference from the dense network"`` where there were none.
     error_before, error_after : float
         On the rows held back, as counted: of the dense network, and of this one. All figures of
-        the error are those of the batch class with the largest bound.
+        the error are those of the batch size with the largest bound.
     error_increase, error_increase_low, error_increase_high : float
         The difference as counted, and its 95 % confidence interval.
     expected_increase : float
@@ -200,7 +212,7 @@ class Report:
     dead_units, dropped_units : tuple of int
         Per layer: units proven to be zero on the whole input range; units never on in calibration.
     order_speed_up : float or None
-        How many times faster the fastest plan without gates is at the smallest batch class than
+        How many times faster the fastest plan without gates is at the smallest batch size than
         with the units as they were. None where there was nothing to order.
     order_used : bool
         Whether that order is used.
@@ -215,7 +227,7 @@ class Report:
         What a user should know: that nothing paid, that nothing held the budget.
     """
 
-    classes: tuple[ClassReport, ...]
+    batches: tuple[BatchReport, ...]
     measure: str
     error_before: float
     error_after: float
@@ -249,7 +261,7 @@ class Report:
         return result
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Report:
+    def from_dict(cls, values: Mapping[str, Any]) -> OptimizeReport:
         """The inverse of :meth:`to_dict`.
 
         Raises
@@ -257,11 +269,14 @@ class Report:
         ValueError
             If a value is missing, unknown or of another type.
         """
-        report: Report = _parse(cls, values, "report")
+        if isinstance(values, Mapping) and "classes" in values and "batches" not in values:
+            # The key that earlier versions wrote.
+            values = {"batches" if key == "classes" else key: v for key, v in values.items()}
+        report: OptimizeReport = _parse(cls, values, "report")
         return report
 
     def to_dataframe(self) -> Any:
-        """One row per batch class and layer, as a ``pandas.DataFrame``.
+        """One row per batch size and layer, as a ``pandas.DataFrame``.
 
         Raises
         ------
@@ -272,9 +287,9 @@ class Report:
 
         return pd.DataFrame(
             [
-                {"rows": of_class.rows, "layer": i, **asdict(layer)}
-                for of_class in self.classes
-                for i, layer in enumerate(of_class.layers)
+                {"rows": batch.rows, "layer": i, **asdict(layer)}
+                for batch in self.batches
+                for i, layer in enumerate(batch.layers)
             ]
         )
 
@@ -321,11 +336,7 @@ class Report:
             f"took {self.seconds:.0f} s"
         )
         head = "\n".join(map(_wrapped, lines))
-        return "\n\n".join([head, *map(str, self.classes), _wrapped(last)])
-
-
-def _optional(value: float | None, form: str) -> str:
-    return f"{'-':>6}" if value is None else f"{value:>6{form}}"
+        return "\n\n".join([head, *map(str, self.batches), _wrapped(last)])
 
 
 def _wrapped(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from lrgate import _core
 from lrgate.measure.machine import fingerprint
+from lrgate.results.table import Column, Table
 
 __all__ = [
     "Peaks",
@@ -15,7 +16,16 @@ __all__ = [
 ]
 
 
-_HEADER: Final = " #  phase                us/row  bytes/row    ops/row  bound us  bound by share"
+_COLUMNS: Final = (
+    Column("#", missing=""),
+    Column("phase", left=True),
+    Column("us/row", lambda seconds: f"{seconds * 1e6:.3f}"),
+    Column("bytes/row", ",.0f", missing=""),
+    Column("ops/row", ",.0f", missing=""),
+    Column("bound us", lambda seconds: f"{seconds * 1e6:.3f}", missing=""),
+    Column("bound by", left=True, missing=""),
+    Column("share", ".2f", missing=""),
+)
 # A first-level cache holds at least as much, where its size is not known.
 _LEAST_L1: Final = 32 << 10
 # Bytes that stand for memory: twice the largest cache, within these limits.
@@ -96,19 +106,6 @@ class PhaseProfile:
         """The same as plain data."""
         return {**asdict(self), "share_of_bound": self.share_of_bound}
 
-    def __str__(self) -> str:
-        """One line of the table."""
-        layer = "" if self.layer is None else self.layer
-        line = f"{layer:>2}  {self.phase:<17} {self.seconds * 1e6:9.3f}"
-        if self.bytes is None or self.operations is None or self.bound_seconds is None:
-            return line
-        share = self.share_of_bound
-        return (
-            f"{line} {self.bytes:10,.0f} {self.operations:10,.0f} "
-            f"{self.bound_seconds * 1e6:9.3f}  {self.bound_by:<8} "
-            f"{'-' if share is None else format(share, '.2f'):>5}"
-        )
-
 
 @dataclass(frozen=True)
 class Phases:
@@ -149,19 +146,49 @@ class Phases:
         phases = [phase.to_dict() for phase in self.phases]
         return {**asdict(self), "phases": phases, "seconds_per_row": self.seconds_per_row}
 
-    def __str__(self) -> str:
-        """A table of at most 80 columns."""
+    def table(self) -> Table:
+        """One row per phase, and their sum; times in seconds per row."""
+        rows: list[tuple[Any, ...]] = [
+            (
+                phase.layer,
+                phase.phase,
+                phase.seconds,
+                phase.bytes,
+                phase.operations,
+                phase.bound_seconds,
+                phase.bound_by,
+                phase.share_of_bound,
+            )
+            for phase in self.phases
+        ]
+        rows.append((None, "all", self.seconds_per_row, *[None] * 5))
+        return Table(_COLUMNS, rows)
+
+    def _about(self) -> list[str]:
         peaks = self.peaks
         bandwidth = ", ".join(f"{name} {rate * 1e-9:.0f}" for name, rate in peaks.bandwidth.items())
         rates = ", ".join(f"{name} {rate * 1e-9:,.0f}" for name, rate in peaks.operations.items())
-        return "\n".join(
-            [
-                _HEADER,
-                *(str(phase) for phase in self.phases),
-                f"    {'all':<17} {self.seconds_per_row * 1e6:9.3f}",
-                f"{self.rows} rows, {self.batch_size} a call, {self.instruction_set}, one thread",
-                f"weights in use: {self.weight_bytes * 1e-6:.2f} MB, in {self.level}",
-                f"measured here, GB/s: {bandwidth}",
-                f"measured here, 1e9 operations/s: {rates}",
-            ]
-        )
+        return [
+            f"{self.rows} rows, {self.batch_size} a call, {self.instruction_set}, one thread",
+            f"weights in use: {self.weight_bytes * 1e-6:.2f} MB, in {self.level}",
+            f"measured here, GB/s: {bandwidth}",
+            f"measured here, 1e9 operations/s: {rates}",
+        ]
+
+    def __str__(self) -> str:
+        """A table of at most 80 columns."""
+        return "\n".join([str(self.table()), *self._about()])
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook."""
+        return f"{self.table()._repr_html_()}<p>{'<br>'.join(self._about())}</p>"
+
+    def to_dataframe(self) -> Any:
+        """One row per phase, as a ``pandas.DataFrame``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        return self.table().to_dataframe()

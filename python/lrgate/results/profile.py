@@ -5,7 +5,23 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_HEADER = " #  layer     strategy     in    out  computed  recall    lost  FLOPs   us/row"
+from lrgate.results.paths import path_name
+from lrgate.results.table import Column, Table, microseconds
+
+__all__ = ["LayerProfile", "Profile"]
+
+_COLUMNS = (
+    Column("#"),
+    Column("layer", left=True),
+    Column("strategy", left=True),
+    Column("in", ".3f"),
+    Column("out", ".3f"),
+    Column("computed", ".3f"),
+    Column("recall", ".3f"),
+    Column("lost", ".4f"),
+    Column("FLOPs", ".3f"),
+    Column("us/row", microseconds),
+)
 
 
 @dataclass(frozen=True)
@@ -52,17 +68,6 @@ class LayerProfile:
     flop_share: float
     seconds_per_row: float
 
-    def __str__(self) -> str:
-        """One line of the table, without the layer's number; an 8 stands for int8."""
-        strategy = f"{self.strategy}8" if self.precision == "int8" else self.strategy
-        strategy = strategy if self.rank is None else f"{strategy} {self.rank}"
-        return (
-            f"{f'{self.inputs}-{self.outputs}':<9} {strategy:<9} {self.density_in:6.3f} "
-            f"{self.density_out:6.3f}  {self.computed_share:8.3f}  "
-            f"{_optional(self.recall, '6.3f')}  {_optional(self.lost_energy, '6.4f')} "
-            f"{self.flop_share:6.3f} {self.seconds_per_row * 1e6:8.2f}"
-        )
-
 
 @dataclass(frozen=True)
 class Profile:
@@ -92,15 +97,46 @@ class Profile:
         """The same as plain data."""
         return asdict(self)
 
+    def table(self) -> Table:
+        """One row per layer; times in seconds."""
+        return Table(
+            _COLUMNS,
+            [
+                (
+                    i,
+                    f"{layer.inputs}-{layer.outputs}",
+                    path_name(layer.strategy, layer.precision, layer.rank),
+                    layer.density_in,
+                    layer.density_out,
+                    layer.computed_share,
+                    layer.recall,
+                    layer.lost_energy,
+                    layer.flop_share,
+                    layer.seconds_per_row,
+                )
+                for i, layer in enumerate(self.layers)
+            ],
+        )
+
+    def _about(self) -> str:
+        total = microseconds(self.seconds_per_row)
+        what = f"{self.rows} rows, {self.batch_size} a call, {self.instruction_set}, one thread"
+        return f"{what}: {total} us/row"
+
     def __str__(self) -> str:
         """A table of at most 80 columns."""
-        lines = [_HEADER]
-        lines += [f"{i:>2}  {layer}" for i, layer in enumerate(self.layers)]
-        total = f"{self.seconds_per_row * 1e6:7.2f}"
-        what = f"{self.rows} rows, {self.batch_size} a call, {self.instruction_set}, one thread"
-        lines.append(f"    {what:<{len(_HEADER) - 4 - len(total)}}{total}")
-        return "\n".join(lines)
+        return f"{self.table()}\n{self._about()}"
 
+    def _repr_html_(self) -> str:
+        """The table in a notebook."""
+        return f"{self.table()._repr_html_()}<p>{self._about()}</p>"
 
-def _optional(value: float | None, form: str) -> str:
-    return f"{'-':>6}" if value is None else format(value, form)
+    def to_dataframe(self) -> Any:
+        """One row per layer, as a ``pandas.DataFrame``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        return self.table().to_dataframe()

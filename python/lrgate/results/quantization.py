@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+from lrgate.results.table import Column, Table
 
 __all__ = [
     "LayerFit",
     "QuantizationReport",
     "QuantizationWarning",
 ]
+
+_COLUMNS = (
+    Column("layer"),
+    Column("precision"),
+    Column("error", ".3f"),
+    Column("recomputed", ".2%"),
+    Column("note", left=True, missing=""),
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ class QuantizationReport:
     recomputed: float
     layers: tuple[LayerFit, ...]
 
-    def __str__(self) -> str:
+    def _head(self) -> list[str]:
         lines = [f"fitted to {self.rows} rows, checked on {self.held_rows} others"]
         if self.held_rows:
             if not math.isnan(self.changed):
@@ -82,14 +93,38 @@ class QuantizationReport:
                 )
             lines.append(f"relative squared difference  {self.difference:.2g}")
             lines.append(f"rows recomputed in f32  {self.recomputed:.2%}")
+        return lines
+
+    def __str__(self) -> str:
+        lines = self._head()
         if self.layers:
-            lines.append("layer  precision  error  recomputed")
-        lines += [
-            f"{fit.layer:>5}  {fit.precision:>9}  {fit.error:5.3f}  {fit.recomputed:10.2%}"
-            + (f"  {fit.note}" if fit.note else "")
-            for fit in self.layers
-        ]
+            lines.append(str(self.table()))
         return "\n".join(lines)
+
+    def table(self) -> Table:
+        """One row per layer that was to be quantised."""
+        return Table(
+            _COLUMNS,
+            [
+                (fit.layer, fit.precision, fit.error, fit.recomputed, fit.note or None)
+                for fit in self.layers
+            ],
+            gap=2,
+        )
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook."""
+        return f"<p>{'<br>'.join(self._head())}</p>{self.table()._repr_html_()}"
+
+    def to_dataframe(self) -> Any:
+        """One row per layer, as a ``pandas.DataFrame``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        return self.table().to_dataframe()
 
 
 class QuantizationWarning(UserWarning):

@@ -10,8 +10,8 @@ import pytest
 
 from lrgate import Layer, Network
 from lrgate.planner.calibration import Calibration
-from lrgate.planner.divergence import Damage
-from lrgate.planner.evaluation import Judge
+from lrgate.planner.divergence import Divergence
+from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.split import FIT_SHARE, MOST_ROWS, Split
 from oracle import make, rows
 
@@ -74,7 +74,7 @@ def test_a_classifier_with_labels() -> None:
     net, x = classifier(), rows(200, D)
     labels = net(x).argmax(axis=1)
     labels[:20] = (labels[:20] + 1) % 4
-    judge = Judge(net, x, labels)
+    judge = Evaluator(net, x, labels)
     assert judge.measure == "classification error"
     none = judge.error(net(x))
     assert (none.before, none.after, none.increase, none.deviation) == (0.1, 0.1, 0.0, 0.0)
@@ -92,7 +92,7 @@ def test_a_classifier_with_labels() -> None:
 
 def test_a_classifier_without_labels() -> None:
     net, x = classifier(), rows(100, D)
-    judge = Judge(net, x, None)
+    judge = Evaluator(net, x, None)
     assert judge.measure == "disagreement with the dense network"
     assert judge.error(10 * net(x)).after == 0
     outputs = net(x)
@@ -106,19 +106,19 @@ def test_one_output_has_a_boundary(last: str, boundary: float) -> None:
     net, x = classifier(1, last), rows(100, D)
     labels = (net.predict(x) == net.classes[1]).astype(int)
     assert 0 < labels.mean() < 1
-    judge = Judge(net, x, labels)
+    judge = Evaluator(net, x, labels)
     assert judge.error(net(x)).after == 0
     outputs = np.where(labels[:, None] == 1, boundary + 1e-3, boundary).astype(np.float32)
     assert judge.error(outputs).after == 0
     assert judge.error(2 * boundary - net(x)).after == pytest.approx(1)
-    assert Judge(net, x, None).error(outputs).after == 0
+    assert Evaluator(net, x, None).error(outputs).after == 0
 
 
 @pytest.mark.parametrize("last", ["softmax", "sigmoid", "identity"])
 def test_several_outputs_take_the_largest(last: str) -> None:
     net, x = classifier(4, last), rows(100, D)
     labels = np.searchsorted(net.classes, net.predict(x))
-    assert Judge(net, x, labels).error(net(x)).before == 0
+    assert Evaluator(net, x, labels).error(net(x)).before == 0
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -127,7 +127,7 @@ def test_a_regressor_with_targets(outputs: int) -> None:
     rng = np.random.default_rng(0)
     targets = net(x) + rng.normal(size=(150, outputs))
     after = net(x) + rng.normal(size=(150, outputs)).astype(np.float32) / 10
-    judge = Judge(net, x, targets)
+    judge = Evaluator(net, x, targets)
     assert judge.measure == "relative squared error"
     error = judge.error(after)
     variance = np.var(targets, axis=0).sum()
@@ -143,7 +143,7 @@ def test_a_regressor_with_targets(outputs: int) -> None:
 
 def test_a_regressor_without_targets() -> None:
     net, x = make([D, 30, 2]), rows(150, D)
-    judge = Judge(net, x, None)
+    judge = Evaluator(net, x, None)
     assert judge.measure == "relative squared difference from the dense network"
     assert judge.error(net(x)).after == 0
     shift = np.sqrt(np.var(net(x).astype(float), axis=0).sum() / 2)
@@ -153,7 +153,7 @@ def test_a_regressor_without_targets() -> None:
 
 def test_outputs_that_do_not_vary() -> None:
     net = Network.from_layers([([[0.0] * D], [2.0])])
-    error = Judge(net, rows(60, D), None).error(np.full((60, 1), 3, np.float32))
+    error = Evaluator(net, rows(60, D), None).error(np.full((60, 1), 3, np.float32))
     assert (error.before, error.after) == (0, 1)
 
 
@@ -166,7 +166,7 @@ def test_nan_is_as_wrong_as_can_be(classifies: bool, outputs: int, labelled: boo
     targets: Any = None
     if labelled:
         targets = np.searchsorted(net.classes, net.predict(x)) if classifies else net(x) + 1.0
-    judge = Judge(net, x, targets)
+    judge = Evaluator(net, x, targets)
     bad = np.full((100, outputs), NAN, np.float32)
     for judged in (bad, np.where(np.arange(100)[:, None] < 3, bad, net(x))):
         error = judge.error(judged)
@@ -177,7 +177,7 @@ def test_nan_is_as_wrong_as_can_be(classifies: bool, outputs: int, labelled: boo
         assert evidence.worst >= (1.0 if classifies else 1e30)
     # A network that gives NaN itself has nothing to lose, and its error no increase.
     x[:] = NAN
-    same = Judge(net, x, targets)
+    same = Evaluator(net, x, targets)
     assert same.error(net(x)).increase == 0
     assert same.evidence(net(x)).within(0.0, 0.95)
 
@@ -196,7 +196,7 @@ def test_a_paired_interval_covers_the_truth() -> None:
             outputs = np.full((n, 2), right, np.float32)
             outputs[: better + worse] = wrong
             if worse + better < 16 or (worse + better) % 7 == 0:
-                error = Judge(net, x, labels).error(outputs)
+                error = Evaluator(net, x, labels).error(outputs)
                 assert error.increase == pytest.approx((worse - better) / n)
                 assert error.low < error.increase < error.high
                 intervals[worse, better] = error.low, error.high
@@ -229,7 +229,7 @@ def test_a_paired_interval_covers_the_truth() -> None:
     ids=repr,
 )
 def test_damage_grows(net: Network) -> None:
-    damage = Damage(net, rows(100, D))
+    damage = Divergence(net, rows(100, D))
     assert damage.of(net) == 0
     found = [damage.of(perturbed(net, size)) for size in (1e-4, 1e-3, 1e-2, 1e-1)]
     assert found[0] > 0 or net.layers[-1].activation.name != "identity"
@@ -241,26 +241,26 @@ def test_damage_is_what_it_is_called() -> None:
     other = perturbed(net, 0.1)
     p, q = np.float64(net(x)), np.float64(other(x))
     expected = (p * np.log(p / q)).sum(axis=1).mean()
-    assert Damage(net, x).of(other) == pytest.approx(expected, rel=1e-4)
+    assert Divergence(net, x).of(other) == pytest.approx(expected, rel=1e-4)
     # The same before the softmax.
     logits = Network.from_layers(net.layers, ["relu", "identity"], "classification")
     moved = Network.from_layers(other.layers, ["relu", "identity"], "classification")
-    assert Damage(logits, x).of(moved) == pytest.approx(expected, rel=1e-4)
+    assert Divergence(logits, x).of(moved) == pytest.approx(expected, rel=1e-4)
     binary = classifier(1, "sigmoid")
     p, q = np.float64(binary(x)), np.float64(perturbed(binary, 0.1)(x))
     expected = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean()
-    assert Damage(binary, x).of(perturbed(binary, 0.1)) == pytest.approx(expected, rel=1e-4)
+    assert Divergence(binary, x).of(perturbed(binary, 0.1)) == pytest.approx(expected, rel=1e-4)
     plain = make([D, 30, 3])
     y, z = np.float64(plain(x)), np.float64(perturbed(plain, 0.1)(x))
     expected = np.square(z - y).sum(axis=1).mean() / np.var(y, axis=0).sum()
-    assert Damage(plain, x).of(perturbed(plain, 0.1)) == pytest.approx(expected, rel=1e-4)
+    assert Divergence(plain, x).of(perturbed(plain, 0.1)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_certain_probabilities_give_finite_damage() -> None:
     net = Network.from_layers([([[1.0], [-1.0]], [0.0, 0.0])], ["softmax"])
     other = Network.from_layers([([[-1.0], [1.0]], [0.0, 0.0])], ["softmax"])
     x = np.array([[300.0], [-300.0]], np.float32)
-    assert 20 < Damage(net, x).of(other) < 40
+    assert 20 < Divergence(net, x).of(other) < 40
 
 
 # --- evidence -----------------------------------------------------------------------------------
@@ -298,7 +298,9 @@ def test_a_bound_is_above_the_truth(n: int, labelled: bool) -> None:
         if labelled:
             more = logits(2 * n, seed + 20_000)
             calibration = Calibration.of(np.float64(more[0]), more[2])
-        judge = Judge(net, x, labels if labelled else None, others=others, calibration=calibration)
+        judge = Evaluator(
+            net, x, labels if labelled else None, others=others, calibration=calibration
+        )
         held += judge.evidence(y).upper(0.95) >= cost.mean()
     assert held >= 190
 
@@ -319,7 +321,7 @@ def test_a_bound_of_squares_is_above_the_truth(n: int, targets: bool) -> None:
     held = 0
     for seed in range(200):
         x, moved, y = sample(n, seed)
-        held += Judge(net, x, y if targets else None).evidence(moved).upper(0.95) >= true
+        held += Evaluator(net, x, y if targets else None).evidence(moved).upper(0.95) >= true
     assert held >= 190
 
 
@@ -327,7 +329,7 @@ def test_the_stand_in_is_not_biased() -> None:
     """Expected losses and the truth agree where probabilities are right."""
     net = identity(3)
     x, moved, labels, truth = logits(200_000, 5, 0.3)
-    evidence = Judge(net, x, labels).evidence(moved)
+    evidence = Evaluator(net, x, labels).evidence(moved)
     at, a, b = np.arange(len(x)), x.argmax(axis=1), moved.argmax(axis=1)
     true = float((truth[at, a] - truth[at, b]).mean())
     assert 0.99 * true < evidence.expected.mean() < 1.1 * true  # if anything, too high
@@ -348,7 +350,7 @@ def test_a_temperature_is_found(factor: float) -> None:
 
 def test_more_rows_are_needed_for_less() -> None:
     x, moved, labels, _ = logits(400, 1, 0.05)
-    evidence = Judge(identity(3), x, labels).evidence(moved)
+    evidence = Evaluator(identity(3), x, labels).evidence(moved)
     needed = [evidence.needed(budget, 0.95) for budget in (0.05, 0.01, 0.004)]
     assert needed == sorted(needed, key=lambda n: n or math.inf)
     for budget, count in zip((0.05, 0.01, 0.004), needed, strict=True):
@@ -358,13 +360,15 @@ def test_more_rows_are_needed_for_less() -> None:
 
 def test_what_was_never_seen_counts_as_lost() -> None:
     x, _, labels, _ = logits(1000, 1)
-    judge = Judge(identity(3), x, None)
+    judge = Evaluator(identity(3), x, None)
     assert judge.evidence(x).upper(0.95) == 0
     unseen = judge.evidence(x, unseen=True)
     assert unseen.upper(0.95) == pytest.approx(-math.log(0.05) / 1000, rel=1e-6)
     assert unseen.needed(0.001, 0.95) in range(2990, 3400)
     assert (
-        0 < Judge(identity(3), x, labels).evidence(x, unseen=True).upper(0.95) < unseen.upper(0.95)
+        0
+        < Evaluator(identity(3), x, labels).evidence(x, unseen=True).upper(0.95)
+        < unseen.upper(0.95)
     )
 
 
@@ -374,7 +378,7 @@ def test_what_a_regressor_never_showed_counts_as_its_farthest_output(far: float)
     x[7] = far
     finite = x[np.isfinite(x)].astype(np.float64)
     distances = np.square(finite - finite.mean())
-    evidence = Judge(identity(1, "regression"), x, None).evidence(np.nan_to_num(x), unseen=True)
+    evidence = Evaluator(identity(1, "regression"), x, None).evidence(np.nan_to_num(x), unseen=True)
     expected = distances.max() / distances.mean()
     assert evidence.unseen == pytest.approx(expected, rel=1e-6)
 
@@ -385,7 +389,7 @@ def test_labels_may_contradict() -> None:
     x[:400] = [[0.01, 0.0]]
     labels = np.zeros(4000, int)
     labels[400:900] = 1
-    judge = Judge(identity(2), x, labels, calibration=Calibration(labelled=True))
+    judge = Evaluator(identity(2), x, labels, calibration=Calibration(labelled=True))
     moved = x.copy()
     moved[:400] = [[0.0, 0.01]]
     evidence = judge.evidence(moved)
