@@ -11,6 +11,7 @@ import pytest
 import lrgate
 from lrgate import cli, estimators
 from lrgate.measure import timing
+from lrgate.measure.phases import measure_peaks
 from lrgate.results.phases import Peaks, PhaseProfile
 
 CONSTANT = Peaks(
@@ -185,7 +186,7 @@ def test_bounds_follow_from_peaks() -> None:
 
 @pytest.mark.isa
 def test_peaks_are_measured() -> None:
-    peaks = Peaks.measure(0.02)
+    peaks = measure_peaks(0.02)
     assert list(peaks.bandwidth) == [*peaks.caches, "memory"]
     # From a slow machine's memory to a fast one's registers.
     assert all(1e8 < rate < 1e13 for rate in peaks.bandwidth.values())

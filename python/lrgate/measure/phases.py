@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from lrgate import _core
 from lrgate.measure import timing
+from lrgate.measure.machine import fingerprint
 from lrgate.results.phases import Peaks, PhaseProfile, Phases
 from lrgate.runtime import num_threads
 
-__all__ = [
-    "measure_phases",
-]
+__all__ = ["measure_peaks", "measure_phases"]
+
+# A first-level cache holds at least as much, where its size is not known.
+_LEAST_L1: Final = 32 << 10
+# Bytes that stand for memory: twice the largest cache, within these limits.
+_MEMORY: Final = (64 << 20, 256 << 20)
 
 
 def measure_phases(net: _core.Network, x: Any, batch_size: int, seconds: float) -> Phases:
     """Profile the phases of a network's calls: what :meth:`lrgate.Network.phases` does."""
-    peaks = Peaks.measure(0.2 * seconds)
+    peaks = measure_peaks(0.2 * seconds)
     ready = _in_place(x)
     raw, call, weight_bytes = net.engine.phases(ready, batch_size, 0.5 * seconds)
     level = peaks.level(weight_bytes)
@@ -32,6 +36,18 @@ def measure_phases(net: _core.Network, x: Any, batch_size: int, seconds: float) 
         rest.append(PhaseProfile(None, "convert dtype", max(converting, 0.0)))
     rest.append(PhaseProfile(None, "Python", outside - call))
     return Phases((*phases, *rest), x.shape[0], batch_size, _core.isa(), weight_bytes, level, peaks)
+
+
+def measure_peaks(seconds: float) -> Peaks:
+    """Measure what one core does at best, for about `seconds`."""
+    machine = fingerprint()
+    known = {"L1": machine["l1d"] or _LEAST_L1, "L2": machine["l2"], "L3": machine["l3"]}
+    caches = {name: int(size) for name, size in known.items() if size}
+    memory = min(max(2 * max(caches.values()), _MEMORY[0]), _MEMORY[1])
+    sizes = [*(size // 2 for size in caches.values()), memory]
+    bandwidth, f32, int8 = _core.peaks(sizes, seconds)
+    names = [*caches, "memory"]
+    return Peaks(caches, dict(zip(names, bandwidth, strict=True)), {"f32": f32, "int8": int8})
 
 
 def _bounded(phase: dict[str, Any], peaks: Peaks, level: str) -> PhaseProfile:

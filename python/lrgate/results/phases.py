@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from lrgate import _core
-from lrgate.measure.machine import fingerprint
 from lrgate.results.table import Column, Table
 
 __all__ = [
@@ -26,10 +24,6 @@ _COLUMNS: Final = (
     Column("bound by", left=True, missing=""),
     Column("share", ".2f", missing=""),
 )
-# A first-level cache holds at least as much, where its size is not known.
-_LEAST_L1: Final = 32 << 10
-# Bytes that stand for memory: twice the largest cache, within these limits.
-_MEMORY: Final = (64 << 20, 256 << 20)
 
 
 @dataclass(frozen=True)
@@ -53,18 +47,6 @@ class Peaks:
     def level(self, size: float) -> str:
         """The first level that holds `size` bytes."""
         return next((name for name, held in self.caches.items() if size <= held), "memory")
-
-    @classmethod
-    def measure(cls, seconds: float) -> Peaks:
-        """Measure them for about `seconds`."""
-        machine = fingerprint()
-        known = {"L1": machine["l1d"] or _LEAST_L1, "L2": machine["l2"], "L3": machine["l3"]}
-        caches = {name: int(size) for name, size in known.items() if size}
-        memory = min(max(2 * max(caches.values()), _MEMORY[0]), _MEMORY[1])
-        sizes = [*(size // 2 for size in caches.values()), memory]
-        bandwidth, f32, int8 = _core.peaks(sizes, seconds)
-        names = [*caches, "memory"]
-        return cls(caches, dict(zip(names, bandwidth, strict=True)), {"f32": f32, "int8": int8})
 
 
 @dataclass(frozen=True)
