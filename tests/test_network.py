@@ -19,10 +19,11 @@ import pytest
 from scipy import sparse
 
 import lrgate
-from lrgate import Gate, Layer, Network, network
+from lrgate import Gate, Layer, Network
 from lrgate.files.writing import header_of
 from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation, BatchPlan, Model, Probe, Quantization
+from lrgate.network import network
 from oracle import assert_close, forward, gated, make, rows
 
 W, B = np.array([[1.0, -1.0], [2.0, 0.5], [0.0, 1.0]]), np.array([0.0, -1.0, 0.25])

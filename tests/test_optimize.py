@@ -23,7 +23,8 @@ from scipy import sparse
 from tqdm import tqdm
 
 import lrgate
-from lrgate import Gate, Layer, Network, estimators
+from lrgate import Gate, Layer, Network
+from lrgate.estimators import registry
 from lrgate.inputs.sparse import SparseInputs
 from lrgate.measure import timing
 from lrgate.measure.machine import fingerprint
@@ -346,13 +347,13 @@ def test_rows_too_wide_to_be_dense_stay_sparse(
     options = {"ranks": (4,), "batch_sizes": [1], "prune": prune, "progress": False}
     plain = lrgate.optimize(net, x, labels(net, x), 0.3, **options)
     seen = []
-    whitened = estimators.whitened
+    whitened = registry.whitened
 
     def spy(layer: Any, inputs: Any, **more: Any) -> Any:
         seen.append(type(inputs))
         return whitened(layer, inputs, **more)
 
-    monkeypatch.setattr(estimators, "whitened", spy)
+    monkeypatch.setattr(registry, "whitened", spy)
     monkeypatch.setattr(MODULE, "_MOST_VALUES", 4000)
     fast = lrgate.optimize(net, sparse.csr_array(x), labels(net, x), 0.3, **options)
     assert seen == [SparseInputs, np.ndarray]

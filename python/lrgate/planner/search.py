@@ -37,20 +37,21 @@ import numpy.typing as npt
 
 from lrgate import estimators
 from lrgate._core import get_num_threads
+from lrgate.estimators import registry
 from lrgate.inputs import as_list, checked_rows, label_array
 from lrgate.inputs.sparse import SparseInputs
 from lrgate.measure import machine, timing
 from lrgate.model.layer import Gate, Layer
 from lrgate.model.model import Model
 from lrgate.network import Network
+from lrgate.network.quantizing import fit_int8
 from lrgate.planner import merging, units
 from lrgate.planner.calibration import Calibration, calibrated
 from lrgate.planner.divergence import Divergence
 from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.evidence import Evidence
 from lrgate.planner.split import CHECK_SHARE, FIT_SHARE, MOST_ROWS, Split
-from lrgate.quantization import fit as quantize
-from lrgate.quantization.fit import gate_range
+from lrgate.quantization.fit import gate_range, selected, widened
 from lrgate.quantization.limits import MOST_INPUTS
 from lrgate.results.optimization import BatchReport, CheckReport, LayerReport, OptimizeReport
 from lrgate.results.profile import LayerProfile
@@ -762,7 +763,7 @@ class _Search:
 
     def _int8(self, core: Network, layers: list[int]) -> Network:
         """The network with these layers in int8, as far as they can be."""
-        return quantize.fit(core, self.split.fit, layers=layers)
+        return fit_int8(core, self.split.fit, layers)[0]
 
     # What rows say
 
@@ -861,8 +862,11 @@ class _Search:
                 continue
             ranks = self._ranks(layer, rows[0])
             if ranks:
-                fits[i] = estimators.whitened(layer, rows[0], max_rank=max(ranks))
-                options[i] = self._candidates(fits[i], ranks, layer, rows, always[i])
+                options[i] = []
+                for coarse in registry.of_stage("coarse"):
+                    estimate = coarse.fit(layer, rows[0], ranks, None, self.seed)
+                    fits.setdefault(i, estimate)
+                    options[i] += self._candidates(estimate, ranks, layer, rows, always[i])
         self._step("measuring gates")
         options = self._measured(plain, options)
         refined: dict[int, list[_Candidate]] = {}
@@ -872,8 +876,10 @@ class _Search:
             near = {c.gate.rank for c in found if (c.seconds < _NEAR * seconds[i]).any()}
             ranks = [k for k in sorted(near) if self._may_refine(layer, len(rows[0]), k)]
             if ranks:
-                estimate = estimators.logistic(layer, rows[0], ranks, start=fits[i], seed=self.seed)
-                refined[i] = self._candidates(estimate, ranks, layer, rows, always[i])
+                refined[i] = []
+                for fine in registry.of_stage("refine"):
+                    estimate = fine.fit(layer, rows[0], ranks, fits[i], self.seed)
+                    refined[i] += self._candidates(estimate, ranks, layer, rows, always[i])
         for i, found in self._measured(plain, refined).items():
             options[i] = options[i] + found
         self._step("judging gates")
@@ -1075,7 +1081,7 @@ class _Search:
             gates[i] = _widened(gate, before, orders[i], layers[i])
         result = self.base.with_units(named) if named else self.base
         bytes_of = [
-            quantization if i == 0 else quantize.widened(quantization, orders[i - 1], layer.inputs)
+            quantization if i == 0 else widened(quantization, orders[i - 1], layer.inputs)
             for i, (quantization, layer) in enumerate(zip(_used_bytes(fast), layers, strict=True))
         ]
         result = result.with_quantization(bytes_of)
@@ -1336,9 +1342,7 @@ def _reordered(
             gate = layer.gate
             gates[i] = replace(gate, u=gate.u[rows], v=gate.v[:, columns], bias=gate.bias[columns])
     bytes_of = [
-        layer.quantization
-        if i == 0
-        else quantize.selected(layer.quantization, np.argsort(orders[i - 1]))
+        layer.quantization if i == 0 else selected(layer.quantization, np.argsort(orders[i - 1]))
         for i, layer in enumerate(fast.layers)
     ]
     network = network.with_quantization(bytes_of)

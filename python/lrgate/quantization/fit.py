@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from lrgate.inputs.sparse import SparseInputs
 from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.quantization.errors import ERROR_ROWS, SPREAD_ROWS, Part, parts_of
 from lrgate.quantization.fitter import FREE, LEAST_TO_SPLIT, LITTLE, MORE, WORSE, Fitter
-from lrgate.quantization.limits import MOST_ERROR, MOST_INPUTS, MOST_RECOMPUTED
+from lrgate.quantization.limits import MOST_ERROR, MOST_RECOMPUTED
 from lrgate.quantization.rows import (
     at_most_rows,
     bounds_of,
@@ -29,12 +29,8 @@ from lrgate.quantization.windows import may_be_negative, outside
 from lrgate.results.quantization import LayerFit
 from lrgate.types import Float32Array, Float64Array
 
-if TYPE_CHECKING:
-    from lrgate.network import Network
-
 __all__ = [
     "Fit",
-    "fit",
     "fit_layers",
     "gate_range",
     "selected",
@@ -52,27 +48,6 @@ class Fit:
 
     layers: tuple[Layer, ...]
     reports: tuple[LayerFit, ...]
-
-
-def fit(network: Network, rows: Any, layers: Sequence[int] | None = None) -> Network:
-    """As :meth:`lrgate.Network.quantize`, fitted to all rows: without a check or warnings.
-
-    Parameters
-    ----------
-    network : Network
-    rows : uint8 or float32 array of shape (n, d), or CSR
-        Real rows, all finite.
-    layers : sequence of int, optional
-        Layers to quantise; by default all of at most 65,536 inputs.
-
-    Returns
-    -------
-    Network
-        A layer that cannot be int8 stays f32: it has no quantization.
-    """
-    if layers is None:
-        layers = [i for i, layer in enumerate(network.layers) if layer.inputs <= MOST_INPUTS]
-    return network._fitted(rows, layers)[0]
 
 
 def selected(quantization: Quantization | None, order: npt.NDArray[Any]) -> Quantization | None:

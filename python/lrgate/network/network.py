@@ -7,11 +7,9 @@ base class; here is everything around them.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, Final, Self
 
 import numpy as np
@@ -23,50 +21,63 @@ from lrgate.files.errors import FileFormatError
 from lrgate.measure.machine import fingerprint
 from lrgate.measure.phases import measure_phases
 from lrgate.model.activation import Activation
-from lrgate.model.arrays import as_classes, as_float32, as_range, read_only
+from lrgate.model.arrays import as_classes, as_range
 from lrgate.model.json import Machine
 from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.model.model import TASKS, Model
 from lrgate.model.plan import PRECISIONS, BatchPlan
-from lrgate.model.probe import PlannedOutputs, Probe
-from lrgate.quantization import comparison, limits
-from lrgate.quantization.comparison import Difference
-from lrgate.quantization.fit import fit_layers
-from lrgate.quantization.rows import at_most_held, canonical, check_signals, split
-from lrgate.quantization.typical import typical_rows
+from lrgate.model.probe import Probe
+from lrgate.network.checking import (
+    can_run,
+    check_probe,
+    check_rows,
+    plan_text,
+    planned_outputs,
+    probe_rows,
+)
+from lrgate.network.construction import (
+    activations_of,
+    changed,
+    check_transposed,
+    input_map,
+    layer_of,
+    listed,
+    one_per_layer,
+    usual_task,
+    where,
+)
+from lrgate.network.engine import (
+    batch_plans,
+    build_engine,
+    engine_gates,
+    engine_quantization,
+    full_width,
+    layer_profile,
+    units_before,
+)
+from lrgate.network.quantizing import (
+    compare_int8,
+    fit_int8,
+    to_quantize,
+    warn_of,
+    with_fewer_layers,
+)
+from lrgate.quantization.rows import canonical, check_signals, split
 from lrgate.results.optimization import OptimizeReport
-from lrgate.results.paths import path_names
 from lrgate.results.phases import Phases
-from lrgate.results.profile import LayerProfile, Profile
-from lrgate.results.quantization import LayerFit, QuantizationReport, QuantizationWarning
-from lrgate.types import Float32Array, Int32Array
+from lrgate.results.profile import Profile
+from lrgate.results.quantization import QuantizationReport
+from lrgate.types import Float32Array
 
-CHECK_TOLERANCE = 1e-4
-"""How far :meth:`Network.check` lets outputs be from the stored ones, relative to the largest.
+__all__ = [
+    "Network",
+]
 
-With gates or int8 more may be allowed: see there.
-"""
-
-# How far a plan's outputs may be from the dense ones where none of its own are stored: the root of
-# their mean square, relative to that of the dense outputs. Plans that serve are at 0.1 at most.
-_MOST_UNLIKE_DENSE: Final = 0.5
-# Rounding moves outputs as inputs do that change by this much, at most; with gates and int8 it
-# moves single units or bytes in few rows, so several such changes are tried.
-_NUDGE: Final = 1e-6
-_NUDGES: Final = 3
-_NUDGE_MARGIN: Final = 4
-# What a probe of sparse rows may take when it is made dense, in values.
-_MOST_PROBE_VALUES: Final = 1 << 26
-# The most plans whose outputs are stored with a probe.
-_MOST_PLANNED: Final = 16
 
 # What measuring the plan of a file from another machine may take, and the most classes it may have
 # to be measured: each takes a few calls at least.
 _RETUNE_SECONDS: Final = 0.06
 _RETUNE_CLASSES: Final = 16
-
-# Where int8 is beyond a limit, layers go back to f32 until it is within this part of the limits.
-_WITHIN: Final = 0.4
 
 
 class Network(_core.Network):
@@ -131,7 +142,7 @@ class Network(_core.Network):
                 f"Network.from_layers([(weight, bias), ...]), got {type(model).__name__}"
             )
         if engine is None:
-            engine = _build(model)
+            engine = build_engine(model)
         net = super().__new__(cls, engine, model.task or "regression", model.classes)
         net._model = model
         return net
@@ -192,7 +203,7 @@ class Network(_core.Network):
         """
         model, probe = self._model, self._model.probe
         if probe is not None:
-            model = replace(model, probe=replace(probe, planned=self._planned(probe)))
+            model = replace(model, probe=replace(probe, planned=planned_outputs(self, probe)))
         files.save(path, model)
 
     @classmethod
@@ -247,31 +258,32 @@ class Network(_core.Network):
         TypeError
             If an array is not one of real numbers, or classes are text and numbers mixed.
         """
-        layers = _listed(layers)
+        layers = listed(layers)
         made = [
-            layer if isinstance(layer, Layer) else _layer(layer, i)
+            layer if isinstance(layer, Layer) else layer_of(layer, i)
             for i, layer in enumerate(layers)
         ]
-        _check_transposed(made)
+        check_transposed(made)
         usual: list[Any] = ["relu"] * (len(made) - 1) + ["identity"] if made else []
         usual = [
             layer.activation if isinstance(layer, Layer) else name
             for layer, name in zip(layers, usual, strict=True)
         ]
+        named = activations_of(activations, usual)
         made = [
-            _changed(layer, f"layers[{i}]", activation=a)
-            for i, (layer, a) in enumerate(zip(made, _activations(activations, usual), strict=True))
+            changed(layer, f"layers[{i}]", activation=a)
+            for i, (layer, a) in enumerate(zip(made, named, strict=True))
         ]
         if task is None:
-            task = _usual_task(made, classes is not None)
+            task = usual_task(made, classes is not None)
         elif task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
         model = Model(
             layers=tuple(made),
             task=task,
             classes=None if classes is None else as_classes(classes),
-            input_scale=_map(input_scale, "input_scale"),
-            input_shift=_map(input_shift, "input_shift"),
+            input_scale=input_map(input_scale, "input_scale"),
+            input_shift=input_map(input_shift, "input_shift"),
             input_range=None if input_range is None else as_range(input_range),
         )
         return cls(model)
@@ -386,7 +398,7 @@ class Network(_core.Network):
     def __repr__(self) -> str:
         """Widths, task and plan."""
         widths = "-".join(str(n) for n in (self.input_size, *(y.outputs for y in self.layers)))
-        plans = ", ".join(f"{plan.rows}: {_short(plan)}" for plan in self.plan)
+        plans = ", ".join(f"{plan.rows}: {plan_text(plan)}" for plan in self.plan)
         return (
             f"<lrgate.Network {widths}, {self.task}, plan {{{plans}}}, {self.nbytes / 1e6:.1f} MB>"
         )
@@ -399,7 +411,7 @@ class Network(_core.Network):
             changes["probe"] = replace(probe, planned=())  # other layers give other outputs
         elif probe is not None and probe.planned:
             # A probe of another network may have outputs of gates.
-            planned = tuple(one for one in probe.planned if _can_run(self.layers, one))
+            planned = tuple(one for one in probe.planned if can_run(self.layers, one))
             changes["probe"] = replace(probe, planned=planned)
         return type(self)(replace(self._model, **changes), engine)
 
@@ -486,15 +498,15 @@ class Network(_core.Network):
             to min(in, out), its shapes do not fit the layer, or a value is not finite.
         """
         old = [layer.gate for layer in self.layers]
-        new = _one_per_layer(gates, old, "gates")
+        new = one_per_layer(gates, old, "gates")
         for i, gate in enumerate(new):
             if gate is not None and not isinstance(gate, Gate):
                 raise TypeError(f"gates[{i}] must be a Gate or None, got {type(gate).__name__}")
         layers = tuple(
-            _changed(layer, f"gates[{i}]", gate=gate)
+            changed(layer, f"gates[{i}]", gate=gate)
             for i, (layer, gate) in enumerate(zip(self.layers, new, strict=True))
         )
-        engine = self.engine.with_gates(_engine_gates(layers))
+        engine = self.engine.with_gates(engine_gates(layers))
         kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
         return self._with_layers(layers, engine, kept)
 
@@ -504,7 +516,7 @@ class Network(_core.Network):
         """`layers` under the plan of their `engine`; the `kept` ones are planned as before."""
         if any(kept):
             plan = [
-                (rows, _where(kept, s0, s), _where(kept, p0, p))
+                (rows, where(kept, s0, s), where(kept, p0, p))
                 for (rows, s0, p0), (_, s, p) in zip(self.engine.plan(), engine.plan(), strict=True)
             ]
             engine = engine.with_plan(plan)
@@ -536,9 +548,9 @@ class Network(_core.Network):
         TypeError
             If the units of a layer are not integers.
         """
-        new = _one_per_layer(units, [layer.kept_units for layer in self.layers], "units")
+        new = one_per_layer(units, [layer.kept_units for layer in self.layers], "units")
         layers = tuple(
-            _changed(layer, f"units[{i}]", kept_units=kept)
+            changed(layer, f"units[{i}]", kept_units=kept)
             for i, (layer, kept) in enumerate(zip(self.layers, new, strict=True))
         )
         return self._with(None, layers=layers, plan=self.plan, machine=None, report=None)
@@ -566,17 +578,17 @@ class Network(_core.Network):
             layer but the first one offset for each, or a layer of more than 65,536 inputs any.
         """
         old = [layer.quantization for layer in self.layers]
-        new = _one_per_layer(quantization, old, "quantization")
+        new = one_per_layer(quantization, old, "quantization")
         for i, value in enumerate(new):
             if value is not None and not isinstance(value, Quantization):
                 raise TypeError(
                     f"quantization[{i}] must be a Quantization or None, got {type(value).__name__}"
                 )
         layers = tuple(
-            _changed(layer, f"quantization[{i}]", quantization=value)
+            changed(layer, f"quantization[{i}]", quantization=value)
             for i, (layer, value) in enumerate(zip(self.layers, new, strict=True))
         )
-        engine = self.engine.with_quantization(_engine_quantization(layers))
+        engine = self.engine.with_quantization(engine_quantization(layers))
         kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
         return self._with_layers(layers, engine, kept)
 
@@ -633,135 +645,16 @@ class Network(_core.Network):
         True
         """
         rows = canonical(inputs.checked_rows(x, self.input_size))
-        chosen = _to_quantize(layers, self.layers)
+        chosen = to_quantize(layers, self.layers)
         check_signals(rows, chosen, self.dense().layer_inputs)
         fit_rows, held = split(rows)
-        net, fits = self._fitted(fit_rows, chosen)
-        report = net._compared(fit_rows, held, fits)
+        net, fits = fit_int8(self, fit_rows, chosen)
+        report = compare_int8(net, fit_rows, held, fits)
         if held.shape[0] and not report[1].within():
-            net, report = net._with_fewer(fit_rows, held, fits)
+            net, report = with_fewer_layers(net, fit_rows, held, fits)
         net._quantization_report = report[0]
-        _warn_of(*report)
+        warn_of(*report)
         return net
-
-    def _fitted(self, rows: Any, chosen: Iterable[int]) -> tuple[Self, tuple[LayerFit, ...]]:
-        """The `chosen` layers in int8, as far as they can be; no check, no warnings."""
-        chosen = set(chosen)
-        fit = fit_layers(
-            self.layers,
-            rows,
-            chosen,
-            self.dense().layer_inputs,
-            self.input_scale,
-            self.task == "classification",
-        )
-        gated = self.engine.with_gates(_engine_gates(fit.layers))
-        layers, fits = list(fit.layers), list(fit.reports)
-        for k, one in enumerate(fits):
-            only = [
-                layer if i == one.layer else replace(layer, quantization=None)
-                for i, layer in enumerate(layers)
-            ]
-            try:
-                gated.with_quantization(_engine_quantization(only))
-            except ValueError:
-                layers[one.layer] = replace(layers[one.layer], quantization=None)
-                note = "its bytes would make weights or biases overflow"
-                fits[k] = replace(one, precision="f32", note=note)
-        engine = gated.with_quantization(_engine_quantization(layers))
-        return self._with_precisions(engine, layers, chosen), tuple(fits)
-
-    def _with_precisions(
-        self, engine: _core.Engine, layers: Sequence[Layer], chosen: Iterable[int]
-    ) -> Self:
-        """`layers` by their `engine`; the `chosen` ones that have a quantization in int8."""
-        words = {i: "f32" if layers[i].quantization is None else "int8" for i in chosen}
-        plan = [
-            (n, s, [words.get(i, word) for i, word in enumerate(p)])
-            for n, s, p in self.engine.plan()
-        ]
-        engine = engine.with_plan(plan)
-        changes = {"plan": batch_plans(engine), "machine": None, "report": None}
-        return self._with(engine, layers=tuple(layers), **changes)
-
-    def _with_int8(self, chosen: set[int], int8: set[int]) -> Self:
-        """Of the `chosen` layers only those in int8 stay quantised."""
-        layers = [
-            layer if i in int8 or i not in chosen else replace(layer, quantization=None)
-            for i, layer in enumerate(self.layers)
-        ]
-        engine = self.engine.with_quantization(_engine_quantization(layers))
-        return self._with_precisions(engine, layers, chosen)
-
-    def _compared(
-        self, fitted: Any, held: Any, fits: tuple[LayerFit, ...]
-    ) -> tuple[QuantizationReport, Difference]:
-        """The report of this network on the `held` rows, and its difference from f32.
-
-        Gates are not used: what they cost is not the bytes' doing. The difference is the largest of
-        that on the rows as they are, without their outliers, since rows to come may have none, and
-        on the `fitted` rows, which are more and show what is rare.
-        """
-        nan = float("nan")
-        n, recomputed = held.shape[0], nan
-        difference = worst = Difference(nan, nan, nan)
-        if n:
-            recomputed, difference = self._difference(held)
-            typical = typical_rows(held, self.layers[0].weight, self.input_scale)
-            worst = difference.worst(self._difference(typical)[1])
-            worst = worst.worst(self._difference(at_most_held(fitted))[1])
-        task = self.task or "regression"
-        expected = nan if task == "regression" else difference.expected_changed
-        report = QuantizationReport(
-            task,
-            fitted.shape[0],
-            n,
-            difference.changed,
-            expected,
-            difference.relative,
-            recomputed,
-            fits,
-        )
-        return report, worst
-
-    def _difference(self, rows: Any) -> tuple[float, Difference]:
-        """The share of recomputed rows, and the difference from f32 on the others."""
-        _, strategies, precisions = self.engine.plan()[-1]
-        strategies = ["dense" if name == "gate" else name for name in strategies]
-        int8 = self.with_strategies(strategies, precisions)
-        beyond = int8.engine.out_of_range(rows)
-        difference = comparison.difference(
-            np.asarray(self.with_strategies(strategies)(rows)),
-            np.asarray(int8(rows)),
-            beyond,
-            self.task,
-            self.layers[-1].activation.name,
-        )
-        return float(beyond.mean()), difference
-
-    def _with_fewer(
-        self, fitted: Any, held: Any, fits: tuple[LayerFit, ...]
-    ) -> tuple[Self, tuple[QuantizationReport, Difference]]:
-        """Fewer layers in int8: those that do most damage go back to f32 until little is left."""
-        chosen = {one.layer for one in fits}
-        left = {one.layer for one in fits if one.precision == "int8"}
-        damage = {
-            i: self._with_int8(chosen, {i})._compared(fitted, held, ())[1].relative for i in left
-        }
-        net, compared = self, self._compared(fitted, held, fits)
-        while left:
-            worst = max(left, key=lambda i: damage[i])
-            left.remove(worst)
-            note = "its int8 form changes the outputs too much"
-            fits = tuple(
-                replace(one, precision="f32", note=note) if one.layer == worst else one
-                for one in fits
-            )
-            net = self._with_int8(chosen, left)
-            compared = net._compared(fitted, held, fits)
-            if compared[1].within(_WITHIN):
-                break
-        return net, compared
 
     def with_probe(self, x: Any) -> Self:
         """The same network with these rows and its outputs on them stored, for :meth:`check`.
@@ -788,54 +681,11 @@ class Network(_core.Network):
         >>> net.with_probe(x[:64]).check() <= 1e-4
         True
         """
-        rows = _probe_rows(x, self.input_size)
+        rows = probe_rows(x, self.input_size)
         y = np.asarray(self.dense()(rows))
-        _check_rows("x must have finite outputs", y)
+        check_rows("x must have finite outputs", y)
         probe = Probe(rows, y)
-        return self._with(self.engine, probe=replace(probe, planned=self._planned(probe)))
-
-    def _planned(self, probe: Probe) -> tuple[PlannedOutputs, ...]:
-        """The probe's outputs by plan, with those that this network's plan has and it lacks."""
-        planned = list(probe.planned or ())
-        if len(probe.x) == 0:
-            return ()
-        have = {(one.strategies, one.precisions) for one in planned}
-        for entry in self.plan:
-            form = _form((entry.strategies, entry.precisions))
-            if form in have or _is_dense(form) or len(planned) >= _MOST_PLANNED:
-                continue
-            have.add(form)
-            y = self._outputs(probe.x, *form)
-            if np.isfinite(y).all():
-                planned.append(PlannedOutputs(*form, y, self._tolerance(probe.x, y, *form)))
-        return tuple(planned)
-
-    def _outputs(
-        self, x: npt.NDArray[Any], strategies: Sequence[str], precisions: Sequence[str]
-    ) -> Float32Array:
-        engine = self.engine.with_plan([(1, list(strategies), list(precisions))])
-        return np.asarray(self._with(engine, plan=batch_plans(engine))(x))
-
-    def _tolerance(
-        self,
-        x: npt.NDArray[Any],
-        y: Float32Array,
-        strategies: Sequence[str],
-        precisions: Sequence[str],
-    ) -> float:
-        """How far rounding may move outputs of a plan, relative to the largest."""
-        skipped = ["skip" if name == "dense" else name for name in strategies]
-        moved = [self._outputs(x, skipped, precisions)]
-        draw = np.random.default_rng(0)
-        for _ in range(_NUDGES):
-            nudged = x * (1 + _NUDGE * draw.choice([-1.0, 1.0], x.shape))
-            limit = np.finfo(np.float32).max
-            nudged = np.clip(nudged, -limit, limit).astype(np.float32)
-            moved.append(self._outputs(nudged, strategies, precisions))
-        most = max(_difference(one, y) for one in moved)
-        # Not finite where rounding decides whether outputs are.
-        tolerance = _NUDGE_MARGIN * most if np.isfinite(most) else 1.0
-        return max(CHECK_TOLERANCE, tolerance)
+        return self._with(self.engine, probe=replace(probe, planned=planned_outputs(self, probe)))
 
     def with_metadata(self, metadata: Mapping[str, Any]) -> Self:
         """The same network with these notes (JSON values) in place of the old ones."""
@@ -912,9 +762,9 @@ class Network(_core.Network):
         x, rows, size = _sample(x, batch_size)
         raw = self.engine.profile(x, size, seconds)
         layers = tuple(
-            _layer_profile(layer, before, values)
+            layer_profile(layer, before, values)
             for layer, before, values in zip(
-                self.layers, _units_before(self.layers), raw, strict=True
+                self.layers, units_before(self.layers), raw, strict=True
             )
         )
         return Profile(layers, rows, size, _core.isa())
@@ -963,9 +813,9 @@ class Network(_core.Network):
             computed are zero. Bytes, of int8 layers, are the values they stand for.
         """
         return [
-            _full(values, order, layer.inputs)
+            full_width(values, order, layer.inputs)
             for values, order, layer in zip(
-                self.engine.layer_inputs(x), _units_before(self.layers), self.layers, strict=True
+                self.engine.layer_inputs(x), units_before(self.layers), self.layers, strict=True
             )
         ]
 
@@ -1062,204 +912,7 @@ class Network(_core.Network):
         >>> net.check() <= 1e-4
         True
         """
-        probe = self._model.probe
-        if probe is None or len(probe.x) == 0:
-            raise ValueError("check needs a network with a probe; see with_probe")
-        dense = (("dense",) * len(self.layers), ("f32",) * len(self.layers))
-        stored = {dense: (probe.y, CHECK_TOLERANCE)}
-        for one in probe.planned or ():
-            stored[one.strategies, one.precisions] = one.y, max(CHECK_TOLERANCE, one.tolerance)
-        loosest = max(tolerance for _, tolerance in stored.values())
-        worst = 0.0
-        for form, (y, tolerance) in stored.items():
-            worst = max(worst, _checked(self._outputs(probe.x, *form), y, tolerance, form))
-        for plan in dict.fromkeys((entry.strategies, entry.precisions) for entry in self.plan):
-            if plan in stored:
-                continue
-            form, y = _form(plan), self._outputs(probe.x, *plan)
-            if form in stored:
-                worst = max(worst, _checked(y, *stored[form], plan))
-            elif probe.planned is not None:
-                _checked(y, self._outputs(probe.x, *form), loosest, plan)
-            else:
-                _check_likeness(y, probe.y, plan)
-        return worst
-
-
-_Form = tuple[tuple[str, ...], tuple[str, ...]]
-
-
-def _form(plan: _Form) -> _Form:
-    """What of a plan its outputs depend on: its strategies, with dense for skip, and precisions."""
-    strategies, precisions = plan
-    return tuple("dense" if name == "skip" else name for name in strategies), precisions
-
-
-def _is_dense(form: _Form) -> bool:
-    return "gate" not in form[0] and "int8" not in form[1]
-
-
-def _can_run(layers: Sequence[Layer], planned: PlannedOutputs) -> bool:
-    """Whether layers have the gates and quantizations of a plan."""
-    return len(layers) == len(planned.strategies) and all(
-        (name != "gate" or layer.gate is not None)
-        and (word != "int8" or layer.quantization is not None)
-        and (name != "gate" or word != "int8" or (layer.gate and layer.gate.range is not None))
-        for layer, name, word in zip(layers, planned.strategies, planned.precisions, strict=True)
-    )
-
-
-def _difference(y: Float32Array, expected: Float32Array) -> float:
-    """The largest difference, over the largest that is expected; NaN where it cannot be told."""
-    largest = max(float(np.max(np.abs(expected))), float(np.finfo(np.float32).tiny))
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.max(np.abs(y - expected))) / largest
-
-
-def _checked(y: Float32Array, expected: Float32Array, tolerance: float, plan: _Form) -> float:
-    difference = _difference(y, expected)
-    if not difference <= tolerance:
-        under = "" if _is_dense(plan) else f" under the plan {_short(BatchPlan(1, *plan))}"
-        raise ValueError(
-            f"the probe's outputs{under} differ from the stored ones by {difference:.2g} of the "
-            f"largest, more than {tolerance:.0e}: the file or this machine is damaged"
-        )
-    return difference
-
-
-def _check_likeness(y: Float32Array, dense: Float32Array, plan: _Form) -> None:
-    expected = dense.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        off = float(np.sqrt(np.mean((y - expected) ** 2)))
-        most = _MOST_UNLIKE_DENSE * float(np.sqrt(np.mean(expected**2)))
-    if not off <= max(most, float(np.finfo(np.float32).tiny)):
-        raise ValueError(
-            f"the probe's outputs under the plan {_short(BatchPlan(1, *plan))} differ from the "
-            f"dense ones by more than {_MOST_UNLIKE_DENSE:.0%}: the file is damaged, or a gate or "
-            "quantization does not fit; store outputs by with_probe to compare them with those"
-        )
-
-
-def _probe_rows(x: Any, width: int) -> npt.NDArray[Any]:
-    """Rows for a probe: uint8 or float32, finite, in memory of their own."""
-    if hasattr(x, "tocsr"):
-        if len(x.shape) == 2 and x.shape[0] * x.shape[1] > _MOST_PROBE_VALUES:
-            raise ValueError(
-                f"x must be a few rows: sparse ones are stored dense, at most {_MOST_PROBE_VALUES} "
-                f"values, got {x.shape}"
-            )
-        x = x.tocsr()
-        x.check_format(full_check=True)  # SciPy trusts the indices when it makes rows dense
-    rows = inputs.checked_rows(x, width)
-    return np.array(rows.toarray() if hasattr(rows, "toarray") else rows)
-
-
-def _check_rows(rule: str, rows: npt.NDArray[Any]) -> None:
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(bad):
-        raise ValueError(f"{rule}, got NaN or infinity in row {bad[0]}")
-
-
-def _build(model: Model) -> _core.Engine:
-    """A model's engine: checks everything. It has the units that are computed, in their order."""
-    layers = []
-    for i, layer in enumerate(model.layers):
-        if layer.kept_units is not None:
-            _check_finite(f"layers[{i}].bias", layer.bias)  # the engine does not see all of it
-        activation = layer.activation
-        layers.append((layer.weight, layer.bias, activation.name, activation.parameter))
-    engine = _core.Engine(
-        layers,
-        orders=[layer.kept_units for layer in model.layers],
-        input_scale=None if model.input_scale is None else model.input_scale.reshape(-1),
-        input_shift=None if model.input_shift is None else model.input_shift.reshape(-1),
-    )
-    if any(layer.gate is not None for layer in model.layers):
-        engine = engine.with_gates(_engine_gates(model.layers))
-    if any(layer.quantization is not None for layer in model.layers):
-        engine = engine.with_quantization(_engine_quantization(model.layers))
-    return engine if model.plan is None else _planned(engine, model.plan)
-
-
-def _planned(engine: _core.Engine, plan: tuple[BatchPlan, ...]) -> _core.Engine:
-    return engine.with_plan([(p.rows, list(p.strategies), list(p.precisions)) for p in plan])
-
-
-def _engine_gates(layers: Sequence[Layer]) -> list[Any]:
-    """The gates for an engine: of the units that are computed, in their order."""
-    return [
-        None if layer.gate is None else _gate_arrays(layer, layer.gate, before, i)
-        for i, (layer, before) in enumerate(zip(layers, _units_before(layers), strict=True))
-    ]
-
-
-def _gate_arrays(layer: Layer, gate: Gate, before: Int32Array | None, i: int) -> Any:
-    if before is None and layer.kept_units is None:
-        return gate.u, gate.v, gate.bias, gate.range
-    for part in ("u", "v", "bias"):
-        _check_finite(f"gates[{i}].{part}", getattr(gate, part))
-    u, v = _taken(gate.u, before, 0), _taken(gate.v, layer.kept_units, 1)
-    most = min(len(u), v.shape[1])
-    if gate.rank > most:
-        raise ValueError(
-            f"layers[{i}]: rank of the gate must be at most {most}, the smaller number of inputs "
-            f"and units that are kept, got {gate.rank}"
-        )
-    return u, v, _taken(gate.bias, layer.kept_units, 0), gate.range
-
-
-def _engine_quantization(layers: Sequence[Layer]) -> list[Any]:
-    """Scales and offsets for an engine: of the inputs that are computed, in their order."""
-    pairs: list[Any] = []
-    for layer, before in zip(layers, _units_before(layers), strict=True):
-        quantization = layer.quantization
-        if quantization is None:
-            pairs.append(None)
-            continue
-        scale = quantization.scale
-        if scale.ndim:
-            scale = _taken(scale, before, 0)
-        pairs.append((scale.reshape(-1), quantization.offset.reshape(-1)))
-    return pairs
-
-
-def _warn_of(report: QuantizationReport, difference: Difference) -> None:
-    """Says what of a quantised network is not as wished."""
-    said = [f"layer {fit.layer} stays f32: {fit.note}" for fit in report.layers if fit.note]
-    if report.held_rows and not difference.within():
-        if report.task == "regression":
-            said.append(f"int8 changes outputs by {difference.relative:.2g} of their variance")
-        else:
-            share = max(difference.changed, difference.expected_changed)
-            said.append(f"int8 changes {share:.1%} of the labels of rows held back")
-    if not report.held_rows:
-        said.append("int8 is not checked on other rows: that takes at least 8 rows")
-    if report.recomputed > limits.WARN_RECOMPUTED:
-        said.append(
-            f"{report.recomputed:.1%} of the rows leave the range of the bytes and are "
-            "recomputed in f32, which is slower"
-        )
-    if said:
-        message = "; ".join(said)
-        warnings.warn(message, QuantizationWarning, stacklevel=3)
-
-
-def _units_before(layers: Sequence[Layer]) -> list[Int32Array | None]:
-    """What each layer's inputs are in the engine: the order of the layer before it."""
-    return [None, *(layer.kept_units for layer in layers[:-1])]
-
-
-def _taken(array: Float32Array, order: Int32Array | None, axis: int) -> Float32Array:
-    return array if order is None else read_only(array.take(order, axis))
-
-
-def _full(values: Float32Array, order: Int32Array | None, width: int) -> Float32Array:
-    """An engine's signals (n, k) at full width, in the user's order."""
-    if order is None:
-        return values
-    result = np.zeros((len(values), width), np.float32)
-    result[:, order] = values
-    return result
+        return check_probe(self)
 
 
 def _sample(x: Any, batch_size: int | None) -> tuple[Any, int, int]:
@@ -1275,163 +928,3 @@ def _sample(x: Any, batch_size: int | None) -> tuple[Any, int, int]:
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, got {size}")
     return x, rows, size
-
-
-def _layer_profile(layer: Layer, before: Int32Array | None, values: dict[str, Any]) -> LayerProfile:
-    """An engine's figures for a layer, as shares of the full layer."""
-    inputs = 1.0 if before is None else len(before) / layer.inputs
-    outputs = 1.0 if layer.kept_units is None else len(layer.kept_units) / layer.outputs
-    done, dense = values.pop("multiply_adds"), values.pop("dense_multiply_adds")
-    values["density_in"] *= inputs
-    values["density_out"] *= outputs
-    values["computed_share"] *= outputs
-    share = done / dense * inputs * outputs
-    return LayerProfile(inputs=layer.inputs, outputs=layer.outputs, flop_share=share, **values)
-
-
-def _to_quantize(wanted: Sequence[int] | None, layers: Sequence[Layer]) -> set[int]:
-    """Indices of the layers to quantise."""
-    if wanted is None:
-        return {i for i, layer in enumerate(layers) if layer.inputs <= limits.MOST_INPUTS}
-    indices = inputs.as_list(wanted, "layers")
-    for i in indices:
-        if isinstance(i, bool) or not isinstance(i, int | np.integer):
-            raise TypeError(f"layers must be a sequence of integers, got {i!r}")
-        if not 0 <= i < len(layers):
-            raise ValueError(f"layers must name layers from 0 to {len(layers) - 1}, got {i}")
-        if layers[int(i)].inputs > limits.MOST_INPUTS:
-            raise ValueError(
-                f"layers[{i}] must have at most {limits.MOST_INPUTS} inputs for int8, "
-                f"got {layers[int(i)].inputs}"
-            )
-    return {int(i) for i in indices}
-
-
-def _check_finite(name: str, array: Float32Array) -> None:
-    # A sum is never finite if a value is not; it may overflow if all are.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(array.sum()):
-            return
-    bad = ~np.isfinite(array)
-    if bad.any():
-        index = tuple(int(i) for i in np.argwhere(bad)[0])
-        value = "NaN" if np.isnan(array[index]) else array[index]
-        where = index[0] if len(index) == 1 else index
-        raise ValueError(f"{name} must be finite, got {value} at index {where}")
-
-
-def _where(kept: Sequence[bool], old: list[str], new: list[str]) -> list[str]:
-    return [a if keep else b for keep, a, b in zip(kept, old, new, strict=True)]
-
-
-def _short(plan: BatchPlan) -> str:
-    """A plan on one line."""
-    return " ".join(path_names(plan.strategies, plan.precisions))
-
-
-def _one_per_layer(new: Any, old: list[Any], name: str) -> list[Any]:
-    """`new` as a list; where it is a mapping from layer index, other layers keep the `old`."""
-    count = len(old)
-    if isinstance(new, Mapping):
-        result = list(old)
-        for i, value in new.items():
-            if not isinstance(i, int | np.integer) or not 0 <= i < count:
-                raise ValueError(f"{name} must name layers from 0 to {count - 1}, got {i!r}")
-            result[i] = value
-        return result
-    if not isinstance(new, Sequence):
-        raise TypeError(
-            f"{name} must be a mapping or a sequence of {name}, got {type(new).__name__}"
-        )
-    if len(new) != count:
-        raise ValueError(f"{name} must have {count} entries, one per layer, got {len(new)}")
-    return list(new)
-
-
-def _changed(layer: Layer, name: str, **changes: Any) -> Layer:
-    """`layer` with other fields; refusals start with `name`."""
-    try:
-        return replace(layer, **changes)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: {error}") from None
-
-
-def _listed(layers: Any) -> list[Any]:
-    if not isinstance(layers, str | bytes | Mapping | np.ndarray):
-        try:
-            return list(layers)
-        except TypeError:
-            pass
-    raise TypeError(
-        "layers must be a sequence of (weight, bias) pairs or of Layer, "
-        f"got {type(layers).__name__}"
-    )
-
-
-def _check_transposed(layers: Sequence[Layer]) -> None:
-    """Refuse weights that follow each other only as (in, out)."""
-    pairs = list(pairwise(layers))
-    if all(a.outputs == b.inputs for a, b in pairs):
-        return
-    if all(a.inputs == b.outputs for a, b in pairs):
-        shapes = ", ".join(str(layer.weight.shape) for layer in layers[:4])
-        more = ", ..." * (len(layers) > 4)
-        raise ValueError(
-            f"layers: weights have shapes {shapes}{more}: this looks like (in, out): pass weight.T"
-        )
-
-
-def _activations(given: Any, usual: list[Any]) -> list[Activation]:
-    """One activation per layer from what `from_layers` is given."""
-    if given is None:
-        given = usual
-    elif isinstance(given, str | Activation | Mapping):
-        one = Activation.parse(given, "activations")
-        if one.name == "softmax":
-            raise ValueError(
-                "activations must have one entry per layer: softmax alone would be that of all "
-                "layers except the last"
-            )
-        given = [one] * (len(usual) - 1) + usual[-1:]
-    else:
-        given = inputs.as_list(given, "activations", "activations")
-        if len(given) != len(usual):
-            raise ValueError(
-                f"activations must have {len(usual)} entries, one per layer, got {len(given)}"
-            )
-    return [Activation.parse(a, f"activations[{i}]") for i, a in enumerate(given)]
-
-
-def _usual_task(layers: Sequence[Layer], has_classes: bool) -> str:
-    if has_classes:
-        return "classification"
-    last = layers[-1] if layers else None
-    if last is None or last.activation.name not in ("softmax", "sigmoid"):
-        return "regression"
-    several = last.activation.name == "sigmoid" and last.outputs > 1
-    return "multilabel" if several else "classification"
-
-
-def _layer(pair: Any, i: int) -> Layer:
-    if isinstance(pair, np.ndarray) and pair.ndim > 0:  # rows of it would pass for the two
-        raise TypeError(
-            f"layers[{i}] must be (weight, bias) or a Layer, got an array of shape {pair.shape}"
-        )
-    try:
-        weight, bias = pair
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"layers[{i}] must be (weight, bias) or a Layer, got {type(pair).__name__}"
-        ) from None
-    try:
-        return Layer(weight, bias, Activation("identity"))
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"layers[{i}]: {error}") from None
-
-
-def _map(value: npt.ArrayLike | None, name: str) -> npt.NDArray[np.float32] | None:
-    return None if value is None else as_float32(value, name, "() or (d,)")
-
-
-def batch_plans(engine: _core.Engine) -> tuple[BatchPlan, ...]:
-    return tuple(BatchPlan(n, tuple(s), tuple(p)) for n, s, p in engine.plan())
