@@ -85,7 +85,7 @@ def seeds(options: argparse.Namespace) -> None:
         before = error(net.dense(), rows.x_test, rows.y_test, 1024)
         for batch in fast.report.batches:
             after = error(fast, rows.x_test, rows.y_test, batch.rows)
-            plan = " ".join(named(layer) for layer in batch.layers)
+            plan = "/".join(named(layer) for layer in batch.layers)
             print(
                 f"{seed:>4} {batch.rows:>5}  {plan:<25} {100 * before:5.2f} to "
                 f"{100 * after:5.2f}"

@@ -521,6 +521,15 @@ def test_one_layer_is_linear(path: Path) -> None:
 @pytest.mark.parametrize(
     "dtype", ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "?", ">f4", ">i2"]
 )
+def test_units_under_the_key_of_earlier_versions(path: Path) -> None:
+    arrays = full_arrays()
+    units = arrays.pop("layers.0.kept_units")
+    loaded = load(write(path, arrays | {"layers.0.order": units}))
+    np.testing.assert_array_equal(loaded.layers[0].kept_units, units)
+    both = full_arrays() | {"layers.0.order": units}
+    assert refused(write(path, both)).startswith("layers.0.order is the earlier key of")
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_weights_of_any_real_dtype_become_float32(npz: Path, dtype: str, order: Any) -> None:
     weight = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype, order=order)
@@ -541,7 +550,7 @@ def test_tensors_of_any_real_dtype_become_float32(tensors: Path, dtype: str) -> 
 @pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
 def test_orders_of_any_integer_dtype_become_int32(path: Path, dtype: str) -> None:
     arrays = full_arrays() | {"layers.0.kept_units": np.array([2, 0]).astype(dtype)}
-    order = load(write(path, arrays)).layers[0].order
+    order = load(write(path, arrays)).layers[0].kept_units
     assert order is not None
     assert not order.flags.writeable
     np.testing.assert_array_equal(order, np.int32([2, 0]), strict=True)
@@ -549,7 +558,7 @@ def test_orders_of_any_integer_dtype_become_int32(path: Path, dtype: str) -> Non
 
 def test_orders_of_the_other_byte_order(npz: Path) -> None:
     arrays = full_arrays() | {"layers.0.kept_units": np.array([2, 0], ">i8")}
-    order = load(write(npz, arrays)).layers[0].order
+    order = load(write(npz, arrays)).layers[0].kept_units
     assert order is not None
     np.testing.assert_array_equal(order, np.int32([2, 0]), strict=True)
 
@@ -1626,11 +1635,11 @@ LAST = "it is the last layer, whose units are the outputs"
         (full_arrays() | {"layers.2.kept_units": np.arange(3)}, "layers.2.weight is missing"),
         (
             {"layers.0.weight": np.ones((2, 2)), "layers.0.kept_units": np.arange(2)},
-            f"layers[0].order must be None: {LAST}",
+            f"layers[0].kept_units must be None: {LAST}",
         ),
         (
             full_arrays() | {"layers.1.kept_units": np.arange(2)},
-            f"layers[1].order must be None: {LAST}",
+            f"layers[1].kept_units must be None: {LAST}",
         ),
     ],
 )
@@ -1676,7 +1685,7 @@ def test_an_order_may_leave_out_hard_zeros_alone(path: Path, name: str) -> None:
         f"layers.0.kept_units must have all 3 units for {name}, which has no hard zero, got 2"
     )
     arrays = full_arrays() | {"layers.0.kept_units": np.array([2, 0, 1])}
-    order = load(write(path, arrays, changed)).layers[0].order
+    order = load(write(path, arrays, changed)).layers[0].kept_units
     assert order is not None
     assert order.tolist() == [2, 0, 1]
 
@@ -2343,22 +2352,22 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
         (
             lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, None, [0, 1.5]),  # type: ignore[arg-type]
             TypeError,
-            "order must be an array of integers, got dtype float64",
+            "kept_units must be an array of integers, got dtype float64",
         ),
         (
             lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, None, [2**70]),  # type: ignore[arg-type]
             TypeError,
-            "order must be an array of integers, got dtype object",
+            "kept_units must be an array of integers, got dtype object",
         ),
         (
             lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, None, []),  # type: ignore[arg-type]
             ValueError,
-            "order must have shape (k,) with k > 0, got (0,)",
+            "kept_units must have shape (k,) with k > 0, got (0,)",
         ),
         (
             lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, None, np.array([2, 0, 2])),
             ValueError,
-            "order must name distinct units, got 2 twice",
+            "kept_units must name distinct units, got 2 twice",
         ),
         (
             lambda: Gate(np.ones((2, 1)), np.ones((2, 3)), np.ones(3)),
@@ -2573,7 +2582,7 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
         (
             lambda: Model((replace(ONE, kept_units=np.array([0])),)),
             ValueError,
-            f"layers[0].order must be None: {LAST}",
+            f"layers[0].kept_units must be None: {LAST}",
         ),
         (
             lambda: Model((ONE,), machine="avx2"),  # type: ignore[arg-type]
@@ -2665,7 +2674,7 @@ def test_a_model_does_not_change() -> None:
     metadata["notes"].append("two")
     assert weight.flags.writeable and order.flags.writeable and bounds.flags.writeable
     assert model.layers[0].weight.tolist() == [[1, 1]]
-    assert model.layers[0].order is not None and model.layers[0].order.tolist() == [0]
+    assert model.layers[0].kept_units is not None and model.layers[0].kept_units.tolist() == [0]
     assert model.input_range is not None and model.input_range.tolist() == [0, 1]
     assert model.layers[0].quantization is not None
     assert model.layers[0].quantization.scale.tolist() == [1, 1]
@@ -2736,10 +2745,10 @@ def test_copies_are_read_only_too(again: Callable[[Model], Model]) -> None:
     assert not model.layers[0].weight.flags.writeable
     assert model.probe is not None
     assert not model.probe.x.flags.writeable
-    assert model.layers[0].order is not None and model.input_range is not None
+    assert model.layers[0].kept_units is not None and model.input_range is not None
     with pytest.raises(ValueError, match="WRITEABLE"):
         model.layers[0].weight.flags.writeable = True
-    assert not model.layers[0].order.flags.writeable
+    assert not model.layers[0].kept_units.flags.writeable
     assert not model.input_range.flags.writeable
     gate, quantization = model.layers[0].gate, model.layers[0].quantization
     assert gate is not None and gate.range is not None and quantization is not None
@@ -2768,7 +2777,7 @@ def test_values_that_are_converted() -> None:
 def test_names_of_things() -> None:
     model = full_model()
     assert repr(model) == "Model(4-3-2, classification, 1 gate, 2 layers in int8)"
-    text = "Layer(4 -> 3, clipped_relu(6), gate of rank 2, order of 2 units, int8)"
+    text = "Layer(4 -> 3, clipped_relu(6), gate of rank 2, 2 units kept, int8)"
     assert repr(model.layers[0]) == text
     assert repr(model.layers[0].gate) == "Gate(4 -> 3, rank 2)"
     assert repr(model.layers[0].quantization) == "Quantization(of 4 inputs)"

@@ -23,7 +23,7 @@ from lrgate import Gate, Layer, Network
 from lrgate.files.writing import header_of
 from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation, BatchPlan, Model, Probe, Quantization
-from lrgate.network import network
+from lrgate.network import checking, network
 from oracle import assert_close, forward, gated, make, rows
 
 W, B = np.array([[1.0, -1.0], [2.0, 0.5], [0.0, 1.0]]), np.array([0.0, -1.0, 0.25])
@@ -681,10 +681,10 @@ def test_each_batch_size_uses_its_class(net: Network) -> None:
     gates = net.with_strategies(["gate", "gate", "skip"])
     x = rows(300, 20)
     for n in (1, 5, 8):  # 8 is as near to 1 as to 64
-        assert both.strategies(n) == ("gate", "gate", "skip")
+        assert both.plan_for(n).strategies == ("gate", "gate", "skip")
         np.testing.assert_array_equal(both(x[:n]), gates(x[:n]))
     for n in (9, 64, 300):
-        assert both.strategies(n) == ("dense",) * 3
+        assert both.plan_for(n).strategies == ("dense",) * 3
         np.testing.assert_array_equal(both(x[:n]), net.dense()(x[:n]))
     np.testing.assert_array_equal(both(x[0]), gates(x[0]))
 
@@ -777,7 +777,7 @@ def test_tune_may_use_the_gates(net: Network) -> None:
     assert [plan.rows for plan in tuned.plan] == [1, 64, 1024]
     x = rows(70, 20)
     for n in (1, 70):
-        assert_close(tuned(x[:n]), forward(tuned, x[:n])[-1], f"{tuned.strategies(n)}")
+        assert_close(tuned(x[:n]), forward(tuned, x[:n])[-1], f"{tuned.plan_for(n).strategies}")
 
 
 @pytest.mark.parametrize(
@@ -920,14 +920,14 @@ def test_layers_stay_as_they_are_beside_an_order() -> None:
     for old, new in zip(net.layers, part.layers, strict=True):
         assert old.weight is new.weight and old.bias is new.bias and old.gate is new.gate
     assert repr(part).startswith("<lrgate.Network 20-40-30-5,")
-    assert net.layers[0].order is None
-    order = part.layers[0].order
+    assert net.layers[0].kept_units is None
+    order = part.layers[0].kept_units
     assert order is not None and order.dtype == np.int32
     np.testing.assert_array_equal(order, SOME[0])
     with pytest.raises(ValueError, match="read-only"):
         order[0] = 1
     again = Network.from_layers(part.layers)
-    assert again.layers[0].order is order
+    assert again.layers[0].kept_units is order
     assert again.layers[0].gate is net.layers[0].gate
 
 
@@ -1007,10 +1007,10 @@ LAST = "it is the last layer, whose units are the outputs"
 @pytest.mark.parametrize(
     ("orders", "kind", "message"),
     [
-        ([None], ValueError, "orders must have 3 entries, one per layer, got 1"),
-        ({3: None}, ValueError, "orders must name layers from 0 to 2, got 3"),
-        ({"0": None}, ValueError, "orders must name layers from 0 to 2, got '0'"),
-        (5, TypeError, "orders must be a mapping or a sequence of orders, got int"),
+        ([None], ValueError, "units must have 3 entries, one per layer, got 1"),
+        ({3: None}, ValueError, "units must name layers from 0 to 2, got 3"),
+        ({"0": None}, ValueError, "units must name layers from 0 to 2, got '0'"),
+        (5, TypeError, "units must be a mapping or a sequence of units, got int"),
         (
             {0: [0.0, 1.0]},
             TypeError,
@@ -1026,18 +1026,18 @@ LAST = "it is the last layer, whose units are the outputs"
         ({1: [0, 30]}, ValueError, "units[1]: kept_units must name units from 0 to 29, got 30"),
         ({1: [-1]}, ValueError, "units[1]: kept_units must name units from 0 to 29, got -1"),
         ({0: [4, 2, 4]}, ValueError, "units[0]: kept_units must name distinct units, got 4 twice"),
-        ({2: [0, 1, 2, 3, 4]}, ValueError, f"layers[2].order must be None: {LAST}"),
+        ({2: [0, 1, 2, 3, 4]}, ValueError, f"layers[2].kept_units must be None: {LAST}"),
         (
             {0: range(3)},
             ValueError,
             "layers[0]: rank of the gate must be at most 3, the smaller number of inputs and units "
-            "that the orders leave, got 4",
+            "that are kept, got 4",
         ),
         (
             {0: range(3, 7), 1: [7, 8]},
             ValueError,
             "layers[1]: rank of the gate must be at most 2, the smaller number of inputs and units "
-            "that the orders leave, got 4",
+            "that are kept, got 4",
         ),
     ],
 )
@@ -1069,7 +1069,7 @@ def test_from_layers_names_the_layer_whose_order_does_not_fit() -> None:
     with pytest.raises(ValueError) as error:
         Network.from_layers([layer, OUT], ["tanh", "identity"])
     assert str(error.value) == (
-        "layers[0]: order must have all 3 units for tanh, which has no hard zero, got 2"
+        "layers[0]: kept_units must have all 3 units for tanh, which has no hard zero, got 2"
     )
 
 
@@ -1103,7 +1103,7 @@ def test_from_layers_names_the_layer_whose_order_does_not_fit() -> None:
         (
             {"layers.0.kept_units": np.array([2])},
             "layers[0]: rank of the gate must be at most 1, the smaller number of inputs and units "
-            "that the orders leave, got 2",
+            "that are kept, got 2",
         ),
     ],
 )
@@ -1479,7 +1479,7 @@ def test_a_probe_has_the_outputs_of_the_plan() -> None:
     for one, form in zip(net.probe.planned, forms, strict=True):
         np.testing.assert_array_equal(one.y, net.with_strategies(*form)(net.probe.x))
         assert np.abs(one.y - net.probe.y).max() > 1e-3 * np.abs(net.probe.y).max()
-        assert network.CHECK_TOLERANCE <= one.tolerance < 0.2
+        assert checking.CHECK_TOLERANCE <= one.tolerance < 0.2
     assert net.check() <= 1e-4
     dense = net.dense().with_probe(net.probe.x)
     assert dense.probe is not None and dense.probe.planned == ()
@@ -1506,7 +1506,7 @@ def changed(net: Network, i: int, part: str, change: Any) -> Network:
     [
         ("weight", lambda weight: weight[::-1]),
         ("bias", lambda bias: bias + 0.2),
-        ("order", lambda order: order[:-9]),
+        ("kept_units", lambda units: units[:-9]),
         ("gate.u", lambda u: -u),
         ("gate.v", lambda v: np.roll(v, 1, axis=1)),
         ("gate.bias", lambda bias: bias - 0.5),
@@ -1529,7 +1529,7 @@ def test_check_notices_damage(part: str, change: Any, i: int, plan_stays: bool) 
 def test_check_tells_the_plan() -> None:
     with pytest.raises(ValueError) as error:
         changed(planned(), 0, "gate.bias", lambda bias: bias - 0.5).check()
-    plan = "gate-int8 dense-int8 dense-int8"
+    plan = "gate-int8/dense-int8/dense-int8"
     start = f"the probe's outputs under the plan {plan} differ from the stored ones by "
     assert str(error.value).startswith(start)
 
@@ -1618,7 +1618,7 @@ def test_check_of_gates_that_were_never_on_together() -> None:
     mixed = net.with_strategies(["skip", "gate", "skip"], ["f32", "int8", "f32"])
     assert mixed.probe is not None and len(mixed.probe.planned or ()) == 2
     assert mixed.check() <= 1e-4
-    with pytest.raises(ValueError, match=r"^the probe's outputs under the plan gate-int8 "):
+    with pytest.raises(ValueError, match=r"^the probe's outputs under the plan gate-int8/"):
         changed(mixed, 1, "gate.bias", lambda bias: bias - 1).check()
 
 
@@ -1743,10 +1743,10 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
 def test_repr() -> None:
     net = make([20, 50, 30, 5])
     assert repr(net).startswith(
-        "<lrgate.Network 20-50-30-5, regression, plan {1: dense-dense-dense}"
+        "<lrgate.Network 20-50-30-5, regression, plan {1: dense/dense/dense}"
     )
     text = repr(everything())
-    assert "classification, plan {1: gate-skip-dense, 32: skip-gate-skip}" in text
+    assert "classification, plan {1: gate/skip/dense, 32: skip/gate/skip}" in text
 
 
 def test_nbytes_grows_with_the_layouts(net: Network) -> None:

@@ -421,7 +421,7 @@ def test_provably_dead_units_are_left_out(own: bool) -> None:
     np.testing.assert_array_equal(fast.input_range, span)
     assert fast.report is not None
     assert fast.report.dead_units[0] >= len(DEAD)
-    order = fast.layers[0].order
+    order = fast.layers[0].kept_units
     assert order is not None and not set(order) & set(DEAD)
     assert set(order) >= {*SILENT, *ALWAYS}
     corners = np.random.default_rng(0).integers(0, 2, (300, D)).astype(np.float32)
@@ -437,7 +437,7 @@ def test_silent_units_are_dropped(net: Network) -> None:
     # Nothing was seen that it costs: what 160 rows cannot have shown is in the bound.
     assert fast.report.tests[0].upper == pytest.approx(np.log(20) / 160, rel=1e-3)
     assert fast.report.dropped_units[0] >= len(SILENT) + len(DEAD)
-    order = fast.layers[0].order
+    order = fast.layers[0].kept_units
     assert order is not None and not set(order) & {*SILENT, *DEAD}
 
 
@@ -507,7 +507,7 @@ def test_layers_all_off_or_all_on(bias: float, span: Any, budget: float) -> None
     assert_near(fast, net, rows(100), 1e-5 if bias < 0 or budget == 0 else 1.0)
     if bias < 0 and (span is not None or budget):
         # A layer keeps one unit at least.
-        assert fast.layers[0].order is not None and len(fast.layers[0].order) == 1
+        assert fast.layers[0].kept_units is not None and len(fast.layers[0].kept_units) == 1
 
 
 # --- gates, orders, int8 ------------------------------------------------------------------------
@@ -519,7 +519,7 @@ def test_units_that_are_always_on_are_not_scored(net: Network) -> None:
     gate = fast.layers[0].gate
     assert gate is not None
     assert (gate.v[:, ALWAYS] == 0).all() and (gate.bias[ALWAYS] == 1).all()
-    order = fast.layers[0].order
+    order = fast.layers[0].kept_units
     assert order is not None
     unscored = (gate.v[:, order] == 0).all(axis=0)
     assert set(order[unscored]) >= set(ALWAYS)
@@ -589,7 +589,9 @@ def test_both_orders_compute_the_same(net: Network, monkeypatch: pytest.MonkeyPa
             patch.setattr(MODULE._Search, "_order_pays", lambda *_, ordered=ordered: ordered)
             results.append(optimized(net, x, None, 0.3, precision="f32"))
     np.testing.assert_allclose(results[0](x), results[1](x), rtol=1e-5, atol=1e-5)
-    assert (results[0].layers[0].order is None) is False and results[1].layers[0].order is None
+    assert (results[0].layers[0].kept_units is None) is False and results[1].layers[
+        0
+    ].kept_units is None
 
 
 @pytest.mark.usefixtures("wins")

@@ -931,7 +931,7 @@ def test_each_batch_size_uses_its_precisions(net: Network) -> None:
     for n, part in ((1, plan[0]), (64, plan[1])):
         expected = small.with_strategies(part.strategies, part.precisions)(x[:n])
         np.testing.assert_array_equal(both(x[:n]), expected)
-    assert "plan {1: skip-int8 skip skip-int8, 64: dense dense-int8 dense}" in repr(both)
+    assert "plan {1: skip-int8/skip/skip-int8, 64: dense/dense-int8/dense}" in repr(both)
 
 
 # --- rows ---------------------------------------------------------------------------------------
@@ -1150,8 +1150,8 @@ def test_a_profile_in_int8(net: Network, strategy: str, orders: Any) -> None:
 
 def test_repr(net: Network) -> None:
     small = net.quantize(images(50))
-    assert "plan {1: gate-int8 gate-int8 dense-int8}" in repr(small)
-    assert "plan {1: gate-skip-skip}" in repr(small.with_strategies(["gate", "skip", "skip"]))
+    assert "plan {1: gate-int8/gate-int8/dense-int8}" in repr(small)
+    assert "plan {1: gate/skip/skip}" in repr(small.with_strategies(["gate", "skip", "skip"]))
     assert repr(small.layers[0]) == "Layer(30 -> 50, relu, gate of rank 4, int8)"
 
 

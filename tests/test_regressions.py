@@ -117,6 +117,6 @@ def test_refusals_name_the_argument() -> None:
     with pytest.raises(TypeError, match=r"^batch_sizes must be a sequence of integers, got int$"):
         net.tune(x, 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^rows must be at least 0, got -1$"):
-        net.strategies(-1)
+        net.plan_for(-1)
     with pytest.raises(ValueError, match=r"^a sparse x must have shape \(n, 2\), got \(2,\)$"):
         net(sparse.coo_array(np.ones(2)))

@@ -13,6 +13,7 @@ import pytest
 
 from lrgate.results.optimization import BatchReport, CheckReport, LayerReport, OptimizeReport
 from lrgate.results.ratio import Ratio
+from lrgate.results.table import Column, Table
 
 
 def layer(i: int = 0, **changes: Any) -> LayerReport:
@@ -117,6 +118,23 @@ def test_a_report_comes_back(report: OptimizeReport) -> None:
     assert pickle.loads(pickle.dumps(report)) == report  # noqa: S301
     none = replace(report, order_speed_up=None, notes=(), batches=(), machine={})
     assert OptimizeReport.from_dict(none.to_dict()) == none
+
+
+def test_a_report_of_an_earlier_version_is_read(report: OptimizeReport) -> None:
+    """It calls the reports by batch size `classes`."""
+    values = report.to_dict()
+    values["classes"] = values.pop("batches")
+    assert OptimizeReport.from_dict(values) == report
+
+
+def test_tables_are_text_html_and_frames(report: OptimizeReport) -> None:
+    table = report.batches[0].table()
+    html = table._repr_html_()
+    assert html.count("<tr>") == 1 + len(table.rows)
+    assert html.count("gate-int8 128") == str(table).count("gate-int8 128") > 0
+    frame = table.to_dataframe()
+    assert list(frame.columns) == [column.title for column in table.columns]
+    assert "<script>" not in Table([Column("a")], [("<script>",)])._repr_html_()
 
 
 def test_the_dict_is_a_copy(report: OptimizeReport) -> None:

@@ -80,13 +80,13 @@ def _layer(parts: dict[str, Array], i: int, activation: Activation) -> Layer:
         bias = np.zeros(len(weight), np.float32) if bias is None else bias
         gate = _gate(parts, name)
         quantization = _quantization(parts, name)
-        return Layer(weight, bias, activation, gate, _kept_units(parts), quantization)
+        return Layer(weight, bias, activation, gate, _kept_units(parts, name), quantization)
 
 
-def _kept_units(parts: dict[str, Array]) -> Array | None:
+def _kept_units(parts: dict[str, Array], name: str) -> Array | None:
     """The units kept, also under the key that earlier versions wrote."""
     if "kept_units" in parts and "order" in parts:
-        raise FileFormatError("order is the earlier key of kept_units: a layer must have one")
+        raise FileFormatError(f"{name}order is the earlier key of kept_units: a layer has one")
     return parts.get("kept_units", parts.get("order"))
 
 

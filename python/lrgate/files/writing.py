@@ -30,7 +30,7 @@ def to_arrays(model: Model) -> dict[str, Array]:
             if layer.gate.range is not None:
                 arrays[f"layers.{i}.gate.range"] = layer.gate.range
         if layer.kept_units is not None:
-            arrays[f"layers.{i}.order"] = layer.kept_units
+            arrays[f"layers.{i}.kept_units"] = layer.kept_units
         if layer.quantization is not None:
             arrays[f"layers.{i}.quantization.scale"] = layer.quantization.scale
             arrays[f"layers.{i}.quantization.offset"] = layer.quantization.offset

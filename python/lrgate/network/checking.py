@@ -136,7 +136,7 @@ def check_rows(rule: str, rows: npt.NDArray[Any]) -> None:
 
 def plan_text(plan: BatchPlan) -> str:
     """A plan on one line."""
-    return " ".join(path_names(plan.strategies, plan.precisions))
+    return "/".join(path_names(plan.strategies, plan.precisions))
 
 
 def planned_outputs(net: Network, probe: Probe) -> tuple[PlannedOutputs, ...]:

@@ -141,7 +141,7 @@ class Race:
                 str(entry.over[key]) for key in ("any", entry.precision) if key in entry.over
             )
             if ratios:
-                text = f"{entry.name}, {' '.join(entry.plan)}: {'; '.join(ratios)}"
+                text = f"{entry.name}, {'/'.join(entry.plan)}: {'; '.join(ratios)}"
                 if not entry.within_limit:
                     text += ", at too high an error"
                 lines.append(_wrapped(text))
