@@ -57,4 +57,4 @@ def test_a_map_of_another_width() -> None:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(lrgate.sparse).failed == 0
+    assert doctest.testmod(lrgate.inputs.sparse).failed == 0
