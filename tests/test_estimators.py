@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import itertools
 import tracemalloc
 import warnings
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from lrgate import estimators, files, model
+from lrgate import estimators
 from lrgate.estimators import (
     Estimate,
     ThresholdPath,
@@ -1414,11 +1412,3 @@ def test_rank_is_bounded_by_the_rows() -> None:
     assert repr(fit) == "Estimate(whitened, 10 -> 20, max_rank 5)"
     # Six rows span five directions around their mean: these are then estimated exactly.
     assert squared_error(LAYER, fit.gate(5), ROWS[:6]) < 1e-8
-
-
-# --- examples in the documentation --------------------------------------------------------------
-
-
-@pytest.mark.parametrize("module", [estimators, model, files], ids=lambda module: module.__name__)
-def test_examples(module: ModuleType) -> None:
-    assert doctest.testmod(module).failed == 0

@@ -5,6 +5,8 @@ of each unit's z from a product of low rank, ``x U V + c``, so that units predic
 not be computed (Davis and Arel 2013, arXiv 1312.4461). An estimator fits U, V and c once, at the
 largest rank; every smaller rank is a cut of that one fit:
 
+>>> import numpy as np
+>>> from lrgate import Activation, Layer
 >>> rng = np.random.default_rng(0)
 >>> layer = Layer(rng.normal(size=(40, 20)), np.zeros(40), Activation("relu"))
 >>> fit = whitened(layer, rng.normal(size=(200, 20)))

@@ -77,6 +77,8 @@ def evaluate(layer: Layer, gate: Gate, inputs: Rows) -> GateReport:
 
     Examples
     --------
+    >>> from lrgate import Activation
+    >>> from lrgate.estimators import svd
     >>> layer = Layer(np.eye(2), np.zeros(2), Activation("relu"))
     >>> print(evaluate(layer, svd(layer).gate(2), [[1, -1], [2, 1]]))
     rank 2: recall 1.0000, computed share 0.7500, lost energy 0.00000 (2 rows)

@@ -54,6 +54,7 @@ def svd(layer: Layer, max_rank: int | None = None) -> Estimate:
 
     Examples
     --------
+    >>> from lrgate import Activation
     >>> svd(Layer(np.eye(3), np.zeros(3), Activation("relu")))
     Estimate(svd, 3 -> 3, max_rank 3)
     """

@@ -63,6 +63,8 @@ class ThresholdPath:
 
     Examples
     --------
+    >>> from lrgate import Activation
+    >>> from lrgate.estimators import evaluate, svd
     >>> layer = Layer(np.eye(2), np.zeros(2), Activation("relu"))
     >>> rows = [[2, 1], [1, -1], [-1, -2], [-2, 2]]
     >>> path = ThresholdPath(layer, svd(layer).gate(2), rows)
@@ -221,6 +223,8 @@ def fit_thresholds(
 
     Examples
     --------
+    >>> from lrgate import Activation
+    >>> from lrgate.estimators import evaluate, svd
     >>> layer = Layer(np.eye(2), np.zeros(2), Activation("relu"))
     >>> rows = [[2, 1], [1, -1], [-1, -2], [-2, 2]]
     >>> gate = fit_thresholds(layer, svd(layer).gate(2), rows, lost_energy=0.15)

@@ -89,6 +89,7 @@ def whitened(layer: Layer, inputs: Rows, max_rank: int | None = None) -> Estimat
 
     Examples
     --------
+    >>> from lrgate import Activation
     >>> rows = np.random.default_rng(0).normal(size=(10, 3))
     >>> whitened(Layer(np.eye(3), np.zeros(3), Activation("relu")), rows)
     Estimate(whitened, 3 -> 3, max_rank 3)
