@@ -39,7 +39,7 @@ Array = npt.NDArray[Any]
 
 FRESH = 40_000
 MODULE = search
-MEASURED = (MODULE._Search._race, MODULE._Search._layer_seconds, MODULE._Search._tuned)
+MEASURED = (MODULE.Search._race, MODULE.Search._layer_seconds, MODULE.Search._tuned)
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def quick(forced: bool) -> None:
         setattr(MODULE, f"{name}_SECONDS", 1e-3 if forced else 0.02)
     timing._TURN_SECONDS = 1e-4 if forced else 1e-3  # type: ignore[misc]
     clocks = (race, layer_seconds, tuned) if forced else MEASURED
-    search = MODULE._Search
+    search = MODULE.Search
     search._race, search._layer_seconds, search._tuned = clocks
 
 
@@ -223,7 +223,7 @@ def layer_seconds(self: Any, network: Any) -> Array:
 def tuned(self: Any, network: Any) -> Any:
     plan = []
     for size in self.sizes:
-        _, names, words = MODULE._plan_of(network, size)
+        _, names, words = MODULE.plan_of(network, size)
         chosen = ["gate" if layer.gate else "skip" for layer in network.layers]
         plan.append((size, chosen, words))
         assert len(names) == len(chosen)
@@ -231,7 +231,7 @@ def tuned(self: Any, network: Any) -> Any:
 
 
 def only(network: Any, size: int) -> Any:
-    return MODULE._only(network, size)
+    return MODULE.only_plan(network, size)
 
 
 # --- tasks ----------------------------------------------------------------------------------------

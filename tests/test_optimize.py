@@ -30,8 +30,11 @@ from lrgate.measure import timing
 from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation
 from lrgate.planner import search
+from lrgate.planner.arguments import checked_ranks, checked_targets
 from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.evidence import Evidence
+from lrgate.planner.plans import without_gates
+from lrgate.planner.progress import NoBar
 from lrgate.planner.split import Split
 from lrgate.quantization.fit import selected
 from oracle import gated, make
@@ -70,11 +73,11 @@ def wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def tuned(self: Any, network: Network) -> Network:
         names = ["gate" if layer.gate else "skip" for layer in network.layers]
-        plan = [(size, names, MODULE._plan_of(network, size)[2]) for size in self.sizes]
+        plan = [(size, names, MODULE.plan_of(network, size)[2]) for size in self.sizes]
         return network._with_engine_plan(network.engine.with_plan(plan))
 
     for name, fake in (("_race", race), ("_layer_seconds", layer_seconds), ("_tuned", tuned)):
-        monkeypatch.setattr(MODULE._Search, name, fake)
+        monkeypatch.setattr(MODULE.Search, name, fake)
 
 
 def network(
@@ -555,7 +558,7 @@ def by_hand(fast: Network) -> Network:
 def test_everything_at_once(
     net: Network, precision: str, ordered: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(MODULE._Search, "_order_pays", lambda *_: ordered)
+    monkeypatch.setattr(MODULE.Search, "_order_pays", lambda *_: ordered)
     x = rows()
     options = {"precision": precision, "input_range": (0, 1), "prune": "never_on"}
     fast = optimized(net, x, labels(net, x), 0.3, **options)
@@ -586,7 +589,7 @@ def test_both_orders_compute_the_same(net: Network, monkeypatch: pytest.MonkeyPa
     results = []
     for ordered in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(MODULE._Search, "_order_pays", lambda *_, ordered=ordered: ordered)
+            patch.setattr(MODULE.Search, "_order_pays", lambda *_, ordered=ordered: ordered)
             results.append(optimized(net, x, None, 0.3, precision="f32"))
     np.testing.assert_allclose(results[0](x), results[1](x), rtol=1e-5, atol=1e-5)
     assert (results[0].layers[0].kept_units is None) is False and results[1].layers[
@@ -651,7 +654,7 @@ class Seen:
 def costs(monkeypatch: pytest.MonkeyPatch, cost: Any) -> None:
     """What the rows that choose say of networks."""
     found = lambda self, network: [Seen(float(cost(network)))]  # noqa: E731
-    monkeypatch.setattr(MODULE._Search, "_chosen_evidence", found)
+    monkeypatch.setattr(MODULE.Search, "_chosen_evidence", found)
 
 
 @pytest.mark.usefixtures("wins")
@@ -708,7 +711,7 @@ def slower(monkeypatch: pytest.MonkeyPatch, **speeds: float) -> None:
         each = {name: np.full(3, speeds.get(name, 1.0) * 1e-6) for name in networks}
         return {name: timing.Timing(size, times, times) for name, times in each.items()}
 
-    monkeypatch.setattr(MODULE._Search, "_race", race)
+    monkeypatch.setattr(MODULE.Search, "_race", race)
 
 
 @pytest.mark.usefixtures("wins")
@@ -750,7 +753,7 @@ def test_errors_are_of_what_any_class_does(monkeypatch: pytest.MonkeyPatch) -> N
         each = {name: np.full(3, speeds.get(name, 1) * 1e-6) for name in networks}
         return {name: timing.Timing(size, times, times) for name, times in each.items()}
 
-    monkeypatch.setattr(MODULE._Search, "_race", race)
+    monkeypatch.setattr(MODULE.Search, "_race", race)
     net, x = network(), rows()
     fast = optimized(net, x, None, 0.5)
     small, large = fast.plan
@@ -777,7 +780,7 @@ def test_an_interrupt_leaves_nothing_behind(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(MODULE._Search, place, interrupt)
+    monkeypatch.setattr(MODULE.Search, place, interrupt)
     with pytest.raises(KeyboardInterrupt):
         lrgate.optimize(net, rows(), None, 0.5, ranks=(4,), batch_sizes=[1], progress=True)
     assert not list(getattr(tqdm, "_instances", ()))
@@ -1012,9 +1015,9 @@ def test_the_rows_that_a_rank_needs_are_enough(net: Network) -> None:
         if rank < fitted:
             continue
         with pytest.raises(ValueError, match="x must have at least") as refusal:
-            MODULE._checked_ranks([rank], fitted)
+            checked_ranks([rank], fitted)
         needed = int(str(refusal.value).split()[5])
-        assert MODULE._checked_ranks([rank], int(0.4 * needed)) == (rank,)
+        assert checked_ranks([rank], int(0.4 * needed)) == (rank,)
 
 
 @pytest.mark.parametrize(
@@ -1077,12 +1080,12 @@ def test_calls_of_any_size_are_raced_in_parts(monkeypatch: pytest.MonkeyPatch) -
     _, exact = two_plans()
     tune = np.zeros((10, 4), np.float32)
     search = SimpleNamespace(threads=2, split=SimpleNamespace(tune=tune), work=24)
-    MODULE._Search._race(search, 1 << 20, 0.0, exact=exact)
-    MODULE._Search._race(search, 3, 0.0, exact=exact)
+    MODULE.Search._race(search, 1 << 20, 0.0, exact=exact)
+    MODULE.Search._race(search, 3, 0.0, exact=exact)
     assert raced == [2 * 4096, 3]
     # Calls of large networks are of fewer rows.
     search.work = 10**7
-    MODULE._Search._race(search, 1 << 20, 0.0, exact=exact)
+    MODULE.Search._race(search, 1 << 20, 0.0, exact=exact)
     assert raced[2:] == [500]
 
 
@@ -1096,8 +1099,8 @@ def test_layers_of_classes_that_are_measured_alike_are_timed_once(
         timed.append(size)
         return before(network, size)
 
-    before = MODULE._only
-    monkeypatch.setattr(MODULE, "_only", only)
+    before = MODULE.only_plan
+    monkeypatch.setattr(MODULE, "only_plan", only)
     dense, skip = ["dense"] * 3, ["skip"] * 3
     plans = [(1, skip), (200, dense), (300, dense), (1000, skip), (5000, dense)]
     words = ["f32"] * 3
@@ -1105,13 +1108,13 @@ def test_layers_of_classes_that_are_measured_alike_are_timed_once(
     net = net._with_engine_plan(net.engine.with_plan([(n, p, words) for n, p in plans]))
     tune = sparse.csr_array(rows()) if as_csr else rows()
     search = SimpleNamespace(sizes=[n for n, _ in plans], split=SimpleNamespace(tune=tune), work=1)
-    seconds = MODULE._Search._layer_seconds(search, net)
+    seconds = MODULE.Search._layer_seconds(search, net)
     assert timed == [1, 200, 300, 1000]
     assert seconds.shape == (3, 5)
     assert (seconds > 0).all()
     np.testing.assert_array_equal(seconds[:, 4], seconds[:, 2])
     few = SimpleNamespace(sizes=[1, 300], split=SimpleNamespace(tune=tune[:7]), work=1)
-    assert MODULE._Search._layer_seconds(few, net).shape == (3, 2)
+    assert MODULE.Search._layer_seconds(few, net).shape == (3, 2)
 
 
 # --- the promise ----------------------------------------------------------------------------------
@@ -1120,7 +1123,7 @@ def test_layers_of_classes_that_are_measured_alike_are_timed_once(
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What happens, in order: looks at the rows held back, and checks of networks."""
     events: list[str] = []
-    split_of, passes = Split.of, MODULE._Search._passes
+    split_of, passes = Split.of, MODULE.Search._passes
 
     class Spy:
         def __init__(self, split: Split) -> None:
@@ -1140,7 +1143,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(
         MODULE.Split, "of", classmethod(lambda cls, *arguments: Spy(split_of(*arguments)))
     )
-    monkeypatch.setattr(MODULE._Search, "_passes", checked)
+    monkeypatch.setattr(MODULE.Search, "_passes", checked)
     return events
 
 
@@ -1180,7 +1183,7 @@ def test_the_first_that_fails_ends_the_check(
     def within(self: Evidence, *arguments: Any) -> bool:
         return real(self, *arguments) and tried <= failing
 
-    passes = MODULE._Search._passes
+    passes = MODULE.Search._passes
 
     def counted(self: Any, trial: Any) -> bool:
         nonlocal tried
@@ -1188,18 +1191,18 @@ def test_the_first_that_fails_ends_the_check(
         result: bool = passes(self, trial)
         return result
 
-    monkeypatch.setattr(MODULE._Search, "_passes", counted)
+    monkeypatch.setattr(MODULE.Search, "_passes", counted)
     monkeypatch.setattr(Evidence, "within", within)
     monkeypatch.setattr(MODULE, "_BUDGET_SHARES", (0.3, 1.0))
     # Past the check the stored outcome is looked at: it passed when it was tried.
-    report_of = MODULE._Search._report
+    report_of = MODULE.Search._report
 
     def reported(self: Any, *arguments: Any) -> Any:
         nonlocal tried
         tried = 0
         return report_of(self, *arguments)
 
-    monkeypatch.setattr(MODULE._Search, "_report", reported)
+    monkeypatch.setattr(MODULE.Search, "_report", reported)
     names[2] = "gates for 30% of the budget"
     fast = lrgate.optimize(
         net, rows(2000), None, 0.3, prune="never_on", ranks=(2, 4, 8), progress=False
@@ -1228,13 +1231,13 @@ def test_what_is_returned_is_what_was_checked(task: str, labelled: bool) -> None
     fast = optimized(net, x, y, 0.2, batch_sizes=(1, 16), confidence=0.9)
     report = fast.report
     assert report is not None and "gate" in kinds(fast)[0]
-    split = Split.of(x, None if y is None else MODULE.checked_targets(net, y, len(x)), 0)
-    search = MODULE._Search(
-        MODULE._plain(net, None),
+    split = Split.of(x, None if y is None else checked_targets(net, y, len(x)), 0)
+    search = MODULE.Search(
+        without_gates(net, None),
         split,
-        MODULE._Asked(0.2, 0.9, None, (1, 16), "auto", "proven", 1, 0),
+        MODULE.Asked(0.2, 0.9, None, (1, 16), "auto", "proven", 1, 0),
         (4,),
-        MODULE._NoBar(),
+        NoBar(),
     )
     judge = Evaluator(
         net, split.check, split.targets, others=search.chooser.all, calibration=search.calibration
@@ -1256,10 +1259,10 @@ def test_a_result_that_failed_its_check_is_never_returned(
 
     def passes(self: Any, trial: Any) -> bool:
         evidence = Evaluator(net, rows(50), None).evidence(-net(rows(50)))
-        trial.shown.update({MODULE._plan_key(trial.network, size): evidence for size in self.sizes})
+        trial.shown.update({MODULE.plan_key(trial.network, size): evidence for size in self.sizes})
         return True
 
-    monkeypatch.setattr(MODULE._Search, "_passes", passes)
+    monkeypatch.setattr(MODULE.Search, "_passes", passes)
     with pytest.raises(RuntimeError, match="failed its check"):
         lrgate.optimize(net, rows(), None, 0.1, batch_sizes=[1], ranks=(4,), progress=False)
 
@@ -1337,12 +1340,12 @@ def test_each_class_has_its_own_precision(
         each = {name: np.full(3, 1e-6 * speeds.get(name, 1.0)) for name in networks}
         return {name: timing.Timing(size, times, times) for name, times in each.items()}
 
-    monkeypatch.setattr(MODULE._Search, "_race", race)
+    monkeypatch.setattr(MODULE.Search, "_race", race)
     x = rows(1000)
     fast = optimized(net, x, None, 0.1, batch_sizes=(1, 32))
     small, large = fast.plan
     assert set(small.precisions) == {"f32"} and set(large.precisions) == {"int8"}
-    assert_near(MODULE._only(fast, 1), net, x[:50])
+    assert_near(MODULE.only_plan(fast, 1), net, x[:50])
     assert np.abs(fast(x[:32]) - net(x[:32])).max() > 0
 
 
@@ -1350,7 +1353,7 @@ def test_each_class_has_its_own_precision(
 def test_a_class_that_is_slower_in_the_last_race_goes_back_to_exact(
     net: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = MODULE._Search._race
+    before = MODULE.Search._race
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
         times = before(self, size, seconds, rows, **networks)
@@ -1358,7 +1361,7 @@ def test_a_class_that_is_slower_in_the_last_race_goes_back_to_exact(
             times["after"] = timing.Timing(size, times["dense"].calls, 2 * times["dense"].rounds)
         return times
 
-    monkeypatch.setattr(MODULE._Search, "_race", race)
+    monkeypatch.setattr(MODULE.Search, "_race", race)
     fast = optimized(net, rows(1000), None, 0.3)
     small, large = fast.plan
     assert "gate" in small.strategies

@@ -35,7 +35,7 @@ from lrgate.runtime import num_threads, set_num_threads, show_config
 
 if TYPE_CHECKING:
     from lrgate import estimators, examples, results
-    from lrgate.planner.search import optimize
+    from lrgate.planner.optimizer import optimize
 
 __all__ = [
     "Activation",
@@ -62,7 +62,7 @@ __all__ = [
 
 # Imported when they are first used: who only predicts need not wait for them.
 _MODULES = ("estimators", "examples", "results")
-_ELSEWHERE = {"optimize": "lrgate.planner.search"}
+_ELSEWHERE = {"optimize": "lrgate.planner.optimizer"}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,8 +24,9 @@ from lrgate.measure import timing
 from lrgate.measure.timing import Timing
 from lrgate.model.activation import Activation
 from lrgate.network import Network
+from lrgate.planner.arguments import checked_targets
 from lrgate.planner.evaluation import Evaluator
-from lrgate.planner.search import checked_targets, optimize
+from lrgate.planner.optimizer import optimize
 from lrgate.results.bench import Against, Alone, Entry, Race, Startup
 from lrgate.results.paths import path_names
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lrgate.inputs import checked_rows, label_array, real_array
 from lrgate.measure import timing
 from lrgate.network import Network
-from lrgate.planner.search import checked_targets
+from lrgate.planner.arguments import checked_targets
 from lrgate.types import Float32Array
 
 __all__ = [
