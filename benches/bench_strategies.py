@@ -21,8 +21,8 @@ import pytest
 import lrgate
 import networks
 import reference as oracle
-from lrgate import timing
 from lrgate.bench import engines
+from lrgate.measure import timing
 from networks import Case
 
 # Little time for each, so that all take minutes.
@@ -63,7 +63,7 @@ def outputs(
 def check(case: Case, strategy: str, rows: int) -> dict[str, Any]:
     """Assert that the answers are right in calls of `rows` rows; say how far the gate is off."""
     plan = case.plan(strategy)
-    used = plan.strategies(rows)
+    used = plan.plan_for(rows).strategies
     y = outputs(plan, case.x, rows)
     what = f"{case.name}, {strategy}, {rows} rows"
     if strategy not in ("fastest", "optimised"):

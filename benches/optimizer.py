@@ -28,8 +28,11 @@ import numpy as np
 import numpy.typing as npt
 
 import lrgate
-from lrgate import estimators, timing, units
+from lrgate import estimators
 from lrgate.bench import engines
+from lrgate.measure import timing
+from lrgate.planner import units
+from lrgate.results.paths import path_name
 
 TRAINING = Path(__file__).resolve().parent.parent / "training"
 sys.path.insert(0, str(TRAINING))
@@ -80,18 +83,18 @@ def seeds(options: argparse.Namespace) -> None:
         fast = optimized(options, net, rows.x_train, rows.y_train, seed)
         assert fast.report is not None
         before = error(net.dense(), rows.x_test, rows.y_test, 1024)
-        for of_class in fast.report.classes:
-            after = error(fast, rows.x_test, rows.y_test, of_class.rows)
-            plan = "-".join(named(layer) for layer in of_class.layers)
+        for batch in fast.report.batches:
+            after = error(fast, rows.x_test, rows.y_test, batch.rows)
+            plan = "/".join(named(layer) for layer in batch.layers)
             print(
-                f"{seed:>4} {of_class.rows:>5}  {plan:<25} {100 * before:5.2f} to "
+                f"{seed:>4} {batch.rows:>5}  {plan:<25} {100 * before:5.2f} to "
                 f"{100 * after:5.2f}"
-                f" {of_class.seconds_dense * 1e6:8.2f} {of_class.seconds_exact * 1e6:6.2f}"
-                f" {of_class.seconds_after * 1e6:6.2f}  {of_class.over_exact}"
+                f" {batch.seconds_dense * 1e6:8.2f} {batch.seconds_exact * 1e6:6.2f}"
+                f" {batch.seconds_after * 1e6:6.2f}  {batch.over_exact}"
             )
-            gated = any(layer.strategy == "gate" for layer in of_class.layers)
-            if gated and of_class.rows == 1:
-                best = max(best, of_class.over_exact.median)
+            gated = any(layer.strategy == "gate" for layer in batch.layers)
+            if gated and batch.rows == 1:
+                best = max(best, batch.over_exact.median)
         worst = max(error(fast, rows.x_test, rows.y_test, n) for n in SIZES) - before
         print(
             f"      largest increase {100 * worst:+.2f} points, optimised in"
@@ -181,7 +184,7 @@ def orders(options: argparse.Namespace) -> None:
         skip = ["skip"] * len(net.layers)
         plans = {
             "as it was": plain.with_strategies(skip, precision),
-            "ordered": plain.with_order(found).with_strategies(skip, precision),
+            "ordered": plain.with_units(found).with_strategies(skip, precision),
         }
         for size in (1, 256):
             times = race(plans, rows.x_test, size)
@@ -266,9 +269,8 @@ def error(net: lrgate.Network, x: npt.NDArray[Any], y: npt.NDArray[Any], rows: i
     return float((np.concatenate([net.predict(call) for call in calls]) != y).mean())
 
 
-def named(layer: lrgate.LayerReport) -> str:
-    strategy = f"{layer.strategy}8" if layer.precision == "int8" else layer.strategy
-    return strategy if layer.rank is None else f"{strategy}/{layer.estimator[:4]}{layer.rank}"
+def named(layer: lrgate.results.LayerReport) -> str:
+    return path_name(layer.strategy, layer.precision, layer.rank)
 
 
 def fits(name: str, layer: lrgate.Layer, x: npt.NDArray[Any], rank: int) -> lrgate.Gate:

@@ -23,7 +23,7 @@ import numpy as np
 
 import lrgate
 import networks
-from lrgate import timing
+from lrgate.measure import timing
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benches/promise.py --runs 400 --out promise.jsonl
 
 Every run makes a task, trains a network on it, optimises it on calibration rows and takes the
-increase of the error on 40,000 fresh rows of the same kind, for every batch class's plan. The
+increase of the error on 40,000 fresh rows of the same kind, for every batch size's plan. The
 task's own probabilities are known, so that the increase on fresh rows has no noise of labels. A run
 is over budget where the increase of any class is. Runs are kept in a file of JSON lines; those that
 are there are not run again. The table has, by kind: runs, the share over budget, the largest excess
@@ -31,13 +31,15 @@ import numpy as np
 import numpy.typing as npt
 
 import lrgate
-from lrgate import timing
+from lrgate.measure import timing
+from lrgate.model.model import TASKS
+from lrgate.planner import search
 
 Array = npt.NDArray[Any]
 
 FRESH = 40_000
-MODULE = sys.modules["lrgate.optimize"]
-MEASURED = (MODULE._Search._race, MODULE._Search._layer_seconds, MODULE._Search._tuned)
+MODULE = search
+MEASURED = (MODULE.Search._race, MODULE.Search._layer_seconds, MODULE.Search._tuned)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def main() -> None:
 
 
 def supported(kind: Kind) -> bool:
-    return kind.task in lrgate.model.TASKS
+    return kind.task in TASKS
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -172,7 +174,7 @@ def run(job: tuple[str, int]) -> dict[str, Any]:
     assert report is not None
     used = {name for plan in fast.plan for name in (*plan.strategies, *plan.precisions)}
     fresh = max(task.increase(net, only(fast, plan.rows), rng.spawn(1)[0]) for plan in fast.plan)
-    speed = statistics.median(c.over_dense.median for c in report.classes)
+    speed = statistics.median(c.over_dense.median for c in report.batches)
     return {
         "kind": kind.name,
         "seed": job[1],
@@ -197,7 +199,7 @@ def quick(forced: bool) -> None:
         setattr(MODULE, f"{name}_SECONDS", 1e-3 if forced else 0.02)
     timing._TURN_SECONDS = 1e-4 if forced else 1e-3  # type: ignore[misc]
     clocks = (race, layer_seconds, tuned) if forced else MEASURED
-    search = MODULE._Search
+    search = MODULE.Search
     search._race, search._layer_seconds, search._tuned = clocks
 
 
@@ -221,7 +223,7 @@ def layer_seconds(self: Any, network: Any) -> Array:
 def tuned(self: Any, network: Any) -> Any:
     plan = []
     for size in self.sizes:
-        _, names, words = MODULE._class_of(network, size)
+        _, names, words = MODULE.plan_of(network, size)
         chosen = ["gate" if layer.gate else "skip" for layer in network.layers]
         plan.append((size, chosen, words))
         assert len(names) == len(chosen)
@@ -229,7 +231,7 @@ def tuned(self: Any, network: Any) -> Any:
 
 
 def only(network: Any, size: int) -> Any:
-    return MODULE._only(network, size)
+    return MODULE.only_plan(network, size)
 
 
 # --- tasks ----------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ import numpy as np
 
 import lrgate
 import networks
-from lrgate import timing
 from lrgate.bench import engines
+from lrgate.measure import timing
 
 ROWS = (1, 64, 256, 1024)
 PEER = "ORT f32"
@@ -78,7 +78,7 @@ def one_thread(case: networks.Case, seconds: float) -> dict[tuple[str, int], tim
                     f"{rows:>4}  {name:<8} {_error(contestants[name], case, rows):6.2%} "
                     f"{time.seconds_per_row * 1e6:8.2f} {spread:<18}  {ratio}"
                 )
-            print("      fastest:", "-".join(contestants["fastest"].strategies(rows)))
+            print("      fastest:", *contestants["fastest"].plan_for(rows).strategies)
     return ratios
 
 

@@ -60,7 +60,7 @@ def forward(
     net: lrgate.Network, x: Any, strategies: tuple[str, ...] | None = None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Every layer's outputs in float64 and the bound on each, float64 (n, out) both."""
-    strategies = net.strategies(len(x)) if strategies is None else strategies
+    strategies = net.plan_for(len(x)).strategies if strategies is None else strategies
     scale = 1.0 if net.input_scale is None else np.float64(net.input_scale)
     shift = 0.0 if net.input_shift is None else np.float64(net.input_shift)
     x = np.asarray(x, np.float64)

@@ -18,8 +18,12 @@ import pytest
 
 import lrgate
 from lrgate import cli
-from lrgate.bench import compare, engines, process, startup
-from lrgate.timing import Timing
+from lrgate.bench import compare, contestants, engines, startup
+from lrgate.bench.contestants import original
+from lrgate.bench.parts import calls_of
+from lrgate.measure import process
+from lrgate.measure.timing import Timing
+from lrgate.results.bench import Startup
 
 SIZES = (12, 20, 16, 4)
 FEW = ["numpy"]
@@ -229,7 +233,7 @@ def test_settings_within_the_error_limit_come_before_faster_ones(
     grid = ({"kind": "rough"}, {"kind": "slow"})
     peer = engines.Engine("Peer", "numpy", "int8", (), numpy.store, load, grid)
     monkeypatch.setattr(compare, "selected", lambda _: (peer,))
-    monkeypatch.setitem(compare._TOLERANCES, "int8", 10.0)
+    monkeypatch.setitem(contestants._TOLERANCES, "int8", 10.0)
     found = measured(network(), rows(60), batch_sizes=(8,), optimized=False, start=False)
     entries = {entry.name: entry for entry in found.races[0].entries}
     assert entries["Peer"].settings == {"kind": "slow"}
@@ -258,7 +262,7 @@ def test_peers_leave_out_other_activations_and_a_last_softmax_is_left_out_of_all
     assert not found.left_out
     assert {entry.error for entry in found.races[0].entries} == {0.0}
     x = rows().astype(np.float32)
-    assert (compare.original(softmax).predict(x) == softmax.predict(x)).all()
+    assert (original(softmax).predict(x) == softmax.predict(x)).all()
 
 
 def test_a_process_has_the_threads_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,11 +278,11 @@ def test_a_process_has_the_threads_it_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_call_has_rows_even_where_there_are_few() -> None:
     x = np.arange(10).reshape(5, 2)
-    calls = compare._calls(x, 7)
+    calls = calls_of(x, 7)
     assert {call.shape for call in calls} == {(7, 2)}
     assert len({int(call[0, 0]) for call in calls}) == 5
     many = np.zeros((100, 2))
-    assert all(np.shares_memory(call, many) for call in compare._calls(many, 10))
+    assert all(np.shares_memory(call, many) for call in calls_of(many, 10))
 
 
 def test_a_start_that_fails_says_why(tmp_path: Path) -> None:
@@ -403,7 +407,7 @@ def entry(name: str, microseconds: float, factor: float | None = None) -> dict[s
         "seconds_per_row": microseconds * 1e-6,
         "rows_per_second": 1e6 / microseconds,
         "over": {} if factor is None else {"any": against, "int8": against},
-        "plan": [] if factor is None else ["gate8", "skip8"],
+        "plan": [] if factor is None else ["gate-int8", "skip-int8"],
         "predicted": None if factor is None else 2.5,
     }
 
@@ -415,7 +419,7 @@ def work(factor: float, wrong: float = 0.0) -> dict[str, Any]:
         for n in (1, 256)
     ]
     races[0]["entries"][0] |= {"error": 0.011 + wrong, "within_limit": wrong == 0}
-    start = startup.Startup("lrgate", 0.1, 0.04, None, 1000)
+    start = Startup("lrgate", 0.1, 0.04, None, 1000)
     comparison = {
         "measure": "classification error",
         "error_dense": 0.01,

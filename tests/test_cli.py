@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import lrgate
-from lrgate import cli, demo, estimators, timing
-from lrgate.bench import engines
+from lrgate import cli, estimators
+from lrgate.bench import demo, engines
+from lrgate.measure import timing
 
 
 @pytest.fixture(scope="module")

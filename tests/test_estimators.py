@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
 import itertools
 import tracemalloc
 import warnings
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,21 +15,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from lrgate import estimators, files, model
+from lrgate import estimators
 from lrgate.estimators import (
     Estimate,
     ThresholdPath,
     evaluate,
     fit_thresholds,
+    hull,
     logistic,
+    products,
+    signs,
     svd,
+    thresholds,
     whitened,
+    whitening,
 )
+from lrgate.estimators import rows as rows_module
+from lrgate.inputs.sparse import SparseInputs
 from lrgate.model import Activation, Gate, Layer
-from lrgate.sparse import SparseInputs
 
 RELU = Activation("relu")
 SHAPES = [(12, 30), (30, 12), (20, 20), (1, 5), (5, 1)]  # (inputs, outputs)
+
+
+def set_chunk_values(monkeypatch: pytest.MonkeyPatch, values: int) -> None:
+    for module in (rows_module, products, thresholds, whitening):
+        monkeypatch.setattr(module, "CHUNK_VALUES", values)
 
 
 def random_layer(inputs: int, outputs: int, activation: Activation = RELU, seed: int = 0) -> Layer:
@@ -316,7 +325,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = whitened(layer, rows)
     report = evaluate(layer, whole.gate(3), rows)
     for values in (1, 70, 1000):
-        monkeypatch.setattr(estimators, "_CHUNK_VALUES", values)
+        set_chunk_values(monkeypatch, values)
         np.testing.assert_allclose(whitened(layer, rows).u @ whole.v, whole.u @ whole.v, atol=1e-9)
         other = evaluate(layer, whole.gate(3), rows)
         assert other.recall == report.recall
@@ -326,7 +335,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rows_are_never_copied_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """4.8 MB of float32 rows, which would take 9.6 in float64."""
-    monkeypatch.setattr(estimators, "_CHUNK_VALUES", 1 << 15)
+    set_chunk_values(monkeypatch, 1 << 15)
     layer, rows = random_layer(60, 40), np.ones((20_000, 60), np.float32)
     tracemalloc.start()
     try:
@@ -433,7 +442,7 @@ def test_every_form_is_what_the_definition_says(
     shape: tuple[int, int], form: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer, rows = random_layer(*shape), correlated_rows(300, shape[0])
-    monkeypatch.setattr(estimators, "_form", lambda *_: form)
+    monkeypatch.setattr(whitening, "_form", lambda *_: form)
     fit = whitened(layer, rows if kind == "dense" else sparse.csr_matrix(rows))
     # Of each other's square the rows' products are in float32.
     tolerance = 1e-3 if form == "rows" else 1e-6
@@ -451,7 +460,7 @@ def test_every_form_of_a_wide_layer_captures_what_the_exact_one_does(
     layer, rows = random_layer(*shape), correlated_rows(500, shape[0])
     z = pre_activations(layer, rows)
     exact = whitened(layer, rows)
-    monkeypatch.setattr(estimators, "_form", lambda *_: form)
+    monkeypatch.setattr(whitening, "_form", lambda *_: form)
     few = whitened(layer, rows, 32)
     share = captured(z - z.mean(axis=0), few.v) / captured(z - z.mean(axis=0), exact.v[:32])
     assert share[:16].min() > 0.9999
@@ -479,7 +488,7 @@ def test_the_smallest_square_is_taken(
 ) -> None:
     layer = Layer(np.zeros((outputs, inputs), np.float32), np.zeros(outputs), RELU)
     rows = np.broadcast_to(np.float32(0), (n, inputs))
-    assert estimators._form(layer, rows, rank) == form
+    assert whitening._form(layer, rows, rank) == form
 
 
 def sparse_problem(
@@ -519,14 +528,14 @@ def test_logistic_of_wide_sparse_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained in the rows' directions, it gains as it does where rows are dense."""
     layer, rows, _, other = clustered_problem()
     rows = rows[:700]
-    monkeypatch.setattr(estimators, "_DENSE_VALUES", 1000)
+    monkeypatch.setattr(signs, "_DENSE_VALUES", 1000)
     start = whitened(layer, rows)
     fit = logistic(layer, sparse.csr_matrix(rows), (8,), start=start)
     before = evaluate(layer, start.gate(8), other)
     after = evaluate(layer, with_share(fit.gate(8), other, before.computed_share), other)
     assert after.lost_energy < 0.95 * before.lost_energy
     # Few directions: in the others U is the start's.
-    monkeypatch.setattr(estimators, "_DIRECTIONS", 12)
+    monkeypatch.setattr(signs, "_DIRECTIONS", 12)
     fit = logistic(layer, sparse.csr_matrix(rows), (8,), start=start)
     after = evaluate(layer, with_share(fit.gate(8), other, before.computed_share), other)
     assert after.lost_energy < before.lost_energy
@@ -538,7 +547,7 @@ def test_wide_sparse_rows_take_no_square_of_their_columns(
     """A square would take 2.9 GB, dense rows in float32 48 MB, the weight 5 MB."""
     columns = 20_000
     layer = random_layer(columns, 64)
-    monkeypatch.setattr(estimators, "_DENSE_VALUES", 1 << 20)
+    monkeypatch.setattr(signs, "_DENSE_VALUES", 1 << 20)
     rows = sparse.random(600, columns, 20 / columns, "csr", np.float32, random_state=1)
     tracemalloc.start()
     try:
@@ -558,7 +567,7 @@ def test_large_weights_are_not_copied_in_float64(monkeypatch: pytest.MonkeyPatch
     whole = whitened(layer, rows, 16)
     path = ThresholdPath(layer, whole.gate(8), rows)
     report = evaluate(layer, whole.gate(8), rows)
-    monkeypatch.setattr(estimators, "_CHUNK_VALUES", 1 << 12)
+    set_chunk_values(monkeypatch, 1 << 12)
     tracemalloc.start()
     try:
         fit = whitened(layer, rows, 16)
@@ -719,14 +728,14 @@ def test_logistic_where_there_is_nothing_to_learn(bias: float, rows: np.ndarray)
 
 def test_logistic_costs_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, rows, _, _ = clustered_problem()
-    assert estimators._affordable(layer, rows, 8, 20) == (20, len(rows))
+    assert signs._affordable(layer, rows, 8, 20) == (20, len(rows))
     wide = Layer(np.zeros((5000, 5000), np.float32), np.zeros(5000), RELU)
     for n in (800, 8000):
         many = np.broadcast_to(np.float32(0), (n, 5000))
-        epochs, count = estimators._affordable(wide, many, 256, 20)
+        epochs, count = signs._affordable(wide, many, 256, 20)
         assert 5 <= epochs <= 20 and 257 <= count <= n
-        assert count * (2 * 5000**2 + epochs * 4 * 256 * 10_000) <= estimators._MOST_WORK
-    monkeypatch.setattr(estimators, "_MOST_WORK", 2e7)
+        assert count * (2 * 5000**2 + epochs * 4 * 256 * 10_000) <= signs._MOST_WORK
+    monkeypatch.setattr(signs, "_MOST_WORK", 2e7)
     first, second = (logistic(layer, rows, (4,), seed=3) for _ in range(2))
     assert first.rows is not None and 5 < first.rows < 1000
     np.testing.assert_array_equal(first.u, second.u)
@@ -976,7 +985,7 @@ def test_units_are_fitted_in_chunks_that_change_nothing(monkeypatch: pytest.Monk
     gate = whitened(layer, rows).gate(8)
     whole = fit_thresholds(layer, gate, held_out, lost_energy=0.02)
     for values in (1, 5000, 40_000):
-        monkeypatch.setattr(estimators, "_CHUNK_VALUES", values)
+        set_chunk_values(monkeypatch, values)
         part = fit_thresholds(layer, gate, held_out, lost_energy=0.02)
         np.testing.assert_allclose(part.bias, whole.bias, atol=1e-6)
 
@@ -997,14 +1006,14 @@ def test_corners_are_those_of_the_hull(
     n: int, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where one steep row hides all before it, one by one, however few passes are made."""
-    monkeypatch.setattr(estimators, "_HULL_PASSES", passes)
+    monkeypatch.setattr(hull, "_HULL_PASSES", passes)
     rng = np.random.default_rng(n)
     smooth = np.linspace(2, 1, n) ** 2
     spike = smooth.copy()
     spike[n // 3] = 5 * smooth.sum()
     energies = np.stack([smooth, spike, rng.lognormal(0, 3, n), rng.random(n)])
     ranked = np.tile(np.arange(n, 0, -1.0), (len(energies), 1))
-    unit, computed, lost, _ = estimators._corners(ranked, energies, np.full(4, np.inf))
+    unit, computed, lost, _ = hull.hull_corners(ranked, energies, np.full(4, np.inf))
     for i, energy in enumerate(energies):
         remains = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
         assert computed[unit == i].tolist() == lower_hull(remains)
@@ -1403,11 +1412,3 @@ def test_rank_is_bounded_by_the_rows() -> None:
     assert repr(fit) == "Estimate(whitened, 10 -> 20, max_rank 5)"
     # Six rows span five directions around their mean: these are then estimated exactly.
     assert squared_error(LAYER, fit.gate(5), ROWS[:6]) < 1e-8
-
-
-# --- examples in the documentation --------------------------------------------------------------
-
-
-@pytest.mark.parametrize("module", [estimators, model, files], ids=lambda module: module.__name__)
-def test_examples(module: ModuleType) -> None:
-    assert doctest.testmod(module).failed == 0

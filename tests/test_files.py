@@ -40,10 +40,8 @@ from hypothesis.extra import numpy as hnp
 from lrgate import files
 from lrgate.files import FileFormatError, load, save
 from lrgate.model import (
-    MACHINE_KEYS,
-    PRECISIONS,
     Activation,
-    ClassPlan,
+    BatchPlan,
     Gate,
     Layer,
     Model,
@@ -51,6 +49,8 @@ from lrgate.model import (
     Probe,
     Quantization,
 )
+from lrgate.model.json import MACHINE_KEYS
+from lrgate.model.plan import PRECISIONS
 from lrgate.network import Network
 
 SUFFIXES = ("npz", "safetensors")
@@ -78,7 +78,7 @@ def full_arrays() -> dict[str, np.ndarray]:
         "layers.0.gate.v": rng.normal(size=(2, 3)).astype(np.float32),
         "layers.0.gate.bias": rng.normal(size=3).astype(np.float32),
         "layers.0.gate.range": np.float32([[-2, 0], [3, 0.5]]),
-        "layers.0.order": np.int32([2, 0]),
+        "layers.0.kept_units": np.int32([2, 0]),
         "layers.0.quantization.scale": np.float32([1, 0.5, 0.25, 8]),
         "layers.0.quantization.offset": np.array(3, np.float32),
         "layers.1.quantization.scale": np.array(0.02, np.float32),
@@ -122,7 +122,7 @@ def full_model() -> Model:
                 arrays["layers.0.bias"],
                 Activation("clipped_relu", 6.0),
                 gate,
-                arrays["layers.0.order"],
+                arrays["layers.0.kept_units"],
                 quantizations[0],
             ),
             Layer(
@@ -136,7 +136,7 @@ def full_model() -> Model:
         classes=np.array(["cat", "dog"]),
         input_scale=arrays["input.scale"],
         input_shift=arrays["input.shift"],
-        plan=(ClassPlan(1, ("gate", "skip"), ("int8", "f32")),),
+        plan=(BatchPlan(1, ("gate", "skip"), ("int8", "f32")),),
         probe=Probe(arrays["probe.x"], arrays["probe.y"]),
         metadata={"command": "train.py --seed 0", "test_error": 0.017},
         input_range=arrays["input.range"],
@@ -231,7 +231,7 @@ def assert_same(a: Model, b: Model) -> None:
             assert m.tolerance == n.tolerance
             pairs += [(m.y, n.y)]
     for m, n in zip(a.layers, b.layers, strict=True):
-        pairs += [(m.weight, n.weight), (m.bias, n.bias), (m.order, n.order)]
+        pairs += [(m.weight, n.weight), (m.bias, n.bias), (m.kept_units, n.kept_units)]
         assert (m.gate is None) == (n.gate is None)
         if m.gate is not None and n.gate is not None:
             pairs += [(m.gate.u, n.gate.u), (m.gate.v, n.gate.v), (m.gate.bias, n.gate.bias)]
@@ -411,7 +411,7 @@ def models(draw: st.DrawFn) -> Model:
         classes=None if task == "regression" else draw(labels),
         input_scale=draw(scale),
         input_shift=draw(scale),
-        plan=(ClassPlan(8, tuple(strategies), tuple(formats)),) if draw(st.booleans()) else None,
+        plan=(BatchPlan(8, tuple(strategies), tuple(formats)),) if draw(st.booleans()) else None,
         probe=draw(st.none() | probes),
         metadata=draw(st.dictionaries(st.text(), json_values, max_size=3)),
         input_range=draw(ranges(widths[0])),
@@ -496,7 +496,7 @@ def test_plain_weights_and_biases_load(path: Path) -> None:
         np.testing.assert_array_equal(layer.weight, arrays[f"layers.{i}.weight"])
         np.testing.assert_array_equal(layer.bias, arrays[f"layers.{i}.bias"])
     assert (model.task, model.classes, model.plan, model.probe) == (None,) * 4
-    assert [layer.order for layer in model.layers] == [None] * 2
+    assert [layer.kept_units for layer in model.layers] == [None] * 2
     assert [layer.quantization for layer in model.layers] == [None] * 2
     assert (model.input_range, model.machine, model.report) == (None,) * 3
     assert model.metadata == {}
@@ -521,6 +521,15 @@ def test_one_layer_is_linear(path: Path) -> None:
 @pytest.mark.parametrize(
     "dtype", ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "?", ">f4", ">i2"]
 )
+def test_units_under_the_key_of_earlier_versions(path: Path) -> None:
+    arrays = full_arrays()
+    units = arrays.pop("layers.0.kept_units")
+    loaded = load(write(path, arrays | {"layers.0.order": units}))
+    np.testing.assert_array_equal(loaded.layers[0].kept_units, units)
+    both = full_arrays() | {"layers.0.order": units}
+    assert refused(write(path, both)).startswith("layers.0.order is the earlier key of")
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_weights_of_any_real_dtype_become_float32(npz: Path, dtype: str, order: Any) -> None:
     weight = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype, order=order)
@@ -540,16 +549,16 @@ def test_tensors_of_any_real_dtype_become_float32(tensors: Path, dtype: str) -> 
 
 @pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
 def test_orders_of_any_integer_dtype_become_int32(path: Path, dtype: str) -> None:
-    arrays = full_arrays() | {"layers.0.order": np.array([2, 0]).astype(dtype)}
-    order = load(write(path, arrays)).layers[0].order
+    arrays = full_arrays() | {"layers.0.kept_units": np.array([2, 0]).astype(dtype)}
+    order = load(write(path, arrays)).layers[0].kept_units
     assert order is not None
     assert not order.flags.writeable
     np.testing.assert_array_equal(order, np.int32([2, 0]), strict=True)
 
 
 def test_orders_of_the_other_byte_order(npz: Path) -> None:
-    arrays = full_arrays() | {"layers.0.order": np.array([2, 0], ">i8")}
-    order = load(write(npz, arrays)).layers[0].order
+    arrays = full_arrays() | {"layers.0.kept_units": np.array([2, 0], ">i8")}
+    order = load(write(npz, arrays)).layers[0].kept_units
     assert order is not None
     np.testing.assert_array_equal(order, np.int32([2, 0]), strict=True)
 
@@ -635,7 +644,7 @@ def test_a_pipe_is_refused_at_once(
     os.mkfifo(path)
     if swapped:
         regular = os.stat(__file__)
-        monkeypatch.setattr("lrgate.files.os.stat", lambda *_, **__: regular)
+        monkeypatch.setattr("lrgate.files.opening.os.stat", lambda *_, **__: regular)
     with time_limit(5):
         assert refused(path) == "it must be a regular file, not a pipe"
 
@@ -706,7 +715,7 @@ def test_failure_leaves_the_old_file(
         raise error
 
     path.write_bytes(b"old")
-    monkeypatch.setattr(f"lrgate.files.{broken}", raises)
+    monkeypatch.setattr(f"lrgate.files.atomic.{broken}", raises)
     with pytest.raises(error):
         save(path, full_model())
     monkeypatch.undo()
@@ -756,7 +765,7 @@ def test_the_old_file_stays_readable_while_the_new_one_is_written(
         assert Path(source).parent == path.parent  # elsewhere the move might not be atomic
         real(source, target)
 
-    monkeypatch.setattr("lrgate.files.os.replace", replace)
+    monkeypatch.setattr("lrgate.files.atomic.os.replace", replace)
     save(path, Model(layers=full_model().layers))
     assert seen == [True]
     assert load(path).task is None
@@ -827,8 +836,8 @@ def everything(seed: int = 0) -> Network:
         input_range=(-9, 9),
     ).quantize(x)
     plans = (
-        ClassPlan(1, ("gate", "skip", "dense"), ("int8",) * 3),
-        ClassPlan(64, ("gate", "gate", "skip"), ("int8", "int8", "f32")),
+        BatchPlan(1, ("gate", "skip", "dense"), ("int8",) * 3),
+        BatchPlan(64, ("gate", "gate", "skip"), ("int8", "int8", "f32")),
     )
     model = replace(model_of(net), plan=plans, metadata={"seed": seed}, machine=MACHINE)
     return Network(model).with_probe(x[:8])
@@ -1499,9 +1508,9 @@ def without(*keys: str) -> dict[str, np.ndarray]:
 
 
 ALL_KEYS = (
-    "expected lrgate, layers.{i}.weight, .bias, .gate.u, .gate.v, .gate.bias, .gate.range, .order, "
-    ".quantization.scale, .quantization.offset, input.scale, input.shift, input.range, probe.x, "
-    "probe.y, probe.planned"
+    "expected lrgate, layers.{i}.weight, .bias, .gate.u, .gate.v, .gate.bias, .gate.range, "
+    ".kept_units, .quantization.scale, .quantization.offset, input.scale, input.shift, "
+    "input.range, probe.x, probe.y, probe.planned"
 )
 LAST = "it is the last layer, whose units are the outputs"
 
@@ -1623,14 +1632,14 @@ LAST = "it is the last layer, whose units are the outputs"
             full_arrays() | {"layers.0.range": np.zeros((2, 2))},
             f"unknown key 'layers.0.range'; {ALL_KEYS}",
         ),
-        (full_arrays() | {"layers.2.order": np.arange(3)}, "layers.2.weight is missing"),
+        (full_arrays() | {"layers.2.kept_units": np.arange(3)}, "layers.2.weight is missing"),
         (
-            {"layers.0.weight": np.ones((2, 2)), "layers.0.order": np.arange(2)},
-            f"layers[0].order must be None: {LAST}",
+            {"layers.0.weight": np.ones((2, 2)), "layers.0.kept_units": np.arange(2)},
+            f"layers[0].kept_units must be None: {LAST}",
         ),
         (
-            full_arrays() | {"layers.1.order": np.arange(2)},
-            f"layers[1].order must be None: {LAST}",
+            full_arrays() | {"layers.1.kept_units": np.arange(2)},
+            f"layers[1].kept_units must be None: {LAST}",
         ),
     ],
 )
@@ -1659,32 +1668,32 @@ def test_keys(path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     ],
 )
 def test_orders(path: Path, order: np.ndarray, message: str) -> None:
-    arrays = full_arrays() | {"layers.0.order": order}
-    assert refused(write(path, arrays)) == f"layers.0.order must {message}"
+    arrays = full_arrays() | {"layers.0.kept_units": order}
+    assert refused(write(path, arrays)) == f"layers.0.kept_units must {message}"
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, "U3", "M8[s]", "O"])
 def test_orders_of_other_kinds(npz: Path, dtype: Any) -> None:
-    message = refused(write(npz, full_arrays() | {"layers.0.order": np.zeros(2, dtype)}))
-    assert message.startswith("layers.0.order ")
+    message = refused(write(npz, full_arrays() | {"layers.0.kept_units": np.zeros(2, dtype)}))
+    assert message.startswith("layers.0.kept_units ")
 
 
 @pytest.mark.parametrize("name", ["identity", "leaky_relu", "tanh", "sigmoid", "gelu"])
 def test_an_order_may_leave_out_hard_zeros_alone(path: Path, name: str) -> None:
     changed = header(activations=[name, "identity"])
     assert refused(write(path, full_arrays(), changed)) == (
-        f"layers.0.order must have all 3 units for {name}, which has no hard zero, got 2"
+        f"layers.0.kept_units must have all 3 units for {name}, which has no hard zero, got 2"
     )
-    arrays = full_arrays() | {"layers.0.order": np.array([2, 0, 1])}
-    order = load(write(path, arrays, changed)).layers[0].order
+    arrays = full_arrays() | {"layers.0.kept_units": np.array([2, 0, 1])}
+    order = load(write(path, arrays, changed)).layers[0].kept_units
     assert order is not None
     assert order.tolist() == [2, 0, 1]
 
 
 def test_a_softmax_has_no_order(path: Path) -> None:
-    arrays = full_arrays() | {"layers.0.order": np.arange(3)}
+    arrays = full_arrays() | {"layers.0.kept_units": np.arange(3)}
     assert refused(write(path, arrays, header(activations=["softmax", "identity"]))) == (
-        "layers.0.order must be None for softmax, got 3 units"
+        "layers.0.kept_units must be None for softmax, got 3 units"
     )
 
 
@@ -1835,7 +1844,7 @@ def test_a_plan_of_a_gate_in_int8_needs_its_range(path: Path) -> None:
     ("key", "descr"),
     [
         ("layers.0.weight", "'<f4'"),
-        ("layers.0.order", "'<i4'"),
+        ("layers.0.kept_units", "'<i4'"),
         ("layers.0.gate.range", "'<f4'"),
         ("layers.0.quantization.scale", "'<f4'"),
         ("layers.0.quantization.offset", "'<f4'"),
@@ -2343,22 +2352,22 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
         (
             lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, None, [0, 1.5]),  # type: ignore[arg-type]
             TypeError,
-            "order must be an array of integers, got dtype float64",
+            "kept_units must be an array of integers, got dtype float64",
         ),
         (
             lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, None, [2**70]),  # type: ignore[arg-type]
             TypeError,
-            "order must be an array of integers, got dtype object",
+            "kept_units must be an array of integers, got dtype object",
         ),
         (
             lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, None, []),  # type: ignore[arg-type]
             ValueError,
-            "order must have shape (k,) with k > 0, got (0,)",
+            "kept_units must have shape (k,) with k > 0, got (0,)",
         ),
         (
             lambda: Layer(np.ones((3, 2)), np.ones(3), RELU, None, np.array([2, 0, 2])),
             ValueError,
-            "order must name distinct units, got 2 twice",
+            "kept_units must name distinct units, got 2 twice",
         ),
         (
             lambda: Gate(np.ones((2, 1)), np.ones((2, 3)), np.ones(3)),
@@ -2371,12 +2380,12 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
             "bias must have shape (3,), got (1,)",
         ),
         (
-            lambda: ClassPlan(1, ("skip", "skip"), ("f32",)),
+            lambda: BatchPlan(1, ("skip", "skip"), ("f32",)),
             ValueError,
             "precisions must have 2 entries, one for each of strategies, got 1",
         ),
         (
-            lambda: ClassPlan(1, ("skip",), ("int4",)),
+            lambda: BatchPlan(1, ("skip",), ("int4",)),
             ValueError,
             "precisions[0] must be one of f32, int8, got 'int4'",
         ),
@@ -2426,12 +2435,12 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
             "quantization.scale must have shape () or (1,), got (2,)",
         ),
         (
-            lambda: Model((ONE,), plan=(ClassPlan(1, ("skip",), ("int8",)),)),
+            lambda: Model((ONE,), plan=(BatchPlan(1, ("skip",), ("int8",)),)),
             ValueError,
             "plan[0].precisions[0] must be f32, since layers[0] has no quantization",
         ),
         (
-            lambda: ClassPlan(True, ("skip",), ("f32",)),
+            lambda: BatchPlan(True, ("skip",), ("f32",)),
             TypeError,
             "rows must be an integer, got True",
         ),
@@ -2531,7 +2540,7 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
             "input_shift must be an array of real numbers, got dtype <U1",
         ),
         (
-            lambda: Model((ONE,), plan=(ClassPlan(1, ("skip",) * 2, ("f32",) * 2),)),
+            lambda: Model((ONE,), plan=(BatchPlan(1, ("skip",) * 2, ("f32",) * 2),)),
             ValueError,
             "plan[0].strategies must have 1 entries, one a layer, got 2",
         ),
@@ -2571,9 +2580,9 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
             "report must be a dict, got list",
         ),
         (
-            lambda: Model((replace(ONE, order=np.array([0])),)),
+            lambda: Model((replace(ONE, kept_units=np.array([0])),)),
             ValueError,
-            f"layers[0].order must be None: {LAST}",
+            f"layers[0].kept_units must be None: {LAST}",
         ),
         (
             lambda: Model((ONE,), machine="avx2"),  # type: ignore[arg-type]
@@ -2665,7 +2674,7 @@ def test_a_model_does_not_change() -> None:
     metadata["notes"].append("two")
     assert weight.flags.writeable and order.flags.writeable and bounds.flags.writeable
     assert model.layers[0].weight.tolist() == [[1, 1]]
-    assert model.layers[0].order is not None and model.layers[0].order.tolist() == [0]
+    assert model.layers[0].kept_units is not None and model.layers[0].kept_units.tolist() == [0]
     assert model.input_range is not None and model.input_range.tolist() == [0, 1]
     assert model.layers[0].quantization is not None
     assert model.layers[0].quantization.scale.tolist() == [1, 1]
@@ -2697,7 +2706,7 @@ def test_arrays_that_their_owner_can_make_writable_are_copied() -> None:
         array.flags.writeable = True
         array[:] = 7
     assert layer.weight.tolist() == [[1]]
-    assert layer.order is not None and layer.order.tolist() == [0]
+    assert layer.kept_units is not None and layer.kept_units.tolist() == [0]
 
 
 def test_what_shares_a_pickle_cannot_change_a_model() -> None:
@@ -2723,10 +2732,10 @@ def test_read_only_arrays_are_not_copied() -> None:
     layer = Layer(np.ones((2, 2)), np.ones(2), RELU)
     again = Layer(layer.weight, layer.bias, RELU)
     assert again.weight is layer.weight
-    ordered = replace(layer, order=np.array([1, 0]))
+    ordered = replace(layer, kept_units=np.array([1, 0]))
     again = replace(ordered, bias=np.zeros(2))
-    assert ordered.order is not None and again.order is not None
-    assert np.shares_memory(ordered.order, again.order)
+    assert ordered.kept_units is not None and again.kept_units is not None
+    assert np.shares_memory(ordered.kept_units, again.kept_units)
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])  # noqa: S301
@@ -2736,10 +2745,10 @@ def test_copies_are_read_only_too(again: Callable[[Model], Model]) -> None:
     assert not model.layers[0].weight.flags.writeable
     assert model.probe is not None
     assert not model.probe.x.flags.writeable
-    assert model.layers[0].order is not None and model.input_range is not None
+    assert model.layers[0].kept_units is not None and model.input_range is not None
     with pytest.raises(ValueError, match="WRITEABLE"):
         model.layers[0].weight.flags.writeable = True
-    assert not model.layers[0].order.flags.writeable
+    assert not model.layers[0].kept_units.flags.writeable
     assert not model.input_range.flags.writeable
     gate, quantization = model.layers[0].gate, model.layers[0].quantization
     assert gate is not None and gate.range is not None and quantization is not None
@@ -2768,7 +2777,7 @@ def test_values_that_are_converted() -> None:
 def test_names_of_things() -> None:
     model = full_model()
     assert repr(model) == "Model(4-3-2, classification, 1 gate, 2 layers in int8)"
-    text = "Layer(4 -> 3, clipped_relu(6), gate of rank 2, order of 2 units, int8)"
+    text = "Layer(4 -> 3, clipped_relu(6), gate of rank 2, 2 units kept, int8)"
     assert repr(model.layers[0]) == text
     assert repr(model.layers[0].gate) == "Gate(4 -> 3, rank 2)"
     assert repr(model.layers[0].quantization) == "Quantization(of 4 inputs)"

@@ -72,7 +72,7 @@ def test_a_gate_of_full_rank_drops_nothing_that_matters() -> None:
         }
         if gates:
             net = net.with_gates(gates)
-            assert net.strategies()[0] == "gate"
+            assert net.plan_for().strategies[0] == "gate"
             difference = np.abs(net(golden["x"]) - golden["y"]).max()
             print(f"{path.stem}, gate: largest difference {difference:.2e}")
             assert difference <= 1e-4 * max(np.abs(golden["y"]).max(), 1)

@@ -322,7 +322,7 @@ def test_masks_elsewhere_are_refused(net: lrgate.Network) -> None:
         lambda: lrgate.Network.from_layers([(np.ones((3, 2)), weight[0])]),
         lambda: lrgate.Network.from_layers([(np.ones((2, 3)), None)], input_shift=weight[0]),
         lambda: lrgate.Network.from_layers([(np.ones((2, 3)), None)], input_range=weight),
-        lambda: net.with_order({0: np.ma.array([0, 1], mask=[0, 1])}),
+        lambda: net.with_units({0: np.ma.array([0, 1], mask=[0, 1])}),
         lambda: lrgate.estimators.whitened(net.layers[0], np.ma.masked_equal(np.eye(D), 1)),
     ):
         with pytest.raises(TypeError, match="must have no masked cells, got "):

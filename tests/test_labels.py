@@ -13,10 +13,10 @@ import pytest
 
 import lrgate
 from lrgate import Network
+from lrgate.drift.monitor import Monitor
 from lrgate.inputs import label_array
 from lrgate.model import Activation, Layer, Model
-from lrgate.monitoring import Monitor
-from lrgate.optimize import checked_targets
+from lrgate.planner.arguments import checked_targets
 from oracle import gated, make, rows
 
 EYE = [(np.eye(3), np.zeros(3))]

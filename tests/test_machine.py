@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import lrgate
-from lrgate import machine, timing
-from lrgate.machine import fingerprint
-from lrgate.model import MACHINE_KEYS, Activation, Layer, Model
+from lrgate.measure import machine, timing
+from lrgate.measure.machine import fingerprint
+from lrgate.model import Activation, Layer, Model
+from lrgate.model.json import MACHINE_KEYS
 
 X86 = "processor\t: 0\nmodel name\t: A Processor @ 2 GHz\nflags\t\t: fpu\n\nprocessor\t: 1\n"
 ARM = "processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x1\nCPU part\t: 0xd40\n\n"

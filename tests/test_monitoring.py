@@ -21,8 +21,9 @@ from scipy import sparse
 
 import lrgate
 from lrgate import Gate, Network
-from lrgate.model import ClassPlan, Model
-from lrgate.monitoring import Drift, Monitor
+from lrgate.drift.monitor import Monitor
+from lrgate.model import BatchPlan, Model
+from lrgate.results.drift import Drift
 from oracle import gated, make, rows
 
 D = 20
@@ -35,8 +36,8 @@ def net() -> Network:
     """A classifier that is gated, badly, in calls of up to 8 rows, and in its first layer above."""
     layers = gated(make([D, 50, 30, 5]), rank=4).layers
     plan = (
-        ClassPlan(1, ("gate", "gate", "dense"), ("f32",) * 3),
-        ClassPlan(64, ("gate", "skip", "dense"), ("f32",) * 3),
+        BatchPlan(1, ("gate", "gate", "dense"), ("f32",) * 3),
+        BatchPlan(64, ("gate", "skip", "dense"), ("f32",) * 3),
     )
     classes = np.array(["a", "b", "c", "d", "e"])
     return Network(Model(layers=layers, task="classification", classes=classes, plan=plan))
@@ -256,7 +257,7 @@ def test_a_units_disagreement_by_brute_force(net: Network) -> None:
 
 
 def test_units_left_out_count_as_zero(net: Network) -> None:
-    ordered = net.with_order({0: np.arange(40)[::-1]})
+    ordered = net.with_units({0: np.arange(40)[::-1]})
     x = rows(61, D)
     monitor = Monitor(ordered, 1)
     monitor(x)
@@ -824,7 +825,7 @@ def test_units_that_were_left_out_are_missed_when_they_come_on() -> None:
         [hidden, (rng.normal(size=(3, 8)), np.zeros(3))], task="classification"
     )
     x = rng.normal(size=(200, 4)).astype(np.float32)
-    half = net.with_order({0: np.arange(4)})
+    half = net.with_units({0: np.arange(4)})
     expected = float((half.predict(x) != net.predict(x)).mean())
     assert expected > 0
     monitor = half.monitor(rate=1.0)

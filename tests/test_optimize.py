@@ -23,14 +23,23 @@ from scipy import sparse
 from tqdm import tqdm
 
 import lrgate
-from lrgate import Gate, Layer, Network, estimators, quantize, timing
-from lrgate.judge import Evidence, Judge, Split
-from lrgate.machine import fingerprint
+from lrgate import Gate, Layer, Network
+from lrgate.estimators import registry
+from lrgate.inputs.sparse import SparseInputs
+from lrgate.measure import timing
+from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation
-from lrgate.sparse import SparseInputs
+from lrgate.planner import search
+from lrgate.planner.arguments import checked_ranks, checked_targets
+from lrgate.planner.evaluation import Evaluator
+from lrgate.planner.evidence import Evidence
+from lrgate.planner.plans import without_gates
+from lrgate.planner.progress import NoBar
+from lrgate.planner.split import Split
+from lrgate.quantization.fit import selected
 from oracle import gated, make
 
-MODULE = sys.modules["lrgate.optimize"]
+MODULE = search
 D = 20
 RELU = Activation("relu")
 
@@ -64,11 +73,11 @@ def wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def tuned(self: Any, network: Network) -> Network:
         names = ["gate" if layer.gate else "skip" for layer in network.layers]
-        plan = [(size, names, MODULE._class_of(network, size)[2]) for size in self.sizes]
+        plan = [(size, names, MODULE.plan_of(network, size)[2]) for size in self.sizes]
         return network._with_engine_plan(network.engine.with_plan(plan))
 
     for name, fake in (("_race", race), ("_layer_seconds", layer_seconds), ("_tuned", tuned)):
-        monkeypatch.setattr(MODULE._Search, name, fake)
+        monkeypatch.setattr(MODULE.Search, name, fake)
 
 
 def network(
@@ -111,7 +120,7 @@ def check(
     report = fast.report
     assert report is not None
     sizes = sorted(options["batch_sizes"])
-    assert [plan.rows for plan in fast.plan] == [c.rows for c in report.classes] == sizes
+    assert [plan.rows for plan in fast.plan] == [c.rows for c in report.batches] == sizes
 
     # Nothing that the user gave is changed.
     for layer, own in zip(fast.layers, net.layers, strict=True):
@@ -122,11 +131,11 @@ def check(
     for name in ("classes", "input_scale", "input_shift"):
         np.testing.assert_array_equal(getattr(fast, name), getattr(net, name))
 
-    counts = [y.outputs if y.order is None else len(y.order) for y in fast.layers]
+    counts = [y.outputs if y.kept_units is None else len(y.kept_units) for y in fast.layers]
     left_out = np.add(report.dead_units, report.dropped_units)
     assert (counts + left_out == [layer.outputs for layer in net.layers]).all()
-    for of_class, plan in zip(report.classes, fast.plan, strict=True):
-        for i, layer in enumerate(of_class.layers):
+    for batch, plan in zip(report.batches, fast.plan, strict=True):
+        for i, layer in enumerate(batch.layers):
             own = fast.layers[i]
             assert (layer.strategy, layer.precision) == (plan.strategies[i], plan.precisions[i])
             assert (layer.inputs, layer.outputs) == (own.inputs, own.outputs)
@@ -138,8 +147,8 @@ def check(
             assert 0 <= layer.computed_share <= counts[i] / own.outputs + 1e-6
             assert 0 <= layer.density_in <= 1 and 0 <= layer.density_out <= 1
             assert layer.seconds_before > 0 and layer.seconds_after > 0
-        assert min(of_class.seconds_dense, of_class.seconds_exact, of_class.seconds_after) > 0
-        for spread in (of_class.over_dense, of_class.over_exact):
+        assert min(batch.seconds_dense, batch.seconds_exact, batch.seconds_after) > 0
+        for spread in (batch.over_dense, batch.over_exact):
             assert 0 < spread.low <= spread.median <= spread.high
     used = {i for plan in fast.plan for i, name in enumerate(plan.strategies) if name == "gate"}
     assert {i for i, layer in enumerate(fast.layers) if layer.gate is not None} == used
@@ -164,7 +173,7 @@ def check(
     )
     if exact and not any(report.dropped_units):
         assert report.increase_bound == report.worst_row_error == report.error_increase == 0
-        everything = net.with_order([None] * len(net.layers)).dense()
+        everything = net.with_units([None] * len(net.layers)).dense()
         assert_near(fast, everything, x.toarray() if hasattr(x, "toarray") else np.asarray(x))
     else:
         assert report.increase_bound in [test.upper for test in report.tests] or len(fast.plan) > 1
@@ -174,7 +183,9 @@ def check(
     assert named in report.measure
     assert report.seconds > 0
     assert (report.order_speed_up is not None) or not report.order_used
-    assert lrgate.Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    assert (
+        lrgate.results.OptimizeReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    )
     assert max(map(len, str(report).splitlines())) <= 80
     assert fast.probe is not None and fast.check() <= 1e-4
 
@@ -278,7 +289,7 @@ def test_every_shape(net: Network, labelled: bool) -> None:
     hidden = [layer.activation for layer in net.layers[:-1]]
     if not any(activation.has_hard_zero for activation in hidden):
         assert "gate" not in names
-        assert not any(layer.order is not None for layer in fast.layers)
+        assert not any(layer.kept_units is not None for layer in fast.layers)
     if net.task == "classification":
         assert (fast.predict(x) != net.predict(x)).mean() <= 0.3
     else:
@@ -339,13 +350,13 @@ def test_rows_too_wide_to_be_dense_stay_sparse(
     options = {"ranks": (4,), "batch_sizes": [1], "prune": prune, "progress": False}
     plain = lrgate.optimize(net, x, labels(net, x), 0.3, **options)
     seen = []
-    whitened = estimators.whitened
+    whitened = registry.whitened
 
     def spy(layer: Any, inputs: Any, **more: Any) -> Any:
         seen.append(type(inputs))
         return whitened(layer, inputs, **more)
 
-    monkeypatch.setattr(estimators, "whitened", spy)
+    monkeypatch.setattr(registry, "whitened", spy)
     monkeypatch.setattr(MODULE, "_MOST_VALUES", 4000)
     fast = lrgate.optimize(net, sparse.csr_array(x), labels(net, x), 0.3, **options)
     assert seen == [SparseInputs, np.ndarray]
@@ -413,7 +424,7 @@ def test_provably_dead_units_are_left_out(own: bool) -> None:
     np.testing.assert_array_equal(fast.input_range, span)
     assert fast.report is not None
     assert fast.report.dead_units[0] >= len(DEAD)
-    order = fast.layers[0].order
+    order = fast.layers[0].kept_units
     assert order is not None and not set(order) & set(DEAD)
     assert set(order) >= {*SILENT, *ALWAYS}
     corners = np.random.default_rng(0).integers(0, 2, (300, D)).astype(np.float32)
@@ -429,7 +440,7 @@ def test_silent_units_are_dropped(net: Network) -> None:
     # Nothing was seen that it costs: what 160 rows cannot have shown is in the bound.
     assert fast.report.tests[0].upper == pytest.approx(np.log(20) / 160, rel=1e-3)
     assert fast.report.dropped_units[0] >= len(SILENT) + len(DEAD)
-    order = fast.layers[0].order
+    order = fast.layers[0].kept_units
     assert order is not None and not set(order) & {*SILENT, *DEAD}
 
 
@@ -499,7 +510,7 @@ def test_layers_all_off_or_all_on(bias: float, span: Any, budget: float) -> None
     assert_near(fast, net, rows(100), 1e-5 if bias < 0 or budget == 0 else 1.0)
     if bias < 0 and (span is not None or budget):
         # A layer keeps one unit at least.
-        assert fast.layers[0].order is not None and len(fast.layers[0].order) == 1
+        assert fast.layers[0].kept_units is not None and len(fast.layers[0].kept_units) == 1
 
 
 # --- gates, orders, int8 ------------------------------------------------------------------------
@@ -511,7 +522,7 @@ def test_units_that_are_always_on_are_not_scored(net: Network) -> None:
     gate = fast.layers[0].gate
     assert gate is not None
     assert (gate.v[:, ALWAYS] == 0).all() and (gate.bias[ALWAYS] == 1).all()
-    order = fast.layers[0].order
+    order = fast.layers[0].kept_units
     assert order is not None
     unscored = (gate.v[:, order] == 0).all(axis=0)
     assert set(order[unscored]) >= set(ALWAYS)
@@ -522,7 +533,7 @@ def by_hand(fast: Network) -> Network:
     """The same network of only the units that are computed, as layers of their own."""
     layers, before = [], np.arange(D)
     for i, layer in enumerate(fast.layers):
-        order = np.arange(layer.outputs) if layer.order is None else layer.order
+        order = np.arange(layer.outputs) if layer.kept_units is None else layer.kept_units
         gate = layer.gate
         if gate is not None:
             gate = lrgate.Gate(gate.u[before], gate.v[:, order], gate.bias[order], gate.range)
@@ -532,9 +543,7 @@ def by_hand(fast: Network) -> Network:
                 layer.bias[order],
                 layer.activation,
                 gate=gate,
-                quantization=quantize.selected(layer.quantization, before)
-                if i
-                else layer.quantization,
+                quantization=selected(layer.quantization, before) if i else layer.quantization,
             )
         )
         before = order
@@ -549,7 +558,7 @@ def by_hand(fast: Network) -> Network:
 def test_everything_at_once(
     net: Network, precision: str, ordered: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(MODULE._Search, "_order_pays", lambda *_: ordered)
+    monkeypatch.setattr(MODULE.Search, "_order_pays", lambda *_: ordered)
     x = rows()
     options = {"precision": precision, "input_range": (0, 1), "prune": "never_on"}
     fast = optimized(net, x, labels(net, x), 0.3, **options)
@@ -558,14 +567,14 @@ def test_everything_at_once(
     assert report is not None and report.order_used is ordered
     assert report.dead_units[0] >= len(DEAD) and report.dropped_units[0] >= len(SILENT)
     for layer in fast.layers[:1]:
-        assert layer.order is not None
-        assert (np.diff(layer.order) > 0).all() != ordered
+        assert layer.kept_units is not None
+        assert (np.diff(layer.kept_units) > 0).all() != ordered
     other = rows(200, seed=7)
     hand = by_hand(fast)
     for n in (1, 200):
         np.testing.assert_allclose(fast(other[:n]), hand(other[:n]), rtol=1e-5, atol=1e-5)
     # At full width the gates leave out what the orders do. (In int8 the steps of weights differ.)
-    whole = fast.with_order(dict.fromkeys(i for i in (0, 1) if fast.layers[i].gate is not None))
+    whole = fast.with_units(dict.fromkeys(i for i in (0, 1) if fast.layers[i].gate is not None))
     assert precision == "int8" or np.abs(whole(x) - fast(x)).max() < 1e-4
     fast.save(tmp_path / "fast.npz")
     np.testing.assert_array_equal(Network.load(tmp_path / "fast.npz", tune=False)(x), fast(x))
@@ -580,10 +589,12 @@ def test_both_orders_compute_the_same(net: Network, monkeypatch: pytest.MonkeyPa
     results = []
     for ordered in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(MODULE._Search, "_order_pays", lambda *_, ordered=ordered: ordered)
+            patch.setattr(MODULE.Search, "_order_pays", lambda *_, ordered=ordered: ordered)
             results.append(optimized(net, x, None, 0.3, precision="f32"))
     np.testing.assert_allclose(results[0](x), results[1](x), rtol=1e-5, atol=1e-5)
-    assert (results[0].layers[0].order is None) is False and results[1].layers[0].order is None
+    assert (results[0].layers[0].kept_units is None) is False and results[1].layers[
+        0
+    ].kept_units is None
 
 
 @pytest.mark.usefixtures("wins")
@@ -591,12 +602,12 @@ def test_what_a_network_has_is_not_used(net: Network) -> None:
     x = rows()
     plain = optimized(net, x, None, 0.3)
     reverse = {0: np.arange(60)[::-1]}
-    loaded = gated(net).quantize(x).with_order(reverse).with_metadata({"a": 1})
+    loaded = gated(net).quantize(x).with_units(reverse).with_metadata({"a": 1})
     for other in (loaded, plain, plain.dense()):
         again = optimized(other, x, None, 0.3)
         assert again.plan == plain.plan
         for layer, expected in zip(again.layers, plain.layers, strict=True):
-            np.testing.assert_array_equal(layer.order, expected.order)
+            np.testing.assert_array_equal(layer.kept_units, expected.kept_units)
             if expected.gate is not None:
                 assert layer.gate is not None
                 np.testing.assert_array_equal(layer.gate.v, expected.gate.v)
@@ -643,7 +654,7 @@ class Seen:
 def costs(monkeypatch: pytest.MonkeyPatch, cost: Any) -> None:
     """What the rows that choose say of networks."""
     found = lambda self, network: [Seen(float(cost(network)))]  # noqa: E731
-    monkeypatch.setattr(MODULE._Search, "_chosen_evidence", found)
+    monkeypatch.setattr(MODULE.Search, "_chosen_evidence", found)
 
 
 @pytest.mark.usefixtures("wins")
@@ -700,7 +711,7 @@ def slower(monkeypatch: pytest.MonkeyPatch, **speeds: float) -> None:
         each = {name: np.full(3, speeds.get(name, 1.0) * 1e-6) for name in networks}
         return {name: timing.Timing(size, times, times) for name, times in each.items()}
 
-    monkeypatch.setattr(MODULE._Search, "_race", race)
+    monkeypatch.setattr(MODULE.Search, "_race", race)
 
 
 @pytest.mark.usefixtures("wins")
@@ -742,7 +753,7 @@ def test_errors_are_of_what_any_class_does(monkeypatch: pytest.MonkeyPatch) -> N
         each = {name: np.full(3, speeds.get(name, 1) * 1e-6) for name in networks}
         return {name: timing.Timing(size, times, times) for name, times in each.items()}
 
-    monkeypatch.setattr(MODULE._Search, "_race", race)
+    monkeypatch.setattr(MODULE.Search, "_race", race)
     net, x = network(), rows()
     fast = optimized(net, x, None, 0.5)
     small, large = fast.plan
@@ -761,7 +772,7 @@ def test_errors_are_of_what_any_class_does(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    "place", ["_dead", "_quantized", "_choices", "_passes", "_class_report", "_finished"]
+    "place", ["_dead", "_quantized", "_choices", "_passes", "_batch_report", "_finished"]
 )
 def test_an_interrupt_leaves_nothing_behind(
     net: Network, place: str, monkeypatch: pytest.MonkeyPatch, wins: None
@@ -769,7 +780,7 @@ def test_an_interrupt_leaves_nothing_behind(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(MODULE._Search, place, interrupt)
+    monkeypatch.setattr(MODULE.Search, place, interrupt)
     with pytest.raises(KeyboardInterrupt):
         lrgate.optimize(net, rows(), None, 0.5, ranks=(4,), batch_sizes=[1], progress=True)
     assert not list(getattr(tqdm, "_instances", ()))
@@ -1004,9 +1015,9 @@ def test_the_rows_that_a_rank_needs_are_enough(net: Network) -> None:
         if rank < fitted:
             continue
         with pytest.raises(ValueError, match="x must have at least") as refusal:
-            MODULE._checked_ranks([rank], fitted)
+            checked_ranks([rank], fitted)
         needed = int(str(refusal.value).split()[5])
-        assert MODULE._checked_ranks([rank], int(0.4 * needed)) == (rank,)
+        assert checked_ranks([rank], int(0.4 * needed)) == (rank,)
 
 
 @pytest.mark.parametrize(
@@ -1069,12 +1080,12 @@ def test_calls_of_any_size_are_raced_in_parts(monkeypatch: pytest.MonkeyPatch) -
     _, exact = two_plans()
     tune = np.zeros((10, 4), np.float32)
     search = SimpleNamespace(threads=2, split=SimpleNamespace(tune=tune), work=24)
-    MODULE._Search._race(search, 1 << 20, 0.0, exact=exact)
-    MODULE._Search._race(search, 3, 0.0, exact=exact)
+    MODULE.Search._race(search, 1 << 20, 0.0, exact=exact)
+    MODULE.Search._race(search, 3, 0.0, exact=exact)
     assert raced == [2 * 4096, 3]
     # Calls of large networks are of fewer rows.
     search.work = 10**7
-    MODULE._Search._race(search, 1 << 20, 0.0, exact=exact)
+    MODULE.Search._race(search, 1 << 20, 0.0, exact=exact)
     assert raced[2:] == [500]
 
 
@@ -1088,8 +1099,8 @@ def test_layers_of_classes_that_are_measured_alike_are_timed_once(
         timed.append(size)
         return before(network, size)
 
-    before = MODULE._only
-    monkeypatch.setattr(MODULE, "_only", only)
+    before = MODULE.only_plan
+    monkeypatch.setattr(MODULE, "only_plan", only)
     dense, skip = ["dense"] * 3, ["skip"] * 3
     plans = [(1, skip), (200, dense), (300, dense), (1000, skip), (5000, dense)]
     words = ["f32"] * 3
@@ -1097,13 +1108,13 @@ def test_layers_of_classes_that_are_measured_alike_are_timed_once(
     net = net._with_engine_plan(net.engine.with_plan([(n, p, words) for n, p in plans]))
     tune = sparse.csr_array(rows()) if as_csr else rows()
     search = SimpleNamespace(sizes=[n for n, _ in plans], split=SimpleNamespace(tune=tune), work=1)
-    seconds = MODULE._Search._layer_seconds(search, net)
+    seconds = MODULE.Search._layer_seconds(search, net)
     assert timed == [1, 200, 300, 1000]
     assert seconds.shape == (3, 5)
     assert (seconds > 0).all()
     np.testing.assert_array_equal(seconds[:, 4], seconds[:, 2])
     few = SimpleNamespace(sizes=[1, 300], split=SimpleNamespace(tune=tune[:7]), work=1)
-    assert MODULE._Search._layer_seconds(few, net).shape == (3, 2)
+    assert MODULE.Search._layer_seconds(few, net).shape == (3, 2)
 
 
 # --- the promise ----------------------------------------------------------------------------------
@@ -1112,7 +1123,7 @@ def test_layers_of_classes_that_are_measured_alike_are_timed_once(
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What happens, in order: looks at the rows held back, and checks of networks."""
     events: list[str] = []
-    split_of, passes = Split.of, MODULE._Search._passes
+    split_of, passes = Split.of, MODULE.Search._passes
 
     class Spy:
         def __init__(self, split: Split) -> None:
@@ -1132,7 +1143,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(
         MODULE.Split, "of", classmethod(lambda cls, *arguments: Spy(split_of(*arguments)))
     )
-    monkeypatch.setattr(MODULE._Search, "_passes", checked)
+    monkeypatch.setattr(MODULE.Search, "_passes", checked)
     return events
 
 
@@ -1172,7 +1183,7 @@ def test_the_first_that_fails_ends_the_check(
     def within(self: Evidence, *arguments: Any) -> bool:
         return real(self, *arguments) and tried <= failing
 
-    passes = MODULE._Search._passes
+    passes = MODULE.Search._passes
 
     def counted(self: Any, trial: Any) -> bool:
         nonlocal tried
@@ -1180,18 +1191,18 @@ def test_the_first_that_fails_ends_the_check(
         result: bool = passes(self, trial)
         return result
 
-    monkeypatch.setattr(MODULE._Search, "_passes", counted)
+    monkeypatch.setattr(MODULE.Search, "_passes", counted)
     monkeypatch.setattr(Evidence, "within", within)
     monkeypatch.setattr(MODULE, "_BUDGET_SHARES", (0.3, 1.0))
     # Past the check the stored outcome is looked at: it passed when it was tried.
-    report_of = MODULE._Search._report
+    report_of = MODULE.Search._report
 
     def reported(self: Any, *arguments: Any) -> Any:
         nonlocal tried
         tried = 0
         return report_of(self, *arguments)
 
-    monkeypatch.setattr(MODULE._Search, "_report", reported)
+    monkeypatch.setattr(MODULE.Search, "_report", reported)
     names[2] = "gates for 30% of the budget"
     fast = lrgate.optimize(
         net, rows(2000), None, 0.3, prune="never_on", ranks=(2, 4, 8), progress=False
@@ -1220,15 +1231,15 @@ def test_what_is_returned_is_what_was_checked(task: str, labelled: bool) -> None
     fast = optimized(net, x, y, 0.2, batch_sizes=(1, 16), confidence=0.9)
     report = fast.report
     assert report is not None and "gate" in kinds(fast)[0]
-    split = Split.of(x, None if y is None else MODULE.checked_targets(net, y, len(x)), 0)
-    search = MODULE._Search(
-        MODULE._plain(net, None),
+    split = Split.of(x, None if y is None else checked_targets(net, y, len(x)), 0)
+    search = MODULE.Search(
+        without_gates(net, None),
         split,
-        MODULE._Asked(0.2, 0.9, None, (1, 16), "auto", "proven", 1, 0),
+        MODULE.Asked(0.2, 0.9, None, (1, 16), "auto", "proven", 1, 0),
         (4,),
-        MODULE._NoBar(),
+        NoBar(),
     )
-    judge = Judge(
+    judge = Evaluator(
         net, split.check, split.targets, others=search.chooser.all, calibration=search.calibration
     )
     for size in (1, 16):
@@ -1247,11 +1258,11 @@ def test_a_result_that_failed_its_check_is_never_returned(
     """The last look is at the stored outcome."""
 
     def passes(self: Any, trial: Any) -> bool:
-        evidence = Judge(net, rows(50), None).evidence(-net(rows(50)))
-        trial.shown.update({MODULE._plan_key(trial.network, size): evidence for size in self.sizes})
+        evidence = Evaluator(net, rows(50), None).evidence(-net(rows(50)))
+        trial.shown.update({MODULE.plan_key(trial.network, size): evidence for size in self.sizes})
         return True
 
-    monkeypatch.setattr(MODULE._Search, "_passes", passes)
+    monkeypatch.setattr(MODULE.Search, "_passes", passes)
     with pytest.raises(RuntimeError, match="failed its check"):
         lrgate.optimize(net, rows(), None, 0.1, batch_sizes=[1], ranks=(4,), progress=False)
 
@@ -1329,12 +1340,12 @@ def test_each_class_has_its_own_precision(
         each = {name: np.full(3, 1e-6 * speeds.get(name, 1.0)) for name in networks}
         return {name: timing.Timing(size, times, times) for name, times in each.items()}
 
-    monkeypatch.setattr(MODULE._Search, "_race", race)
+    monkeypatch.setattr(MODULE.Search, "_race", race)
     x = rows(1000)
     fast = optimized(net, x, None, 0.1, batch_sizes=(1, 32))
     small, large = fast.plan
     assert set(small.precisions) == {"f32"} and set(large.precisions) == {"int8"}
-    assert_near(MODULE._only(fast, 1), net, x[:50])
+    assert_near(MODULE.only_plan(fast, 1), net, x[:50])
     assert np.abs(fast(x[:32]) - net(x[:32])).max() > 0
 
 
@@ -1342,7 +1353,7 @@ def test_each_class_has_its_own_precision(
 def test_a_class_that_is_slower_in_the_last_race_goes_back_to_exact(
     net: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = MODULE._Search._race
+    before = MODULE.Search._race
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
         times = before(self, size, seconds, rows, **networks)
@@ -1350,7 +1361,7 @@ def test_a_class_that_is_slower_in_the_last_race_goes_back_to_exact(
             times["after"] = timing.Timing(size, times["dense"].calls, 2 * times["dense"].rounds)
         return times
 
-    monkeypatch.setattr(MODULE._Search, "_race", race)
+    monkeypatch.setattr(MODULE.Search, "_race", race)
     fast = optimized(net, rows(1000), None, 0.3)
     small, large = fast.plan
     assert "gate" in small.strategies

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import lrgate
-from lrgate import cli, estimators, timing
-from lrgate.phases import Peaks, PhaseProfile
+from lrgate import cli, estimators
+from lrgate.measure import timing
+from lrgate.measure.phases import measure_peaks
+from lrgate.results.phases import Peaks, PhaseProfile
 
 CONSTANT = Peaks(
     {"L1": 1000, "L2": 5000},
@@ -158,7 +160,7 @@ def test_python_and_conversion_are_phases_of_the_call() -> None:
 
 
 def test_bounds_follow_from_peaks() -> None:
-    from lrgate.phases import _bounded
+    from lrgate.measure.phases import _bounded
 
     raw = {
         "layer": 0,
@@ -184,7 +186,7 @@ def test_bounds_follow_from_peaks() -> None:
 
 @pytest.mark.isa
 def test_peaks_are_measured() -> None:
-    peaks = Peaks.measure(0.02)
+    peaks = measure_peaks(0.02)
     assert list(peaks.bandwidth) == [*peaks.caches, "memory"]
     # From a slow machine's memory to a fast one's registers.
     assert all(1e8 < rate < 1e13 for rate in peaks.bandwidth.values())

@@ -32,13 +32,16 @@ from lrgate import (
     Layer,
     Network,
     Quantization,
-    QuantizationReport,
     QuantizationWarning,
-    quantize,
 )
 from lrgate.inputs import checked_rows
-from lrgate.machine import fingerprint
-from lrgate.model import Activation, ClassPlan, Model, Probe
+from lrgate.measure.machine import fingerprint
+from lrgate.model import Activation, BatchPlan, Model, Probe
+from lrgate.quantization.comparison import difference
+from lrgate.quantization.fit import Fit, fit_layers, gate_range
+from lrgate.quantization.rows import split
+from lrgate.quantization.windows import outside
+from lrgate.results import QuantizationReport
 from oracle import gated, make, rows
 
 ONE = Quantization(np.ones((), np.float32), np.zeros((), np.float32))
@@ -85,12 +88,12 @@ def net() -> Network:
 # --- the first layer's windows -----------------------------------------------------------------
 
 
-def fit(net: Network, x: Any, *layers: int) -> quantize.Fit:
+def fit(net: Network, x: Any, *layers: int) -> Fit:
     rows = checked_rows(x, net.input_size)
     chosen = set(layers or range(len(net.layers)))
     classifies = net.task == "classification"
     inputs = net.dense().layer_inputs
-    return quantize.fit_layers(net.layers, rows, chosen, inputs, net.input_scale, classifies)
+    return fit_layers(net.layers, rows, chosen, inputs, net.input_scale, classifies)
 
 
 def of_rows(x: Any, weight: Any = None, **options: Any) -> Quantization:
@@ -152,7 +155,7 @@ def test_few_fresh_rows_leave_the_windows() -> None:
         rng = np.random.default_rng(d)
         x = draw(rng, 1000).astype(np.float32)
         found = of_rows(x)
-        beyond = quantize.outside(draw(rng, 20_000).astype(np.float32), found, first=True)
+        beyond = outside(draw(rng, 20_000).astype(np.float32), found, first=True)
         assert beyond.mean() < 0.002, d
         low, high = window(found)
         assert (np.max(high) - np.min(low)) < 2 * (x.max() - x.min())
@@ -189,7 +192,7 @@ def test_constant_columns_cost_the_others_nothing(value: float, scale: Any) -> N
     weight = rng.normal(size=(60, 4))
     weight[:, 3] /= factors[3]
     found = of_rows(x, weight, input_scale=factors)
-    assert not quantize.outside(x, found, first=True).any()
+    assert not outside(x, found, first=True).any()
     without = of_rows(x[:, :3], weight[:, :3], input_scale=factors[:3])
     np.testing.assert_allclose(found.scale[:3], without.scale, rtol=0.5)
     # What the column adds to a sum is as exact as what others add.
@@ -206,7 +209,7 @@ def test_rows_that_never_vary(x: np.ndarray, weight: float) -> None:
     if found is not None and weight:
         off = np.abs(taken(x, found) - x)
         assert (off <= np.abs(x).max() / 50 + 1e-6).all()
-        assert not quantize.outside(x, found, first=True).any()
+        assert not outside(x, found, first=True).any()
 
 
 def test_inputs_without_weights_may_be_anything() -> None:
@@ -217,7 +220,7 @@ def test_inputs_without_weights_may_be_anything() -> None:
     x[:250, 2] = -1e-20
     found = of_rows(x, weight)
     x[:, 2] = np.random.default_rng(1).normal(size=500) * 1e15
-    assert not quantize.outside(x, found, first=True).any()
+    assert not outside(x, found, first=True).any()
 
 
 @pytest.mark.parametrize("size", [1e-28, 1e-10, 1e10, 1e36])
@@ -245,7 +248,7 @@ def test_any_rows_are_within_a_step_or_recomputed(x: np.ndarray) -> None:
     found = result.layers[0].quantization
     assert (found is None) == bool(result.reports[0].note)
     if found is not None:
-        kept = ~quantize.outside(x, found, first=True)
+        kept = ~outside(x, found, first=True)
         # Where the offset is large, x / scale + offset is rounded in float32.
         step = found.scale * (1.51 + 2.0**-22 * np.abs(found.offset))
         slack = np.abs(x) * 2.0**-21 + 1e-36
@@ -279,11 +282,9 @@ def test_wide_sparse_rows_are_not_made_dense() -> None:
     quantization = found.layers[0].quantization
     assert quantization is not None
     fresh = sparse.random(1000, d, 50 / d, "csr", dtype=np.float32, random_state=1)
-    beyond = quantize.outside(fresh, quantization, first=True)
+    beyond = outside(fresh, quantization, first=True)
     assert beyond.mean() < 0.02
-    np.testing.assert_array_equal(
-        beyond, quantize.outside(fresh.toarray(), quantization, first=True)
-    )
+    np.testing.assert_array_equal(beyond, outside(fresh.toarray(), quantization, first=True))
 
 
 # --- later layers ------------------------------------------------------------------------------
@@ -299,7 +300,7 @@ def test_zero_is_a_byte_in_later_layers(hidden: str) -> None:
         assert quantization is not None and quantization.offset.shape == ()
         assert (quantization.offset == 0) == (hidden in ("relu", "sigmoid"))
         assert quantization.offset == np.round(quantization.offset)
-        kept = ~quantize.outside(inputs, quantization, first=False)
+        kept = ~outside(inputs, quantization, first=False)
         assert kept.mean() > 0.98
         off = np.abs(taken(inputs[kept], quantization) - inputs[kept])
         assert (off <= 0.51 * quantization.scale).all()
@@ -489,7 +490,7 @@ def test_what_fitted_rows_show_counts_too() -> None:
     """A steep unit that is on in few rows, of which none is held back."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 4)).astype(np.float32)
-    fitted, held = quantize.split(x)
+    fitted, held = split(x)
     steep = [[1e4, 0, 0, 0], *np.eye(4)]
     on = np.sort(fitted[:, 0])[-3]
     assert (held[:, 0] < on).all()
@@ -569,16 +570,16 @@ def test_differences_of_labels() -> None:
     exact = np.float32([[3, 1, 0], [0, 2, 1], [5, 5.5, 0], [1, 0, 9]])
     got = exact + np.float32([[0, 0, 0.5], [0, -1.5, 0], [0, 0, 0], [0, 0, 0]])
     none = np.zeros(4, bool)
-    found = quantize.difference(exact, got, none, "classification", "identity")
+    found = difference(exact, got, none, "classification", "identity")
     assert found.changed == 0.25
     # Margins 2, 1, 0.5 and 8; errors 0, 1.5, 0 and 0: of the margins two are below 1.5.
     assert found.expected_changed == pytest.approx((0 + 2 + 0 + 0) / 4 / 4 / 2)
     assert found.relative == pytest.approx(1.5**2 / (4 + 1 + 0.25 + 64))
-    known = quantize.difference(exact, got, got[:, 1] == 0.5, "classification", "identity")
+    known = difference(exact, got, got[:, 1] == 0.5, "classification", "identity")
     assert (known.changed, known.expected_changed, known.relative) == (0, 0, 0)
-    several = quantize.difference(exact - 1, got - 1, none, "multilabel", "identity")
+    several = difference(exact - 1, got - 1, none, "multilabel", "identity")
     assert several.changed == pytest.approx(1 / 12)
-    values = quantize.difference(exact, got, none, "regression", "identity")
+    values = difference(exact, got, none, "regression", "identity")
     assert np.isnan(values.changed) and values.relative > 0
 
 
@@ -592,7 +593,7 @@ def test_a_gates_range_holds_its_sums_with_room() -> None:
     sums = x @ gate.u
     low, high = sums.min(axis=0), sums.max(axis=0)
     expected = np.stack([low - 0.1 * (high - low), high + 0.1 * (high - low)])
-    np.testing.assert_allclose(quantize.gate_range(gate, x), expected, rtol=1e-5)
+    np.testing.assert_allclose(gate_range(gate, x), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shift", [0.0, 50.0])
@@ -615,7 +616,7 @@ def test_a_gate_that_never_varies() -> None:
     net = make([20, 30, 5]).with_gates({0: Gate(np.zeros((20, 2)), np.ones((2, 30)), np.ones(30))})
     x = rows(100, 20)
     small = net.quantize(x)
-    assert small.strategies() == ("gate", "dense")
+    assert small.plan_for().strategies == ("gate", "dense")
     np.testing.assert_array_equal(small(x), small.with_strategies(["skip"] * 2, "int8")(x))
 
 
@@ -661,7 +662,7 @@ def test_the_error_is_small(hidden: Any, options: dict[str, Any]) -> None:
 def test_gates_in_int8_choose_nearly_the_same_units(net: Network) -> None:
     x = images(400)
     small = net.quantize(x)
-    assert small.strategies() == ("gate", "gate", "dense")
+    assert small.plan_for().strategies == ("gate", "gate", "dense")
     for f32, int8 in zip(
         net.profile(x, seconds=0).layers[:2], small.profile(x, seconds=0).layers[:2], strict=True
     ):
@@ -673,8 +674,8 @@ def test_gates_in_int8_choose_nearly_the_same_units(net: Network) -> None:
 def test_what_a_quantized_network_keeps(net: Network) -> None:
     x = images(200)
     plan = (
-        ClassPlan(1, ("gate", "skip", "dense"), ("f32",) * 3),
-        ClassPlan(32, ("skip", "gate", "skip"), ("f32",) * 3),
+        BatchPlan(1, ("gate", "skip", "dense"), ("f32",) * 3),
+        BatchPlan(32, ("skip", "gate", "skip"), ("f32",) * 3),
     )
     model = Model(
         layers=net.layers,
@@ -922,15 +923,15 @@ def test_each_batch_size_uses_its_precisions(net: Network) -> None:
     x = images(100)
     small = net.quantize(x)
     plan = (
-        ClassPlan(1, ("skip",) * 3, ("int8", "f32", "int8")),
-        ClassPlan(64, ("dense",) * 3, ("f32", "int8", "f32")),
+        BatchPlan(1, ("skip",) * 3, ("int8", "f32", "int8")),
+        BatchPlan(64, ("dense",) * 3, ("f32", "int8", "f32")),
     )
     both = Network(dataclasses.replace(small._model, plan=plan))
     assert both.plan == plan
     for n, part in ((1, plan[0]), (64, plan[1])):
         expected = small.with_strategies(part.strategies, part.precisions)(x[:n])
         np.testing.assert_array_equal(both(x[:n]), expected)
-    assert "plan {1: skip8-skip-skip8, 64: dense-dense8-dense}" in repr(both)
+    assert "plan {1: skip-int8/skip/skip-int8, 64: dense/dense-int8/dense}" in repr(both)
 
 
 # --- rows ---------------------------------------------------------------------------------------
@@ -1016,7 +1017,7 @@ def test_signed_rows_and_rows_beyond_the_range() -> None:
     for steps in (0.9, 1.1):
         beyond = bounds + np.array([[-steps], [steps]])
         near = ((beyond - first.offset) * first.scale).astype(np.float32)
-        assert quantize.outside(near, first, first=True).all() == (steps > 1)
+        assert outside(near, first, first=True).all() == (steps > 1)
         # Such rows leave later layers' bytes too, unless these are f32.
         only = small.with_strategies(["dense"] * 3, ["int8", "f32", "f32"])
         expected = net(near if steps > 1 else taken(near, first).astype(np.float32))
@@ -1056,7 +1057,7 @@ def test_units_in_another_order_give_the_same_bits(net: Network, strategy: str) 
     """Sums of integers do not depend on the order."""
     x = images(100)
     small = net.quantize(x).with_strategies([strategy, strategy, "skip"], "int8")
-    other = small.with_order(ALL)
+    other = small.with_units(ALL)
     assert other.plan == small.plan
     for n in (1, 9, 100):
         np.testing.assert_array_equal(other(x[:n]), small(x[:n]))
@@ -1069,7 +1070,7 @@ def test_signed_units_in_another_order() -> None:
     net = make([30, 50, 40, 5], hidden="tanh", input_scale=1 / 255)
     x = images(100)
     small = net.quantize(x)
-    np.testing.assert_allclose(small.with_order(ALL)(x), small(x), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(small.with_units(ALL)(x), small(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.isa
@@ -1086,10 +1087,10 @@ def test_units_that_are_always_zero_need_not_be_computed(net: Network, strategy:
     full = Network.from_layers(layers, input_scale=1 / 255)
     plan = [strategy, strategy, "dense"]
     small = full.quantize(x).with_strategies(plan, "int8")
-    part = small.with_order(SOME)
+    part = small.with_units(SOME)
     # The weights of units that are left out may have been the largest.
     assert relative(part(x), small(x)) < 0.02
-    ordered = full.with_order(SOME).quantize(x).with_strategies(plan, "int8")
+    ordered = full.with_units(SOME).quantize(x).with_strategies(plan, "int8")
     for one, other in zip(ordered.layers, part.layers, strict=True):
         assert one.quantization is not None and other.quantization is not None
         np.testing.assert_allclose(one.quantization.scale, other.quantization.scale, rtol=1e-5)
@@ -1105,7 +1106,7 @@ def test_units_that_are_always_zero_need_not_be_computed(net: Network, strategy:
 def test_layer_inputs_are_what_bytes_stand_for(strategy: str, orders: Any, shift: float) -> None:
     net = gated(make([30, 50, 40, 5], input_scale=0.01, input_shift=shift))
     x = rows(200, 30) * 40 + 20 - np.float32(shift / 0.01)
-    net = net.quantize(x).with_order(orders)
+    net = net.quantize(x).with_units(orders)
     net = net.with_strategies([strategy, strategy, "skip"], "int8")
     inputs = net.layer_inputs(x)
     first, *others = (layer.quantization for layer in net.layers)
@@ -1125,13 +1126,13 @@ def test_layer_inputs_are_what_bytes_stand_for(strategy: str, orders: Any, shift
 @pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
 def test_a_profile_in_int8(net: Network, strategy: str, orders: Any) -> None:
     x = images(61)
-    small = net.quantize(x).with_order(orders)
+    small = net.quantize(x).with_units(orders)
     small = small.with_strategies([strategy, strategy, "dense"], "int8")
     profile = small.profile(x, seconds=0)
     signals = [*small.layer_inputs(x), small(x)]
     for i, (layer, found) in enumerate(zip(small.layers, profile.layers, strict=True)):
         assert (found.inputs, found.outputs) == (layer.inputs, layer.outputs)
-        assert (found.strategy, found.precision) == (small.strategies()[i], "int8")
+        assert (found.strategy, found.precision) == (small.plan_for().strategies[i], "int8")
         assert found.density_in == pytest.approx((signals[i] != 0).mean())
         assert found.density_out == pytest.approx((signals[i + 1] != 0).mean())
         assert found.seconds_per_row > 0
@@ -1140,17 +1141,17 @@ def test_a_profile_in_int8(net: Network, strategy: str, orders: Any) -> None:
             assert found.recall is not None and 0.05 < found.recall < 0.95
             assert found.lost_energy is not None and 0.05 < found.lost_energy < 0.95
         else:
-            computed = layer.outputs if layer.order is None else len(layer.order)
+            computed = layer.outputs if layer.kept_units is None else len(layer.kept_units)
             assert found.computed_share == pytest.approx(computed / layer.outputs)
     lines = str(profile).splitlines()
     assert max(map(len, lines)) <= 80
-    assert f"{strategy}8" in lines[1] and "dense8" in lines[3]
+    assert f"{strategy}-int8" in lines[1] and "dense-int8" in lines[3]
 
 
 def test_repr(net: Network) -> None:
     small = net.quantize(images(50))
-    assert "plan {1: gate8-gate8-dense8}" in repr(small)
-    assert "plan {1: gate-skip-skip}" in repr(small.with_strategies(["gate", "skip", "skip"]))
+    assert "plan {1: gate-int8/gate-int8/dense-int8}" in repr(small)
+    assert "plan {1: gate/skip/skip}" in repr(small.with_strategies(["gate", "skip", "skip"]))
     assert repr(small.layers[0]) == "Layer(30 -> 50, relu, gate of rank 4, int8)"
 
 
@@ -1160,7 +1161,7 @@ def test_repr(net: Network) -> None:
 def test_with_quantization(net: Network) -> None:
     skips = net.with_strategies(["skip"] * 3)
     some = skips.with_quantization({1: plain(0.01), 2: plain(0.02)})
-    assert some.plan == (ClassPlan(1, ("skip",) * 3, ("f32", "f32", "int8")),)
+    assert some.plan == (BatchPlan(1, ("skip",) * 3, ("f32", "f32", "int8")),)
     assert "a layer that has a gate without a range stays in f32" and some.layers[1].gate
     free = skips.with_gates([None] * 3)
     all_of_them = free.with_quantization([ONE, plain(0.01), plain(0.02)])
@@ -1217,13 +1218,11 @@ def test_one_scale_for_each_unit(strategy: str, orders: Any) -> None:
         ranged = [None if layer.gate is None else layer.gate for layer in network.layers]
         inputs = network.dense().layer_inputs(x)
         ranged = [
-            None
-            if gate is None
-            else dataclasses.replace(gate, range=quantize.gate_range(gate, values))
+            None if gate is None else dataclasses.replace(gate, range=gate_range(gate, values))
             for gate, values in zip(ranged, inputs, strict=True)
         ]
         small = network.with_gates(ranged).with_quantization({1: Quantization(scale, np.array(0))})
-        results.append(small.with_order(orders).with_strategies(*plan)(x))
+        results.append(small.with_units(orders).with_strategies(*plan)(x))
     np.testing.assert_allclose(results[1], results[0], rtol=1e-5, atol=1e-6)
 
 
@@ -1277,16 +1276,16 @@ def test_other_gates_of_a_quantized_network(net: Network) -> None:
     gate = small.layers[0].gate
     assert gate is not None
     no_range = small.with_gates({0: dataclasses.replace(gate, range=None)})
-    assert no_range.plan == (ClassPlan(1, ("gate", "gate", "dense"), ("f32", "int8", "int8")),)
+    assert no_range.plan == (BatchPlan(1, ("gate", "gate", "dense"), ("f32", "int8", "int8")),)
     assert no_range.layers[0].quantization is small.layers[0].quantization
     ranged = small.with_gates({0: dataclasses.replace(gate)})
     assert ranged.plan == small.plan
     gone = small.with_gates({0: None})
-    assert gone.plan == (ClassPlan(1, ("dense", "gate", "dense"), ("int8",) * 3),)
+    assert gone.plan == (BatchPlan(1, ("dense", "gate", "dense"), ("int8",) * 3),)
     # Those that stay as they are keep strategy and precision.
     skips = no_range.with_strategies(["skip"] * 3, "int8")
     kept = skips.with_gates({1: None})
-    assert kept.plan == (ClassPlan(1, ("skip",) * 3, ("int8",) * 3),)
+    assert kept.plan == (BatchPlan(1, ("skip",) * 3, ("int8",) * 3),)
 
 
 # --- storing, copying, tuning -------------------------------------------------------------------
@@ -1296,12 +1295,12 @@ def everything() -> Network:
     """A network with gates, orders, scales for each input, and a plan that mixes precisions."""
     net = gated(make([30, 50, 40, 3], classes=["a", "b", "c"], input_scale=0.5, input_shift=0.1))
     x = images(100) * np.linspace(0.01, 3, 30, dtype=np.float32)
-    net = net.quantize(x).with_order(SOME)
+    net = net.quantize(x).with_units(SOME)
     each = Quantization(np.linspace(0.01, 3, 30), np.linspace(0, 9, 30))
     net = net.with_quantization({0: each}).with_probe(x[:5]).with_metadata({"seed": 3})
     plan = (
-        ClassPlan(1, ("gate", "skip", "dense"), ("int8", "f32", "int8")),
-        ClassPlan(32, ("skip", "gate", "skip"), ("f32", "int8", "int8")),
+        BatchPlan(1, ("gate", "skip", "dense"), ("int8", "f32", "int8")),
+        BatchPlan(32, ("skip", "gate", "skip"), ("f32", "int8", "int8")),
     )
     return Network(dataclasses.replace(net._model, plan=plan))
 
@@ -1356,7 +1355,7 @@ def test_what_keeps_int8() -> None:
         "with_probe": net.with_probe(x[:3]),
         "with_metadata": net.with_metadata({}),
         "with_gates": net.with_gates({}),
-        "with_order": net.with_order({}),
+        "with_units": net.with_units({}),
         "with_quantization": net.with_quantization({}),
     }
     for name, other in kept.items():

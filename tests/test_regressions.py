@@ -94,7 +94,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_layers_may_come_from_an_iterator() -> None:
     weights, biases = [np.ones((3, 2)), np.ones((1, 3))], [np.zeros(3), np.zeros(1)]
     net = Network.from_layers(zip(weights, biases, strict=True))  # type: ignore[arg-type]
-    assert net.with_strategies(s for s in ("skip", "dense")).strategies() == ("skip", "dense")  # type: ignore[arg-type]
+    assert net.with_strategies(s for s in ("skip", "dense")).plan_for().strategies == (
+        "skip",
+        "dense",
+    )  # type: ignore[arg-type]
 
 
 def test_a_view_of_a_writable_array_is_copied() -> None:
@@ -114,6 +117,6 @@ def test_refusals_name_the_argument() -> None:
     with pytest.raises(TypeError, match=r"^batch_sizes must be a sequence of integers, got int$"):
         net.tune(x, 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^rows must be at least 0, got -1$"):
-        net.strategies(-1)
+        net.plan_for(-1)
     with pytest.raises(ValueError, match=r"^a sparse x must have shape \(n, 2\), got \(2,\)$"):
         net(sparse.coo_array(np.ones(2)))

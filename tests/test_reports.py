@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from lrgate.reports import CheckReport, ClassReport, LayerReport, Report, Spread
+from lrgate.results.optimization import BatchReport, CheckReport, LayerReport, OptimizeReport
+from lrgate.results.ratio import Ratio
+from lrgate.results.table import Column, Table
 
 
 def layer(i: int = 0, **changes: Any) -> LayerReport:
@@ -47,24 +49,24 @@ def plain(**changes: Any) -> LayerReport:
     )
 
 
-def class_report(rows: int = 1, **changes: Any) -> ClassReport:
-    made = ClassReport(
+def batch_report(rows: int = 1, **changes: Any) -> BatchReport:
+    made = BatchReport(
         rows=rows,
         layers=(layer(0), layer(1, inputs=1000, outputs=600), plain(inputs=600, outputs=10)),
         seconds_dense=54.17e-6,
         seconds_exact=6.77e-6,
         seconds_after=2.78e-6,
-        over_dense=Spread(19.68, 18.39, 20.32),
-        over_exact=Spread(2.43, 2.33, 2.5),
+        over_dense=Ratio(19.68, 18.39, 20.32),
+        over_exact=Ratio(2.43, 2.33, 2.5),
         predicted_speed_up=4.38,
     )
     return replace(made, **changes)
 
 
 @pytest.fixture
-def report() -> Report:
-    return Report(
-        classes=(class_report(1), class_report(64), class_report(1024)),
+def report() -> OptimizeReport:
+    return OptimizeReport(
+        batches=(batch_report(1), batch_report(64), batch_report(1024)),
         measure="classification error",
         error_before=0.0025,
         error_after=0.01,
@@ -107,40 +109,57 @@ def values_at(values: Any, path: tuple[Any, ...]) -> Any:
 # --- as data ------------------------------------------------------------------------------------
 
 
-def test_a_report_comes_back(report: Report) -> None:
+def test_a_report_comes_back(report: OptimizeReport) -> None:
     values = report.to_dict()
-    assert Report.from_dict(values) == report
+    assert OptimizeReport.from_dict(values) == report
     through = json.loads(json.dumps(values, allow_nan=False))
     assert through == values
-    assert Report.from_dict(through) == report
+    assert OptimizeReport.from_dict(through) == report
     assert pickle.loads(pickle.dumps(report)) == report  # noqa: S301
-    none = replace(report, order_speed_up=None, notes=(), classes=(), machine={})
-    assert Report.from_dict(none.to_dict()) == none
+    none = replace(report, order_speed_up=None, notes=(), batches=(), machine={})
+    assert OptimizeReport.from_dict(none.to_dict()) == none
 
 
-def test_the_dict_is_a_copy(report: Report) -> None:
+def test_a_report_of_an_earlier_version_is_read(report: OptimizeReport) -> None:
+    """It calls the reports by batch size `classes`."""
+    values = report.to_dict()
+    values["classes"] = values.pop("batches")
+    assert OptimizeReport.from_dict(values) == report
+
+
+def test_tables_are_text_html_and_frames(report: OptimizeReport) -> None:
+    table = report.batches[0].table()
+    html = table._repr_html_()
+    assert html.count("<tr>") == 1 + len(table.rows)
+    assert html.count("gate-int8 128") == str(table).count("gate-int8 128") > 0
+    frame = table.to_dataframe()
+    assert list(frame.columns) == [column.title for column in table.columns]
+    assert "<script>" not in Table([Column("a")], [("<script>",)])._repr_html_()
+
+
+def test_the_dict_is_a_copy(report: OptimizeReport) -> None:
     values = report.to_dict()
     values["machine"]["isa"] = "other"
-    values["classes"].clear()
+    values["batches"].clear()
     assert report.machine["isa"] == "avx512vnni"
-    assert len(report.classes) == 3
+    assert len(report.batches) == 3
 
 
-def test_whole_numbers_are_numbers(report: Report) -> None:
+def test_whole_numbers_are_numbers(report: OptimizeReport) -> None:
     """As another language's JSON may write them."""
     values = report.to_dict()
     values["seconds"], values["order_speed_up"] = 13, 1
-    read = Report.from_dict(values)
+    read = OptimizeReport.from_dict(values)
     assert (read.seconds, read.order_speed_up) == (13.0, 1.0)
     assert type(read.seconds) is type(read.order_speed_up) is float
 
 
 @pytest.mark.parametrize(
     "path",
-    [(), ("classes", 1), ("classes", 0, "layers", 2), ("classes", 2, "over_dense")],
+    [(), ("batches", 1), ("batches", 0, "layers", 2), ("batches", 2, "over_dense")],
     ids=str,
 )
-def test_keys_must_be_all_and_no_other(report: Report, path: tuple[Any, ...]) -> None:
+def test_keys_must_be_all_and_no_other(report: OptimizeReport, path: tuple[Any, ...]) -> None:
     name = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in path)
     expected = f"report{name} must have the keys "
     good = report.to_dict()
@@ -148,11 +167,11 @@ def test_keys_must_be_all_and_no_other(report: Report, path: tuple[Any, ...]) ->
         values = copy.deepcopy(good)
         del values_at(values, path)[key]
         with pytest.raises(ValueError) as refusal:
-            Report.from_dict(values)
+            OptimizeReport.from_dict(values)
         assert str(refusal.value).startswith(expected) and key in str(refusal.value)
     values_at(good, path)["more"] = 1
     with pytest.raises(ValueError) as refusal:
-        Report.from_dict(good)
+        OptimizeReport.from_dict(good)
     assert str(refusal.value).startswith(expected)
 
 
@@ -175,35 +194,35 @@ def test_keys_must_be_all_and_no_other(report: Report, path: tuple[Any, ...]) ->
         (("notes",), "text", "report.notes must be a list, got str"),
         (("notes", 0), 1, r"report.notes\[0\] must be str, got int"),
         (("dead_units", 1), 1.5, r"report.dead_units\[1\] must be int, got float"),
-        (("classes",), {}, "report.classes must be a list, got dict"),
-        (("classes", 1), [], r"report.classes\[1\] must have the keys rows, layers"),
-        (("classes", 1, "rows"), "64", r"report.classes\[1\].rows must be int, got str"),
+        (("batches",), {}, "report.batches must be a list, got dict"),
+        (("batches", 1), [], r"report.batches\[1\] must have the keys rows, layers"),
+        (("batches", 1, "rows"), "64", r"report.batches\[1\].rows must be int, got str"),
         (
-            ("classes", 0, "layers", 2, "rank"),
+            ("batches", 0, "layers", 2, "rank"),
             "8",
-            r"report.classes\[0\].layers\[2\].rank must be int, got str",
+            r"report.batches\[0\].layers\[2\].rank must be int, got str",
         ),
         (
-            ("classes", 0, "over_exact", "low"),
+            ("batches", 0, "over_exact", "low"),
             [],
-            r"report.classes\[0\].over_exact.low must be float, got list",
+            r"report.batches\[0\].over_exact.low must be float, got list",
         ),
     ],
     ids=str,
 )
 def test_values_of_another_type_are_refused(
-    report: Report, path: tuple[Any, ...], value: Any, message: str
+    report: OptimizeReport, path: tuple[Any, ...], value: Any, message: str
 ) -> None:
     values = report.to_dict()
     values_at(values, path[:-1])[path[-1]] = value
     with pytest.raises(ValueError, match=f"^{message}"):
-        Report.from_dict(values)
+        OptimizeReport.from_dict(values)
 
 
 @pytest.mark.parametrize("values", [None, 3, [], "report", {}], ids=str)
 def test_what_is_no_report_is_refused(values: Any) -> None:
-    with pytest.raises(ValueError, match=r"^report must have the keys classes, measure"):
-        Report.from_dict(values)
+    with pytest.raises(ValueError, match=r"^report must have the keys batches, measure"):
+        OptimizeReport.from_dict(values)
 
 
 # --- as text ------------------------------------------------------------------------------------
@@ -213,7 +232,7 @@ def columns(text: object) -> int:
     return max(map(len, str(text).splitlines()))
 
 
-def test_text_has_at_most_80_columns(report: Report) -> None:
+def test_text_has_at_most_80_columns(report: OptimizeReport) -> None:
     assert columns(report) <= 80
     long = replace(
         report,
@@ -232,14 +251,14 @@ def test_text_has_at_most_80_columns(report: Report) -> None:
         machine={"isa": "avx512vnni", "cpu": "Intel(R) Xeon(R) Platinum 8375C CPU @ 2.90GHz"},
         seconds=12345.0,
         notes=("units that were never on are kept: " * 4,),
-        classes=(
-            class_report(
+        batches=(
+            batch_report(
                 1_048_576,
                 seconds_dense=12345.67e-6,
                 seconds_exact=1234.56e-6,
                 seconds_after=1234.56e-6,
-                over_dense=Spread(1234.56, 1234.56, 1234.56),
-                over_exact=Spread(123.45, 123.45, 123.45),
+                over_dense=Ratio(1234.56, 1234.56, 1234.56),
+                over_exact=Ratio(123.45, 123.45, 123.45),
                 layers=(
                     layer(inputs=10_000, rank=64),
                     layer(outputs=4096, rank=256, seconds_before=9999.99e-6),
@@ -249,19 +268,19 @@ def test_text_has_at_most_80_columns(report: Report) -> None:
         ),
     )
     assert columns(long) <= 80
-    assert columns(long.classes[0]) <= 80
+    assert columns(long.batches[0]) <= 80
 
 
-def test_columns_are_in_line(report: Report) -> None:
-    lines = str(report.classes[0]).splitlines()
+def test_columns_are_in_line(report: OptimizeReport) -> None:
+    lines = str(report.batches[0]).splitlines()
     table = lines[-4:]
     assert len(set(map(len, table))) == 1
-    for word in ("in", "out", "computed", "recall", "lost", "FLOPs", "before", "after"):
+    for word in ("in", "out", "units", "recall", "lost", "FLOPs", "before", "after"):
         end = table[0].index(f" {word}") + 1 + len(word)
         assert all(line[end - 1] != " " and line[end : end + 1] in ("", " ") for line in table)
 
 
-def test_what_the_text_says(report: Report) -> None:
+def test_what_the_text_says(report: OptimizeReport) -> None:
     text = str(report)
     for part in (
         "increase of classification error: at most 1.380 points with 95 % confidence",
@@ -280,12 +299,12 @@ def test_what_the_text_says(report: Report) -> None:
         "19.68 (18.39 to 20.32) times as fast as dense",
         "2.43 (2.33 to 2.50)",
         "predicts 4.38 over dense",
-        " gate8 128 ",
+        " gate-int8 128 ",
         " skip ",
         "avx512vnni, AMD EPYC; took 13 s",
     ):
         assert part in text
-    assert [text.count(str(of_class)) for of_class in report.classes] == [1, 1, 1]
+    assert [text.count(str(batch)) for batch in report.batches] == [1, 1, 1]
     silent = replace(report, order_speed_up=None, dead_units=(0, 0), dropped_units=(0, 0))
     assert "order of units" not in str(silent) and "left out" not in str(silent)
     assert "not used" in str(replace(report, order_used=False))
@@ -293,7 +312,7 @@ def test_what_the_text_says(report: Report) -> None:
     assert "worst row 0.605 standard deviations off, 0.7 allowed;" in str(regressor)
 
 
-def test_an_exact_plan_is_called_exact(report: Report) -> None:
+def test_an_exact_plan_is_called_exact(report: OptimizeReport) -> None:
     failed = (CheckReport("int8 without gates", 0.03, 0.04, 0.1, False),)
     exact = replace(report, tests=failed, increase_bound=0.0, expected_increase=0.0)
     for made in (exact, replace(exact, tests=())):
@@ -304,7 +323,7 @@ def test_an_exact_plan_is_called_exact(report: Report) -> None:
 # --- as a table ---------------------------------------------------------------------------------
 
 
-def test_to_dataframe(report: Report) -> None:
+def test_to_dataframe(report: OptimizeReport) -> None:
     pytest.importorskip("pandas")
     frame = report.to_dataframe()
     assert len(frame) == 9
@@ -315,7 +334,7 @@ def test_to_dataframe(report: Report) -> None:
     assert frame["rank"].isna().tolist() == [False, False, True] * 3
 
 
-def test_to_dataframe_needs_pandas(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_dataframe_needs_pandas(report: OptimizeReport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="pandas"):
         report.to_dataframe()

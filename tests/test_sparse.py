@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import doctest
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import sparse
 
-import lrgate
-import lrgate.sparse
-from lrgate.sparse import SparseInputs
+from lrgate.inputs.sparse import SparseInputs
 
 
 def csr(n: int = 40, width: int = 30, density: float = 0.1) -> Any:
@@ -54,7 +51,3 @@ def test_a_map_of_another_width() -> None:
         SparseInputs(csr(), np.ones(29))
     with pytest.raises(ValueError, match=r"^shift must have shape \(\) or \(30,\), got \(2, 30\)$"):
         SparseInputs(csr(), None, np.ones((2, 30)))
-
-
-def test_examples() -> None:
-    assert doctest.testmod(lrgate.sparse).failed == 0

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrgate import Layer, units
+from lrgate import Layer
 from lrgate.model import Activation
-from lrgate.units import co_activation_order, proven_dead
+from lrgate.planner import units
+from lrgate.planner.units import co_activation_order, proven_dead
 from oracle import make, rows
 
 RELU = Activation("relu")

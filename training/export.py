@@ -203,22 +203,23 @@ def _add_gates(
     estimator: str,
     ranks: tuple[int, ...],
     threshold: float,
-    fitting: data.U8Array,
+    fitting_rows: data.U8Array,
     held_out: data.U8Array,
 ) -> tuple[lrgate.Network, dict[int, Any]]:
     """Fit a gate for every layer with a rank above 0, and judge it on ``held_out`` rows."""
     from lrgate import estimators
+    from lrgate.estimators import registry
 
-    fitting_inputs = net.layer_inputs(fitting)
+    fitting_inputs = net.layer_inputs(fitting_rows)
+    fitting = registry.by_name(estimator)
     held_out_inputs = net.layer_inputs(held_out)
     gates, reports = {}, {}
     for layer, rank in enumerate(ranks):
         if rank == 0:
             continue
-        if estimator == "svd":
-            fit = estimators.svd(net.layers[layer])
-        else:
-            fit = estimators.whitened(net.layers[layer], fitting_inputs[layer])
+        of_layer = net.layers[layer]
+        most = min(of_layer.inputs, of_layer.outputs)
+        fit = fitting.fit(of_layer, fitting_inputs[layer], (most,), None, 0)
         gates[layer] = fit.gate(rank, threshold)
         reports[layer] = estimators.evaluate(
             net.layers[layer], gates[layer], held_out_inputs[layer]

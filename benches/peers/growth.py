@@ -35,9 +35,9 @@ import numpy as np
 import numpy.typing as npt
 
 import lrgate
-from lrgate import timing
 from lrgate.bench import engines
-from lrgate.files import replacing
+from lrgate.files.atomic import replacing
+from lrgate.measure import timing
 
 ROOT = Path(__file__).resolve().parents[2]
 NOISE = 0.1

@@ -23,7 +23,7 @@ import growth
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from lrgate.files import replacing
+from lrgate.files.atomic import replacing
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "benchmarks"
 ORDER = (
@@ -288,7 +288,7 @@ def ratios_table(comparison: dict[str, Any]) -> str:
                 [
                     f"{race['rows']:,}",
                     name + ("" if entry["within_limit"] else ", at too high an error"),
-                    "-".join(entry["plan"]),
+                    "/".join(entry["plan"]),
                     f"{spread(entry['over']['any'])} {entry['over']['any']['peer']}",
                     "" if same is None else f"{spread(same)} {same['peer']}",
                     "" if predicted is None else f"{predicted:.2f}",

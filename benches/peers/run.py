@@ -22,7 +22,7 @@ import report
 from works import NAMES, Work, works
 
 from lrgate.bench import compare
-from lrgate.files import replacing
+from lrgate.files.atomic import replacing
 
 ROWS = (1, 2, 4, 8, 16, 64, 256, 1024, 8192)
 MOST_MULTIPLY_ADDS = 5e10

@@ -1,5 +1,16 @@
 """Runs trained ReLU networks on CPUs without computing what will be zero.
 
+===========  =======================================================================
+load         ``Network.load(path)`` reads a file, ``Network.from_layers(...)`` takes
+             weights and biases
+optimize     ``optimize(net, x, y)`` finds the fastest network within an error budget
+predict      ``net.predict(x)``, ``net.predict_proba(x)``; ``net(x)`` gives raw outputs
+save         ``net.save(path)`` keeps weights, gates and plan
+===========  =======================================================================
+
+``lrgate.estimators`` fits gates one by one, ``lrgate.results`` has the classes of reports,
+``lrgate.examples`` a network and rows to try.
+
 >>> import lrgate
 >>> net, x, y = lrgate.examples.mnist()
 >>> net.predict(x[:3]).tolist() == y[:3].tolist()
@@ -8,38 +19,34 @@ True
 
 from __future__ import annotations
 
-from lrgate import estimators, examples
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from lrgate._core import VERSION as __version__
 from lrgate._core import available_isas, get_num_threads, isa
-from lrgate.files import FileFormatError
-from lrgate.model import Activation, Gate, Layer, Quantization
-from lrgate.monitoring import Monitor, MonitorReport
+from lrgate.drift.monitor import Monitor
+from lrgate.files.errors import FileFormatError
+from lrgate.model.activation import Activation
+from lrgate.model.layer import Gate, Layer, Quantization
+from lrgate.model.plan import BatchPlan
 from lrgate.network import Network
-from lrgate.optimize import optimize
-from lrgate.phases import PhaseProfile, Phases
-from lrgate.profiles import LayerProfile, Profile
-from lrgate.quantize import QuantizationReport, QuantizationWarning
-from lrgate.reports import ClassReport, LayerReport, Report
+from lrgate.results.quantization import QuantizationWarning
 from lrgate.runtime import num_threads, set_num_threads, show_config
+
+if TYPE_CHECKING:
+    from lrgate import estimators, examples, results
+    from lrgate.planner.optimizer import optimize
 
 __all__ = [
     "Activation",
-    "ClassReport",
+    "BatchPlan",
     "FileFormatError",
     "Gate",
     "Layer",
-    "LayerProfile",
-    "LayerReport",
     "Monitor",
-    "MonitorReport",
     "Network",
-    "PhaseProfile",
-    "Phases",
-    "Profile",
     "Quantization",
-    "QuantizationReport",
     "QuantizationWarning",
-    "Report",
     "__version__",
     "available_isas",
     "estimators",
@@ -48,6 +55,25 @@ __all__ = [
     "isa",
     "num_threads",
     "optimize",
+    "results",
     "set_num_threads",
     "show_config",
 ]
+
+# Imported when they are first used: who only predicts need not wait for them.
+_MODULES = ("estimators", "examples", "results")
+_ELSEWHERE = {"optimize": "lrgate.planner.optimizer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"lrgate.{name}")
+    if name in _ELSEWHERE:
+        value = getattr(importlib.import_module(_ELSEWHERE[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'lrgate' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

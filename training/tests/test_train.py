@@ -532,7 +532,7 @@ def test_export_stores_thresholds_and_plan(folder: Path, trained: Path, tmp_path
         options = ["--ranks", 6, 0, "--threshold", threshold, "--plan", "gate", "skip", "dense"]
         assert exported(folder, trained, path, *options) == 0
         nets.append(lrgate.Network.load(path))
-        assert nets[-1].strategies(1) == ("gate", "skip", "dense")
+        assert nets[-1].plan_for(1).strategies == ("gate", "skip", "dense")
         assert nets[-1].metadata["threshold"] == threshold
     strict, lax = (net.layers[0].gate for net in nets)
     np.testing.assert_allclose(lax.bias, strict.bias + 0.5, atol=1e-5)

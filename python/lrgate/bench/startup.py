@@ -8,11 +8,12 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+
+from lrgate.results.bench import Startup
 
 __all__ = ["Startup", "measure"]
 
@@ -25,33 +26,9 @@ begin = time.perf_counter()
 for name in json.loads(sys.argv[1])["modules"]:
     importlib.import_module(name)
 imported = time.perf_counter() - begin
-from lrgate.bench import startup
+from lrgate.bench import (startup)
 startup.child(sys.argv[1], imported)
 """
-
-
-@dataclass(frozen=True)
-class Startup:
-    """What the start of one engine takes; medians over fresh processes.
-
-    Attributes
-    ----------
-    name : str
-    import_seconds : float
-        Importing the engine's packages: not in `seconds`.
-    seconds : float
-        From the file on disk, which is in the page cache, to the outputs of one row.
-    memory : int or None
-        Bytes by which the process's resident memory grew meanwhile; None where that is not told.
-    file_bytes : int
-        The file's size.
-    """
-
-    name: str
-    import_seconds: float
-    seconds: float
-    memory: int | None
-    file_bytes: int
 
 
 def measure(

@@ -1,0 +1,366 @@
+"""The contestants of one comparison, their errors and their races."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import logging
+import math
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from lrgate.bench import startup
+from lrgate.bench.engines import LRGATE, Engine, Forward, Settings, folded
+from lrgate.bench.parts import CALIBRATION_ROWS, CHECKED_ROWS, Part, Rows, calls_of, outputs_of
+from lrgate.measure import timing
+from lrgate.measure.timing import Timing
+from lrgate.model.activation import Activation
+from lrgate.network import Network
+from lrgate.planner.arguments import checked_targets
+from lrgate.planner.evaluation import Evaluator
+from lrgate.planner.optimizer import optimize
+from lrgate.results.bench import Against, Alone, Entry, Race, Startup
+from lrgate.results.paths import path_names
+
+__all__ = [
+    "Contestants",
+    "linear_at_the_end",
+    "original",
+]
+
+
+ALLOWED: Final = 0.001
+"""How much above the dense network's errors may be that are compared: a tenth of a point."""
+
+_ROUNDING: Final = 1e-9
+
+_TOLERANCES: Final = {"f32": 1e-6, "bf16": 1e-2, "int8": 0.1}
+
+_NARROWING: Final = 0.1
+# Each contestant's own loop, of the time that all by turns take.
+_ALONE: Final = 0.1
+
+
+def original(net: Network) -> Network:
+    """The network as it was trained: f32, dense, all units, and without a last softmax or sigmoid.
+
+    A classifier's classes are the same without.
+    """
+    layers = [
+        (layer.weight, layer.bias, layer.activation) for layer in linear_at_the_end(net).layers
+    ]
+    plain = Network.from_layers(
+        [(weight, bias) for weight, bias, _ in layers],
+        [activation for _, _, activation in layers],
+        task=net.task,
+        classes=net._model.classes,
+        input_scale=net.input_scale,
+        input_shift=net.input_shift,
+        input_range=net.input_range,
+    )
+    return plain if net.probe is None else plain.with_probe(net.probe.x)
+
+
+def linear_at_the_end(net: Network) -> Network:
+    last = net.layers[-1]
+    if net.task != "classification" or last.activation.name not in ("softmax", "sigmoid"):
+        return net
+    layers = (*net.layers[:-1], replace(last, activation=Activation("identity")))
+    return net._with(None, layers=layers, plan=net.plan, probe=None)
+
+
+class Contestants:
+    """One comparison: the contestants, and what is known of them so far."""
+
+    def __init__(
+        self,
+        dense: Network,
+        fit: Part,
+        test: Part,
+        threads: int,
+        seconds: float,
+        progress: bool,
+    ) -> None:
+        self.dense, self.fit, self.test = dense, fit, test
+        self.threads, self.seconds, self.progress = threads, seconds, progress
+        targets = None if test.y is None else checked_targets(dense, test.y, len(test.x))
+        self.judge = Evaluator(dense, test.x, targets)
+        self.outputs = dense.forward(test.x)
+        self.error_dense = self.judge.error(self.outputs).before
+        # A tenth of a point of a few hundred rows is less than one of them.
+        least = 1 / len(test.x) if dense.task == "classification" else 0.0
+        self.error_limit = self.error_dense + max(ALLOWED, least) + _ROUNDING
+        self.calibration = fit.x[:CALIBRATION_ROWS]
+        self.networks: dict[str, Network] = {}
+        self.peers: list[Engine] = []
+        self.errors: dict[str, float] = {}
+        """Of lrgate's networks and the peers' best settings, at the number of rows at hand."""
+        self.errors_of_settings: dict[tuple[str, str], float] = {}
+        self.best: dict[str, Settings] = {}
+        self.failures: dict[str, dict[int, str]] = {}
+        self.versions: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
+
+    def __enter__(self) -> None:
+        self.stack = contextlib.ExitStack()
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
+        # What engines print of their own accord is about formats and settings.
+        self.stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        level = logging.root.manager.disable
+        self.stack.callback(logging.disable, level)
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *exception: object) -> None:
+        self.stack.close()
+
+    def say(self, text: str) -> None:
+        if self.progress:
+            print(text, file=sys.stderr, flush=True)
+
+    # Contestants
+
+    def prepare_lrgate(self, net: Network, sizes: Sequence[int], optimized: bool) -> None:
+        """lrgate's contestants: networks by name."""
+        if optimized:
+            for name, precision in (("lrgate", "auto"), ("lrgate f32", "f32")):
+                self.say(f"optimising, {precision} ...")
+                self.networks[name] = optimize(
+                    self.dense,
+                    self.fit.x,
+                    self.fit.y,
+                    batch_sizes=list(sizes),
+                    precision=precision,
+                    num_threads=self.threads,
+                    progress=False,
+                )
+        else:
+            self.networks["lrgate"] = net
+        self.networks["lrgate dense"] = self.dense
+
+    def prepare_peers(self, chosen: Sequence[Engine]) -> None:
+        """Which engines are there."""
+        try:
+            folded(self.dense)
+        except ValueError as error:
+            self.left_out |= {engine.name: str(error) for engine in chosen}
+            return
+        for engine in chosen:
+            try:
+                self.versions[engine.package] = engine.version()
+                self.peers.append(engine)
+            except ImportError:
+                self.left_out[engine.name] = f"{engine.package} is not installed"
+
+    def made(self, engine: Engine, rows: int, settings: Settings) -> Forward:
+        """The engine's function, once its answers are right."""
+        path = engine.store(self.dense, self.calibration, self.folder, settings)
+        forward: Forward = engine.load(path, rows, self.threads, settings)
+        count = min(max(rows, CHECKED_ROWS), len(self.test.x))
+        found = outputs_of(forward, self.test.x[:count], rows).astype(np.float64)
+        wanted = self.outputs[:count]
+        spread = np.square(wanted - wanted.mean(0)).sum() if count > 1 else np.square(wanted).sum()
+        off = float(np.square(found - wanted).sum() / max(spread, 1e-30))
+        if not off <= _TOLERANCES[engine.precision]:
+            raise ValueError(f"its outputs differ from the network's: by {off:.2g}, squared")
+        return forward
+
+    def narrowed(self, engine: Engine, rows: int) -> tuple[Settings, Forward]:
+        """The fastest of an engine's settings, of those whose error is within the limit if any is.
+
+        Raises
+        ------
+        Exception
+            What the last of them raised, if all did.
+        """
+        made: dict[str, tuple[Settings, Forward]] = {}
+        failed: Exception = ValueError("it has no settings")
+        for settings in engine.settings(self.threads):
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):
+                    made[str(settings)] = settings, self.made(engine, rows, settings)
+            except Exception as error:
+                failed = error
+        if not made:
+            raise failed
+        if len(made) == 1:
+            return next(iter(made.values()))
+        errors = {
+            key: self.peer_error(engine, key, forward, rows) for key, (_, forward) in made.items()
+        }
+        near = [key for key, error in errors.items() if error <= self.error_limit]
+        forwards = {key: made[key][1] for key in near or made}
+        calls = calls_of(self.test.x, rows)
+        times = timing.interleaved(forwards, calls, _NARROWING * self.seconds, min_rounds=3)
+        return made[min(forwards, key=lambda key: times[key].median)]
+
+    # One number of rows
+
+    def race(self, rows: int) -> Race:
+        """All contestants by turns."""
+        contestants: dict[str, Any] = dict(self.networks)
+        calls = dict.fromkeys(self.networks, calls_of(self.test.x, rows))
+        if self.test.bytes is not None:
+            contestants["lrgate, uint8 rows"] = self.networks["lrgate"]
+            calls["lrgate, uint8 rows"] = calls_of(self.test.bytes, rows)
+        settings: dict[str, Settings] = {}
+        for engine in self.peers:
+            self.say(f"{rows} rows a call: {engine.name} ...")
+            try:
+                settings[engine.name], forward = self.narrowed(engine, rows)
+                key = str(settings[engine.name])
+                self.errors[engine.name] = self.peer_error(engine, key, forward, rows)
+            except Exception as caught:
+                reason = (str(caught).strip().splitlines() or [""])[0]
+                self.failures.setdefault(engine.name, {})[rows] = (
+                    f"{type(caught).__name__}: {reason}"
+                )
+                continue
+            self.best[engine.name] = settings[engine.name]
+            contestants[engine.name] = forward
+            calls[engine.name] = calls["lrgate dense"]
+        self.say(f"{rows} rows a call: all by turns ...")
+        times = timing.interleaved(contestants, calls, self.seconds)
+        alone = timing.alone(contestants, calls, _ALONE * self.seconds) if rows == 1 else {}
+        for name, net in self.networks.items():
+            self.errors[name] = self.error(net, rows)
+        if self.test.bytes is not None:
+            self.errors["lrgate, uint8 rows"] = self.error(
+                self.networks["lrgate"], rows, self.test.bytes
+            )
+        entries = [
+            self.entry(
+                name, contestants[name], rows, times, alone.get(name), settings.get(name, {})
+            )
+            for name in contestants
+        ]
+        contestants.clear()
+        self.forget()
+        return Race(rows, tuple(entries))
+
+    def error(self, forward: Any, rows: int, x: Rows | None = None) -> float:
+        """The error on all test rows, in calls of as many rows as are timed."""
+        return self.judge.error(outputs_of(forward, self.test.x if x is None else x, rows)).after
+
+    def peer_error(self, engine: Engine, settings: str, forward: Forward, rows: int) -> float:
+        """The same; where a row's result does not depend on the others, it is taken once."""
+        key = engine.name, settings
+        if engine.batch_dependent or key not in self.errors_of_settings:
+            self.errors_of_settings[key] = self.error(forward, rows)
+        return self.errors_of_settings[key]
+
+    def entry(
+        self,
+        name: str,
+        contestant: Any,
+        rows: int,
+        times: Mapping[str, Timing],
+        alone: Timing | None,
+        settings: Settings,
+    ) -> Entry:
+        time_ = times[name]
+        low, high = time_.quartiles()
+        ours = isinstance(contestant, Network)
+        plan = contestant.plan_for(rows) if ours else None
+        precisions = {engine.name: engine.precision for engine in self.peers}
+        return Entry(
+            name=name,
+            lrgate=ours,
+            precision=precisions[name]
+            if plan is None
+            else ("int8" if "int8" in plan.precisions else "f32"),
+            settings=dict(settings),
+            error=self.errors[name],
+            within_limit=self.errors[name] <= self.error_limit,
+            calls=len(time_.calls),
+            median=time_.median,
+            p99=time_.p99,
+            low=low,
+            high=high,
+            alone=None if alone is None else Alone(len(alone.calls), alone.median, alone.p99),
+            seconds_per_row=time_.seconds_per_row,
+            rows_per_second=1 / time_.seconds_per_row,
+            over=self.over(name, times) if ours else {},
+            plan=() if plan is None else path_names(plan.strategies, plan.precisions),
+            predicted=_predicted(contestant, rows) if ours else None,
+        )
+
+    def over(self, name: str, times: Mapping[str, Timing]) -> dict[str, Against]:
+        """Ratios to the fastest peers whose error is within the limit."""
+        found: dict[str, Against] = {}
+        for precision in ("any", "f32", "bf16", "int8"):
+            near = [
+                peer.name
+                for peer in self.peers
+                if precision in ("any", peer.precision)
+                and peer.name in times
+                and self.errors[peer.name] <= self.error_limit
+            ]
+            if near:
+                best = min(near, key=lambda name: times[name].median)
+                found[precision] = Against(
+                    **vars(times[name].speed_up_over(times[best])), peer=best
+                )
+        return found
+
+    def tell_failures(self, races: int) -> None:
+        """What is left out of all races, or of some."""
+        for name, reasons in self.failures.items():
+            if len(reasons) == races:
+                self.left_out[name] = next(iter(reasons.values()))
+                self.peers = [engine for engine in self.peers if engine.name != name]
+            else:
+                self.left_out |= {
+                    f"{name}, {rows} rows a call": why for rows, why in reasons.items()
+                }
+
+    def forget(self) -> None:
+        """Let go of what engines have compiled for this number of rows."""
+        if "torch" in sys.modules and "torch._dynamo" in sys.modules:
+            sys.modules["torch._dynamo"].reset()
+        gc.collect()
+
+    # The start
+
+    def starts(self) -> list[Startup]:
+        """What each engine takes from its file to its first answer.
+
+        Its settings are the best for the fewest rows, which were raced last.
+        """
+        row = self.folder / "row.npy"
+        np.save(row, self.test.x[:1])
+        found = []
+        for name, net in self.networks.items():
+            self.say(f"{name}: its start ...")
+            path = LRGATE.store(net, self.calibration, self.folder, {"file": name})
+            found.append(self.start(name, LRGATE, path, row, {}))
+        for engine in self.peers:
+            self.say(f"{engine.name}: its start ...")
+            settings = self.best[engine.name]
+            path = engine.store(self.dense, self.calibration, self.folder, settings)
+            try:
+                found.append(self.start(engine.name, engine, path, row, settings))
+            except RuntimeError as error:
+                self.left_out[f"{engine.name}, start"] = str(error)
+        return found
+
+    def start(
+        self, name: str, engine: Engine, path: Path, row: Path, settings: Settings
+    ) -> Startup:
+        return startup.measure(name, engine.name, engine.modules, path, row, self.threads, settings)
+
+
+def _predicted(net: Network, rows: int) -> float | None:
+    report = net.report
+    if report is None:
+        return None
+    nearest = min(report.batches, key=lambda batch: abs(math.log(batch.rows / rows)))
+    return nearest.predicted_speed_up

@@ -1,0 +1,128 @@
+"""ONNX Runtime in f32, and in int8 with dynamic and static scales."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from lrgate.bench.engines.base import Engine, Forward, Settings, combinations_of
+from lrgate.frameworks.onnx import onnx_model
+from lrgate.network import Network
+from lrgate.types import Float32Array
+
+__all__ = [
+    "store_onnx",
+    "store_qdq",
+]
+
+
+def store_onnx(net: Network, calibration: Float32Array, folder: Path, settings: Settings) -> Path:
+    import onnx
+
+    path = folder / f"{settings['graph']}.onnx"
+    if not path.exists():
+        onnx.save(onnx_model(net, gemm=settings["graph"] == "Gemm"), path)
+    return path
+
+
+def _store_dynamic(
+    net: Network, calibration: Float32Array, folder: Path, settings: Settings
+) -> Path:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    path = folder / "dynamic.onnx"
+    if not path.exists():
+        source = store_onnx(net, calibration, folder, {"graph": "MatMul"})
+        quantize_dynamic(source, path, per_channel=True, weight_type=QuantType.QInt8)
+    return path
+
+
+def store_qdq(net: Network, calibration: Float32Array, folder: Path, settings: Settings) -> Path:
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.calls = iter([{"x": calibration}])
+
+        def get_next(self) -> dict[str, Float32Array] | None:
+            return next(self.calls, None)
+
+    path = folder / f"qdq-{settings['graph']}-{settings['first']}.onnx"
+    if not path.exists():
+        quantize_static(
+            store_onnx(net, calibration, folder, settings),
+            path,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=[f"{settings['graph']}0"] if settings["first"] == "f32" else [],
+        )
+    return path
+
+
+def _load_onnxruntime(path: Path, rows: int, threads: int, settings: Settings) -> Forward:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    entries = {
+        "session.disable_prepacking": "0" if settings.get("prepacking", True) else "1",
+        "session.intra_op.allow_spinning": "1" if settings.get("spinning") else "0",
+        # Threads that spin within a call, but not into the next engine's turn.
+        "session.force_spinning_stop": "1",
+    }
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    run, outputs = session.run, [session.get_outputs()[0].name]
+    return lambda x: run(outputs, {"x": x})[0]
+
+
+_SPINNING: Final = (False, True)
+_GRAPHS: Final = ("Gemm", "MatMul")
+# The precision of the first layer of int8 engines that fit scales to rows: inputs may need more.
+_FIRST: Final = ("int8", "f32")
+
+_ORT: Final = ("onnxruntime",)
+
+ENGINES: Final = (
+    Engine(
+        "ORT f32",
+        "onnxruntime",
+        "f32",
+        _ORT,
+        store_onnx,
+        _load_onnxruntime,
+        combinations_of(graph=_GRAPHS, prepacking=(True, False), spinning=_SPINNING),
+    ),
+    Engine(
+        "ORT int8 dynamic",
+        "onnxruntime",
+        "int8",
+        _ORT,
+        _store_dynamic,
+        _load_onnxruntime,
+        combinations_of(prepacking=(True, False), spinning=_SPINNING),
+        batch_dependent=True,
+    ),
+    Engine(
+        "ORT int8 QDQ",
+        "onnxruntime",
+        "int8",
+        _ORT,
+        store_qdq,
+        _load_onnxruntime,
+        combinations_of(graph=_GRAPHS, first=_FIRST, prepacking=(True, False), spinning=_SPINNING),
+    ),
+)

@@ -1,0 +1,61 @@
+"""Every engine that lrgate is compared with, by name."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Final
+
+from lrgate.bench.engines import jax, numpy, onnxruntime, openvino, sklearn, torch
+from lrgate.bench.engines.base import Engine
+from lrgate.bench.engines.lrgate import LRGATE
+
+__all__ = [
+    "by_name",
+    "selected",
+    "versions",
+]
+
+
+ENGINES: Final[tuple[Engine, ...]] = (
+    *numpy.ENGINES,
+    *sklearn.ENGINES,
+    *torch.ENGINES,
+    *onnxruntime.ENGINES,
+    *openvino.ENGINES,
+    *jax.ENGINES,
+)
+"""Every engine, whether it is installed or not."""
+
+
+def by_name(name: str) -> Engine:
+    """The engine of that name, lrgate among them."""
+    return next(engine for engine in (*ENGINES, LRGATE) if engine.name == name)
+
+
+def selected(names: Sequence[str] | None) -> tuple[Engine, ...]:
+    """The engines whose names begin with one of `names`, whatever the case; all by default.
+
+    Raises
+    ------
+    ValueError
+        If a name begins none.
+    """
+    if names is None:
+        return ENGINES
+    for name in names:
+        if not any(engine.name.lower().startswith(name.lower()) for engine in ENGINES):
+            known = ", ".join(engine.name for engine in ENGINES)
+            raise ValueError(f"engines must be names, or beginnings, of {known}; got {name!r}")
+    begins = tuple(name.lower() for name in names)
+    return tuple(engine for engine in ENGINES if engine.name.lower().startswith(begins))
+
+
+def versions() -> dict[str, str]:
+    """Versions of the engines' packages that are installed."""
+    found = {}
+    for package in dict.fromkeys(engine.package for engine in ENGINES):
+        with contextlib.suppress(ImportError):
+            found[package] = importlib.metadata.version(package)
+    return found

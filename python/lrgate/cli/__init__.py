@@ -1,0 +1,73 @@
+"""The command ``lrgate``: a demo, profile and benchmark of networks, what a bug report needs.
+
+Each command is a module with `SUMMARY`, `add_arguments(parser)` and `run(arguments)`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from lrgate.cli import bench, config, demo, profile, version
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "demo": demo,
+    "profile": profile,
+    "bench": bench,
+    "config": config,
+    "version": version,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code: 0, or 2 after an error, which is one line on stderr.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; nothing is left to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _fail(f"{where}{error.strerror or error}")
+    except (RuntimeError, TypeError, ValueError) as error:
+        return _fail(str(error))
+    except MemoryError:
+        return _fail("not enough memory")
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"lrgate: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lrgate",
+        description="Runs trained ReLU networks on CPUs without computing what will be zero.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, module in _COMMANDS.items():
+        text = module.SUMMARY
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser

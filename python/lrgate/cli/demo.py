@@ -1,0 +1,31 @@
+"""``lrgate demo``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from lrgate.bench import demo
+from lrgate.cli.options import add_measuring, show
+
+__all__ = ["SUMMARY", "add_arguments", "run"]
+
+SUMMARY = "compare the strategies on 1,000 MNIST digits: error and time"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
+    parser.add_argument(
+        "--network",
+        metavar="FILE",
+        help="another network that takes MNIST's pixels, in place of the one that is shipped",
+    )
+    add_measuring(parser, seconds=10.0)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    if not arguments.json and sys.stderr.isatty():
+        print(f"measuring for about {arguments.seconds:g} seconds ...", file=sys.stderr)
+    result = demo.run(arguments.network, arguments.seconds)
+    show(result.to_dict() if arguments.json else result)

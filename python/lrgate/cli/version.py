@@ -1,0 +1,20 @@
+"""``lrgate version``."""
+
+from __future__ import annotations
+
+import argparse
+
+from lrgate._core import VERSION
+
+__all__ = ["SUMMARY", "add_arguments", "run"]
+
+SUMMARY = "print the version"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command takes none."""
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    print(VERSION)

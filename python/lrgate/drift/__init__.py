@@ -1,0 +1,1 @@
+"""Drift: how rows of later times differ from those that gates were fitted on."""

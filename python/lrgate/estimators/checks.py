@@ -1,0 +1,109 @@
+"""Checks of what estimators are given."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate.model.activation import Activation
+from lrgate.model.layer import Gate, Layer
+from lrgate.types import Float64Array
+
+__all__ = [
+    "check_finite",
+    "check_gate",
+    "check_widths",
+    "checked_integer",
+    "checked_max_rank",
+    "checked_offset",
+    "checked_ranks",
+    "checked_share",
+    "parameter_of",
+]
+
+
+FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+
+
+def checked_offset(layer: Layer) -> Float64Array:
+    """What the product ``x W`` must exceed the negative of for a unit to be active."""
+    if not isinstance(layer, Layer):
+        raise TypeError(f"layer must be of type Layer, got {type(layer).__name__}")
+    if not layer.activation.has_hard_zero:
+        raise ValueError(
+            "a gate needs relu, clipped_relu or thresholded_relu, got " + layer.activation.name
+        )
+    if layer.weight.size == 0:
+        raise ValueError(f"weight must not be empty, got shape {layer.weight.shape}")
+    check_finite("weight", layer.weight)
+    check_finite("bias", layer.bias)
+    offset = layer.bias.astype(np.float64)
+    if layer.activation.name == "thresholded_relu":
+        offset -= parameter_of(layer.activation)
+    return offset
+
+
+def check_gate(layer: Layer, gate: Gate) -> None:
+    if not isinstance(gate, Gate):
+        raise TypeError(f"gate must be of type Gate, got {type(gate).__name__}")
+    check_widths("gate", layer, gate.inputs, gate.outputs)
+
+
+def check_widths(name: str, layer: Layer, inputs: int, outputs: int) -> None:
+    if (inputs, outputs) != (layer.inputs, layer.outputs):
+        raise ValueError(
+            f"{name} must be of {layer.inputs} inputs and {layer.outputs} units, "
+            f"got {inputs} and {outputs}"
+        )
+
+
+def check_finite(name: str, values: npt.NDArray[Any]) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, got {values[~np.isfinite(values)][0]}")
+
+
+def checked_integer(name: str, value: int, least: int, most: int | None = None) -> int:
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an integer, got {value}")
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if value < least or (most is not None and value > most):
+        expected = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be {expected}, got {value}")
+    return value
+
+
+def checked_max_rank(layer: Layer, max_rank: int | None) -> int:
+    full = min(layer.inputs, layer.outputs)
+    return full if max_rank is None else checked_integer("max_rank", max_rank, 1, full)
+
+
+def checked_ranks(layer: Layer, ranks: Sequence[int]) -> list[int]:
+    """Ascending, each once."""
+    try:
+        given = list(ranks)
+    except TypeError:
+        raise TypeError(f"ranks must be a sequence of integers, got {ranks!r}") from None
+    if not given:
+        raise ValueError("ranks must have at least one rank, got 0")
+    full = min(layer.inputs, layer.outputs)
+    return sorted({checked_integer(f"ranks[{i}]", k, 1, full) for i, k in enumerate(given)})
+
+
+def checked_share(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be from 0 to 1, got {value}")
+    return float(value)
+
+
+def parameter_of(activation: Activation) -> float:
+    assert activation.parameter is not None
+    return float(np.float32(activation.parameter))  # as the engine has it

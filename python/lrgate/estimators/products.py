@@ -1,0 +1,133 @@
+"""Products of a layer's weight: in float64, or in float32 where it is large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate.estimators.checks import parameter_of
+from lrgate.estimators.rows import (
+    CHUNK_VALUES,
+    WEIGHT_CHUNKS,
+    CheckedRows,
+    blocks_of,
+    centred_rows,
+    chunks,
+    clipped_float32,
+    scaled_rows,
+)
+from lrgate.inputs.sparse import SparseInputs
+from lrgate.model.activation import Activation
+from lrgate.model.layer import Layer
+from lrgate.types import Float32Array, Float64Array
+
+__all__ = [
+    "activate",
+    "float32_outputs",
+    "folded_back",
+    "pre_activations",
+    "product_with",
+    "row_product",
+    "unit_weight",
+]
+
+
+def _is_large(layer: Layer) -> bool:
+    """Whether the weight is used as it is, in float32."""
+    return layer.weight.size > WEIGHT_CHUNKS * CHUNK_VALUES
+
+
+def product_with(layer: Layer) -> Callable[[Float64Array | SparseInputs], Float64Array]:
+    """``x W`` of a chunk of rows, in float64; through float32 where the weight is large."""
+    if not _is_large(layer):
+        weight = layer.weight.T.astype(np.float64)
+        return lambda chunk: chunk @ weight
+    near, weight_unit = unit_weight(layer)
+
+    def product(chunk: Float64Array | SparseInputs) -> Float64Array:
+        if isinstance(chunk, SparseInputs):
+            return _sparse_product(layer, chunk)
+        x, unit = scaled_rows(chunk)
+        return (x @ near).astype(np.float64) * (unit * weight_unit)
+
+    return product
+
+
+def _sparse_product(layer: Layer, rows: SparseInputs) -> Float64Array:
+    """``x W`` in float64, some units at a time."""
+    product = np.empty((len(rows), layer.outputs))
+    for some in blocks_of(layer.outputs, layer.inputs):
+        product[:, some] = rows @ layer.weight[some].T.astype(np.float64)
+    return product
+
+
+def float32_outputs(layer: Layer, rows: CheckedRows) -> Float32Array:
+    """The layer's outputs as float32 computes them, (n, out)."""
+    outputs = np.empty((len(rows), layer.outputs), np.float32)
+    for some, chunk in chunks(rows, layer.inputs, layer.outputs):
+        if isinstance(chunk, SparseInputs):
+            z = clipped_float32(_sparse_product(layer, chunk) + layer.bias)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                z = chunk.astype(np.float32) @ layer.weight.T + layer.bias
+            z = np.nan_to_num(z, copy=False)  # sums beyond float32 are its largest value
+        outputs[some] = activate(layer.activation, z)
+    return outputs
+
+
+def row_product(layer: Layer, row: Float64Array) -> Float64Array:
+    """``x W`` of one row."""
+    product = np.empty(layer.outputs)
+    for some in blocks_of(layer.outputs, layer.inputs):
+        product[some] = layer.weight[some].astype(np.float64) @ row
+    return product
+
+
+def folded_back(layer: Layer, right: Float64Array) -> Float64Array:
+    """``W V^T`` for V^T of shape (out, rank)."""
+    product = np.empty((layer.inputs, right.shape[1]))
+    for some in blocks_of(layer.inputs, layer.outputs):
+        product[some] = layer.weight[:, some].T.astype(np.float64) @ right
+    return product
+
+
+def activate(activation: Activation, z: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    output: npt.NDArray[Any]
+    if activation.name == "clipped_relu":
+        output = np.clip(z, 0.0, parameter_of(activation))
+    elif activation.name == "thresholded_relu":
+        output = np.where(z > parameter_of(activation), z, z.dtype.type(0))
+    else:
+        output = np.maximum(z, 0.0)
+    return output
+
+
+def unit_weight(layer: Layer) -> tuple[Float32Array, float]:
+    """W in float32, in units in which sums of products do not overflow, and the unit."""
+    weight = layer.weight.T
+    largest = max(float(weight.max()), -float(weight.min()))
+    if _is_large(layer) and 1e-9 < largest < 1e9:  # no copy of it
+        return weight, 1.0
+    return scaled_rows(weight)
+
+
+def pre_activations(
+    layer: Layer, rows: CheckedRows, mean: Float64Array
+) -> tuple[Float32Array, float]:
+    """Pre-activations (n, out) less those of `mean`, in some unit, and that unit."""
+    if not isinstance(rows, SparseInputs):
+        x, unit = centred_rows(rows, mean)
+        near, weight_unit = unit_weight(layer)
+        return x @ near, unit * weight_unit
+    z = np.empty((len(rows), layer.outputs), np.float32)
+    scaled = rows.unshifted()
+    centre = row_product(layer, mean - rows.shift())
+    unit = (float(np.abs(scaled.data).max(initial=0.0)) or 1.0) * unit_weight(layer)[1]
+    for some in blocks_of(layer.outputs, layer.inputs):
+        part = scaled @ np.ascontiguousarray(layer.weight[some].T, np.float64)
+        part -= centre[some]
+        z[:, some] = clipped_float32(part / unit)
+    return z, unit

@@ -1,0 +1,157 @@
+"""Calibration rows: checked, in chunks, centred.
+
+Rows may be arrays, CSR matrices or `SparseInputs`; wide sparse rows are never made dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate.estimators.checks import FLOAT32_MAX, check_finite
+from lrgate.inputs import plain_array
+from lrgate.inputs.sparse import SparseInputs
+from lrgate.model.layer import Layer
+from lrgate.types import Float32Array, Float64Array
+
+__all__ = [
+    "blocks_of",
+    "centred_rows",
+    "checked_inputs",
+    "chunks",
+    "clipped_float32",
+    "covariance_of",
+    "mean_row",
+    "scaled_rows",
+]
+
+# Weights of more values than this, in chunks, are used as they are, in float32.
+WEIGHT_CHUNKS: Final = 8
+
+
+# Rows as callers give them: anything array-like, a CSR matrix, or sparse rows under a map.
+Rows = Any
+CheckedRows = npt.NDArray[Any] | SparseInputs
+
+# Rows are taken in chunks of about this many float64 values (8 MiB), so that calibration rows are
+# never copied whole in float64.
+CHUNK_VALUES: Final = 1 << 20
+
+
+def blocks_of(count: int, width: int) -> Iterator[slice]:
+    """Parts of a weight's side of which copies are affordable, `width` being the other side."""
+    step = max(1, WEIGHT_CHUNKS * CHUNK_VALUES // width)
+    return (slice(first, first + step) for first in range(0, count, step))
+
+
+def checked_inputs(layer: Layer, inputs: Rows, method: str, at_least: int) -> CheckedRows:
+    rows: CheckedRows
+    if isinstance(inputs, SparseInputs):
+        rows, dtype = inputs, inputs.rows.dtype
+    elif hasattr(inputs, "tocsr"):
+        rows, dtype = SparseInputs(inputs), inputs.dtype
+    else:
+        rows = plain_array(inputs, "inputs")
+        dtype = rows.dtype
+    if dtype.kind not in "biuf":
+        raise TypeError(f"inputs must be an array of real numbers, got dtype {dtype}")
+    if len(rows.shape) != 2 or rows.shape[1] != layer.inputs:
+        raise ValueError(f"inputs must have shape (n, {layer.inputs}), got {rows.shape}")
+    if len(rows) < at_least:
+        plural = "s" * (at_least != 1)
+        raise ValueError(f"{method} needs at least {at_least} row{plural}, got {len(rows)}")
+    if isinstance(rows, SparseInputs):
+        _check_sparse(rows)
+    return rows
+
+
+def _check_sparse(rows: SparseInputs) -> None:
+    scaled, shift = rows.unshifted(), rows.shift()
+    values = scaled.data + shift[scaled.indices]
+    bad = np.flatnonzero(~(np.abs(values) <= FLOAT32_MAX))
+    if len(bad):
+        row = int(np.searchsorted(scaled.indptr, bad[0], side="right")) - 1
+        raise ValueError(
+            f"inputs must hold finite float32 values, got {values[bad[0]]} in row {row}"
+        )
+    check_finite("shift", shift)
+
+
+def mean_row(rows: CheckedRows) -> Float64Array:
+    if isinstance(rows, SparseInputs):
+        return rows.mean()
+    total = np.zeros(rows.shape[1])
+    for _, chunk in chunks(rows, len(total)):
+        total += np.asarray(chunk).sum(axis=0)
+    return total / len(rows)
+
+
+def covariance_of(rows: CheckedRows, mean: Float64Array) -> Float64Array:
+    covariance = np.zeros((len(mean), len(mean)))
+    for chunk in _dense_chunks(rows, len(mean)):
+        chunk -= mean
+        covariance += chunk.T @ chunk
+    return covariance / len(rows)
+
+
+def centred_rows(rows: CheckedRows, mean: Float64Array) -> tuple[Float32Array, float]:
+    """The rows less the mean, in units of their largest absolute value, and that value."""
+    centred = np.empty(rows.shape, np.float32)
+    first = 0
+    for chunk in _dense_chunks(rows, len(mean)):
+        centred[first : first + len(chunk)] = clipped_float32(chunk - mean)
+        first += len(chunk)
+    return scaled_rows(centred)
+
+
+def scaled_rows(values: npt.NDArray[Any]) -> tuple[Float32Array, float]:
+    """Values in units of the largest absolute one, and that one; 1 if all are 0."""
+    unit = float(np.abs(values).max()) or 1.0
+    return (values / unit).astype(np.float32, copy=False), unit
+
+
+def clipped_float32(values: Float64Array) -> Float32Array:
+    """In float32, as near as it has them."""
+    return np.clip(values, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
+
+
+def chunks(
+    rows: CheckedRows, inputs: int, more: int = 0
+) -> Iterator[tuple[slice, Float64Array | SparseInputs]]:
+    """The rows, a chunk at a time: arrays in float64, or sparse as they are.
+
+    A row takes `inputs` values where it is dense, and `more` for what is computed of it.
+    """
+    if isinstance(rows, SparseInputs):
+        step = max(1, CHUNK_VALUES // max(more, 1))
+        for start in range(0, len(rows), step):
+            some = slice(start, start + step)
+            yield some, rows[some]
+        return
+    step = max(1, CHUNK_VALUES // (inputs + more))
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        chunk = rows[some].astype(np.float64)
+        bad = ~(np.abs(chunk) <= FLOAT32_MAX)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise ValueError(
+                f"inputs must hold finite float32 values, got {chunk[row, column]} "
+                f"in row {start + row}"
+            )
+        yield some, chunk
+
+
+def _dense_chunks(rows: CheckedRows, width: int) -> Iterator[Float64Array]:
+    """The rows in float64, a chunk at a time, sparse ones made dense."""
+    if isinstance(rows, SparseInputs):
+        step = max(1, CHUNK_VALUES // width)
+        for start in range(0, len(rows), step):
+            yield rows[start : start + step].toarray().astype(np.float64)
+        return
+    for _, chunk in chunks(rows, width):
+        assert isinstance(chunk, np.ndarray)
+        yield chunk

@@ -1,0 +1,160 @@
+"""Model files: `.npz` and `.safetensors`, the same keys in both.
+
+====================================  ==================================================
+key                                   what it holds
+====================================  ==================================================
+``layers.{i}.weight``                 (out, in)
+``layers.{i}.bias``                   (out,); zeros where it is missing
+``layers.{i}.gate.u``, ``.v``         (in, rank) and (rank, out)
+``layers.{i}.gate.bias``              (out,)
+``layers.{i}.gate.range``             (2, rank); see `Gate`
+``layers.{i}.kept_units``             (k,) integers; the units computed, see `Layer`
+``layers.{i}.quantization.scale``     () or (in,), as ``.offset``; see `Quantization`
+``input.scale``, ``input.shift``      () or (d,)
+``input.range``                       (2,) or (2, d); the lowest and the highest raw input
+``probe.x``, ``probe.y``              (n, d) and (n, k)
+``probe.planned``                     (m n, k), m times (n, k); see `PlannedOutputs`
+``lrgate``                            all that is no array, as JSON: see `_header`
+====================================  ==================================================
+
+In an `.npz` file ``lrgate`` is a 0-d array of text, in a `.safetensors` file an entry of the file's
+metadata. A file of weights, biases and input keys alone may lack it: then hidden layers are ReLU
+and the last one is linear. Since format version 2 the JSON has a checksum of the whole file, see
+`_Checksum`; files of version 1 have none.
+
+A file is not trusted. Nothing in it is unpickled; every size that it states is checked against the
+bytes that are there before memory is taken for it; and whatever is wrong with it ends in a
+`FileFormatError` that names the file and the key. tests/attacks/README.md lists what was tried.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+from lrgate.files.atomic import replacing
+from lrgate.files.checksum import Checksum
+from lrgate.files.errors import FileFormatError
+from lrgate.files.header import FORMAT_VERSION, MAX_HEADER_CHARACTERS, T
+from lrgate.files.keys import MAX_LAYERS
+from lrgate.files.npz import read_npz, write_npz
+from lrgate.files.opening import check_kind, open_regular
+from lrgate.files.reading import to_model
+from lrgate.files.safetensors import read_safetensors, write_safetensors
+from lrgate.files.writing import header_of, to_arrays
+from lrgate.model.model import Model
+
+__all__ = ["FORMAT_VERSION", "MAX_BYTES", "FileFormatError", "load", "save"]
+
+MAX_BYTES: Final = 4 << 30
+
+
+def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Model:
+    """Read a model from an `.npz` or `.safetensors` file.
+
+    Arrays may be float16, float32, float64, bool or integers; all but uint8 probe rows and orders,
+    which are integers, become float32.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Its suffix names the format.
+    max_bytes : int, default 4 GiB
+        The most that the file's arrays may take in memory, in bytes, as they are stored.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ValueError
+        For another suffix, a path with a NUL character, or a `max_bytes` below 1.
+    FileFormatError
+        For a file that is truncated, damaged, too large, from a newer lrgate, or not a model: an
+        unknown or missing key, a wrong type or shape, a checksum that does not match; for a pipe
+        or device. It is a ValueError.
+    OSError
+        For a file that is missing or cannot be read.
+    MemoryError
+        For a file whose arrays do not fit into memory.
+
+    Examples
+    --------
+    >>> load("mnist.npz")  # doctest: +SKIP
+    Model(784-1000-600-400-10, classification)
+    """
+    path = Path(path)
+    read = _by_suffix(path, npz=read_npz, safetensors=read_safetensors)
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
+    try:
+        check_kind(os.stat(path))  # before it is opened, which a pipe's writer would notice
+        with open_regular(path) as file:
+            arrays, header = read(path, file, max_bytes)
+        return to_model(arrays, header)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error.__cause__
+
+
+def save(path: str | os.PathLike[str], model: Model) -> None:
+    """Write a model to an `.npz` or `.safetensors` file.
+
+    The file appears whole or not at all: it is written beside its place under another name, synced
+    to disk and then moved there. Until then an older file of that name stays as it was. Equal
+    models give equal bytes. Arrays of `.npz` are compressed where that saves a tenth or more:
+    trained float32 weights hardly shrink, and loading would take longer. `.safetensors` is never
+    compressed.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Its suffix names the format. A symbolic link is followed.
+    model : Model
+
+    Raises
+    ------
+    ValueError
+        For another suffix, a path with a NUL character, more than 10,000 layers, or classes,
+        metadata and report that take more than 4 MiB as JSON.
+    TypeError
+        For a `model` of another type.
+    OSError
+        For a path that cannot be written.
+
+    Examples
+    --------
+    >>> save("mnist.safetensors", model)  # doctest: +SKIP
+    """
+    path = Path(path)
+    write = _by_suffix(path, npz=write_npz, safetensors=write_safetensors)
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be of type Model, got {type(model).__name__}")
+    if len(model.layers) > MAX_LAYERS:
+        raise ValueError(f"model must have at most {MAX_LAYERS} layers, got {len(model.layers)}")
+    arrays = to_arrays(model)
+    text = json.dumps(header_of(model), separators=(",", ":"), allow_nan=False)
+    if len(text) > MAX_HEADER_CHARACTERS:
+        raise ValueError(
+            f"classes, metadata and report must take at most {MAX_HEADER_CHARACTERS} characters "
+            f"of JSON, got {len(text)}"
+        )
+    checksum = Checksum()
+    for key, array in arrays.items():
+        checksum.add(key, array)
+    text = checksum.into(text)
+    with replacing(path) as file:
+        write(file, arrays, text)
+
+
+def _by_suffix(path: Path, *, npz: T, safetensors: T) -> T:
+    if "\0" in str(path):
+        raise ValueError(f"path must not have a NUL character, got {str(path)!r}")
+    match path.suffix.lower():
+        case ".npz":
+            return npz
+        case ".safetensors":
+            return safetensors
+    raise ValueError(f"path must end in .npz or .safetensors, got {str(path)!r}")

@@ -1,0 +1,125 @@
+"""The JSON text of a file: all that is no array."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any, Final, NoReturn, TypeVar
+
+from lrgate.files.errors import FileFormatError
+
+__all__ = [
+    "as_json",
+    "check_count",
+    "check_fields",
+    "entry",
+    "parse_header",
+    "stored_checksum",
+]
+
+
+FORMAT_VERSION: Final = 2
+
+T = TypeVar("T")
+
+MAX_HEADER_CHARACTERS: Final = 4 << 20
+
+_HEADER_KEYS: Final = (
+    "checksum",
+    "format_version",
+    "activations",
+    "ranks",
+    "task",
+    "classes",
+    "plans",
+    "metadata",
+    "machine",
+    "report",
+    "probe_plans",
+)
+
+
+def parse_header(text: str | None) -> dict[str, Any]:
+    """The object in the key ``lrgate``, its version and keys checked; empty where there is none."""
+    if text is None:
+        return {}
+    if len(text) > MAX_HEADER_CHARACTERS:
+        raise FileFormatError(
+            f"lrgate must take at most {MAX_HEADER_CHARACTERS} characters, got {len(text)}"
+        )
+    try:
+        header = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except FileFormatError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"lrgate is not valid JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise FileFormatError(f"lrgate must be a JSON object, got {as_json(header)}")
+    _check_version(header)
+    for key in header:
+        if key not in _HEADER_KEYS:
+            raise FileFormatError(f"unknown key lrgate.{key}; expected {', '.join(_HEADER_KEYS)}")
+    return header
+
+
+def stored_checksum(header: dict[str, Any]) -> str | None:
+    stored = entry(header, "checksum", str)
+    if stored is None and header.get("format_version", 1) > 1:
+        raise FileFormatError("lrgate.checksum is missing: format version 2 has one")
+    return stored
+
+
+def _check_version(header: dict[str, Any]) -> None:
+    if "format_version" not in header:
+        raise FileFormatError("lrgate.format_version is missing")
+    version = header["format_version"]
+    if type(version) is not int or version < 1:
+        raise FileFormatError(
+            f"lrgate.format_version must be an integer of at least 1, got {as_json(version)}"
+        )
+    if version > FORMAT_VERSION:
+        raise FileFormatError(
+            f"format version {version} is newer than this lrgate reads ({FORMAT_VERSION}); "
+            "upgrade lrgate"
+        )
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
+        raise FileFormatError(f"lrgate has the key {twice!r} twice in one object")
+    return values
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise FileFormatError(f"lrgate is not valid JSON: {name} is no JSON number")
+
+
+def entry(header: dict[str, Any], key: str, expected: type[T]) -> T | None:
+    value = header.get(key)
+    if value is None or isinstance(value, expected):
+        return value
+    name = {"list": "a list", "dict": "an object", "str": "a string"}[expected.__name__]
+    raise FileFormatError(f"lrgate.{key} must be {name}, got {as_json(value)}")
+
+
+def check_fields(name: str, value: Any, fields: tuple[str, ...]) -> None:
+    if not isinstance(value, dict) or set(value) != set(fields):
+        raise FileFormatError(
+            f"{name} must be an object of {', '.join(fields)}, got {as_json(value)}"
+        )
+
+
+def check_count(name: str, values: list[Any], count: int) -> None:
+    if len(values) != count:
+        raise FileFormatError(
+            f"lrgate.{name} must have {count} entries, one a layer, got {len(values)}"
+        )
+
+
+def as_json(value: Any) -> str:
+    """`value` as the file has it, cut to a length that fits a message."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,133 @@
+"""The keys of a file's arrays, and what may be under them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+from lrgate.files.checksum import Checksum
+from lrgate.files.errors import FileFormatError, naming
+from lrgate.files.header import stored_checksum
+from lrgate.model.arrays import as_float32, as_range, as_rows, read_only
+from lrgate.types import Array
+
+__all__ = [
+    "check_dimensions",
+    "check_keys",
+    "check_settings",
+    "check_total",
+    "checked_arrays",
+    "required",
+]
+
+
+# No dimension, no number of layers, and no list of labels, of a real model comes near these.
+_MAX_DIMENSION: Final = 2**31 - 1
+MAX_LAYERS: Final = 10_000
+
+
+def checked_arrays(
+    read: Iterable[tuple[str, Array]], text: str | None, header: dict[str, Any]
+) -> dict[str, Array]:
+    """A file's arrays as models take them, by key, if they have the checksum that the file has."""
+    stored, checksum = stored_checksum(header), Checksum()
+    arrays = {}
+    for key, array in read:
+        if stored is not None:
+            checksum.add(key, array)
+        arrays[key] = _converted(key, array)
+    if text is not None and stored is not None:
+        checksum.check(text, stored)
+    return arrays
+
+
+LAYER_KEY: Final = re.compile(
+    r"layers\.(0|[1-9][0-9]{0,8})\."
+    r"(weight|bias|kept_units|order|gate\.(?:u|v|bias|range)|quantization\.(?:scale|offset))"
+)
+# What files of others lack. Without its settings such a network would run, and be another.
+_OWN_KEY: Final = re.compile(r"layers\..*\.(kept_units|order|gate\..*|quantization\..*)|probe\..*")
+_SHAPES: Final = {
+    "weight": "(out, in)",
+    "bias": "(out,)",
+    "gate.u": "(in, rank)",
+    "gate.v": "(rank, out)",
+    "gate.bias": "(out,)",
+    "gate.range": "(2, rank)",
+    "quantization.scale": "() or (d,)",  # d is the layer's width here
+    "quantization.offset": "() or (d,)",
+    "input.scale": "() or (d,)",
+    "input.shift": "() or (d,)",
+    "probe.x": "(n, d)",
+    "probe.y": "(n, k)",
+    "probe.planned": "(n, k)",
+}
+_TOP_KEYS: Final = (
+    "input.scale",
+    "input.shift",
+    "input.range",
+    "probe.x",
+    "probe.y",
+    "probe.planned",
+)
+
+
+def check_settings(keys: Iterable[str], header: dict[str, Any]) -> None:
+    """Refuses a file that has lost its settings."""
+    own = next((key for key in keys if _OWN_KEY.fullmatch(key)), None)
+    if not header and own is not None:
+        raise FileFormatError(f"lrgate is missing, though the file has {own}")
+
+
+def required(arrays: dict[str, Array], key: str, prefix: str = "") -> Array:
+    if key not in arrays:
+        raise FileFormatError(f"{prefix}{key} is missing")
+    return arrays[key]
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Refuses keys that mean nothing: behind a typo a gate or a bias would silently be lost."""
+    for key in keys:
+        if key in _TOP_KEYS:
+            continue
+        match = LAYER_KEY.fullmatch(key)
+        if match is None:
+            raise FileFormatError(
+                f"unknown key {key!r}; expected lrgate, layers.{{i}}.weight, .bias, .gate.u, "
+                ".gate.v, .gate.bias, .gate.range, .kept_units, .quantization.scale, "
+                f".quantization.offset, {', '.join(_TOP_KEYS)}"
+            )
+        if int(match[1]) >= MAX_LAYERS:
+            raise FileFormatError(f"it must have at most {MAX_LAYERS} layers, got {key}")
+
+
+def _converted(key: str, array: Array) -> Array:
+    """An array as models hold it: read-only float32, but for probe rows of uint8, and orders.
+
+    `array` is given away: nothing else may have its memory.
+    """
+    match = LAYER_KEY.fullmatch(key)
+    name = match[2] if match else key
+    array = read_only(array)
+    if name in ("kept_units", "order"):
+        return array  # `Layer` converts it, when it is known how many units there are
+    with naming(""):
+        if name == "input.range":
+            return as_range(array, key)
+        convert = as_rows if name == "probe.x" else as_float32
+        return convert(array, key, _SHAPES[name])
+
+
+def check_dimensions(key: str, shape: tuple[int, ...]) -> None:
+    # NumPy takes True for an integer.
+    good = all(type(size) is int and 0 <= size <= _MAX_DIMENSION for size in shape)
+    if len(shape) > 2 or not good:
+        raise FileFormatError(
+            f"{key} must have at most 2 dimensions, each of 0 to {_MAX_DIMENSION}, got {shape}"
+        )
+
+
+def check_total(total: int, max_bytes: int) -> None:
+    if total > max_bytes:
+        raise FileFormatError(f"its arrays take {total} bytes, more than max_bytes ({max_bytes})")

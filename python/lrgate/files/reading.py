@@ -1,0 +1,206 @@
+"""From arrays by key, and a JSON header, to a model."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from lrgate.files.errors import FileFormatError, naming
+from lrgate.files.header import as_json, check_count, check_fields, entry
+from lrgate.files.keys import LAYER_KEY, required
+from lrgate.model.activation import Activation
+from lrgate.model.arrays import as_classes
+from lrgate.model.json import Machine, as_machine
+from lrgate.model.layer import Gate, Layer, Quantization
+from lrgate.model.model import Model
+from lrgate.model.plan import BatchPlan
+from lrgate.model.probe import PlannedOutputs, Probe
+from lrgate.types import Array
+
+__all__ = [
+    "to_model",
+]
+
+
+_MAX_LABEL_BYTES: Final = 64 << 20
+
+# JSON has one kind of number; the kind keeps 1 and 1.0 and True apart.
+_CLASS_KINDS: Final[dict[str, type]] = {"int": int, "str": str, "bool": bool, "float": float}
+
+_DTYPE_OF_KIND: Final = {"int": np.int64, "str": np.str_, "bool": np.bool_, "float": np.float64}
+
+
+def to_model(arrays: dict[str, Array], header: dict[str, Any]) -> Model:
+    parts = _by_layer(arrays)
+    activations = _activations(header, len(parts))
+    layers = tuple(_layer(parts[i], i, activation) for i, activation in enumerate(activations))
+    _check_ranks(header, layers)
+    plans = entry(header, "plans", list)
+    classes = entry(header, "classes", dict)
+    machine = entry(header, "machine", dict)
+    with naming(""):
+        return Model(
+            layers=layers,
+            task=entry(header, "task", str),
+            classes=None if classes is None else _classes(classes),
+            input_scale=arrays.get("input.scale"),
+            input_shift=arrays.get("input.shift"),
+            plan=None if plans is None else tuple(_plan(plan, i) for i, plan in enumerate(plans)),
+            probe=_probe(arrays, header),
+            metadata=entry(header, "metadata", dict) or {},
+            input_range=arrays.get("input.range"),
+            machine=None if machine is None else _machine(machine),
+            report=entry(header, "report", dict),
+        )
+
+
+def _by_layer(arrays: dict[str, Array]) -> dict[int, dict[str, Array]]:
+    """The arrays of each layer, from 0 on without a gap, by what follows ``layers.{i}.``."""
+    parts: dict[int, dict[str, Array]] = {}
+    for key, array in arrays.items():
+        if match := LAYER_KEY.fullmatch(key):
+            parts.setdefault(int(match[1]), {})[match[2]] = array
+    for i in range(max(parts, default=0) + 1):
+        if i not in parts:
+            others = f": it has layers up to {max(parts)}" if parts else ""
+            raise FileFormatError(f"layers.{i}.weight is missing{others}")
+    return parts
+
+
+def _layer(parts: dict[str, Array], i: int, activation: Activation) -> Layer:
+    name = f"layers.{i}."
+    weight = required(parts, "weight", name)
+    bias = parts.get("bias")
+    if weight.size == 0:  # it may state more units than memory has room for their biases
+        raise FileFormatError(
+            f"{name}weight must have at least one row and one column, got {weight.shape}"
+        )
+    with naming(name):
+        bias = np.zeros(len(weight), np.float32) if bias is None else bias
+        gate = _gate(parts, name)
+        quantization = _quantization(parts, name)
+        return Layer(weight, bias, activation, gate, _kept_units(parts, name), quantization)
+
+
+def _kept_units(parts: dict[str, Array], name: str) -> Array | None:
+    """The units kept, also under the key that earlier versions wrote."""
+    if "kept_units" in parts and "order" in parts:
+        raise FileFormatError(f"{name}order is the earlier key of kept_units: a layer has one")
+    return parts.get("kept_units", parts.get("order"))
+
+
+def _gate(parts: dict[str, Array], name: str) -> Gate | None:
+    if not any(key.startswith("gate.") for key in parts):
+        return None
+    u, v, bias = (required(parts, f"gate.{part}", name) for part in ("u", "v", "bias"))
+    with naming(f"{name}gate."):
+        return Gate(u, v, bias, parts.get("gate.range"))
+
+
+def _quantization(parts: dict[str, Array], name: str) -> Quantization | None:
+    if not any(key.startswith("quantization.") for key in parts):
+        return None
+    scale, offset = (required(parts, f"quantization.{part}", name) for part in ("scale", "offset"))
+    with naming(f"{name}quantization."):
+        return Quantization(scale, offset)
+
+
+def _probe(arrays: dict[str, Array], header: dict[str, Any]) -> Probe | None:
+    plans = entry(header, "probe_plans", list)
+    if plans is None and not any(key.startswith("probe.") for key in arrays):
+        return None
+    x, y = required(arrays, "probe.x"), required(arrays, "probe.y")
+    planned: tuple[PlannedOutputs, ...] | None = None
+    if plans or "probe.planned" in arrays:
+        planned = _planned(arrays, plans or [], y)
+    elif plans is not None:
+        planned = ()
+    with naming("probe."):
+        return Probe(x, y, planned)
+
+
+def _planned(arrays: dict[str, Array], plans: list[Any], y: Array) -> tuple[PlannedOutputs, ...]:
+    stored = required(arrays, "probe.planned")
+    if not plans:
+        raise FileFormatError("lrgate.probe_plans is missing, though the file has probe.planned")
+    if stored.shape != (len(plans) * y.shape[0], y.shape[1]):
+        raise FileFormatError(
+            f"probe.planned must have shape ({len(plans) * y.shape[0]}, {y.shape[1]}) for "
+            f"{len(plans)} plans, got {stored.shape}"
+        )
+    fields = ("strategies", "precisions", "tolerance")
+    planned = []
+    for i, (plan, outputs) in enumerate(zip(plans, np.split(stored, len(plans)), strict=True)):
+        name = f"lrgate.probe_plans[{i}]"
+        check_fields(name, plan, fields)
+        with naming(f"{name}."):
+            planned.append(
+                PlannedOutputs(plan["strategies"], plan["precisions"], outputs, plan["tolerance"])
+            )
+    return tuple(planned)
+
+
+def _activations(header: dict[str, Any], count: int) -> list[Activation]:
+    values = entry(header, "activations", list)
+    if values is None:
+        return [Activation("relu")] * (count - 1) + [Activation("identity")]
+    check_count("activations", values, count)
+    with naming("lrgate."):
+        return [Activation.parse(value, f"activations[{i}]") for i, value in enumerate(values)]
+
+
+def _check_ranks(header: dict[str, Any], layers: tuple[Layer, ...]) -> None:
+    """Ranks are there to be read by people; they must not say other than the gates do."""
+    ranks = entry(header, "ranks", list)
+    if ranks is None:
+        return
+    check_count("ranks", ranks, len(layers))
+    for i, (rank, layer) in enumerate(zip(ranks, layers, strict=True)):
+        expected = None if layer.gate is None else layer.gate.rank
+        if type(rank) is not type(expected) or rank != expected:
+            raise FileFormatError(
+                f"lrgate.ranks[{i}] must be {as_json(expected)}, the rank of layers.{i}.gate, "
+                f"got {as_json(rank)}"
+            )
+
+
+def _classes(value: dict[str, Any]) -> Array:
+    check_fields("lrgate.classes", value, ("kind", "values"))
+    kind, values = value["kind"], value["values"]
+    expected = _CLASS_KINDS.get(kind) if isinstance(kind, str) else None
+    if expected is None:
+        raise FileFormatError(
+            f"lrgate.classes.kind must be one of {', '.join(_CLASS_KINDS)}, got {as_json(kind)}"
+        )
+    if not isinstance(values, list):
+        raise FileFormatError(f"lrgate.classes.values must be a list, got {as_json(values)}")
+    for i, label in enumerate(values):
+        if type(label) is not expected:
+            raise FileFormatError(
+                f"lrgate.classes.values[{i}] must be of kind {kind}, got {as_json(label)}"
+            )
+    if kind == "str":
+        # An array of str pads each label to the longest.
+        size = 4 * len(values) * max(map(len, values), default=0)
+        if size > _MAX_LABEL_BYTES:
+            raise FileFormatError(f"lrgate.classes.values is too large: {size} bytes")
+    try:
+        labels: Array = np.array(values, _DTYPE_OF_KIND[kind])
+    except OverflowError:
+        raise FileFormatError("lrgate.classes.values must fit int64") from None
+    with naming("lrgate."):
+        return as_classes(labels)
+
+
+def _machine(value: dict[str, Any]) -> Machine:
+    with naming("lrgate."):
+        return as_machine(value)
+
+
+def _plan(value: Any, i: int) -> BatchPlan:
+    name = f"lrgate.plans[{i}]"
+    fields = ("rows", "strategies", "precisions")
+    check_fields(name, value, fields)
+    with naming(f"{name}."):
+        return BatchPlan(*(value[field] for field in fields))

@@ -1,0 +1,1 @@
+"""Networks in the forms of other frameworks. Each framework is imported only where it is used."""

@@ -1,0 +1,139 @@
+"""Rows of real numbers, checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lrgate.inputs.arrays import REAL, NoArray, NotNumbers, as_array, numbers_of
+from lrgate.inputs.tables import table_array
+from lrgate.types import Array
+
+__all__ = [
+    "checked_rows",
+    "real_array",
+]
+
+
+def real_array(x: Any, name: str = "x") -> Array:
+    """`x` as a plain array of real numbers, of any number of dimensions.
+
+    Parameters
+    ----------
+    x : array-like
+        Arrays and their subclasses, lists, objects with ``__array__`` or a buffer; pandas, polars
+        and pyarrow tables and columns. Arrays and columns of objects may hold int, float, bool,
+        NumPy scalars, Fraction and Decimal. Missing values of columns become NaN. Columns of
+        categories are taken where the categories are numbers.
+    name : str, default "x"
+        What messages call it.
+
+    Returns
+    -------
+    array of bool, integers or floats
+        `x` itself where it is one; else without a copy where NumPy needs none. Arrays of objects
+        become float64, columns the dtype that holds them all.
+
+    Raises
+    ------
+    TypeError
+        For anything but real numbers (columns are named), a mapping, or masked cells.
+    ValueError
+        For rows of unequal length, or a number beyond float64.
+
+    Examples
+    --------
+    >>> from fractions import Fraction
+    >>> real_array(np.array([[1, True, Fraction(1, 4)]], object))
+    array([[1.  , 1.  , 0.25]])
+    """
+    if type(x) is not np.ndarray:
+        table = table_array(x, name)
+        if table is not None:
+            return table
+        try:
+            x = as_array(x, name)
+        except NoArray as error:
+            if error.ragged:
+                message = f"{name} must be a rectangular array of real numbers{error}"
+                raise ValueError(message) from None
+            raise TypeError(f"{name} must be an array of real numbers{error}") from None
+    array: Array = x
+    if array.dtype.kind == "O":
+        try:
+            return numbers_of(array)
+        except NotNumbers as error:
+            message = f"{name} must be an array of real numbers, got dtype object{error.place}"
+            raise TypeError(message) from None
+        except OverflowError as error:
+            raise ValueError(f"{name} must fit float64: {error}") from None
+    if array.dtype.kind not in REAL:
+        raise TypeError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
+    return array
+
+
+def checked_rows(x: Any, width: int, least: int = 1) -> Any:
+    """Rows as uint8 or float32 (n, width), or as CSR in float32; all finite, at least `least`.
+
+    Parameters
+    ----------
+    x : array-like or scipy.sparse (n, width)
+        As `real_array` takes it; sparse rows stay sparse.
+    width : int
+        Number of columns.
+    least : int, default 1
+        Number of rows.
+
+    Returns
+    -------
+    uint8 or float32 array, or CSR matrix of float32
+
+    Raises
+    ------
+    TypeError
+        For another kind of value.
+    ValueError
+        For another shape, fewer rows, or a value that is not finite or that float32 cannot hold.
+        The first is named, with its row and column.
+    """
+    sparse = hasattr(x, "tocsr")
+    given: Any = x.tocsr() if sparse else real_array(x)
+    if given.dtype.kind not in REAL:
+        raise TypeError(f"x must be an array of real numbers, got dtype {given.dtype}")
+    if sparse and not given.has_canonical_format:
+        given = given.copy()
+        given.sum_duplicates()
+    if given.ndim != 2 or given.shape[1] != width:
+        raise ValueError(f"x must have shape (n, {width}), got {given.shape}")
+    if given.shape[0] < least:
+        plural = "s" * (least != 1)
+        raise ValueError(f"x must have at least {least} row{plural}, got {given.shape[0]}")
+    if given.dtype == np.uint8 and not sparse:
+        return given
+    with np.errstate(over="ignore"):
+        rows: Any = given.astype(np.float32, copy=False)
+    if sparse:
+        entries = np.flatnonzero(~np.isfinite(rows.data[: rows.indptr[-1]]))
+        if len(entries):
+            row = np.searchsorted(rows.indptr, entries, side="right") - 1
+            order = np.lexsort((rows.indices[entries], row))
+            at = entries[order[0]]
+            bad, column = np.unique(row), int(rows.indices[at])
+            raise _not_finite(given.data[at], bad, column)
+    else:
+        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if len(bad):
+            column = int(np.flatnonzero(~np.isfinite(rows[bad[0]]))[0])
+            raise _not_finite(given[bad[0], column], bad, column)
+    return rows
+
+
+def _not_finite(value: Any, rows: Array, column: int) -> ValueError:
+    """The first of the values that are not finite in float32: `value`, as it was given."""
+    where = f"in row {rows[0]}, column {column}"
+    if len(rows) > 1:
+        where += f", and others in {len(rows) - 1} more row{'s' * (len(rows) > 2)}"
+    if np.isfinite(value):
+        return ValueError(f"x must fit float32, got {value} {where}")
+    return ValueError(f"x must be finite, got {'NaN' if np.isnan(value) else value} {where}")

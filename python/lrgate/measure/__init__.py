@@ -1,0 +1,1 @@
+"""Measuring: fair timing, this machine, processes with their own threads."""

@@ -1,0 +1,83 @@
+"""The phases of a network's calls, timed beside the least that they could take here."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from lrgate import _core
+from lrgate.measure import timing
+from lrgate.measure.machine import fingerprint
+from lrgate.results.phases import Peaks, PhaseProfile, Phases
+from lrgate.runtime import num_threads
+
+__all__ = ["measure_peaks", "measure_phases"]
+
+# A first-level cache holds at least as much, where its size is not known.
+_LEAST_L1: Final = 32 << 10
+# Bytes that stand for memory: twice the largest cache, within these limits.
+_MEMORY: Final = (64 << 20, 256 << 20)
+
+
+def measure_phases(net: _core.Network, x: Any, batch_size: int, seconds: float) -> Phases:
+    """Profile the phases of a network's calls: what :meth:`lrgate.Network.phases` does."""
+    peaks = measure_peaks(0.2 * seconds)
+    ready = _in_place(x)
+    raw, call, weight_bytes = net.engine.phases(ready, batch_size, 0.5 * seconds)
+    level = peaks.level(weight_bytes)
+    phases = [_bounded(phase, peaks, level) for phase in raw]
+    inside = sum(phase.seconds for phase in phases)
+    share = 0.3 * seconds if ready is x else 0.15 * seconds
+    outside = max(_call_seconds(net, ready, batch_size, share), call)
+    rest = [PhaseProfile(None, "rest of core", max(call - inside, 0.0))]
+    if ready is not x:
+        converting = _call_seconds(net, x, batch_size, share) - outside
+        rest.append(PhaseProfile(None, "convert dtype", max(converting, 0.0)))
+    rest.append(PhaseProfile(None, "Python", outside - call))
+    return Phases((*phases, *rest), x.shape[0], batch_size, _core.isa(), weight_bytes, level, peaks)
+
+
+def measure_peaks(seconds: float) -> Peaks:
+    """Measure what one core does at best, for about `seconds`."""
+    machine = fingerprint()
+    known = {"L1": machine["l1d"] or _LEAST_L1, "L2": machine["l2"], "L3": machine["l3"]}
+    caches = {name: int(size) for name, size in known.items() if size}
+    memory = min(max(2 * max(caches.values()), _MEMORY[0]), _MEMORY[1])
+    sizes = [*(size // 2 for size in caches.values()), memory]
+    bandwidth, f32, int8 = _core.peaks(sizes, seconds)
+    names = [*caches, "memory"]
+    return Peaks(caches, dict(zip(names, bandwidth, strict=True)), {"f32": f32, "int8": int8})
+
+
+def _bounded(phase: dict[str, Any], peaks: Peaks, level: str) -> PhaseProfile:
+    weights, rows = phase["weight_bytes_per_row"], phase["row_bytes_per_row"]
+    loading = weights / peaks.bandwidth[level] + rows / peaks.bandwidth["L1"]
+    computing = phase["operations_per_row"] / peaks.operations[phase["precision"]]
+    return PhaseProfile(
+        phase["layer"],
+        phase["phase"],
+        phase["seconds_per_row"],
+        weights + rows,
+        phase["operations_per_row"],
+        max(loading, computing),
+        "memory" if loading >= computing else "compute",
+    )
+
+
+def _in_place(x: Any) -> Any:
+    """The rows as the core uses them without a copy; `x` itself where it does."""
+    if not isinstance(x, np.ndarray):
+        return x
+    if x.dtype in (np.float32, np.uint8) and x.strides[-1] == x.itemsize:
+        return x
+    return np.ascontiguousarray(x, x.dtype if x.dtype == np.uint8 else np.float32)
+
+
+def _call_seconds(net: _core.Network, x: Any, batch_size: int, seconds: float) -> float:
+    """Median seconds per row of ``net(x)``, on one thread."""
+    calls = [x[first : first + batch_size] for first in range(0, x.shape[0], batch_size)]
+    # All calls of one size, but for the case of a single one.
+    calls = [call for call in calls if call.shape[0] == calls[0].shape[0]]
+    with num_threads(1):
+        return timing.interleaved({"call": net}, calls, seconds)["call"].seconds_per_row

@@ -1,0 +1,154 @@
+"""Activations: their names, parameters and the forms in which users and files write them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from lrgate.model.arrays import joined
+
+__all__ = ["Activation"]
+
+
+# The parameter of each activation that takes one, with its default.
+_PARAMETERS: Final[dict[str, tuple[str, float | None]]] = {
+    "clipped_relu": ("upper", None),
+    "thresholded_relu": ("threshold", None),
+    "leaky_relu": ("slope", 0.01),
+}
+_ACTIVATIONS: Final = (
+    "identity",
+    "relu",
+    "clipped_relu",
+    "thresholded_relu",
+    "leaky_relu",
+    "tanh",
+    "sigmoid",
+    "gelu",
+    "softmax",
+)
+_HARD_ZERO: Final = ("relu", "clipped_relu", "thresholded_relu")
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What a layer applies to its pre-activation ``z = x weight.T + bias``.
+
+    Parameters
+    ----------
+    name : str
+        ``identity``, ``relu``, ``clipped_relu`` (``min(max(0, z), upper)``), ``thresholded_relu``
+        (z where ``z > threshold``, else 0), ``leaky_relu`` (z where ``z > 0``, else ``slope z``),
+        ``tanh``, ``sigmoid``, ``gelu`` (the exact form) or ``softmax``.
+    parameter : float, optional
+        ``upper`` (above 0, required), ``threshold`` (required) or ``slope`` (default 0.01) of the
+        three activations that have one.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or a parameter that is missing, out of range, or not wanted.
+    TypeError
+        For a name that is not a str, or a parameter that is not a number.
+
+    Examples
+    --------
+    >>> Activation.parse({"name": "clipped_relu", "upper": 6})
+    Activation(name='clipped_relu', parameter=6.0)
+    """
+
+    name: str
+    parameter: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"activation name must be a str, got {type(self.name).__name__}")
+        if self.name not in _ACTIVATIONS:
+            raise ValueError(f"activation must be one of {joined(_ACTIVATIONS)}, got {self.name!r}")
+        object.__setattr__(self, "parameter", self._checked_parameter())
+
+    def _checked_parameter(self) -> float | None:
+        if self.name not in _PARAMETERS:
+            if self.parameter is not None:
+                raise ValueError(f"{self.name} takes no parameter, got {self.parameter!r}")
+            return None
+        label, default = _PARAMETERS[self.name]
+        value = default if self.parameter is None else self.parameter
+        if value is None:
+            raise ValueError(f'{self.name} needs its {label}: ("{self.name}", {label})')
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise TypeError(f"{label} of {self.name} must be a number, got {value!r}")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        least = 0.0 if label == "upper" else -math.inf
+        if not (least < number and abs(number) <= float(np.finfo(np.float32).max)):
+            expected = "finite and above 0" if label == "upper" else "finite"
+            raise ValueError(f"{label} of {self.name} must be {expected}, got {number}")
+        return number
+
+    @classmethod
+    def parse(cls, value: object, name: str = "activation") -> Activation:
+        """An activation from any of the forms that users and files write it in.
+
+        Parameters
+        ----------
+        value : Activation, str, tuple or mapping
+            ``"relu"``, ``("clipped_relu", 6.0)`` or ``{"name": "clipped_relu", "upper": 6.0}``.
+        name : str, default "activation"
+            What messages call the argument.
+
+        Returns
+        -------
+        Activation
+
+        Raises
+        ------
+        ValueError, TypeError
+            With `name`, what was expected and what came.
+        """
+        if isinstance(value, Activation):
+            return value
+        try:
+            if isinstance(value, str):
+                return cls(value)
+            if isinstance(value, Mapping):
+                return cls._from_mapping(value)
+            if isinstance(value, tuple | list) and len(value) in (1, 2):
+                return cls(*value)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
+        raise TypeError(
+            f"{name} must be a name, a (name, parameter) pair or a mapping with a name, "
+            f"got {value!r}"
+        )
+
+    @classmethod
+    def _from_mapping(cls, value: Mapping[Any, Any]) -> Activation:
+        if "name" not in value:
+            raise ValueError(f"a mapping needs the key 'name', got {sorted(map(str, value))}")
+        name = value["name"]
+        label = _PARAMETERS[name][0] if isinstance(name, str) and name in _PARAMETERS else None
+        unknown = sorted(str(key) for key in value if key not in ("name", label))
+        if unknown:
+            raise ValueError(f"{name} has no {joined(unknown)}")
+        return cls(name, None if label is None else value.get(label))
+
+    @property
+    def has_hard_zero(self) -> bool:
+        """Whether a whole half-line of pre-activations becomes exactly 0, so a gate makes sense."""
+        return self.name in _HARD_ZERO
+
+    def to_json(self) -> str | dict[str, Any]:
+        """The form that files hold and that `parse` reads: a str, or a dict with the parameter."""
+        if self.parameter is None:
+            return self.name
+        return {"name": self.name, _PARAMETERS[self.name][0]: self.parameter}
+
+    def __str__(self) -> str:
+        return self.name if self.parameter is None else f"{self.name}({self.parameter:g})"

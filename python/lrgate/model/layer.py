@@ -1,0 +1,256 @@
+"""One layer as data: its weights, activation, gate and quantization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lrgate.model.activation import Activation
+from lrgate.model.arrays import (
+    as_float32,
+    as_units,
+    check_bounds,
+    check_shape,
+    check_type,
+    needs_copy,
+    read_only,
+    set_field,
+)
+from lrgate.types import Float32Array, Int32Array
+
+__all__ = ["Gate", "Layer", "Quantization", "ReadOnlyArrays"]
+
+
+class ReadOnlyArrays:
+    """Keeps the arrays of a frozen dataclass read-only through pickle and deepcopy."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            if isinstance(value, np.ndarray):
+                # What else is in the pickle may have the same array.
+                value.flags.writeable = False
+                value = read_only(value.copy() if needs_copy(value, made_here=True) else value)
+            self.__dict__[name] = value
+
+
+@dataclass(frozen=True, eq=False)
+class Gate(ReadOnlyArrays):
+    """The sign estimate of one layer: a unit is computed where ``x u v + bias > 0``.
+
+    Parameters
+    ----------
+    u : array of shape (in, rank)
+    v : array of shape (rank, out)
+    bias : array of shape (out,)
+        Thresholds are folded into it.
+    range : array of shape (2, rank), optional
+        The least and the greatest of each of ``x u`` on calibration rows. With it, scores are
+        computed from bytes of these sums, which is faster and moves a score by about a hundredth of
+        its spread; sums beyond count as the ends. A gate needs it to run in int8.
+
+    Raises
+    ------
+    TypeError
+        For an array that does not hold real numbers.
+    ValueError
+        For a wrong shape, a finite value beyond float32, or a `range` that is not finite or has a
+        least value above the greatest.
+
+    References
+    ----------
+    Davis and Arel, "Low-Rank Approximations for Conditional Feedforward Computation in Deep Neural
+    Networks", arXiv 1312.4461, 2013.
+    """
+
+    u: Float32Array
+    v: Float32Array
+    bias: Float32Array
+    range: Float32Array | None = None
+
+    def __post_init__(self) -> None:
+        set_field(self, "u", as_float32(self.u, "u", "(in, rank)"))
+        set_field(self, "v", as_float32(self.v, "v", "(rank, out)"))
+        set_field(self, "bias", as_float32(self.bias, "bias", "(out,)"))
+        check_shape("v", self.v, (self.rank, self.v.shape[1]))
+        check_shape("bias", self.bias, (self.outputs,))
+        if self.range is not None:
+            set_field(self, "range", as_float32(self.range, "range", "(2, rank)"))
+            check_shape("range", self.range, (2, self.rank))
+            check_bounds("range", self.range)
+
+    @property
+    def rank(self) -> int:
+        """Inner width of the factors."""
+        return int(self.u.shape[1])
+
+    @property
+    def inputs(self) -> int:
+        """Width of a row going in."""
+        return int(self.u.shape[0])
+
+    @property
+    def outputs(self) -> int:
+        """Number of units estimated."""
+        return int(self.v.shape[1])
+
+    def __repr__(self) -> str:
+        return f"Gate({self.inputs} -> {self.outputs}, rank {self.rank})"
+
+
+@dataclass(frozen=True, eq=False)
+class Quantization(ReadOnlyArrays):
+    """How the inputs of an int8 layer become bytes.
+
+    An input x becomes the byte ``round(x / scale + offset)``, brought within 0 to 255; a byte q
+    stands for ``(q - offset) * scale``. So 0 stays exactly 0 where `offset` is an integer from 0 to
+    255; where it is 0, a byte of 0 can be skipped. For a network's first layer x is the raw input,
+    before the network's scale and shift. A row with a value more than a step beyond the bytes is
+    recomputed in float32. In later layers byte 255 means out of range: a row is recomputed if it
+    has a value of that byte, or one more than half a step below byte 0.
+
+    Parameters
+    ----------
+    scale : array of shape () or (d,)
+        One for all inputs, or one each.
+    offset : array of shape () or (d,)
+        One for all inputs, or, in a network's first layer, one each.
+
+    Raises
+    ------
+    TypeError
+        For an array that does not hold real numbers.
+    ValueError
+        For a wrong shape, a value that is not finite in float32, or a `scale` that is not above 0,
+        or so small that ``1 / scale`` is not finite in float32.
+
+    Examples
+    --------
+    >>> Quantization(6 / 255, 0)
+    Quantization(scale 0.0235294, offset 0)
+    """
+
+    scale: Float32Array
+    offset: Float32Array
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "offset"):
+            set_field(self, name, as_float32(getattr(self, name), name, "() or (d,)"))
+        if self.scale.ndim == self.offset.ndim == 1:
+            check_shape("offset", self.offset, self.scale.shape)
+        with np.errstate(divide="ignore", over="ignore"):
+            good = (self.scale > 0) & np.isfinite(self.scale) & np.isfinite(1 / self.scale)
+        if not good.all():
+            raise ValueError(
+                f"scale must be above 0, and it and 1 / scale finite, got {self.scale[~good][0]}"
+            )
+        if not np.isfinite(self.offset).all():
+            bad = self.offset[~np.isfinite(self.offset)][0]
+            raise ValueError(f"offset must be finite, got {bad}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """() where all inputs have one scale and one offset, (d,) where they have one each."""
+        return np.broadcast_shapes(self.scale.shape, self.offset.shape)
+
+    def __repr__(self) -> str:
+        if self.shape:
+            return f"Quantization(of {self.shape[0]} inputs)"
+        return f"Quantization(scale {self.scale:g}, offset {self.offset:g})"
+
+
+@dataclass(frozen=True, eq=False)
+class Layer(ReadOnlyArrays):
+    """One fully connected layer: ``activation(x weight.T + bias)``.
+
+    Parameters
+    ----------
+    weight : array of shape (out, in)
+    bias : array of shape (out,)
+        None stands for zeros.
+    activation : Activation
+    gate : Gate, optional
+        Its sign estimate.
+    kept_units : array of int of shape (k,), optional
+        The units that the engine computes, in the order in which it computes them: distinct, from 0
+        to out - 1. The others count as constant zero and are never computed, so only an activation
+        with a hard zero may lack any. All else here keeps the full width and the user's order of
+        units. Not for softmax, nor for a network's last layer.
+    quantization : Quantization, optional
+        How its inputs become bytes, so that it can run in int8.
+
+    Raises
+    ------
+    TypeError
+        For an array that does not hold real numbers (integers in `kept_units`), or an activation,
+        gate or quantization of another type.
+    ValueError
+        For a wrong shape (where it looks like a weight of shape (in, out), the message says so), a
+        finite value beyond float32, or `kept_units` that are not such ones.
+
+    Examples
+    --------
+    >>> Layer(np.ones((3, 2)), np.zeros(3), Activation("relu"))
+    Layer(2 -> 3, relu)
+    """
+
+    weight: Float32Array
+    bias: Float32Array
+    activation: Activation
+    gate: Gate | None = None
+    kept_units: Int32Array | None = None
+    quantization: Quantization | None = None
+
+    def __post_init__(self) -> None:
+        set_field(self, "weight", as_float32(self.weight, "weight", "(out, in)"))
+        bias = np.zeros(self.outputs, np.float32) if self.bias is None else self.bias
+        set_field(self, "bias", as_float32(bias, "bias", "(out,)"))
+        if self.bias.shape == (self.inputs,) != (self.outputs,):
+            raise ValueError(
+                f"weight has shape {self.weight.shape} and bias {self.bias.shape}: this looks like "
+                "(in, out): pass weight.T"
+            )
+        check_shape("bias", self.bias, (self.outputs,))
+        check_type("activation", self.activation, Activation)
+        if self.gate is not None:
+            check_type("gate", self.gate, Gate)
+            check_shape("gate.u", self.gate.u, (self.inputs, self.gate.rank))
+            check_shape("gate.v", self.gate.v, (self.gate.rank, self.outputs))
+        if self.kept_units is not None:
+            set_field(self, "kept_units", as_units(self.kept_units, "kept_units", self.outputs))
+            self._check_kept_units(len(self.kept_units))
+        if self.quantization is not None:
+            check_type("quantization", self.quantization, Quantization)
+            for name in ("scale", "offset"):
+                array = getattr(self.quantization, name)
+                if array.shape not in ((), (self.inputs,)):
+                    raise ValueError(
+                        f"quantization.{name} must have shape () or ({self.inputs},), "
+                        f"got {array.shape}"
+                    )
+
+    def _check_kept_units(self, computed: int) -> None:
+        if self.activation.name == "softmax":
+            raise ValueError(f"kept_units must be None for softmax, got {computed} units")
+        if computed < self.outputs and not self.activation.has_hard_zero:
+            raise ValueError(
+                f"kept_units must have all {self.outputs} units for {self.activation.name}, "
+                f"which has no hard zero, got {computed}"
+            )
+
+    @property
+    def inputs(self) -> int:
+        """Width of a row going in."""
+        return int(self.weight.shape[1])
+
+    @property
+    def outputs(self) -> int:
+        """Number of units."""
+        return int(self.weight.shape[0])
+
+    def __repr__(self) -> str:
+        gate = "" if self.gate is None else f", gate of rank {self.gate.rank}"
+        kept = "" if self.kept_units is None else f", {len(self.kept_units)} units kept"
+        int8 = "" if self.quantization is None else ", int8"
+        return f"Layer({self.inputs} -> {self.outputs}, {self.activation}{gate}{kept}{int8})"

@@ -1,0 +1,199 @@
+"""The whole model: layers, task, labels, input map, plan and notes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy.typing as npt
+
+from lrgate.model.arrays import (
+    as_classes,
+    as_float32,
+    as_range,
+    check_shape,
+    check_type,
+    joined,
+    set_field,
+)
+from lrgate.model.json import Machine, as_machine, json_object
+from lrgate.model.layer import Layer, ReadOnlyArrays
+from lrgate.model.plan import BatchPlan
+from lrgate.model.probe import PlannedOutputs, Probe
+from lrgate.types import Float32Array
+
+__all__ = ["Model"]
+
+
+TASKS: Final = ("classification", "regression", "multilabel")
+
+
+@dataclass(frozen=True, eq=False)
+class Model(ReadOnlyArrays):
+    """A trained network with all that a file keeps beside its weights.
+
+    Parameters
+    ----------
+    layers : tuple of Layer
+        In order; at least one.
+    task : {"classification", "regression", "multilabel"}, optional
+    classes : 1-D array of int, str, bool or float, optional
+        A classifier's labels: one for each output, or two where there is one output.
+    input_scale, input_shift : array of shape () or (d,), optional
+        The first layer sees ``x * input_scale + input_shift``.
+    plan : tuple of BatchPlan, optional
+        By batch size; each names a strategy and a precision for every layer: int8 only where the
+        layer has a quantization, and its gate, if it is used, a range.
+    probe : Probe, optional
+    metadata : dict, optional
+        JSON values: None, bool, int, finite float, str, list, and dict with str keys. NumPy scalars
+        and tuples are turned into these.
+    input_range : (low, high), optional
+        What callers promise about raw inputs, each a number or an array (d,). Units that no row in
+        the range can switch on may be left out of an `order`; rows outside it may then give other
+        results. Stored as an array of shape (2,) or (2, d).
+    machine : dict, optional
+        Where the plan was measured, as `lrgate.measure.machine.fingerprint` gives it; None where it
+        was not. The keys are ``isa``, ``cpu``, ``l1d``, ``l2`` and ``l3``, the values str of up to
+        200 characters, int from 0 to 2**63 - 1, or None.
+    report : dict, optional
+        JSON values, as `metadata`: what was done to make the network fast.
+
+    Raises
+    ------
+    ValueError, TypeError
+        With the argument's name, what was expected and what came.
+    """
+
+    layers: tuple[Layer, ...]
+    task: str | None = None
+    classes: npt.NDArray[Any] | None = None
+    input_scale: Float32Array | None = None
+    input_shift: Float32Array | None = None
+    plan: tuple[BatchPlan, ...] | None = None
+    probe: Probe | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    input_range: Float32Array | None = None
+    machine: Machine | None = None
+    report: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self._check_layers()
+        if self.task is not None and self.task not in TASKS:
+            raise ValueError(f"task must be one of {joined(TASKS)} or None, got {self.task!r}")
+        if self.task == "multilabel" and self.layers[-1].activation.name == "softmax":
+            raise ValueError(
+                'task must be "classification" where the last activation is softmax, '
+                'got "multilabel"'
+            )
+        if self.classes is not None:
+            set_field(self, "classes", as_classes(self.classes))
+            self._check_classes(len(self.classes))
+        for name in ("input_scale", "input_shift"):
+            if getattr(self, name) is not None:
+                set_field(self, name, as_float32(getattr(self, name), name, "() or (d,)"))
+        if self.plan is not None:
+            self._check_plan(self.plan)
+        if self.probe is not None:
+            check_type("probe", self.probe, Probe)
+            check_shape("probe.x", self.probe.x, (len(self.probe.x), self.layers[0].inputs))
+            check_shape("probe.y", self.probe.y, (len(self.probe.x), self.layers[-1].outputs))
+            for i, planned in enumerate(self.probe.planned or ()):
+                self._check_planned(f"probe.planned[{i}]", planned)
+        if self.input_range is not None:
+            set_field(self, "input_range", as_range(self.input_range))
+            self._check_range(self.input_range.shape)
+        if self.machine is not None:
+            set_field(self, "machine", as_machine(self.machine))
+        set_field(self, "metadata", json_object(self.metadata, "metadata"))
+        if self.report is not None:
+            set_field(self, "report", json_object(self.report, "report"))
+
+    def _check_layers(self) -> None:
+        if not isinstance(self.layers, tuple | list):
+            raise TypeError(f"layers must be a tuple of Layer, got {type(self.layers).__name__}")
+        set_field(self, "layers", tuple(self.layers))
+        if not self.layers:
+            raise ValueError("layers must have at least one layer, got 0")
+        for i, layer in enumerate(self.layers):
+            check_type(f"layers[{i}]", layer, Layer)
+        if self.layers[-1].kept_units is not None:
+            raise ValueError(
+                f"layers[{len(self.layers) - 1}].kept_units must be None: it is the last layer, "
+                "whose units are the outputs"
+            )
+        for i, layer in enumerate(self.layers[1:], start=1):
+            if layer.quantization is not None and layer.quantization.offset.shape != ():
+                raise ValueError(
+                    f"layers[{i}].quantization.offset must have shape (), "
+                    f"got {layer.quantization.offset.shape}: only the first layer has one for each "
+                    "input"
+                )
+
+    def _check_classes(self, got: int) -> None:
+        if self.task in ("regression", "multilabel"):
+            raise ValueError(f'classes must be None where task is "{self.task}"')
+        outputs = self.layers[-1].outputs
+        expected = 2 if outputs == 1 else outputs
+        if got != expected:
+            raise ValueError(
+                f"classes must have shape ({expected},) for {outputs} "
+                f"output{'s' * (outputs != 1)}, got ({got},)"
+            )
+
+    def _check_range(self, got: tuple[int, ...]) -> None:
+        inputs = self.layers[0].inputs
+        if got not in ((2,), (2, inputs)):
+            raise ValueError(f"input_range must have shape (2,) or (2, {inputs}), got {got}")
+
+    def _check_plan(self, plan: object) -> None:
+        if not isinstance(plan, tuple | list):
+            raise TypeError(f"plan must be a tuple of BatchPlan, got {type(plan).__name__}")
+        set_field(self, "plan", tuple(plan))
+        if not plan:
+            raise ValueError("plan must have at least one class, got 0")
+        for i, entry in enumerate(plan):
+            check_type(f"plan[{i}]", entry, BatchPlan)
+            if len(entry.strategies) != len(self.layers):
+                raise ValueError(
+                    f"plan[{i}].strategies must have {len(self.layers)} entries, one a layer, "
+                    f"got {len(entry.strategies)}"
+                )
+            self._check_precisions(f"plan[{i}].precisions", entry)
+
+    def _check_planned(self, name: str, planned: PlannedOutputs) -> None:
+        if len(planned.strategies) != len(self.layers):
+            raise ValueError(
+                f"{name}.strategies must have {len(self.layers)} entries, one a layer, "
+                f"got {len(planned.strategies)}"
+            )
+        for i, layer in enumerate(self.layers):
+            if planned.strategies[i] == "gate" and layer.gate is None:
+                raise ValueError(
+                    f"{name}.strategies[{i}] must be dense, since layers[{i}] has no gate"
+                )
+        self._check_precisions(f"{name}.precisions", planned)
+
+    def _check_precisions(self, name: str, plan: BatchPlan | PlannedOutputs) -> None:
+        for i, layer in enumerate(self.layers):
+            if plan.precisions[i] != "int8":
+                continue
+            if layer.quantization is None:
+                raise ValueError(f"{name}[{i}] must be f32, since layers[{i}] has no quantization")
+            if plan.strategies[i] == "gate" and layer.gate and layer.gate.range is None:
+                raise ValueError(
+                    f"{name}[{i}] must be f32, since the gate of layers[{i}] has no range"
+                )
+
+    def __repr__(self) -> str:
+        widths = [self.layers[0].inputs, *(layer.outputs for layer in self.layers)]
+        parts = ["-".join(map(str, widths))]
+        if self.task is not None:
+            parts.append(self.task)
+        gates = sum(layer.gate is not None for layer in self.layers)
+        if gates:
+            parts.append(f"{gates} gate{'s' * (gates != 1)}")
+        quantized = sum(layer.quantization is not None for layer in self.layers)
+        if quantized:
+            parts.append(f"{quantized} layer{'s' * (quantized != 1)} in int8")
+        return f"Model({', '.join(parts)})"

@@ -1,0 +1,59 @@
+"""Plans: the strategy and precision of each layer, by batch size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from lrgate.model.arrays import joined, set_field
+
+__all__ = ["BatchPlan"]
+
+
+STRATEGIES: Final = ("dense", "skip", "gate")
+PRECISIONS: Final = ("f32", "int8")
+
+_MAX_ROWS: Final = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How each layer is computed for calls of about this many rows.
+
+    Parameters
+    ----------
+    rows : int
+        The number of rows that the plan was made for, from 1 to 2147483647.
+    strategies : tuple of str
+        ``dense``, ``skip`` or ``gate``, one a layer.
+    precisions : tuple of str
+        ``f32`` or ``int8``, one a layer.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a value that is none of these, or tuples of unequal length.
+    """
+
+    rows: int
+    strategies: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rows, bool) or not isinstance(self.rows, int):
+            raise TypeError(f"rows must be an integer, got {self.rows!r}")
+        if not 1 <= self.rows <= _MAX_ROWS:
+            raise ValueError(f"rows must be from 1 to {_MAX_ROWS}, got {self.rows}")
+        for name, known in (("strategies", STRATEGIES), ("precisions", PRECISIONS)):
+            words = getattr(self, name)
+            if isinstance(words, str) or not isinstance(words, tuple | list):
+                raise TypeError(f"{name} must be a tuple of str, got {words!r}")
+            for i, word in enumerate(words):
+                if word not in known:
+                    raise ValueError(f"{name}[{i}] must be one of {joined(known)}, got {word!r}")
+            set_field(self, name, tuple(words))
+        if len(self.precisions) != len(self.strategies):
+            raise ValueError(
+                f"precisions must have {len(self.strategies)} entries, one for each of strategies, "
+                f"got {len(self.precisions)}"
+            )

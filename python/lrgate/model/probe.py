@@ -1,0 +1,101 @@
+"""Rows stored with a model, and its outputs on them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate.model.arrays import as_float32, as_rows, check_shape, check_type, set_field
+from lrgate.model.layer import ReadOnlyArrays
+from lrgate.model.plan import BatchPlan
+from lrgate.types import Float32Array
+
+__all__ = ["PlannedOutputs", "Probe"]
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedOutputs(ReadOnlyArrays):
+    """What a network gives on its probe's rows under a plan that is not dense in f32.
+
+    Parameters
+    ----------
+    strategies : tuple of str
+        ``gate`` where the plan has gates, else ``dense``: skip gives the same outputs.
+    precisions : tuple of str
+        ``f32`` or ``int8``, one a layer.
+    y : array of shape (n, k)
+        The last layer's raw outputs.
+    tolerance : float
+        How far outputs may be from `y` on another machine or with skip for dense, relative to the
+        largest; finite and at least 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `BatchPlan` and `Layer`; for another strategy, or another tolerance.
+    """
+
+    strategies: tuple[str, ...]
+    precisions: tuple[str, ...]
+    y: Float32Array
+    tolerance: float
+
+    def __post_init__(self) -> None:
+        plan = BatchPlan(1, self.strategies, self.precisions)
+        for i, word in enumerate(plan.strategies):
+            if word == "skip":
+                raise ValueError(f"strategies[{i}] must be dense or gate, got {word!r}")
+        set_field(self, "strategies", plan.strategies)
+        set_field(self, "precisions", plan.precisions)
+        set_field(self, "y", as_float32(self.y, "y", "(n, k)"))
+        tolerance = self.tolerance
+        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float):
+            raise TypeError(f"tolerance must be a number, got {tolerance!r}")
+        if not 0 <= tolerance < math.inf:
+            raise ValueError(f"tolerance must be finite and at least 0, got {tolerance}")
+
+
+@dataclass(frozen=True, eq=False)
+class Probe(ReadOnlyArrays):
+    """A few real input rows with the network's outputs, for measuring and checking after a load.
+
+    Parameters
+    ----------
+    x : array of shape (n, d)
+        Raw input rows, before the network's scale and shift; uint8 stays uint8, all else becomes
+        float32.
+    y : array of shape (n, k)
+        The last layer's raw outputs for them, dense in f32.
+    planned : tuple of PlannedOutputs, optional
+        The same under plans with gates or in int8, each with other gates or precisions. None where
+        nobody computed them, as for files of format version 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `Layer`.
+    """
+
+    x: npt.NDArray[np.uint8] | Float32Array
+    y: Float32Array
+    planned: tuple[PlannedOutputs, ...] | None = None
+
+    def __post_init__(self) -> None:
+        set_field(self, "x", as_rows(self.x, "x", "(n, d)"))
+        set_field(self, "y", as_float32(self.y, "y", "(n, k)"))
+        check_shape("y", self.y, (self.x.shape[0], self.y.shape[1]))
+        if self.planned is None:
+            return
+        if not isinstance(self.planned, tuple | list):
+            raise TypeError(f"planned must be a tuple or None, got {type(self.planned).__name__}")
+        set_field(self, "planned", tuple(self.planned))
+        for i, outputs in enumerate(self.planned):
+            check_type(f"planned[{i}]", outputs, PlannedOutputs)
+            check_shape(f"planned[{i}].y", outputs.y, self.y.shape)
+
+    def __repr__(self) -> str:
+        rows, width = self.x.shape
+        return f"Probe({rows} rows, {width} -> {self.y.shape[1]}, {self.x.dtype})"

@@ -1,0 +1,211 @@
+"""Stored rows and outputs: does a network still give what it gave?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from lrgate.model.probe import Probe
+from lrgate.network.engine import batch_plans
+from lrgate.types import Float32Array
+
+if TYPE_CHECKING:
+    from lrgate.network.network import Network
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate import inputs
+from lrgate.model.layer import Layer
+from lrgate.model.plan import BatchPlan
+from lrgate.model.probe import PlannedOutputs
+from lrgate.results.paths import path_names
+
+__all__ = [
+    "can_run",
+    "check_likeness",
+    "check_probe",
+    "check_rows",
+    "checked_outputs",
+    "form_of",
+    "is_dense_form",
+    "largest_difference",
+    "outputs_under",
+    "plan_text",
+    "planned_outputs",
+    "probe_rows",
+]
+
+
+CHECK_TOLERANCE = 1e-4
+"""How far :meth:`Network.check` lets outputs be from the stored ones, relative to the largest.
+
+With gates or int8 more may be allowed: see there.
+"""
+
+# How far a plan's outputs may be from the dense ones where none of its own are stored: the root of
+# their mean square, relative to that of the dense outputs. Plans that serve are at 0.1 at most.
+_MOST_UNLIKE_DENSE: Final = 0.5
+
+# What a probe of sparse rows may take when it is made dense, in values.
+_MOST_PROBE_VALUES: Final = 1 << 26
+
+# Rounding moves outputs as inputs do that change by this much, at most; with gates and int8 it
+# moves single units or bytes in few rows, so several such changes are tried.
+_NUDGE: Final = 1e-6
+_NUDGES: Final = 3
+_NUDGE_MARGIN: Final = 4
+# The most plans whose outputs are stored with a probe.
+_MOST_PLANNED: Final = 16
+
+Form = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def form_of(plan: Form) -> Form:
+    """What of a plan its outputs depend on: its strategies, with dense for skip, and precisions."""
+    strategies, precisions = plan
+    return tuple("dense" if name == "skip" else name for name in strategies), precisions
+
+
+def is_dense_form(form: Form) -> bool:
+    return "gate" not in form[0] and "int8" not in form[1]
+
+
+def can_run(layers: Sequence[Layer], planned: PlannedOutputs) -> bool:
+    """Whether layers have the gates and quantizations of a plan."""
+    return len(layers) == len(planned.strategies) and all(
+        (name != "gate" or layer.gate is not None)
+        and (word != "int8" or layer.quantization is not None)
+        and (name != "gate" or word != "int8" or (layer.gate and layer.gate.range is not None))
+        for layer, name, word in zip(layers, planned.strategies, planned.precisions, strict=True)
+    )
+
+
+def largest_difference(y: Float32Array, expected: Float32Array) -> float:
+    """The largest difference, over the largest that is expected; NaN where it cannot be told."""
+    largest = max(float(np.max(np.abs(expected))), float(np.finfo(np.float32).tiny))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.max(np.abs(y - expected))) / largest
+
+
+def checked_outputs(y: Float32Array, expected: Float32Array, tolerance: float, plan: Form) -> float:
+    difference = largest_difference(y, expected)
+    if not difference <= tolerance:
+        under = "" if is_dense_form(plan) else f" under the plan {plan_text(BatchPlan(1, *plan))}"
+        raise ValueError(
+            f"the probe's outputs{under} differ from the stored ones by {difference:.2g} of the "
+            f"largest, more than {tolerance:.0e}: the file or this machine is damaged"
+        )
+    return difference
+
+
+def check_likeness(y: Float32Array, dense: Float32Array, plan: Form) -> None:
+    expected = dense.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        off = float(np.sqrt(np.mean((y - expected) ** 2)))
+        most = _MOST_UNLIKE_DENSE * float(np.sqrt(np.mean(expected**2)))
+    if not off <= max(most, float(np.finfo(np.float32).tiny)):
+        raise ValueError(
+            f"the probe's outputs under the plan {plan_text(BatchPlan(1, *plan))} differ from the "
+            f"dense ones by more than {_MOST_UNLIKE_DENSE:.0%}: the file is damaged, or a gate or "
+            "quantization does not fit; store outputs by with_probe to compare them with those"
+        )
+
+
+def probe_rows(x: Any, width: int) -> npt.NDArray[Any]:
+    """Rows for a probe: uint8 or float32, finite, in memory of their own."""
+    if hasattr(x, "tocsr"):
+        if len(x.shape) == 2 and x.shape[0] * x.shape[1] > _MOST_PROBE_VALUES:
+            raise ValueError(
+                f"x must be a few rows: sparse ones are stored dense, at most {_MOST_PROBE_VALUES} "
+                f"values, got {x.shape}"
+            )
+        x = x.tocsr()
+        x.check_format(full_check=True)  # SciPy trusts the indices when it makes rows dense
+    rows = inputs.checked_rows(x, width)
+    return np.array(rows.toarray() if hasattr(rows, "toarray") else rows)
+
+
+def check_rows(rule: str, rows: npt.NDArray[Any]) -> None:
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise ValueError(f"{rule}, got NaN or infinity in row {bad[0]}")
+
+
+def plan_text(plan: BatchPlan) -> str:
+    """A plan on one line."""
+    return "/".join(path_names(plan.strategies, plan.precisions))
+
+
+def planned_outputs(net: Network, probe: Probe) -> tuple[PlannedOutputs, ...]:
+    """The probe's outputs by plan, with those that this network's plan has and it lacks."""
+    planned = list(probe.planned or ())
+    if len(probe.x) == 0:
+        return ()
+    have = {(one.strategies, one.precisions) for one in planned}
+    for entry in net.plan:
+        form = form_of((entry.strategies, entry.precisions))
+        if form in have or is_dense_form(form) or len(planned) >= _MOST_PLANNED:
+            continue
+        have.add(form)
+        y = outputs_under(net, probe.x, *form)
+        if np.isfinite(y).all():
+            planned.append(PlannedOutputs(*form, y, _tolerance(net, probe.x, y, *form)))
+    return tuple(planned)
+
+
+def outputs_under(
+    net: Network, x: npt.NDArray[Any], strategies: Sequence[str], precisions: Sequence[str]
+) -> Float32Array:
+    engine = net.engine.with_plan([(1, list(strategies), list(precisions))])
+    return np.asarray(net._with(engine, plan=batch_plans(engine))(x))
+
+
+def _tolerance(
+    net: Network,
+    x: npt.NDArray[Any],
+    y: Float32Array,
+    strategies: Sequence[str],
+    precisions: Sequence[str],
+) -> float:
+    """How far rounding may move outputs of a plan, relative to the largest."""
+    skipped = ["skip" if name == "dense" else name for name in strategies]
+    moved = [outputs_under(net, x, skipped, precisions)]
+    draw = np.random.default_rng(0)
+    for _ in range(_NUDGES):
+        nudged = x * (1 + _NUDGE * draw.choice([-1.0, 1.0], x.shape))
+        limit = np.finfo(np.float32).max
+        nudged = np.clip(nudged, -limit, limit).astype(np.float32)
+        moved.append(outputs_under(net, nudged, strategies, precisions))
+    most = max(largest_difference(one, y) for one in moved)
+    # Not finite where rounding decides whether outputs are.
+    tolerance = _NUDGE_MARGIN * most if np.isfinite(most) else 1.0
+    return max(CHECK_TOLERANCE, tolerance)
+
+
+def check_probe(net: Network) -> float:
+    """What `Network.check` does."""
+    probe = net._model.probe
+    if probe is None or len(probe.x) == 0:
+        raise ValueError("check needs a network with a probe; see with_probe")
+    dense = (("dense",) * len(net.layers), ("f32",) * len(net.layers))
+    stored = {dense: (probe.y, CHECK_TOLERANCE)}
+    for one in probe.planned or ():
+        stored[one.strategies, one.precisions] = one.y, max(CHECK_TOLERANCE, one.tolerance)
+    loosest = max(tolerance for _, tolerance in stored.values())
+    worst = 0.0
+    for form, (y, tolerance) in stored.items():
+        worst = max(worst, checked_outputs(outputs_under(net, probe.x, *form), y, tolerance, form))
+    for plan in dict.fromkeys((entry.strategies, entry.precisions) for entry in net.plan):
+        if plan in stored:
+            continue
+        form, y = form_of(plan), outputs_under(net, probe.x, *plan)
+        if form in stored:
+            worst = max(worst, checked_outputs(y, *stored[form], plan))
+        elif probe.planned is not None:
+            checked_outputs(y, outputs_under(net, probe.x, *form), loosest, plan)
+        else:
+            check_likeness(y, probe.y, plan)
+    return worst

@@ -1,0 +1,136 @@
+"""What users build networks from: weights, activations, tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate import inputs
+from lrgate.model.activation import Activation
+from lrgate.model.arrays import as_float32
+from lrgate.model.layer import Layer
+
+__all__ = [
+    "activations_of",
+    "changed",
+    "check_transposed",
+    "input_map",
+    "layer_of",
+    "listed",
+    "one_per_layer",
+    "usual_task",
+    "where",
+]
+
+
+def where(kept: Sequence[bool], old: list[str], new: list[str]) -> list[str]:
+    return [a if keep else b for keep, a, b in zip(kept, old, new, strict=True)]
+
+
+def one_per_layer(new: Any, old: list[Any], name: str) -> list[Any]:
+    """`new` as a list; where it is a mapping from layer index, other layers keep the `old`."""
+    count = len(old)
+    if isinstance(new, Mapping):
+        result = list(old)
+        for i, value in new.items():
+            if not isinstance(i, int | np.integer) or not 0 <= i < count:
+                raise ValueError(f"{name} must name layers from 0 to {count - 1}, got {i!r}")
+            result[i] = value
+        return result
+    if not isinstance(new, Sequence):
+        raise TypeError(
+            f"{name} must be a mapping or a sequence of {name}, got {type(new).__name__}"
+        )
+    if len(new) != count:
+        raise ValueError(f"{name} must have {count} entries, one per layer, got {len(new)}")
+    return list(new)
+
+
+def changed(layer: Layer, name: str, **changes: Any) -> Layer:
+    """`layer` with other fields; refusals start with `name`."""
+    try:
+        return replace(layer, **changes)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def listed(layers: Any) -> list[Any]:
+    if not isinstance(layers, str | bytes | Mapping | np.ndarray):
+        try:
+            return list(layers)
+        except TypeError:
+            pass
+    raise TypeError(
+        "layers must be a sequence of (weight, bias) pairs or of Layer, "
+        f"got {type(layers).__name__}"
+    )
+
+
+def check_transposed(layers: Sequence[Layer]) -> None:
+    """Refuse weights that follow each other only as (in, out)."""
+    pairs = list(pairwise(layers))
+    if all(a.outputs == b.inputs for a, b in pairs):
+        return
+    if all(a.inputs == b.outputs for a, b in pairs):
+        shapes = ", ".join(str(layer.weight.shape) for layer in layers[:4])
+        more = ", ..." * (len(layers) > 4)
+        raise ValueError(
+            f"layers: weights have shapes {shapes}{more}: this looks like (in, out): pass weight.T"
+        )
+
+
+def activations_of(given: Any, usual: list[Any]) -> list[Activation]:
+    """One activation per layer from what `from_layers` is given."""
+    if given is None:
+        given = usual
+    elif isinstance(given, str | Activation | Mapping):
+        one = Activation.parse(given, "activations")
+        if one.name == "softmax":
+            raise ValueError(
+                "activations must have one entry per layer: softmax alone would be that of all "
+                "layers except the last"
+            )
+        given = [one] * (len(usual) - 1) + usual[-1:]
+    else:
+        given = inputs.as_list(given, "activations", "activations")
+        if len(given) != len(usual):
+            raise ValueError(
+                f"activations must have {len(usual)} entries, one per layer, got {len(given)}"
+            )
+    return [Activation.parse(a, f"activations[{i}]") for i, a in enumerate(given)]
+
+
+def usual_task(layers: Sequence[Layer], has_classes: bool) -> str:
+    if has_classes:
+        return "classification"
+    last = layers[-1] if layers else None
+    if last is None or last.activation.name not in ("softmax", "sigmoid"):
+        return "regression"
+    several = last.activation.name == "sigmoid" and last.outputs > 1
+    return "multilabel" if several else "classification"
+
+
+def layer_of(pair: Any, i: int) -> Layer:
+    if isinstance(pair, np.ndarray) and pair.ndim > 0:  # rows of it would pass for the two
+        raise TypeError(
+            f"layers[{i}] must be (weight, bias) or a Layer, got an array of shape {pair.shape}"
+        )
+    try:
+        weight, bias = pair
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"layers[{i}] must be (weight, bias) or a Layer, got {type(pair).__name__}"
+        ) from None
+    try:
+        return Layer(weight, bias, Activation("identity"))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"layers[{i}]: {error}") from None
+
+
+def input_map(value: npt.ArrayLike | None, name: str) -> npt.NDArray[np.float32] | None:
+    return None if value is None else as_float32(value, name, "() or (d,)")

@@ -1,0 +1,140 @@
+"""From a model to the compiled network.
+
+The model keeps full widths and the user's order of units. `_units_before` and `_taken` are the one
+place where weights, gates and scales are cut to the units that are kept, and put in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lrgate import _core
+from lrgate.model.arrays import read_only
+from lrgate.model.layer import Gate, Layer
+from lrgate.model.model import Model
+from lrgate.model.plan import BatchPlan
+from lrgate.results.profile import LayerProfile
+from lrgate.types import Float32Array, Int32Array
+
+__all__ = [
+    "batch_plans",
+    "build_engine",
+    "engine_gates",
+    "engine_quantization",
+    "full_width",
+    "layer_profile",
+    "units_before",
+]
+
+
+def build_engine(model: Model) -> _core.Engine:
+    """A model's engine: checks everything. It has the units that are computed, in their order."""
+    layers = []
+    for i, layer in enumerate(model.layers):
+        if layer.kept_units is not None:
+            _check_finite(f"layers[{i}].bias", layer.bias)  # the engine does not see all of it
+        activation = layer.activation
+        layers.append((layer.weight, layer.bias, activation.name, activation.parameter))
+    engine = _core.Engine(
+        layers,
+        orders=[layer.kept_units for layer in model.layers],
+        input_scale=None if model.input_scale is None else model.input_scale.reshape(-1),
+        input_shift=None if model.input_shift is None else model.input_shift.reshape(-1),
+    )
+    if any(layer.gate is not None for layer in model.layers):
+        engine = engine.with_gates(engine_gates(model.layers))
+    if any(layer.quantization is not None for layer in model.layers):
+        engine = engine.with_quantization(engine_quantization(model.layers))
+    return engine if model.plan is None else _planned(engine, model.plan)
+
+
+def _planned(engine: _core.Engine, plan: tuple[BatchPlan, ...]) -> _core.Engine:
+    return engine.with_plan([(p.rows, list(p.strategies), list(p.precisions)) for p in plan])
+
+
+def engine_gates(layers: Sequence[Layer]) -> list[Any]:
+    """The gates for an engine: of the units that are computed, in their order."""
+    return [
+        None if layer.gate is None else _gate_arrays(layer, layer.gate, before, i)
+        for i, (layer, before) in enumerate(zip(layers, units_before(layers), strict=True))
+    ]
+
+
+def _gate_arrays(layer: Layer, gate: Gate, before: Int32Array | None, i: int) -> Any:
+    if before is None and layer.kept_units is None:
+        return gate.u, gate.v, gate.bias, gate.range
+    for part in ("u", "v", "bias"):
+        _check_finite(f"gates[{i}].{part}", getattr(gate, part))
+    u, v = _taken(gate.u, before, 0), _taken(gate.v, layer.kept_units, 1)
+    most = min(len(u), v.shape[1])
+    if gate.rank > most:
+        raise ValueError(
+            f"layers[{i}]: rank of the gate must be at most {most}, the smaller number of inputs "
+            f"and units that are kept, got {gate.rank}"
+        )
+    return u, v, _taken(gate.bias, layer.kept_units, 0), gate.range
+
+
+def engine_quantization(layers: Sequence[Layer]) -> list[Any]:
+    """Scales and offsets for an engine: of the inputs that are computed, in their order."""
+    pairs: list[Any] = []
+    for layer, before in zip(layers, units_before(layers), strict=True):
+        quantization = layer.quantization
+        if quantization is None:
+            pairs.append(None)
+            continue
+        scale = quantization.scale
+        if scale.ndim:
+            scale = _taken(scale, before, 0)
+        pairs.append((scale.reshape(-1), quantization.offset.reshape(-1)))
+    return pairs
+
+
+def units_before(layers: Sequence[Layer]) -> list[Int32Array | None]:
+    """What each layer's inputs are in the engine: the order of the layer before it."""
+    return [None, *(layer.kept_units for layer in layers[:-1])]
+
+
+def _taken(array: Float32Array, order: Int32Array | None, axis: int) -> Float32Array:
+    return array if order is None else read_only(array.take(order, axis))
+
+
+def full_width(values: Float32Array, order: Int32Array | None, width: int) -> Float32Array:
+    """An engine's signals (n, k) at full width, in the user's order."""
+    if order is None:
+        return values
+    result = np.zeros((len(values), width), np.float32)
+    result[:, order] = values
+    return result
+
+
+def layer_profile(layer: Layer, before: Int32Array | None, values: dict[str, Any]) -> LayerProfile:
+    """An engine's figures for a layer, as shares of the full layer."""
+    inputs = 1.0 if before is None else len(before) / layer.inputs
+    outputs = 1.0 if layer.kept_units is None else len(layer.kept_units) / layer.outputs
+    done, dense = values.pop("multiply_adds"), values.pop("dense_multiply_adds")
+    values["density_in"] *= inputs
+    values["density_out"] *= outputs
+    values["computed_share"] *= outputs
+    share = done / dense * inputs * outputs
+    return LayerProfile(inputs=layer.inputs, outputs=layer.outputs, flop_share=share, **values)
+
+
+def _check_finite(name: str, array: Float32Array) -> None:
+    # A sum is never finite if a value is not; it may overflow if all are.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()):
+            return
+    bad = ~np.isfinite(array)
+    if bad.any():
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        value = "NaN" if np.isnan(array[index]) else array[index]
+        where = index[0] if len(index) == 1 else index
+        raise ValueError(f"{name} must be finite, got {value} at index {where}")
+
+
+def batch_plans(engine: _core.Engine) -> tuple[BatchPlan, ...]:
+    return tuple(BatchPlan(n, tuple(s), tuple(p)) for n, s, p in engine.plan())

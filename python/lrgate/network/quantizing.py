@@ -1,0 +1,200 @@
+"""A network in int8: which layers, and whether it does well."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import numpy as np
+
+from lrgate import _core, inputs
+from lrgate.model.layer import Layer
+from lrgate.network.engine import batch_plans, engine_gates, engine_quantization
+from lrgate.quantization import comparison, limits
+from lrgate.quantization.comparison import Difference
+from lrgate.quantization.fit import fit_layers
+from lrgate.quantization.rows import at_most_held
+from lrgate.quantization.typical import typical_rows
+from lrgate.results.quantization import LayerFit, QuantizationReport, QuantizationWarning
+
+__all__ = [
+    "compare_int8",
+    "fit_int8",
+    "to_quantize",
+    "warn_of",
+    "with_fewer_layers",
+]
+
+
+if TYPE_CHECKING:
+    from lrgate.network.network import Network
+
+
+# Where int8 is beyond a limit, layers go back to f32 until it is within this part of the limits.
+_WITHIN: Final = 0.4
+
+N = TypeVar("N", bound="Network")
+
+
+def warn_of(report: QuantizationReport, difference: Difference) -> None:
+    """Says what of a quantised network is not as wished."""
+    said = [f"layer {fit.layer} stays f32: {fit.note}" for fit in report.layers if fit.note]
+    if report.held_rows and not difference.within():
+        if report.task == "regression":
+            said.append(f"int8 changes outputs by {difference.relative:.2g} of their variance")
+        else:
+            share = max(difference.changed, difference.expected_changed)
+            said.append(f"int8 changes {share:.1%} of the labels of rows held back")
+    if not report.held_rows:
+        said.append("int8 is not checked on other rows: that takes at least 8 rows")
+    if report.recomputed > limits.WARN_RECOMPUTED:
+        said.append(
+            f"{report.recomputed:.1%} of the rows leave the range of the bytes and are "
+            "recomputed in f32, which is slower"
+        )
+    if said:
+        message = "; ".join(said)
+        warnings.warn(message, QuantizationWarning, stacklevel=3)
+
+
+def to_quantize(wanted: Sequence[int] | None, layers: Sequence[Layer]) -> set[int]:
+    """Indices of the layers to quantise."""
+    if wanted is None:
+        return {i for i, layer in enumerate(layers) if layer.inputs <= limits.MOST_INPUTS}
+    indices = inputs.as_list(wanted, "layers")
+    for i in indices:
+        if isinstance(i, bool) or not isinstance(i, int | np.integer):
+            raise TypeError(f"layers must be a sequence of integers, got {i!r}")
+        if not 0 <= i < len(layers):
+            raise ValueError(f"layers must name layers from 0 to {len(layers) - 1}, got {i}")
+        if layers[int(i)].inputs > limits.MOST_INPUTS:
+            raise ValueError(
+                f"layers[{i}] must have at most {limits.MOST_INPUTS} inputs for int8, "
+                f"got {layers[int(i)].inputs}"
+            )
+    return {int(i) for i in indices}
+
+
+def fit_int8(net: N, rows: Any, chosen: Iterable[int]) -> tuple[N, tuple[LayerFit, ...]]:
+    """The `chosen` layers in int8, as far as they can be; no check, no warnings."""
+    chosen = set(chosen)
+    fit = fit_layers(
+        net.layers,
+        rows,
+        chosen,
+        net.dense().layer_inputs,
+        net.input_scale,
+        net.task == "classification",
+    )
+    gated = net.engine.with_gates(engine_gates(fit.layers))
+    layers, fits = list(fit.layers), list(fit.reports)
+    for k, one in enumerate(fits):
+        only = [
+            layer if i == one.layer else replace(layer, quantization=None)
+            for i, layer in enumerate(layers)
+        ]
+        try:
+            gated.with_quantization(engine_quantization(only))
+        except ValueError:
+            layers[one.layer] = replace(layers[one.layer], quantization=None)
+            note = "its bytes would make weights or biases overflow"
+            fits[k] = replace(one, precision="f32", note=note)
+    engine = gated.with_quantization(engine_quantization(layers))
+    return _with_precisions(net, engine, layers, chosen), tuple(fits)
+
+
+def _with_precisions(
+    net: N, engine: _core.Engine, layers: Sequence[Layer], chosen: Iterable[int]
+) -> N:
+    """`layers` by their `engine`; the `chosen` ones that have a quantization in int8."""
+    words = {i: "f32" if layers[i].quantization is None else "int8" for i in chosen}
+    plan = [
+        (n, s, [words.get(i, word) for i, word in enumerate(p)]) for n, s, p in net.engine.plan()
+    ]
+    engine = engine.with_plan(plan)
+    changes = {"plan": batch_plans(engine), "machine": None, "report": None}
+    return net._with(engine, layers=tuple(layers), **changes)
+
+
+def _with_int8(net: N, chosen: set[int], int8: set[int]) -> N:
+    """Of the `chosen` layers only those in int8 stay quantised."""
+    layers = [
+        layer if i in int8 or i not in chosen else replace(layer, quantization=None)
+        for i, layer in enumerate(net.layers)
+    ]
+    engine = net.engine.with_quantization(engine_quantization(layers))
+    return _with_precisions(net, engine, layers, chosen)
+
+
+def compare_int8(
+    net: N, fitted: Any, held: Any, fits: tuple[LayerFit, ...]
+) -> tuple[QuantizationReport, Difference]:
+    """The report of this network on the `held` rows, and its difference from f32.
+
+    Gates are not used: what they cost is not the bytes' doing. The difference is the largest of
+    that on the rows as they are, without their outliers, since rows to come may have none, and
+    on the `fitted` rows, which are more and show what is rare.
+    """
+    nan = float("nan")
+    n, recomputed = held.shape[0], nan
+    difference = worst = Difference(nan, nan, nan)
+    if n:
+        recomputed, difference = _int8_difference(net, held)
+        typical = typical_rows(held, net.layers[0].weight, net.input_scale)
+        worst = difference.worst(_int8_difference(net, typical)[1])
+        worst = worst.worst(_int8_difference(net, at_most_held(fitted))[1])
+    task = net.task or "regression"
+    expected = nan if task == "regression" else difference.expected_changed
+    report = QuantizationReport(
+        task,
+        fitted.shape[0],
+        n,
+        difference.changed,
+        expected,
+        difference.relative,
+        recomputed,
+        fits,
+    )
+    return report, worst
+
+
+def _int8_difference(net: Network, rows: Any) -> tuple[float, Difference]:
+    """The share of recomputed rows, and the difference from f32 on the others."""
+    _, strategies, precisions = net.engine.plan()[-1]
+    strategies = ["dense" if name == "gate" else name for name in strategies]
+    int8 = net.with_strategies(strategies, precisions)
+    beyond = int8.engine.out_of_range(rows)
+    difference = comparison.difference(
+        np.asarray(net.with_strategies(strategies)(rows)),
+        np.asarray(int8(rows)),
+        beyond,
+        net.task,
+        net.layers[-1].activation.name,
+    )
+    return float(beyond.mean()), difference
+
+
+def with_fewer_layers(
+    base: N, fitted: Any, held: Any, fits: tuple[LayerFit, ...]
+) -> tuple[N, tuple[QuantizationReport, Difference]]:
+    """Fewer layers in int8: those that do most damage go back to f32 until little is left."""
+    chosen = {one.layer for one in fits}
+    left = {one.layer for one in fits if one.precision == "int8"}
+    damage = {
+        i: compare_int8(_with_int8(base, chosen, {i}), fitted, held, ())[1].relative for i in left
+    }
+    net, compared = base, compare_int8(base, fitted, held, fits)
+    while left:
+        worst = max(left, key=lambda i: damage[i])
+        left.remove(worst)
+        note = "its int8 form changes the outputs too much"
+        fits = tuple(
+            replace(one, precision="f32", note=note) if one.layer == worst else one for one in fits
+        )
+        net = _with_int8(base, chosen, left)
+        compared = compare_int8(net, fitted, held, fits)
+        if compared[1].within(_WITHIN):
+            break
+    return net, compared

@@ -1,0 +1,1 @@
+"""The planner: finds the fastest network within an error budget."""

@@ -1,0 +1,81 @@
+"""Gates that might be used, and the choices among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from lrgate.inputs.sparse import SparseInputs
+from lrgate.model.layer import Gate
+from lrgate.types import Float32Array, Float64Array
+
+__all__ = [
+    "Candidate",
+    "choices_by_price",
+    "gates_of",
+    "names_of",
+]
+
+
+# A gate must promise to be this much faster than the layer's fastest exact strategy.
+PROMISE: Final = 0.97
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A gate for one layer: what it loses, damages and takes (seconds a row, by class)."""
+
+    gate: Gate
+    estimator: str
+    lost_energy: float
+    seconds: Float64Array
+    damage: float = 0.0
+
+    def beats(self, other: Candidate) -> bool:
+        """Whether it is nowhere worse and somewhere better."""
+        mine = np.append(self.seconds, self.lost_energy)
+        others = np.append(other.seconds, other.lost_energy)
+        return bool((mine <= others).all() and (mine < others).any())
+
+
+Choice = dict[int, Candidate]
+
+# A layer's inputs, as estimators take them.
+Inputs = Float32Array | SparseInputs
+
+
+def choices_by_price(options: dict[int, list[Candidate]], exact: Float64Array) -> list[Choice]:
+    """Choices for prices on damage from none to a high one, without repeats: fastest first.
+
+    A class uses a layer's gate where that is worth its damage; a layer has one gate for all
+    classes. Times count relative to the class's fastest exact plan.
+    """
+    totals = exact.sum(axis=0)
+    choices: list[Choice] = []
+    for price in [0.0, *np.geomspace(1e-3, 1e7, 81)]:
+        choice: Choice = {}
+        for i, found in options.items():
+            least = float((exact[i] / totals).sum())
+            for candidate in found:
+                gated = (candidate.seconds + price * candidate.damage * totals) / totals
+                promised = candidate.seconds < PROMISE * exact[i]
+                cost = float(
+                    np.where(
+                        promised, np.minimum(gated, exact[i] / totals), exact[i] / totals
+                    ).sum()
+                )
+                if cost < least:
+                    least, choice[i] = cost, candidate
+        if choice and (not choices or names_of(choice) != names_of(choices[-1])):
+            choices.append(choice)
+    return choices
+
+
+def names_of(choice: Choice) -> list[tuple[int, int]]:
+    return sorted((i, id(candidate)) for i, candidate in choice.items())
+
+
+def gates_of(choice: Choice) -> dict[int, Gate]:
+    return {i: candidate.gate for i, candidate in choice.items()}

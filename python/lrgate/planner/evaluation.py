@@ -1,0 +1,226 @@
+"""The error of a network's outputs, compared with the dense network's on the same rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate.network import Network
+from lrgate.planner.calibration import (
+    Calibration,
+    calibrated,
+    log_odds,
+    log_probabilities,
+    margins_of,
+    of_two,
+)
+from lrgate.planner.divergence import variance_of
+from lrgate.planner.evidence import Evidence, Increase, Pairs
+from lrgate.types import Float32Array, Float64Array, IntArray
+
+__all__ = [
+    "Evaluator",
+]
+
+
+# A classifier's margins are looked at for this many of the nearest other classes.
+_RIVALS: Final = 3
+
+# What a row costs whose outputs are NaN, for a regressor.
+_WORST: Final = float(np.finfo(np.float32).max)
+
+
+class Evaluator:
+    """Compares networks' outputs with the dense network's on some rows.
+
+    Parameters
+    ----------
+    dense : Network
+    rows : array or CSR (n, d)
+        The rows that are judged.
+    targets : int64 (n,) classes, float64 (n, k) values, (n, k) of 0 and 1 for a multilabel network
+        None: the dense network's own outputs are the truth.
+    others : float32 array (m, k), optional
+        The dense network's outputs on other rows of the same kind: more margins.
+    calibration : Calibration, optional
+        By default what the rows and their labels say themselves.
+    """
+
+    def __init__(
+        self,
+        dense: Network,
+        rows: Any,
+        targets: npt.NDArray[Any] | None,
+        *,
+        others: Float32Array | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.task = dense.task
+        self.classifies = dense.task == "classification"
+        self.targets = targets
+        self.activation = dense.layers[-1].activation.name
+        self.dense = dense.forward(rows)
+        self.all = self.dense if others is None else np.concatenate([self.dense, others])
+        self.variance = self.spread = 1.0
+        self.calibration = Calibration() if calibration is None else calibration
+        if self.task == "regression":
+            self.spread = variance_of(self.all.astype(np.float64))
+            self.variance = self.spread if targets is None else variance_of(targets)
+        elif calibration is None and targets is not None:
+            self.calibration = calibrated(self.dense, targets, self.task, self.activation)
+
+    @property
+    def measure(self) -> str:
+        """What the budget counts."""
+        if self.classifies:
+            named = "classification error", "disagreement with the dense network"
+        elif self.task == "multilabel":
+            named = "share of wrong labels", "share of labels that differ from the dense network's"
+        else:
+            named = (
+                "relative squared error",
+                "relative squared difference from the dense network",
+            )
+        return named[self.targets is None]
+
+    def error(self, outputs: Float32Array) -> Increase:
+        """The plain error before and after, and its increase with a 95 % interval."""
+        return self._increase(self._losses(self.dense), self._losses(outputs))
+
+    def _increase(self, before: Float64Array, after: Float64Array) -> Increase:
+        change = after - before
+        n = len(change)
+        increase, deviation = float(change.mean()), float(change.std() / math.sqrt(n))
+        if self.classifies:
+            low, high = _paired_interval(int((change > 0).sum()), int((change < 0).sum()), n)
+        else:
+            low, high = increase - 1.96 * deviation, increase + 1.96 * deviation
+        return Increase(float(before.mean()), float(after.mean()), increase, deviation, low, high)
+
+    def evidence(
+        self, outputs: Float32Array, *, unseen: bool = False, reach: float = 0.0
+    ) -> Evidence:
+        """What the rows say of these outputs.
+
+        `unseen`: rows that these do not show may get any outputs, as where units are left out that
+        were never on. `reach`: the largest perturbation of other rows.
+        """
+        before, after = self._losses(self.dense), self._losses(outputs)
+        change, worst = after - before, self._worst(outputs)
+        named: dict[str, Any] = {"plain": self._increase(before, after), "change": change}
+        named["reach"] = reach
+        if self.task == "regression":
+            # As if the output that is farthest from the mean were lost.
+            none = self._farthest_output() / self.variance if unseen else None
+            return Evidence(**named, expected=change, worst=worst, unseen=none)
+        expected, columns = self._changes(outputs)
+        none = 0.0 if unseen else None
+        return Evidence(**named, expected=expected, worst=worst, columns=columns, unseen=none)
+
+    def _farthest_output(self) -> float:
+        """The largest squared distance of a regressor's outputs from their mean."""
+        outputs = self.all[np.isfinite(self.all).all(axis=1)].astype(np.float64)
+        if len(outputs) == 0:
+            return self.spread
+        return float(np.square(outputs - outputs.mean(axis=0)).sum(axis=1).max())
+
+    def _losses(self, outputs: Float32Array) -> Float64Array:
+        """What each row costs; as much as can be where an output is NaN."""
+        if self.task == "regression":
+            reference = self.dense if self.targets is None else self.targets
+            # A row that overflows costs as much as can be.
+            with np.errstate(over="ignore", invalid="ignore"):
+                losses = np.square(outputs.astype(np.float64) - reference).sum(axis=1)
+                losses /= self.variance
+            return np.where(np.isfinite(losses), np.minimum(losses, _WORST), _WORST)
+        bad = np.isnan(outputs)
+        if self.classifies:
+            labels = self._classes(self.dense) if self.targets is None else self.targets
+            wrong = (self._classes(outputs) != labels) | bad.any(axis=1)
+            return np.asarray(wrong, np.float64)
+        labels = self._on(self.dense) if self.targets is None else self.targets != 0
+        return np.asarray(((self._on(outputs) != labels) | bad).mean(axis=1), np.float64)
+
+    def _worst(self, outputs: Float32Array) -> float:
+        """The worst row's change."""
+        known = ~np.isnan(self.dense).any(axis=1)
+        if not known.any():
+            return 0.0
+        if self.task == "regression":
+            with np.errstate(over="ignore", invalid="ignore"):
+                off = np.square(outputs.astype(np.float64) - self.dense).sum(axis=1)
+                sizes = np.sqrt(off / self.spread)[known]
+            return float(np.where(np.isfinite(sizes), np.minimum(sizes, _WORST), _WORST).max())
+        changes = np.abs(self._probabilities(outputs) - self._probabilities(self.dense))
+        return float(np.nan_to_num(changes[known], nan=1.0).max())
+
+    def _probabilities(self, outputs: Float32Array) -> Float64Array:
+        return _probabilities(outputs, self.task, self.activation)
+
+    def _changes(self, outputs: Float32Array) -> tuple[Float64Array, Any]:
+        """Each row's expected change, and margins with perturbations for each column."""
+        before, after = (log_odds(y, self.activation) for y in (self.all, outputs))
+        if self.task == "multilabel" or before.shape[1] == 1:
+            count = before.shape[1]
+            found = [
+                self._boundary(of_two(before[:, c]), of_two(after[:, c]), 1.0 / count)
+                for c in range(count)
+            ]
+        else:
+            found = [self._boundary(before, after, 1.0)]
+        return np.sum([expected for expected, _ in found], axis=0), tuple(p for _, p in found)
+
+    def _boundary(
+        self, before: Float64Array, after: Float64Array, weight: float
+    ) -> tuple[Float64Array, tuple[Pairs, ...]]:
+        n = len(after)
+        top = before.argmax(axis=1)
+        margins, rivals = margins_of(before, top, _RIVALS)
+        gains = weight * self.calibration.gain(before, top, rivals)
+        now = np.take_along_axis(after, top[:n, None], axis=1)
+        with np.errstate(invalid="ignore"):
+            moves = margins[:n] - (now - np.take_along_axis(after, rivals[:n], axis=1))
+        lost = np.asarray(np.isnan(after).any(axis=1))
+        unknown = np.asarray(np.isnan(before).any(axis=1))
+        moves = np.where(lost[:, None] | np.isnan(moves), math.inf, moves)
+        moves[unknown[:n]] = 0.0
+        margins = np.where(unknown[:, None] | np.isnan(margins), math.inf, margins)
+        chosen = np.where(lost, -1, after.argmax(axis=1))
+        taken = self.calibration.gain(before[:n], top[:n], np.maximum(chosen, 0)[:, None])[:, 0]
+        expected = np.where(chosen == top[:n], 0.0, np.where(lost, 1.0, taken)) * weight
+        expected[unknown[:n]] = 0.0
+        pairs = tuple(
+            Pairs(margins[:, k], gains[:, k], moves[:, k], self.calibration, weight)
+            for k in range(margins.shape[1])
+        )
+        return expected, pairs
+
+    def _classes(self, outputs: Float32Array) -> IntArray:
+        if outputs.shape[1] == 1:
+            return np.asarray(self._on(outputs)[:, 0], np.int64)
+        return np.asarray(outputs.argmax(axis=1), np.int64)
+
+    def _on(self, outputs: Float32Array) -> npt.NDArray[np.bool_]:
+        return np.asarray(outputs > (0.5 if self.activation == "sigmoid" else 0.0))
+
+
+def _probabilities(outputs: Float32Array, task: str | None, activation: str) -> Float64Array:
+    """A classifier's probabilities."""
+    values = outputs.astype(np.float64)
+    if activation in ("softmax", "sigmoid"):
+        return values
+    if task == "multilabel" or values.shape[1] == 1:
+        return np.asarray(0.5 * (1.0 + np.tanh(values / 2)))
+    with np.errstate(invalid="ignore"):
+        return np.exp(log_probabilities(values))
+
+
+def _paired_interval(worse: int, better: int, n: int) -> tuple[float, float]:
+    """95 % interval of the difference of two paired proportions (Agresti and Min 2005)."""
+    b, c, n = worse + 0.5, better + 0.5, n + 2
+    difference = (b - c) / n
+    deviation = math.sqrt(b + c - (b - c) ** 2 / n) / n
+    return difference - 1.96 * deviation, difference + 1.96 * deviation

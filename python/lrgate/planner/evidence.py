@@ -1,0 +1,272 @@
+"""What a faster network may cost: the error's increase, and how sure that is.
+
+The error is what a user's budget counts. Its plain difference moves in steps of a row, which is too
+coarse for a budget of a thousandth on some hundreds of rows. `Evidence` therefore bounds the
+expected increase by stand-ins with less noise; docs/guarantees.md explains them and gives their
+measured bias.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+
+from lrgate.planner.calibration import Calibration
+from lrgate.types import Float64Array
+
+__all__ = [
+    "Evidence",
+    "Increase",
+    "Pairs",
+]
+
+
+# Below this many margins their number is not counted: it is taken as proportional to the distance
+# from 0, through the point that has so many.
+_COUNTED: Final = 10
+
+# Perturbations that the rows have not shown are taken to be up to this many times the largest.
+_BEYOND: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Increase:
+    """What a network's outputs cost on some rows: the plain figures."""
+
+    before: float
+    after: float
+    increase: float
+    deviation: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Margins of many rows and perturbations of the rows that are judged, of one boundary.
+
+    `margins` and `gains` (N,) begin with those of the judged rows, `moves` (n,).
+    """
+
+    margins: Float64Array
+    gains: Float64Array
+    moves: Float64Array
+    calibration: Calibration
+    weight: float = 1.0
+
+    @cached_property
+    def _sorted(self) -> tuple[Float64Array, Float64Array]:
+        """Margins by size, and the sums of gains below each."""
+        order = np.argsort(self.margins)
+        sums = np.append(0.0, np.cumsum(self.gains[order]))
+        return self.margins[order], sums / len(order)
+
+    def counted(self, moves: Float64Array) -> Float64Array:
+        """What a perturbation costs in the mean over all margins, as these are."""
+        margins, sums = self._sorted
+        return sums[np.searchsorted(margins, moves, side="left")]
+
+    def lost(self, moves: Float64Array) -> Float64Array:
+        """The same, with as many margins near 0 as the least of them let expect."""
+        margins, found = self._sorted[0], self.counted(moves)
+        counted = min(_COUNTED, len(margins))
+        reach = margins[counted - 1]
+        if not 0 < reach < math.inf:
+            return np.where(moves > 0, found, 0.0)
+        inside = np.clip(moves, 0.0, reach)
+        near = counted / len(margins) * inside / reach * self.calibration.most(inside)
+        near *= self.weight
+        return np.where(moves > 0, np.maximum(found, near), 0.0)
+
+    @cached_property
+    def moved(self) -> Float64Array:
+        """What each row's perturbation costs."""
+        return self.lost(self.moves)
+
+    @cached_property
+    def share(self) -> Float64Array:
+        """What each margin contributes to the mean."""
+        below = np.searchsorted(np.sort(self.moves), self.margins, side="right")
+        return self.gains * (1.0 - below / len(self.moves))
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What some rows say of a network's increase of the error.
+
+    Attributes
+    ----------
+    plain : Increase
+        The error as counted.
+    change : float64 array (n,)
+        Each row's plain change of the loss.
+    expected : float64 array (n,)
+        Each row's expected change: the stand-in. For a regressor the same as `change`.
+    worst : float
+        The worst row: the largest change of a probability; for a regressor the distance of its
+        outputs from the dense ones, in standard deviations of the outputs.
+    reach : float
+        `largest` on other rows, where that is known.
+    """
+
+    plain: Increase
+    change: Float64Array
+    expected: Float64Array
+    worst: float
+    columns: tuple[tuple[Pairs, ...], ...] = field(default=(), repr=False)
+    unseen: float | None = None
+    reach: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """How many rows they are."""
+        return len(self.change)
+
+    @property
+    def pairs(self) -> list[Pairs]:
+        """Of all boundaries."""
+        return [pairs for column in self.columns for pairs in column]
+
+    @property
+    def estimate(self) -> float:
+        """The expected increase: the larger of the direct and the paired estimate."""
+        paired = sum(float(pairs.moved.mean()) for pairs in self.pairs)
+        return max(float(self.expected.mean()), paired)
+
+    def upper(self, confidence: float, rows: int | None = None, spare: float = 0.0) -> float:
+        """Upper bound of the increase, one-sided.
+
+        Parameters
+        ----------
+        confidence : float
+        rows : int, optional
+            What the bound would be with so many rows like these.
+        spare : float
+            Standard errors to spare.
+        """
+        n = self.rows if rows is None else rows
+        quantile = _student(confidence, n - 1) + spare
+        reserve = -math.log1p(-confidence) / n
+        bound = _skewed(self.expected, n, quantile, bounded=bool(self.pairs))
+        if self.pairs:
+            bound = max(bound, self._paired(n, quantile))
+        if not (self.expected.any() or self.unseen is not None or self._farthest > 0):
+            return 0.0
+        return bound + reserve * self._beyond
+
+    @property
+    def largest(self) -> float:
+        """The largest perturbation of a margin; for a regressor the largest change of a row."""
+        if self.pairs:
+            return max(float(pairs.moves.max()) for pairs in self.pairs)
+        return float(self.expected.max())
+
+    @property
+    def _farthest(self) -> float:
+        return max(self.largest, self.reach, 0.0)
+
+    @property
+    def _beyond(self) -> float:
+        """What rows cost that these have not shown."""
+        if self.pairs:
+            reach = np.array([math.inf if self.unseen is not None else _BEYOND * self._farthest])
+            return sum(max(float(p.lost(reach)[0]) for p in column) for column in self.columns)
+        factor = max(_BEYOND, _tail_factor(self.expected))
+        return max(factor * self._farthest, self.unseen or 0.0)
+
+    def _paired(self, n: int, quantile: float) -> float:
+        """The paired estimate's upper bound: as if margins and perturbations were independent."""
+        moved = np.sum([pairs.moved for pairs in self.pairs], axis=0)
+        share = np.sum([pairs.share for pairs in self.pairs], axis=0)
+        size = n / self.rows
+        judged = share[: self.rows]
+        variance = (
+            share.var() / (len(share) * size)
+            + moved.var() / n
+            + 2 * max(float(np.cov(judged, moved)[0, 1]), 0.0) / (len(share) * size)
+        )
+        if self._is_sparse(size):
+            variance = max(variance, moved.mean() ** 2 / _COUNTED)
+        step = float(moved.max())
+        deviation = math.sqrt(float(variance) + (step / n) ** 2)
+        return float(moved.mean()) + quantile * deviation + quantile**2 * step / (2 * n)
+
+    def _is_sparse(self, size: float) -> bool:
+        """Whether few margins are within the perturbations."""
+        reach = self.largest
+        return any((pairs.margins < reach).sum() * size < _COUNTED for pairs in self.pairs)
+
+    def lower(self, confidence: float) -> float:
+        """Lower bound of the plain increase, one-sided."""
+        deviation = float(self.change.std()) / math.sqrt(self.rows)
+        return float(self.change.mean()) - _student(confidence, self.rows - 1) * deviation
+
+    def within(self, budget: float, confidence: float, most: float | None = None) -> bool:
+        """Whether the increase is shown to be within the budget, and no row is worse than `most`.
+
+        The bound must be, and the plain figures must not say otherwise.
+        """
+        fits = most is None or self.worst <= most
+        return fits and self.upper(confidence) <= budget and self.lower(confidence) <= budget
+
+    def needed(self, budget: float, confidence: float, spare: float = 0.0) -> int | None:
+        """About how many rows like these would show it; None where no number would."""
+        rows = self.rows
+        if not self.estimate < budget:
+            seen = sum(float(pairs.counted(pairs.moves).mean()) for pairs in self.pairs)
+            if not max(float(self.expected.mean()), seen) < budget or budget == 0:
+                return None
+            # Too few margins are small to say how many are smaller still: so many rows would be.
+            share = self.rows / len(self.pairs[0].margins)
+            return max(2 * rows, math.ceil(_COUNTED / budget * share))
+        while self.upper(confidence, rows, spare) > budget:
+            if rows > 1 << 40:
+                return None
+            rows = int(1.1 * rows) + 1
+        return rows
+
+
+def _skewed(values: Float64Array, n: int, quantile: float, bounded: bool) -> float:
+    """Upper bound of the mean of n values distributed like these.
+
+    Losses between 0 and 1 of which few are not 0 are nearly compound Poisson: the bound is right
+    to 2 % for counts from 0 on, in steps of the mean size of a loss. Other values get the
+    correction for skewness of Johnson (1978).
+    """
+    mean, deviation = float(values.mean()), float(values.std())
+    if bounded:
+        total = float(values.sum())
+        step = float(np.square(values).sum()) / total if total > 0 else 0.0
+        spread = math.sqrt(deviation**2 / n + (step / n) ** 2)
+        return mean + quantile * spread + quantile**2 * step / (2 * n)
+    if deviation == 0:
+        return mean
+    skewness = float(np.power((values - mean) / deviation, 3).mean())
+    bound = mean + quantile * deviation / math.sqrt(n)
+    return bound + max(skewness, 0.0) * deviation * (1 + 2 * quantile**2) / (6 * n)
+
+
+def _tail_factor(values: Float64Array) -> float:
+    """The mean beyond the largest value, over it, if the tail is a power of the size (Hill 1975).
+
+    At most 10: heavier tails have no mean.
+    """
+    count = int(math.sqrt(len(values)))
+    top = np.sort(values)[::-1][: count + 1]
+    if count < 2 or top[-1] <= 0:
+        return _BEYOND
+    index = float(np.log(top[:-1] / top[-1]).mean()) * (1 + 1 / math.sqrt(count))
+    return 1 / max(1 - index, 0.1)
+
+
+def _student(confidence: float, freedom: int) -> float:
+    """Quantile of Student's t (Abramowitz and Stegun 1964, 26.7.5)."""
+    z = NormalDist().inv_cdf(confidence)
+    v = max(freedom, 1)
+    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + terms[0] / v + terms[1] / v**2

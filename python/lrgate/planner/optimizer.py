@@ -1,0 +1,163 @@
+"""`optimize`: a trained network in, the fastest network within an error budget out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy.typing as npt
+
+from lrgate._core import get_num_threads
+from lrgate.inputs import checked_rows
+from lrgate.network import Network
+from lrgate.planner.arguments import (
+    PRECISIONS,
+    PRUNES,
+    check_range,
+    checked_budget,
+    checked_confidence,
+    checked_integer,
+    checked_ranks,
+    checked_row_error,
+    checked_sizes,
+    checked_targets,
+)
+from lrgate.planner.plans import without_gates
+from lrgate.planner.progress import progress_bar
+from lrgate.planner.search import Asked, Search
+from lrgate.planner.split import Split
+
+__all__ = [
+    "optimize",
+]
+
+_LEAST_ROWS: Final = 50
+
+
+def optimize(
+    model: Network,
+    x: Any,
+    y: npt.ArrayLike | None = None,
+    max_error_increase: float = 0.001,
+    *,
+    batch_sizes: Sequence[int] | npt.NDArray[Any] = (1, 64, 1024),
+    precision: str = "auto",
+    prune: str = "proven",
+    confidence: float = 0.95,
+    max_row_error: float | None = None,
+    num_threads: int | None = None,
+    input_range: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    ranks: Sequence[int] | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Network:
+    """The fastest network on this machine whose error is shown to stay within a budget.
+
+    Gates are fitted to the hidden layers on `x`, thresholds and the order of units are chosen, and
+    each layer's strategy and precision are decided by measuring, for each batch size. What cannot
+    be shown to keep the budget, on rows that chose nothing, is not used. What it did is in the
+    result's ``report``. By measurement the result is never slower than dense in f32, unless int8
+    is asked for.
+
+    Parameters
+    ----------
+    model : Network
+        Its own gates and plan are not used.
+    x : array-like or scipy.sparse (n, d)
+        Real input rows, best 5,000 or more; 50 at least. Two fifths fit, a fifth chooses, and two
+        fifths check the budget. Of more than 20,000 rows 12,000 fit and choose; up to 100,000
+        check. Rows that the model was trained on will do, but their error is lower than that of
+        new rows.
+    y : array-like (n,) or (n, k), optional
+        Labels, of the network's ``classes``; 0 and 1 for each label of a multilabel network;
+        values for a regressor. Columns of pandas, polars and pyarrow are taken too. Without them
+        the budget is one of disagreement with the dense network.
+    max_error_increase : float
+        The budget. A classifier: increase of the share of wrong rows (0.001 is a tenth of a
+        percentage point), or without `y` the share of rows whose class changes. A multilabel
+        network: the same of label entries. A regressor: increase of the squared error relative to
+        the targets' variance, or without `y` the squared difference relative to the dense outputs'
+        variance. 0 allows nothing that is not exact.
+    batch_sizes : sequence or array of int
+        Rows per call to plan for; a call uses the plan of the nearest one, on a log scale.
+    precision : {"auto", "f32", "int8"}
+        Whether layers may be int8. ``"auto"``: decided for each batch size by measuring.
+        ``"int8"``: every layer, except those that cost too much error, whatever the time.
+        ``"f32"``: none.
+    prune : {"proven", "never_on", "none"}
+        Which units are left out. ``"proven"``: those that are provably off on the whole
+        `input_range`, so that results do not change. ``"never_on"``: units as well that were never
+        on in the rows that fit and choose, where the rows that check show the budget holds; it
+        takes some thousands of them, and other rows may need these units. ``"none"``: none.
+    confidence : float
+        Level of the budget's upper bound, above 0.5 and below 1. Of networks that would be over
+        the budget at most ``1 - confidence`` are returned.
+    max_row_error : float, optional
+        A second budget, on the worst row that checks: how far its outputs may be from the dense
+        network's, in standard deviations of the outputs. For a classifier the largest change of a
+        probability.
+    num_threads : int, optional
+        Threads that calls will use; by default those of :func:`lrgate.get_num_threads`.
+    input_range : (low, high), optional
+        What raw inputs are promised to stay within, numbers or arrays (d,); by default the
+        network's own `input_range`. Units that are provably off in it are left out.
+    ranks : sequence of int, optional
+        Ranks of gates to try. By default some from 8 to 256.
+    seed : int
+        Of the split of the rows and of what is random in fitting. Times are measured, so that two
+        runs may still choose differently.
+    progress : bool, optional
+        Whether to show a progress bar on stderr; by default where that is a terminal.
+
+    Returns
+    -------
+    Network
+        With gates, order of units, plan, probe, machine and report. Linear layers in a row are
+        merged where that is less work.
+
+    Raises
+    ------
+    TypeError
+        For another type of model, or arguments that are not numbers.
+    ValueError
+        For rows of another width, too few, not finite, or outside the input range; for labels of
+        another length or that the network does not have; for a budget outside 0 to 1; for ranks
+        that need more rows.
+
+    References
+    ----------
+    Angelopoulos, Bates, Candes, Jordan and Lei, "Learn then Test: Calibrating Predictive Algorithms
+    to Achieve Risk Control", arXiv 2110.01052, 2021: fixed-sequence testing.
+
+    Examples
+    --------
+    >>> import lrgate
+    >>> net, x, y = lrgate.examples.mnist()
+    >>> fast = lrgate.optimize(net, x, y, progress=False)
+    >>> print(fast.report)  # doctest: +SKIP
+    """
+    begin = time.perf_counter()
+    if not isinstance(model, Network):
+        raise TypeError(f"model must be a Network, got {type(model).__name__}")
+    budget = checked_budget(max_error_increase)
+    sizes = checked_sizes(batch_sizes)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    threads = (
+        get_num_threads() if num_threads is None else checked_integer(num_threads, "num_threads")
+    )
+    seed = checked_integer(seed, "seed", least=0)
+    if prune not in PRUNES:
+        raise ValueError(f"prune must be one of {', '.join(PRUNES)}, got {prune!r}")
+    level = checked_confidence(confidence)
+    most = checked_row_error(max_row_error)
+    rows = checked_rows(x, model.input_size, _LEAST_ROWS)
+    targets = None if y is None else checked_targets(model, y, rows.shape[0])
+    user = without_gates(model, input_range)
+    check_range(rows, user)
+    split = Split.of(rows, targets, seed)
+    asked = Asked(budget, level, most, tuple(sizes), precision, prune, threads, seed)
+    tried = checked_ranks(ranks, split.count)
+    with progress_bar(progress, steps=10 + 2 * (len(user.layers) - 1)) as bar:
+        return Search(user, split, asked, tried, bar).run(begin)

@@ -1,0 +1,102 @@
+"""How far int8 outputs are from f32 ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+from lrgate.quantization.limits import MOST_CHANGED, MOST_MARGIN_ERROR, MOST_OUTPUT_ERROR
+from lrgate.types import BoolArray, Float32Array, Float64Array
+
+__all__ = [
+    "Difference",
+    "difference",
+]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far int8 outputs are from f32 ones; see `QuantizationReport`."""
+
+    changed: float
+    expected_changed: float
+    relative: float
+    surely_changed: float = 0.0
+
+    def worst(self, other: Difference) -> Difference:
+        """The larger of both differences, figure by figure."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Difference(*(max(a, b) for a, b in pairs))
+
+    def within(self, part: float = 1.0) -> bool:
+        """Whether it is within this part of the documented limits."""
+        regresses = math.isnan(self.changed)
+        most = MOST_OUTPUT_ERROR if regresses else MOST_MARGIN_ERROR
+        shares = max(self.surely_changed, self.expected_changed)
+        return shares <= part * MOST_CHANGED and self.relative <= part * most
+
+
+def difference(
+    exact: Float32Array,
+    got: Float32Array,
+    recomputed: BoolArray,
+    task: str | None,
+    activation: str,
+) -> Difference:
+    """How far a network's outputs in int8 are from those in f32.
+
+    Parameters
+    ----------
+    exact, got : float32 arrays of shape (n, k)
+    recomputed : bool array of shape (n,)
+        Rows that int8 has no part in.
+    task : str, optional
+        "classification", "multilabel", or else regression.
+    activation : str
+        The last layer's.
+    """
+    one, other = _unbounded(exact, activation), _unbounded(got, activation)
+    kept = ~recomputed
+    # A recomputed row is dense, where f32 may have gates: that is no doing of int8.
+    other = np.where(recomputed[:, None], one, other)
+    if task not in ("classification", "multilabel"):
+        variance = one.var(axis=0)
+        off = np.square(other - one)[kept].sum(axis=0) / max(len(one), 1)
+        relative = np.divide(off, variance, out=np.where(off > 0, np.inf, 0.0), where=variance > 0)
+        return Difference(math.nan, 0.0, float(relative.mean()))
+    if task == "multilabel" or one.shape[1] == 1:
+        margins, others = np.abs(one), np.where(one >= 0, other, -other)
+    else:
+        ranks = np.argsort(-one, axis=1, kind="stable")[:, :2]
+        first, second = np.take_along_axis(one, ranks, axis=1).T
+        margins = (first - second)[:, None]
+        top = np.take_along_axis(other, ranks[:, :1], axis=1)
+        rest = other.copy()
+        np.put_along_axis(rest, ranks[:, :1], -np.inf, axis=1)
+        others = top - rest.max(axis=1, keepdims=True)
+    changed = float((others < 0).mean())
+    errors = np.abs(others - margins)[kept]
+    # Each error raises or lowers each margin.
+    share = 0.0
+    if errors.size:
+        counts = np.searchsorted(np.sort(margins, axis=None), errors.ravel(), side="left")
+        share = float(counts.mean()) / margins.size / 2 * float(kept.mean())
+    usual = float(np.mean(np.square(margins)))
+    off = float(np.sum(np.square(errors))) / max(margins.size, 1)
+    relative = off / usual if usual > 0 else (math.inf if off > 0 else 0.0)
+    count = margins.size
+    surely = changed - 1.645 * math.sqrt(changed * (1 - changed) / max(count, 1))
+    return Difference(changed, share, relative, surely if changed * count >= 3 else 0.0)
+
+
+def _unbounded(outputs: Float32Array, activation: str) -> Float64Array:
+    """Outputs before the last activation, as far as they tell, where margins are compared."""
+    values = outputs.astype(np.float64)
+    tiny = 1e-30
+    if activation == "softmax":
+        return np.log(np.maximum(values, tiny))
+    if activation == "sigmoid":
+        return np.log(np.maximum(values, tiny)) - np.log(np.maximum(1 - values, 1e-8))
+    return values

@@ -1,0 +1,150 @@
+"""What a layer's bytes cost its sums: a model of the error, and its measurement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate.model.layer import Layer, Quantization
+from lrgate.quantization.rows import as_dense, at_most_rows, chunks, moments_of, signals_of
+from lrgate.quantization.typical import centred_sums, sizes_of
+from lrgate.quantization.windows import LEAST_STEP
+from lrgate.types import BoolArray, Float32Array, Float64Array
+
+__all__ = [
+    "Part",
+    "parts_of",
+]
+
+
+# Rows for spreads of sums, and for measured errors, where candidates are compared and at the end;
+# units for the error model. Fewer where inputs are many, but 16.
+SPREAD_ROWS: Final = 1024
+TRIAL_ROWS: Final = 128
+ERROR_ROWS: Final = 256
+_UNITS: Final = 256
+
+# The smallest size of a unit's sums that counts, relative to the median unit, both as the next
+# layer weighs them.
+_LEAST_SPREAD: Final = 0.1
+# Sums vary if their spread is more than this share of their terms: some roundings in float32.
+_ROUNDING: Final = 16 * 2.0**-24
+
+
+@dataclass
+class Part:
+    """What the error model knows of a layer.
+
+    Parameters
+    ----------
+    weight : float32 array of shape (units, in)
+        Of some units, times the input map's scale, over the spread of their sums.
+    gain : float array of shape (in,)
+        Root mean square of all units' such weights.
+    density : float array of shape (in,)
+        Share of typical rows on which an input is not zero.
+    square, variance : float arrays of shape (in,)
+        Mean square and variance of an input in typical rows.
+    used : bool array of shape (in,)
+        Whether any unit has a weight for an input.
+    shown : bool
+        Whether the sums vary on typical rows, by more than f32 rounds them: else errors have
+        nothing to be compared with.
+    """
+
+    weight: npt.NDArray[np.float32]
+    gain: Float64Array
+    density: Float64Array
+    square: Float64Array
+    variance: Float64Array
+    used: BoolArray
+    shown: bool
+
+    def error(self, step: Float64Array, with_zero: BoolArray, levels: int) -> float:
+        """The error of the sums, relative to their spread, with these steps.
+
+        `with_zero` says in which windows zero is.
+        """
+        moment = np.where(with_zero, self.square, self.variance)
+        used = self.gain > 0
+        with np.errstate(over="ignore"):
+            rounding = float(np.sum((self.density * np.square(self.gain * step))[used]))
+            moments = np.minimum(moment / np.square(np.maximum(step, LEAST_STEP)), levels**2 / 3)
+            largest = np.zeros(len(self.weight), np.float64)
+            for at in chunks(len(self.weight), self.weight.shape[1]):
+                products = np.abs(self.weight[at]) * step.astype(np.float32)
+                largest[at] = products.max(axis=1, initial=0.0)
+            weights = float(np.mean(np.square(largest)) / 127**2 * moments[used].sum())
+        return math.sqrt((rounding + weights) / 12)
+
+    def measured(self, values: Any, quantization: Quantization) -> float:
+        """The error of the sums on rows inside the windows, by the engine's arithmetic."""
+        d = self.weight.shape[1]
+        scale = np.broadcast_to(quantization.scale, (d,))
+        offset = np.broadcast_to(quantization.offset, (d,))
+        inverse = 1 / scale
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = self.weight * scale
+            step = np.abs(products).max(axis=1, keepdims=True) / 127
+            step[step == 0] = 1
+            rounding = (np.rint(products / step) * step - products).T
+            reference = np.where((offset >= 0) & (offset <= 255), offset, 128)
+            total, count = 0.0, 0
+            for at in chunks(values.shape[0], d):
+                x = as_dense(values[at]).astype(np.float32)
+                q = np.clip(np.rint(x * inverse + offset), 0, 255)
+                shift = q - offset.astype(np.float64) - x.astype(np.float64) / scale
+                off = shift.astype(np.float32) @ products.T
+                off += (q - reference).astype(np.float32) @ rounding
+                total += float(np.square(off.astype(np.float64)).sum())
+                count += off.size
+        error = math.sqrt(total / max(count, 1)) if math.isfinite(total) else math.inf
+        return error
+
+
+def parts_of(
+    layers: Sequence[Layer],
+    typical: Any,
+    layer_inputs: Callable[[Any], Sequence[Float32Array]],
+    input_scale: Float32Array | None,
+    classifies: bool,
+    rng: np.random.Generator,
+) -> list[Part]:
+    """The error model of each layer, by typical rows."""
+    signals = signals_of(typical, layer_inputs, set(range(len(layers))))
+    parts: list[Part] = []
+    after: Float64Array | None = None  # how the next layer weighs this one's units
+    for i in range(len(layers) - 1, -1, -1):
+        layer = layers[i]
+        weight = layer.weight
+        if i == 0 and input_scale is not None:
+            weight = weight * input_scale
+        values: Any = typical if i == 0 else signals[i]
+        spread = np.std(centred_sums(values, weight), axis=0)
+        spread = np.where(spread > _ROUNDING * sizes_of(values, weight), spread, 0.0)
+        if after is None:
+            after = np.ones(layer.outputs)
+            if not classifies:
+                after = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
+        size = spread * after
+        shown = bool((size > 0).any())
+        usual = float(np.median(size[size > 0])) if (size > 0).any() else 0.0
+        least = np.divide(
+            _LEAST_SPREAD * usual, after, out=np.full_like(spread, np.inf), where=after > 0
+        )
+        spread = np.maximum(spread, least)
+        per_spread = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
+        scaled = (weight * per_spread[:, None].astype(np.float32)).astype(np.float32)
+        gain = np.sqrt(np.einsum("oj,oj->j", scaled, scaled, dtype=np.float64) / len(scaled))
+        some = np.sort(rng.permutation(layer.outputs)[: at_most_rows(_UNITS, layer.inputs)])
+        mean, square, density = moments_of(values)
+        variance = np.maximum(square - mean**2, 0.0)
+        used = (weight != 0).any(axis=0)
+        parts.append(Part(scaled[some], gain, density, square, variance, used, shown))
+        after = gain
+    return parts[::-1]

@@ -1,0 +1,214 @@
+"""Layers in int8, fitted one after another to real rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate.inputs.sparse import SparseInputs
+from lrgate.model.layer import Gate, Layer, Quantization
+from lrgate.quantization.errors import ERROR_ROWS, SPREAD_ROWS, Part, parts_of
+from lrgate.quantization.fitter import FREE, LEAST_TO_SPLIT, LITTLE, MORE, WORSE, Fitter
+from lrgate.quantization.limits import MOST_ERROR, MOST_RECOMPUTED
+from lrgate.quantization.rows import (
+    at_most_rows,
+    bounds_of,
+    canonical,
+    first_inputs,
+    fitting_rows,
+    signals_of,
+    taken_rows,
+)
+from lrgate.quantization.typical import typical_rows
+from lrgate.quantization.windows import may_be_negative, outside
+from lrgate.results.quantization import LayerFit
+from lrgate.types import Float32Array, Float64Array
+
+__all__ = [
+    "Fit",
+    "fit_layers",
+    "gate_range",
+    "selected",
+    "widened",
+]
+
+
+# A gate's sums get this share of their range as room at either end.
+_ROOM: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Layers with the quantisations found, and how well each one fits."""
+
+    layers: tuple[Layer, ...]
+    reports: tuple[LayerFit, ...]
+
+
+def selected(quantization: Quantization | None, order: npt.NDArray[Any]) -> Quantization | None:
+    """The quantisation of these inputs alone, in this order."""
+    if quantization is None or not quantization.scale.ndim:
+        return quantization
+    return replace(quantization, scale=quantization.scale[order])
+
+
+def widened(
+    quantization: Quantization | None, inputs: npt.NDArray[Any], width: int
+) -> Quantization | None:
+    """The quantisation of `width` inputs, of which it is one of these; the others are always 0."""
+    if quantization is None or not quantization.scale.ndim:
+        return quantization
+    scale = np.full(width, np.median(quantization.scale), np.float32)
+    scale[inputs] = quantization.scale
+    return replace(quantization, scale=scale)
+
+
+def fit_layers(
+    layers: Sequence[Layer],
+    rows: Any,
+    chosen: set[int],
+    layer_inputs: Callable[[Any], Sequence[Float32Array]],
+    input_scale: Float32Array | None = None,
+    classifies: bool = False,
+) -> Fit:
+    """Quantisations of the `chosen` layers, and ranges of their gates; no check, no warnings.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        A network's.
+    rows : uint8 or float32 array of shape (n, d), or CSR
+        Real rows, from `checked_rows`.
+    chosen : set of int
+        Layers to quantise.
+    layer_inputs : callable
+        Gives each layer's inputs in float32, the first's scaled and shifted, of some rows.
+    input_scale : array of shape () or (d,), optional
+        The network's.
+    classifies : bool, default False
+        Whether the last layer's outputs are compared with each other.
+
+    Returns
+    -------
+    Fit
+        A chosen layer that cannot be int8 has no quantization, and a note.
+
+    Raises
+    ------
+    ValueError
+        If a layer's inputs are not finite.
+    """
+    rng = np.random.default_rng(0)
+    rows = canonical(rows)
+    bounds = bounds_of(rows)
+    rows = taken_rows(rows, fitting_rows(rows, rng))
+    signals = signals_of(rows, layer_inputs, chosen)
+    some = rows[np.sort(rng.permutation(rows.shape[0])[:SPREAD_ROWS])]
+    typical = typical_rows(some, layers[0].weight, input_scale)
+    parts = parts_of(layers, typical, layer_inputs, input_scale, classifies, rng)
+    inside = np.ones(rows.shape[0], bool)
+    fitted, reports = list(layers), []
+    for i in sorted(chosen):
+        kept = np.flatnonzero(inside)
+        values = taken_rows(rows if i == 0 else signals[i], kept)
+        signed = i > 0 and may_be_negative(layers[i - 1].activation)
+        ends = bounds if i == 0 else None
+        quantization, report = _fit_layer(parts[i], values, ends, i, signed)
+        reports.append(report)
+        fitted[i] = replace(layers[i], quantization=quantization)
+        if quantization is not None:
+            inside[kept] = ~outside(values, quantization, first=i == 0)
+            gate = layers[i].gate
+            if gate is not None:
+                within = np.flatnonzero(inside)
+                seen = first_inputs(rows, within, layer_inputs) if i == 0 else [signals[i][within]]
+                fitted[i] = replace(fitted[i], gate=replace(gate, range=gate_range(gate, seen)))
+    return Fit(tuple(fitted), tuple(reports))
+
+
+def gate_range(
+    gate: Gate, inputs: Float32Array | SparseInputs | Iterable[Float32Array]
+) -> Float32Array:
+    """The least and the greatest of each of ``x u``, with some room: what a gate's `range` is.
+
+    Parameters
+    ----------
+    gate : Gate
+    inputs : float32 array or SparseInputs of shape (n, in), or iterable of such arrays
+        Rows as they reach the gate's layer, all finite; at least one.
+
+    Returns
+    -------
+    float32 array of shape (2, rank)
+    """
+    low = np.full(gate.rank, np.inf)
+    high = np.full(gate.rank, -np.inf)
+    for part in [inputs] if isinstance(inputs, np.ndarray | SparseInputs) else inputs:
+        sums = (part @ gate.u).astype(np.float64)
+        low = np.minimum(low, sums.min(axis=0, initial=np.inf))
+        high = np.maximum(high, sums.max(axis=0, initial=-np.inf))
+    room = _ROOM * (high - low)
+    bounds: Float64Array = np.stack([low - room, high + room])
+    return bounds.astype(np.float32)
+
+
+def _fit_layer(
+    part: Part,
+    values: Any,
+    bounds: tuple[Float64Array, Float64Array] | None,
+    i: int,
+    signed: bool,
+) -> tuple[Quantization | None, LayerFit]:
+    """The quantisation of a layer's inputs; None where it must stay f32."""
+    n = values.shape[0]
+    if n == 0:
+        return None, LayerFit(i, "f32", math.nan, 0.0, "no row is left to fit it on")
+    if not part.shown:
+        note = "the rows do not tell it from rounding: its sums hardly vary"
+        return None, LayerFit(i, "f32", math.nan, 0.0, note)
+    first = i == 0
+    rng = np.random.default_rng(2)
+    fitter = Fitter(part, values, bounds, first, signed)
+    found = fitter.quantizations()
+    if not found:
+        note = "its inputs are too large or too small for steps in float32"
+        return None, LayerFit(i, "f32", math.nan, 0.0, note)
+    shares = {kind: fitter.recomputed(q) for kind, q in found.items()}
+    errors = {}
+    for kind, quantization in found.items():
+        inside = np.flatnonzero(~outside(values, quantization, first=first))
+        some = np.sort(rng.permutation(inside)[: at_most_rows(ERROR_ROWS, values.shape[1])])
+        errors[kind] = part.measured(values[some], quantization) if len(some) else math.inf
+    fresh, slack = dict(shares), 0.0
+    if len(found) > 1 and n >= LEAST_TO_SPLIT:
+        order = rng.permutation(n)
+        third = np.sort(order[: n // 3])
+        trial = Fitter(part, values[np.sort(order[n // 3 :])], None, first, signed)
+        slack = 1.5 / len(third)
+        for kind, quantization in trial.quantizations().items():
+            if kind in fresh:
+                fresh[kind] = float(outside(values[third], quantization, first=first).mean())
+    able = [k for k in found if errors[k] <= MOST_ERROR and shares[k] <= MOST_RECOMPUTED]
+    if not able:
+        kind = min(found, key=lambda k: errors[k] / MOST_ERROR + shares[k] / MOST_RECOMPUTED)
+        if shares[kind] > MOST_RECOMPUTED:
+            note = f"{shares[kind]:.0%} of the rows would be recomputed in f32"
+        else:
+            note = f"its bytes would be off by {errors[kind]:.2g} of the spread of its sums"
+        return None, LayerFit(i, "f32", errors[kind], shares[kind], note)
+    least, fewest = min(errors[k] for k in able), min(fresh[k] for k in able)
+    kind = next(
+        (
+            k
+            for k in able
+            if errors[k] <= max(WORSE * least, min(2 * least, LITTLE), FREE)
+            and fresh[k] <= fewest + MORE + slack
+        ),
+        able[-1],
+    )
+    return found[kind], LayerFit(i, "int8", errors[kind], shares[kind])

@@ -1,0 +1,186 @@
+"""Rows without their outliers: how int8 does where later rows have none."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate.quantization.rows import taken_rows
+from lrgate.types import BoolArray, Float32Array, Float64Array
+
+__all__ = [
+    "Columns",
+    "centred_sums",
+    "sizes_of",
+    "typical_rows",
+]
+
+
+# Rows are left out of typical ones where a sum is so many times as far from the middle as usual.
+_FAR: Final = 20
+# Values far from a column's bulk that are looked for in other columns.
+_MARKS: Final = 16
+
+
+class Columns:
+    """The values of each column, sorted: of a dense array, or the non-zeros of a sparse one.
+
+    `values[start[j]:start[j + 1]]` are column j's; it has `zeros[j]` zeros besides.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.n, self.d = rows.shape
+        if hasattr(rows, "tocsr"):
+            columns = rows.tocsc()
+            columns.sum_duplicates()
+            owner = np.repeat(np.arange(self.d), np.diff(columns.indptr))
+            self.values = columns.data[np.lexsort((columns.data, owner))]
+            self.start = columns.indptr.astype(np.intp)
+        else:
+            self.values = np.sort(np.ascontiguousarray(np.asarray(rows).T), axis=1).ravel()
+            self.start = np.arange(self.d + 1) * self.n
+        self.count = np.diff(self.start)
+        self.zeros = self.n - self.count
+
+    def of(self, j: int | np.intp) -> npt.NDArray[Any]:
+        values: npt.NDArray[Any] = self.values[self.start[j] : self.start[j + 1]]
+        return values
+
+    def sums(self, of_values: npt.NDArray[Any]) -> Float64Array:
+        """Sums over each column of what its values give."""
+        total = np.concatenate([[0.0], np.cumsum(of_values, dtype=np.float64)])
+        return np.asarray(total[self.start[1:]] - total[self.start[:-1]])
+
+    def bounds(self) -> tuple[Float64Array, Float64Array]:
+        padded = np.append(self.values.astype(np.float64), 0.0)
+        some = self.count > 0
+        low = np.where(some, padded[np.where(some, self.start[:-1], 0)], 0.0)
+        high = np.where(some, padded[np.where(some, self.start[1:] - 1, 0)], 0.0)
+        low = np.where(self.zeros > 0, np.minimum(low, 0.0), low)
+        return low, np.where(self.zeros > 0, np.maximum(high, 0.0), high)
+
+    def excess(self) -> tuple[Float64Array, Float64Array]:
+        """How much the most extreme values at each end exceed the next ones, on average.
+
+        Of an end on this side of 0, zeros are no part: they are as common as the column is sparse.
+        """
+        positive = self.sums(self.values > 0).astype(np.intp)
+        negative = self.sums(self.values < 0).astype(np.intp)
+        low, high = self.bounds()
+        above = np.where(high > 0, positive, self.count)
+        below = np.where(low < 0, negative, self.count)
+        return self._mean_excess(below, 1), self._mean_excess(above, -1)
+
+    def _mean_excess(self, count: npt.NDArray[np.intp], sign: int) -> Float64Array:
+        values = self.values.astype(np.float64)
+        if len(values) == 0:
+            return np.zeros(self.d)
+        taken = np.clip(count // 10, 1, 10)
+        first = self.start[:-1] if sign > 0 else self.start[1:] - 1
+        limit = len(values) - 1
+        base = values[np.clip(first + sign * taken, 0, limit)]
+        total = np.zeros(self.d)
+        for k in range(int(taken.max(initial=1))):
+            value = values[np.clip(first + sign * k, 0, limit)]
+            total += np.where(k < taken, np.abs(value - base), 0.0)
+        alone = np.where(self.count > 0, np.abs(values[np.clip(first, 0, limit)]) / 2, 0.0)
+        return np.where(count > taken, total / taken, np.where(count == 1, alone, 0.0))
+
+    def whole(self) -> BoolArray:
+        result: BoolArray = self.sums(self.values != np.floor(self.values)) == 0
+        return result
+
+
+def typical_rows(rows: Any, weight: Float32Array, input_scale: Float32Array | None) -> Any:
+    """Rows in float32 without outliers.
+
+    Cells far from a column's bulk are replaced by its middle. The bulk is the shortest interval of
+    half the distinct values, and four times its length at either side; zeros stay. Distinct values,
+    since a marker of missing values is one, however many cells have it. Rows whose sums are still
+    far from the others' are left out.
+
+    Parameters
+    ----------
+    rows : uint8 or float32 array of shape (n, d), or CSR
+    weight : float32 array of shape (out, d)
+        The first layer's.
+    input_scale : float32 array of shape () or (d,), optional
+        The network's.
+
+    Returns
+    -------
+    float32 array of shape (k, d), or CSR; k is at least n / 2
+    """
+    typical = _without_far_cells(rows.astype(np.float32))
+    some = weight[:: 1 + len(weight) // 64]
+    sums = centred_sums(typical, some if input_scale is None else some * input_scale)
+    off = np.abs(sums - np.median(sums, axis=0))
+    usual = np.median(off, axis=0)
+    if not (usual > 0).any():
+        return typical
+    far = np.max(off[:, usual > 0] / usual[usual > 0], axis=1)
+    return taken_rows(typical, np.flatnonzero(far <= _FAR * np.median(far)))
+
+
+def centred_sums(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
+    """``values @ weight.T`` less its mean, in float64.
+
+    Columns are centred before they are multiplied: a huge constant would leave no digits for the
+    others.
+    """
+    if hasattr(values, "tocsr"):
+        sums = np.asarray(values.astype(np.float64) @ weight.T.astype(np.float64))
+        return np.asarray(sums - sums.mean(axis=0))
+    centred = values.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    return np.asarray(centred @ weight.T.astype(np.float64))
+
+
+def sizes_of(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
+    """How large the terms of each sum of ``values @ weight.T`` are together, on average."""
+    mean = np.asarray(abs(values).mean(axis=0, dtype=np.float64)).ravel()
+    return np.asarray(np.abs(weight).astype(np.float64) @ mean)
+
+
+def _without_far_cells(some: Any) -> Any:
+    columns = Columns(some)
+    low = np.full(columns.d, -np.inf)
+    high = np.full(columns.d, np.inf)
+    middle = np.zeros(columns.d)
+    few = np.ones(columns.d, bool)
+    for j in np.flatnonzero(columns.count > 2):
+        values = columns.of(j)
+        ends = np.flatnonzero(values[1:] != values[:-1])
+        distinct = np.append(values[ends], values[-1]).astype(np.float64)
+        if columns.zeros[j]:
+            distinct = np.insert(distinct, np.searchsorted(distinct, 0.0), 0.0)
+        half = (len(distinct) + 1) // 2
+        if len(distinct) < 3:
+            continue
+        few[j] = False
+        lengths = distinct[half - 1 :] - distinct[: len(distinct) - half + 1]
+        k = int(lengths.argmin())
+        low[j] = distinct[k] - 4 * lengths[k]
+        high[j] = distinct[k + half - 1] + 4 * lengths[k]
+        middle[j] = (distinct[k] + distinct[k + half - 1]) / 2
+    sparse = hasattr(some, "tocsr")
+    data = some.data if sparse else some
+    of = some.indices if sparse else np.broadcast_to(np.arange(columns.d), some.shape)
+    far = ((data < low[of]) | (data > high[of])) & (data != 0)
+    # What is a marker in one column is one in columns that have no more than it and another value.
+    marks, counts = np.unique(data[far], return_counts=True)
+    marks = marks[counts > 1]
+    if len(marks):
+        least, most = columns.bounds()
+        for mark in marks if len(marks) <= _MARKS else ():
+            marked = few[of] & (data == mark)
+            far |= marked
+            rest = np.where(least == mark, most, least)
+            middle = np.where(few & ((least == mark) | (most == mark)), rest, middle)
+    data = np.where(far, middle[of], data).astype(np.float32)
+    if not sparse:
+        return data
+    some.data = data
+    return some

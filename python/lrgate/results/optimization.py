@@ -1,0 +1,386 @@
+"""What :func:`lrgate.optimize` did and what it brought: ``net.report``."""
+
+from __future__ import annotations
+
+import textwrap
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, TypeVar
+
+from lrgate.results.paths import path_name
+from lrgate.results.ratio import Ratio
+from lrgate.results.table import Column, Table, microseconds
+
+__all__ = ["BatchReport", "CheckReport", "LayerReport", "OptimizeReport"]
+
+T = TypeVar("T")
+
+_COLUMNS = 80
+
+
+_LAYER_COLUMNS = (
+    Column("#"),
+    Column("layer", left=True),
+    Column("strategy", left=True),
+    Column("in", ".3f"),
+    Column("out", ".3f"),
+    Column("units", ".3f"),
+    Column("recall", ".3f"),
+    Column("lost", ".4f"),
+    Column("FLOPs", ".3f"),
+    Column("before", microseconds),
+    Column("after", microseconds),
+)
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer under the plan of one batch size.
+
+    Attributes
+    ----------
+    inputs, outputs : int
+        Width of the layer's input and number of its units.
+    computed_units : int
+        Units that are ever computed: all but those proven dead or dropped.
+    strategy : str
+        ``"dense"``, ``"skip"`` or ``"gate"``.
+    precision : str
+        ``"f32"`` or ``"int8"``.
+    rank : int or None
+        Rank of the gate, where it is used.
+    estimator : str or None
+        How the gate was fitted, where it is used.
+    computed_share : float
+        Share of the units that are computed, averaged over rows.
+    recall : float or None
+        Gate: share of the truly active units that are computed.
+    lost_energy : float or None
+        Gate: squares of the outputs it wrongly drops, over the squares of all outputs.
+    density_in, density_out : float
+        Share of inputs and outputs that are not zero.
+    flop_share : float
+        Multiply-adds done, over those of the dense layer; the estimate's included.
+    seconds_before, seconds_after : float
+        Per row, on one thread, under the dense plan and under this one.
+    """
+
+    inputs: int
+    outputs: int
+    computed_units: int
+    strategy: str
+    precision: str
+    rank: int | None
+    estimator: str | None
+    computed_share: float
+    recall: float | None
+    lost_energy: float | None
+    density_in: float
+    density_out: float
+    flop_share: float
+    seconds_before: float
+    seconds_after: float
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What calls of about this many rows gained.
+
+    Attributes
+    ----------
+    rows : int
+        Rows per call.
+    layers : tuple of LayerReport
+    seconds_dense, seconds_exact, seconds_after : float
+        Per row, medians over whole calls: dense everywhere, in f32; the fastest plan without gates
+        that was found, int8 or not as the optimised network is; this plan.
+    over_dense, over_exact : Ratio
+        How many times faster this plan is, round by round.
+    predicted_speed_up : float
+        What the cost model of Davis and Arel (2013) predicts over dense: a gated layer costs
+        ``rank (d + h) / (d h) + computed share`` of dense, any other layer as much as dense.
+    """
+
+    rows: int
+    layers: tuple[LayerReport, ...]
+    seconds_dense: float
+    seconds_exact: float
+    seconds_after: float
+    over_dense: Ratio
+    over_exact: Ratio
+    predicted_speed_up: float
+
+    def __str__(self) -> str:
+        """A table of at most 80 columns."""
+        lines = [
+            f"{self.rows} row{'s' * (self.rows != 1)} a call: "
+            f"{self.seconds_dense * 1e6:.2f} us a row dense, "
+            f"{self.seconds_exact * 1e6:.2f} without gates, {self.seconds_after * 1e6:.2f} now",
+            f"    {self.over_dense} times as fast as dense,",
+            f"    {self.over_exact} times as fast as without gates;",
+            f"    the paper's cost model predicts {self.predicted_speed_up:.2f} over dense",
+        ]
+        return "\n".join([*map(_wrapped, lines), str(self.table())])
+
+    def table(self) -> Table:
+        """One row per layer; times in seconds per row."""
+        return Table(
+            _LAYER_COLUMNS,
+            [
+                (
+                    i,
+                    f"{layer.inputs}-{layer.outputs}",
+                    path_name(layer.strategy, layer.precision, layer.rank),
+                    layer.density_in,
+                    layer.density_out,
+                    layer.computed_share,
+                    layer.recall,
+                    layer.lost_energy,
+                    layer.flop_share,
+                    layer.seconds_before,
+                    layer.seconds_after,
+                )
+                for i, layer in enumerate(self.layers)
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """One network that was tried on the rows held back, as it would be returned.
+
+    Attributes
+    ----------
+    network : str
+        What it was: ``"int8 without gates"``, ``"gates for 50% of the budget"``, ...
+    increase, upper : float
+        Of its worst batch size: the expected increase, and its upper bound.
+    worst_row : float
+        As `OptimizeReport.worst_row_error`.
+    passed : bool
+        Whether it was shown to keep the budget. The first that was not ends the check.
+    """
+
+    network: str
+    increase: float
+    upper: float
+    worst_row: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class OptimizeReport:
+    """What :func:`lrgate.optimize` did; ``print`` shows it.
+
+    Attributes
+    ----------
+    batches : tuple of BatchReport
+        One per batch size, by ascending rows.
+    measure : str
+        What the budget counts: ``"classification error"`` or ``"relative squared error"`` where
+        there were labels, ``"disagreement with the dense network"`` or ``"relative squared
+        difference from the dense network"`` where there were none.
+    error_before, error_after : float
+        On the rows held back, as counted: of the dense network, and of this one. All figures of
+        the error are those of the batch size with the largest bound.
+    error_increase, error_increase_low, error_increase_high : float
+        The difference as counted, and its 95 % confidence interval.
+    expected_increase : float
+        The increase as it is expected from margins and outputs: with less noise than the count.
+        0 for a plan that is exact.
+    increase_bound : float
+        Upper bound of the increase, one-sided, at the level `confidence`: what must be within the
+        budget.
+    confidence : float
+    budget : float
+        The error increase that was allowed.
+    worst_row_error : float
+        Of the worst row held back, compared with the dense network: how far its outputs are, in
+        standard deviations of the outputs; for a classifier the largest change of a probability.
+        0 for a plan that is exact.
+    max_row_error : float or None
+        The most of it that was allowed.
+    tests : tuple of CheckReport
+        The networks that were tried on the rows held back, in order.
+    prune : str
+        Which units might be left out: ``"proven"``, ``"never_on"`` or ``"none"``.
+    rows_fitted, rows_tuned, rows_checked : int
+        Rows that estimators were fitted on, that thresholds and plans were chosen on, and that
+        checked and chose nothing: those that the errors are of.
+    dead_units, dropped_units : tuple of int
+        Per layer: units proven to be zero on the whole input range; units never on in calibration.
+    order_speed_up : float or None
+        How many times faster the fastest plan without gates is at the smallest batch size than
+        with the units as they were. None where there was nothing to order.
+    order_used : bool
+        Whether that order is used.
+    num_threads : int
+        Threads that whole calls were measured with.
+    machine : dict
+        What it was measured on, as in a network's file.
+    seed : int
+    seconds : float
+        What the optimisation took.
+    notes : tuple of str
+        What a user should know: that nothing paid, that nothing held the budget.
+    """
+
+    batches: tuple[BatchReport, ...]
+    measure: str
+    error_before: float
+    error_after: float
+    error_increase: float
+    error_increase_low: float
+    error_increase_high: float
+    expected_increase: float
+    increase_bound: float
+    confidence: float
+    budget: float
+    worst_row_error: float
+    max_row_error: float | None
+    tests: tuple[CheckReport, ...]
+    prune: str
+    rows_fitted: int
+    rows_tuned: int
+    rows_checked: int
+    dead_units: tuple[int, ...]
+    dropped_units: tuple[int, ...]
+    order_speed_up: float | None
+    order_used: bool
+    num_threads: int
+    machine: dict[str, Any]
+    seed: int
+    seconds: float
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data: dicts, lists, numbers and text."""
+        result: dict[str, Any] = _plain(asdict(self))
+        return result
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> OptimizeReport:
+        """The inverse of :meth:`to_dict`.
+
+        Raises
+        ------
+        ValueError
+            If a value is missing, unknown or of another type.
+        """
+        if isinstance(values, Mapping) and "classes" in values and "batches" not in values:
+            # The key that earlier versions wrote.
+            values = {"batches" if key == "classes" else key: v for key, v in values.items()}
+        report: OptimizeReport = _parse(cls, values, "report")
+        return report
+
+    def to_dataframe(self) -> Any:
+        """One row per batch size and layer, as a ``pandas.DataFrame``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {"rows": batch.rows, "layer": i, **asdict(layer)}
+                for batch in self.batches
+                for i, layer in enumerate(batch.layers)
+            ]
+        )
+
+    def _worst_row(self) -> str:
+        allowed = "" if self.max_row_error is None else f", {self.max_row_error:g} allowed"
+        if "squared" in self.measure:
+            return f"worst row {self.worst_row_error:.3g} standard deviations off{allowed}"
+        return f"largest change of a probability {self.worst_row_error:.3g}{allowed}"
+
+    def __str__(self) -> str:
+        """Tables of at most 80 columns."""
+        percent = self.error_before * 100, self.error_after * 100
+        bounds = self.error_increase_low * 100, self.error_increase_high * 100
+        level = f"{self.confidence * 100:g} % confidence"
+        lines = [
+            f"increase of {self.measure}: at most {self.increase_bound * 100:.3f} points with "
+            f"{level} ({self.expected_increase * 100:.3f} expected), "
+            f"{self.budget * 100:g} allowed;",
+            f"    as counted {percent[0]:.3f} % dense, {percent[1]:.3f} % now: "
+            f"{self.error_increase * 100:+.3f} points ({bounds[0]:+.3f} to {bounds[1]:+.3f});",
+            f"    {self._worst_row()};",
+            f"    on {self.rows_checked} rows held back; {self.rows_fitted} rows fitted, "
+            f"{self.rows_tuned} chose",
+        ]
+        if self.increase_bound == 0 and not any(test.passed for test in self.tests):
+            lines[0] = f"exact: {self.measure} is as before, {self.budget * 100:g} points allowed;"
+        for test in self.tests:
+            verdict = "passed" if test.passed else "failed"
+            lines.append(
+                f"checked: {test.network}: at most {test.upper * 100:.3f} points, {verdict}"
+            )
+        for name, counts in (("proven dead", self.dead_units), ("never on", self.dropped_units)):
+            if any(counts):
+                lines.append(f"units left out since {name}, by layer: {_slashed(counts)}")
+        if self.order_speed_up is not None:
+            lines.append(
+                f"order of units: {self.order_speed_up:.2f} times as fast without gates, "
+                f"{'used' if self.order_used else 'not used'}"
+            )
+        lines += [f"note: {note}" for note in self.notes]
+        isa, cpu = self.machine.get("isa"), self.machine.get("cpu")
+        last = (
+            f"layers on one thread, calls on {self.num_threads}; {isa}, {cpu}; "
+            f"took {self.seconds:.0f} s"
+        )
+        head = "\n".join(map(_wrapped, lines))
+        return "\n\n".join([head, *map(str, self.batches), _wrapped(last)])
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _COLUMNS, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _slashed(counts: tuple[int, ...]) -> str:
+    return "/".join(map(str, counts))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _parse(expected: Any, value: Any, name: str) -> Any:
+    """`value` as the type `expected`, which a report's annotation names."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if is_dataclass(expected):
+        return _parse_dataclass(expected, value, name)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} must be a list, got {type(value).__name__}")
+        return tuple(_parse(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value))
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _parse(arguments[0], value, name)
+    if origin is dict:
+        expected = dict
+    if expected is float and type(value) is int:
+        try:
+            value = float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must be a float, got one beyond its range") from None
+    if type(value) is not expected:
+        raise ValueError(f"{name} must be {expected.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _parse_dataclass(expected: Any, value: Any, name: str) -> Any:
+    names = [field.name for field in fields(expected)]
+    if not isinstance(value, Mapping) or set(value) != set(names):
+        raise ValueError(f"{name} must have the keys {', '.join(names)}")
+    hints = typing.get_type_hints(expected)
+    return expected(**{key: _parse(hints[key], value[key], f"{name}.{key}") for key in names})

@@ -1,0 +1,29 @@
+"""Ratios of times, with their spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Ratio"]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster: the median over rounds and its quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ratios: npt.NDArray[Any]) -> Self:
+        """The median and quartiles of the rounds' ratios (n,)."""
+        low, median, high = np.percentile(ratios, (25, 50, 75))
+        return cls(float(median), float(low), float(high))
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"

@@ -1,0 +1,116 @@
+"""One table for all results: as text, as HTML and as a DataFrame."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Column", "Table", "microseconds"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Parameters
+    ----------
+    title : str
+    form : str or callable, default ""
+        How a cell becomes text: a format specification, or a function. None becomes ``-``, or
+        `missing`.
+    left : bool, default False
+        Whether text is aligned to the left.
+    missing : str, default "-"
+    """
+
+    title: str
+    form: str | Callable[[Any], str] = ""
+    left: bool = False
+    missing: str = "-"
+
+    def text(self, value: Any) -> str:
+        """A cell as text."""
+        if value is None:
+            return self.missing
+        return self.form(value) if callable(self.form) else format(value, self.form)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values under titles; ``print`` shows text, notebooks show HTML.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+    rows : sequence of sequences
+        One value per column.
+    gap : int, default 1
+        Spaces between columns of text.
+
+    Examples
+    --------
+    >>> print(Table([Column("layer", left=True), Column("share", ".2f")], [("4-3", 0.5)]))
+    layer share
+    4-3    0.50
+    """
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Any]]
+    gap: int = 1
+
+    def cells(self) -> list[list[str]]:
+        """The cells as text, row by row, without the titles."""
+        return [
+            [column.text(value) for column, value in zip(self.columns, row, strict=True)]
+            for row in self.rows
+        ]
+
+    def __str__(self) -> str:
+        lines = [[column.title for column in self.columns], *self.cells()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            (" " * self.gap)
+            .join(
+                cell.ljust(width) if column.left else cell.rjust(width)
+                for cell, width, column in zip(line, widths, self.columns, strict=True)
+            )
+            .rstrip()
+            for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook."""
+
+        def row(cells: Sequence[str], tag: str) -> str:
+            aligned = (
+                f'<{tag} style="text-align: {"left" if column.left else "right"}">'
+                f"{html.escape(cell)}</{tag}>"
+                for cell, column in zip(cells, self.columns, strict=True)
+            )
+            return f"<tr>{''.join(aligned)}</tr>"
+
+        head = row([column.title for column in self.columns], "th")
+        body = "".join(row(cells, "td") for cells in self.cells())
+        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+    def to_dataframe(self) -> Any:
+        """The values, not their text, as a ``pandas.DataFrame``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(
+            [tuple(row) for row in self.rows], columns=[column.title for column in self.columns]
+        )
+
+
+def microseconds(seconds: float) -> str:
+    """Seconds as microseconds with two decimals, and none from 1,000 on."""
+    value = seconds * 1e6
+    return f"{value:.2f}" if value < 999.995 else f"{value:.0f}"
