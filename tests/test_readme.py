@@ -1,4 +1,4 @@
-"""The README's Python code, run as written, block after block in one namespace."""
+"""The Python code of README.md and docs/, run as written, block after block in one namespace."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from typing import Any
 
 import pytest
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/usage.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks() -> list[tuple[int, str]]:
+def blocks(text: str) -> list[tuple[int, str]]:
     """Line number and text of every block of Python."""
-    text = README.read_text(encoding="utf-8")
     return [(text[: m.start(1)].count("\n"), m[1]) for m in BLOCK.finditer(text)]
 
 
-def test_the_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ROOT / page
+    if not path.exists():
+        pytest.skip(f"no {page} here")
     monkeypatch.chdir(tmp_path)
-    found = blocks()
-    assert found, "README.md has no block of Python"
+    found = blocks(path.read_text(encoding="utf-8"))
+    assert found, f"{page} has no block of Python"
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for line, code in found:
-        # Blank lines in front, so that a traceback names the README's own lines.
-        exec(compile("\n" * line + code, str(README), "exec"), namespace)
+        # Blank lines in front, so that a traceback names the page's own lines.
+        exec(compile("\n" * line + code, str(path), "exec"), namespace)
