@@ -260,7 +260,7 @@ def machine(works: Sequence[dict[str, Any]]) -> str:
             for key, value in shown.items():
                 found.setdefault(key, {})[value] = None
     text = "; ".join(f"{key} {' or '.join(values)}" for key, values in found.items())
-    return textwrap.fill(f"{text}.", 104, break_on_hyphens=False)
+    return textwrap.fill(f"{text}.", 100, break_on_hyphens=False)
 
 
 # --- targets -------------------------------------------------------------------------------------
