@@ -500,7 +500,7 @@ def test_the_page_has_the_figures_of_all_networks(
     assert drawn == [({"curves": "all"}, page.parent / "images" / "benchmarks-growth.svg")]
 
 
-def test_a_picture_names_contestants_that_not_every_number_of_threads_has(
+def test_a_picture_names_engines_that_not_every_number_of_threads_has(
     report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values, second = work(12.5), work(12.5)["comparisons"]["1"]

@@ -146,7 +146,7 @@ def test_growth_networks_have_the_density_and_gates_that_find_it(change: dict[st
         assert outputs.mean() == pytest.approx(shape.density, rel=0.3)
         assert report.recall > 0.9
         assert report.computed_share < 2 * shape.density
-    judged = growth.judge(growth.contestants(net, calibration, peer=False), x)
+    judged = growth.judge(growth.candidates(net, calibration, peer=False), x)
     assert judged["gate f32"]["computed"] < 2 * shape.density
     assert judged["skip f32"]["multiply_adds"] < judged["dense f32"]["multiply_adds"]
 
@@ -166,7 +166,7 @@ def test_a_gate_that_misses_units_ends_the_run() -> None:
     gate = net.layers[1].gate
     blind = net.with_gates({1: lrgate.Gate(gate.u, -gate.v, gate.bias)})
     with pytest.raises(RuntimeError, match="recall"):
-        growth.judge(growth.contestants(blind, calibration, peer=False), x)
+        growth.judge(growth.candidates(blind, calibration, peer=False), x)
 
 
 def test_every_unit_is_on_at_density_1() -> None:

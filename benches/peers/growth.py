@@ -1,14 +1,14 @@
 """How time grows with width, depth, density, rank and rows: ``python benches/peers/growth.py``.
 
 Each curve changes one number of a network with 256 inputs, hidden layers of equal width, and 10
-outputs. A row switches on some 64 units in each hidden layer, unless density is what changes. One
+outputs. A row switches on some 64 units in each hidden layer, unless the density changes. One
 thread; all engines take turns in every round, in calls of one row and of 256.
 
 A hidden layer's weight is a random matrix of the gate's rank and noise of `NOISE` times its size,
-``W = U V + N``. So the factors of a gate are known without a fit, at any width. The gate is what
-any other is: it scores units by ``x u v + c``, and is wrong where the noise decides. Its recall and
-the share of units it computes are measured on rows that chose no bias; a recall of `LEAST_RECALL`
-or less ends the run.
+``W = U V + N``. So the factors of a gate are known without a fit, at any width. The gate works
+like any other: it scores units by ``x u v + c``, and is wrong where the noise decides. Its recall
+and the share of units it computes are measured on rows that chose no bias; a recall of
+`LEAST_RECALL` or less ends the run.
 
 In networks of many random layers a row of a little more activity than others switches on more units
 in each layer, until a few rows have it all. So in the curve of depth rows are of as many kinds as
@@ -67,7 +67,7 @@ Call = Callable[[Float32Array], Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """What makes a network of `layers`, the output's included; `density` is the hidden units'."""
+    """Sizes of a network of `layers`, including the output; `density` is that of hidden units."""
 
     width: int = 2048
     layers: int = 3
@@ -84,7 +84,7 @@ def _powers(first: int, last: int) -> list[int]:
 
 
 def curves() -> dict[str, list[tuple[float, Shape]]]:
-    """By the name of what changes: its values, and the network of each."""
+    """By the name of the quantity that changes: its values, and the network of each."""
     base = Shape()
     return {
         "width": [
@@ -162,13 +162,13 @@ def _hidden(
 
 
 def _exceeded(values: Float32Array, share: float) -> Float32Array:
-    """What a new row's value in each column exceeds with this probability."""
+    """The value that a new row exceeds in each column with this probability."""
     if share == 1:
         return values.min(axis=0) - 3
     return np.quantile(values, 1 - share, axis=0, method="weibull").astype(np.float32)
 
 
-def contestants(
+def candidates(
     net: lrgate.Network, calibration: Float32Array, *, peer: bool = True
 ) -> dict[str, Call]:
     """lrgate's strategies in f32 and int8, the whole network in one of them, and the peer."""
@@ -193,11 +193,11 @@ def contestants(
 
 
 def judge(calls: dict[str, Call], x: Float32Array) -> dict[str, dict[str, Any]]:
-    """What each contestant does on these rows; refuses wrong outputs and gates that miss much.
+    """Accuracy of each engine on these rows; refuses wrong outputs and gates that miss much.
 
     Returns
     -------
-    dict by contestant
+    dict by engine
         ``difference``: squared difference of its outputs from the dense ones, over these squared.
         Of lrgate's, ``multiply_adds`` a row; of gates, the least ``recall`` of a hidden layer, and
         ``computed``, the mean share of hidden units computed.
@@ -234,13 +234,13 @@ def measure(
     -------
     list of dict
         For each value and batch size: ``value``, ``rows``, ``shape``, ``cpu_share``, which is how
-        much of the time this process ran, and by contestant in ``engines`` what `judge` says,
+        much of the time this process ran, and by engine in ``engines`` the result of `judge`,
         ``seconds`` a row and its ``quartiles``.
     """
     measured = []
     for shape, same in itertools.groupby(points, key=lambda point: point[1]):
         net, calibration, x = network(shape)
-        calls = contestants(net, calibration, peer=shape.width <= WIDEST_PEER)
+        calls = candidates(net, calibration, peer=shape.width <= WIDEST_PEER)
         del net
         judged = judge(calls, x)
         for value, _ in same:
@@ -290,7 +290,7 @@ def run(seconds: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Line:
-    """One contestant's values in one batch size; `rows` is None in the curve of rows."""
+    """One engine's values in one batch size; `rows` is None in the curve of rows."""
 
     engine: str
     rows: int | None
@@ -316,7 +316,7 @@ def _exponent(values: list[float], amounts: list[float]) -> float:
 
 
 def lines(results: dict[str, Any], curve: str) -> list[Line]:
-    """The lines of a curve: by batch size, then by contestant."""
+    """The lines of a curve: by batch size, then by engine."""
     points = results["curves"][curve]
     found = []
     for rows in [None] if curve == "rows" else sorted({point["rows"] for point in points}):
@@ -369,7 +369,7 @@ def draw_summary(results: dict[str, Any], path: Path) -> None:
 def _panel(
     axis: Any, curve: str, rows: int | None, all_lines: Sequence[Line], *, exponents: bool
 ) -> None:
-    """Time per row against the value, one line for each contestant."""
+    """Time per row against the value, one line for each engine."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
     from pictures import log_ticks
 
@@ -461,13 +461,13 @@ def markdown(results: dict[str, Any]) -> str:
 
 def _cell(line: Line) -> str:
     work = line.work_exponent
-    # The addition makes 0 of what rounds to -0.
+    # The addition turns -0 into 0.
     shown = [round(slope, 2) + 0.0 for slope in (line.exponent, work) if slope is not None]
     return " ".join([f"{shown[0]:.2f}", *(f"({slope:.2f})" for slope in shown[1:])])
 
 
 def _setting(results: dict[str, Any], curve: str) -> str:
-    """What stays the same in a curve."""
+    """The quantities that stay the same in a curve."""
     points = results["curves"][curve]
     fixed = {
         name: value

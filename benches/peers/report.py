@@ -39,7 +39,7 @@ SPEED_TARGETS = {
     "wide": {1: 12.0, 256: 3.0, 1024: 3.0},
     "tabular": {1: 5.0, 256: 1.5, 1024: 1.2},
 }
-"""How many times as fast as the best peer at any precision, by work and rows a call."""
+"""How many times as fast as the best peer at any precision, by network and rows per call."""
 
 F32_TARGETS = {"shipped": {1: 7.0, 256: 2.5}}
 """The same, f32 against the best f32 peer."""
@@ -67,7 +67,7 @@ COLOURS = {
     "OpenVINO": "#6a3d9a",
     "JAX": "#b8a000",
 }
-"""By contestant, or by the first word of its name; the line's style shows the precision."""
+"""By engine, or by the first word of its name; the line's style shows the precision."""
 
 STYLES = {"f32": "-", "bf16": "-.", "int8": "--"}
 
@@ -152,7 +152,7 @@ def write_details(
         "## Targets\n\n" + targets_table(works),
         *(section(work) for work in works),
         "" if grown is None else growth.markdown(grown),
-        "## What it ran on\n\n" + environment(works),
+        "## Machines and versions\n\n" + environment(works),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
     with replacing(results / "details.md") as file:
@@ -244,7 +244,7 @@ def missed_table(lines: Sequence[Line]) -> str:
 
 
 def machine(works: Sequence[dict[str, Any]]) -> str:
-    """What all comparisons ran on; where they differ, every value."""
+    """The machine and versions of all comparisons; where they differ, every value."""
     found: dict[str, dict[str, None]] = {}
     for work in works:
         for comparison in work["comparisons"].values():
@@ -290,13 +290,13 @@ def targets_table(works: Sequence[dict[str, Any]]) -> str:
 def targets(work: dict[str, Any], one: dict[str, Any]) -> Iterator[Line]:
     """The targets of one network."""
     name = work["name"]
-    for wanted, contestants, precision, words in (
+    for wanted, names, precision, words in (
         (SPEED_TARGETS, ("lrgate", BYTES), "any", "of the best peer"),
         (F32_TARGETS, ("lrgate f32",), "f32", "of the best f32 peer, in f32"),
     ):
         for rows, factor in wanted.get(name, {}).items():
             race = _race(one, rows)
-            entries = [_entry(race, each) for each in contestants] if race else []
+            entries = [_entry(race, each) for each in names] if race else []
             entries = [entry for entry in entries if entry and precision in entry["over"]]
             what = f"{of_rows(rows)}, speed {words}"
             if not entries:
@@ -335,7 +335,7 @@ def targets(work: dict[str, Any], one: dict[str, Any]) -> Iterator[Line]:
     if entry:
         alone = entry.get("alone")
         ratio = entry["p99"] / entry["median"]
-        text = f"{ratio:.2f} by turns with the others"
+        text = f"{ratio:.2f} interleaved with the others"
         if alone:
             ratio = alone["p99"] / alone["median"]
             text = f"{ratio:.2f}; {text}"
@@ -456,13 +456,13 @@ def one_row_table(comparison: dict[str, Any]) -> str:
                 else "",
             ]
         )
-    head = ["", "median, us", "p99, us", "alone: median", "p99", "calls by turns"]
+    head = ["", "median, us", "p99, us", "alone: median", "p99", "interleaved calls"]
     start_head = ["file to answer, ms", "import, ms", "memory, MB", "file, MB"]
     return table([*head, *start_head, "settings"], rows)
 
 
 def _one_row(entry: dict[str, Any]) -> list[str]:
-    """Median and p99 by turns and in the contestant's own loop, if there was one; calls."""
+    """Median and p99 interleaved, and in the engine's own loop, if there was one; calls."""
     alone = entry.get("alone")
     own = [micro(alone["median"]), micro(alone["p99"])] if alone else ["", ""]
     return [micro(entry["median"]), micro(entry["p99"]), *own, f"{entry['calls']:,}"]
@@ -492,7 +492,7 @@ def environment(works: Sequence[dict[str, Any]]) -> str:
 def draw_times(work: dict[str, Any], path: Path) -> None:
     """Microseconds per row against rows per call, log-log, a panel for each number of threads."""
     comparisons = list(work["comparisons"].values())
-    # Not every number of threads has every contestant.
+    # Not every number of threads has every engine.
     names = list(dict.fromkeys(name for each in comparisons for name in _names(each)))
     families: dict[str, list[str]] = {}
     for name in names:
@@ -615,7 +615,7 @@ def _entry(race: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def _names(comparison: dict[str, Any]) -> list[str]:
-    """lrgate's contestants, then the peers as they are registered."""
+    """lrgate's candidates, then the peers as they are registered."""
     found = dict.fromkeys(
         entry["name"] for race in comparison["races"] for entry in race["entries"]
     )
@@ -623,7 +623,7 @@ def _names(comparison: dict[str, Any]) -> list[str]:
 
 
 def best(race: dict[str, Any]) -> str | None:
-    """The fastest peer with an error that counts, which lrgate's contestants were compared with."""
+    """The fastest peer within the error limit, with which lrgate was compared."""
     return next(
         (entry["over"]["any"]["peer"] for entry in race["entries"] if "any" in entry["over"]), None
     )
