@@ -79,10 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record: dict[str, int] = json.loads(RECORD.read_text(encoding="utf-8"))
     counts = Counter(_folder(hit.path) for hit in found)
     if options.update:
-        record = {folder: min(hits, counts[folder]) for folder, hits in record.items()}
-        record = {folder: hits for folder, hits in record.items() if hits}
+        record = {folder: min(count, counts[folder]) for folder, count in record.items()}
+        record = {folder: count for folder, count in record.items() if count}
         RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    grown = {folder for folder, hits in counts.items() if hits > record.get(folder, 0)}
+    grown = {folder for folder, count in counts.items() if count > record.get(folder, 0)}
     for hit in found:
         if _folder(hit.path) in grown:
             print(hit)
