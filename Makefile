@@ -2,7 +2,7 @@
 #
 #   make demo    install lrgate and run the demo
 #   make test    all Rust and Python tests, on every instruction set of this machine
-#   make lint    formatting, lints, types, documentation
+#   make lint    formatting, lints, types, documentation, spelling, prose
 #   make counts  instructions of kernels against those on record (x86-64 Linux, valgrind)
 #   make bench   all benchmarks
 #   make bench-peers  lrgate beside every other engine; hours; writes docs/benchmarks.md
@@ -72,6 +72,9 @@ lint: $(VENV)/installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict python/lrgate
 	MYPYPATH=python $(BIN)/stubtest lrgate._core
+	git ls-files -z | xargs -0 $(BIN)/codespell
+	git ls-files -z '*.md' | xargs -0 $(BIN)/pymarkdown scan
+	$(BIN)/python tools/prose.py
 
 counts: | $(BIN)/python
 	CARGO=$(CARGO) $(BIN)/python benches/counts.py

@@ -1,9 +1,8 @@
-"""Dense, skip, gate and the fastest mix side by side, by number of rows a call.
+"""Dense, skip, gate and the fastest mix side by side, by number of rows per call.
 
 ``pytest --benchmark-only`` runs it. Each benchmark first asserts that the answers are right:
-against the network in float64, whose gates are emulated, and for the gate against a limit on what
-it may cost. ``--benchmark-json=FILE`` keeps, beside the times, what they depend on. Another row
-each call.
+against the network in float64, whose gates are emulated, and for the gate against a limit of its
+error. ``--benchmark-json=FILE`` keeps the settings beside the times. Each call takes another row.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def reference(case: str, gated: bool) -> oracle.Reference:
 def outputs(
     call: Callable[[npt.NDArray[Any]], Any], x: npt.NDArray[Any], rows: int
 ) -> npt.NDArray[np.float32]:
-    """Outputs on all of `x`, in calls of `rows` rows; what is left over is filled up."""
+    """Outputs on all of `x`, in calls of `rows` rows; the last call is padded."""
     parts = [call(np.resize(x[i : i + rows], (rows, x.shape[1]))) for i in range(0, len(x), rows)]
     return np.concatenate(parts)[: len(x)]
 
@@ -114,7 +113,7 @@ def record(benchmark: Any, case: Case, strategy: str, rows: int, threads: int) -
     )
 
 
-# The random networks cost more time, and what is to be learned from them is each strategy's.
+# The random networks take longer and are of interest for the single strategies only.
 CONTESTS = [
     (case, strategy)
     for case in CASES

@@ -2,8 +2,7 @@
 
 Builds ``rust/core/examples/counts.rs`` in release and runs each of its cases under callgrind, which
 counts instructions inside the measured call alone. Unlike times, counts are the same on every run
-and hardly depend on the machine; what they cannot tell is what a cache miss or a slow instruction
-costs.
+and hardly depend on the machine; they do not show the cost of a cache miss or a slow instruction.
 
 A count more than 3 % from that in ``benches/counts.json`` fails, in either direction: a gain, too,
 belongs on record (``--update``), with the change that made it. Where there is no AVX2 on x86-64
@@ -33,7 +32,7 @@ NO_AVX2: Final = 3
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Instructions of kernels against the record.")
-    parser.add_argument("--update", action="store_true", help="write the record anew")
+    parser.add_argument("--update", action="store_true", help="write the record again")
     arguments = parser.parse_args()
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return _skipped("this is not x86-64 Linux")

@@ -35,7 +35,7 @@ Float32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A network with gates, its rows, and what its gates may cost.
+    """A network with gates, its rows, and the error that its gates may cause.
 
     `labels` are the rows' true ones, where there are any. `optimised` is the network as
     `lrgate.optimize` made it, int8 and all; `net` is f32. `max_gate_error` limits the squared
@@ -75,7 +75,7 @@ class Case:
 def shipped() -> Case:
     """The shipped network on the shipped digits, as float32 pixels from 0 to 255."""
     net, x, y = lrgate.examples.mnist()
-    # In f32, and gates that score in f32, so that float64 can tell what is right to rounding.
+    # In f32, and gates that score in f32, so that float64 can check them up to rounding.
     gates = [layer.gate and replace(layer.gate, range=None) for layer in net.layers]
     plain = net.with_quantization([None] * len(gates)).with_gates(gates)
     rows = x.astype(np.float32)
@@ -109,7 +109,7 @@ def random(widths: str, input_density: float) -> Case:
 
 
 def random_name(widths: str, input_density: float) -> str:
-    """What such a case is called."""
+    """The name of such a case."""
     return f"{widths}, input density {input_density:g}"
 
 

@@ -1,4 +1,4 @@
-"""What `lrgate.optimize` brings: ``python benches/optimizer.py EXPERIMENT --data-dir data/mnist``.
+"""The gains of `lrgate.optimize`: ``python benches/optimizer.py EXPERIMENT --data-dir data/mnist``.
 
 seeds    the paper's MNIST network, five seeds, trained without regard to lrgate: error and time of
          the optimised network against dense and against the best exact plan
@@ -165,7 +165,7 @@ def random(options: argparse.Namespace) -> None:
 
 
 def orders(options: argparse.Namespace) -> None:
-    """What putting units that are on together side by side does to groups of them, and to skip."""
+    """The effect of an order of units on the groups that are on, and on skip."""
     net = trained(options, "paper-1", "--preset paper --epochs 17", 1)
     rows = data.load(options.data_dir)
     chosen = np.random.default_rng(0).permutation(len(rows.x_train))[:4000]

@@ -1,18 +1,18 @@
-"""What a call of one float32 row costs above the core's own time: ``python benches/overhead.py``.
+"""The cost of a call of one float32 row above the core's own time: ``python benches/overhead.py``.
 
-Two measurements, each an upper limit of the same cost, which is what Python, the checks of the
-argument and the new output array take:
+Two measurements, each an upper limit of the same cost: Python, the checks of the argument and the
+new output array.
 
 1. A network of one input and one unit. Nothing is left to compute, so the whole call is overhead;
    this is the cost while its code is in the caches.
 2. The shipped network in its fastest mix (of a longer call the difference would be lost in the
    noise), where the weights pass through the caches between two calls, as in use: the median call,
    less the sum of the layers' own times. The core measures those around each layer in
-   passes over the same rows, one row a pass (``net.engine.profile``), so what is left includes the
+   passes over the same rows, one row at a time (``net.engine.profile``), so the rest includes the
    core's part outside layers, too: finding the inputs that are not zero, and choosing the plan.
 
-Both by turns, a round of each, and the differences by round: medians with quartiles. The clock's
-own time is subtracted from the calls; the core subtracts it from the layers.
+Both are interleaved, a round of each, with the differences by round: medians with quartiles. The
+clock's own time is subtracted from the calls; the core subtracts it from the layers.
 """
 
 from __future__ import annotations

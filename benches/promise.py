@@ -44,7 +44,7 @@ MEASURED = (MODULE.Search._race, MODULE.Search._layer_seconds, MODULE.Search._tu
 
 @dataclass(frozen=True)
 class Kind:
-    """What a run is of."""
+    """The task of a run."""
 
     name: str
     task: str
@@ -146,7 +146,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def run(job: tuple[str, int]) -> dict[str, Any]:
-    """One task, one network, one call of `optimize`, and what fresh rows say."""
+    """One task, one network, one call of `optimize`, and its increase on fresh rows."""
     kind = next(kind for kind in KINDS if kind.name == job[0])
     rng = np.random.default_rng([job[1], *map(ord, kind.name)])
     quick(kind.forced)
@@ -214,7 +214,7 @@ def race(self: Any, size: int, _seconds: float, rows: Any = None, **networks: An
 
 
 def layer_seconds(self: Any, network: Any) -> Array:
-    """A gate costs its rank and what it computes."""
+    """A gate costs its rank and the units that it computes."""
     found = network.profile(self.split.tune[:512], seconds=0).layers
     costs = [y.computed_share / 2 + y.rank / 1000 if y.rank else 1.0 for y in found]
     return np.tile(np.array(costs)[:, None], len(self.sizes))
@@ -297,7 +297,7 @@ class Task:
         return lrgate.Network.from_layers(layers, task=self.kind.task)
 
     def increase(self, before: Any, after: Any, rng: np.random.Generator) -> float:
-        """What the budget counts, on fresh rows."""
+        """The increase that the budget limits, on fresh rows."""
         x = self.inputs(rng, FRESH)
         old, new = before(x).astype(np.float64), after(x).astype(np.float64)
         truth = self.truth(x) if self.kind.labels else None

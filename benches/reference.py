@@ -1,4 +1,4 @@
-"""What lrgate is checked against: the network in float64, with the error that float32 may have."""
+"""The reference for lrgate: the network in float64, with the error that float32 may have."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def reference(net: lrgate.Network, x: npt.ArrayLike, *, gated: bool = False) -> 
 
     A dot product of length d in float32, in whatever order, is off by at most ``(d + 2) eps``
     times the same sum of absolute values, to first order (Higham, Accuracy and Stability of
-    Numerical Algorithms, section 3.1); what its inputs are off by is carried through the absolute
+    Numerical Algorithms, section 3.1); the error of its inputs is carried through the absolute
     weights.
     """
     eps = float(np.finfo(np.float32).eps)

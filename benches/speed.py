@@ -1,7 +1,7 @@
 """lrgate beside ONNX Runtime on the shipped network, in one run: ``python benches/speed.py``.
 
-All contestants take turns in every round, each with another call of real digits each time, so that
-they meet the same clock speeds and neighbours. Ratios are medians over rounds, with quartiles. The
+All engines take turns in every round, each with another call of real digits each time, so that they
+meet the same clock speeds and neighbours. Ratios are medians over rounds, with quartiles. The
 errors are those on the digits, of calls with as many rows as are timed.
 
 One thread each; where the process may use two CPUs, the throughput of two threads follows.

@@ -452,16 +452,15 @@ def work(factor: float, wrong: float = 0.0) -> dict[str, Any]:
 
 
 def test_the_report_is_made_of_the_files_alone(report: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "benchmarks"
+    folder, page = tmp_path / "results", tmp_path / "docs" / "benchmarks.md"
     folder.mkdir()
     with pytest.raises(ValueError, match=r"has no \.json file"):
-        report.write(folder)
+        report.write(folder, page)
     (folder / "shipped.json").write_text(json.dumps(work(12.5)), encoding="utf-8")
-    (tmp_path / "benchmarks.notes.md").write_text("Prose.\n", encoding="utf-8")
-    report.write(folder)
-    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    report.write(folder, page)
+    assert not page.exists(), "a page of one network would replace that of all"
+    text = (folder / "details.md").read_text(encoding="utf-8")
     for expected in (
-        "\n\nProse.\n\n",
         "| shipped | 1 row, speed of the best peer | 12 | 12.50 (12.50 to 12.50) | reached |",
         "| shipped | 1,024 rows, speed of the best peer | 4 |  | not measured |",
         "| shipped | file to first answer | at most 50 ms | 40.0 ms | reached |",
@@ -470,29 +469,42 @@ def test_the_report_is_made_of_the_files_alone(report: Any, tmp_path: Path) -> N
         "shipped at 1 on CPU 0",
     ):
         assert expected in text
-    assert text.startswith("# Benchmarks\n\nMade by")
-    assert {path.name for path in folder.glob("*.png")} == {"shipped.png", "ratios.png"}
-    titled = "# Of another machine\n\nProse.\n"
-    (tmp_path / "benchmarks.notes.md").write_text(titled, encoding="utf-8")
-    report.write(folder)
-    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
-    assert text.startswith("# Of another machine\n\nMade by") and "\n\nProse.\n\n" in text
+    assert {path.name for path in folder.glob("*.svg")} == {"shipped.svg"}
 
 
-def test_the_report_shows_the_growth_of_its_own_folder(
+def test_the_page_has_the_figures_of_all_networks(
     report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "benchmarks-there"
+    folder, page = tmp_path / "results", tmp_path / "docs" / "benchmarks.md"
     folder.mkdir()
-    (folder / "shipped.json").write_text(json.dumps(work(12.5)), encoding="utf-8")
+    for name in report.ORDER:
+        values = work(11.5) | {"name": name, "title": f"The {name}"}
+        (folder / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
+    report.write(folder, page)
+    text = page.read_text(encoding="utf-8")
+    for expected in (
+        "| *paper*: The paper | 3.00 | 30.00 ORT int8 QDQ | **11.50** (11.50 to 11.50) | 3.00 ",
+        "| ORT int8 QDQ | 30.00 | 30.00 | 30.00 |",
+        "| 1 row, speed of the best peer | shipped 11.50 of 12, wide 11.50 of 12 |",
+        "CPU C; platform P; lrgate 1, i; Python 3; BLAS of NumPy openblas; onnxruntime 1.0.\n",
+    ):
+        assert expected in text
+    assert "## Growth" not in text and "## Method" in text and "$" not in text
+    pictures = {path.name: path.read_text("utf-8") for path in (page.parent / "images").iterdir()}
+    assert set(pictures) == {"benchmarks-speed.svg"}
+    assert ">svhn-sparse</text>" in pictures["benchmarks-speed.svg"]
+    assert "prefers-color-scheme" in pictures["benchmarks-speed.svg"]
+    drawn: list[Any] = []
+    monkeypatch.setattr(report.growth, "markdown", lambda made: f"{made}")
+    monkeypatch.setattr(report.growth, "draw_summary", lambda *given: drawn.append(given))
     (folder / "growth.json").write_text('{"curves": "all"}', encoding="utf-8")
-    monkeypatch.setattr(report.growth, "markdown", lambda made, pictures: f"{made} {pictures}")
-    report.write(folder)
-    text = folder.with_suffix(".md").read_text(encoding="utf-8")
-    assert "{'curves': 'all'} benchmarks-there" in text
+    report.write(folder, page)
+    assert "{'curves': 'all'}" in (folder / "details.md").read_text(encoding="utf-8")
+    assert "## Growth" in page.read_text(encoding="utf-8")
+    assert drawn == [({"curves": "all"}, page.parent / "images" / "benchmarks-growth.svg")]
 
 
-def test_a_picture_names_contestants_that_not_every_number_of_threads_has(
+def test_a_picture_names_engines_that_not_every_number_of_threads_has(
     report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values, second = work(12.5), work(12.5)["comparisons"]["1"]
@@ -501,7 +513,7 @@ def test_a_picture_names_contestants_that_not_every_number_of_threads_has(
             race["entries"].insert(1, entry(added, 40.0))
     values["comparisons"]["2"] = second | {"threads": 2}
     figures: list[Any] = []
-    monkeypatch.setattr(report, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(report, "save", lambda figure, path: figures.append(figure))
     report.draw_times(values, tmp_path / "shipped.png")
     one, two = figures[0].axes
     named = [text.get_text() for text in two.get_legend().get_texts()]

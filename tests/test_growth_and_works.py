@@ -146,7 +146,7 @@ def test_growth_networks_have_the_density_and_gates_that_find_it(change: dict[st
         assert outputs.mean() == pytest.approx(shape.density, rel=0.3)
         assert report.recall > 0.9
         assert report.computed_share < 2 * shape.density
-    judged = growth.judge(growth.contestants(net, calibration, peer=False), x)
+    judged = growth.judge(growth.candidates(net, calibration, peer=False), x)
     assert judged["gate f32"]["computed"] < 2 * shape.density
     assert judged["skip f32"]["multiply_adds"] < judged["dense f32"]["multiply_adds"]
 
@@ -166,7 +166,7 @@ def test_a_gate_that_misses_units_ends_the_run() -> None:
     gate = net.layers[1].gate
     blind = net.with_gates({1: lrgate.Gate(gate.u, -gate.v, gate.bias)})
     with pytest.raises(RuntimeError, match="recall"):
-        growth.judge(growth.contestants(blind, calibration, peer=False), x)
+        growth.judge(growth.candidates(blind, calibration, peer=False), x)
 
 
 def test_every_unit_is_on_at_density_1() -> None:
@@ -205,20 +205,20 @@ def test_exponents_and_the_rendered_section() -> None:
             ("gate f32", 256): 1,
         }
     )
-    text = growth.markdown(made, "elsewhere")
+    text = growth.markdown(made)
     assert "| dense f32 | 2.00 | 2.00 |" in text
     assert "| gate f32 | 1.00 (1.00) | 1.00 (1.00) |" in text
     assert "3 layers, 64 live units in each hidden layer, rank 8." in text
     assert "- cpu: a processor\n" in text
     assert "had its CPU for 90% of the time" in text
     assert "least recall of any is 0.90" in text
-    assert "(elsewhere/growth-rows.png)" in text
+    assert "(growth-rows.svg)" in text
 
 
 def test_measured_curves_are_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     points = [(width, replace(SHAPE, width=width)) for width in (64, 128)]
-    measured = growth.measure(points, (8,), 0.01)
+    measured = growth.measure(points, (1, 8), 0.01)
     by_rows = growth.measure([(rows, SHAPE) for rows in (1, 2)], None, 0.01)
     assert 0 < by_rows[0]["cpu_share"] <= 1
     assert [(point["value"], point["rows"]) for point in by_rows] == [(1, 1), (2, 2)]
@@ -230,7 +230,10 @@ def test_measured_curves_are_drawn(tmp_path: Path) -> None:
     }
     made = json.loads(json.dumps(made))
     growth.draw(made, tmp_path)
-    assert (tmp_path / "growth-width.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "growth-rows.png").stat().st_size > 1000
+    assert (tmp_path / "growth-width.svg").read_bytes().startswith(b"<svg")
+    assert ">gate int8: " in (tmp_path / "growth-width.svg").read_text("utf-8")
+    assert (tmp_path / "growth-rows.svg").stat().st_size > 1000
+    growth.draw_summary(made, tmp_path / "summary.svg")
+    assert ">gate int8</text>" in (tmp_path / "summary.svg").read_text("utf-8")
     for engine in measured[0]["engines"]:
-        assert f"| {engine} |" in growth.markdown(made, "elsewhere")
+        assert f"| {engine} |" in growth.markdown(made)

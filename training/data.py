@@ -81,7 +81,7 @@ KNOWN: dict[str, dict[str, Checksums]] = {
 
 @dataclass(frozen=True)
 class DataSet:
-    """The four arrays of a data folder and what identifies them.
+    """The four arrays of a data folder and their checksums.
 
     ``x_train`` and ``x_test`` are (n, width) raw pixels; ``y_train`` and ``y_test`` are (n,)
     labels below 10. ``checksums`` maps each file's base name to the MD5 of its content, gzip

@@ -55,7 +55,7 @@ def export(
     Parameters
     ----------
     checkpoint
-        What ``best.pt`` holds.
+        The content of ``best.pt``.
     data_set
         The data the run was trained on, as it was read: calibration and probe rows come from its
         training split, padded as the recipe says.

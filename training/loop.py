@@ -36,7 +36,7 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True)
 class Scaling:
-    """What turns raw pixels into the network's input: ``pixels * scale + shift``.
+    """The map from raw pixels to the network's input: ``pixels * scale + shift``.
 
     Both are shape () or (width,).
     """
@@ -162,7 +162,7 @@ class Trainer:
         )
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what :meth:`save` wrote, read with :func:`read_checkpoint`."""
+        """Continue from a file of :meth:`save`, read with :func:`read_checkpoint`."""
         if state["data"] != self.checksums:
             raise TrainingError("--resume: the run was trained on other data than --data-dir holds")
         self.model.load_state_dict(state["model"])

@@ -2,8 +2,8 @@
 
     python training/make_goldens.py
 
-Each ``tests/golden/*.npz`` holds one network with float32 weights and what PyTorch computes for a
-few rows in float64: ``layers.{i}.weight`` (out, in), ``layers.{i}.bias`` (out,), ``x`` (n, in),
+Each ``tests/golden/*.npz`` holds one network with float32 weights and PyTorch's values for a few
+rows in float64: ``layers.{i}.weight`` (out, in), ``layers.{i}.bias`` (out,), ``x`` (n, in),
 ``activations`` (JSON text, one object per layer), and ``layers.{i}.pre_activation``,
 ``layers.{i}.output`` (n, out) and ``y`` (n, classes), the last layer's output. The seed is fixed;
 widths are odd on purpose, so that they fill no vector register evenly.

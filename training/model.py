@@ -2,9 +2,9 @@
 
 A hidden layer computes ``relu(a W + b)``. With the estimator on it computes
 ``relu(a W + b) * S``, where S is 1 for the units whose estimate ``a U V + b`` is positive and 0
-for the others: what a gated network computes at inference, so the training sees the units the
-gate will drop. U and V are the truncated singular value decomposition of W (Davis and Arel 2013,
-arXiv 1312.4461), taken anew once per epoch; between two of those the weights move on and the
+for the others, as a gated network does at inference, so the training sees the units that the gate
+will drop. U and V are the truncated singular value decomposition of W (Davis and Arel 2013,
+arXiv 1312.4461), recomputed once per epoch; between two of those the weights move on and the
 estimate ages, which the log shows.
 """
 
@@ -41,7 +41,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class HiddenPass:
-    """What one hidden layer did with a batch of n rows; all tensors are (n, units)."""
+    """The result of one hidden layer for a batch of n rows; all tensors are (n, units)."""
 
     pre_activation: Tensor
     estimated_positive: Tensor | None
@@ -66,7 +66,7 @@ class MaskedMLP(nn.Module):
         self.factors: list[Factors | None] = [None] * (len(widths) - 2)
 
     def refresh_factors(self, ranks: tuple[int, ...]) -> None:
-        """Take the estimator's factors anew from the weights as they are now; rank 0 has none."""
+        """Recompute the estimator's factors from the current weights; rank 0 has none."""
         hidden_weights = list(self.weights)[:-1]
         self.factors = [
             Factors.of(weight, rank) if rank else None

@@ -1,7 +1,7 @@
 """Recipes: every choice that a training run depends on, the presets, and their checks.
 
-A run is a function of its recipe and the data alone, so the recipe is what a checkpoint and a
-log record, what ``--resume`` compares, and what the command stored in a network is made from.
+A run is a function of its recipe and the data alone. So checkpoints and logs record the recipe,
+``--resume`` compares it, and the command stored in a network is made from it.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def check(recipe: Recipe, input_size: int | None = None) -> None:
     Raises
     ------
     RecipeError
-        Names the option, what was expected and what came.
+        Names the option, the expected value and the actual one.
     """
     _require(
         all(width > 0 for width in recipe.hidden) and len(recipe.hidden) > 0,

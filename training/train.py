@@ -2,7 +2,7 @@
 
     python training/train.py --preset sparse --data-dir data/mnist --out-dir training/runs/sparse
 
-See training/README.md for what the presets are and what they reach.
+See training/README.md for the presets and their errors.
 """
 
 from __future__ import annotations

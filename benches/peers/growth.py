@@ -1,21 +1,21 @@
 """How time grows with width, depth, density, rank and rows: ``python benches/peers/growth.py``.
 
 Each curve changes one number of a network with 256 inputs, hidden layers of equal width, and 10
-outputs. A row switches on some 64 units in each hidden layer, unless density is what changes. One
+outputs. A row switches on some 64 units in each hidden layer, unless the density changes. One
 thread; all engines take turns in every round, in calls of one row and of 256.
 
 A hidden layer's weight is a random matrix of the gate's rank and noise of `NOISE` times its size,
-``W = U V + N``. So the factors of a gate are known without a fit, at any width. The gate is what
-any other is: it scores units by ``x u v + c``, and is wrong where the noise decides. Its recall and
-the share of units it computes are measured on rows that chose no bias; a recall of `LEAST_RECALL`
-or less ends the run.
+``W = U V + N``. So the factors of a gate are known without a fit, at any width. The gate works
+like any other: it scores units by ``x u v + c``, and is wrong where the noise decides. Its recall
+and the share of units it computes are measured on rows that chose no bias; a recall of
+`LEAST_RECALL` or less ends the run.
 
 In networks of many random layers a row of a little more activity than others switches on more units
 in each layer, until a few rows have it all. So in the curve of depth rows are of as many kinds as
 the rank, and each kind switches on 64 units of its own in each layer.
 
 ``--cpu N`` keeps everything on that CPU (Linux). The run writes growth.json and a picture for each
-curve into ``--out-dir``; ``--draw`` makes the pictures again from growth.json. ONNX Runtime is left
+curve into ``--results``; ``--draw`` only draws the pictures, from growth.json. ONNX Runtime is left
 out where it is not installed.
 """
 
@@ -54,7 +54,7 @@ AXES = {
     "depth": "layers, with the output",
     "density": "density of the inputs of every layer",
     "rank": "rank of the gates",
-    "rows": "rows a call",
+    "rows": "rows per call",
 }
 WIDEST_PEER = 8192
 """ONNX Runtime holds a weight several times while it loads; 16,384 squared is 1 GiB once."""
@@ -67,7 +67,7 @@ Call = Callable[[Float32Array], Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """What makes a network of `layers`, the output's included; `density` is the hidden units'."""
+    """Sizes of a network of `layers`, including the output; `density` is that of hidden units."""
 
     width: int = 2048
     layers: int = 3
@@ -84,7 +84,7 @@ def _powers(first: int, last: int) -> list[int]:
 
 
 def curves() -> dict[str, list[tuple[float, Shape]]]:
-    """By the name of what changes: its values, and the network of each."""
+    """By the name of the quantity that changes: its values, and the network of each."""
     base = Shape()
     return {
         "width": [
@@ -162,13 +162,13 @@ def _hidden(
 
 
 def _exceeded(values: Float32Array, share: float) -> Float32Array:
-    """What a new row's value in each column exceeds with this probability."""
+    """The value that a new row exceeds in each column with this probability."""
     if share == 1:
         return values.min(axis=0) - 3
     return np.quantile(values, 1 - share, axis=0, method="weibull").astype(np.float32)
 
 
-def contestants(
+def candidates(
     net: lrgate.Network, calibration: Float32Array, *, peer: bool = True
 ) -> dict[str, Call]:
     """lrgate's strategies in f32 and int8, the whole network in one of them, and the peer."""
@@ -193,11 +193,11 @@ def contestants(
 
 
 def judge(calls: dict[str, Call], x: Float32Array) -> dict[str, dict[str, Any]]:
-    """What each contestant does on these rows; refuses wrong outputs and gates that miss much.
+    """Accuracy of each engine on these rows; refuses wrong outputs and gates that miss much.
 
     Returns
     -------
-    dict by contestant
+    dict by engine
         ``difference``: squared difference of its outputs from the dense ones, over these squared.
         Of lrgate's, ``multiply_adds`` a row; of gates, the least ``recall`` of a hidden layer, and
         ``computed``, the mean share of hidden units computed.
@@ -234,13 +234,13 @@ def measure(
     -------
     list of dict
         For each value and batch size: ``value``, ``rows``, ``shape``, ``cpu_share``, which is how
-        much of the time this process ran, and by contestant in ``engines`` what `judge` says,
+        much of the time this process ran, and by engine in ``engines`` the result of `judge`,
         ``seconds`` a row and its ``quartiles``.
     """
     measured = []
     for shape, same in itertools.groupby(points, key=lambda point: point[1]):
         net, calibration, x = network(shape)
-        calls = contestants(net, calibration, peer=shape.width <= WIDEST_PEER)
+        calls = candidates(net, calibration, peer=shape.width <= WIDEST_PEER)
         del net
         judged = judge(calls, x)
         for value, _ in same:
@@ -290,7 +290,7 @@ def run(seconds: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Line:
-    """One contestant's values in one batch size; `rows` is None in the curve of rows."""
+    """One engine's values in one batch size; `rows` is None in the curve of rows."""
 
     engine: str
     rows: int | None
@@ -316,7 +316,7 @@ def _exponent(values: list[float], amounts: list[float]) -> float:
 
 
 def lines(results: dict[str, Any], curve: str) -> list[Line]:
-    """The lines of a curve: by batch size, then by contestant."""
+    """The lines of a curve: by batch size, then by engine."""
     points = results["curves"][curve]
     found = []
     for rows in [None] if curve == "rows" else sorted({point["rows"] for point in points}):
@@ -337,65 +337,83 @@ def lines(results: dict[str, Any], curve: str) -> list[Line]:
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:
-    """Write ``growth-{curve}.png`` for each curve: time a row, both axes logarithmic."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+    """Write ``growth-{curve}.svg`` for each curve: time per row, both axes logarithmic."""
+    from pictures import plt, save
 
     for curve in results["curves"]:
         all_lines = lines(results, curve)
-        widest = max(line.values[-1] for line in all_lines)
         panels = list(dict.fromkeys(line.rows for line in all_lines))
-        size = (8 * len(panels), 5.2)
+        size = (7 * len(panels), 4.6)
         figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
         for axis, rows in zip(axes[0], panels, strict=True):
-            for line in all_lines:
-                if line.rows != rows:
-                    continue
-                strategy, precision = line.engine.rsplit(" ", 1)
-                last = line.values[-1]
-                up_to = "" if last == widest else f", up to {last:g} only"
-                axis.plot(
-                    line.values,
-                    [1e6 * value for value in line.seconds],
-                    color=COLOURS[strategy],
-                    linestyle="--" if precision == "int8" else "-",
-                    marker="o",
-                    markersize=3.5,
-                    label=f"{line.engine}: {line.exponent:.2f}{up_to}",
-                )
-            axis.set_xscale("log")
-            axis.set_yscale("log")
-            axis.set_xticks(sorted({value for line in all_lines for value in line.values}))
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.xaxis.set_minor_locator(NullLocator())
-            axis.tick_params(axis="x", labelrotation=45 if len(axis.get_xticks()) > 8 else 0)
-            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=30))
-            axis.yaxis.set_minor_formatter(NullFormatter())
-            axis.set_xlabel(AXES[curve])
-            axis.set_ylabel("us a row")
-            calls = "" if rows is None else f", {rows} row{'s' * (rows > 1)} a call"
-            axis.set_title(f"{curve}{calls}")
-            axis.grid(alpha=0.3, which="both")
+            _panel(axis, curve, rows, all_lines, exponents=True)
             title = "exponent, upper half"
-            axis.legend(title=title, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+            axis.legend(title=title, loc="upper left", bbox_to_anchor=(1, 1))
         figure.tight_layout()
-        figure.savefig(folder / f"growth-{curve}.png", dpi=110, metadata={"Software": None})
-        plt.close(figure)
+        save(figure, folder / f"growth-{curve}.svg")
 
 
-def markdown(results: dict[str, Any], pictures: str) -> str:
-    """The section of a document: what was measured, exponents and pictures.
+def draw_summary(results: dict[str, Any], path: Path) -> None:
+    """One picture of time per row by width and by density, in calls of one row."""
+    from pictures import plt, save
+
+    shown = [curve for curve in ("width", "density") if curve in results["curves"]]
+    figure, axes = plt.subplots(1, len(shown), figsize=(4.4 * len(shown), 3.4), squeeze=False)
+    for axis, curve in zip(axes[0], shown, strict=True):
+        _panel(axis, curve, 1, lines(results, curve), exponents=False)
+    axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def _panel(
+    axis: Any, curve: str, rows: int | None, all_lines: Sequence[Line], *, exponents: bool
+) -> None:
+    """Time per row against the value, one line for each engine."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from pictures import log_ticks
+
+    widest = max(line.values[-1] for line in all_lines)
+    for line in all_lines:
+        if line.rows != rows:
+            continue
+        strategy, precision = line.engine.rsplit(" ", 1)
+        label = line.engine
+        if exponents:
+            last = line.values[-1]
+            label += f": {line.exponent:.2f}"
+            label += "" if last == widest else f", up to {last:g} only"
+        axis.plot(
+            line.values,
+            [1e6 * value for value in line.seconds],
+            color=COLOURS[strategy],
+            linestyle="--" if precision == "int8" else "-",
+            marker="o",
+            markersize=3,
+            label=label,
+        )
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    values = {value for line in all_lines for value in line.values}
+    log_ticks(axis.xaxis, sorted(values))
+    axis.tick_params(axis="x", labelrotation=45 if len(values) > 6 else 0)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if exponents else (1,), numticks=30))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.set_xlabel(AXES[curve])
+    axis.set_ylabel("microseconds per row")
+    calls = "" if rows is None else f", {rows} row{'s' * (rows > 1)} per call"
+    axis.set_title(f"{curve}{calls}")
+    axis.grid(True)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The section of details.md: the setting, exponents and pictures.
 
     Parameters
     ----------
     results : dict
-        What growth.json holds.
-    pictures : str
-        Path of the pictures' folder as seen from the document.
+        The content of growth.json.
     """
     points = [point for curve in results["curves"].values() for point in curve]
     share = np.mean([point["cpu_share"] for point in points])
@@ -410,27 +428,27 @@ def markdown(results: dict[str, Any], pictures: str) -> str:
         "## Growth",
         "",
         "Networks of random weights: 256 inputs, hidden layers of equal width, 10 outputs; a row "
-        "switches on a set share of the units in each hidden layer. Weights are of low rank but "
-        f"for noise of {results['noise']:g} times their size, so that gates of that rank are known "
+        "switches on a set share of the units in each hidden layer. Weights are of low rank plus "
+        f"noise of {results['noise']:g} times their size, so gates of that rank are known "
         f"without a fit; the least recall of any is {recall:.2f}. One thread, which "
-        f"had its CPU for {share:.0%} of the time. Exponents are slopes of time a row over the "
-        "upper half of the values, both logarithmic; in brackets, the slopes of multiply-adds, the "
-        "estimate's included. "
-        f"{PEER} runs up to width {results['widest_peer']:,}, for its memory.",
+        f"had its CPU for {share:.0%} of the time. Exponents are slopes of the time per row over "
+        "the upper half of the values, both logarithmic; in brackets, the slopes of the "
+        "multiply-adds, including the estimate. "
+        f"{PEER} runs up to width {results['widest_peer']:,}, because of its memory.",
         "",
         *(f"- {name}: {value}" for name, value in results["machine"].items()),
     ]
     for curve in results["curves"]:
         all_lines = lines(results, curve)
         sizes = list(dict.fromkeys(line.rows for line in all_lines))
-        heads = ["a row" if rows is None else f"a row, calls of {rows}" for rows in sizes]
+        heads = ["per row" if rows is None else f"per row, calls of {rows}" for rows in sizes]
         text += [
             "",
             f"### {curve.capitalize()}",
             "",
             f"What changes: {AXES[curve]}. What stays: {_setting(results, curve)}",
             "",
-            f"![Time a row by {curve}]({pictures}/growth-{curve}.png)",
+            f"![Time per row by {curve}](growth-{curve}.svg)",
             "",
             "| engine | " + " | ".join(heads) + " |",
             "|---" * (1 + len(sizes)) + "|",
@@ -443,13 +461,13 @@ def markdown(results: dict[str, Any], pictures: str) -> str:
 
 def _cell(line: Line) -> str:
     work = line.work_exponent
-    # The addition makes 0 of what rounds to -0.
+    # The addition turns -0 into 0.
     shown = [round(slope, 2) + 0.0 for slope in (line.exponent, work) if slope is not None]
     return " ".join([f"{shown[0]:.2f}", *(f"({slope:.2f})" for slope in shown[1:])])
 
 
 def _setting(results: dict[str, Any], curve: str) -> str:
-    """What stays the same in a curve."""
+    """The quantities that stay the same in a curve."""
     points = results["curves"][curve]
     fixed = {
         name: value
@@ -473,20 +491,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How time grows.")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each value and batch size")
     parser.add_argument("--cpu", type=int, help="keep everything on this CPU (Linux)")
-    parser.add_argument("--out-dir", type=Path, default=ROOT / "docs" / "benchmarks")
+    parser.add_argument("--results", type=Path, default=ROOT / "benches" / "results")
     parser.add_argument("--draw", action="store_true", help="measure nothing, draw what is there")
     options = parser.parse_args()
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})
-    path = options.out_dir / "growth.json"
+    path = options.results / "growth.json"
     if not options.draw:
         with lrgate.num_threads(1):
             results = run(options.seconds)
-        options.out_dir.mkdir(parents=True, exist_ok=True)
+        options.results.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             file.write((json.dumps(results, indent=1) + "\n").encode())
     results = json.loads(path.read_text())
-    draw(results, options.out_dir)
+    draw(results, options.results)
     print(markdown(results))
 
 

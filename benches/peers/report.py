@@ -1,31 +1,31 @@
-"""docs/benchmarks.md and its pictures, of docs/benchmarks/*.json alone.
+"""docs/benchmarks.md and its pictures, from the results of run.py and growth.py.
 
     python benches/peers/report.py
 
-Prose is in docs/benchmarks.notes.md; every figure is from what run.py measured. ``--folder`` names
-another machine's.
+The page is page.md with the figures filled in. Everything else that was measured, engine by engine,
+goes into ``details.md`` beside the results, which git ignores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import string
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import growth
-import matplotlib.pyplot as plt
-from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+from pictures import INK, log_ticks, plt, save
 
 from lrgate.files.atomic import replacing
 
-FOLDER = Path(__file__).resolve().parents[2] / "docs" / "benchmarks"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benches" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+TEMPLATE = Path(__file__).with_name("page.md")
 ORDER = (
     *("shipped", "paper", "fashion", "svhn", "svhn-sparse"),
     *("wide", "deep", "tabular", "dense"),
@@ -39,7 +39,7 @@ SPEED_TARGETS = {
     "wide": {1: 12.0, 256: 3.0, 1024: 3.0},
     "tabular": {1: 5.0, 256: 1.5, 1024: 1.2},
 }
-"""How many times as fast as the best peer at any precision, by work and rows a call."""
+"""How many times as fast as the best peer at any precision, by network and rows per call."""
 
 F32_TARGETS = {"shipped": {1: 7.0, 256: 2.5}}
 """The same, f32 against the best f32 peer."""
@@ -60,74 +60,207 @@ COLOURS = {
     BYTES: "#f4772e",
     "lrgate f32": "#e377c2",
     "lrgate dense": "#7f4f3f",
-    "NumPy": "#000000",
+    "NumPy": "#57a0a0",
     "scikit-learn": "#999999",
     "PyTorch": "#2166ac",
     "ORT": "#1b9e77",
     "OpenVINO": "#6a3d9a",
     "JAX": "#b8a000",
 }
-"""By contestant, or by the first word of its name; the line's style tells the precision."""
+"""By engine, or by the first word of its name; the line's style shows the precision."""
 
 STYLES = {"f32": "-", "bf16": "-.", "int8": "--"}
+
+SHADES = ("#0969da", "#bf8700", "#8250df")
+"""Of numbers of rows per call; they show on light and on dark pages."""
 
 MARKERS = "^sDvP"
 """Of peers with the same first word, in turn."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="docs/benchmarks.md of docs/benchmarks/*.json")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="default: %(default)s")
-    write(parser.parse_args().folder)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
+    parser.add_argument("--page", type=Path, default=PAGE, help="default: %(default)s")
+    options = parser.parse_args()
+    write(options.results, options.page)
 
 
-def write(folder: Path) -> None:
-    """Write ``<folder>.md`` and a picture or two for each JSON file in `folder`.
+def write(results: Path, page: Path = PAGE) -> None:
+    """Write ``details.md`` with a picture for each network, and the page with its pictures.
 
-    Prose is in ``<folder>.notes.md``; a title of its own may be its first line.
+    The page stays as it is unless there are results of all networks.
+
+    Parameters
+    ----------
+    results : Path
+        Folder of the JSON files that run.py and growth.py wrote; the details go there too.
+    page : Path
+        The page; its pictures go into ``images/`` beside it.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If there are no results.
     """
-    measured = {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")}
+    measured = {path.stem: json.loads(path.read_text("utf-8")) for path in results.glob("*.json")}
     grown = measured.pop("growth", None)
     works = list(measured.values())
     if not works:
-        raise ValueError(f"{folder} has no .json file; benches/peers/run.py makes them")
+        raise ValueError(f"{results} has no .json file; benches/peers/run.py makes them")
     works.sort(key=lambda work: (_place(work["name"]), work["name"]))
-    for work in works:
-        draw_times(work, folder / f"{work['name']}.png")
-    draw_ratios(works, folder / "ratios.png")
-    notes = folder.with_name(f"{folder.name}.notes.md")
-    prose = notes.read_text(encoding="utf-8").strip() if notes.exists() else ""
-    title = "# Benchmarks"
-    if prose.startswith("# "):
-        title, _, prose = prose.partition("\n")
-    parts = [
-        title,
-        f"Made by `make bench-peers{_options(folder)}`: `benches/peers/report.py` writes this file "
-        f"from `{folder.name}/*.json`.",
-        prose.strip(),
-        f"![times as fast as the best peer]({folder.name}/ratios.png)",
-        "## Targets\n\n" + targets_table(works),
-        *(section(work, folder.name) for work in works),
-        "" if grown is None else growth.markdown(grown, folder.name),
-        "## What it ran on\n\n" + environment(works),
-    ]
-    text = "\n\n".join(part for part in parts if part) + "\n"
-    with replacing(folder.with_suffix(".md")) as file:
+    write_details(works, grown, results)
+    if missing := set(ORDER) - {work["name"] for work in works}:
+        print(f"{page} is left as it is: no results of {', '.join(sorted(missing))}")
+    else:
+        write_page(works, grown, page)
+
+
+def write_page(works: Sequence[dict[str, Any]], grown: dict[str, Any] | None, page: Path) -> None:
+    """Fill the template; without growth curves their section is left out."""
+    images = page.parent / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    draw_ratios(works, images / "benchmarks-speed.svg")
+    template = TEMPLATE.read_text(encoding="utf-8")
+    if grown is None:
+        before, _, rest = template.partition("## Growth\n")
+        template = before + rest[rest.index("## ") :]
+    else:
+        growth.draw_summary(grown, images / "benchmarks-growth.svg")
+    lines = [line for work in works if (one := _at(work, 1)) for line in targets(work, one)]
+    text = string.Template(template).substitute(
+        speed=speed_table(works),
+        engines=engines_table(works),
+        reached=sum(line.verdict.startswith("reached") for line in lines),
+        targets=sum(line.verdict != "not measured" for line in lines),
+        missed=missed_table(lines),
+        machine=machine(works),
+    )
+    with replacing(page) as file:
         file.write(text.encode())
 
 
-def _options(folder: Path) -> str:
-    """What run.py must be told to write there."""
-    return "" if folder.name == FOLDER.name else f' PEERS="--out docs/{folder.name}"'
+def write_details(
+    works: Sequence[dict[str, Any]], grown: dict[str, Any] | None, results: Path
+) -> None:
+    """All that was measured, as tables and pictures."""
+    for work in works:
+        draw_times(work, results / f"{work['name']}.svg")
+    parts = [
+        "# Benchmarks in detail",
+        "Written by `benches/peers/report.py` from the JSON files in this folder.",
+        "## Targets\n\n" + targets_table(works),
+        *(section(work) for work in works),
+        "" if grown is None else growth.markdown(grown),
+        "## Machines and versions\n\n" + environment(works),
+    ]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    with replacing(results / "details.md") as file:
+        file.write(text.encode())
 
 
 def _place(name: str) -> int:
     return ORDER.index(name) if name in ORDER else len(ORDER)
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+PAGE_ROWS = (1, 256)
+"""Rows per call in the page's tables."""
+
+PAGE_WORKS = ("shipped", "paper", "dense")
+"""Networks for which the page has the times of every engine."""
+
+
+def speed_table(works: Sequence[dict[str, Any]]) -> str:
+    """lrgate beside the best peer: on one thread, then the ratios on two."""
+    lines = []
+    for work in works:
+        one, two = _at(work, 1), _at(work, 2)
+        if one is None:
+            continue
+        cells = [f"*{work['name']}*: {work['title']}"]
+        errors = []
+        for rows in PAGE_ROWS:
+            race = _race(one, rows)
+            entry = _entry(race, "lrgate") if race else None
+            if race is None or entry is None or "any" not in entry["over"]:
+                cells += ["", "", ""]
+                continue
+            errors.append(entry["error"])
+            against = entry["over"]["any"]
+            peer = _entry(race, against["peer"])
+            cells += [
+                micro(entry["seconds_per_row"]),
+                f"{micro(peer['seconds_per_row'])} {against['peer']}" if peer else "",
+                f"**{against['median']:.2f}** ({against['low']:.2f} to {against['high']:.2f})",
+            ]
+        found = between([one["error_dense"], *errors]) if work["name"] != "dense" else ""
+        lines.append([*cells, " / ".join(_ratio(two, rows) for rows in PAGE_ROWS), found])
+    head = ["network"]
+    for rows in PAGE_ROWS:
+        head += [f"lrgate, {of_rows(rows)}", "best peer", "times as fast"]
+    return table([*head, "on two threads", "error"], lines)
+
+
+def _ratio(comparison: dict[str, Any] | None, rows: int) -> str:
+    race = _race(comparison, rows) if comparison else None
+    entry = _entry(race, "lrgate") if race else None
+    if entry is None or "any" not in entry["over"]:
+        return "-"
+    return f"{entry['over']['any']['median']:.2f}"
+
+
+def engines_table(works: Sequence[dict[str, Any]]) -> str:
+    """Microseconds per row of every engine on a few networks, on one thread.
+
+    An asterisk marks an error above the limit; the start is that of the first network.
+    """
+    shown = [(work, one) for work in works if work["name"] in PAGE_WORKS and (one := _at(work, 1))]
+    names = dict.fromkeys(name for _, one in shown for name in _names(one))
+    starts = {start["name"]: start for start in shown[0][1]["starts"]} if shown else {}
+    lines = []
+    for name in names:
+        cells = [name]
+        for _, one in shown:
+            for rows in PAGE_ROWS:
+                race = _race(one, rows)
+                entry = _entry(race, name) if race else None
+                mark = "" if entry is None or entry["within_limit"] else "\\*"
+                cells.append("" if entry is None else micro(entry["seconds_per_row"]) + mark)
+        start = starts.get(name)
+        lines.append([*cells, "" if start is None else f"{start['seconds'] * 1e3:.0f}"])
+    head = [f"{work['name']}, {of_rows(rows)}" for work, _ in shown for rows in PAGE_ROWS]
+    return table(["engine", *head, "start, ms"], lines)
+
+
+def missed_table(lines: Sequence[Line]) -> str:
+    """The targets that were missed, one line for each kind."""
+    kinds: dict[str, list[str]] = {}
+    for line in lines:
+        if line.verdict == "missed":
+            kinds.setdefault(line.what, []).append(f"{line.work} {line.short}")
+    return table(["target", "missed by"], [[what, ", ".join(by)] for what, by in kinds.items()])
+
+
+def machine(works: Sequence[dict[str, Any]]) -> str:
+    """The machine and versions of all comparisons; where they differ, every value."""
+    found: dict[str, dict[str, None]] = {}
+    for work in works:
+        for comparison in work["comparisons"].values():
+            values = comparison["machine"]
+            shown = {
+                "CPU": values["cpu"],
+                "platform": values["platform"],
+                "lrgate": f"{values['lrgate']}, {values['instruction set']}",
+                "Python": values["python"],
+                "BLAS of NumPy": comparison["blas"],
+                **comparison["versions"],
+            }
+            for key, value in shown.items():
+                found.setdefault(key, {})[value] = None
+    text = "; ".join(f"{key} {' or '.join(values)}" for key, values in found.items())
+    return textwrap.fill(f"{text}.", 100, break_on_hyphens=False)
 
 
 # --- targets -------------------------------------------------------------------------------------
@@ -142,6 +275,7 @@ class Line:
     target: str
     found: str
     verdict: str
+    short: str = ""
 
 
 def targets_table(works: Sequence[dict[str, Any]]) -> str:
@@ -156,13 +290,13 @@ def targets_table(works: Sequence[dict[str, Any]]) -> str:
 def targets(work: dict[str, Any], one: dict[str, Any]) -> Iterator[Line]:
     """The targets of one network."""
     name = work["name"]
-    for wanted, contestants, precision, words in (
+    for wanted, names, precision, words in (
         (SPEED_TARGETS, ("lrgate", BYTES), "any", "of the best peer"),
         (F32_TARGETS, ("lrgate f32",), "f32", "of the best f32 peer, in f32"),
     ):
         for rows, factor in wanted.get(name, {}).items():
             race = _race(one, rows)
-            entries = [_entry(race, each) for each in contestants] if race else []
+            entries = [_entry(race, each) for each in names] if race else []
             entries = [entry for entry in entries if entry and precision in entry["over"]]
             what = f"{of_rows(rows)}, speed {words}"
             if not entries:
@@ -181,7 +315,8 @@ def targets(work: dict[str, Any], one: dict[str, Any]) -> Iterator[Line]:
             verdict = "reached" if reached[0] else "missed"
             if verdict == "missed" and any(reached):
                 verdict = "reached with uint8 rows"
-            yield Line(name, what, f"{factor:g}", found, verdict)
+            short = f"{entries[0]['over'][precision]['median']:.2f} of {factor:g}"
+            yield Line(name, what, f"{factor:g}", found, verdict, short)
     if name == "dense":
         for race in one["races"]:
             entry = _entry(race, "lrgate")
@@ -193,13 +328,14 @@ def targets(work: dict[str, Any], one: dict[str, Any]) -> Iterator[Line]:
                     f"{LEAST_DENSE:g}",
                     spread(against),
                     verdict_of(against["median"] >= LEAST_DENSE),
+                    f"{against['median']:.2f} of {LEAST_DENSE:g}",
                 )
     race = _race(one, 1)
     entry = _entry(race, "lrgate") if race else None
     if entry:
         alone = entry.get("alone")
         ratio = entry["p99"] / entry["median"]
-        text = f"{ratio:.2f} by turns with the others"
+        text = f"{ratio:.2f} interleaved with the others"
         if alone:
             ratio = alone["p99"] / alone["median"]
             text = f"{ratio:.2f}; {text}"
@@ -209,6 +345,7 @@ def targets(work: dict[str, Any], one: dict[str, Any]) -> Iterator[Line]:
             f"at most {MOST_P99:g}",
             text,
             verdict_of(ratio <= MOST_P99 and entry["within_limit"]),
+            f"{ratio:.2f}",
         )
     start = next((each for each in one["starts"] if each["name"] == "lrgate"), None)
     if start:
@@ -218,6 +355,7 @@ def targets(work: dict[str, Any], one: dict[str, Any]) -> Iterator[Line]:
             f"at most {MOST_START * 1e3:g} ms",
             f"{start['seconds'] * 1e3:.1f} ms",
             verdict_of(start["seconds"] <= MOST_START),
+            f"{start['seconds'] * 1e3:.0f} ms",
         )
 
 
@@ -228,30 +366,30 @@ def verdict_of(reached: bool) -> str:
 # --- one network ---------------------------------------------------------------------------------
 
 
-def section(work: dict[str, Any], folder: str) -> str:
+def section(work: dict[str, Any]) -> str:
     """Tables and picture of one network."""
     parts = [
         f"## {work['title']}",
         f"`{work['command']}`",
-        f"![time per row against rows a call]({folder}/{work['name']}.png)",
+        f"![time per row against rows per call]({work['name']}.svg)",
     ]
     for comparison in work["comparisons"].values():
         threads = comparison["threads"]
         many = "one thread" if threads == 1 else f"{threads} threads"
         parts += [
-            f"Microseconds a row by rows a call, {many}, medians; {comparison['measure']} on "
+            f"Microseconds per row by rows per call, {many}, medians; {comparison['measure']} on "
             f"{comparison['test_rows']:,} rows, {percent(comparison['error_dense'])} of the dense "
-            "network. The fastest peer that counts is in bold.",
+            "network. The fastest peer within the error limit is in bold.",
             times_table(comparison),
-            f"lrgate by rows a call, {many}: times as fast as the best peer, with quartiles.",
+            f"lrgate by rows per call, {many}: times as fast as the best peer, with quartiles.",
             ratios_table(comparison),
         ]
         held = ", ".join(
             f"{name} {count / 1e6:.1f} MB" for name, count in comparison["network_bytes"].items()
         )
         parts += [
-            f"One row a call, {many}, and the start from a file, at the same settings. Weights "
-            f"that lrgate's networks hold, in all layouts these calls packed: {held}.",
+            f"One row per call, {many}, and the start from a file, with the same settings. Memory "
+            f"of lrgate's weights, in all layouts that these calls packed: {held}.",
             one_row_table(comparison),
         ]
         if comparison["left_out"]:
@@ -318,13 +456,13 @@ def one_row_table(comparison: dict[str, Any]) -> str:
                 else "",
             ]
         )
-    head = ["", "median, us", "p99, us", "alone: median", "p99", "calls by turns"]
+    head = ["", "median, us", "p99, us", "alone: median", "p99", "interleaved calls"]
     start_head = ["file to answer, ms", "import, ms", "memory, MB", "file, MB"]
     return table([*head, *start_head, "settings"], rows)
 
 
 def _one_row(entry: dict[str, Any]) -> list[str]:
-    """Median and p99 by turns and in the contestant's own loop, if there was one; calls."""
+    """Median and p99 interleaved, and in the engine's own loop, if there was one; calls."""
     alone = entry.get("alone")
     own = [micro(alone["median"]), micro(alone["p99"])] if alone else ["", ""]
     return [micro(entry["median"]), micro(entry["p99"]), *own, f"{entry['calls']:,}"]
@@ -352,9 +490,9 @@ def environment(works: Sequence[dict[str, Any]]) -> str:
 
 
 def draw_times(work: dict[str, Any], path: Path) -> None:
-    """Microseconds a row against rows a call, log-log, one panel for each number of threads."""
+    """Microseconds per row against rows per call, log-log, a panel for each number of threads."""
     comparisons = list(work["comparisons"].values())
-    # Not every number of threads has every contestant.
+    # Not every number of threads has every engine.
     names = list(dict.fromkeys(name for each in comparisons for name in _names(each)))
     families: dict[str, list[str]] = {}
     for name in names:
@@ -385,15 +523,13 @@ def draw_times(work: dict[str, Any], path: Path) -> None:
             )
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-        axis.xaxis.set_major_locator(FixedLocator(sizes))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter(ScalarFormatter())
-        axis.yaxis.set_major_formatter(ScalarFormatter())
-        axis.set_xlabel("rows a call")
+        log_ticks(axis.xaxis, sizes)
+        log_ticks(axis.yaxis, _decades(axis.get_ylim()))
+        axis.set_xlabel("rows per call")
         threads = comparison["threads"]
         axis.set_title(f"{threads} thread{'s' * (threads != 1)}")
-        axis.grid(True, which="both", linewidth=0.3)
-    axes[0][0].set_ylabel("microseconds a row (median)")
+        axis.grid(True)
+    axes[0][0].set_ylabel("microseconds per row (median)")
     lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
     axes[0][-1].legend(
         [lines[name] for name in names],
@@ -403,62 +539,63 @@ def draw_times(work: dict[str, Any], path: Path) -> None:
         fontsize=8,
     )
     figure.suptitle(work["title"])
-    _save(figure, path)
+    save(figure, path)
+
+
+def _decades(limits: tuple[float, float]) -> list[float]:
+    """1, 2 and 5 times the powers of ten within these limits."""
+    low, high = limits
+    steps = (factor * 10.0**power for power in range(-3, 7) for factor in (1, 2, 5))
+    return [value for value in steps if low <= value <= high]
 
 
 def draw_ratios(works: Sequence[dict[str, Any]], path: Path) -> None:
-    """lrgate's speed over the best peer's, by network and rows a call, on one thread."""
+    """lrgate's speed over the best peer's, by network and rows per call, on one thread."""
     shown = [(work, one) for work in works if (one := _at(work, 1))]
-    sizes = [rows for rows in (1, 64, 256, 1024) if any(_race(one, rows) for _, one in shown)]
+    sizes = [rows for rows in (1, 16, 256) if any(_race(one, rows) for _, one in shown)]
     sizes = sizes or sorted({race["rows"] for _, one in shown for race in one["races"]})
-    figure, axis = plt.subplots(figsize=(2.0 + 1.6 * max(len(shown), 2), 4.5))
-    width = 0.8 / max(len(sizes), 1)
-    shades = plt.get_cmap("viridis")
+    figure, axis = plt.subplots(figsize=(7.6, 1.2 + 0.44 * len(shown)))
+    height = 0.8 / max(len(sizes), 1)
+    highest = 1.0
     for k, rows in enumerate(sizes):
-        label: str | None = f"{of_rows(rows)} a call"
+        bars = []
         for i, (_, one) in enumerate(shown):
             race = _race(one, rows)
             entry = _entry(race, "lrgate") if race else None
-            if entry is None or "any" not in entry["over"]:
-                continue
-            against = entry["over"]["any"]
-            at = i + (k - (len(sizes) - 1) / 2) * width
-            low, high = (abs(against[end] - against["median"]) for end in ("low", "high"))
-            axis.bar(
-                at,
-                against["median"],
-                width,
-                yerr=[[low], [high]],
-                color=shades(k / max(len(sizes) - 1, 1) * 0.9),
-                label=label,
-                capsize=2,
-            )
-            label = None  # once in the legend
+            if entry is not None and "any" in entry["over"]:
+                bars.append((i + (k - (len(sizes) - 1) / 2) * height, entry["over"]["any"]))
+        axis.barh(
+            [at for at, _ in bars],
+            [against["median"] - 1 for _, against in bars],
+            height * 0.9,
+            left=1,
+            color=SHADES[k % len(SHADES)],
+            label=f"{of_rows(rows)} per call",
+        )
+        for at, against in bars:
+            highest = max(highest, against["median"])
             axis.annotate(
                 f"{against['median']:.1f}",
-                (at, against["high"]),
-                ha="center",
-                va="bottom",
+                (max(against["median"], 1), at),
+                va="center",
                 fontsize=7,
-                xytext=(0, 2),
+                xytext=(3, 0),
                 textcoords="offset points",
             )
-    axis.axhline(1.0, color="black", linewidth=0.8)
-    axis.set_xticks(range(len(shown)), [work["name"] for work, _ in shown])
-    axis.set_ylabel("times as fast as the best peer")
-    axis.set_title("lrgate on float32 rows over the best peer at any precision, one thread")
-    axis.legend(fontsize=8)
-    _save(figure, path)
+    axis.set_xscale("log")
+    axis.set_xlim(0.8, max(2, highest * 1.5))
+    log_ticks(axis.xaxis, [value for value in (1, 2, 5, 10, 20, 50, 100) if value < highest * 1.5])
+    axis.axvline(1.0, color=INK, linewidth=0.8)
+    axis.set_yticks(range(len(shown)), [work["name"] for work, _ in shown])
+    axis.invert_yaxis()
+    axis.set_xlabel("times as fast as the best peer at any precision, one thread")
+    axis.legend(fontsize=8, loc="lower right")
+    save(figure, path)
 
 
 def _precision(comparison: dict[str, Any], name: str) -> str:
     found = next(entry for race in comparison["races"] if (entry := _entry(race, name)))
     return str(found["precision"])
-
-
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -478,7 +615,7 @@ def _entry(race: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def _names(comparison: dict[str, Any]) -> list[str]:
-    """lrgate's contestants, then the peers as they are registered."""
+    """lrgate's candidates, then the peers as they are registered."""
     found = dict.fromkeys(
         entry["name"] for race in comparison["races"] for entry in race["entries"]
     )
@@ -486,7 +623,7 @@ def _names(comparison: dict[str, Any]) -> list[str]:
 
 
 def best(race: dict[str, Any]) -> str | None:
-    """The fastest peer with an error that counts, which lrgate's contestants were compared with."""
+    """The fastest peer within the error limit, with which lrgate was compared."""
     return next(
         (entry["over"]["any"]["peer"] for entry in race["entries"] if "any" in entry["over"]), None
     )

@@ -2,10 +2,10 @@
 
     python benches/peers/run.py --data-dir data --works shipped paper --threads 1 --seconds 8
 
-For each network and number of threads one process measures all numbers of rows; what comes out is
-in ``docs/benchmarks/<work>.json``, beside what other numbers of threads gave before. Then
-report.py makes docs/benchmarks.md and its pictures of all that is there. Nothing else should run
-on the machine meanwhile.
+For each network and number of threads one process measures all numbers of rows. Results go into
+``benches/results/<work>.json``, which git ignores, beside those of other numbers of threads. Then
+report.py writes docs/benchmarks.md and its pictures, if there are results of all networks. Nothing
+else should run on the machine meanwhile.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("--works", nargs="*", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--runs-dir", type=Path, default=Path("training/runs/peers"))
-    parser.add_argument("--out", type=Path, default=report.FOLDER, help="default: %(default)s")
+    parser.add_argument("--results", type=Path, default=report.RESULTS, help="default: %(default)s")
+    parser.add_argument("--page", type=Path, default=report.PAGE, help="default: %(default)s")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2], metavar="N")
     parser.add_argument("--rows", type=int, nargs="*", default=ROWS, metavar="N")
     parser.add_argument(
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="for each number of rows")
     parser.add_argument("--engines", nargs="*", help="beginnings of names; all by default")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.results.mkdir(parents=True, exist_ok=True)
     failed = False
     for work in works(options.data_dir, options.runs_dir, options.works or None):
         for threads in options.threads:
@@ -57,12 +58,12 @@ def main() -> None:
             try:
                 comparison = measured(work, threads, options)
                 print(comparison, "\n", flush=True)
-                path = options.out / f"{work.name}.json"
+                path = options.results / f"{work.name}.json"
                 keep(path, work, comparison, keep_rows=options.keep_rows)
             except (RuntimeError, ValueError) as error:
                 print(f"{work.name}, threads: {threads}: {error}", file=sys.stderr)
                 failed = True
-    report.write(options.out)
+    report.write(options.results, options.page)
     sys.exit(failed)
 
 

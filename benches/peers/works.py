@@ -2,9 +2,9 @@
 
     python benches/peers/works.py --data-dir data --runs-dir training/runs/peers
 
-prints what each network is: its test error, and the densities that decide what can be skipped. A
+prints each network's test error, and the densities that decide how much can be skipped. A
 network that is not in ``--runs-dir`` yet is trained by the recorded command, which takes from
-seconds (tabular) to many minutes (wide); what was interrupted continues. ``--data-dir`` has the
+seconds (tabular) to many minutes (wide); an interrupted training continues. ``--data-dir`` has the
 folders mnist, fashion-mnist and svhn, each as training/README.md says.
 """
 
@@ -51,7 +51,7 @@ class Work:
     fit_y, test_y : int64 arrays (n,) or None
         True labels, where there are any.
     command : str
-        What made the network.
+        The command that made the network.
     """
 
     name: str
@@ -102,7 +102,7 @@ def works(data_dir: Path, runs_dir: Path, names: Sequence[str] | None = None) ->
     data_dir : Path
         Folder of the data sets' folders.
     runs_dir : Path
-        Holds ``{name}/network.npz`` of each trained network; what is missing is trained.
+        Holds ``{name}/network.npz`` of each trained network; a missing one is trained.
     names : sequence of str, optional
         Of `NAMES`, in the order wanted.
 
@@ -169,7 +169,7 @@ def _trained(name: str, data_dir: Path, run: Path) -> Work:
 
 
 def _train(training: Training, folder: Path, run: Path) -> None:
-    """Train and export in a process of its own; what is there of the run is continued."""
+    """Train and export in a separate process; an interrupted run continues."""
     run.mkdir(parents=True, exist_ok=True)
     log = run / "train.log"
     command = [

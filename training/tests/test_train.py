@@ -245,7 +245,7 @@ def test_truncated_gzip_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def svhn_arrays(**replaced: np.ndarray) -> dict[str, np.ndarray]:
-    """What a file like the SVHN subset holds: 120 training and 40 test images in colour."""
+    """The arrays of a file like the SVHN subset: 120 training and 40 test images in colour."""
     generator = np.random.default_rng(1)
     arrays = {}
     for part, rows in (("train", 120), ("test", 40)):

@@ -1,0 +1,52 @@
+"""The Python code of README.md and docs/, run as written, block after block in one namespace."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/usage.md", "docs/optimize.md")
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str) -> list[tuple[int, str]]:
+    """Line number and text of every block of Python."""
+    return [(text[: m.start(1)].count("\n"), m[1]) for m in BLOCK.finditer(text)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ROOT / page
+    if not path.exists():
+        pytest.skip(f"no {page} here")
+    monkeypatch.chdir(tmp_path)
+    found = blocks(path.read_text(encoding="utf-8"))
+    assert found, f"{page} has no block of Python"
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for line, code in found:
+        # Blank lines in front, so that a traceback names the page's own lines.
+        exec(compile("\n" * line + code, str(path), "exec"), namespace)
+
+
+def test_guarantees_name_tests_that_exist() -> None:
+    page = ROOT / "docs" / "guarantees.md"
+    if not page.exists():
+        pytest.skip("no docs here")
+    text = page.read_text(encoding="utf-8")
+    defined = {
+        path.name: set(re.findall(r"^ *(?:def|fn) (\w+)", path.read_text("utf-8"), re.MULTILINE))
+        for folder in (ROOT / "tests", ROOT / "rust" / "core" / "tests")
+        for path in (*folder.glob("*.py"), *folder.glob("*.rs"))
+    }
+    located = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    rust = re.findall(r"`rust/core/tests/(\w+\.rs)`: ((?:`\w+`(?:, )?)+)", text)
+    located += [(file, name) for file, names in rust for name in re.findall(r"`(\w+)`", names)]
+    missing = [(file, name) for file, name in located if name not in defined.get(file, ())]
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(located) > 15 and len(named) > 15
+    assert not missing
+    assert not named - set().union(*defined.values())
