@@ -75,6 +75,7 @@ lint: $(VENV)/installed-lint
 	git ls-files -z | xargs -0 $(BIN)/codespell
 	git ls-files -z '*.md' | xargs -0 $(BIN)/pymarkdown scan
 	$(BIN)/python tools/prose.py
+	PYTHONPATH=python $(BIN)/lint-imports
 
 counts: | $(BIN)/python
 	CARGO=$(CARGO) $(BIN)/python benches/counts.py
