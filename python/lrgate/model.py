@@ -280,8 +280,8 @@ class Quantization(_ReadOnlyArrays):
     stands for ``(q - offset) * scale``. So 0 stays exactly 0 where `offset` is an integer from 0 to
     255; where it is 0, a byte of 0 can be skipped. For a network's first layer x is the raw input,
     before the network's scale and shift. A row with a value more than a step beyond the bytes is
-    recomputed in float32. In later layers byte 255 means out of range: a row is recomputed if it has
-    a value of that byte, or one more than half a step below byte 0.
+    recomputed in float32. In later layers byte 255 means out of range: a row with such a value, or
+    with one more than half a step below byte 0, is recomputed.
 
     Parameters
     ----------

@@ -6,11 +6,10 @@
 
 use std::slice;
 
-use super::emit::{ByteEpilogue, Emit, FloatEpilogue, Output};
-use crate::simd::{Isa, Kernel, Simd};
+use crate::simd::Simd;
 
 /// How a kernel computes.
-pub(crate) trait Arithmetic: Sized + 'static {
+pub(crate) trait Arithmetic: 'static {
     /// 32 bits of a row or of weights.
     type Word: Copy + Default + Send + Sync;
     /// One finished sum.
@@ -18,14 +17,9 @@ pub(crate) trait Arithmetic: Sized + 'static {
     /// Sixteen words, or sixteen sums.
     type Vector<S: Simd>: Copy;
 
-    /// What happens to sums.
-    type Epilogue<'a>: Emit<Self> + From<Output<'a>>;
-
     /// Whether sums are the same in any order.
     const EXACT: bool;
 
-    /// Runs a kernel of these numbers on an instruction set.
-    fn run_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output;
     /// 32-bit integers as words.
     fn words(integers: &mut [u32]) -> &mut [Self::Word];
     /// Sixteen words, each `x`.
@@ -65,13 +59,7 @@ impl Arithmetic for Floats {
     type Word = f32;
     type Sum = f32;
     type Vector<S: Simd> = S::F32;
-    type Epilogue<'a> = FloatEpilogue<'a>;
     const EXACT: bool = false;
-
-    #[inline]
-    fn run_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-        isa.run_floats(kernel)
-    }
 
     #[inline(always)]
     fn words(integers: &mut [u32]) -> &mut [f32] {
@@ -126,13 +114,7 @@ impl Arithmetic for Bytes {
     type Word = u32;
     type Sum = i32;
     type Vector<S: Simd> = S::I32;
-    type Epilogue<'a> = ByteEpilogue<'a>;
     const EXACT: bool = true;
-
-    #[inline]
-    fn run_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-        isa.run(kernel)
-    }
 
     #[inline(always)]
     fn words(integers: &mut [u32]) -> &mut [u32] {

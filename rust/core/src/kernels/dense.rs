@@ -60,7 +60,6 @@ impl<A: Arithmetic, E: Emit<A>> Kernel for RowsTimesPanels<'_, A, E> {
     }
 }
 
-#[derive(Clone, Copy)]
 struct Panel<'a, W> {
     weights: &'a [W],
     /// Vectors per input.
@@ -77,75 +76,74 @@ fn blocks<S: Simd, A: Arithmetic, E: Emit<A>>(
     panel: Panel<'_, A::Word>,
     emit: &mut E,
 ) {
-    let inputs = rows.columns();
-    if inputs <= 2 * BLOCK || rows.rows() <= 6 {
-        let mut kept = [];
-        let part = Part { panel, inputs: (0, inputs), rows: (0, rows.rows()), last: true };
-        groups(simd, rows, part, &mut kept, emit);
-        return;
+    let (n, inputs) = (rows.rows(), rows.columns());
+    if inputs <= 2 * BLOCK || n <= 6 {
+        let block = Block { rows, panel, inputs: (0, inputs), first: 0, last: true };
+        return groups(simd, &block, n, &mut [], emit);
     }
     let mut sums = KEPT_SUMS.replace(Aligned::new(64));
     if sums.len() < KEPT * PANEL {
         sums = zeros(KEPT * PANEL);
     }
     let kept = A::words(&mut sums);
-    for start in (0..rows.rows()).step_by(KEPT) {
-        let end = rows.rows().min(start + KEPT);
+    let mut block = Block { rows, panel, inputs: (0, 0), first: 0, last: false };
+    for start in (0..n).step_by(KEPT) {
         for from in (0..inputs).step_by(BLOCK) {
             let to = inputs.min(from + BLOCK);
-            let last = to == inputs;
-            let part = Part { panel, inputs: (from, to), rows: (start, end), last };
-            groups(simd, rows, part, kept, emit);
+            (block.inputs, block.first, block.last) = ((from, to), start, to == inputs);
+            groups(simd, &block, n.min(start + KEPT), kept, emit);
         }
     }
     KEPT_SUMS.set(sums);
 }
 
-/// A range of inputs and rows of one panel.
-#[derive(Clone, Copy)]
-struct Part<'a, W> {
+/// A range of inputs of one panel, and the rows that it is multiplied with.
+struct Block<'a, W> {
+    rows: DenseRows<'a, W>,
     panel: Panel<'a, W>,
     inputs: (usize, usize),
-    rows: (usize, usize),
+    /// The first row, which has the first of the kept sums.
+    first: usize,
     /// Whether the sums are complete after it.
     last: bool,
 }
 
+/// The rows of a block up to `end`.
 #[inline(always)]
 fn groups<S: Simd, A: Arithmetic, E: Emit<A>>(
     simd: S,
-    rows: DenseRows<'_, A::Word>,
-    part: Part<'_, A::Word>,
+    block: &Block<'_, A::Word>,
+    end: usize,
     kept: &mut [A::Word],
     emit: &mut E,
 ) {
-    let (start, end) = part.rows;
-    let whole = (end - start) / S::GROUP * S::GROUP;
-    if whole > 0 {
-        let part = Part { rows: (start, start + whole), ..part };
+    let rest = (end - block.first) % S::GROUP;
+    let (start, whole) = (block.first, end - rest);
+    if start < whole {
+        let rows = (start, whole);
         match S::GROUP {
-            6 => simd.run(Groups::<A, E, 6> { rows, part, kept, emit }),
-            _ => simd.run(Groups::<A, E, 2> { rows, part, kept, emit }),
+            6 => simd.run(Groups::<A, E, 6> { block, rows, kept, emit }),
+            _ => simd.run(Groups::<A, E, 2> { block, rows, kept, emit }),
         }
     }
-    let kept = if kept.is_empty() { kept } else { &mut kept[whole * PANEL..] };
-    let part = Part { rows: (start + whole, end), ..part };
-    match end - start - whole {
-        5 if S::GROUP > 5 => simd.run(Groups::<A, E, 5> { rows, part, kept, emit }),
-        4 if S::GROUP > 4 => simd.run(Groups::<A, E, 4> { rows, part, kept, emit }),
-        3 if S::GROUP > 3 => simd.run(Groups::<A, E, 3> { rows, part, kept, emit }),
-        2 if S::GROUP > 2 => simd.run(Groups::<A, E, 2> { rows, part, kept, emit }),
-        // In this function: single rows of small layers are over before a call would be.
-        1 => group::<S, A, E, 1>(simd, rows, part, kept, emit),
+    let rows = (whole, end);
+    match rest {
+        5 if S::GROUP > 5 => simd.run(Groups::<A, E, 5> { block, rows, kept, emit }),
+        4 if S::GROUP > 4 => simd.run(Groups::<A, E, 4> { block, rows, kept, emit }),
+        3 if S::GROUP > 3 => simd.run(Groups::<A, E, 3> { block, rows, kept, emit }),
+        2 if S::GROUP > 2 => simd.run(Groups::<A, E, 2> { block, rows, kept, emit }),
+        // In this function: a single row of a small layer takes little longer than a call.
+        1 => group::<S, A, E, 1>(simd, block, rows, kept, emit),
         _ => {}
     }
 }
 
-/// Rows in groups of R, times a panel: a function of its own for each R, since compilers take more than twice as
-/// long for a function of twice the size.
+/// Groups of R rows. Each R is a function of its own: compilers take far more than twice as long for a function of
+/// twice the size.
 struct Groups<'a, A: Arithmetic, E, const R: usize> {
-    rows: DenseRows<'a, A::Word>,
-    part: Part<'a, A::Word>,
+    // By reference: few words are passed.
+    block: &'a Block<'a, A::Word>,
+    rows: (usize, usize),
     kept: &'a mut [A::Word],
     emit: &'a mut E,
 }
@@ -154,32 +152,29 @@ impl<A: Arithmetic, E: Emit<A>, const R: usize> Kernel for Groups<'_, A, E, R> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { rows, part, kept, emit } = self;
-        group::<S, A, E, R>(simd, rows, part, kept, emit);
+        group::<S, A, E, R>(simd, self.block, self.rows, self.kept, self.emit);
     }
 }
 
-/// Groups of R rows times a panel.
 #[inline(always)]
 fn group<S: Simd, A: Arithmetic, E: Emit<A>, const R: usize>(
     simd: S,
-    rows: DenseRows<'_, A::Word>,
-    part: Part<'_, A::Word>,
+    block: &Block<'_, A::Word>,
+    (start, end): (usize, usize),
     kept: &mut [A::Word],
     emit: &mut E,
 ) {
-    let (start, end) = part.rows;
     for row in (start..end).step_by(R) {
         if S::whole_panel(R) {
-            match part.panel.vectors {
-                4 => tile::<S, A, E, 4, R>(simd, rows, row, 0, part, kept, emit),
-                3 => tile::<S, A, E, 3, R>(simd, rows, row, 0, part, kept, emit),
-                2 => tile::<S, A, E, 2, R>(simd, rows, row, 0, part, kept, emit),
-                _ => tile::<S, A, E, 1, R>(simd, rows, row, 0, part, kept, emit),
+            match block.panel.vectors {
+                4 => tile::<S, A, E, 4, R>(simd, block, row, 0, kept, emit),
+                3 => tile::<S, A, E, 3, R>(simd, block, row, 0, kept, emit),
+                2 => tile::<S, A, E, 2, R>(simd, block, row, 0, kept, emit),
+                _ => tile::<S, A, E, 1, R>(simd, block, row, 0, kept, emit),
             }
         } else {
-            for at in 0..part.panel.vectors {
-                tile::<S, A, E, 1, R>(simd, rows, row, at, part, kept, emit);
+            for at in 0..block.panel.vectors {
+                tile::<S, A, E, 1, R>(simd, block, row, at, kept, emit);
             }
         }
     }
@@ -189,24 +184,23 @@ fn group<S: Simd, A: Arithmetic, E: Emit<A>, const R: usize>(
 #[inline(always)]
 fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
     simd: S,
-    rows: DenseRows<'_, A::Word>,
+    block: &Block<'_, A::Word>,
     row: usize,
     at: usize,
-    part: Part<'_, A::Word>,
     kept: &mut [A::Word],
     emit: &mut E,
 ) {
-    let (from, to) = part.inputs;
+    let (from, to) = block.inputs;
     // A constant where all of the panel's vectors are taken.
-    let stride = LANES * if S::whole_panel(R) { V } else { part.panel.vectors };
-    let weights = &part.panel.weights[from * stride..to * stride];
+    let stride = LANES * if S::whole_panel(R) { V } else { block.panel.vectors };
+    let weights = &block.panel.weights[from * stride..to * stride];
     let mut x: [&[A::Word]; R] = [&[]; R];
     for (r, x) in x.iter_mut().enumerate() {
-        *x = &rows.row(row + r)[from..to];
+        *x = &block.rows.row(row + r)[from..to];
     }
     let mut sums = [[A::splat(simd, A::Word::default()); V]; R];
     if from > 0 {
-        let kept = &kept[(row - part.rows.0) * PANEL..][..R * PANEL];
+        let kept = &kept[(row - block.first) * PANEL..][..R * PANEL];
         for (r, sums) in sums.iter_mut().enumerate() {
             for (v, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: R rows of four vectors.
@@ -241,12 +235,12 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
         unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
         weights = weights.wrapping_add(stride);
     }
-    if part.last {
+    if block.last {
         for (r, sums) in sums.into_iter().enumerate() {
-            emit.emit(simd, row + r, part.panel.first + at * LANES, sums);
+            emit.emit(simd, row + r, block.panel.first + at * LANES, sums);
         }
     } else {
-        let kept = &mut kept[(row - part.rows.0) * PANEL..][..R * PANEL];
+        let kept = &mut kept[(row - block.first) * PANEL..][..R * PANEL];
         for (r, sums) in sums.into_iter().enumerate() {
             for (v, sum) in sums.into_iter().enumerate() {
                 // SAFETY: R rows of four vectors.

@@ -19,21 +19,13 @@ pub(crate) trait Emit<A: Arithmetic> {
     );
 }
 
-/// What happens to sums of floats. Kernels take this one type, so that each is compiled once.
-#[expect(clippy::large_enum_variant, reason = "it lies on the stack, once a layer")]
-pub(crate) enum FloatEpilogue<'a> {
-    Output(Output<'a>),
+/// The steps of a gate, from sums of floats. One type, so that kernels are compiled once for both.
+pub(crate) enum GateStep<'a> {
     LowRank(Sums<'a>),
-    Live(Live<'a>),
+    Choice(Live<'a>),
 }
 
-impl<'a> From<Output<'a>> for FloatEpilogue<'a> {
-    fn from(output: Output<'a>) -> Self {
-        FloatEpilogue::Output(output)
-    }
-}
-
-impl Emit<Floats> for FloatEpilogue<'_> {
+impl Emit<Floats> for GateStep<'_> {
     #[inline(always)]
     fn emit<S: Simd, const V: usize>(
         &mut self,
@@ -43,40 +35,8 @@ impl Emit<Floats> for FloatEpilogue<'_> {
         sums: [S::F32; V],
     ) {
         match self {
-            FloatEpilogue::Output(output) => Emit::<Floats>::emit(output, simd, row, column, sums),
-            FloatEpilogue::LowRank(low_rank) => low_rank.emit(simd, row, column, sums),
-            FloatEpilogue::Live(live) => live.emit(simd, row, column, sums),
-        }
-    }
-}
-
-/// What happens to sums of bytes: as [`FloatEpilogue`].
-#[expect(clippy::large_enum_variant, reason = "it lies on the stack, once a layer")]
-pub(crate) enum ByteEpilogue<'a> {
-    Output(Output<'a>),
-    LowRank(ByteSums<'a>),
-    Live(LiveBytes<'a>),
-}
-
-impl<'a> From<Output<'a>> for ByteEpilogue<'a> {
-    fn from(output: Output<'a>) -> Self {
-        ByteEpilogue::Output(output)
-    }
-}
-
-impl Emit<Bytes> for ByteEpilogue<'_> {
-    #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
-        &mut self,
-        simd: S,
-        row: usize,
-        column: usize,
-        sums: [S::I32; V],
-    ) {
-        match self {
-            ByteEpilogue::Output(output) => Emit::<Bytes>::emit(output, simd, row, column, sums),
-            ByteEpilogue::LowRank(low_rank) => low_rank.emit(simd, row, column, sums),
-            ByteEpilogue::Live(live) => live.emit(simd, row, column, sums),
+            GateStep::LowRank(low_rank) => low_rank.emit(simd, row, column, sums),
+            GateStep::Choice(live) => live.emit(simd, row, column, sums),
         }
     }
 }

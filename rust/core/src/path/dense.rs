@@ -5,10 +5,8 @@ use std::sync::Arc;
 use super::contract::{Context, Path};
 use super::phase::{Phase, Seen, Watch, Work};
 use super::scratch::GateScratch;
-use super::weights::{Weights, Word};
+use super::weights::Weights;
 use crate::interrupt;
-use crate::kernels::arithmetic::Arithmetic;
-use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::emit::Output;
 use crate::layout::PANEL;
 use crate::model::Layer;
@@ -107,38 +105,31 @@ pub(super) fn epilogue<W: Weights>(layer: &Layer, rows: f64, written: f64) -> Wo
     Work { weight_bytes: constants * h, row_bytes: written, operations: 2.0 * rows * h }
 }
 
-/// What happens to sums of these weights.
-type Epilogue<'a, W> = <<W as Weights>::Numbers as Arithmetic>::Epilogue<'a>;
-
 /// Multiplies rows with all panels, which the team shares.
 fn times<W: Weights>(
     Context { isa, team }: Context<'_>,
-    rows: DenseRows<'_, Word<W>>,
+    rows: DenseRows<'_, W::Word>,
     weights: &W,
-    output: Output<'_>,
+    mut output: Output<'_>,
 ) {
-    let panels = weights.panels();
-    let (inputs, count) = (panels.inputs(), panels.count());
+    let (inputs, count) = (weights.panels().inputs(), weights.panels().count());
     if team.threads() == 1 || !output.can_be_shared() {
         // What a call has computed until it is interrupted is not used.
         let long = interrupt::is_long(inputs * PANEL * count, rows.rows());
         let step = if long { 1 } else { count };
-        let emit = &mut Epilogue::<'_, W>::from(output);
         for first in (0..count).step_by(step) {
             if long && interrupt::requested() {
                 return;
             }
-            let (which, emit) = (first..first + step, &mut *emit);
-            W::Numbers::run_on(isa, RowsTimesPanels::<W::Numbers, _> { rows, panels, which, emit });
+            weights.times_rows(isa, rows, first..first + step, &mut output);
         }
         return;
     }
     let output = SharedOutput(output);
     team.run(count, |p| {
         // SAFETY: a panel's units are its own, and every panel is one part.
-        let emit = &mut Epilogue::<'_, W>::from(unsafe { output.again() });
-        let which = p..p + 1;
-        W::Numbers::run_on(isa, RowsTimesPanels::<W::Numbers, _> { rows, panels, which, emit });
+        let output = &mut unsafe { output.again() };
+        weights.times_rows(isa, rows, p..p + 1, output);
     });
 }
 

@@ -23,7 +23,7 @@ use super::weights::Weights;
 use crate::error::{Error, Result, Subject};
 use crate::kernels::arithmetic::{Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
-use crate::kernels::emit::{ByteEpilogue, ByteSums, FloatEpilogue, Live, LiveBytes, Output, Sums};
+use crate::kernels::emit::{ByteSums, GateStep, Live, LiveBytes, Output, Sums};
 use crate::kernels::scan::Quantize;
 use crate::kernels::sparse::SparseTimesPanels;
 use crate::layout::{Panels, padded};
@@ -239,7 +239,7 @@ impl Estimate<PackedLayer> for PackedGate {
         let limit = SPARSE_ESTIMATE_UP_TO * lists.columns as f64;
         for (r, span) in lists.spans.iter().enumerate() {
             let data = &mut low_rank[r * stride..];
-            let emit = &mut FloatEpilogue::LowRank(Sums { data, stride });
+            let emit = &mut GateStep::LowRank(Sums { data, stride });
             match rows {
                 Some(rows) if span.len as f64 > limit => {
                     let rows = DenseRows::new(rows.row(r), 1, rows.columns(), rows.columns());
@@ -264,7 +264,7 @@ impl Estimate<PackedLayer> for PackedGate {
         let spans = start_spans(live_spans, n, outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
         let choice = Live { bias: &self.bias, units: self.scored, index: live, spans };
-        let emit = &mut FloatEpilogue::Live(choice);
+        let emit = &mut GateStep::Choice(choice);
         let (panels, which) = (&self.v, self.v.all());
         isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
         add_always(live, spans, self.scored, outputs);
@@ -383,8 +383,7 @@ impl Scores {
         let rank = self.low.len();
         let rows = DenseRows::new(low_rank_bytes, n, rank.div_ceil(4), byte_stride(rank));
         let spans = start_spans(live_spans, n, self.outputs);
-        let choice = LiveBytes { threshold: &self.threshold, index: live, spans };
-        let emit = &mut ByteEpilogue::Live(choice);
+        let emit = &mut LiveBytes { threshold: &self.threshold, index: live, spans };
         let (panels, which) = (&self.v, self.v.all());
         isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, emit });
         add_always(live, spans, self.scored, self.outputs);
@@ -488,8 +487,8 @@ impl Estimate<QuantizedLayer> for QuantizedGate {
         let Signal::Bytes(parts) = input else { unreachable!("an int8 gate reads bytes") };
         let Some(lists) = parts.lists() else { unreachable!("a gate reads lists") };
         let bytes = ByteRowsMut::new(&mut scratch.low_rank_bytes, input.len(), self.rank());
-        let sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
-        self.u.times(isa, lists, &mut ByteEpilogue::LowRank(sums));
+        let mut sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
+        self.u.times(isa, lists, &mut sums);
     }
 
     fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {

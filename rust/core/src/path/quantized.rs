@@ -11,8 +11,9 @@ use std::{iter, slice};
 use super::packed::{PackedLayer, packed};
 use super::quantize::{ByFactor, ByTerms, InputTerms, step};
 use crate::error::{Error, Result, Subject};
+use crate::kernels::arithmetic::Bytes;
 use crate::kernels::bytes::BytesTimesPanels;
-use crate::kernels::emit::{ByteEpilogue, Output};
+use crate::kernels::emit::{Emit, Output};
 use crate::kernels::pairs::PairsTimesPanels;
 use crate::layout::{BytePanels, Panels, UnitRows, padded};
 use crate::memory::{self, Aligned, prefer_huge_pages, zeros};
@@ -252,7 +253,7 @@ impl ByteWeights {
     }
 
     /// Multiplies what is listed.
-    pub(super) fn times(&self, isa: Isa, lists: ListedBytes<'_>, emit: &mut ByteEpilogue<'_>) {
+    pub(super) fn times<E: Emit<Bytes>>(&self, isa: Isa, lists: ListedBytes<'_>, emit: &mut E) {
         match lists {
             ListedBytes::Bytes(lists) => {
                 isa.run(BytesTimesPanels { lists, panels: self.byte_panels(isa), emit });
