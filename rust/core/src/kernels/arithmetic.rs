@@ -6,7 +6,7 @@
 
 use std::slice;
 
-use crate::simd::{Isa, Kernel, Simd};
+use crate::simd::Simd;
 
 /// How a kernel computes.
 pub(crate) trait Arithmetic: 'static {
@@ -20,8 +20,6 @@ pub(crate) trait Arithmetic: 'static {
     /// Whether sums are the same in any order.
     const EXACT: bool;
 
-    /// Runs a kernel of these numbers on an instruction set.
-    fn run_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output;
     /// 32-bit integers as words.
     fn words(integers: &mut [u32]) -> &mut [Self::Word];
     /// Sixteen words, each `x`.
@@ -62,11 +60,6 @@ impl Arithmetic for Floats {
     type Sum = f32;
     type Vector<S: Simd> = S::F32;
     const EXACT: bool = false;
-
-    #[inline]
-    fn run_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-        isa.run_floats(kernel)
-    }
 
     #[inline(always)]
     fn words(integers: &mut [u32]) -> &mut [f32] {
@@ -122,11 +115,6 @@ impl Arithmetic for Bytes {
     type Sum = i32;
     type Vector<S: Simd> = S::I32;
     const EXACT: bool = true;
-
-    #[inline]
-    fn run_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-        isa.run(kernel)
-    }
 
     #[inline(always)]
     fn words(integers: &mut [u32]) -> &mut [u32] {

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use super::contract::{Context, Path};
 use super::phase::{Phase, Seen, Watch, Work};
 use super::scratch::GateScratch;
-use super::weights::{Weights, Word};
+use super::weights::Weights;
 use crate::interrupt;
-use crate::kernels::arithmetic::Arithmetic;
-use crate::kernels::dense::RowsTimesPanels;
-use crate::kernels::emit::{Emit, Output};
+use crate::kernels::emit::Output;
 use crate::layout::PANEL;
 use crate::model::Layer;
 use crate::signal::{DenseRows, Form, Signal};
@@ -24,10 +22,7 @@ impl<W> Clone for Dense<W> {
     }
 }
 
-impl<W: Weights> Path for Dense<W>
-where
-    for<'a> Output<'a>: Emit<W::Numbers>,
-{
+impl<W: Weights> Path for Dense<W> {
     fn layer(&self) -> &Layer {
         self.0.layer()
     }
@@ -113,14 +108,11 @@ pub(super) fn epilogue<W: Weights>(layer: &Layer, rows: f64, written: f64) -> Wo
 /// Multiplies rows with all panels, which the team shares.
 fn times<W: Weights>(
     Context { isa, team }: Context<'_>,
-    rows: DenseRows<'_, Word<W>>,
+    rows: DenseRows<'_, W::Word>,
     weights: &W,
     mut output: Output<'_>,
-) where
-    for<'a> Output<'a>: Emit<W::Numbers>,
-{
-    let panels = weights.panels();
-    let (inputs, count) = (panels.inputs(), panels.count());
+) {
+    let (inputs, count) = (weights.panels().inputs(), weights.panels().count());
     if team.threads() == 1 || !output.can_be_shared() {
         // What a call has computed until it is interrupted is not used.
         let long = interrupt::is_long(inputs * PANEL * count, rows.rows());
@@ -129,17 +121,15 @@ fn times<W: Weights>(
             if long && interrupt::requested() {
                 return;
             }
-            let (which, emit) = (first..first + step, &mut output);
-            W::Numbers::run_on(isa, RowsTimesPanels::<W::Numbers, _> { rows, panels, which, emit });
+            weights.times_rows(isa, rows, first..first + step, &mut output);
         }
         return;
     }
     let output = SharedOutput(output);
     team.run(count, |p| {
         // SAFETY: a panel's units are its own, and every panel is one part.
-        let emit = &mut unsafe { output.again() };
-        let which = p..p + 1;
-        W::Numbers::run_on(isa, RowsTimesPanels::<W::Numbers, _> { rows, panels, which, emit });
+        let output = &mut unsafe { output.again() };
+        weights.times_rows(isa, rows, p..p + 1, output);
     });
 }
 

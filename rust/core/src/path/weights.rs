@@ -1,9 +1,12 @@
 //! A layer's weights in one precision: what differs between precisions.
 
+use std::ops::Range;
+
 use super::packed::PackedLayer;
 use super::quantized::QuantizedLayer;
 use super::scratch::LiveLists;
-use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
+use crate::kernels::arithmetic::{Bytes, Floats};
+use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
 use crate::kernels::emit::Output;
 use crate::kernels::sparse::SparseTimesPanels;
@@ -12,9 +15,6 @@ use crate::model::Layer;
 use crate::plan::Precision;
 use crate::signal::{DenseRows, Parts, Signal};
 use crate::simd::Isa;
-
-/// The words that rows and weights are made of.
-pub(super) type Word<W> = <<W as Weights>::Numbers as Arithmetic>::Word;
 
 /// A layer's weights in one precision, packed as they are needed.
 pub(crate) trait Weights: Send + Sync + 'static {
@@ -26,8 +26,8 @@ pub(crate) trait Weights: Send + Sync + 'static {
     const PER_NANOSECOND: u64;
     /// Rows that take as long as fewer do: those wait for weights.
     const LEAST_ROWS: u64;
-    /// How sums are made.
-    type Numbers: Arithmetic;
+    /// 32 bits of rows and weights.
+    type Word: Copy + Default + Send + Sync;
 
     /// The layer itself.
     fn layer(&self) -> &Layer;
@@ -36,13 +36,21 @@ pub(crate) trait Weights: Send + Sync + 'static {
     /// What makes outputs of sums, to be completed with the activation and where they go.
     fn output(&self) -> Output<'_>;
     /// For dense rows.
-    fn panels(&self) -> &Panels<Word<Self>>;
+    fn panels(&self) -> &Panels<Self::Word>;
     /// For units apart.
-    fn unit_rows(&self) -> &UnitRows<Word<Self>>;
+    fn unit_rows(&self) -> &UnitRows<Self::Word>;
     /// Packs what lists are multiplied with, those in pairs too if `in_pairs`.
     fn pack_for_lists(&self, isa: Isa, in_pairs: bool);
     /// The input's rows, if it has any in this precision.
-    fn rows(input: Signal<'_>) -> Option<DenseRows<'_, Word<Self>>>;
+    fn rows(input: Signal<'_>) -> Option<DenseRows<'_, Self::Word>>;
+    /// Multiplies rows with the panels of these numbers.
+    fn times_rows(
+        &self,
+        isa: Isa,
+        rows: DenseRows<'_, Self::Word>,
+        which: Range<usize>,
+        output: &mut Output<'_>,
+    );
     /// Multiplies the input's lists.
     fn times_lists(&self, isa: Isa, input: Signal<'_>, output: Output<'_>);
     /// Computes the units of each row that are live in it.
@@ -54,7 +62,7 @@ impl Weights for PackedLayer {
     const BYTES: usize = 4;
     const PER_NANOSECOND: u64 = 100;
     const LEAST_ROWS: u64 = 4;
-    type Numbers = Floats;
+    type Word = f32;
 
     fn layer(&self) -> &Layer {
         &self.layer
@@ -79,11 +87,21 @@ impl Weights for PackedLayer {
         if let Signal::Floats(parts) = input { parts.rows() } else { None }
     }
     #[inline]
+    fn times_rows(
+        &self,
+        isa: Isa,
+        rows: DenseRows<'_, f32>,
+        which: Range<usize>,
+        output: &mut Output<'_>,
+    ) {
+        let panels = self.panels();
+        isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit: output });
+    }
+    #[inline]
     fn times_lists(&self, isa: Isa, input: Signal<'_>, mut output: Output<'_>) {
         let Signal::Floats(parts) = input else { unreachable!("an f32 layer reads f32") };
         let Some(lists) = parts.lists() else { unreachable!("skip reads lists") };
-        let (panels, emit) = (self.panels(), &mut output);
-        isa.run_floats(SparseTimesPanels { lists, panels, emit });
+        isa.run_floats(SparseTimesPanels { lists, panels: self.panels(), emit: &mut output });
     }
     #[inline]
     fn times_units(&self, isa: Isa, input: Signal<'_>, output: Output<'_>, live: LiveLists<'_>) {
@@ -106,7 +124,7 @@ impl Weights for QuantizedLayer {
     const BYTES: usize = 1;
     const PER_NANOSECOND: u64 = 200;
     const LEAST_ROWS: u64 = 2;
-    type Numbers = Bytes;
+    type Word = u32;
 
     fn layer(&self) -> &Layer {
         &self.layer.layer
@@ -129,6 +147,17 @@ impl Weights for QuantizedLayer {
     #[inline]
     fn rows(input: Signal<'_>) -> Option<DenseRows<'_, u32>> {
         if let Signal::Bytes(parts) = input { parts.rows() } else { None }
+    }
+    #[inline]
+    fn times_rows(
+        &self,
+        isa: Isa,
+        rows: DenseRows<'_, u32>,
+        which: Range<usize>,
+        output: &mut Output<'_>,
+    ) {
+        let panels = self.panels();
+        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, emit: output });
     }
     #[inline]
     fn times_lists(&self, isa: Isa, input: Signal<'_>, mut output: Output<'_>) {
