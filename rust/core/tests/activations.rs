@@ -1,11 +1,12 @@
-//! Activations that take an exponential, against f64: every value within a few units in the last place.
+//! Activations that take an exponential, compared with f64: every value is within a few units in
+//! the last place.
 
 mod common;
 
 use common::none;
 use lrgate::{Activation, Isa, Layer, Network, Rows};
 
-/// The activation of every value, by a layer of as many units as there are values.
+/// Applies the activation to every value, with a layer of one unit per value.
 fn of(isa: Isa, activation: Activation, values: &[f32]) -> Vec<f32> {
     let n = values.len();
     let layer = Layer::new(vec![0.0; n], values.to_vec(), 1, activation);
@@ -25,13 +26,15 @@ fn values() -> Vec<f32> {
     near.chain(far).collect()
 }
 
-/// The error in units in the last place of the exact value; of denormals, of the smallest normal number.
+/// The error in units in the last place of the exact value; for denormals, of the smallest normal
+/// number.
 fn ulps(got: f32, exact: f64) -> f64 {
     let unit = exact.abs().max(f64::from(f32::MIN_POSITIVE)) * f64::from(f32::EPSILON) / 2.0;
     (f64::from(got) - exact).abs() / unit
 }
 
-/// The normal distribution function times z, by the series of the error function or its continued fraction.
+/// The normal distribution function of z times z, from the series of the error function or its
+/// continued fraction.
 fn exact_gelu(z: f64) -> f64 {
     let x = z.abs() / 2f64.sqrt();
     let tail = if x < 3.0 {
@@ -93,11 +96,11 @@ fn softmax_is_near_the_exact_one() {
     }
 }
 
-/// Ends, zeros with their sign, and NaN.
+/// Limits, signed zeros, and NaN.
 #[test]
 fn special_values() {
     let special = [f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::MAX, f32::MIN];
-    // Finite inputs give infinite sums only where products overflow.
+    // Finite inputs give infinite sums only if products overflow.
     for isa in Isa::available() {
         let run = |activation, x: f32| {
             let layer = Layer::new(vec![f32::MAX, 1.0], vec![0.0; 2], 1, activation);

@@ -1,5 +1,5 @@
-//! A forward pass on one thread allocates nothing once the thread has run the network, unless rows are
-//! computed anew.
+//! A forward pass on one thread allocates nothing once the thread has run the network, unless rows
+//! are recomputed.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -12,10 +12,10 @@ thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, counting this thread's allocations.
+/// The system's allocator, which counts this thread's allocations.
 struct Counting;
 
-// SAFETY: every call is the system allocator's.
+// SAFETY: every call is passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
@@ -71,7 +71,7 @@ fn a_pass_allocates_nothing() {
             let inputs = [
                 Rows::f32(&floats, rows, 70, 70).unwrap(),
                 Rows::u8(&bytes, rows, 70, 70).unwrap(),
-                // Whole words that are not zero.
+                // Whole words of non-zeros.
                 Rows::u8(&runs, rows, 70, 70).unwrap(),
             ];
             for input in inputs {

@@ -1,7 +1,7 @@
-//! Every refusal, with its exact message: of the core, and as the Python package says it.
+//! Every error with its exact message: the core's, and the Python package's.
 
 mod common;
-/// The binding's translation: all that it knows of the core are its errors.
+/// The binding's translation of the core's errors.
 #[path = "../../python/src/messages.rs"]
 mod messages;
 
@@ -19,7 +19,8 @@ fn network(widths: &[usize]) -> Network {
     Network::new(Model::relu(1, widths).layers, None).unwrap()
 }
 
-/// `message` is that of the Python package; the core's own does not speak of Python.
+/// `message` is the message of the Python package. The core's own message does not use Python's
+/// terms.
 #[track_caller]
 fn refused<T>(result: Result<T>, message: &str) {
     match result {
@@ -36,7 +37,7 @@ fn refused<T>(result: Result<T>, message: &str) {
     }
 }
 
-/// The core's own words, one for each kind of error.
+/// The core's own message, one for each kind of error.
 #[test]
 fn the_core_has_its_own_words() {
     let words = |error: Error, message: &str| assert_eq!(error.to_string(), message);
@@ -442,7 +443,7 @@ fn unknown_isa() {
     assert!(Isa::by_name("none").unwrap_err().to_string().ends_with("got \"none\""));
 }
 
-/// A refusal changes nothing: the network it was asked of still answers as before.
+/// An error changes nothing: the network still answers as before.
 #[test]
 fn refusals_leave_the_network_alone() {
     let network = network(&[3, 4, 2]);

@@ -1,4 +1,4 @@
-//! Plans, profiles and tuning, against counts by brute force.
+//! Plans, profiles and tuning, compared with brute-force counts.
 
 mod common;
 
@@ -50,12 +50,12 @@ fn gates_change_the_plan_of_their_layer_only() {
     assert_eq!(of(&more), ["gate", "gate", "skip"]);
 }
 
-/// Skip uses less than dense and a gate's counts are those of its definition.
+/// Skip computes less than dense, and a gate's counts match their definition.
 #[test]
 fn profiles_count_right() {
     let (n, widths) = (75, [20, 50, 30, 4]);
     let mut model = Model::relu(2, &widths);
-    // Scores of a few bits' numbers, far from 0 where they are not equal to it.
+    // Scores have few bits and are far from 0 unless they equal 0.
     let mut random = Random(3);
     for (gate, pair) in model.gates.iter_mut().zip(widths.windows(2)).take(2) {
         let bias = random.values(pair[1]).iter().map(|b| b.signum()).collect();
@@ -93,7 +93,8 @@ fn profiles_count_right() {
                         assert_eq!((layer.recall, layer.lost_energy), (None, None));
                         continue;
                     };
-                    // Brute force in f64: which units are on, and what the layer's own input gives.
+                    // Brute force in f64: the units that are on, and the layer's outputs for its
+                    // own input.
                     let on: Vec<bool> = gate.bias().iter().map(|b| *b > 0.0).collect();
                     let (mut kept, mut positive, mut lost, mut energy) = (0.0, 0.0, 0.0, 0.0);
                     for x in inputs[i].chunks_exact(widths[i]) {
@@ -121,7 +122,7 @@ fn profiles_count_right() {
     }
 }
 
-/// Rows that come as CSR are profiled as the dense rows that they stand for.
+/// CSR rows have the same profile as the dense rows that they represent.
 #[test]
 fn profiles_of_sparse_rows() {
     let model = Model::relu(4, &[6, 12, 3]);
@@ -155,7 +156,7 @@ fn tuning_keeps_the_answers() {
     for isa in Isa::available() {
         let network = model.network(isa, &dense).with_gates(vec![None, None, None]).unwrap();
         let before = bits(&forward(&network, &data, n));
-        // 200 is more than there are rows.
+        // 200 is more than the number of rows.
         let tuned = network.tune(rows, &[64, 1, 200], SHORT, 1).unwrap();
         let sizes: Vec<_> = tuned.plan().classes().iter().map(|class| class.rows).collect();
         assert_eq!(sizes, [1, 64, 200]);
@@ -210,7 +211,7 @@ fn a_network_tells_what_it_is() {
     assert_eq!(gated.nbytes(), before, "no call packs after it");
 }
 
-/// A plan is measured again class by class; a gate that no class uses stays off.
+/// A plan is measured again for each batch size; a gate that no batch size uses stays off.
 #[test]
 fn retuning_keeps_classes_and_gates() {
     let model = Model::relu(9, &[40, 90, 60, 5]);

@@ -1,4 +1,4 @@
-//! Random small networks against the oracle, shrunk to the smallest that fails.
+//! Random small networks compared with the oracle, shrunk to the smallest that fails.
 
 mod common;
 
@@ -61,7 +61,7 @@ proptest! {
         }
     }
 
-    /// Whatever the numbers, a CSR matrix is refused or computed, never read out of bounds.
+    /// Any CSR matrix is refused or computed, never read out of bounds.
     #[test]
     fn any_csr_is_refused_or_computed(
         starts in prop::collection::vec(-2_i32..8, 0..6),
@@ -89,7 +89,7 @@ proptest! {
         }
     }
 
-    /// A plan's class is the nearest by ratio.
+    /// A call uses the batch plan with the nearest ratio of rows.
     #[test]
     fn the_class_is_the_nearest(
         sizes in prop::collection::btree_set(1_usize..5000, 1..6),

@@ -1,4 +1,5 @@
-//! `Engine`: a core network behind Python's conversions, for everything off the hot path.
+//! `Engine`: a core network behind Python's conversions, for everything that is not on the hot
+//! path.
 
 use std::slice;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ type GateArgs<'py> = (
 type QuantizationArgs<'py> = (PyReadonlyArray1<'py, f32>, PyReadonlyArray1<'py, f32>);
 type ClassArgs = (usize, Vec<String>, Vec<String>);
 
-/// A network with its weights and its plan. It never changes; methods return new ones.
+/// A network with its weights and its plan. It is immutable; methods return new engines.
 #[pyclass(frozen, module = "lrgate._core")]
 pub(crate) struct Engine {
     pub(crate) network: Network,
@@ -42,9 +43,9 @@ pub(crate) struct Engine {
 impl Engine {
     /// Builds a network from (weight (out, in), bias (out,), activation, parameter) per layer.
     ///
-    /// Weights that are read-only, row by row, are used where they are: nobody may write to them from now on.
-    /// Others are copied. `orders` has the units of each layer that are computed, in their order, or None; weights are
-    /// those of all units.
+    /// Read-only C-contiguous weights are used in place, so nobody may write to them afterwards.
+    /// Other weights are copied. `orders` has the kept units of each layer in their order, or None;
+    /// weights contain all units.
     #[new]
     #[pyo3(signature = (layers, *, orders=None, input_scale=None, input_shift=None))]
     fn new(
@@ -98,14 +99,14 @@ impl Engine {
         Ok(Engine { network })
     }
 
-    /// The same network under a plan: (rows, strategies, precisions) per batch class.
+    /// The same network under a plan: (rows, strategies, precisions) per batch size.
     fn with_plan(&self, py: Python<'_>, classes: Vec<ClassArgs>) -> PyResult<Self> {
         let classes = classes.into_iter().map(class_plan).collect::<PyResult<Vec<_>>>()?;
         let plan = Plan::new(classes).map_err(to_py)?;
         Ok(Engine { network: without_gil(py, || self.network.with_plan(plan))? })
     }
 
-    /// The plan: (rows, strategies, precisions) per batch class.
+    /// The plan: (rows, strategies, precisions) per batch size.
     fn plan(&self) -> Vec<(usize, Vec<&'static str>, Vec<&'static str>)> {
         let class = |class: &ClassPlan| {
             let strategies = class.layers.iter().map(|layer| layer.strategy.name()).collect();
@@ -115,12 +116,12 @@ impl Engine {
         self.network.plan().classes().iter().map(class).collect()
     }
 
-    /// The class of the plan that a call with this many rows uses.
+    /// The batch size of the plan that a call with this many rows uses.
     fn class_for(&self, rows: usize) -> usize {
         self.network.plan().for_rows(rows).rows
     }
 
-    /// Measures the fastest plan on these rows; about `seconds` per batch size.
+    /// Measures the fastest plan on these rows, in about `seconds` per batch size.
     #[pyo3(signature = (x, batch_sizes, seconds, num_threads=1))]
     fn tune(
         &self,
@@ -137,7 +138,7 @@ impl Engine {
         Ok(Engine { network: without_gil(py, tune)? })
     }
 
-    /// Measures the plan's classes again, within about `seconds` in all.
+    /// Measures the plan's batch sizes again, within about `seconds` in total.
     fn retune(&self, py: Python<'_>, x: &Bound<'_, PyAny>, seconds: f64) -> PyResult<Self> {
         let x = PyRows::new(x, self.network.input_size())?;
         let rows = x.rows()?;
@@ -145,7 +146,8 @@ impl Engine {
         Ok(Engine { network: without_gil(py, || self.network.retune(rows, time))? })
     }
 
-    /// What each layer does on these rows under the plan for `batch_size` rows a call: sums.
+    /// Counts of each layer on these rows under the plan for calls of `batch_size` rows, summed
+    /// over rows.
     fn count<'py>(
         &self,
         py: Python<'py>,
@@ -169,7 +171,7 @@ impl Engine {
         counts.into_iter().map(layer).collect()
     }
 
-    /// Seconds per row of each layer on one thread, `batch_size` rows a call.
+    /// Seconds per row of each layer on one thread, in calls of `batch_size` rows.
     fn layer_seconds(
         &self,
         py: Python<'_>,
@@ -183,7 +185,8 @@ impl Engine {
         without_gil(py, || self.network.layer_seconds(rows, batch_size, time))
     }
 
-    /// What each layer does on these rows, `batch_size` rows a call, as one dict per layer.
+    /// The profile of each layer on these rows, in calls of `batch_size` rows, as one dict per
+    /// layer.
     fn profile<'py>(
         &self,
         py: Python<'py>,
@@ -215,7 +218,7 @@ impl Engine {
             .collect()
     }
 
-    /// Where the time of calls of `batch_size` rows goes: phases as dicts, seconds per row of a whole
+    /// The time of calls of `batch_size` rows by phase: phases as dicts, seconds per row of a whole
     /// call, bytes of weights in use.
     fn phases<'py>(
         &self,
@@ -255,7 +258,7 @@ impl Engine {
         to_arrays(py, inputs, x.len(), self.network.layers())
     }
 
-    /// The same of the layers after the first; sparse rows are not made dense.
+    /// As `layer_inputs`, without the first layer. Sparse rows are not made dense.
     fn hidden_inputs<'py>(
         &self,
         py: Python<'py>,
@@ -267,8 +270,8 @@ impl Engine {
         to_arrays(py, inputs, x.len(), self.network.layers().skip(1))
     }
 
-    /// Whether a call on these rows recomputes each of them in float32, since a value of it has no byte
-    /// in an int8 layer: bool (n,).
+    /// Whether a call on these rows recomputes each of them in float32, because one of its values
+    /// is outside the range of an int8 layer: bool (n,).
     fn out_of_range<'py>(
         &self,
         py: Python<'py>,
@@ -338,7 +341,7 @@ impl Engine {
             before = Some(rows);
             let inputs = i.checked_sub(1).and_then(|before| orders[before].as_deref());
             let layer = Layer::of_shared(shared(&array)?, bias, columns, activation);
-            // The inputs are units of the layer before, which were fit to be picked there.
+            // The inputs are kept units of the previous layer, which were checked there.
             made.push(layer.pick(orders[i].as_deref(), inputs).map_err(|error| {
                 PyValueError::new_err(format!("orders[{i}]: {}", message(&error)))
             })?);
@@ -369,15 +372,15 @@ fn to_arrays<'py, 'a>(
     inputs.into_iter().zip(layers).map(array).collect()
 }
 
-/// The values of an array that is not written to.
+/// The values of an array that nobody writes to.
 struct ArrayValues {
     start: *const f32,
     len: usize,
-    /// Keeps the values alive.
+    /// Keeps the memory of the values alive.
     _array: Py<PyArray2<f32>>,
 }
 
-// SAFETY: it only reads, what others do not write: see `shared`.
+// SAFETY: the values are only read, and nobody writes to them: see `shared`.
 unsafe impl Send for ArrayValues {}
 // SAFETY: as above.
 unsafe impl Sync for ArrayValues {}
@@ -389,14 +392,14 @@ impl AsRef<[f32]> for ArrayValues {
     }
 }
 
-/// An array's values, row by row: in place where they lie so and the array is read-only. Then nobody writes to
-/// them: who makes the array is trusted with that. Models make theirs of memory of their own, in arrays that
-/// cannot be made writable again.
+/// An array's values in C order: in place if it is C-contiguous and read-only, otherwise copied.
+/// The creator of the array guarantees that nobody writes to it. Models own the memory of their
+/// arrays and make them permanently read-only.
 fn shared(array: &PyReadonlyArray2<'_, f32>) -> PyResult<Weights> {
     let py = array.py();
     let flags = array.getattr(intern!(py, "flags"))?;
     let read_only = !flags.getattr(intern!(py, "writeable"))?.is_truthy()?;
-    // A slice may as well be of columns.
+    // The slice of a Fortran-contiguous array has columns.
     Ok(match array.as_slice() {
         Ok(values) if read_only && array.is_c_contiguous() => Arc::new(ArrayValues {
             start: values.as_ptr(),
@@ -407,7 +410,7 @@ fn shared(array: &PyReadonlyArray2<'_, f32>) -> PyResult<Weights> {
     })
 }
 
-/// The order of a layer, as the core takes it.
+/// The kept units of a layer, as the core expects them.
 fn units((layer, order): (usize, &Order<'_>)) -> PyResult<Option<Vec<u32>>> {
     let Some(order) = order else { return Ok(None) };
     let unit = |i: &i32| {

@@ -1,4 +1,4 @@
-//! One tile: its rows through all layers, on one thread or, where units are shared, on a team.
+//! One tile: its rows pass through all layers, on one thread or on a team that shares units.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,8 +11,8 @@ use crate::pool::{self, Team};
 use crate::rows::Rows;
 use crate::signal::{Parts, Signal};
 
-/// Runs one tile except for the rows that it returns, which are to be recomputed; so the observer does not
-/// see the output.
+/// Runs one tile. Returns the rows that must be recomputed; their outputs are not valid, so the
+/// observer does not get the output here.
 pub(super) fn run_marking<O: Observer>(
     program: &Program,
     rows: Rows<'_>,
@@ -23,7 +23,7 @@ pub(super) fn run_marking<O: Observer>(
     Workspace::with(|workspace| {
         run_layers(program, rows, out, workspace, team, observer);
         let marks = workspace.out_of_range[..rows.rows].iter().zip(&workspace.invalid);
-        // A row that is not finite has its result.
+        // A row that is not finite already has its result.
         let marked =
             |(mark, invalid): (&AtomicBool, &bool)| mark.load(Ordering::Relaxed) && !invalid;
         let marked = marks.enumerate().filter(|(_, marks)| marked(*marks));
@@ -54,7 +54,7 @@ fn run_layers<O: Observer>(
     }
     for (i, (layer, form)) in program.forms(rows).enumerate() {
         if interrupt::is_long(layer.weights(), n) && interrupt::requested() {
-            return; // nothing of it is used
+            return; // the result is discarded
         }
         observer.before(i, input);
         let shared = team.threads() > 1 && layer.can_share(form, n);
@@ -77,7 +77,7 @@ fn run_layers<O: Observer>(
     }
 }
 
-/// Marks rows with a value that is not finite, which bytes of later layers could not tell.
+/// Marks rows with a value that is not finite, which the bytes of later layers cannot represent.
 fn mark_invalid(input: Signal<'_>, invalid: &mut [bool]) {
     let Signal::Floats(parts) = input else { return };
     for (r, invalid) in invalid.iter_mut().enumerate() {

@@ -5,16 +5,16 @@
 //!     for block of 512 inputs:        # 128 KiB of weights: stays in L2 while the rows pass
 //!         for group of rows:          # as many as the instruction set's registers hold
 //!             for vectors of the panel:   # all four, or one by one (`Simd::whole_panel`)
-//!                 sums = 0, or what the block before left
+//!                 sums = 0, or the sums of the previous block
 //!                 for i in block:
 //!                     w = panel[i]
 //!                     for row in group: sums[row] += x[row][i] * w
-//!                 emit(sums), or leave them to the next block
+//!                 epilogue(sums), or keep them for the next block
 //! ```
 //!
 //! Each sum is one chain over the inputs in order, whatever the group and the block, so a row has
-//! the same bits in any batch. On prepacked weights this runs as fast as the best GEMM crates
-//! (docs/architecture.md has the figures), which is why lrgate needs none.
+//! the same bits in any batch. With prepacked weights this is as fast as the best GEMM crates
+//! (docs/architecture.md has the figures), so lrgate does not need one of them.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -30,7 +30,7 @@ use crate::simd::{Kernel, LANES, Simd};
 pub(crate) struct RowsTimesPanels<'a, A: Arithmetic, E> {
     pub(crate) rows: DenseRows<'a, A::Word>,
     pub(crate) panels: &'a Panels<A::Word>,
-    /// Numbers of the panels.
+    /// Range of panel numbers.
     pub(crate) which: Range<usize>,
     pub(crate) emit: &'a mut E,
 }
@@ -38,11 +38,12 @@ pub(crate) struct RowsTimesPanels<'a, A: Arithmetic, E> {
 /// Inputs per block.
 const BLOCK: usize = 512;
 
-/// Rows whose sums are kept between blocks: 64 KiB, which stays in L2.
+/// Number of rows whose sums are kept between blocks: 64 KiB, which stays in L2.
 const KEPT: usize = 256;
 
 thread_local! {
-    /// The sums, which would be much of a small stack; kept for the thread's next pass.
+    /// The kept sums, which would take much of a small stack. The buffer is reused by the thread's
+    /// next pass.
     static KEPT_SUMS: Cell<Aligned<u32>> = Cell::new(Aligned::new(64));
 }
 
@@ -64,7 +65,7 @@ struct Panel<'a, W> {
     weights: &'a [W],
     /// Vectors per input.
     vectors: usize,
-    /// Its first unit.
+    /// The panel's first unit.
     first: usize,
 }
 
@@ -102,9 +103,9 @@ struct Block<'a, W> {
     rows: DenseRows<'a, W>,
     panel: Panel<'a, W>,
     inputs: (usize, usize),
-    /// The first row, which has the first of the kept sums.
+    /// Index of the first row, relative to the kept sums.
     first: usize,
-    /// Whether the sums are complete after it.
+    /// Whether this is the last block, which completes the sums.
     last: bool,
 }
 
@@ -132,16 +133,16 @@ fn groups<S: Simd, A: Arithmetic, E: Emit<A>>(
         4 if S::GROUP > 4 => simd.run(Groups::<A, E, 4> { block, rows, kept, emit }),
         3 if S::GROUP > 3 => simd.run(Groups::<A, E, 3> { block, rows, kept, emit }),
         2 if S::GROUP > 2 => simd.run(Groups::<A, E, 2> { block, rows, kept, emit }),
-        // In this function: a single row of a small layer takes little longer than a call.
+        // Inlined here: a single row of a small layer takes little longer than a function call.
         1 => group::<S, A, E, 1>(simd, block, rows, kept, emit),
         _ => {}
     }
 }
 
-/// Groups of R rows. Each R is a function of its own: compilers take far more than twice as long for a function of
-/// twice the size.
+/// Groups of R rows. Each R is a separate function, because compile time grows faster than linearly
+/// with the size of a function.
 struct Groups<'a, A: Arithmetic, E, const R: usize> {
-    // By reference: few words are passed.
+    // Passed by reference, to pass few words.
     block: &'a Block<'a, A::Word>,
     rows: (usize, usize),
     kept: &'a mut [A::Word],
@@ -180,7 +181,7 @@ fn group<S: Simd, A: Arithmetic, E: Emit<A>, const R: usize>(
     }
 }
 
-/// R rows times the V vectors from `at` on of a panel: R V sums in registers.
+/// R rows times the panel's V vectors from `at` on, with R V sums in registers.
 #[inline(always)]
 fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
     simd: S,
@@ -191,7 +192,7 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
     emit: &mut E,
 ) {
     let (from, to) = block.inputs;
-    // A constant where all of the panel's vectors are taken.
+    // A constant if all vectors of the panel are used.
     let stride = LANES * if S::whole_panel(R) { V } else { block.panel.vectors };
     let weights = &block.panel.weights[from * stride..to * stride];
     let mut x: [&[A::Word]; R] = [&[]; R];
@@ -203,14 +204,15 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
         let kept = &kept[(row - block.first) * PANEL..][..R * PANEL];
         for (r, sums) in sums.iter_mut().enumerate() {
             for (v, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: R rows of four vectors.
+                // SAFETY: `kept` has R rows of four vectors.
                 *sum = unsafe { A::load(simd, kept.as_ptr().add(r * PANEL + (at + v) * LANES)) };
             }
         }
     }
     let mut weights = weights[at * LANES..].as_ptr();
     let mut i = 0;
-    // Few sums wait for themselves; where their order does not matter, they are made of several.
+    // With few sums, the latency of the additions limits the speed. If the order does not affect
+    // the result, each sum is split into several.
     if A::EXACT && R * V <= 2 {
         let mut parts = [[[A::splat(simd, A::Word::default()); V]; R]; 4];
         while i + 4 <= to - from {
@@ -230,8 +232,8 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
         }
     }
     for i in i..to - from {
-        // SAFETY: input `i` of the block is `stride` weights, of which V vectors from `at` on are read,
-        // and every row has `to - from` entries.
+        // SAFETY: input `i` of the block has `stride` weights, of which V vectors from `at` on are
+        // read, and every row has `to - from` entries.
         unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
         weights = weights.wrapping_add(stride);
     }
@@ -243,7 +245,7 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
         let kept = &mut kept[(row - block.first) * PANEL..][..R * PANEL];
         for (r, sums) in sums.into_iter().enumerate() {
             for (v, sum) in sums.into_iter().enumerate() {
-                // SAFETY: R rows of four vectors.
+                // SAFETY: `kept` has R rows of four vectors.
                 unsafe { A::store(simd, kept.as_mut_ptr().add(r * PANEL + (at + v) * LANES), sum) }
             }
         }

@@ -1,4 +1,4 @@
-//! Finds the non-zero entries of rows that come from outside.
+//! Finds the non-zero entries of rows: the caller's, or those of a layer's finished output.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -31,8 +31,8 @@ impl Kernel for Scan<'_> {
                         simd.load_partial(rest.as_ptr(), rest.len())
                     }
                 };
-                // SAFETY: a row appends at most `column` entries before this vector, and its region has
-                // room for its columns rounded up to vectors and 16 more.
+                // SAFETY: a row appends at most `column` entries before this vector, and its region
+                // has room for its columns rounded up to vectors and 16 more.
                 end += unsafe { append(simd, index.add(end), value.add(end), column, v) };
             }
             *len = end;
@@ -40,9 +40,9 @@ impl Kernel for Scan<'_> {
     }
 }
 
-/// Lists the bytes of rows of bytes that are not zero, as [`crate::signal::ByteLists`] has them.
+/// Lists the non-zero bytes of byte rows as [`crate::signal::ByteLists`].
 pub(crate) struct ScanBytes<'a> {
-    /// With their padding up to whole vectors of words.
+    /// Rows with their padding to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,
     pub(crate) columns: usize,
     pub(crate) lists: ListsMut<'a, u8, u16>,
@@ -56,7 +56,7 @@ impl Kernel for ScanBytes<'_> {
         for r in 0..self.rows.rows() {
             let bytes = self.rows.row(r).as_ptr().cast::<u8>();
             let (index, value, len) = self.lists.end(r);
-            // In a register: line after line waits for it.
+            // Kept in a register, because every line depends on it.
             let mut end = *len;
             for column in (0..self.columns).step_by(PANEL) {
                 // SAFETY: the row has its columns rounded up to lines of 64. A row appends at most
@@ -77,15 +77,16 @@ impl Kernel for ScanBytes<'_> {
     }
 }
 
-/// The lowest `n` of 64 bits.
+/// The lowest `n` of 64 bits are set.
 #[inline(always)]
 fn first_bits(n: usize) -> u64 {
     if n < 64 { (1 << n) - 1 } else { u64::MAX }
 }
 
-/// Lists the words of pairs of rows, as [`crate::signal::PairLists`] has them. A row alone is a pair with itself.
+/// Lists the non-zero words of pairs of rows as [`crate::signal::PairLists`]. A last single row is
+/// paired with itself.
 pub(crate) struct ScanPairs<'a> {
-    /// With their padding up to whole vectors of words.
+    /// Rows with their padding to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,
     pub(crate) lists: ListsMut<'a, u32>,
 }
@@ -122,14 +123,14 @@ impl Kernel for ScanPairs<'_> {
     }
 }
 
-/// Counts what lists of rows of bytes would hold.
+/// Counts the entries that the two forms of lists would have.
 pub(crate) struct CountBytes<'a> {
-    /// With their padding up to whole vectors of words.
+    /// Rows with their padding to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,
 }
 
 impl Kernel for CountBytes<'_> {
-    /// Bytes that are not zero; words that are not all zero in one or the other row of a pair.
+    /// Non-zero bytes; words that are non-zero in at least one row of their pair.
     type Output = (usize, usize);
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> (usize, usize) {
@@ -150,33 +151,32 @@ impl Kernel for CountBytes<'_> {
     }
 }
 
-/// Makes bytes of f32 rows: `x inverse + offset`, rounded, per column. Tells which rows hold a value
-/// that is not finite.
+/// Quantises f32 rows: `x inverse + offset`, rounded, per column. Marks rows with a value that is
+/// not finite.
 pub(crate) struct Quantize<'a> {
     pub(crate) rows: DenseRows<'a>,
-    /// One for all columns, or one each, padded to whole vectors.
+    /// One for all columns, or one per column, padded to whole vectors.
     pub(crate) inverse: &'a [f32],
     pub(crate) offset: &'a [f32],
     pub(crate) bytes: ByteRowsMut<'a>,
-    /// Set for a row that is not finite; never cleared.
+    /// Set for rows with a value that is not finite. Never cleared.
     pub(crate) invalid: &'a mut [bool],
-    /// Set for a finite row with a value that is outside `range` before it is rounded, where that matters; never
-    /// cleared.
+    /// If given, set for finite rows with a value outside `range` before rounding. Never cleared.
     pub(crate) out_of_range: Option<&'a [AtomicBool]>,
     pub(crate) range: (f32, f32),
 }
 
-/// The range of a network's inputs: a step beyond the bytes, little more than rounding takes them.
+/// Range of a network's inputs: one step beyond the bytes, slightly more than rounding allows.
 pub(crate) const INPUT_RANGE: (f32, f32) = (-1.0, 256.0);
 
-/// The range of a hidden layer's inputs: where they come by vectors, those above become 255.
+/// Range of a hidden layer's inputs, as in the epilogue, which marks rows with a byte of 255.
 pub(crate) const HIDDEN_RANGE: (f32, f32) = (super::emit::LEAST_BYTE, 254.5);
 
-/// How many values ahead rows are asked for: a row that is in no near cache takes as long to come as
-/// all that is done with it.
+/// Prefetch distance in values: loading a row from outside the near caches takes as long as
+/// processing it.
 const AHEAD: usize = 1024;
 
-/// Copies rows of bytes that are taken as they are, and pads them with zeros.
+/// Copies byte rows unchanged and pads them with zeros.
 pub(crate) struct CopyBytes<'a> {
     pub(crate) data: &'a [u8],
     pub(crate) stride: usize,
@@ -223,7 +223,7 @@ impl Kernel for Quantize<'_> {
 }
 
 impl Quantize<'_> {
-    /// With one factor and offset, if `ONE`, or one for each column.
+    /// Quantises all rows; with one factor and offset if `ONE`, else with one per column.
     #[inline(always)]
     fn rows<S: Simd, const ONE: bool>(self, simd: S) {
         let Quantize { rows, inverse, offset, mut bytes, invalid, out_of_range, range } = self;
@@ -236,7 +236,7 @@ impl Quantize<'_> {
                     simd.prefetch(line.as_ptr());
                 }
             }
-            // x 0 is NaN where x is not finite.
+            // x times 0 is NaN if x is not finite.
             let mut finite = [simd.splat(0.0); 4];
             let (mut least, mut most) = ([simd.splat(0.0); 4], [simd.splat(0.0); 4]);
             let mut column = 0;
@@ -270,14 +270,14 @@ impl Quantize<'_> {
                     finite[0] = simd.mul_add(x, simd.splat(0.0), finite[0]);
                     let q = quantize::<S, ONE>(simd, x, inverse, offset, column);
                     simd.store_bytes(out.as_mut_ptr(), simd.to_bytes(q));
-                    // What is past the columns may be anything.
+                    // Values past the columns are arbitrary.
                     let q = simd.keep(lanes_within(columns, column), q);
                     (least[0], most[0]) = (simd.at_most(q, least[0]), simd.at_least(q, most[0]));
                 }
                 column += LANES;
             }
-            // What is read past the columns is multiplied with zero weights; but a group of zeros
-            // is to be one.
+            // Padding is multiplied with zero weights, but must be zero so that groups of zeros are
+            // recognised.
             bytes[columns..].fill(0);
             let [a, b, c, d] = finite;
             let finite = simd.add(simd.add(a, b), simd.add(c, d));
@@ -296,7 +296,7 @@ impl Quantize<'_> {
     }
 }
 
-/// What rounds to the bytes of the values of sixteen columns.
+/// The values of sixteen columns before rounding: `x inverse + offset`.
 #[inline(always)]
 fn quantize<S: Simd, const ONE: bool>(
     simd: S,
@@ -315,7 +315,7 @@ fn quantize<S: Simd, const ONE: bool>(
     simd.add(simd.mul(x, inverse), offset)
 }
 
-/// Converts uint8 rows to f32, into dense rows, lists of non-zeros, or both.
+/// Converts uint8 rows to f32: to dense rows, lists of non-zeros, or both.
 pub(crate) struct FromBytes<'a> {
     pub(crate) data: &'a [u8],
     pub(crate) stride: usize,
@@ -364,7 +364,7 @@ impl Kernel for FromBytes<'_> {
     }
 }
 
-/// Stores the non-zeros of a vector and returns how many they are.
+/// Stores the non-zeros of a vector and returns their number.
 ///
 /// # Safety
 /// `index` and `value` must be valid for writing 16 entries.

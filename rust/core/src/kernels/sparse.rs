@@ -5,13 +5,13 @@
 //!     for row:
 //!         sums = 0                # registers
 //!         for (i, x) in list of row:
-//!             sums += x * panel[i]    # four vectors; what x = 0 would touch is never read
-//!         emit(sums)
+//!             sums += x * panel[i]    # four vectors; weights of zero inputs are never read
+//!         epilogue(sums)
 //! ```
 //!
-//! Entries go to [`chains`] independent sets of accumulators in turn, so that the latency of a
-//! multiply-add does not bound the loop. The order of a row's additions depends on its own list
-//! alone: a row has the same bits in any batch.
+//! Entries are added in turn to [`chains`] independent sets of accumulators, so that the latency of
+//! a multiply-add does not limit the loop. The order of a row's additions depends only on its own
+//! list, so a row has the same bits in any batch.
 
 use super::arithmetic::Floats;
 use super::emit::Emit;
@@ -26,7 +26,7 @@ pub(crate) struct SparseTimesPanels<'a, E> {
     pub(crate) emit: &'a mut E,
 }
 
-/// How many entries ahead weights are asked for: enough to hide L3 at four lines an entry.
+/// Prefetch distance in entries: enough to hide the latency of L3 at four lines per entry.
 const PREFETCH: usize = 12;
 
 impl<E: Emit<Floats>> Kernel for SparseTimesPanels<'_, E> {
@@ -49,7 +49,7 @@ impl<E: Emit<Floats>> Kernel for SparseTimesPanels<'_, E> {
     }
 }
 
-/// A panel, and where the next one starts.
+/// A panel and the start of the next one.
 #[derive(Clone, Copy)]
 struct Panel<'a> {
     weights: &'a [f32],
@@ -66,7 +66,7 @@ fn rows<S: Simd, E: Emit<Floats>, const V: usize, const CHAINS: usize>(
     emit: &mut E,
 ) {
     assert_eq!(panel.weights.len(), lists.columns * V * LANES);
-    // A tile's first row finds the panel cold.
+    // The first row of a tile finds the panel cold.
     for row in 0..lists.spans.len() {
         let (index, value) = lists.row(row);
         let sums = if row == 0 {
@@ -96,7 +96,7 @@ fn one_row<S: Simd, const V: usize, const CHAINS: usize, const COLD: bool>(
         while at < whole {
             for (chain, sums) in sums.iter_mut().enumerate() {
                 if COLD {
-                    // Past the list's end, the next panel is asked for.
+                    // Past the end of the list, the next panel is prefetched.
                     let ahead = at + chain + PREFETCH;
                     let (panel, ahead) = if ahead < index.len() {
                         (panel, ahead)

@@ -1,4 +1,5 @@
-//! Scans and epilogues, entry by entry. Products are tested through networks, against an oracle.
+//! Tests of scans and epilogues, entry by entry. Products are tested through networks, against an
+//! oracle.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,7 +15,7 @@ use crate::simd::{Isa, Kernel, LANES, Simd};
 
 const WIDTHS: [usize; 7] = [1, 15, 16, 17, 63, 64, 130];
 
-/// Rows of small integers, most of them zero; the last row is all zero.
+/// Rows of small integers, most of them zero. The last row is all zero.
 fn rows(rows: usize, columns: usize) -> Vec<u8> {
     let value = |i: usize| {
         if i.is_multiple_of(3) && i / columns + 1 < rows { (i % 250 + 1) as u8 } else { 0 }
@@ -72,7 +73,7 @@ fn values_that_are_not_finite_are_listed() {
     }
 }
 
-/// A buffer with rows of bytes, padded.
+/// A buffer with padded byte rows.
 fn with_bytes(bytes: &[u8], n: usize, d: usize) -> Buffer {
     let mut buffer = Buffer::new();
     let (to, _) = buffer.write_bytes(n, d, Form::rows(Precision::Int8));
@@ -170,13 +171,13 @@ fn quantising_rounds_clamps_and_marks() {
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
             assert_eq!(bytes[..d.min(6)], rounded[..d.min(6)], "{} {d}", isa.name());
             assert!(bytes[d..].iter().all(|byte| *byte == 0), "padding");
-            // A row that is not finite has its result; others are recomputed.
+            // A row that is not finite already has its result; other rows are recomputed.
             assert_eq!((invalid, marks[0].load(Ordering::Relaxed)), ([d == 7], d == 6));
         }
     }
 }
 
-/// Gives finished sums of one row to an output.
+/// Passes finished sums of one row to an output.
 struct Emitting<'a, 'b, A> {
     output: &'a mut Output<'b>,
     sums: &'a [A],
@@ -276,7 +277,7 @@ fn sums_of_bytes_are_scaled_and_become_bytes_of_the_next_layer() {
     }
 }
 
-/// Gives the sums of chosen units of one row to an output.
+/// Passes the sums of chosen units of one row to an output.
 struct Putting<'a, 'b> {
     output: &'a mut Output<'b>,
     units: &'a [u32],

@@ -1,22 +1,23 @@
-//! Panels of bytes in which every input has a line of its own.
+//! Panels of bytes in which every input has its own line.
 
 use super::size::{BLOCK, PANEL};
 use crate::memory::{self, Aligned, room_for_weights, zeros};
 use crate::simd::{Isa, Kernel, LANES, Simd};
 
-/// A matrix of signed bytes as panels of 64 units: `[panel][input][64]`, an input's weights to 64 units
-/// being one cache line. The bytes of a line stand so that [`Simd::interleave`] brings them in order.
+/// A matrix of signed bytes as panels of 64 units: `[panel][input][64]`. The weights of one input
+/// to 64 units are one cache line. The bytes of a line are permuted so that [`Simd::interleave`]
+/// puts them in order.
 pub(crate) struct BytePanels {
-    /// Four bytes each.
+    /// Four bytes per word.
     data: Aligned<u32>,
     inputs: usize,
     outputs: usize,
 }
 
 impl BytePanels {
-    /// Packs a matrix of which `fill(o, _)` writes all of unit `o`, `columns` words of the bytes of four inputs each;
-    /// units are asked for once, in order. If there is an `order`, it tells which of these inputs the matrix has, and
-    /// in which order: then lines are put in it.
+    /// Packs a matrix. `fill(o, words)` writes unit `o` as `columns` words of four inputs each; it
+    /// is called once per unit, in order. `order` lists the inputs that the matrix has, in their
+    /// order; then lines are permuted after packing.
     pub(crate) fn pack(
         isa: Isa,
         (inputs, outputs): (usize, usize),
@@ -43,7 +44,7 @@ impl BytePanels {
                 }
                 Some((order, lines)) => {
                     if words.len() < PANEL * columns {
-                        lines.fill(0); // fewer units
+                        lines.fill(0); // the last panel may have fewer units
                     }
                     isa.run(PackBytes { words, columns, lines });
                     for input in *order {
@@ -73,7 +74,7 @@ impl BytePanels {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// The lines of up to `count` panels from `p` on, sixteen words each; none past the last.
+    /// The lines of up to `count` panels from panel `p` on, sixteen words each.
     #[inline(always)]
     pub(crate) fn from(&self, p: usize, count: usize) -> &[u32] {
         let at = |p: usize| (p * self.inputs * LANES).min(self.data.len());
@@ -81,7 +82,7 @@ impl BytePanels {
     }
 }
 
-/// Packs the words of up to 64 units, `columns` each, as the lines of a panel.
+/// Packs up to 64 units of `columns` words each as the lines of a panel.
 struct PackBytes<'a> {
     words: &'a [u32],
     columns: usize,
@@ -93,7 +94,7 @@ impl Kernel for PackBytes<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         const WORDS: usize = BLOCK / 4;
-        /// How many blocks ahead words are asked for: no hardware follows so many units at once.
+        /// Prefetch distance in blocks: hardware prefetchers cannot follow so many units at once.
         const PREFETCH: usize = 2;
         let PackBytes { words, columns, lines } = self;
         for (block, lines) in lines.chunks_mut(BLOCK * LANES).enumerate() {
@@ -119,7 +120,7 @@ impl Kernel for PackBytes<'_> {
     }
 }
 
-/// The bytes of four inputs to a word, for four units, as those of four units to a word, for each of the
+/// Transposes words of four inputs for each of four units into words of four units for each of the
 /// four inputs.
 #[inline(always)]
 fn transposed<const N: usize>(units: &[[u32; N]; 4]) -> [[u32; 4]; N] {
@@ -160,7 +161,7 @@ mod tests {
         }
     }
 
-    /// Every byte of every line, for inputs as they are or in an order.
+    /// Checks every byte of every line, with all inputs or with some of them in an order.
     #[track_caller]
     fn check(isa: Isa, columns: usize, outputs: usize, order: Option<&[u32]>) {
         let inputs = order.map_or(columns, <[u32]>::len);

@@ -10,8 +10,8 @@ pub(crate) struct UnitRows<W = f32> {
 }
 
 impl<W: Copy + Default> UnitRows<W> {
-    /// Packs the matrix of which `fill(o, _)` writes the first `filled` inputs of unit `o`; the others are zero. Of
-    /// bytes, four inputs are one.
+    /// Packs a matrix. `fill(o, row)` writes the first `filled` inputs of unit `o`; the other
+    /// inputs are zero. With bytes, an entry has four inputs.
     pub(crate) fn pack(
         inputs: usize,
         filled: usize,

@@ -1,14 +1,14 @@
-//! gate: units whose low-rank sign estimate is not positive are not computed (Davis and Arel 2013,
-//! arXiv 1312.4461).
+//! The gate strategy: units whose low-rank sign estimate is not positive are not computed (Davis
+//! and Arel 2013, arXiv 1312.4461).
 //!
 //! ```text
-//! t = x u                         # rank sums a row; skips zero inputs where that is cheaper
+//! t = x u                         # rank sums per row; skips zero inputs where that is faster
 //! live = units with t v + c > 0   # compressed into a list in registers
 //! y[unit] = activation(x . w[unit] + b[unit]) for unit in live, else 0
 //! ```
 //!
-//! A row whose t holds NaN or an infinity has no estimate: all its units are computed, so that a
-//! NaN in a row comes out as NaN.
+//! If t of a row holds NaN or an infinity, the row has no estimate: all its units are computed, so
+//! that NaN in a row reaches the output.
 
 use std::iter;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::model::{Gate, InputMap, Layer, Quantization};
 use crate::signal::{ByteRowsMut, DenseRows, Form, Lists, Signal, Span, byte_stride, list_stride};
 use crate::simd::Isa;
 
-/// A layer that computes the units that its gate lets through.
+/// A layer that computes only the units that its gate lets through.
 pub(crate) struct Gated<W, G> {
     pub(super) weights: Arc<W>,
     pub(super) gate: Arc<G>,
@@ -44,19 +44,19 @@ impl<W, G> Clone for Gated<W, G> {
     }
 }
 
-/// A gate for layers with weights `W`.
+/// The gate of a layer with weights `W`.
 pub(crate) trait Estimate<W: Weights>: Send + Sync + 'static {
-    /// Packs what is not packed yet.
+    /// Packs the weights that are not packed yet.
     fn pack(&self, isa: Isa, in_pairs: bool);
     /// Rank of its factors.
     fn rank(&self) -> usize;
-    /// Units that are scored.
+    /// Number of units that are scored.
     fn scored(&self) -> usize;
     /// Whether scores are sums of bytes.
     fn scores_bytes(&self) -> bool;
-    /// The low-rank sums of every row.
+    /// Computes the low-rank sums of every row.
     fn estimate(&self, isa: Isa, input: Signal<'_>, scratch: &mut GateScratch);
-    /// The live units of every row, from them.
+    /// Lists the live units of every row from the low-rank sums.
     fn choose(&self, isa: Isa, rows: usize, scratch: &mut GateScratch);
 }
 
@@ -148,16 +148,17 @@ pub(crate) struct PackedGate {
     gate: Gate,
     u: Panels,
     v: Panels,
-    /// Padded to whole vectors.
+    /// Zero-padded to whole vectors.
     bias: Aligned<f32>,
-    /// Units from here on are live whatever the row (`v` has only zeros for them and the bias is
-    /// positive): they are not scored.
+    /// Units from this index on are live for every row (`v` has only zeros for them and the bias is
+    /// positive). They are not scored.
     scored: usize,
-    /// For a gate with a range: its scores are sums of bytes, which takes a quarter of the memory.
+    /// For a gate with a range: scores are sums of bytes, which takes a quarter of the memory.
     bytes: Option<ByteGate>,
 }
 
-/// What makes bytes of an f32 gate's `x u`, per factor and padded to whole vectors, and their scores.
+/// Quantises an f32 gate's sums `x u`, with factors and offsets per sum padded to whole vectors,
+/// and computes scores from them.
 struct ByteGate {
     inverse: Vec<f32>,
     offset: Vec<f32>,
@@ -165,11 +166,11 @@ struct ByteGate {
 }
 
 /// Rows with at most this share of non-zeros use the sparse kernel for t. The sparse kernel takes
-/// about twice as long per multiplication as the dense one.
+/// about twice as long per product as the dense one.
 const SPARSE_ESTIMATE_UP_TO: f64 = 0.5;
 
 impl PackedGate {
-    /// Packs a checked gate, folding the layer's input map into it.
+    /// Packs a checked gate, and folds the layer's input map into it.
     pub(crate) fn new(index: usize, gate: Gate, layer: &PackedLayer) -> Result<PackedGate> {
         let (inputs, outputs, rank) = (layer.layer.inputs(), layer.layer.outputs(), gate.rank);
         let scale = |i| layer.map.as_ref().map_or(1.0, |map| map.scale(i));
@@ -228,7 +229,7 @@ impl Estimate<PackedLayer> for PackedGate {
         self.bytes.is_some()
     }
 
-    /// t = x u; dense or sparse, whichever is less for a row. CSR has no rows.
+    /// t = x u, dense or sparse, whichever is faster for a row. CSR input has no dense rows.
     fn estimate(&self, isa: Isa, input: Signal<'_>, scratch: &mut GateScratch) {
         let Signal::Floats(parts) = input else { unreachable!("an f32 gate reads f32") };
         let (rows, Some(lists)) = (parts.rows(), parts.lists()) else {
@@ -277,13 +278,13 @@ impl Estimate<PackedLayer> for PackedGate {
 }
 
 impl ByteGate {
-    /// For a gate with a range.
+    /// `None` for a gate without a range.
     fn new(packed: &PackedGate, layer: &PackedLayer) -> Option<ByteGate> {
         let scores = Arc::new(Scores::new(packed)?);
         let (gate, rank) = (&packed.gate, packed.gate.rank);
         let (mut inverse, mut offset) = (vec![0.0; padded(rank)], vec![0.0; padded(rank)]);
         for k in 0..rank {
-            // The kernel sums without the folded map's shift.
+            // The kernel's sums do not contain the folded map's shift.
             let shifted = |map: &Arc<InputMap>| {
                 let inputs = 0..layer.layer.inputs();
                 inputs.map(|i| f64::from(gate.u[i * rank + k]) * f64::from(map.shift(i))).sum()
@@ -321,14 +322,14 @@ fn all_live(live: &mut [u32], span: &mut Span, outputs: usize) {
     }
 }
 
-/// Scores of bytes: `t = x u`, rounded to eight bits over the range that it has on calibration rows,
-/// times `v` as signed bytes with a step per unit, compared with one integer threshold per unit, into
-/// which everything else is folded.
+/// Scores from bytes: `t = x u`, quantised to eight bits over its range on calibration rows, is
+/// multiplied with `v` as signed bytes with a step per unit. The sum is compared with one integer
+/// threshold per unit, into which all other terms are folded.
 struct Scores {
     v: Panels<u32>,
-    /// i32: a unit is live where its sum is above.
+    /// i32: a unit is live if its sum is above its threshold.
     threshold: Aligned<u32>,
-    /// A byte b of factor k stands for `low[k] + b step[k]`.
+    /// Byte b of sum k represents `low[k] + b step[k]`.
     low: Vec<f64>,
     step: Vec<f64>,
     outputs: usize,
@@ -336,7 +337,7 @@ struct Scores {
 }
 
 impl Scores {
-    /// For a gate with a range.
+    /// `None` for a gate without a range.
     fn new(packed: &PackedGate) -> Option<Scores> {
         let (gate, scored) = (&packed.gate, packed.scored);
         let (rank, outputs) = (gate.rank, gate.bias.len());
@@ -358,13 +359,13 @@ impl Scores {
             }
         }
         let v_steps: Vec<f64> = largest.into_iter().map(|v| step(iter::once(v))).collect();
-        // What is not scored is never above.
+        // The threshold of units that are not scored is never exceeded.
         let mut threshold = zeros(padded(outputs));
         threshold[scored..].fill(i32::MAX as u32);
         for (o, threshold) in threshold.iter_mut().enumerate().take(scored) {
             let least = -(f64::from(gate.bias[o]) + lows[o]) / v_steps[o];
-            // A sum is an integer, so that it is above `least` where it is above its floor. A cast
-            // from float saturates.
+            // The sum is an integer, so it is above `least` exactly if it is above the floor of
+            // `least`. The cast from float saturates.
             *threshold = least.floor() as i32 as u32;
         }
         let v = Panels::pack_by_input(rank.div_ceil(4), scored, |group, o| {
@@ -377,7 +378,7 @@ impl Scores {
         self.threshold.len() * 4 + self.v.bytes()
     }
 
-    /// The live units of every row, from its bytes of `x u`.
+    /// Lists the live units of every row from its bytes of `x u`.
     fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
         let GateScratch { low_rank_bytes, live, live_spans, .. } = scratch;
         let rank = self.low.len();
@@ -390,7 +391,7 @@ impl Scores {
     }
 }
 
-/// Empty lists of live units for `n` rows.
+/// Starts empty lists of live units for `n` rows.
 fn start_spans(spans: &mut [Span], n: usize, outputs: usize) -> &mut [Span] {
     let stride = list_stride(outputs);
     for (row, span) in spans[..n].iter_mut().enumerate() {
@@ -410,18 +411,19 @@ fn add_always(live: &mut [u32], spans: &mut [Span], scored: usize, outputs: usiz
     }
 }
 
-/// A gate of an int8 layer: both factors are bytes.
+/// The gate of an int8 layer: both factors are bytes.
 pub(crate) struct QuantizedGate {
     u: ByteWeights,
-    /// What makes a byte of a sum of `u`.
+    /// `sum scale + bias`, rounded, is the byte of a sum of `x u`.
     scale: Aligned<f32>,
     bias: Aligned<f32>,
-    /// Those of the gate that it is made of.
+    /// Shared with the f32 gate that it is made from.
     scores: Arc<Scores>,
 }
 
 impl QuantizedGate {
-    /// Quantises a checked gate, on a layer whose inputs are bytes; `None` for one without a range.
+    /// Quantises a checked gate of a layer whose inputs are bytes; `None` for a gate without a
+    /// range.
     pub(crate) fn new(
         packed: &PackedGate,
         layer: &PackedLayer,
@@ -430,7 +432,7 @@ impl QuantizedGate {
         let scores = packed.bytes.as_ref()?.scores.clone();
         let gate = &packed.gate;
         let (inputs, rank) = (layer.layer.inputs(), gate.rank);
-        // x = (byte - offset) step; with the map, u sees x scale + shift.
+        // x = (byte - offset) step. With an input map, u is multiplied with x scale + shift.
         let map = layer.input_map.as_deref();
         let factor = |i: usize| map.map_or(1.0, |map| f64::from(map.scale(i)));
         let shift = |i: usize| map.map_or(0.0, |map| f64::from(map.shift(i)));
@@ -463,7 +465,7 @@ impl QuantizedGate {
         Some(QuantizedGate { u, scale, bias, scores })
     }
 
-    /// Bytes of weights, but for scores, which the gate has.
+    /// Bytes of weights, without the scores, which the f32 gate counts.
     pub(crate) fn bytes(&self) -> usize {
         (self.scale.len() + self.bias.len()) * 4 + self.u.bytes()
     }

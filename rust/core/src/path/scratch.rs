@@ -5,18 +5,18 @@ use crate::memory::Aligned;
 use crate::signal::{Span, byte_stride, grow, grow_vec, list_stride};
 use crate::simd::LANES;
 
-/// What a gate needs between its estimate and its dot products.
+/// Buffers that a gate uses between its estimate and its dot products.
 pub(crate) struct GateScratch {
-    /// x u, rows by rank.
+    /// x u: rows by rank.
     pub(crate) low_rank: Aligned<f32>,
-    /// The same as bytes.
+    /// x u as bytes.
     pub(crate) low_rank_bytes: Aligned<u32>,
-    /// Live units, per row.
+    /// Live units of each row.
     pub(crate) live: Aligned<u32>,
     pub(crate) live_spans: Vec<Span>,
     /// Rows whose estimate is not finite.
     pub(crate) invalid: Vec<bool>,
-    /// Vectors of a row that are not all zero.
+    /// Indices of a row's non-zero vectors.
     pub(crate) blocks: Vec<u32>,
 }
 
@@ -34,7 +34,7 @@ impl Default for GateScratch {
 }
 
 impl GateScratch {
-    /// Makes room for a gate of this rank on a layer of these widths and `rows` rows.
+    /// Grows the buffers for `rows` rows, a gate of this rank, and a layer of these widths.
     pub(crate) fn reserve(&mut self, rows: usize, rank: usize, inputs: usize, units: usize) {
         grow(&mut self.low_rank, rows * padded(rank));
         grow(&mut self.low_rank_bytes, rows * byte_stride(rank));
@@ -45,7 +45,7 @@ impl GateScratch {
     }
 }
 
-/// The live units of every row, and room for what finds a row's blocks that are not all zero.
+/// The live units of every row, and scratch for the indices of a row's non-zero blocks.
 pub(crate) struct LiveLists<'a> {
     pub(crate) live: &'a [u32],
     pub(crate) spans: &'a [Span],

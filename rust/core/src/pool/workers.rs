@@ -1,4 +1,4 @@
-//! The workers of the process: who wakes, lingers, sleeps and ends.
+//! The workers of the process: they wake, linger, sleep and exit.
 
 use std::hint::black_box;
 use std::ptr;
@@ -9,56 +9,59 @@ use std::time::{Duration, Instant};
 
 use super::queue::Board;
 
-/// What it is reckoned to cost a caller to wake a worker, which comes about as much later.
+/// Estimated cost of waking a sleeping worker; it also starts about this much later.
 const WAKING: Duration = Duration::from_micros(20);
 
-/// Workers that a call in a row wakes, even if it does not pay for itself.
+/// Workers woken by a call in a back-to-back sequence, even if this call alone would not justify
+/// it.
 const WOKEN_IN_A_ROW: usize = 4;
 
-/// How long workers stay awake after a call. A call that begins within that time of another is one of a row,
-/// which is worth waking workers for.
+/// Time for which workers spin after a call. Calls that follow each other within this time are back
+/// to back, which justifies waking workers.
 const LINGER: Duration = Duration::from_micros(100);
 
-/// How long a worker sleeps before it ends.
+/// Time for which a worker sleeps before it exits.
 const KEEP: Duration = Duration::from_secs(5);
 
-/// Bytes that must be left for a new worker's stack, and what the system and it allocate first.
+/// Bytes that must be available for the stack of a new worker and for the first allocations of the
+/// system and the worker.
 const HEADROOM: usize = 16 << 20;
 
-/// Whether so much memory can be had.
+/// Whether [`HEADROOM`] bytes can be allocated.
 fn has_headroom() -> bool {
     let mut room = Vec::<u8>::new();
     let there_is = room.try_reserve_exact(HEADROOM).is_ok();
-    // Else nothing would be allocated, since nothing is written.
+    // Without this, the compiler would remove the allocation, which is never written.
     black_box(&mut room);
     there_is
 }
 
-/// The most workers of a process, however many threads are asked for.
+/// Largest number of workers of a process, whatever number of threads is requested.
 pub(super) const MOST_WORKERS: usize = 1023;
 
 pub(super) struct Pool {
     process: u32,
     workers: Mutex<Workers>,
     wake: Condvar,
-    /// Invitations that no worker has taken yet, for workers that are awake.
+    /// Number of invitations that no worker has taken yet, read by spinning workers.
     pending: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Workers {
-    /// All of them.
+    /// Number of workers.
     count: usize,
-    /// Those that nobody has invited: asleep or awake.
+    /// Workers that are not invited, asleep or awake.
     idle: usize,
-    /// Those that are awake and look for an invitation.
+    /// Workers that are awake and look for an invitation.
     awake: usize,
     invitations: Vec<Arc<Board>>,
-    /// When the latest call ended that was worth sharing.
+    /// End of the latest call that was worth parallelising.
     last_call: Option<Instant>,
 }
 
-/// The pool of the process. It is never freed: workers may use it for as long as the process lives.
+/// The pool of the process. It is never freed, because workers may use it as long as the process
+/// lives.
 static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
 
 pub(super) fn pool() -> &'static Pool {
@@ -70,8 +73,8 @@ pub(super) fn pool() -> &'static Pool {
     {
         return pool;
     }
-    // Nothing of another process's pool is touched: its threads exist in the parent only, and one of them
-    // may have held its lock.
+    // The pool of another process is not touched: its threads exist only in the parent, and one of
+    // them may have held its lock.
     let new = Box::into_raw(Box::new(Pool {
         process,
         workers: Mutex::default(),
@@ -82,7 +85,7 @@ pub(super) fn pool() -> &'static Pool {
     let pool = match set {
         Ok(_) => new,
         Err(other) => {
-            // SAFETY: nobody else has seen it.
+            // SAFETY: no other thread has seen it.
             drop(unsafe { Box::from_raw(new) });
             other
         }
@@ -96,8 +99,9 @@ impl Pool {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Invites workers to a call that they save `gain` of: as many as are wanted and idle, and worth waking.
-    /// Returns the board, and how many were invited, if any.
+    /// Invites workers to a call of which they save `gain`: as many as are wanted and idle, and are
+    /// worth waking. Returns the queue and the number of invited workers, or `None` if there are
+    /// none.
     pub(super) fn invite(
         &'static self,
         wanted: usize,
@@ -110,12 +114,12 @@ impl Pool {
         let paid = (gain.as_nanos() / WAKING.as_nanos()).saturating_sub(1) as usize;
         let woken = if in_a_row { paid.max(WOKEN_IN_A_ROW) } else { paid };
         let mut invited = able.min(awake.saturating_add(woken));
-        // Others wait for the lock meanwhile, but once in a process.
+        // Creating workers while holding the lock delays other callers, but only once per worker.
         while workers.idle < invited {
             let name = format!("lrgate-{}", workers.count);
-            // A thread that begins with no memory left ends the process.
+            // A thread that starts when no memory is left would abort the process.
             if !has_headroom() || thread::Builder::new().name(name).spawn(|| self.work()).is_err() {
-                // The system has no more; a call does with fewer, or none.
+                // The system cannot create more threads. The call uses fewer workers, or none.
                 invited = workers.idle;
                 break;
             }
@@ -134,8 +138,8 @@ impl Pool {
         Some((board, invited))
     }
 
-    /// A call that was worth sharing has ended. Takes back the invitations to it that no worker has followed;
-    /// the other workers are free at once, and awake as soon as they see it.
+    /// Ends a call that was worth parallelising. Withdraws the invitations that no worker has
+    /// taken. The other workers are idle at once, and count as awake.
     pub(super) fn end_call(&self, invited: usize, board: Option<&Arc<Board>>) {
         let mut workers = self.lock();
         if let Some(board) = board {
@@ -149,7 +153,7 @@ impl Pool {
         workers.last_call = Some(Instant::now());
     }
 
-    /// What a worker does until it has slept for long.
+    /// The loop of a worker, until it has slept for [`KEEP`].
     fn work(&self) {
         let mut workers = self.lock();
         loop {
@@ -170,7 +174,7 @@ impl Pool {
                 return;
             }
             if workers.invitations.is_empty() {
-                // Too late for one call, but awake for the next.
+                // The worker woke too late for this call, but is awake for the next one.
                 workers.awake += 1;
                 drop(workers);
                 workers = self.linger();
@@ -178,7 +182,8 @@ impl Pool {
         }
     }
 
-    /// Waits for an invitation, awake, but lets other threads run. The worker counts as awake before.
+    /// Spins and yields until there is an invitation or [`LINGER`] is over. The worker must be
+    /// counted as awake before.
     fn linger(&self) -> MutexGuard<'_, Workers> {
         let start = Instant::now();
         loop {

@@ -9,9 +9,10 @@ use super::rows::{ByteRowsMut, DenseRows, DenseRowsMut, byte_stride};
 use crate::layout::padded;
 use crate::memory::Aligned;
 
-/// The activations between two layers: rows, lists of what is not zero, or both, of f32 or of bytes.
+/// The activations between two layers: dense rows, lists of non-zeros, or both, in f32 or bytes.
 ///
-/// What is written is read in the same form, for as many rows of as many columns.
+/// The contents must be read in the form, and with the numbers of rows and columns, in which they
+/// were written.
 pub(crate) struct Buffer {
     dense: Aligned<f32>,
     index: Aligned<u32>,
@@ -21,7 +22,7 @@ pub(crate) struct Buffer {
     byte_index: Aligned<u16>,
     byte_values: Aligned<u8>,
     words: Aligned<u32>,
-    /// Whether the lists of bytes are in pairs.
+    /// Whether the lists of bytes are lists of pairs.
     in_pairs: bool,
 }
 
@@ -40,7 +41,7 @@ impl Buffer {
         }
     }
 
-    /// What was written before.
+    /// The activations that were written.
     pub(crate) fn signal(&self, rows: usize, columns: usize, form: Form) -> Signal<'_> {
         if form.is_bytes() {
             let lists = || {
@@ -57,40 +58,40 @@ impl Buffer {
         }
     }
 
-    /// The dense rows written before.
+    /// The dense rows that were written.
     pub(crate) fn dense(&self, rows: usize, columns: usize) -> DenseRows<'_> {
         DenseRows::new(&self.dense, rows, columns, padded(columns))
     }
 
-    /// The lists written before.
+    /// The lists that were written.
     pub(crate) fn lists(&self, rows: usize, columns: usize) -> Lists<'_> {
         Lists { columns, index: &self.index, value: &self.value, spans: &self.spans[..rows] }
     }
 
-    /// The rows of bytes written before, as words.
+    /// The byte rows that were written, as words.
     fn bytes(&self, rows: usize, columns: usize) -> DenseRows<'_, u32> {
         DenseRows::new(&self.bytes, rows, columns.div_ceil(4), byte_stride(columns))
     }
 
-    /// The rows of bytes written before, with their padding up to whole vectors.
+    /// The byte rows that were written, with their padding to whole vectors.
     pub(crate) fn padded_bytes(&self, rows: usize, columns: usize) -> DenseRows<'_, u32> {
         let stride = byte_stride(columns);
         DenseRows::new(&self.bytes, rows, stride, stride)
     }
 
-    /// The lists of pairs written before.
+    /// The lists of pairs that were written.
     fn pair_lists(&self, rows: usize, columns: usize) -> PairLists<'_> {
         let (index, value, spans) = (&self.index, &self.words, &self.spans[..rows]);
         PairLists { columns: columns.div_ceil(4), index, value, spans }
     }
 
-    /// The lists of bytes written before.
+    /// The lists of bytes that were written.
     fn byte_lists(&self, rows: usize, columns: usize) -> ByteLists<'_> {
         let (index, value, spans) = (&self.byte_index, &self.byte_values, &self.spans[..rows]);
         ByteLists { columns, index, value, spans }
     }
 
-    /// Room for dense rows and empty lists of `rows` rows, whichever `form` has.
+    /// Memory for dense rows and empty lists of `rows` rows, as far as `form` has them.
     pub(crate) fn write_floats(
         &mut self,
         rows: usize,
@@ -110,7 +111,7 @@ impl Buffer {
         )
     }
 
-    /// Room for rows of bytes and empty lists of bytes, whichever `form` has.
+    /// Memory for byte rows and empty lists of bytes, as far as `form` has them.
     pub(crate) fn write_bytes(
         &mut self,
         rows: usize,
@@ -135,13 +136,13 @@ impl Buffer {
         fill_fours(&mut self.byte_index, &mut self.byte_values, &mut self.spans[..rows]);
     }
 
-    /// The dense rows written before, to be changed in place, and their distance.
+    /// The dense rows that were written, for changes in place, and their stride.
     pub(crate) fn dense_mut(&mut self, rows: usize, columns: usize) -> (&mut [f32], usize) {
         let stride = padded(columns);
         (&mut self.dense[..rows * stride], stride)
     }
 
-    /// The dense rows written before, and room for lists of what is not zero in them.
+    /// The dense rows that were written, and memory for lists of their non-zeros.
     pub(crate) fn list_dense(
         &mut self,
         rows: usize,
@@ -155,7 +156,7 @@ impl Buffer {
         )
     }
 
-    /// The dense rows written before, and room for their bytes.
+    /// The dense rows that were written, and memory for their bytes.
     pub(crate) fn quantize_dense(
         &mut self,
         rows: usize,
@@ -168,7 +169,7 @@ impl Buffer {
         )
     }
 
-    /// The rows of bytes written before, and room for lists of those that are not zero.
+    /// The byte rows that were written, and memory for lists of their non-zeros.
     pub(crate) fn list_bytes(
         &mut self,
         rows: usize,
@@ -183,7 +184,7 @@ impl Buffer {
         )
     }
 
-    /// The rows of bytes written before, and room for lists of their pairs.
+    /// The byte rows that were written, and memory for lists of pairs of them.
     pub(crate) fn list_pairs(
         &mut self,
         rows: usize,
@@ -202,7 +203,7 @@ impl Buffer {
         )
     }
 
-    /// Spans only, for rows whose entries stand elsewhere (CSR).
+    /// Only spans, for rows whose entries are in other memory (CSR).
     pub(crate) fn spans(&mut self, rows: usize) -> &mut [Span] {
         grow_vec(&mut self.spans, rows);
         &mut self.spans[..rows]

@@ -1,20 +1,20 @@
-//! Lists of the entries of rows that are not zero.
+//! Lists of the non-zero entries of rows.
 
 use crate::layout::PANEL;
 use crate::simd::LANES;
 
-/// Where one row's entries stand in a [`Lists`].
+/// The range of one row's entries in a [`Lists`].
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Span {
     pub(crate) start: usize,
     pub(crate) len: usize,
 }
 
-/// The non-zero entries of a tile's rows, as columns and values.
+/// The non-zero entries of a tile's rows, as columns and values, similar to CSR.
 ///
-/// Invariant: every span lies in both slices and every index is below `columns`. Lists are only
-/// made by `scan.rs` and `emit.rs`, which number columns they visit, and from CSR matrices whose
-/// indices were checked.
+/// Invariant: every range lies in both slices, and every index is below `columns`. Only `scan.rs`
+/// and `emit.rs`, which list columns that they visit, and CSR matrices with checked indices make
+/// these lists.
 #[derive(Clone, Copy)]
 pub(crate) struct Lists<'a> {
     pub(crate) columns: usize,
@@ -31,11 +31,11 @@ impl<'a> Lists<'a> {
     }
 }
 
-/// The non-zero bytes of a tile's rows, as columns and values, filled up to whole fours with zeros of
-/// column 0.
+/// The non-zero bytes of a tile's rows, as columns and values. The length of each row is filled up
+/// to a multiple of four with zeros of column 0.
 ///
-/// Invariant: every span lies in both slices and is a multiple of four long, and every index is below
-/// `columns`. Only made by `scan.rs` and `emit.rs`.
+/// Invariant: every range lies in both slices and has a multiple of four entries, and every index
+/// is below `columns`. Only `scan.rs` and `emit.rs` make these lists.
 #[derive(Clone, Copy)]
 pub(crate) struct ByteLists<'a> {
     pub(crate) columns: usize,
@@ -53,14 +53,15 @@ impl<'a> ByteLists<'a> {
     }
 }
 
-/// The words of four bytes that are not all zero in one or the other of two neighbouring rows, as
-/// columns and both rows' words. The last of an odd number of rows is listed by itself.
+/// The words of four bytes that are non-zero in at least one of two consecutive rows, as columns
+/// and the words of both rows. The last of an odd number of rows is listed alone.
 ///
-/// Invariant: every span lies in both slices; the spans of a pair are equally long; every index is
-/// below `columns`. A pair's columns stand where its first row's do. Only made by `scan.rs`.
+/// Invariant: every range lies in both slices; the ranges of a pair are equally long; every index
+/// is below `columns`. The columns of a pair are in the range of its first row. Only `scan.rs`
+/// makes these lists.
 #[derive(Clone, Copy)]
 pub(crate) struct PairLists<'a> {
-    /// Of words.
+    /// Number of words per row.
     pub(crate) columns: usize,
     pub(crate) index: &'a [u32],
     pub(crate) value: &'a [u32],
@@ -83,17 +84,16 @@ impl<'a> PairLists<'a> {
     }
 }
 
-/// What is not zero in rows of bytes, in one of two forms.
+/// The non-zeros of byte rows, in one of two forms.
 #[derive(Clone, Copy)]
 pub(crate) enum ListedBytes<'a> {
     Bytes(ByteLists<'a>),
     Pairs(PairLists<'a>),
 }
 
-/// Lists being written, one region of `stride` entries per row.
+/// Lists that are being written, with one region of `stride` entries per row.
 ///
-/// A region has room for its columns and as much more as is stored at once: what is compressed is stored
-/// whole.
+/// A region has one more vector than its columns need, because compressed vectors are stored whole.
 pub(crate) struct ListsMut<'a, W = f32, I = u32> {
     pub(crate) index: &'a mut [I],
     pub(crate) value: &'a mut [W],
@@ -119,7 +119,8 @@ impl<'a, W, I> ListsMut<'a, W, I> {
         ListsMut { index, value, spans, stride, columns }
     }
 
-    /// Room left in the row's region must be checked by the caller of the raw pointers.
+    /// Pointers to the end of the row's list, and its length. The caller of the raw pointers must
+    /// check that the row's region has enough entries left.
     #[inline(always)]
     pub(crate) fn end(&mut self, row: usize) -> (*mut I, *mut W, &mut usize) {
         let span = &mut self.spans[row];
@@ -133,7 +134,7 @@ impl<'a, W, I> ListsMut<'a, W, I> {
     }
 }
 
-/// Fills lists of bytes up to whole fours, as [`ByteLists`] has them.
+/// Fills lists of bytes up to multiples of four entries, as [`ByteLists`] requires.
 pub(crate) fn fill_fours(index: &mut [u16], value: &mut [u8], spans: &mut [Span]) {
     for span in spans {
         let end = span.start + span.len;
@@ -143,7 +144,7 @@ pub(crate) fn fill_fours(index: &mut [u16], value: &mut [u8], spans: &mut [Span]
     }
 }
 
-/// Entries a list region needs for `columns` columns.
+/// Entries per list region for `columns` columns.
 pub(crate) fn list_stride(columns: usize) -> usize {
     columns.next_multiple_of(PANEL) + LANES
 }

@@ -1,6 +1,6 @@
-//! Activations between layers: dense rows or lists of what is not zero, of f32 or of bytes.
+//! Activations between layers: dense rows or lists of non-zeros, in f32 or bytes.
 //!
-//! Kernels read and write these; what writes a list promises what its type says of it.
+//! Kernels read and write them. A kernel that writes a list guarantees the invariant of its type.
 
 mod buffer;
 mod form;
