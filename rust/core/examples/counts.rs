@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 
 use lrgate::{
-    Activation, ClassPlan, Gate, Isa, Layer, LayerPlan, Network, Plan, Precision, Quantization,
+    Activation, BatchPlan, Gate, Isa, Layer, LayerPlan, Network, Plan, Precision, Quantization,
     Result, Rows, Strategy,
 };
 
@@ -134,7 +134,7 @@ impl Case {
         } else {
             network
         };
-        network.with_plan(Plan::new(vec![ClassPlan { rows: 1, layers: layers_plan }])?)
+        network.with_plan(Plan::new(vec![BatchPlan { rows: 1, layers: layers_plan }])?)
     }
 
     /// Rows of which a fifth of the values, in runs as in images, is non-zero.

@@ -47,6 +47,6 @@ pub use measure::{LayerCounts, LayerProfile, Peaks, PhaseProfile, Phases};
 pub use model::{Activation, Gate, InputMap, Layer, Quantization, Weights};
 pub use network::Network;
 pub use path::Phase;
-pub use plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
+pub use plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};
 pub use rows::Rows;
 pub use simd::Isa;

@@ -10,7 +10,7 @@ use crate::exec::{self, Inputs, Parts, Program};
 use crate::head::{Head, Task};
 use crate::model::{Gate, InputMap, Layer, Quantization};
 use crate::path::{self, PackedForms, PackedGate, PackedLayer, QuantizedLayer};
-use crate::plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
+use crate::plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};
 use crate::rows::Rows;
 use crate::simd::Isa;
 
@@ -168,17 +168,17 @@ impl Network {
 
     /// The same network with another plan, compiled. Weights are not packed.
     fn planned(mut self, plan: Plan) -> Result<Network> {
-        let classes = plan.classes().iter();
-        let programs = classes.map(|class| self.compiled(class, Inputs::AsRead));
+        let batch_plans = plan.batch_plans().iter();
+        let programs = batch_plans.map(|batch_plan| self.compiled(batch_plan, Inputs::AsRead));
         self.programs = programs.collect::<Result<_>>()?;
         self.plan = Arc::new(plan);
         Ok(self)
     }
 
     /// Compiles the plan for one batch size.
-    pub(crate) fn compiled(&self, class: &ClassPlan, inputs: Inputs) -> Result<Program> {
+    pub(crate) fn compiled(&self, batch_plan: &BatchPlan, inputs: Inputs) -> Result<Program> {
         let (isa, layers, map_on_read) = (self.isa, &*self.layers, self.map_on_read.as_ref());
-        Program::compile(&Parts { isa, layers, map_on_read }, class, inputs)
+        Program::compile(&Parts { isa, layers, map_on_read }, batch_plan, inputs)
     }
 
     /// The program for a call with `rows` rows.
@@ -192,9 +192,9 @@ impl Network {
     /// [`Network::with_plan`] packs too. Other methods that return a network do not, because
     /// another plan may follow.
     pub fn pack(&self) {
-        let classes = self.plan.classes();
+        let batch_plans = self.plan.batch_plans();
         for (at, program) in self.programs.iter().enumerate() {
-            program.pack(classes.get(at + 1).is_none_or(|next| next.rows > 2));
+            program.pack(batch_plans.get(at + 1).is_none_or(|next| next.rows > 2));
         }
     }
 

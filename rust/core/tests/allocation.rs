@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use lrgate::{ClassPlan, Isa, LayerPlan, Plan, Precision, Quantization, Rows, Strategy};
+use lrgate::{BatchPlan, Isa, LayerPlan, Plan, Precision, Quantization, Rows, Strategy};
 
 mod common;
 
@@ -63,8 +63,8 @@ fn a_pass_allocates_nothing() {
     let network = network.with_quantization(quantization).unwrap();
     for strategies in [[Strategy::Dense; 3], [Strategy::Skip; 3], GATED] {
         let layers = strategies.map(|strategy| LayerPlan { strategy, precision: Precision::Int8 });
-        let class = ClassPlan { rows: 1, layers: layers.to_vec() };
-        let network = network.with_plan(Plan::new(vec![class]).unwrap()).unwrap();
+        let batch_plan = BatchPlan { rows: 1, layers: layers.to_vec() };
+        let network = network.with_plan(Plan::new(vec![batch_plan]).unwrap()).unwrap();
         let packed = network.nbytes();
         for rows in [1, 9, 200] {
             let out = &mut out[..rows * 10];

@@ -7,7 +7,7 @@ mod messages;
 
 use common::Model;
 use lrgate::{
-    Activation, Axis, ClassPlan, Csr, Error, Extent, Gate, Index, InputMap, Isa, Layer, Missing,
+    Activation, Axis, BatchPlan, Csr, Error, Extent, Gate, Index, InputMap, Isa, Layer, Missing,
     Network, Plan, Result, Rows, Strategy, Subject,
 };
 
@@ -334,12 +334,16 @@ fn plans() {
         plan(&[Strategy::Skip, Strategy::Gate]),
         "strategies[1]: 'dense' or 'skip', since the layer has no gate, got 'gate'",
     );
-    let class = |rows| ClassPlan { rows, ..Plan::uniform(Strategy::Dense, 2).classes()[0].clone() };
+    let batch_plan =
+        |rows| BatchPlan { rows, ..Plan::uniform(Strategy::Dense, 2).batch_plans()[0].clone() };
     let expected =
         "batch_sizes must be distinct numbers of rows, at least one, each at least 1, got";
     refused(Plan::new(vec![]), &format!("{expected} none"));
-    refused(Plan::new(vec![class(5), class(0)]), &format!("{expected} 0"));
-    refused(Plan::new(vec![class(7), class(1), class(7)]), &format!("{expected} 7 twice"));
+    refused(Plan::new(vec![batch_plan(5), batch_plan(0)]), &format!("{expected} 0"));
+    refused(
+        Plan::new(vec![batch_plan(7), batch_plan(1), batch_plan(7)]),
+        &format!("{expected} 7 twice"),
+    );
 }
 
 #[test]

@@ -153,14 +153,15 @@ fn the_gate_computes_what_it_lets_through_and_nothing_else() {
 
 /// The batch plan is chosen by the number of rows; it is not always the first one.
 #[test]
-fn each_batch_size_runs_its_own_class() {
+fn each_batch_size_runs_its_own_plan() {
     let model = Model::relu(7, &[16, 40, 4]);
     let network = model.network(Isa::best(), &model.uniform(Strategy::Dense));
-    let class = |rows, strategy| {
+    let batch_plan = |rows, strategy| {
         let plan = Plan::from_strategies(&model.uniform(strategy));
-        lrgate::ClassPlan { rows, ..plan.classes()[0].clone() }
+        lrgate::BatchPlan { rows, ..plan.batch_plans()[0].clone() }
     };
-    let plan = Plan::new(vec![class(64, Strategy::Dense), class(1, Strategy::Gate)]).unwrap();
+    let plan =
+        Plan::new(vec![batch_plan(64, Strategy::Dense), batch_plan(1, Strategy::Gate)]).unwrap();
     let both = network.with_plan(plan).unwrap();
     let gate = model.network(Isa::best(), &model.uniform(Strategy::Gate));
     let data = Random(8).values(64 * 16);

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use common::{Model, Random, bits, none};
 use lrgate::{
-    Activation, ClassPlan, Gate, InputMap, Isa, Layer, LayerPlan, Network, Plan, Precision,
+    Activation, BatchPlan, Gate, InputMap, Isa, Layer, LayerPlan, Network, Plan, Precision,
     Quantization, Rows, Strategy,
 };
 
@@ -135,8 +135,8 @@ fn quantized(model: &Model, isa: Isa, quantization: &[Quantization]) -> Network 
 
 fn under(network: &Network, strategies: &[Strategy]) -> Network {
     let plan = |&strategy| LayerPlan { strategy, precision: Precision::Int8 };
-    let class = ClassPlan { rows: 1, layers: strategies.iter().map(plan).collect() };
-    network.with_plan(Plan::new(vec![class]).unwrap()).unwrap()
+    let batch_plan = BatchPlan { rows: 1, layers: strategies.iter().map(plan).collect() };
+    network.with_plan(Plan::new(vec![batch_plan]).unwrap()).unwrap()
 }
 
 /// All units are computed.
@@ -579,8 +579,8 @@ fn precisions_mix() {
             let network = quantized(&model, isa, &quantization);
             let of = |precisions: [Precision; 3], strategy| {
                 let plan = |precision| LayerPlan { strategy, precision };
-                let class = ClassPlan { rows: 1, layers: precisions.map(plan).to_vec() };
-                let plan = Plan::new(vec![class]).unwrap();
+                let batch_plan = BatchPlan { rows: 1, layers: precisions.map(plan).to_vec() };
+                let plan = Plan::new(vec![batch_plan]).unwrap();
                 run(&network.with_plan(plan).unwrap(), rows, 1)
             };
             let float = of([Precision::F32; 3], Strategy::Dense);
@@ -819,16 +819,16 @@ fn far_row(network: &Network, activation: Activation, row: &[f32]) {
         strategies.push([Strategy::Gate, Strategy::Skip, Strategy::Dense]);
     }
     for strategies in strategies {
-        let class = |first| {
+        let batch_plan = |first| {
             let plan = |(i, &strategy)| {
                 let precision = if i == 0 { first } else { Precision::Int8 };
                 LayerPlan { strategy, precision }
             };
             let layers = strategies.iter().enumerate().map(plan).collect();
-            ClassPlan { rows: 1, layers }
+            BatchPlan { rows: 1, layers }
         };
         for first in [Precision::F32, Precision::Int8] {
-            let int8 = network.with_plan(Plan::new(vec![class(first)]).unwrap()).unwrap();
+            let int8 = network.with_plan(Plan::new(vec![batch_plan(first)]).unwrap()).unwrap();
             let rows = Rows::f32(&far, 1, 20, 20).unwrap();
             let fallback = network
                 .with_plan(Plan::from_strategies(&strategies.map(|s| match s {
@@ -859,7 +859,7 @@ fn nan_passes_f32_layers_before_int8_ones() {
         for strategy in [Strategy::Dense, Strategy::Skip] {
             let plan = |precision| LayerPlan { strategy, precision };
             let layers = vec![plan(Precision::F32), plan(Precision::Int8)];
-            let plan = Plan::new(vec![ClassPlan { rows: 1, layers }]).unwrap();
+            let plan = Plan::new(vec![BatchPlan { rows: 1, layers }]).unwrap();
             let network = network.with_plan(plan).unwrap();
             let before = run(&network, Rows::f32(&clean, 9, 20, 20).unwrap(), 1);
             let mut data = clean.clone();
@@ -888,7 +888,7 @@ fn sums_that_overflow_before_an_int8_layer() {
             for strategy in [Strategy::Dense, Strategy::Skip] {
                 let plan = |precision| LayerPlan { strategy, precision };
                 let layers = vec![plan(Precision::F32), plan(Precision::Int8)];
-                let plan = Plan::new(vec![ClassPlan { rows: 1, layers }]).unwrap();
+                let plan = Plan::new(vec![BatchPlan { rows: 1, layers }]).unwrap();
                 let int8 = network.with_plan(plan).unwrap();
                 let float = network.with_plan(Plan::from_strategies(&[strategy; 2])).unwrap();
                 let rows = Rows::f32(&data, 9, 2, 2).unwrap();
@@ -909,14 +909,14 @@ fn a_gate_without_a_range_is_not_tried_in_int8() {
     let model = Model::relu(23, &[20, 30, 4]);
     let network = quantized(&model, Isa::available()[0], &[plain(0.01, 0.0), plain(0.02, 0.0)]);
     let int8 = under(&network, &[Strategy::Skip; 2]);
-    let f32 = ClassPlan {
+    let f32 = BatchPlan {
         rows: 1,
         layers: vec![
             LayerPlan { strategy: Strategy::Gate, precision: Precision::F32 },
             LayerPlan { strategy: Strategy::Skip, precision: Precision::Int8 },
         ],
     };
-    let other = ClassPlan { rows: 64, ..int8.plan().classes()[0].clone() };
+    let other = BatchPlan { rows: 64, ..int8.plan().batch_plans()[0].clone() };
     let mixed = int8.with_plan(Plan::new(vec![f32, other]).unwrap()).unwrap();
     let data = Random(24).rows(9, 20);
     let rows = Rows::f32(&data, 9, 20, 20).unwrap();
@@ -925,8 +925,8 @@ fn a_gate_without_a_range_is_not_tried_in_int8() {
         int8.tune(rows, &[1], std::time::Duration::ZERO, 1).unwrap(),
         mixed.retune(rows, 100 * time).unwrap(),
     ] {
-        for class in network.plan().classes() {
-            assert!(class.layers.iter().all(|layer| {
+        for batch_plan in network.plan().batch_plans() {
+            assert!(batch_plan.layers.iter().all(|layer| {
                 layer.precision == Precision::F32 || layer.strategy != Strategy::Gate
             }));
         }
@@ -991,11 +991,11 @@ fn refusals() {
     assert!(second(1, 3).is_err(), "offsets of inputs are for the first layer");
     let half = network.with_quantization(vec![Some(good()), None]).unwrap();
     let precisions: Vec<_> =
-        half.plan().classes()[0].layers.iter().map(|layer| layer.precision.name()).collect();
+        half.plan().batch_plans()[0].layers.iter().map(|layer| layer.precision.name()).collect();
     assert_eq!(precisions, ["int8", "f32"]);
     assert!(half.quantization(0).is_some() && half.quantization(1).is_none());
     let plan = |strategy, precision| LayerPlan { strategy, precision };
-    let wrong = ClassPlan { rows: 1, layers: vec![plan(Strategy::Dense, Precision::Int8); 2] };
+    let wrong = BatchPlan { rows: 1, layers: vec![plan(Strategy::Dense, Precision::Int8); 2] };
     let error = half.with_plan(Plan::new(vec![wrong]).unwrap()).err().unwrap();
     assert_eq!(
         error.to_string(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{Model, Random};
 use lrgate::{
-    Activation, ClassPlan, Isa, LayerPlan, Network, Peaks, Phase, Phases, Plan, Precision,
+    Activation, BatchPlan, Isa, LayerPlan, Network, Peaks, Phase, Phases, Plan, Precision,
     Quantization, Rows, Strategy,
 };
 
@@ -59,10 +59,10 @@ fn padding_is_no_input() {
     let rows = Rows::f32(&data, 40, 18, 18).unwrap();
     for strategy in [Strategy::Dense, Strategy::Skip] {
         let layers = vec![LayerPlan { strategy, precision: Precision::Int8 }; 2];
-        let class = ClassPlan { rows: 1, layers };
+        let batch_plan = BatchPlan { rows: 1, layers };
         let network = Network::with_isa(model.layers.clone(), None, Isa::best())
             .and_then(|network| network.with_quantization(quantization.to_vec()))
-            .and_then(|network| network.with_plan(Plan::new(vec![class]).unwrap()))
+            .and_then(|network| network.with_plan(Plan::new(vec![batch_plan]).unwrap()))
             .unwrap();
         for batch in [1, 2, 40] {
             let found = network.phases(rows, batch, SHORT).unwrap();
@@ -86,7 +86,7 @@ fn runs_are_taken_in_pairs() {
     let (columns, n) = (160, 40);
     let model = Model { gates: vec![None], ..Model::relu(5, &[columns, 700]) };
     let layer = LayerPlan { strategy: Strategy::Skip, precision: Precision::Int8 };
-    let plan = Plan::new(vec![ClassPlan { rows: 1, layers: vec![layer] }]).unwrap();
+    let plan = Plan::new(vec![BatchPlan { rows: 1, layers: vec![layer] }]).unwrap();
     let runs: Vec<u8> = (0..n * columns).map(|i| u8::from(i / 8 % 5 == 0) * 9).collect();
     let single: Vec<u8> = (0..n * columns).map(|i| u8::from(i % 8 == 3) * 9).collect();
     for isa in Isa::available() {

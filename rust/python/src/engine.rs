@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lrgate::{
-    Activation, ClassPlan, Error, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network,
+    Activation, BatchPlan, Error, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network,
     PhaseProfile, Plan, Precision, Quantization, Strategy, Weights, memory,
 };
 use numpy::ndarray::{ArrayView1, ArrayView2};
@@ -31,7 +31,7 @@ type GateArgs<'py> = (
     Option<PyReadonlyArray2<'py, f32>>,
 );
 type QuantizationArgs<'py> = (PyReadonlyArray1<'py, f32>, PyReadonlyArray1<'py, f32>);
-type ClassArgs = (usize, Vec<String>, Vec<String>);
+type BatchPlanArgs = (usize, Vec<String>, Vec<String>);
 
 /// A network with its weights and its plan. It is immutable; methods return new engines.
 #[pyclass(frozen, module = "lrgate._core")]
@@ -100,20 +100,20 @@ impl Engine {
     }
 
     /// The same network under a plan: (rows, strategies, precisions) per batch size.
-    fn with_plan(&self, py: Python<'_>, classes: Vec<ClassArgs>) -> PyResult<Self> {
-        let classes = classes.into_iter().map(class_plan).collect::<PyResult<Vec<_>>>()?;
-        let plan = Plan::new(classes).map_err(to_py)?;
+    fn with_plan(&self, py: Python<'_>, classes: Vec<BatchPlanArgs>) -> PyResult<Self> {
+        let batch_plans = classes.into_iter().map(batch_plan).collect::<PyResult<Vec<_>>>()?;
+        let plan = Plan::new(batch_plans).map_err(to_py)?;
         Ok(Engine { network: without_gil(py, || self.network.with_plan(plan))? })
     }
 
     /// The plan: (rows, strategies, precisions) per batch size.
     fn plan(&self) -> Vec<(usize, Vec<&'static str>, Vec<&'static str>)> {
-        let class = |class: &ClassPlan| {
-            let strategies = class.layers.iter().map(|layer| layer.strategy.name()).collect();
-            let precisions = class.layers.iter().map(|layer| layer.precision.name()).collect();
-            (class.rows, strategies, precisions)
+        let args = |batch_plan: &BatchPlan| {
+            let strategies = batch_plan.layers.iter().map(|layer| layer.strategy.name()).collect();
+            let precisions = batch_plan.layers.iter().map(|layer| layer.precision.name()).collect();
+            (batch_plan.rows, strategies, precisions)
         };
-        self.network.plan().classes().iter().map(class).collect()
+        self.network.plan().batch_plans().iter().map(args).collect()
     }
 
     /// The batch size of the plan that a call with this many rows uses.
@@ -429,7 +429,7 @@ pub(crate) fn duration(seconds: f64) -> PyResult<Duration> {
         .map_err(|_| PyValueError::new_err(format!("seconds must be at least 0, got {seconds}")))
 }
 
-fn class_plan((rows, strategies, precisions): ClassArgs) -> PyResult<ClassPlan> {
+fn batch_plan((rows, strategies, precisions): BatchPlanArgs) -> PyResult<BatchPlan> {
     if strategies.len() != precisions.len() {
         return Err(PyValueError::new_err(format!(
             "precisions must have {} entries, got {}",
@@ -453,7 +453,7 @@ fn class_plan((rows, strategies, precisions): ClassArgs) -> PyResult<ClassPlan> 
             Ok(LayerPlan { strategy, precision })
         })
         .collect::<PyResult<_>>()?;
-    Ok(ClassPlan { rows, layers })
+    Ok(BatchPlan { rows, layers })
 }
 
 fn activation_by_name(name: &str, parameter: Option<f32>) -> PyResult<Activation> {

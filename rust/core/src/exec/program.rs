@@ -17,7 +17,7 @@ use crate::model::{Activation, InputMap};
 use crate::path::{
     Context, GateScratch, LayerPath, PackedForms, Path, Phase, QuantizedLayer, Watch,
 };
-use crate::plan::{ClassPlan, Precision, Strategy};
+use crate::plan::{BatchPlan, Precision, Strategy};
 use crate::rows::Rows;
 use crate::signal::{Buffer, DenseRowsMut, Form, Signal};
 use crate::simd::Isa;
@@ -138,7 +138,7 @@ impl Program {
     ///
     /// # Errors
     /// A plan for another number of layers, or one that needs a part that a layer does not have.
-    pub(crate) fn compile(parts: &Parts<'_>, plan: &ClassPlan, inputs: Inputs) -> Result<Program> {
+    pub(crate) fn compile(parts: &Parts<'_>, plan: &BatchPlan, inputs: Inputs) -> Result<Program> {
         if plan.layers.len() != parts.layers.len() {
             return Err(Error::Shape {
                 subject: Subject::LayerPlans,
@@ -201,7 +201,7 @@ impl Program {
 }
 
 /// The plan for rows that are out of range: f32 and without gates, so that it marks no row.
-fn fallback(plan: &ClassPlan) -> ClassPlan {
+fn fallback(plan: &BatchPlan) -> BatchPlan {
     let mut plan = plan.clone();
     for layer in &mut plan.layers {
         layer.precision = Precision::F32;

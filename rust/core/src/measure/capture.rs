@@ -46,8 +46,8 @@ impl Network {
         let inputs = self.layers().enumerate().map(width);
         let inputs = inputs.map(|width| memory::room(rows.rows.saturating_mul(width))).collect();
         let mut capture = Capture { network: self, first, inputs };
-        let class = self.plan().for_rows(rows.rows);
-        let program = self.compiled(class, Inputs::WithRows)?;
+        let batch_plan = self.plan().for_rows(rows.rows);
+        let program = self.compiled(batch_plan, Inputs::WithRows)?;
         exec::observe(&program, rows, &mut capture)?;
         Ok(capture.inputs)
     }

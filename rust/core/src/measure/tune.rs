@@ -9,7 +9,7 @@ use crate::exec::TILE;
 use crate::interrupt;
 use crate::memory;
 use crate::network::Network;
-use crate::plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
+use crate::plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};
 use crate::rows::{OwnedRows, Rows};
 
 /// The largest batch that [`Network::tune`] measures, because its rows must fit in memory.
@@ -37,10 +37,11 @@ impl Network {
     ) -> Result<Network> {
         self.check_width(rows)?;
         check_sample(Subject::RowCount, rows.rows)?;
-        let class = |&rows| ClassPlan { rows, layers: self.plan().for_rows(rows).layers.clone() };
-        let mut classes = batch_sizes.iter().map(class).collect::<Vec<_>>();
+        let batch_plan =
+            |&rows| BatchPlan { rows, layers: self.plan().for_rows(rows).layers.clone() };
+        let mut batch_plans = batch_sizes.iter().map(batch_plan).collect::<Vec<_>>();
         // Refuses invalid batch sizes before any measurement.
-        Plan::new(classes.clone())?;
+        Plan::new(batch_plans.clone())?;
         if let Some(size) = batch_sizes.iter().find(|size| **size > LARGEST_BATCH) {
             return Err(Error::Range {
                 subject: Subject::BatchSizes,
@@ -48,14 +49,15 @@ impl Network {
                 got: size.to_string(),
             });
         }
-        for class in &mut classes {
-            let gates = (0..self.layers.len()).map(|i| self.can_gate(i, class.layers[i])).collect();
-            let sample = Sample::new(self, rows, class.rows, time, threads)?;
-            let precisions = precisions(&class.layers);
+        for batch_plan in &mut batch_plans {
+            let gates =
+                (0..self.layers.len()).map(|i| self.can_gate(i, batch_plan.layers[i])).collect();
+            let sample = Sample::new(self, rows, batch_plan.rows, time, threads)?;
+            let precisions = precisions(&batch_plan.layers);
             let tuning = Tuning { network: self, sample: sample.view(), gates, precisions };
-            class.layers = tuning.careful()?;
+            batch_plan.layers = tuning.careful()?;
         }
-        self.with_plan(Plan::new(classes)?)
+        self.with_plan(Plan::new(batch_plans)?)
     }
 
     /// Measures the plan's batch sizes again, within about `time` in total, for a plan that was
@@ -67,28 +69,31 @@ impl Network {
     pub fn retune(&self, rows: Rows<'_>, time: Duration) -> Result<Network> {
         self.check_width(rows)?;
         check_sample(Subject::RowCount, rows.rows)?;
-        let mut classes = self.plan().classes().to_vec();
+        let mut batch_plans = self.plan().batch_plans().to_vec();
         let used = |i: usize| {
-            self.plan().classes().iter().any(|class| class.layers[i].strategy == Strategy::Gate)
+            self.plan()
+                .batch_plans()
+                .iter()
+                .any(|batch_plan| batch_plan.layers[i].strategy == Strategy::Gate)
         };
         let gates: Vec<_> = (0..self.layers.len()).map(used).collect();
-        let share = time / classes.len() as u32;
+        let share = time / batch_plans.len() as u32;
         let begin = Instant::now();
-        for class in &mut classes {
+        for batch_plan in &mut batch_plans {
             if begin.elapsed() > time {
                 break;
             }
-            let batch = class.rows.min(TILE);
+            let batch = batch_plan.rows.min(TILE);
             let sample = Sample::new(self, rows, batch, share, 1)?;
-            let precisions = precisions(&class.layers);
-            let can = |(i, used): (usize, &bool)| *used && self.can_gate(i, class.layers[i]);
+            let precisions = precisions(&batch_plan.layers);
+            let can = |(i, used): (usize, &bool)| *used && self.can_gate(i, batch_plan.layers[i]);
             let gates = gates.iter().enumerate().map(can).collect();
             let tuning = Tuning { network: self, sample: sample.view(), gates, precisions };
-            if let Some(layers) = tuning.quick(&class.layers)? {
-                class.layers = layers;
+            if let Some(layers) = tuning.quick(&batch_plan.layers)? {
+                batch_plan.layers = layers;
             }
         }
-        self.with_plan(Plan::new(classes)?)
+        self.with_plan(Plan::new(batch_plans)?)
     }
 
     /// Whether layer `i` can run a gate in the precision of `plan`.
@@ -222,8 +227,8 @@ impl Tuning<'_> {
 
     /// The network with these strategies at every batch size.
     fn under(&self, strategies: &[Strategy]) -> Result<Network> {
-        let class = ClassPlan { rows: 1, layers: self.layer_plans(strategies) };
-        self.network.with_plan(Plan::new(vec![class])?)
+        let batch_plan = BatchPlan { rows: 1, layers: self.layer_plans(strategies) };
+        self.network.with_plan(Plan::new(vec![batch_plan])?)
     }
 
     fn options(&self, i: usize) -> impl Iterator<Item = Strategy> {
