@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use super::read::{Marks, Read, quantize};
 use crate::error::{Error, Extent, Result, Subject};
 use crate::kernels::activation::FinishRows;
-use crate::kernels::emit::{Fused, LEAST_BYTE, Quantized};
+use crate::kernels::epilogue::{Fused, LEAST_BYTE, Quantized};
 use crate::kernels::scan::{HIDDEN_RANGE, Scan, ScanBytes};
 use crate::layout::PANEL;
 use crate::model::{Activation, InputMap};

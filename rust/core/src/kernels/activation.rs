@@ -5,7 +5,7 @@
 //! within 2 units in the last place, and from the steps after it. `rust/core/tests/activations.rs`
 //! checks a bound for each against f64.
 
-use super::emit::Fused;
+use super::epilogue::Fused;
 use crate::model::Activation;
 use crate::simd::{Kernel, LANES, Simd};
 

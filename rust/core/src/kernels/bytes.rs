@@ -19,7 +19,7 @@
 //! interleaves their weights, one line per input, in registers: eight shuffles for 64 units. Only
 //! lines with a non-zero input are read. Integer sums do not depend on the order.
 
-use super::emit::Emit;
+use super::epilogue::Epilogue;
 use super::prefetch::{prefetch_part, touch_most};
 use crate::kernels::arithmetic::Bytes;
 use crate::layout::{BytePanels, PANEL, padded};
@@ -30,18 +30,18 @@ use crate::simd::{Kernel, LANES, Simd};
 pub(crate) struct BytesTimesPanels<'a, E> {
     pub(crate) lists: ByteLists<'a>,
     pub(crate) panels: &'a BytePanels,
-    pub(crate) emit: &'a mut E,
+    pub(crate) epilogue: &'a mut E,
 }
 
 /// Prefetch distance of the weights, in groups of four entries.
 const PREFETCH: usize = 8;
 
-impl<E: Emit<Bytes>> Kernel for BytesTimesPanels<'_, E> {
+impl<E: Epilogue<Bytes>> Kernel for BytesTimesPanels<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         assert_eq!(self.lists.columns, self.panels.inputs());
-        let Self { lists, panels, emit } = self;
+        let Self { lists, panels, epilogue } = self;
         let rows = lists.spans.len();
         let ahead = touch_most(lists.spans, lists.columns);
         let mut p = 0;
@@ -56,8 +56,8 @@ impl<E: Emit<Bytes>> Kernel for BytesTimesPanels<'_, E> {
                     }
                     let (index, value) = lists.row(row);
                     let sums = two_panels(simd, index, value, [a, b]);
-                    emit.emit(simd, row, first, sums[0]);
-                    emit.emit(simd, row, first + PANEL, sums[1]);
+                    epilogue.store(simd, row, first, sums[0]);
+                    epilogue.store(simd, row, first + PANEL, sums[1]);
                 }
                 p += 2;
                 continue;
@@ -77,10 +77,10 @@ impl<E: Emit<Bytes>> Kernel for BytesTimesPanels<'_, E> {
                 };
                 let [a, b, c, _] = sums;
                 match vectors {
-                    4 => emit.emit(simd, row, first, sums),
-                    3 => emit.emit(simd, row, first, [a, b, c]),
-                    2 => emit.emit(simd, row, first, [a, b]),
-                    _ => emit.emit(simd, row, first, [a]),
+                    4 => epilogue.store(simd, row, first, sums),
+                    3 => epilogue.store(simd, row, first, [a, b, c]),
+                    2 => epilogue.store(simd, row, first, [a, b]),
+                    _ => epilogue.store(simd, row, first, [a]),
                 }
             }
             p += 1;

@@ -20,7 +20,7 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use super::arithmetic::Arithmetic;
-use super::emit::Emit;
+use super::epilogue::Epilogue;
 use crate::layout::{PANEL, Panels};
 use crate::memory::{Aligned, zeros};
 use crate::signal::DenseRows;
@@ -32,7 +32,7 @@ pub(crate) struct RowsTimesPanels<'a, A: Arithmetic, E> {
     pub(crate) panels: &'a Panels<A::Word>,
     /// Range of panel numbers.
     pub(crate) which: Range<usize>,
-    pub(crate) emit: &'a mut E,
+    pub(crate) epilogue: &'a mut E,
 }
 
 /// Inputs per block.
@@ -47,16 +47,16 @@ thread_local! {
     static KEPT_SUMS: Cell<Aligned<u32>> = Cell::new(Aligned::new(64));
 }
 
-impl<A: Arithmetic, E: Emit<A>> Kernel for RowsTimesPanels<'_, A, E> {
+impl<A: Arithmetic, E: Epilogue<A>> Kernel for RowsTimesPanels<'_, A, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         assert_eq!(self.rows.columns(), self.panels.inputs());
-        let Self { rows, panels, which, emit } = self;
+        let Self { rows, panels, which, epilogue } = self;
         for p in which {
             let (first, vectors, weights) = panels.panel(p);
             assert_eq!(weights.len(), rows.columns() * vectors * LANES);
-            blocks(simd, rows, Panel { weights, vectors, first }, emit);
+            blocks(simd, rows, Panel { weights, vectors, first }, epilogue);
         }
     }
 }
@@ -71,16 +71,16 @@ struct Panel<'a, W> {
 
 /// One panel and all rows.
 #[inline(always)]
-fn blocks<S: Simd, A: Arithmetic, E: Emit<A>>(
+fn blocks<S: Simd, A: Arithmetic, E: Epilogue<A>>(
     simd: S,
     rows: DenseRows<'_, A::Word>,
     panel: Panel<'_, A::Word>,
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     let (n, inputs) = (rows.rows(), rows.columns());
     if inputs <= 2 * BLOCK || n <= 6 {
         let block = Block { rows, panel, inputs: (0, inputs), first: 0, last: true };
-        return groups(simd, &block, n, &mut [], emit);
+        return groups(simd, &block, n, &mut [], epilogue);
     }
     let mut sums = KEPT_SUMS.replace(Aligned::new(64));
     if sums.len() < KEPT * PANEL {
@@ -92,7 +92,7 @@ fn blocks<S: Simd, A: Arithmetic, E: Emit<A>>(
         for from in (0..inputs).step_by(BLOCK) {
             let to = inputs.min(from + BLOCK);
             (block.inputs, block.first, block.last) = ((from, to), start, to == inputs);
-            groups(simd, &block, n.min(start + KEPT), kept, emit);
+            groups(simd, &block, n.min(start + KEPT), kept, epilogue);
         }
     }
     KEPT_SUMS.set(sums);
@@ -111,30 +111,30 @@ struct Block<'a, W> {
 
 /// The rows of a block up to `end`.
 #[inline(always)]
-fn groups<S: Simd, A: Arithmetic, E: Emit<A>>(
+fn groups<S: Simd, A: Arithmetic, E: Epilogue<A>>(
     simd: S,
     block: &Block<'_, A::Word>,
     end: usize,
     kept: &mut [A::Word],
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     let rest = (end - block.first) % S::GROUP;
     let (start, whole) = (block.first, end - rest);
     if start < whole {
         let rows = (start, whole);
         match S::GROUP {
-            6 => simd.run(Groups::<A, E, 6> { block, rows, kept, emit }),
-            _ => simd.run(Groups::<A, E, 2> { block, rows, kept, emit }),
+            6 => simd.run(Groups::<A, E, 6> { block, rows, kept, epilogue }),
+            _ => simd.run(Groups::<A, E, 2> { block, rows, kept, epilogue }),
         }
     }
     let rows = (whole, end);
     match rest {
-        5 if S::GROUP > 5 => simd.run(Groups::<A, E, 5> { block, rows, kept, emit }),
-        4 if S::GROUP > 4 => simd.run(Groups::<A, E, 4> { block, rows, kept, emit }),
-        3 if S::GROUP > 3 => simd.run(Groups::<A, E, 3> { block, rows, kept, emit }),
-        2 if S::GROUP > 2 => simd.run(Groups::<A, E, 2> { block, rows, kept, emit }),
+        5 if S::GROUP > 5 => simd.run(Groups::<A, E, 5> { block, rows, kept, epilogue }),
+        4 if S::GROUP > 4 => simd.run(Groups::<A, E, 4> { block, rows, kept, epilogue }),
+        3 if S::GROUP > 3 => simd.run(Groups::<A, E, 3> { block, rows, kept, epilogue }),
+        2 if S::GROUP > 2 => simd.run(Groups::<A, E, 2> { block, rows, kept, epilogue }),
         // Inlined here: a single row of a small layer takes little longer than a function call.
-        1 => group::<S, A, E, 1>(simd, block, rows, kept, emit),
+        1 => group::<S, A, E, 1>(simd, block, rows, kept, epilogue),
         _ => {}
     }
 }
@@ -146,36 +146,36 @@ struct Groups<'a, A: Arithmetic, E, const R: usize> {
     block: &'a Block<'a, A::Word>,
     rows: (usize, usize),
     kept: &'a mut [A::Word],
-    emit: &'a mut E,
+    epilogue: &'a mut E,
 }
 
-impl<A: Arithmetic, E: Emit<A>, const R: usize> Kernel for Groups<'_, A, E, R> {
+impl<A: Arithmetic, E: Epilogue<A>, const R: usize> Kernel for Groups<'_, A, E, R> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        group::<S, A, E, R>(simd, self.block, self.rows, self.kept, self.emit);
+        group::<S, A, E, R>(simd, self.block, self.rows, self.kept, self.epilogue);
     }
 }
 
 #[inline(always)]
-fn group<S: Simd, A: Arithmetic, E: Emit<A>, const R: usize>(
+fn group<S: Simd, A: Arithmetic, E: Epilogue<A>, const R: usize>(
     simd: S,
     block: &Block<'_, A::Word>,
     (start, end): (usize, usize),
     kept: &mut [A::Word],
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     for row in (start..end).step_by(R) {
         if S::whole_panel(R) {
             match block.panel.vectors {
-                4 => tile::<S, A, E, 4, R>(simd, block, row, 0, kept, emit),
-                3 => tile::<S, A, E, 3, R>(simd, block, row, 0, kept, emit),
-                2 => tile::<S, A, E, 2, R>(simd, block, row, 0, kept, emit),
-                _ => tile::<S, A, E, 1, R>(simd, block, row, 0, kept, emit),
+                4 => tile::<S, A, E, 4, R>(simd, block, row, 0, kept, epilogue),
+                3 => tile::<S, A, E, 3, R>(simd, block, row, 0, kept, epilogue),
+                2 => tile::<S, A, E, 2, R>(simd, block, row, 0, kept, epilogue),
+                _ => tile::<S, A, E, 1, R>(simd, block, row, 0, kept, epilogue),
             }
         } else {
             for at in 0..block.panel.vectors {
-                tile::<S, A, E, 1, R>(simd, block, row, at, kept, emit);
+                tile::<S, A, E, 1, R>(simd, block, row, at, kept, epilogue);
             }
         }
     }
@@ -183,13 +183,13 @@ fn group<S: Simd, A: Arithmetic, E: Emit<A>, const R: usize>(
 
 /// R rows times the panel's V vectors from `at` on, with R V sums in registers.
 #[inline(always)]
-fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
+fn tile<S: Simd, A: Arithmetic, E: Epilogue<A>, const V: usize, const R: usize>(
     simd: S,
     block: &Block<'_, A::Word>,
     row: usize,
     at: usize,
     kept: &mut [A::Word],
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     let (from, to) = block.inputs;
     // A constant if all vectors of the panel are used.
@@ -239,7 +239,7 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
     }
     if block.last {
         for (r, sums) in sums.into_iter().enumerate() {
-            emit.emit(simd, row + r, block.panel.first + at * LANES, sums);
+            epilogue.store(simd, row + r, block.panel.first + at * LANES, sums);
         }
     } else {
         let kept = &mut kept[(row - block.first) * PANEL..][..R * PANEL];

@@ -16,7 +16,7 @@
 //! zeros adds nothing to either, so listing the blocks does not change any bit.
 
 use super::arithmetic::{Arithmetic, Floats};
-use super::emit::{Finish, Output};
+use super::epilogue::{Output, SelectedEpilogue};
 use crate::layout::UnitRows;
 use crate::signal::{DenseRows, Lists, Span};
 use crate::simd::{Kernel, LANES, Simd};
@@ -64,7 +64,7 @@ fn list_blocks<'a, S: Simd, A: Arithmetic>(
 
 impl<'a, A: Arithmetic> Kernel for LiveUnits<'a, A>
 where
-    Output<'a>: Finish<A>,
+    Output<'a>: SelectedEpilogue<A>,
 {
     type Output = ();
     #[inline(always)]
@@ -96,7 +96,7 @@ where
                         Some(blocks) => block_dots::<S, A, 1>(simd, x, w, w, blocks),
                     };
                 }
-                self.output.put(simd, r, units, &sums);
+                self.output.store_selected(simd, r, units, &sums);
             }
         }
     }
@@ -126,7 +126,7 @@ impl Kernel for LiveUnitsOfLists<'_> {
                     let w = self.weights.unit(unit as usize);
                     *sum = index.iter().zip(value).map(|(i, x)| w[*i as usize] * x).sum();
                 }
-                Finish::<Floats>::put(&mut self.output, simd, r, units, &sums);
+                SelectedEpilogue::<Floats>::store_selected(&mut self.output, simd, r, units, &sums);
             }
         }
     }

@@ -23,7 +23,7 @@ pub(crate) mod arithmetic;
 pub(crate) mod bytes;
 pub(crate) mod dense;
 pub(crate) mod dot;
-pub(crate) mod emit;
+pub(crate) mod epilogue;
 pub(crate) mod largest;
 pub(crate) mod pairs;
 pub(crate) mod peak;

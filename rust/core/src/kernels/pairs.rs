@@ -18,7 +18,7 @@
 
 use super::arithmetic::Bytes;
 use super::dense::add_input;
-use super::emit::Emit;
+use super::epilogue::Epilogue;
 use super::prefetch::{prefetch_part, touch_most};
 use crate::layout::Panels;
 use crate::signal::PairLists;
@@ -28,7 +28,7 @@ use crate::simd::{Kernel, LANES, Simd};
 pub(crate) struct PairsTimesPanels<'a, E> {
     pub(crate) lists: PairLists<'a>,
     pub(crate) panels: &'a Panels<u32>,
-    pub(crate) emit: &'a mut E,
+    pub(crate) epilogue: &'a mut E,
 }
 
 /// Whether pairs are the faster form for rows of `columns` bytes that are multiplied with `panels`
@@ -44,14 +44,14 @@ pub(crate) fn pay(columns: usize, panels: usize, rows: usize, bytes: usize, word
     as_pairs < as_bytes
 }
 
-impl<E: Emit<Bytes>> Kernel for PairsTimesPanels<'_, E> {
+impl<E: Epilogue<Bytes>> Kernel for PairsTimesPanels<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         // Other instruction sets use single bytes and do not compile this kernel.
         assert!(S::DOT_PRODUCTS);
         assert_eq!(self.lists.columns, self.panels.inputs());
-        let Self { lists, panels, emit } = self;
+        let Self { lists, panels, epilogue } = self;
         // `spans` counts both rows of a pair.
         let ahead = touch_most(lists.spans, 2 * lists.columns);
         for p in 0..panels.count() {
@@ -59,10 +59,10 @@ impl<E: Emit<Bytes>> Kernel for PairsTimesPanels<'_, E> {
             let next = if ahead && p + 1 < panels.count() { panels.panel(p + 1).2 } else { &[] };
             let panel = Panel { weights, next, first };
             match vectors {
-                4 => pairs::<S, E, 4>(simd, lists, panel, emit),
-                3 => pairs::<S, E, 3>(simd, lists, panel, emit),
-                2 => pairs::<S, E, 2>(simd, lists, panel, emit),
-                _ => pairs::<S, E, 1>(simd, lists, panel, emit),
+                4 => pairs::<S, E, 4>(simd, lists, panel, epilogue),
+                3 => pairs::<S, E, 3>(simd, lists, panel, epilogue),
+                2 => pairs::<S, E, 2>(simd, lists, panel, epilogue),
+                _ => pairs::<S, E, 1>(simd, lists, panel, epilogue),
             }
         }
     }
@@ -78,50 +78,50 @@ struct Panel<'a> {
 }
 
 #[inline(always)]
-fn pairs<S: Simd, E: Emit<Bytes>, const V: usize>(
+fn pairs<S: Simd, E: Epilogue<Bytes>, const V: usize>(
     simd: S,
     lists: PairLists<'_>,
     panel: Panel<'_>,
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     assert_eq!(panel.weights.len(), lists.columns * V * LANES);
     let n = lists.spans.len();
     for row in (0..n / 2 * 2).step_by(2) {
         prefetch_part(simd, panel.next, row / 2, n / 2);
-        group::<S, E, V, 2>(simd, lists, row, panel, emit);
+        group::<S, E, V, 2>(simd, lists, row, panel, epilogue);
     }
     if n % 2 == 1 {
-        group::<S, E, V, 1>(simd, lists, n - 1, panel, emit);
+        group::<S, E, V, 1>(simd, lists, n - 1, panel, epilogue);
     }
 }
 
 /// R rows that share a list, times a panel of P vectors per input.
 #[inline(always)]
-fn group<S: Simd, E: Emit<Bytes>, const P: usize, const R: usize>(
+fn group<S: Simd, E: Epilogue<Bytes>, const P: usize, const R: usize>(
     simd: S,
     lists: PairLists<'_>,
     row: usize,
     panel: Panel<'_>,
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     if S::whole_panel(R) {
-        tile::<S, E, P, P, R>(simd, lists, row, panel, 0, emit);
+        tile::<S, E, P, P, R>(simd, lists, row, panel, 0, epilogue);
     } else {
         for at in 0..P {
-            tile::<S, E, P, 1, R>(simd, lists, row, panel, at, emit);
+            tile::<S, E, P, 1, R>(simd, lists, row, panel, at, epilogue);
         }
     }
 }
 
 /// R rows times the V vectors from `at` on of a panel of P vectors per input.
 #[inline(always)]
-fn tile<S: Simd, E: Emit<Bytes>, const P: usize, const V: usize, const R: usize>(
+fn tile<S: Simd, E: Epilogue<Bytes>, const P: usize, const V: usize, const R: usize>(
     simd: S,
     lists: PairLists<'_>,
     row: usize,
     panel: Panel<'_>,
     at: usize,
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     let index = lists.columns_of(row);
     let mut words: [&[u32]; R] = [&[]; R];
@@ -140,8 +140,8 @@ fn tile<S: Simd, E: Emit<Bytes>, const P: usize, const V: usize, const R: usize>
     }
     // Not a loop: arrays indexed by a variable are not kept in registers.
     let unit = panel.first + at * LANES;
-    emit.emit(simd, row, unit, sums[0]);
+    epilogue.store(simd, row, unit, sums[0]);
     if R == 2 {
-        emit.emit(simd, row + 1, unit, sums[R - 1]);
+        epilogue.store(simd, row + 1, unit, sums[R - 1]);
     }
 }

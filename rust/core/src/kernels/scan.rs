@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::emit::lanes_within;
+use super::epilogue::lanes_within;
 use crate::layout::{PANEL, padded};
 use crate::signal::{ByteRowsMut, DenseRows, DenseRowsMut, ListsMut, fill_fours};
 use crate::simd::{Kernel, LANES, Simd};
@@ -170,7 +170,7 @@ pub(crate) struct Quantize<'a> {
 pub(crate) const INPUT_RANGE: (f32, f32) = (-1.0, 256.0);
 
 /// Range of a hidden layer's inputs, as in the epilogue, which marks rows with a byte of 255.
-pub(crate) const HIDDEN_RANGE: (f32, f32) = (super::emit::LEAST_BYTE, 254.5);
+pub(crate) const HIDDEN_RANGE: (f32, f32) = (super::epilogue::LEAST_BYTE, 254.5);
 
 /// Prefetch distance in values: loading a row from outside the near caches takes as long as
 /// processing it.

@@ -14,7 +14,7 @@
 //! list, so a row has the same bits in any batch.
 
 use super::arithmetic::Floats;
-use super::emit::Emit;
+use super::epilogue::Epilogue;
 use crate::layout::Panels;
 use crate::signal::Lists;
 use crate::simd::{Kernel, LANES, Simd};
@@ -23,27 +23,27 @@ use crate::simd::{Kernel, LANES, Simd};
 pub(crate) struct SparseTimesPanels<'a, E> {
     pub(crate) lists: Lists<'a>,
     pub(crate) panels: &'a Panels,
-    pub(crate) emit: &'a mut E,
+    pub(crate) epilogue: &'a mut E,
 }
 
 /// Prefetch distance in entries: enough to hide the latency of L3 at four lines per entry.
 const PREFETCH: usize = 12;
 
-impl<E: Emit<Floats>> Kernel for SparseTimesPanels<'_, E> {
+impl<E: Epilogue<Floats>> Kernel for SparseTimesPanels<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         assert_eq!(self.lists.columns, self.panels.inputs());
-        let Self { lists, panels, emit } = self;
+        let Self { lists, panels, epilogue } = self;
         for p in 0..panels.count() {
             let (first, vectors, panel) = panels.panel(p);
             let next = if p + 1 < panels.count() { panels.panel(p + 1).2 } else { panel };
             let panel = Panel { weights: panel, next: next.as_ptr(), first };
             match vectors {
-                4 => rows::<S, E, 4, 2>(simd, lists, panel, emit),
-                3 => rows::<S, E, 3, 2>(simd, lists, panel, emit),
-                2 => rows::<S, E, 2, 4>(simd, lists, panel, emit),
-                _ => rows::<S, E, 1, 4>(simd, lists, panel, emit),
+                4 => rows::<S, E, 4, 2>(simd, lists, panel, epilogue),
+                3 => rows::<S, E, 3, 2>(simd, lists, panel, epilogue),
+                2 => rows::<S, E, 2, 4>(simd, lists, panel, epilogue),
+                _ => rows::<S, E, 1, 4>(simd, lists, panel, epilogue),
             }
         }
     }
@@ -59,11 +59,11 @@ struct Panel<'a> {
 }
 
 #[inline(always)]
-fn rows<S: Simd, E: Emit<Floats>, const V: usize, const CHAINS: usize>(
+fn rows<S: Simd, E: Epilogue<Floats>, const V: usize, const CHAINS: usize>(
     simd: S,
     lists: Lists<'_>,
     panel: Panel<'_>,
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     assert_eq!(panel.weights.len(), lists.columns * V * LANES);
     // The first row of a tile finds the panel cold.
@@ -74,7 +74,7 @@ fn rows<S: Simd, E: Emit<Floats>, const V: usize, const CHAINS: usize>(
         } else {
             one_row::<S, V, CHAINS, false>(simd, index, value, panel)
         };
-        emit.emit(simd, row, panel.first, sums);
+        epilogue.store(simd, row, panel.first, sums);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::arithmetic::{Bytes, Floats};
-use super::emit::{Emit, Finish, Fused, LEAST_BYTE, Output, Quantized};
+use super::epilogue::{Epilogue, Fused, LEAST_BYTE, Output, Quantized, SelectedEpilogue};
 use super::scan::{CountBytes, FromBytes, Quantize, Scan, ScanBytes, ScanPairs};
 use crate::plan::Precision;
 use crate::signal::{
@@ -178,31 +178,31 @@ fn quantising_rounds_clamps_and_marks() {
 }
 
 /// Passes finished sums of one row to an output.
-struct Emitting<'a, 'b, A> {
+struct Storing<'a, 'b, A> {
     output: &'a mut Output<'b>,
     sums: &'a [A],
 }
 
-impl Kernel for Emitting<'_, '_, f32> {
+impl Kernel for Storing<'_, '_, f32> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         for (v, sums) in self.sums.chunks_exact(LANES).enumerate() {
             // SAFETY: sixteen values.
             let sums = [unsafe { simd.load(sums.as_ptr()) }];
-            Emit::<Floats>::emit(self.output, simd, 0, v * LANES, sums);
+            Epilogue::<Floats>::store(self.output, simd, 0, v * LANES, sums);
         }
     }
 }
 
-impl Kernel for Emitting<'_, '_, u32> {
+impl Kernel for Storing<'_, '_, u32> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         for (v, sums) in self.sums.chunks_exact(LANES).enumerate() {
             // SAFETY: sixteen values.
             let sums = [unsafe { simd.load_i32(sums.as_ptr()) }];
-            Emit::<Bytes>::emit(self.output, simd, 0, v * LANES, sums);
+            Epilogue::<Bytes>::store(self.output, simd, 0, v * LANES, sums);
         }
     }
 }
@@ -230,7 +230,7 @@ fn sums_get_bias_and_activation_and_are_stored_and_listed() {
             let mut output = output(&[], &bias, activation);
             output.dense = Some(DenseRowsMut::new(&mut dense, 1, 20, 20));
             output.lists = Some(ListsMut::new(&mut index, &mut value, &mut spans, 1, 20));
-            isa.run_floats(Emitting { output: &mut output, sums: &sums });
+            isa.run_floats(Storing { output: &mut output, sums: &sums });
             let expected: Vec<f32> = (0..20).map(|o| expected[o % 4]).collect();
             assert_eq!(dense[..], expected, "{} {activation:?}", isa.name());
             let listed: Vec<u32> = (0..20).filter(|o| expected[*o as usize] != 0.0).collect();
@@ -263,7 +263,7 @@ fn sums_of_bytes_are_scaled_and_become_bytes_of_the_next_layer() {
                 least: LEAST_BYTE,
                 out_of_range: &marks,
             });
-            isa.run(Emitting { output: &mut output, sums: &sums });
+            isa.run(Storing { output: &mut output, sums: &sums });
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
             let byte = |o: i32| {
                 let z = f64::from(10 * o - 20) / 2.0 + 1.0;
@@ -278,17 +278,17 @@ fn sums_of_bytes_are_scaled_and_become_bytes_of_the_next_layer() {
 }
 
 /// Passes the sums of chosen units of one row to an output.
-struct Putting<'a, 'b> {
+struct StoringSelected<'a, 'b> {
     output: &'a mut Output<'b>,
     units: &'a [u32],
     sums: &'a [i32; LANES],
 }
 
-impl Kernel for Putting<'_, '_> {
+impl Kernel for StoringSelected<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        Finish::<Bytes>::put(self.output, simd, 0, self.units, self.sums);
+        SelectedEpilogue::<Bytes>::store_selected(self.output, simd, 0, self.units, self.sums);
     }
 }
 
@@ -311,7 +311,7 @@ fn chosen_units_are_stored_and_listed_in_their_places() {
             least: f32::NEG_INFINITY,
             out_of_range: &marks,
         });
-        isa.run(Putting { output: &mut output, units: &units, sums: &sums });
+        isa.run(StoringSelected { output: &mut output, units: &units, sums: &sums });
         // (sum / 2 + 1) 2: 10, below 0, 22, above 255.
         let mut expected = [0; 20];
         (expected[1], expected[17], expected[19]) = (10, 22, 255);

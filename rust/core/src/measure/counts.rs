@@ -6,7 +6,7 @@ use super::clock::time_layers;
 use super::sample::check_sample;
 use crate::error::{Result, Subject};
 use crate::exec::{self, Inputs, Observer, Program};
-use crate::kernels::emit::to_byte;
+use crate::kernels::epilogue::to_byte;
 use crate::memory;
 use crate::network::Network;
 use crate::path::{Context, GateScratch, LayerPath, Path, Unwatched, Watch};

@@ -2,7 +2,7 @@
 
 use super::phase::{Phase, Seen, Watch, Work};
 use super::scratch::GateScratch;
-use crate::kernels::emit::Output;
+use crate::kernels::epilogue::Output;
 use crate::model::Layer;
 use crate::pool::{self, Team};
 use crate::signal::{Form, Signal};

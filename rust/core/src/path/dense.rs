@@ -7,7 +7,7 @@ use super::phase::{Phase, Seen, Watch, Work};
 use super::scratch::GateScratch;
 use super::weights::Weights;
 use crate::interrupt;
-use crate::kernels::emit::Output;
+use crate::kernels::epilogue::Output;
 use crate::layout::PANEL;
 use crate::model::Layer;
 use crate::signal::{DenseRows, Form, Signal};

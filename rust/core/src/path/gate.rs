@@ -23,7 +23,7 @@ use super::weights::Weights;
 use crate::error::{Error, Result, Subject};
 use crate::kernels::arithmetic::{Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
-use crate::kernels::emit::{ByteSums, GateStep, Live, LiveBytes, Output, Sums};
+use crate::kernels::epilogue::{ByteSums, GateStep, Live, LiveBytes, Output, Sums};
 use crate::kernels::scan::Quantize;
 use crate::kernels::sparse::SparseTimesPanels;
 use crate::layout::{Panels, padded};
@@ -240,17 +240,17 @@ impl Estimate<PackedLayer> for PackedGate {
         let limit = SPARSE_ESTIMATE_UP_TO * lists.columns as f64;
         for (r, span) in lists.spans.iter().enumerate() {
             let data = &mut low_rank[r * stride..];
-            let emit = &mut GateStep::LowRank(Sums { data, stride });
+            let epilogue = &mut GateStep::LowRank(Sums { data, stride });
             match rows {
                 Some(rows) if span.len as f64 > limit => {
                     let rows = DenseRows::new(rows.row(r), 1, rows.columns(), rows.columns());
                     let (panels, which) = (&self.u, self.u.all());
-                    isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
+                    isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, epilogue });
                 }
                 _ => {
                     let lists = Lists { spans: &lists.spans[r..=r], ..lists };
                     let panels = &self.u;
-                    isa.run_floats(SparseTimesPanels { lists, panels, emit });
+                    isa.run_floats(SparseTimesPanels { lists, panels, epilogue });
                 }
             }
         }
@@ -265,9 +265,9 @@ impl Estimate<PackedLayer> for PackedGate {
         let spans = start_spans(live_spans, n, outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
         let choice = Live { bias: &self.bias, units: self.scored, index: live, spans };
-        let emit = &mut GateStep::Choice(choice);
+        let epilogue = &mut GateStep::Choice(choice);
         let (panels, which) = (&self.v, self.v.all());
-        isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
+        isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, epilogue });
         add_always(live, spans, self.scored, outputs);
         for (row, span) in spans.iter_mut().enumerate() {
             if !rows.row(row).iter().all(|t| t.is_finite()) {
@@ -384,9 +384,9 @@ impl Scores {
         let rank = self.low.len();
         let rows = DenseRows::new(low_rank_bytes, n, rank.div_ceil(4), byte_stride(rank));
         let spans = start_spans(live_spans, n, self.outputs);
-        let emit = &mut LiveBytes { threshold: &self.threshold, index: live, spans };
+        let epilogue = &mut LiveBytes { threshold: &self.threshold, index: live, spans };
         let (panels, which) = (&self.v, self.v.all());
-        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, emit });
+        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, epilogue });
         add_always(live, spans, self.scored, self.outputs);
     }
 }

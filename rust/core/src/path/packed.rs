@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result, Subject};
-use crate::kernels::emit::Output;
+use crate::kernels::epilogue::Output;
 use crate::kernels::largest::LargestOfRows;
 use crate::layout::{Panels, UnitRows, padded};
 use crate::memory::{Aligned, zeros};

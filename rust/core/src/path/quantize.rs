@@ -100,7 +100,7 @@ fn by_terms(weights: &[f32], terms: &[Terms], words: &mut [u32]) -> (f64, f64) {
         for j in 0..SUMS {
             sums[j] -= references[j];
         }
-        put(words, &bytes);
+        write_words(words, &bytes);
     }
     (step, sums.into_iter().sum())
 }
@@ -150,10 +150,10 @@ impl Kernel for ByFactor<'_> {
             for line in (0..WEIGHTS).step_by(LANES) {
                 simd.prefetch_l2(next.as_ptr().wrapping_add(i * WEIGHTS + line));
             }
-            put(to, &quantized(block, factor, step));
+            write_words(to, &quantized(block, factor, step));
         }
         if !rest.is_empty() {
-            put(last_to, &quantized(&filled_up(rest), factor, step));
+            write_words(last_to, &quantized(&filled_up(rest), factor, step));
         }
     }
 }
@@ -194,7 +194,7 @@ fn filled_up<const N: usize>(weights: &[f32]) -> [f32; N] {
 
 /// Writes bytes as words of four, up to the length of `words`.
 #[inline(always)]
-fn put<const N: usize>(words: &mut [u32], bytes: &[i8; N]) {
+fn write_words<const N: usize>(words: &mut [u32], bytes: &[i8; N]) {
     for (word, four) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
         *word = u32::from_ne_bytes(four.map(|byte| byte as u8));
     }

@@ -13,7 +13,7 @@ use super::quantize::{ByFactor, ByTerms, InputTerms, step};
 use crate::error::{Error, Result, Subject};
 use crate::kernels::arithmetic::Bytes;
 use crate::kernels::bytes::BytesTimesPanels;
-use crate::kernels::emit::{Emit, Output};
+use crate::kernels::epilogue::{Epilogue, Output};
 use crate::kernels::pairs::PairsTimesPanels;
 use crate::layout::{BytePanels, Panels, UnitRows, padded};
 use crate::memory::{self, Aligned, prefer_huge_pages, zeros};
@@ -258,13 +258,18 @@ impl ByteWeights {
     }
 
     /// Multiplies the lists with the packed weights.
-    pub(super) fn times<E: Emit<Bytes>>(&self, isa: Isa, lists: ListedBytes<'_>, emit: &mut E) {
+    pub(super) fn times<E: Epilogue<Bytes>>(
+        &self,
+        isa: Isa,
+        lists: ListedBytes<'_>,
+        epilogue: &mut E,
+    ) {
         match lists {
             ListedBytes::Bytes(lists) => {
-                isa.run(BytesTimesPanels { lists, panels: self.byte_panels(isa), emit });
+                isa.run(BytesTimesPanels { lists, panels: self.byte_panels(isa), epilogue });
             }
             ListedBytes::Pairs(lists) => {
-                isa.run(PairsTimesPanels { lists, panels: self.panels(), emit });
+                isa.run(PairsTimesPanels { lists, panels: self.panels(), epilogue });
             }
         }
     }

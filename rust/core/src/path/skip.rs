@@ -7,7 +7,7 @@ use super::dense;
 use super::phase::{Phase, Seen, Watch, Work};
 use super::scratch::GateScratch;
 use super::weights::Weights;
-use crate::kernels::emit::Output;
+use crate::kernels::epilogue::Output;
 use crate::model::Layer;
 use crate::signal::{Form, Signal};
 use crate::simd::Isa;

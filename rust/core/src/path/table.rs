@@ -11,7 +11,7 @@ use super::quantized::QuantizedLayer;
 use super::scratch::GateScratch;
 use super::skip::Skip;
 use crate::error::{Error, Missing, Result};
-use crate::kernels::emit::Output;
+use crate::kernels::epilogue::Output;
 use crate::model::Layer;
 use crate::plan::{LayerPlan, Precision, Strategy};
 use crate::signal::{Form, Signal};

@@ -8,7 +8,7 @@ use super::scratch::LiveLists;
 use crate::kernels::arithmetic::{Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
-use crate::kernels::emit::Output;
+use crate::kernels::epilogue::Output;
 use crate::kernels::sparse::SparseTimesPanels;
 use crate::layout::{Panels, UnitRows, padded};
 use crate::model::Layer;
@@ -96,13 +96,13 @@ impl Weights for PackedLayer {
         output: &mut Output<'_>,
     ) {
         let panels = self.panels();
-        isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit: output });
+        isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, epilogue: output });
     }
     #[inline]
     fn times_lists(&self, isa: Isa, input: Signal<'_>, mut output: Output<'_>) {
         let Signal::Floats(parts) = input else { unreachable!("an f32 layer reads f32") };
         let Some(lists) = parts.lists() else { unreachable!("skip reads lists") };
-        isa.run_floats(SparseTimesPanels { lists, panels: self.panels(), emit: &mut output });
+        isa.run_floats(SparseTimesPanels { lists, panels: self.panels(), epilogue: &mut output });
     }
     #[inline]
     fn times_units(&self, isa: Isa, input: Signal<'_>, output: Output<'_>, live: LiveLists<'_>) {
@@ -158,7 +158,7 @@ impl Weights for QuantizedLayer {
         output: &mut Output<'_>,
     ) {
         let panels = self.panels();
-        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, emit: output });
+        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, epilogue: output });
     }
     #[inline]
     fn times_lists(&self, isa: Isa, input: Signal<'_>, mut output: Output<'_>) {

@@ -13,7 +13,7 @@ pub(crate) struct Span {
 /// The non-zero entries of a tile's rows, as columns and values, similar to CSR.
 ///
 /// Invariant: every range lies in both slices, and every index is below `columns`. Only `scan.rs`
-/// and `emit.rs`, which list columns that they visit, and CSR matrices with checked indices make
+/// and `epilogue.rs`, which list columns that they visit, and CSR matrices with checked indices make
 /// these lists.
 #[derive(Clone, Copy)]
 pub(crate) struct Lists<'a> {
@@ -35,7 +35,7 @@ impl<'a> Lists<'a> {
 /// to a multiple of four with zeros of column 0.
 ///
 /// Invariant: every range lies in both slices and has a multiple of four entries, and every index
-/// is below `columns`. Only `scan.rs` and `emit.rs` make these lists.
+/// is below `columns`. Only `scan.rs` and `epilogue.rs` make these lists.
 #[derive(Clone, Copy)]
 pub(crate) struct ByteLists<'a> {
     pub(crate) columns: usize,

@@ -7,10 +7,10 @@ use crate::signal::{ByteRowsMut, DenseRowsMut, ListsMut, Span};
 use crate::simd::{LANES, Simd};
 
 /// Takes the sums of consecutive units of one row. For a row, columns come in ascending order.
-pub(crate) trait Emit<A: Arithmetic> {
+pub(crate) trait Epilogue<A: Arithmetic> {
     /// `sums` are V vectors, at most four, with the sums of the units from `column` on. Lanes past
     /// the last unit are sums of zero.
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -26,9 +26,9 @@ pub(crate) enum GateStep<'a> {
     Choice(Live<'a>),
 }
 
-impl Emit<Floats> for GateStep<'_> {
+impl Epilogue<Floats> for GateStep<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -36,17 +36,23 @@ impl Emit<Floats> for GateStep<'_> {
         sums: [S::F32; V],
     ) {
         match self {
-            GateStep::LowRank(low_rank) => low_rank.emit(simd, row, column, sums),
-            GateStep::Choice(live) => live.emit(simd, row, column, sums),
+            GateStep::LowRank(low_rank) => low_rank.store(simd, row, column, sums),
+            GateStep::Choice(live) => live.store(simd, row, column, sums),
         }
     }
 }
 
 /// Takes the sums of chosen units.
-pub(crate) trait Finish<A: Arithmetic> {
-    /// As [`Emit::emit`], for up to sixteen units of a row, each with its sum. For a row, units
+pub(crate) trait SelectedEpilogue<A: Arithmetic> {
+    /// As [`Epilogue::store`], for up to sixteen units of a row, each with its sum. For a row, units
     /// come in ascending order.
-    fn put<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[A::Sum; LANES]);
+    fn store_selected<S: Simd>(
+        &mut self,
+        simd: S,
+        row: usize,
+        units: &[u32],
+        sums: &[A::Sum; LANES],
+    );
 }
 
 /// An activation of a few vector instructions, applied in registers.
@@ -176,7 +182,7 @@ impl Output<'_> {
 
     /// Takes pre-activations of consecutive units.
     #[inline(always)]
-    fn emit_pre_activations<S: Simd, const V: usize>(
+    fn store_pre_activations<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -260,7 +266,7 @@ impl Output<'_> {
 
     /// Takes pre-activations of chosen units, whose indices are in the first lanes of `index`.
     #[inline(always)]
-    fn put_pre_activations<S: Simd>(
+    fn store_selected_pre_activations<S: Simd>(
         &mut self,
         simd: S,
         row: usize,
@@ -335,9 +341,9 @@ pub(crate) fn to_byte(v: f32) -> u8 {
     v.round_ties_even() as u8
 }
 
-impl Emit<Floats> for Output<'_> {
+impl Epilogue<Floats> for Output<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -349,23 +355,23 @@ impl Emit<Floats> for Output<'_> {
             // SAFETY: `bias` has V vectors.
             *sum = unsafe { simd.add(*sum, simd.load(bias.as_ptr().add(v * LANES))) };
         }
-        self.emit_pre_activations(simd, row, column, sums);
+        self.store_pre_activations(simd, row, column, sums);
     }
 }
 
-impl Finish<Floats> for Output<'_> {
+impl SelectedEpilogue<Floats> for Output<'_> {
     #[inline(always)]
-    fn put<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[f32; LANES]) {
+    fn store_selected<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[f32; LANES]) {
         let index = lanes_of(simd, units, self.bias.len());
         // SAFETY: `sums` has 16 entries. Units ascend, so all are within the bias.
         let z = unsafe { simd.add(simd.load(sums.as_ptr()), simd.gather(self.bias, index)) };
-        self.put_pre_activations(simd, row, units, index, z);
+        self.store_selected_pre_activations(simd, row, units, index, z);
     }
 }
 
-impl Emit<Bytes> for Output<'_> {
+impl Epilogue<Bytes> for Output<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -373,13 +379,13 @@ impl Emit<Bytes> for Output<'_> {
         sums: [S::I32; V],
     ) {
         let z = scaled(simd, sums, &self.scale[column..], &self.bias[column..]);
-        self.emit_pre_activations(simd, row, column, z);
+        self.store_pre_activations(simd, row, column, z);
     }
 }
 
-impl Finish<Bytes> for Output<'_> {
+impl SelectedEpilogue<Bytes> for Output<'_> {
     #[inline(always)]
-    fn put<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[i32; LANES]) {
+    fn store_selected<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[i32; LANES]) {
         let index = lanes_of(simd, units, self.scale.len().min(self.bias.len()));
         // SAFETY: `sums` has 16 entries. Units ascend, so all are within the scale and the bias.
         let z = unsafe {
@@ -387,7 +393,7 @@ impl Finish<Bytes> for Output<'_> {
             let scaled = simd.mul(sums, simd.gather(self.scale, index));
             simd.add(scaled, simd.gather(self.bias, index))
         };
-        self.put_pre_activations(simd, row, units, index, z);
+        self.store_selected_pre_activations(simd, row, units, index, z);
     }
 }
 
@@ -424,9 +430,9 @@ pub(crate) struct Sums<'a> {
     pub(crate) stride: usize,
 }
 
-impl Emit<Floats> for Sums<'_> {
+impl Epilogue<Floats> for Sums<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -448,9 +454,9 @@ pub(crate) struct ByteSums<'a> {
     pub(crate) rows: ByteRowsMut<'a>,
 }
 
-impl Emit<Bytes> for ByteSums<'_> {
+impl Epilogue<Bytes> for ByteSums<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -474,9 +480,9 @@ pub(crate) struct LiveBytes<'a> {
     pub(crate) spans: &'a mut [Span],
 }
 
-impl Emit<Bytes> for LiveBytes<'_> {
+impl Epilogue<Bytes> for LiveBytes<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -503,9 +509,9 @@ pub(crate) struct Live<'a> {
     pub(crate) spans: &'a mut [Span],
 }
 
-impl Emit<Floats> for Live<'_> {
+impl Epilogue<Floats> for Live<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
