@@ -108,8 +108,8 @@ impl<'a> Rows<'a> {
             }
             Data::Csr { starts, index, value } => {
                 to.fill(0.0);
-                let span = starts[row] as usize..starts[row + 1] as usize;
-                for (i, x) in index[span.clone()].iter().zip(&value[span]) {
+                let row_range = starts[row] as usize..starts[row + 1] as usize;
+                for (i, x) in index[row_range.clone()].iter().zip(&value[row_range]) {
                     to[*i as usize] += x;
                 }
             }

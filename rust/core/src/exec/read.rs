@@ -12,7 +12,7 @@ use crate::model::InputMap;
 use crate::path::{LayerPath, Path, Phase, QuantizedLayer, ToBytes, Watch};
 use crate::plan::Precision;
 use crate::rows::{Data, Rows};
-use crate::signal::{self, Buffer, ByteRowsMut, DenseRows, Form, Lists, Signal, Span};
+use crate::signal::{self, Buffer, ByteRowsMut, DenseRows, Form, RowRange, Signal, SparseRows};
 use crate::simd::Isa;
 
 /// Rows of a tile that are counted to choose the form of its lists.
@@ -106,12 +106,17 @@ impl Read {
                 buffer.signal(n, columns, form)
             }
             Data::Csr { starts, index, value } => {
-                let spans = buffer.spans(n);
-                for (span, pair) in spans.iter_mut().zip(starts.windows(2)) {
+                let row_ranges = buffer.row_ranges(n);
+                for (row_range, pair) in row_ranges.iter_mut().zip(starts.windows(2)) {
                     let start = pair[0] as usize;
-                    *span = Span { start, len: pair[1] as usize - start };
+                    *row_range = RowRange { start, len: pair[1] as usize - start };
                 }
-                Signal::Floats(signal::Parts::Lists(Lists { columns, index, value, spans }))
+                Signal::Floats(signal::Parts::Lists(SparseRows {
+                    columns,
+                    index,
+                    value,
+                    row_ranges,
+                }))
             }
         }
     }

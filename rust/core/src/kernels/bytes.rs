@@ -23,12 +23,12 @@ use super::epilogue::Epilogue;
 use super::prefetch::{prefetch_part, touch_most};
 use crate::kernels::arithmetic::Bytes;
 use crate::layout::{BytePanels, PANEL, padded};
-use crate::signal::ByteLists;
+use crate::signal::SparseByteRows;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each row's list with the panels.
 pub(crate) struct BytesTimesPanels<'a, E> {
-    pub(crate) lists: ByteLists<'a>,
+    pub(crate) lists: SparseByteRows<'a>,
     pub(crate) panels: &'a BytePanels,
     pub(crate) epilogue: &'a mut E,
 }
@@ -42,8 +42,8 @@ impl<E: Epilogue<Bytes>> Kernel for BytesTimesPanels<'_, E> {
     fn run<S: Simd>(self, simd: S) {
         assert_eq!(self.lists.columns, self.panels.inputs());
         let Self { lists, panels, epilogue } = self;
-        let rows = lists.spans.len();
-        let ahead = touch_most(lists.spans, lists.columns);
+        let rows = lists.row_ranges.len();
+        let ahead = touch_most(lists.row_ranges, lists.columns);
         let mut p = 0;
         while p < panels.count() {
             let first = p * PANEL;
@@ -100,8 +100,8 @@ fn two_panels<S: Simd>(
     let mut sums = [[simd.splat_i32(0); 4]; 2];
     let list = List { index: index.as_ptr(), value: value.as_ptr(), panels };
     for four in 0..index.len() / 4 {
-        // SAFETY: every index is below the panels' inputs (the invariant of `ByteLists`), so each
-        // load reads one of their lines; groups of four are within both slices.
+        // SAFETY: every index is below the panels' inputs (the invariant of `SparseByteRows`), so
+        // each load reads one of their lines; groups of four are within both slices.
         unsafe { add_four(simd, list, four, &mut sums) }
     }
     sums
@@ -120,8 +120,9 @@ fn one_panel<S: Simd, const COLD: bool>(
     let mut sums = [[[simd.splat_i32(0); 4]]; 2];
     let fours = index.len() / 4;
     let list = List { index: index.as_ptr(), value: value.as_ptr(), panels: [panel] };
-    // SAFETY: every index is below the panel's inputs (the invariant of `ByteLists`), so each load
-    // reads one of its lines; groups of four are within both slices. Any address may be prefetched.
+    // SAFETY: every index is below the panel's inputs (the invariant of `SparseByteRows`), so each
+    // load reads one of its lines; groups of four are within both slices. Any address may be
+    // prefetched.
     unsafe {
         let mut four = 0;
         while four + 2 <= fours {

@@ -18,7 +18,7 @@
 use super::arithmetic::{Arithmetic, Floats};
 use super::epilogue::{Output, SelectedEpilogue};
 use crate::layout::UnitRows;
-use crate::signal::{DenseRows, Lists, Span};
+use crate::signal::{DenseRows, RowRange, SparseRows};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Computes the live units of every row. The output must be cleared before the call.
@@ -28,7 +28,7 @@ pub(crate) struct LiveUnits<'a, A: Arithmetic> {
     pub(crate) output: Output<'a>,
     /// The live units of each row, in ascending order.
     pub(crate) live: &'a [u32],
-    pub(crate) spans: &'a [Span],
+    pub(crate) row_ranges: &'a [RowRange],
     /// Scratch for the blocks of a row: one entry per whole vector of a row.
     pub(crate) blocks: &'a mut [u32],
 }
@@ -73,7 +73,7 @@ where
         for r in 0..self.rows.rows() {
             let x = self.rows.row(r);
             let blocks = list_blocks::<S, A>(simd, x, self.blocks);
-            let Span { start, len } = self.spans[r];
+            let RowRange { start, len } = self.row_ranges[r];
             let live = &self.live[start..start + len];
             let (fours, _) = live.as_chunks::<4>();
             let mut following = fours.iter().skip(1);
@@ -104,12 +104,12 @@ where
 
 /// Computes the live units of rows that exist only as lists (CSR input).
 pub(crate) struct LiveUnitsOfLists<'a> {
-    pub(crate) lists: Lists<'a>,
+    pub(crate) lists: SparseRows<'a>,
     pub(crate) weights: &'a UnitRows,
     pub(crate) output: Output<'a>,
     /// The live units of each row, in ascending order.
     pub(crate) live: &'a [u32],
-    pub(crate) spans: &'a [Span],
+    pub(crate) row_ranges: &'a [RowRange],
 }
 
 impl Kernel for LiveUnitsOfLists<'_> {
@@ -118,9 +118,9 @@ impl Kernel for LiveUnitsOfLists<'_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         assert_eq!(self.lists.columns, self.weights.inputs());
-        for (r, span) in self.spans.iter().enumerate() {
+        for (r, row_range) in self.row_ranges.iter().enumerate() {
             let (index, value) = self.lists.row(r);
-            for units in self.live[span.start..span.start + span.len].chunks(LANES) {
+            for units in self.live[row_range.start..row_range.start + row_range.len].chunks(LANES) {
                 let mut sums = [0.0; LANES];
                 for (sum, &unit) in sums.iter_mut().zip(units) {
                     let w = self.weights.unit(unit as usize);

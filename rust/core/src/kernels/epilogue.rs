@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::arithmetic::{Arithmetic, Bytes, Floats};
-use crate::signal::{ByteRowsMut, DenseRowsMut, ListsMut, Span};
+use crate::signal::{ByteRowsMut, DenseRowsMut, RowRange, SparseRowsMut};
 use crate::simd::{LANES, Simd};
 
 /// Takes the sums of consecutive units of one row. For a row, columns come in ascending order.
@@ -44,8 +44,8 @@ impl Epilogue<Floats> for GateStep<'_> {
 
 /// Takes the sums of chosen units.
 pub(crate) trait SelectedEpilogue<A: Arithmetic> {
-    /// As [`Epilogue::store`], for up to sixteen units of a row, each with its sum. For a row, units
-    /// come in ascending order.
+    /// As [`Epilogue::store`], for up to sixteen units of a row, each with its sum. For a row,
+    /// units come in ascending order.
     fn store_selected<S: Simd>(
         &mut self,
         simd: S,
@@ -121,7 +121,7 @@ pub(crate) struct Output<'a> {
     pub(crate) bias: &'a [f32],
     pub(crate) activation: Fused,
     pub(crate) dense: Option<DenseRowsMut<'a>>,
-    pub(crate) lists: Option<ListsMut<'a>>,
+    pub(crate) lists: Option<SparseRowsMut<'a>>,
     pub(crate) bytes: Option<Quantized<'a>>,
 }
 
@@ -131,7 +131,7 @@ pub(crate) struct Quantized<'a> {
     pub(crate) rows: Option<ByteRowsMut<'a>>,
     /// Only for chosen units, and only if 0 is stored as byte 0, because units that are off are not
     /// visited. Rows written vector by vector are listed afterwards, which is faster.
-    pub(crate) lists: Option<ListsMut<'a, u8, u16>>,
+    pub(crate) lists: Option<SparseRowsMut<'a, u8, u16>>,
     /// One per unit, zero-padded to whole vectors.
     pub(crate) inverse: &'a [f32],
     pub(crate) offset: f32,
@@ -477,7 +477,7 @@ pub(crate) struct LiveBytes<'a> {
     /// i32, padded to whole vectors with the largest value, which no score exceeds.
     pub(crate) threshold: &'a [u32],
     pub(crate) index: &'a mut [u32],
-    pub(crate) spans: &'a mut [Span],
+    pub(crate) row_ranges: &'a mut [RowRange],
 }
 
 impl Epilogue<Bytes> for LiveBytes<'_> {
@@ -496,7 +496,7 @@ impl Epilogue<Bytes> for LiveBytes<'_> {
             let threshold = unsafe { simd.load_i32(threshold.as_ptr().add(v * LANES)) };
             *mask = simd.above(sum, threshold);
         }
-        append_live(simd, self.index, &mut self.spans[row], column, masks);
+        append_live(simd, self.index, &mut self.row_ranges[row], column, masks);
     }
 }
 
@@ -506,7 +506,7 @@ pub(crate) struct Live<'a> {
     pub(crate) bias: &'a [f32],
     pub(crate) units: usize,
     pub(crate) index: &'a mut [u32],
-    pub(crate) spans: &'a mut [Span],
+    pub(crate) row_ranges: &'a mut [RowRange],
 }
 
 impl Epilogue<Floats> for Live<'_> {
@@ -526,7 +526,7 @@ impl Epilogue<Floats> for Live<'_> {
             let live = simd.not_at_most(simd.add(sum, bias), simd.splat(0.0));
             *mask = live & lanes_within(self.units, column + v * LANES);
         }
-        append_live(simd, self.index, &mut self.spans[row], column, masks);
+        append_live(simd, self.index, &mut self.row_ranges[row], column, masks);
     }
 }
 
@@ -535,11 +535,11 @@ impl Epilogue<Floats> for Live<'_> {
 fn append_live<S: Simd, const V: usize>(
     simd: S,
     index: &mut [u32],
-    span: &mut Span,
+    row_range: &mut RowRange,
     column: usize,
     masks: [u16; V],
 ) {
-    let mut end = span.start + span.len;
+    let mut end = row_range.start + row_range.len;
     // Compressed vectors are stored whole.
     let out = &mut index[..end + V * LANES];
     for (v, mask) in masks.into_iter().enumerate() {
@@ -548,5 +548,5 @@ fn append_live<S: Simd, const V: usize>(
         unsafe { simd.compress_index(out.as_mut_ptr().add(end), mask, column) }
         end += mask.count_ones() as usize;
     }
-    span.len = end - span.start;
+    row_range.len = end - row_range.start;
 }

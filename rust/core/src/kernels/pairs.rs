@@ -21,12 +21,12 @@ use super::dense::add_input;
 use super::epilogue::Epilogue;
 use super::prefetch::{prefetch_part, touch_most};
 use crate::layout::Panels;
-use crate::signal::PairLists;
+use crate::signal::SparsePairs;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each pair's list with the panels.
 pub(crate) struct PairsTimesPanels<'a, E> {
-    pub(crate) lists: PairLists<'a>,
+    pub(crate) lists: SparsePairs<'a>,
     pub(crate) panels: &'a Panels<u32>,
     pub(crate) epilogue: &'a mut E,
 }
@@ -52,8 +52,8 @@ impl<E: Epilogue<Bytes>> Kernel for PairsTimesPanels<'_, E> {
         assert!(S::DOT_PRODUCTS);
         assert_eq!(self.lists.columns, self.panels.inputs());
         let Self { lists, panels, epilogue } = self;
-        // `spans` counts both rows of a pair.
-        let ahead = touch_most(lists.spans, 2 * lists.columns);
+        // `row_ranges` counts both rows of a pair.
+        let ahead = touch_most(lists.row_ranges, 2 * lists.columns);
         for p in 0..panels.count() {
             let (first, vectors, weights) = panels.panel(p);
             let next = if ahead && p + 1 < panels.count() { panels.panel(p + 1).2 } else { &[] };
@@ -80,12 +80,12 @@ struct Panel<'a> {
 #[inline(always)]
 fn pairs<S: Simd, E: Epilogue<Bytes>, const V: usize>(
     simd: S,
-    lists: PairLists<'_>,
+    lists: SparsePairs<'_>,
     panel: Panel<'_>,
     epilogue: &mut E,
 ) {
     assert_eq!(panel.weights.len(), lists.columns * V * LANES);
-    let n = lists.spans.len();
+    let n = lists.row_ranges.len();
     for row in (0..n / 2 * 2).step_by(2) {
         prefetch_part(simd, panel.next, row / 2, n / 2);
         group::<S, E, V, 2>(simd, lists, row, panel, epilogue);
@@ -99,7 +99,7 @@ fn pairs<S: Simd, E: Epilogue<Bytes>, const V: usize>(
 #[inline(always)]
 fn group<S: Simd, E: Epilogue<Bytes>, const P: usize, const R: usize>(
     simd: S,
-    lists: PairLists<'_>,
+    lists: SparsePairs<'_>,
     row: usize,
     panel: Panel<'_>,
     epilogue: &mut E,
@@ -117,7 +117,7 @@ fn group<S: Simd, E: Epilogue<Bytes>, const P: usize, const R: usize>(
 #[inline(always)]
 fn tile<S: Simd, E: Epilogue<Bytes>, const P: usize, const V: usize, const R: usize>(
     simd: S,
-    lists: PairLists<'_>,
+    lists: SparsePairs<'_>,
     row: usize,
     panel: Panel<'_>,
     at: usize,
@@ -131,7 +131,7 @@ fn tile<S: Simd, E: Epilogue<Bytes>, const P: usize, const V: usize, const R: us
     let mut sums = [[simd.splat_i32(0); V]; R];
     let weights = panel.weights[at * LANES..].as_ptr();
     for (entry, column) in index.iter().enumerate() {
-        // SAFETY: every index is below the panel's inputs (the invariant of `PairLists`), each of
+        // SAFETY: every index is below the panel's inputs (the invariant of `SparsePairs`), each of
         // which has P vectors, and every row has as many words as there are indices.
         unsafe {
             let weights = weights.add(*column as usize * P * LANES);

@@ -1,6 +1,6 @@
 //! Prefetching of weights.
 
-use crate::signal::Span;
+use crate::signal::RowRange;
 use crate::simd::Simd;
 
 /// Least number of rows in a tile that prefetches its next panel, a part with each row. With fewer
@@ -25,6 +25,6 @@ pub(super) fn prefetch_part<S: Simd, W>(simd: S, next: &[W], part: usize, parts:
 
 /// Whether the lists of a tile together have at least `columns` entries, so that most of a panel is
 /// read.
-pub(super) fn touch_most(spans: &[Span], columns: usize) -> bool {
-    spans.iter().map(|span| span.len).sum::<usize>() >= columns
+pub(super) fn touch_most(row_ranges: &[RowRange], columns: usize) -> bool {
+    row_ranges.iter().map(|row_range| row_range.len).sum::<usize>() >= columns
 }

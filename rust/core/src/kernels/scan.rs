@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::epilogue::lanes_within;
 use crate::layout::{PANEL, padded};
-use crate::signal::{ByteRowsMut, DenseRows, DenseRowsMut, ListsMut, fill_fours};
+use crate::signal::{ByteRowsMut, DenseRows, DenseRowsMut, SparseRowsMut, fill_fours};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Lists the non-zeros of dense f32 rows. NaN counts as non-zero.
 pub(crate) struct Scan<'a> {
     pub(crate) rows: DenseRows<'a>,
-    pub(crate) lists: ListsMut<'a>,
+    pub(crate) lists: SparseRowsMut<'a>,
 }
 
 impl Kernel for Scan<'_> {
@@ -40,12 +40,12 @@ impl Kernel for Scan<'_> {
     }
 }
 
-/// Lists the non-zero bytes of byte rows as [`crate::signal::ByteLists`].
+/// Lists the non-zero bytes of byte rows as [`crate::signal::SparseByteRows`].
 pub(crate) struct ScanBytes<'a> {
     /// Rows with their padding to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,
     pub(crate) columns: usize,
-    pub(crate) lists: ListsMut<'a, u8, u16>,
+    pub(crate) lists: SparseRowsMut<'a, u8, u16>,
 }
 
 impl Kernel for ScanBytes<'_> {
@@ -72,8 +72,8 @@ impl Kernel for ScanBytes<'_> {
             }
             *len = end;
         }
-        let spans = &mut self.lists.spans[..self.rows.rows()];
-        fill_fours(self.lists.index, self.lists.value, spans);
+        let row_ranges = &mut self.lists.row_ranges[..self.rows.rows()];
+        fill_fours(self.lists.index, self.lists.value, row_ranges);
     }
 }
 
@@ -83,12 +83,12 @@ fn first_bits(n: usize) -> u64 {
     if n < 64 { (1 << n) - 1 } else { u64::MAX }
 }
 
-/// Lists the non-zero words of pairs of rows as [`crate::signal::PairLists`]. A last single row is
-/// paired with itself.
+/// Lists the non-zero words of pairs of rows as [`crate::signal::SparsePairs`]. A last single row
+/// is paired with itself.
 pub(crate) struct ScanPairs<'a> {
     /// Rows with their padding to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,
-    pub(crate) lists: ListsMut<'a, u32>,
+    pub(crate) lists: SparseRowsMut<'a, u32>,
 }
 
 impl Kernel for ScanPairs<'_> {
@@ -101,7 +101,7 @@ impl Kernel for ScanPairs<'_> {
         for r in (0..n).step_by(2) {
             let second = (r + 1).min(n - 1);
             let (a, b) = (self.rows.row(r).as_ptr(), self.rows.row(second).as_ptr());
-            let starts = [r, second].map(|row| self.lists.spans[row].start);
+            let starts = [r, second].map(|row| self.lists.row_ranges[row].start);
             let mut end = 0;
             for column in (0..columns).step_by(LANES) {
                 // SAFETY: a row has its words rounded up to vectors. A row appends at most `column`
@@ -117,8 +117,8 @@ impl Kernel for ScanPairs<'_> {
                     end += mask.count_ones() as usize;
                 }
             }
-            self.lists.spans[r].len = end;
-            self.lists.spans[second].len = end;
+            self.lists.row_ranges[r].len = end;
+            self.lists.row_ranges[second].len = end;
         }
     }
 }
@@ -322,7 +322,7 @@ pub(crate) struct FromBytes<'a> {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     pub(crate) dense: Option<DenseRowsMut<'a>>,
-    pub(crate) lists: Option<ListsMut<'a>>,
+    pub(crate) lists: Option<SparseRowsMut<'a>>,
 }
 
 impl Kernel for FromBytes<'_> {

@@ -16,12 +16,12 @@
 use super::arithmetic::Floats;
 use super::epilogue::Epilogue;
 use crate::layout::Panels;
-use crate::signal::Lists;
+use crate::signal::SparseRows;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each row's list with the panels.
 pub(crate) struct SparseTimesPanels<'a, E> {
-    pub(crate) lists: Lists<'a>,
+    pub(crate) lists: SparseRows<'a>,
     pub(crate) panels: &'a Panels,
     pub(crate) epilogue: &'a mut E,
 }
@@ -61,13 +61,13 @@ struct Panel<'a> {
 #[inline(always)]
 fn rows<S: Simd, E: Epilogue<Floats>, const V: usize, const CHAINS: usize>(
     simd: S,
-    lists: Lists<'_>,
+    lists: SparseRows<'_>,
     panel: Panel<'_>,
     epilogue: &mut E,
 ) {
     assert_eq!(panel.weights.len(), lists.columns * V * LANES);
     // The first row of a tile finds the panel cold.
-    for row in 0..lists.spans.len() {
+    for row in 0..lists.row_ranges.len() {
         let (index, value) = lists.row(row);
         let sums = if row == 0 {
             one_row::<S, V, CHAINS, true>(simd, index, value, panel)
@@ -89,8 +89,8 @@ fn one_row<S: Simd, const V: usize, const CHAINS: usize, const COLD: bool>(
     let mut sums = [[zero; V]; CHAINS];
     let (panel, next) = (panel.weights.as_ptr(), panel.next);
     let whole = index.len() / CHAINS * CHAINS;
-    // SAFETY: every index is below the panel's inputs (the invariant of `Lists`), so each load is
-    // inside the panel; `at` stays below `index.len() == value.len()`.
+    // SAFETY: every index is below the panel's inputs (the invariant of `SparseRows`), so each load
+    // is inside the panel; `at` stays below `index.len() == value.len()`.
     unsafe {
         let mut at = 0;
         while at < whole {

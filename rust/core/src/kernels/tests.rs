@@ -8,8 +8,8 @@ use super::epilogue::{Epilogue, Fused, LEAST_BYTE, Output, Quantized, SelectedEp
 use super::scan::{CountBytes, FromBytes, Quantize, Scan, ScanBytes, ScanPairs};
 use crate::plan::Precision;
 use crate::signal::{
-    Buffer, ByteRowsMut, DenseRows, DenseRowsMut, Form, ListedBytes, ListsMut, Parts, Signal, Span,
-    byte_stride, list_stride,
+    Buffer, ByteRowsMut, DenseRows, DenseRowsMut, Form, Parts, RowRange, Signal, SparseBytes,
+    SparseRowsMut, byte_stride, list_stride,
 };
 use crate::simd::{Isa, Kernel, LANES, Simd};
 
@@ -94,7 +94,7 @@ fn bytes_are_listed_by_fours() {
             let (rows, lists) = buffer.list_bytes(3, d);
             isa.run_lister(ScanBytes { rows, columns: d, lists });
             let signal = buffer.signal(3, d, Form::lists(Precision::Int8));
-            let Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists))) = signal else {
+            let Signal::Bytes(Parts::Lists(SparseBytes::Bytes(lists))) = signal else {
                 panic!("lists of bytes")
             };
             for (r, row) in bytes.chunks_exact(d).enumerate() {
@@ -129,7 +129,7 @@ fn pairs_of_rows_share_their_words() {
             let (rows, lists) = buffer.list_pairs(n, d);
             isa.run(ScanPairs { rows, lists });
             let signal = buffer.signal(n, d, Form::lists(Precision::Int8));
-            let Signal::Bytes(Parts::Lists(ListedBytes::Pairs(lists))) = signal else {
+            let Signal::Bytes(Parts::Lists(SparseBytes::Pairs(lists))) = signal else {
                 panic!("lists of pairs")
             };
             let mut listed = 0;
@@ -226,15 +226,15 @@ fn sums_get_bias_and_activation_and_are_stored_and_listed() {
     for isa in Isa::available() {
         for (activation, expected) in activations {
             let (mut dense, mut index, mut value) = ([7.0; 20], [0; 80], [0.0; 80]);
-            let mut spans = [Span::default()];
+            let mut row_ranges = [RowRange::default()];
             let mut output = output(&[], &bias, activation);
             output.dense = Some(DenseRowsMut::new(&mut dense, 1, 20, 20));
-            output.lists = Some(ListsMut::new(&mut index, &mut value, &mut spans, 1, 20));
+            output.lists = Some(SparseRowsMut::new(&mut index, &mut value, &mut row_ranges, 1, 20));
             isa.run_floats(Storing { output: &mut output, sums: &sums });
             let expected: Vec<f32> = (0..20).map(|o| expected[o % 4]).collect();
             assert_eq!(dense[..], expected, "{} {activation:?}", isa.name());
             let listed: Vec<u32> = (0..20).filter(|o| expected[*o as usize] != 0.0).collect();
-            assert_eq!(index[..spans[0].len], listed);
+            assert_eq!(index[..row_ranges[0].len], listed);
             assert!(listed.iter().zip(&value).all(|(o, y)| *y == expected[*o as usize]));
         }
     }
@@ -300,12 +300,12 @@ fn chosen_units_are_stored_and_listed_in_their_places() {
     sums[..4].copy_from_slice(&[8, -40, 20, 600]);
     for isa in Isa::available() {
         let mut words = vec![0; byte_stride(20)];
-        let (mut index, mut value, mut spans) = ([0; 80], [0; 80], [Span::default()]);
+        let (mut index, mut value, mut row_ranges) = ([0; 80], [0; 80], [RowRange::default()]);
         let marks = [AtomicBool::new(false)];
         let mut output = output(&scale, &bias, Fused::Relu);
         output.bytes = Some(Quantized {
             rows: Some(ByteRowsMut::new(&mut words, 1, 20)),
-            lists: Some(ListsMut::new(&mut index, &mut value, &mut spans, 1, 20)),
+            lists: Some(SparseRowsMut::new(&mut index, &mut value, &mut row_ranges, 1, 20)),
             inverse: &inverse,
             offset: 0.0,
             least: f32::NEG_INFINITY,
@@ -318,7 +318,7 @@ fn chosen_units_are_stored_and_listed_in_their_places() {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         assert_eq!(bytes[..20], expected, "{}", isa.name());
         assert_eq!(
-            (&index[..3], &value[..3], spans[0].len),
+            (&index[..3], &value[..3], row_ranges[0].len),
             (&[1, 17, 19][..], &[10, 22, 255][..], 3)
         );
         assert!(marks[0].load(Ordering::Relaxed), "600 has no byte");

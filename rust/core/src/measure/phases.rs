@@ -21,7 +21,9 @@ use crate::network::Network;
 use crate::path::{Context, GateScratch, LayerPath, Path, Phase, Seen, Unwatched, Watch, Work};
 use crate::plan::Precision;
 use crate::rows::{Data, Rows};
-use crate::signal::{Buffer, ByteLists, DenseRows, ListedBytes, Lists, Parts, Signal, Span};
+use crate::signal::{
+    Buffer, DenseRows, Parts, RowRange, Signal, SparseByteRows, SparseBytes, SparseRows,
+};
 use crate::simd::Isa;
 
 /// Time and work of one phase, per row, averaged over the rows.
@@ -150,17 +152,17 @@ impl Traffic<'_> {
 
     /// Adds the dot products of live units: the 64-byte lines of their weights that the rows need,
     /// and the products.
-    fn dots(&mut self, live: &[u32], spans: &[Span]) {
+    fn dots(&mut self, live: &[u32], row_ranges: &[RowRange]) {
         let layer = self.layer;
         let line = 64 / self.width(layer) as usize;
         let per_unit = self.layer(layer).inputs.div_ceil(line);
         let (mut lines, mut of_rows, mut products) = (0_usize, 0_usize, 0_usize);
-        for (row, span) in self.nonzero.iter().zip(spans) {
+        for (row, row_range) in self.nonzero.iter().zip(row_ranges) {
             let mut blocks: Vec<usize> = row.iter().map(|i| *i as usize / line).collect();
             blocks.dedup();
             of_rows += blocks.len();
-            products += span.len * row.len();
-            for unit in &live[span.start..span.start + span.len] {
+            products += row_range.len * row.len();
+            for unit in &live[row_range.start..row_range.start + row_range.len] {
                 for block in &blocks {
                     let seen = &mut self.lines[layer][*unit as usize * per_unit + block];
                     lines += usize::from(*seen != self.tile);
@@ -169,7 +171,7 @@ impl Traffic<'_> {
             }
         }
         let (weight_bytes, of_rows) = (64.0 * lines as f64, 64.0 * of_rows as f64);
-        let chosen: usize = spans.iter().map(|span| span.len).sum();
+        let chosen: usize = row_ranges.iter().map(|row_range| row_range.len).sum();
         let row_bytes = of_rows + 4.0 * chosen as f64;
         let operations = 2.0 * products as f64;
         self.add(layer, Phase::Dots, Work { weight_bytes, row_bytes, operations });
@@ -218,10 +220,10 @@ impl Watch for Traffic<'_> {
         }
     }
 
-    fn chosen(&mut self, live: &[u32], spans: &[Span]) {
+    fn chosen(&mut self, live: &[u32], row_ranges: &[RowRange]) {
         let (path, n) = (&self.layer(self.layer).path, self.nonzero.len() as f64);
         let rank = path.rank().unwrap_or(0) as f64;
-        let chosen: usize = spans.iter().map(|span| span.len).sum();
+        let chosen: usize = row_ranges.iter().map(|row_range| row_range.len).sum();
         let width = if path.scores_bytes() { 1.0 } else { 4.0 };
         let work = Work {
             weight_bytes: path.score_bytes(),
@@ -229,7 +231,7 @@ impl Watch for Traffic<'_> {
             operations: 2.0 * n * rank * path.scored() as f64,
         };
         self.add(self.layer, Phase::ScoreThreshold, work);
-        self.dots(live, spans);
+        self.dots(live, row_ranges);
     }
 }
 
@@ -255,10 +257,10 @@ impl Observer for Traffic<'_> {
         // A list entry is a column (2 bytes in lists of bytes, else 4) and a value.
         let byte_lists = if let Signal::Bytes(parts) = input { parts.lists() } else { None };
         let list_bytes = match byte_lists {
-            Some(ListedBytes::Pairs(lists)) => {
-                6.0 * lists.spans.iter().map(|span| span.len).sum::<usize>() as f64
+            Some(SparseBytes::Pairs(lists)) => {
+                6.0 * lists.row_ranges.iter().map(|row_range| row_range.len).sum::<usize>() as f64
             }
-            Some(ListedBytes::Bytes(_)) => 3.0 * entries,
+            Some(SparseBytes::Bytes(_)) => 3.0 * entries,
             None => 8.0 * entries,
         };
         self.read(n, list_bytes);
@@ -298,12 +300,12 @@ fn nonzero(input: Signal<'_>, row: usize, inputs: usize) -> Vec<u32> {
             let bytes = rows.row(row).iter().flat_map(|word| word.to_ne_bytes());
             columns(&mut bytes.map(|byte| byte != 0).take(inputs))
         }
-        Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists))) => {
+        Signal::Bytes(Parts::Lists(SparseBytes::Bytes(lists))) => {
             let (index, value) = lists.row(row);
             let entries = index.iter().zip(value).filter(|(_, byte)| **byte != 0);
             entries.map(|(i, _)| u32::from(*i)).collect()
         }
-        Signal::Bytes(Parts::Lists(ListedBytes::Pairs(lists))) => {
+        Signal::Bytes(Parts::Lists(SparseBytes::Pairs(lists))) => {
             let words = lists.columns_of(row / 2 * 2).iter().zip(lists.words_of(row));
             let bytes = words.flat_map(|(i, word)| {
                 word.to_ne_bytes().into_iter().zip(4 * i..).filter(|(byte, _)| *byte != 0)
@@ -475,12 +477,17 @@ fn tiles<'a>(
 /// Seconds per row of a skip layer's epilogue: the median time of its product on `n` rows whose
 /// inputs are all zero.
 fn epilogue_seconds(isa: Isa, layer: &LayerProgram, n: usize) -> f64 {
-    let (columns, spans) = (layer.inputs, vec![Span::default(); n]);
+    let (columns, row_ranges) = (layer.inputs, vec![RowRange::default(); n]);
     let input = if layer.input.is_bytes() {
-        let lists = ByteLists { columns, index: &[], value: &[], spans: &spans };
-        Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists)))
+        let lists = SparseByteRows { columns, index: &[], value: &[], row_ranges: &row_ranges };
+        Signal::Bytes(Parts::Lists(SparseBytes::Bytes(lists)))
     } else {
-        Signal::Floats(Parts::Lists(Lists { columns, index: &[], value: &[], spans: &spans }))
+        Signal::Floats(Parts::Lists(SparseRows {
+            columns,
+            index: &[],
+            value: &[],
+            row_ranges: &row_ranges,
+        }))
     };
     let (mut buffer, mut scratch) = (Buffer::new(), GateScratch::default());
     let mut out = vec![0.0; n * layer.outputs];

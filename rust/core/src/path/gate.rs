@@ -29,7 +29,9 @@ use crate::kernels::sparse::SparseTimesPanels;
 use crate::layout::{Panels, padded};
 use crate::memory::{self, Aligned, zeros};
 use crate::model::{Gate, InputMap, Layer, Quantization};
-use crate::signal::{ByteRowsMut, DenseRows, Form, Lists, Signal, Span, byte_stride, list_stride};
+use crate::signal::{
+    ByteRowsMut, DenseRows, Form, RowRange, Signal, SparseRows, byte_stride, list_stride,
+};
 use crate::simd::Isa;
 
 /// A layer that computes only the units that its gate lets through.
@@ -89,14 +91,14 @@ impl<W: Weights, G: Estimate<W>> Path for Gated<W, G> {
         self.gate.estimate(isa, input, scratch);
         watch.step(Phase::Estimate);
         self.gate.choose(isa, n, scratch);
-        watch.chosen(&scratch.live, &scratch.live_spans[..n]);
+        watch.chosen(&scratch.live, &scratch.live_ranges[..n]);
         watch.step(Phase::ScoreThreshold);
         output.clear(n);
         watch.step(Phase::Clear);
-        let GateScratch { live, live_spans, blocks, .. } = scratch;
-        let (spans, blocks) = (&live_spans[..n], &mut blocks[..]);
-        self.weights.times_units(isa, input, output, LiveLists { live, spans, blocks });
-        spans.iter().map(|span| span.len).sum()
+        let GateScratch { live, live_ranges, blocks, .. } = scratch;
+        let (row_ranges, blocks) = (&live_ranges[..n], &mut blocks[..]);
+        self.weights.times_units(isa, input, output, LiveLists { live, row_ranges, blocks });
+        row_ranges.iter().map(|row_range| row_range.len).sum()
     }
 
     fn lists_bytes(&self) -> bool {
@@ -238,17 +240,17 @@ impl Estimate<PackedLayer> for PackedGate {
         let low_rank = &mut scratch.low_rank;
         let stride = padded(self.gate.rank);
         let limit = SPARSE_ESTIMATE_UP_TO * lists.columns as f64;
-        for (r, span) in lists.spans.iter().enumerate() {
+        for (r, row_range) in lists.row_ranges.iter().enumerate() {
             let data = &mut low_rank[r * stride..];
             let epilogue = &mut GateStep::LowRank(Sums { data, stride });
             match rows {
-                Some(rows) if span.len as f64 > limit => {
+                Some(rows) if row_range.len as f64 > limit => {
                     let rows = DenseRows::new(rows.row(r), 1, rows.columns(), rows.columns());
                     let (panels, which) = (&self.u, self.u.all());
                     isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, epilogue });
                 }
                 _ => {
-                    let lists = Lists { spans: &lists.spans[r..=r], ..lists };
+                    let lists = SparseRows { row_ranges: &lists.row_ranges[r..=r], ..lists };
                     let panels = &self.u;
                     isa.run_floats(SparseTimesPanels { lists, panels, epilogue });
                 }
@@ -260,18 +262,18 @@ impl Estimate<PackedLayer> for PackedGate {
         if let Some(bytes) = &self.bytes {
             return bytes.choose(isa, n, scratch);
         }
-        let GateScratch { low_rank, live, live_spans, .. } = scratch;
+        let GateScratch { low_rank, live, live_ranges, .. } = scratch;
         let (rank, outputs) = (self.gate.rank, self.gate.bias.len());
-        let spans = start_spans(live_spans, n, outputs);
+        let row_ranges = start_ranges(live_ranges, n, outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
-        let choice = Live { bias: &self.bias, units: self.scored, index: live, spans };
+        let choice = Live { bias: &self.bias, units: self.scored, index: live, row_ranges };
         let epilogue = &mut GateStep::Choice(choice);
         let (panels, which) = (&self.v, self.v.all());
         isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, epilogue });
-        add_always(live, spans, self.scored, outputs);
-        for (row, span) in spans.iter_mut().enumerate() {
+        add_always(live, row_ranges, self.scored, outputs);
+        for (row, row_range) in row_ranges.iter_mut().enumerate() {
             if !rows.row(row).iter().all(|t| t.is_finite()) {
-                all_live(live, span, outputs);
+                all_live(live, row_range, outputs);
             }
         }
     }
@@ -307,17 +309,19 @@ impl ByteGate {
         let range = (f32::NEG_INFINITY, f32::INFINITY);
         isa.run_floats(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, range });
         self.scores.choose(isa, n, scratch);
-        let GateScratch { live, live_spans, invalid, .. } = scratch;
-        for (span, _) in live_spans[..n].iter_mut().zip(invalid).filter(|(_, invalid)| **invalid) {
-            all_live(live, span, outputs);
+        let GateScratch { live, live_ranges, invalid, .. } = scratch;
+        for (row_range, _) in
+            live_ranges[..n].iter_mut().zip(invalid).filter(|(_, invalid)| **invalid)
+        {
+            all_live(live, row_range, outputs);
         }
     }
 }
 
 /// Makes all units of a row live.
-fn all_live(live: &mut [u32], span: &mut Span, outputs: usize) {
-    span.len = outputs;
-    for (unit, slot) in live[span.start..].iter_mut().take(outputs).enumerate() {
+fn all_live(live: &mut [u32], row_range: &mut RowRange, outputs: usize) {
+    row_range.len = outputs;
+    for (unit, slot) in live[row_range.start..].iter_mut().take(outputs).enumerate() {
         *slot = unit as u32;
     }
 }
@@ -380,34 +384,34 @@ impl Scores {
 
     /// Lists the live units of every row from its bytes of `x u`.
     fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
-        let GateScratch { low_rank_bytes, live, live_spans, .. } = scratch;
+        let GateScratch { low_rank_bytes, live, live_ranges, .. } = scratch;
         let rank = self.low.len();
         let rows = DenseRows::new(low_rank_bytes, n, rank.div_ceil(4), byte_stride(rank));
-        let spans = start_spans(live_spans, n, self.outputs);
-        let epilogue = &mut LiveBytes { threshold: &self.threshold, index: live, spans };
+        let row_ranges = start_ranges(live_ranges, n, self.outputs);
+        let epilogue = &mut LiveBytes { threshold: &self.threshold, index: live, row_ranges };
         let (panels, which) = (&self.v, self.v.all());
         isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, epilogue });
-        add_always(live, spans, self.scored, self.outputs);
+        add_always(live, row_ranges, self.scored, self.outputs);
     }
 }
 
 /// Starts empty lists of live units for `n` rows.
-fn start_spans(spans: &mut [Span], n: usize, outputs: usize) -> &mut [Span] {
+fn start_ranges(row_ranges: &mut [RowRange], n: usize, outputs: usize) -> &mut [RowRange] {
     let stride = list_stride(outputs);
-    for (row, span) in spans[..n].iter_mut().enumerate() {
-        *span = Span { start: row * stride, len: 0 };
+    for (row, row_range) in row_ranges[..n].iter_mut().enumerate() {
+        *row_range = RowRange { start: row * stride, len: 0 };
     }
-    &mut spans[..n]
+    &mut row_ranges[..n]
 }
 
 /// Appends the units from `scored` on to every list.
-fn add_always(live: &mut [u32], spans: &mut [Span], scored: usize, outputs: usize) {
-    for span in spans {
-        let always = &mut live[span.start + span.len..][..outputs - scored];
+fn add_always(live: &mut [u32], row_ranges: &mut [RowRange], scored: usize, outputs: usize) {
+    for row_range in row_ranges {
+        let always = &mut live[row_range.start + row_range.len..][..outputs - scored];
         for (slot, unit) in always.iter_mut().zip(scored..) {
             *slot = unit as u32;
         }
-        span.len += always.len();
+        row_range.len += always.len();
     }
 }
 

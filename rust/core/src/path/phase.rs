@@ -1,6 +1,6 @@
 //! The steps of the work on a tile, and the least reads and operations of each.
 
-use crate::signal::Span;
+use crate::signal::RowRange;
 
 /// A part of the work for one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,7 +87,7 @@ pub(crate) trait Watch {
     fn step(&mut self, _phase: Phase) {}
     /// A gate has chosen the live units of every row. Called before its step finishes.
     #[inline(always)]
-    fn chosen(&mut self, _live: &[u32], _spans: &[Span]) {}
+    fn chosen(&mut self, _live: &[u32], _row_ranges: &[RowRange]) {}
 }
 
 /// Ignores all steps at no cost.

@@ -18,7 +18,7 @@ use crate::kernels::pairs::PairsTimesPanels;
 use crate::layout::{BytePanels, Panels, UnitRows, padded};
 use crate::memory::{self, Aligned, prefer_huge_pages, zeros};
 use crate::model::Quantization;
-use crate::signal::ListedBytes;
+use crate::signal::SparseBytes;
 use crate::simd::Isa;
 
 /// A layer with its weights as bytes, four inputs per word.
@@ -261,14 +261,14 @@ impl ByteWeights {
     pub(super) fn times<E: Epilogue<Bytes>>(
         &self,
         isa: Isa,
-        lists: ListedBytes<'_>,
+        lists: SparseBytes<'_>,
         epilogue: &mut E,
     ) {
         match lists {
-            ListedBytes::Bytes(lists) => {
+            SparseBytes::Bytes(lists) => {
                 isa.run(BytesTimesPanels { lists, panels: self.byte_panels(isa), epilogue });
             }
-            ListedBytes::Pairs(lists) => {
+            SparseBytes::Pairs(lists) => {
                 isa.run(PairsTimesPanels { lists, panels: self.panels(), epilogue });
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::layout::padded;
 use crate::memory::Aligned;
-use crate::signal::{Span, byte_stride, grow, grow_vec, list_stride};
+use crate::signal::{RowRange, byte_stride, grow, grow_vec, list_stride};
 use crate::simd::LANES;
 
 /// Buffers that a gate uses between its estimate and its dot products.
@@ -13,7 +13,7 @@ pub(crate) struct GateScratch {
     pub(crate) low_rank_bytes: Aligned<u32>,
     /// Live units of each row.
     pub(crate) live: Aligned<u32>,
-    pub(crate) live_spans: Vec<Span>,
+    pub(crate) live_ranges: Vec<RowRange>,
     /// Rows whose estimate is not finite.
     pub(crate) invalid: Vec<bool>,
     /// Indices of a row's non-zero vectors.
@@ -26,7 +26,7 @@ impl Default for GateScratch {
             low_rank: Aligned::new(64),
             low_rank_bytes: Aligned::new(64),
             live: Aligned::new(64),
-            live_spans: Vec::new(),
+            live_ranges: Vec::new(),
             invalid: Vec::new(),
             blocks: Vec::new(),
         }
@@ -39,7 +39,7 @@ impl GateScratch {
         grow(&mut self.low_rank, rows * padded(rank));
         grow(&mut self.low_rank_bytes, rows * byte_stride(rank));
         grow(&mut self.live, rows * list_stride(units));
-        grow_vec(&mut self.live_spans, rows);
+        grow_vec(&mut self.live_ranges, rows);
         grow_vec(&mut self.invalid, rows);
         grow_vec(&mut self.blocks, inputs / LANES);
     }
@@ -48,6 +48,6 @@ impl GateScratch {
 /// The live units of every row, and scratch for the indices of a row's non-zero blocks.
 pub(crate) struct LiveLists<'a> {
     pub(crate) live: &'a [u32],
-    pub(crate) spans: &'a [Span],
+    pub(crate) row_ranges: &'a [RowRange],
     pub(crate) blocks: &'a mut [u32],
 }

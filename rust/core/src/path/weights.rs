@@ -106,15 +106,22 @@ impl Weights for PackedLayer {
     }
     #[inline]
     fn times_units(&self, isa: Isa, input: Signal<'_>, output: Output<'_>, live: LiveLists<'_>) {
-        let (weights, LiveLists { live, spans, blocks }) = (self.unit_rows(), live);
+        let (weights, LiveLists { live, row_ranges, blocks }) = (self.unit_rows(), live);
         let Signal::Floats(parts) = input else { unreachable!("an f32 layer reads f32") };
         match parts {
             Parts::Rows(rows) | Parts::Both(rows, _) => {
-                isa.run_floats(LiveUnits::<Floats> { rows, weights, output, live, spans, blocks });
+                isa.run_floats(LiveUnits::<Floats> {
+                    rows,
+                    weights,
+                    output,
+                    live,
+                    row_ranges,
+                    blocks,
+                });
             }
             // CSR input.
             Parts::Lists(lists) => {
-                isa.run_floats(LiveUnitsOfLists { lists, weights, output, live, spans });
+                isa.run_floats(LiveUnitsOfLists { lists, weights, output, live, row_ranges });
             }
         }
     }
@@ -168,9 +175,9 @@ impl Weights for QuantizedLayer {
     }
     #[inline]
     fn times_units(&self, isa: Isa, input: Signal<'_>, output: Output<'_>, live: LiveLists<'_>) {
-        let (weights, LiveLists { live, spans, blocks }) = (self.unit_rows(), live);
+        let (weights, LiveLists { live, row_ranges, blocks }) = (self.unit_rows(), live);
         let Some(rows) = Self::rows(input) else { unreachable!("a gate of bytes reads rows") };
         let rows = rows.padded();
-        isa.run(LiveUnits::<Bytes> { rows, weights, output, live, spans, blocks });
+        isa.run(LiveUnits::<Bytes> { rows, weights, output, live, row_ranges, blocks });
     }
 }

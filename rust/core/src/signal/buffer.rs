@@ -2,10 +2,11 @@
 
 use super::form::{Form, Parts, Signal};
 use super::grow::{grow, grow_vec};
-use super::lists::{
-    ByteLists, ListedBytes, Lists, ListsMut, PairLists, Span, fill_fours, list_stride,
-};
 use super::rows::{ByteRowsMut, DenseRows, DenseRowsMut, byte_stride};
+use super::sparse::{
+    RowRange, SparseByteRows, SparseBytes, SparsePairs, SparseRows, SparseRowsMut, fill_fours,
+    list_stride,
+};
 use crate::layout::padded;
 use crate::memory::Aligned;
 
@@ -17,7 +18,7 @@ pub(crate) struct Buffer {
     dense: Aligned<f32>,
     index: Aligned<u32>,
     value: Aligned<f32>,
-    spans: Vec<Span>,
+    row_ranges: Vec<RowRange>,
     bytes: Aligned<u32>,
     byte_index: Aligned<u16>,
     byte_values: Aligned<u8>,
@@ -32,7 +33,7 @@ impl Buffer {
             dense: Aligned::new(64),
             index: Aligned::new(64),
             value: Aligned::new(64),
-            spans: Vec::new(),
+            row_ranges: Vec::new(),
             bytes: Aligned::new(64),
             byte_index: Aligned::new(64),
             byte_values: Aligned::new(64),
@@ -46,9 +47,9 @@ impl Buffer {
         if form.is_bytes() {
             let lists = || {
                 if self.in_pairs {
-                    ListedBytes::Pairs(self.pair_lists(rows, columns))
+                    SparseBytes::Pairs(self.pair_lists(rows, columns))
                 } else {
-                    ListedBytes::Bytes(self.byte_lists(rows, columns))
+                    SparseBytes::Bytes(self.byte_lists(rows, columns))
                 }
             };
             Signal::Bytes(Parts::of(form, || self.bytes(rows, columns), lists))
@@ -64,8 +65,13 @@ impl Buffer {
     }
 
     /// The lists that were written.
-    pub(crate) fn lists(&self, rows: usize, columns: usize) -> Lists<'_> {
-        Lists { columns, index: &self.index, value: &self.value, spans: &self.spans[..rows] }
+    pub(crate) fn lists(&self, rows: usize, columns: usize) -> SparseRows<'_> {
+        SparseRows {
+            columns,
+            index: &self.index,
+            value: &self.value,
+            row_ranges: &self.row_ranges[..rows],
+        }
     }
 
     /// The byte rows that were written, as words.
@@ -80,15 +86,16 @@ impl Buffer {
     }
 
     /// The lists of pairs that were written.
-    fn pair_lists(&self, rows: usize, columns: usize) -> PairLists<'_> {
-        let (index, value, spans) = (&self.index, &self.words, &self.spans[..rows]);
-        PairLists { columns: columns.div_ceil(4), index, value, spans }
+    fn pair_lists(&self, rows: usize, columns: usize) -> SparsePairs<'_> {
+        let (index, value, row_ranges) = (&self.index, &self.words, &self.row_ranges[..rows]);
+        SparsePairs { columns: columns.div_ceil(4), index, value, row_ranges }
     }
 
     /// The lists of bytes that were written.
-    fn byte_lists(&self, rows: usize, columns: usize) -> ByteLists<'_> {
-        let (index, value, spans) = (&self.byte_index, &self.byte_values, &self.spans[..rows]);
-        ByteLists { columns, index, value, spans }
+    fn byte_lists(&self, rows: usize, columns: usize) -> SparseByteRows<'_> {
+        let (index, value, row_ranges) =
+            (&self.byte_index, &self.byte_values, &self.row_ranges[..rows]);
+        SparseByteRows { columns, index, value, row_ranges }
     }
 
     /// Memory for dense rows and empty lists of `rows` rows, as far as `form` has them.
@@ -97,17 +104,17 @@ impl Buffer {
         rows: usize,
         columns: usize,
         form: Form,
-    ) -> (Option<DenseRowsMut<'_>>, Option<ListsMut<'_>>) {
+    ) -> (Option<DenseRowsMut<'_>>, Option<SparseRowsMut<'_>>) {
         if form.rows {
             grow(&mut self.dense, rows * padded(columns));
         }
         if form.lists {
             self.reserve_lists(rows, columns);
         }
-        let Buffer { dense, index, value, spans, .. } = self;
+        let Buffer { dense, index, value, row_ranges, .. } = self;
         (
             form.rows.then(|| DenseRowsMut::new(dense, rows, columns, padded(columns))),
-            form.lists.then(|| ListsMut::new(index, value, spans, rows, columns)),
+            form.lists.then(|| SparseRowsMut::new(index, value, row_ranges, rows, columns)),
         )
     }
 
@@ -117,23 +124,24 @@ impl Buffer {
         rows: usize,
         columns: usize,
         form: Form,
-    ) -> (Option<ByteRowsMut<'_>>, Option<ListsMut<'_, u8, u16>>) {
+    ) -> (Option<ByteRowsMut<'_>>, Option<SparseRowsMut<'_, u8, u16>>) {
         if form.rows {
             grow(&mut self.bytes, rows * byte_stride(columns));
         }
         if form.lists {
             self.reserve_byte_lists(rows, columns);
         }
-        let Buffer { spans, bytes, byte_index, byte_values, .. } = self;
+        let Buffer { row_ranges, bytes, byte_index, byte_values, .. } = self;
         (
             form.rows.then(|| ByteRowsMut::new(bytes, rows, columns)),
-            form.lists.then(|| ListsMut::new(byte_index, byte_values, spans, rows, columns)),
+            form.lists
+                .then(|| SparseRowsMut::new(byte_index, byte_values, row_ranges, rows, columns)),
         )
     }
 
     /// Completes the lists of bytes that a kernel wrote.
     pub(crate) fn fill_fours(&mut self, rows: usize) {
-        fill_fours(&mut self.byte_index, &mut self.byte_values, &mut self.spans[..rows]);
+        fill_fours(&mut self.byte_index, &mut self.byte_values, &mut self.row_ranges[..rows]);
     }
 
     /// The dense rows that were written, for changes in place, and their stride.
@@ -147,12 +155,12 @@ impl Buffer {
         &mut self,
         rows: usize,
         columns: usize,
-    ) -> (DenseRows<'_>, ListsMut<'_>) {
+    ) -> (DenseRows<'_>, SparseRowsMut<'_>) {
         self.reserve_lists(rows, columns);
-        let Buffer { dense, index, value, spans, .. } = self;
+        let Buffer { dense, index, value, row_ranges, .. } = self;
         (
             DenseRows::new(dense, rows, columns, padded(columns)),
-            ListsMut::new(index, value, spans, rows, columns),
+            SparseRowsMut::new(index, value, row_ranges, rows, columns),
         )
     }
 
@@ -174,13 +182,13 @@ impl Buffer {
         &mut self,
         rows: usize,
         columns: usize,
-    ) -> (DenseRows<'_, u32>, ListsMut<'_, u8, u16>) {
+    ) -> (DenseRows<'_, u32>, SparseRowsMut<'_, u8, u16>) {
         self.reserve_byte_lists(rows, columns);
-        let Buffer { bytes, byte_index, byte_values, spans, .. } = self;
+        let Buffer { bytes, byte_index, byte_values, row_ranges, .. } = self;
         let stride = byte_stride(columns);
         (
             DenseRows::new(bytes, rows, stride, stride),
-            ListsMut::new(byte_index, byte_values, spans, rows, columns),
+            SparseRowsMut::new(byte_index, byte_values, row_ranges, rows, columns),
         )
     }
 
@@ -189,37 +197,37 @@ impl Buffer {
         &mut self,
         rows: usize,
         columns: usize,
-    ) -> (DenseRows<'_, u32>, ListsMut<'_, u32>) {
+    ) -> (DenseRows<'_, u32>, SparseRowsMut<'_, u32>) {
         self.in_pairs = true;
         let stride = byte_stride(columns);
         let columns = columns.div_ceil(4);
         grow(&mut self.index, rows * list_stride(columns));
         grow(&mut self.words, rows * list_stride(columns));
-        grow_vec(&mut self.spans, rows);
-        let Buffer { bytes, index, words, spans, .. } = self;
+        grow_vec(&mut self.row_ranges, rows);
+        let Buffer { bytes, index, words, row_ranges, .. } = self;
         (
             DenseRows::new(bytes, rows, stride, stride),
-            ListsMut::new(index, words, spans, rows, columns),
+            SparseRowsMut::new(index, words, row_ranges, rows, columns),
         )
     }
 
-    /// Only spans, for rows whose entries are in other memory (CSR).
-    pub(crate) fn spans(&mut self, rows: usize) -> &mut [Span] {
-        grow_vec(&mut self.spans, rows);
-        &mut self.spans[..rows]
+    /// Row ranges only, for rows whose entries are in other memory (CSR).
+    pub(crate) fn row_ranges(&mut self, rows: usize) -> &mut [RowRange] {
+        grow_vec(&mut self.row_ranges, rows);
+        &mut self.row_ranges[..rows]
     }
 
     fn reserve_lists(&mut self, rows: usize, columns: usize) {
         grow(&mut self.index, rows * list_stride(columns));
         grow(&mut self.value, rows * list_stride(columns));
-        grow_vec(&mut self.spans, rows);
+        grow_vec(&mut self.row_ranges, rows);
     }
 
     fn reserve_byte_lists(&mut self, rows: usize, columns: usize) {
         self.in_pairs = false;
         grow(&mut self.byte_index, rows * list_stride(columns));
         grow(&mut self.byte_values, rows * list_stride(columns));
-        grow_vec(&mut self.spans, rows);
+        grow_vec(&mut self.row_ranges, rows);
     }
 }
 
@@ -256,7 +264,7 @@ mod tests {
         let _ = buffer.list_pairs(4, 6);
         let pairs = |buffer: &Buffer| {
             let Signal::Bytes(parts) = buffer.signal(4, 6, form) else { panic!("floats") };
-            matches!(parts.lists(), Some(ListedBytes::Pairs(_)))
+            matches!(parts.lists(), Some(SparseBytes::Pairs(_)))
         };
         assert!(pairs(&buffer));
         let _ = buffer.list_bytes(4, 6);

@@ -1,7 +1,7 @@
 //! The forms that a layer's input can have.
 
-use super::lists::{ListedBytes, Lists};
 use super::rows::DenseRows;
+use super::sparse::{SparseBytes, SparseRows};
 use crate::plan::Precision;
 
 /// The form of a signal: its number format, and whether it has dense rows, lists of non-zeros, or
@@ -71,9 +71,9 @@ impl<R, L> Parts<R, L> {
 /// A layer's input, in one of its forms.
 #[derive(Clone, Copy)]
 pub(crate) enum Signal<'a> {
-    Floats(Parts<DenseRows<'a>, Lists<'a>>),
+    Floats(Parts<DenseRows<'a>, SparseRows<'a>>),
     /// Four bytes per word.
-    Bytes(Parts<DenseRows<'a, u32>, ListedBytes<'a>>),
+    Bytes(Parts<DenseRows<'a, u32>, SparseBytes<'a>>),
 }
 
 impl Signal<'_> {
@@ -81,10 +81,10 @@ impl Signal<'_> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Signal::Floats(Parts::Rows(rows) | Parts::Both(rows, _)) => rows.rows(),
-            Signal::Floats(Parts::Lists(lists)) => lists.spans.len(),
+            Signal::Floats(Parts::Lists(lists)) => lists.row_ranges.len(),
             Signal::Bytes(Parts::Rows(rows) | Parts::Both(rows, _)) => rows.rows(),
-            Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists))) => lists.spans.len(),
-            Signal::Bytes(Parts::Lists(ListedBytes::Pairs(lists))) => lists.spans.len(),
+            Signal::Bytes(Parts::Lists(SparseBytes::Bytes(lists))) => lists.row_ranges.len(),
+            Signal::Bytes(Parts::Lists(SparseBytes::Pairs(lists))) => lists.row_ranges.len(),
         }
     }
 }

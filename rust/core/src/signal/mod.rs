@@ -5,13 +5,14 @@
 mod buffer;
 mod form;
 mod grow;
-mod lists;
 mod rows;
+mod sparse;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use form::{Form, Parts, Signal};
 pub(crate) use grow::{grow, grow_vec};
-pub(crate) use lists::{
-    ByteLists, ListedBytes, Lists, ListsMut, PairLists, Span, fill_fours, list_stride,
-};
 pub(crate) use rows::{ByteRowsMut, DenseRows, DenseRowsMut, byte_stride};
+pub(crate) use sparse::{
+    RowRange, SparseByteRows, SparseBytes, SparsePairs, SparseRows, SparseRowsMut, fill_fours,
+    list_stride,
+};
