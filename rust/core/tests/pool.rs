@@ -142,7 +142,7 @@ fn workers_of_a_call_are_free_as_it_ends() {
 }
 
 #[test]
-fn short_calls_wake_nobody_unless_they_are_in_a_row() {
+fn short_calls_wake_no_worker_unless_they_are_back_to_back() {
     let _turn = TURN.lock();
     let threads = |gain| Team::new(3, gain).threads();
     assert_eq!(threads(LONG), 3);

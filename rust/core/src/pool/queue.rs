@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The queue from which the threads of a team take parts of a job.
 #[derive(Default)]
-pub(super) struct Board {
+pub(super) struct WorkQueue {
     /// Upper half: number of the job. Lower half: parts of the job that no thread has taken yet. Or
     /// [`CLOSED`].
     ///
@@ -24,7 +24,7 @@ pub(super) struct Board {
     /// Parts taken by workers.
     helped: AtomicUsize,
     /// Finished parts of the job.
-    done: Apart<AtomicUsize>,
+    done: CacheAligned<AtomicUsize>,
     /// The payload of the first part that panicked.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -32,7 +32,7 @@ pub(super) struct Board {
 /// A value on its own cache lines, so that accesses to neighbouring values do not evict it.
 #[derive(Default)]
 #[repr(align(128))]
-struct Apart<T>(T);
+struct CacheAligned<T>(T);
 
 pub(super) type Work<'a> = &'a (dyn Fn(usize) + Sync);
 
@@ -48,7 +48,7 @@ enum Claim {
     Closed,
 }
 
-impl Board {
+impl WorkQueue {
     /// Parts taken by workers.
     pub(super) fn helped(&self) -> usize {
         self.helped.load(Ordering::Relaxed)
@@ -84,7 +84,7 @@ impl Board {
     /// Runs a part.
     ///
     /// # Safety
-    /// `work` and `part` must come from one [`Board::claim`], and be finished only once.
+    /// `work` and `part` must come from one [`WorkQueue::claim`], and be finished only once.
     unsafe fn finish(&self, work: *const Work<'static>, part: usize) {
         // SAFETY: the part is not finished, so `run`, which owns the work, has not returned.
         let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*work)(part) }));

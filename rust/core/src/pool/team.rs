@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queue::Board;
+use super::queue::WorkQueue;
 use super::workers::{MOST_WORKERS, Pool, pool};
 
 /// Minimum estimated saving before a call is parallelised. The estimate is a lower bound; an awake
@@ -36,11 +36,11 @@ pub(crate) struct Team {
     /// `None` if the call is not worth parallelising.
     pool: Option<&'static Pool>,
     /// `None` if the caller works alone.
-    board: Option<Arc<Board>>,
+    queue: Option<Arc<WorkQueue>>,
 }
 
 /// A team of the caller alone.
-pub(crate) static ALONE: Team = Team { threads: 1, pool: None, board: None };
+pub(crate) static ALONE: Team = Team { threads: 1, pool: None, queue: None };
 
 impl Team {
     /// A team of up to `threads` threads that save at least an estimated `gain`. It has only the
@@ -48,11 +48,11 @@ impl Team {
     /// system cannot create more threads.
     pub(crate) fn new(threads: usize, gain: Duration) -> Team {
         if threads == 1 || !worth_sharing(gain) {
-            return Team { threads: 1, pool: None, board: None };
+            return Team { threads: 1, pool: None, queue: None };
         }
         let pool = pool();
-        let (board, workers) = pool.invite((threads - 1).min(MOST_WORKERS), gain).unzip();
-        Team { threads: 1 + workers.unwrap_or(0), pool: Some(pool), board }
+        let (queue, workers) = pool.invite((threads - 1).min(MOST_WORKERS), gain).unzip();
+        Team { threads: 1 + workers.unwrap_or(0), pool: Some(pool), queue }
     }
 
     /// Number of threads that may take part.
@@ -66,8 +66,8 @@ impl Team {
     /// If `work` panics on any thread. With several threads, the other parts are finished first,
     /// and `run` must not be called from within `work`.
     pub(crate) fn run(&self, parts: usize, work: impl Fn(usize) + Sync) {
-        match &self.board {
-            Some(board) if parts > 1 => board.run(parts, &work),
+        match &self.queue {
+            Some(queue) if parts > 1 => queue.run(parts, &work),
             _ => (0..parts).for_each(work),
         }
     }
@@ -76,10 +76,10 @@ impl Team {
 impl Drop for Team {
     fn drop(&mut self) {
         if let Some(pool) = self.pool {
-            pool.end_call(self.threads - 1, self.board.as_ref());
+            pool.end_call(self.threads - 1, self.queue.as_ref());
         }
-        if let Some(board) = &self.board {
-            PARTS_SHARED.set(PARTS_SHARED.get() + board.helped());
+        if let Some(queue) = &self.queue {
+            PARTS_SHARED.set(PARTS_SHARED.get() + queue.helped());
         }
     }
 }

@@ -7,14 +7,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::queue::Board;
+use super::queue::WorkQueue;
 
 /// Estimated cost of waking a sleeping worker; it also starts about this much later.
 const WAKING: Duration = Duration::from_micros(20);
 
 /// Workers woken by a call in a back-to-back sequence, even if this call alone would not justify
 /// it.
-const WOKEN_IN_A_ROW: usize = 4;
+const WOKEN_BACK_TO_BACK: usize = 4;
 
 /// Time for which workers spin after a call. Calls that follow each other within this time are back
 /// to back, which justifies waking workers.
@@ -29,11 +29,11 @@ const HEADROOM: usize = 16 << 20;
 
 /// Whether [`HEADROOM`] bytes can be allocated.
 fn has_headroom() -> bool {
-    let mut room = Vec::<u8>::new();
-    let there_is = room.try_reserve_exact(HEADROOM).is_ok();
+    let mut probe = Vec::<u8>::new();
+    let available = probe.try_reserve_exact(HEADROOM).is_ok();
     // Without this, the compiler would remove the allocation, which is never written.
-    black_box(&mut room);
-    there_is
+    black_box(&mut probe);
+    available
 }
 
 /// Largest number of workers of a process, whatever number of threads is requested.
@@ -55,7 +55,7 @@ struct Workers {
     idle: usize,
     /// Workers that are awake and look for an invitation.
     awake: usize,
-    invitations: Vec<Arc<Board>>,
+    invitations: Vec<Arc<WorkQueue>>,
     /// End of the latest call that was worth parallelising.
     last_call: Option<Instant>,
 }
@@ -106,13 +106,13 @@ impl Pool {
         &'static self,
         wanted: usize,
         gain: Duration,
-    ) -> Option<(Arc<Board>, usize)> {
+    ) -> Option<(Arc<WorkQueue>, usize)> {
         let mut workers = self.lock();
-        let in_a_row = workers.last_call.is_some_and(|last| last.elapsed() < LINGER);
+        let back_to_back = workers.last_call.is_some_and(|last| last.elapsed() < LINGER);
         let awake = workers.awake.saturating_sub(workers.invitations.len()).min(workers.idle);
         let able = wanted.min(workers.idle + wanted.saturating_sub(workers.count));
         let paid = (gain.as_nanos() / WAKING.as_nanos()).saturating_sub(1) as usize;
-        let woken = if in_a_row { paid.max(WOKEN_IN_A_ROW) } else { paid };
+        let woken = if back_to_back { paid.max(WOKEN_BACK_TO_BACK) } else { paid };
         let mut invited = able.min(awake.saturating_add(woken));
         // Creating workers while holding the lock delays other callers, but only once per worker.
         while workers.idle < invited {
@@ -130,22 +130,22 @@ impl Pool {
             return None;
         }
         workers.idle -= invited;
-        let board = Arc::new(Board::default());
-        workers.invitations.extend((0..invited).map(|_| Arc::clone(&board)));
+        let queue = Arc::new(WorkQueue::default());
+        workers.invitations.extend((0..invited).map(|_| Arc::clone(&queue)));
         self.pending.store(workers.invitations.len(), Ordering::Relaxed);
         drop(workers);
         (awake..invited).for_each(|_| self.wake.notify_one());
-        Some((board, invited))
+        Some((queue, invited))
     }
 
     /// Ends a call that was worth parallelising. Withdraws the invitations that no worker has
     /// taken. The other workers are idle at once, and count as awake.
-    pub(super) fn end_call(&self, invited: usize, board: Option<&Arc<Board>>) {
+    pub(super) fn end_call(&self, invited: usize, queue: Option<&Arc<WorkQueue>>) {
         let mut workers = self.lock();
-        if let Some(board) = board {
-            board.close();
+        if let Some(queue) = queue {
+            queue.close();
             let before = workers.invitations.len();
-            workers.invitations.retain(|other| !Arc::ptr_eq(other, board));
+            workers.invitations.retain(|other| !Arc::ptr_eq(other, queue));
             workers.idle += invited;
             workers.awake += invited - (before - workers.invitations.len());
             self.pending.store(workers.invitations.len(), Ordering::Relaxed);
@@ -157,11 +157,11 @@ impl Pool {
     fn work(&self) {
         let mut workers = self.lock();
         loop {
-            if let Some(board) = workers.invitations.pop() {
+            if let Some(queue) = workers.invitations.pop() {
                 self.pending.store(workers.invitations.len(), Ordering::Relaxed);
                 drop(workers);
-                board.help();
-                drop(board);
+                queue.help();
+                drop(queue);
                 workers = self.linger();
                 continue;
             }
