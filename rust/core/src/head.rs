@@ -60,7 +60,7 @@ impl Head {
     /// The probability of each class or label, row by row. Not meaningful for regression.
     pub fn probabilities(&self, mut raw: Vec<f32>) -> Vec<f32> {
         if self.is_binary() {
-            let mut all = memory::room(2 * raw.len());
+            let mut all = memory::with_capacity(2 * raw.len());
             all.extend(raw.iter().flat_map(|z| self.two_classes(*z)));
             return all;
         }

@@ -22,7 +22,7 @@ pub(crate) fn out_of_memory() -> ! {
 ///
 /// # Panics
 /// With [`OutOfMemory`] if the allocation fails.
-pub fn room<T>(len: usize) -> Vec<T> {
+pub fn with_capacity<T>(len: usize) -> Vec<T> {
     let mut values = Vec::new();
     reserve(&mut values, len);
     values
@@ -40,7 +40,7 @@ pub(crate) fn reserve<T>(values: &mut Vec<T>, more: usize) {
 /// # Panics
 /// With [`OutOfMemory`] if the allocation fails.
 pub fn filled<T: Clone>(value: T, len: usize) -> Vec<T> {
-    let mut values = room(len);
+    let mut values = with_capacity(len);
     values.resize(len, value);
     values
 }
@@ -58,7 +58,7 @@ pub fn copied<T: Copy>(values: &[T]) -> Vec<T> {
 /// # Panics
 /// With [`OutOfMemory`] if the allocation fails.
 pub fn collected<T>(values: impl Iterator<Item = T>) -> Vec<T> {
-    let mut all = room(values.size_hint().0);
+    let mut all = with_capacity(values.size_hint().0);
     all.extend(values);
     all
 }
@@ -67,7 +67,7 @@ pub fn collected<T>(values: impl Iterator<Item = T>) -> Vec<T> {
 pub(crate) type Aligned<T> = AVec<T, ConstAlign<64>>;
 
 /// An empty aligned buffer with capacity for `len` values.
-pub(crate) fn aligned_room<T>(len: usize) -> Aligned<T> {
+pub(crate) fn aligned_with_capacity<T>(len: usize) -> Aligned<T> {
     let mut values = Aligned::new(64);
     if len.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > isize::MAX as usize - 64)
         || values.try_reserve_exact(len).is_err()
@@ -79,16 +79,16 @@ pub(crate) fn aligned_room<T>(len: usize) -> Aligned<T> {
 
 /// An aligned buffer of `len` zeros.
 pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Aligned<T> {
-    let mut values = aligned_room(len);
+    let mut values = aligned_with_capacity(len);
     values.resize(len, T::default());
     values
 }
 
 /// An empty buffer with capacity for `len` weights, on huge pages if the buffer is large.
-pub(crate) fn room_for_weights<T>(len: usize) -> Aligned<T> {
-    let room = aligned_room(len);
-    prefer_huge_pages(room.as_ptr(), len);
-    room
+pub(crate) fn with_weight_capacity<T>(len: usize) -> Aligned<T> {
+    let weights = aligned_with_capacity(len);
+    prefer_huge_pages(weights.as_ptr(), len);
+    weights
 }
 
 /// Asks the system for huge pages for the `len` values from `start` on, if they are many. Call it

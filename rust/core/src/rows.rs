@@ -96,21 +96,21 @@ impl<'a> Rows<'a> {
         self.columns
     }
 
-    /// Copies row `row` to `to` as dense f32.
-    pub(crate) fn copy_row(&self, row: usize, to: &mut [f32]) {
+    /// Copies row `row` to `dst` as dense f32.
+    pub(crate) fn copy_row(&self, row: usize, dst: &mut [f32]) {
         match self.data {
             Data::F32 { data, stride } => {
-                to.copy_from_slice(&data[row * stride..row * stride + self.columns]);
+                dst.copy_from_slice(&data[row * stride..row * stride + self.columns]);
             }
             Data::U8 { data, stride } => {
-                let from = &data[row * stride..row * stride + self.columns];
-                to.iter_mut().zip(from).for_each(|(to, from)| *to = f32::from(*from));
+                let src = &data[row * stride..row * stride + self.columns];
+                dst.iter_mut().zip(src).for_each(|(dst, src)| *dst = f32::from(*src));
             }
             Data::Csr { starts, index, value } => {
-                to.fill(0.0);
+                dst.fill(0.0);
                 let row_range = starts[row] as usize..starts[row + 1] as usize;
                 for (i, x) in index[row_range.clone()].iter().zip(&value[row_range]) {
-                    to[*i as usize] += x;
+                    dst[*i as usize] += x;
                 }
             }
         }
@@ -198,7 +198,7 @@ fn copy_rows<T: Copy>(
     stride: usize,
     copies: usize,
 ) -> Vec<T> {
-    let mut all = memory::room(rows.saturating_mul(columns).saturating_mul(copies));
+    let mut all = memory::with_capacity(rows.saturating_mul(columns).saturating_mul(copies));
     for r in (0..copies).flat_map(|_| 0..rows) {
         all.extend_from_slice(&data[r * stride..r * stride + columns]);
     }
@@ -227,9 +227,9 @@ mod tests {
     /// The same rows in each form: (0, 0, 2), (3, 0, 4), (0, 0, 0).
     fn check(rows: Rows<'_>) {
         let row = |rows: &Rows<'_>, r| {
-            let mut to = [7.0; 3];
-            rows.copy_row(r, &mut to);
-            to
+            let mut dst = [7.0; 3];
+            rows.copy_row(r, &mut dst);
+            dst
         };
         assert_eq!((rows.len(), rows.columns()), (3, 3));
         assert_eq!(row(&rows, 0), [0.0, 0.0, 2.0]);

@@ -7,7 +7,7 @@ use common::none;
 use lrgate::{Activation, Isa, Layer, Network, Rows};
 
 /// Applies the activation to every value, with a layer of one unit per value.
-fn of(isa: Isa, activation: Activation, values: &[f32]) -> Vec<f32> {
+fn activated(isa: Isa, activation: Activation, values: &[f32]) -> Vec<f32> {
     let n = values.len();
     let layer = Layer::new(vec![0.0; n], values.to_vec(), 1, activation);
     let network = Network::with_isa(vec![layer], None, isa).unwrap();
@@ -57,7 +57,7 @@ fn values_are_near_the_exact_ones() {
     let mut failures = Vec::new();
     for isa in Isa::available() {
         for (activation, most) in [(Activation::Sigmoid, 4.0), (Activation::Tanh, 6.0)] {
-            let got = of(isa, activation, &values);
+            let got = activated(isa, activation, &values);
             for (x, y) in values.iter().zip(got) {
                 let z = f64::from(*x);
                 let exact = match activation {
@@ -70,7 +70,7 @@ fn values_are_near_the_exact_ones() {
                 }
             }
         }
-        let got = of(isa, Activation::Gelu, &values);
+        let got = activated(isa, Activation::Gelu, &values);
         for (x, y) in values.iter().zip(got) {
             let exact = exact_gelu(f64::from(*x));
             if (f64::from(y) - exact).abs() > 3e-7 * f64::from(x.abs()).max(1e-30) {
@@ -89,7 +89,7 @@ fn softmax_is_near_the_exact_one() {
             let most = values.iter().copied().fold(f32::MIN, f32::max);
             let powers: Vec<f64> = values.iter().map(|z| f64::from(z - most).exp()).collect();
             let sum: f64 = powers.iter().sum();
-            for (y, power) in of(isa, Activation::Softmax, &values).iter().zip(powers) {
+            for (y, power) in activated(isa, Activation::Softmax, &values).iter().zip(powers) {
                 assert!(ulps(*y, power / sum) < 16.0, "{} of {n}: {y}", isa.name());
             }
         }
@@ -115,7 +115,7 @@ fn special_values() {
         assert_eq!(run(Activation::Tanh, -2.0), -1.0);
         assert_eq!(run(Activation::Gelu, 2.0), f32::INFINITY);
         assert_eq!(run(Activation::Gelu, -2.0), 0.0);
-        assert_eq!(of(isa, Activation::Tanh, &special[2..4]), [0.0, 0.0]);
+        assert_eq!(activated(isa, Activation::Tanh, &special[2..4]), [0.0, 0.0]);
         for activation in [Activation::Sigmoid, Activation::Tanh, Activation::Gelu] {
             assert!(run(activation, f32::NAN).is_nan());
         }

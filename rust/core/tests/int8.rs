@@ -646,7 +646,7 @@ fn nan_stays_in_its_row() {
 /// every strategy. An input less far outside is clamped to 0 or 255. Other rows are the same as
 /// without it.
 #[test]
-fn inputs_beyond_the_bytes() {
+fn inputs_out_of_range() {
     let mut model = Model::relu(21, &[20, 30, 4]);
     model.gates = vec![
         model.gates[0].clone().map(|gate| {
@@ -699,7 +699,7 @@ fn inputs_beyond_the_bytes() {
 /// Rows that are out of range are gathered from all tiles and all threads of a call, and may be
 /// more than are recomputed together. Each gives the same result as alone.
 #[test]
-fn many_inputs_beyond_the_bytes() {
+fn many_inputs_out_of_range() {
     for (strategy, inputs, n, stride) in [
         (Strategy::Dense, 20, 13_000, 20),
         (Strategy::Gate, 20, 14_000, 27),

@@ -253,13 +253,13 @@ fn weights_stay_where_they_are() {
     let weights: Vec<_> = model.layers.iter().map(shared).collect();
     let layers = model.layers.iter().zip(&weights).map(|(layer, weight)| {
         let bias = layer.bias().to_vec();
-        Layer::of_shared(weight.clone(), bias, layer.inputs(), layer.activation())
+        Layer::from_shared(weight.clone(), bias, layer.inputs(), layer.activation())
     });
     let layers: Vec<_> = layers.collect();
-    let order = some(90, 61);
+    let kept = some(90, 61);
     let picked = vec![
-        layers[0].clone().pick(Some(&order), None).unwrap(),
-        layers[1].clone().pick(None, Some(&order)).unwrap(),
+        layers[0].clone().pick(Some(&kept), None).unwrap(),
+        layers[1].clone().pick(None, Some(&kept)).unwrap(),
     ];
     let network = Network::new(layers, None).unwrap();
     network.pack();
@@ -302,9 +302,9 @@ fn picked_units_are_those_of_a_copy() {
     let full = Model::relu(12, &[70, 90, 77, 5]);
     for (raw, first, second) in [(70, 90, 77), (70, 66, 41), (33, 66, 77), (1, 1, 1)] {
         let inputs = (raw < 70).then(|| some(70, raw));
-        let orders = [inputs, Some(some(90, first)), Some(some(77, second)), None];
+        let kept = [inputs, Some(some(90, first)), Some(some(77, second)), None];
         let pick = |(i, layer): (usize, &Layer)| {
-            let (inputs, units) = (orders[i].as_deref(), orders[i + 1].as_deref());
+            let (inputs, units) = (kept[i].as_deref(), kept[i + 1].as_deref());
             // Values that are not picked are much larger and must have no effect.
             let mut weight = layer.weight().to_vec();
             for (at, weight) in weight.iter_mut().enumerate() {

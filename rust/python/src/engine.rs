@@ -23,7 +23,7 @@ use crate::messages::message;
 use crate::rows::PyRows;
 
 type LayerArgs<'py> = (PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>, String, Option<f32>);
-type Order<'py> = Option<PyReadonlyArray1<'py, i32>>;
+type KeptUnits<'py> = Option<PyReadonlyArray1<'py, i32>>;
 type GateArgs<'py> = (
     PyReadonlyArray2<'py, f32>,
     PyReadonlyArray2<'py, f32>,
@@ -50,7 +50,7 @@ impl Engine {
     #[pyo3(signature = (layers, *, orders=None, input_scale=None, input_shift=None))]
     fn new(
         layers: Vec<LayerArgs<'_>>,
-        orders: Option<Vec<Order<'_>>>,
+        orders: Option<Vec<KeptUnits<'_>>>,
         input_scale: Option<PyReadonlyArray1<'_, f32>>,
         input_shift: Option<PyReadonlyArray1<'_, f32>>,
     ) -> PyResult<Self> {
@@ -305,7 +305,7 @@ impl Engine {
 impl Engine {
     fn build(
         layers: Vec<LayerArgs<'_>>,
-        orders: Option<Vec<Order<'_>>>,
+        orders: Option<Vec<KeptUnits<'_>>>,
         input_scale: Option<PyReadonlyArray1<'_, f32>>,
         input_shift: Option<PyReadonlyArray1<'_, f32>>,
     ) -> PyResult<Self> {
@@ -340,7 +340,7 @@ impl Engine {
             }
             before = Some(rows);
             let inputs = i.checked_sub(1).and_then(|before| orders[before].as_deref());
-            let layer = Layer::of_shared(shared(&array)?, bias, columns, activation);
+            let layer = Layer::from_shared(shared(&array)?, bias, columns, activation);
             // The inputs are kept units of the previous layer, which were checked there.
             made.push(layer.pick(orders[i].as_deref(), inputs).map_err(|error| {
                 PyValueError::new_err(format!("orders[{i}]: {}", message(&error)))
@@ -411,13 +411,13 @@ fn shared(array: &PyReadonlyArray2<'_, f32>) -> PyResult<Weights> {
 }
 
 /// The kept units of a layer, as the core expects them.
-fn units((layer, order): (usize, &Order<'_>)) -> PyResult<Option<Vec<u32>>> {
-    let Some(order) = order else { return Ok(None) };
+fn units((layer, kept): (usize, &KeptUnits<'_>)) -> PyResult<Option<Vec<u32>>> {
+    let Some(kept) = kept else { return Ok(None) };
     let unit = |i: &i32| {
         let message = || format!("orders[{layer}] must name units from 0 on, got {i}");
         u32::try_from(*i).map_err(|_| PyValueError::new_err(message()))
     };
-    order.as_array().iter().map(unit).collect::<PyResult<_>>().map(Some)
+    kept.as_array().iter().map(unit).collect::<PyResult<_>>().map(Some)
 }
 
 fn to_vec(matrix: ArrayView2<'_, f32>) -> Vec<f32> {

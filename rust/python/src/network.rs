@@ -192,8 +192,8 @@ impl Network {
     /// Returns
     /// -------
     /// float32 array of shape (n, k), or (k,) for one row
-    ///     Softmax of raw outputs, unless the last activation is softmax or sigmoid; two columns for
-    ///     a classifier with one output. NaN in rows whose outputs are NaN.
+    ///     Softmax of raw outputs, unless the last activation is softmax or sigmoid; two columns
+    ///     for a classifier with one output. NaN in rows whose outputs are NaN.
     ///
     /// Raises
     /// ------

@@ -366,7 +366,7 @@ impl Op {
         isa: Isa,
         (n, columns): (usize, usize),
         Place { buffer, out, out_of_range }: &mut Place<'_>,
-        invalid: &mut [bool],
+        non_finite: &mut [bool],
     ) {
         match self {
             Op::Activate(activation) => {
@@ -383,7 +383,7 @@ impl Op {
             }
             Op::Quantize(next) => {
                 let (rows, bytes) = buffer.quantize_dense(n, columns);
-                let marks = Marks { invalid, out_of_range, range: HIDDEN_RANGE };
+                let marks = Marks { non_finite, out_of_range, range: HIDDEN_RANGE };
                 quantize(isa, rows, bytes, next.to_bytes(), marks);
             }
             Op::ListBytes => {

@@ -21,7 +21,7 @@ const SAMPLE: usize = 4;
 /// Marks of rows, set while they are quantised.
 pub(super) struct Marks<'a> {
     /// Set for rows with a value that is not finite.
-    pub(super) invalid: &'a mut [bool],
+    pub(super) non_finite: &'a mut [bool],
     /// Set for rows with a value outside `range`.
     pub(super) out_of_range: &'a [AtomicBool],
     /// Range of a value before it is rounded.
@@ -128,13 +128,13 @@ impl Read {
         rows: Rows<'_>,
         buffer: &mut Buffer,
         spare: &mut Buffer,
-        (invalid, out_of_range): (&mut [bool], &[AtomicBool]),
+        (non_finite, out_of_range): (&mut [bool], &[AtomicBool]),
     ) {
         let Rows { rows: n, columns, data } = rows;
         let (Some(bytes), _) = buffer.write_bytes(n, columns, Form::rows(Precision::Int8)) else {
             unreachable!("rows were asked for")
         };
-        let marks = Marks { invalid, out_of_range, range: INPUT_RANGE };
+        let marks = Marks { non_finite, out_of_range, range: INPUT_RANGE };
         match data {
             Data::U8 { data, stride } if int8.input.is_identity() => {
                 self.isa.run_floats(CopyBytes { data, stride, rows: n, columns, bytes });
@@ -182,9 +182,9 @@ impl Read {
         let (dense, _) = buffer.write_floats(n, columns, Form::rows(Precision::F32));
         if let Some(mut dense) = dense {
             for r in 0..n {
-                let to = dense.row(r);
-                rows.copy_row(r, to);
-                for (i, x) in to.iter_mut().enumerate() {
+                let dst = dense.row(r);
+                rows.copy_row(r, dst);
+                for (i, x) in dst.iter_mut().enumerate() {
                     *x = *x * map.scale(i) + map.shift(i);
                 }
             }
@@ -205,8 +205,8 @@ pub(super) fn quantize(
     rows: DenseRows<'_>,
     bytes: ByteRowsMut<'_>,
     ToBytes { inverse, offset }: &ToBytes,
-    Marks { invalid, out_of_range, range }: Marks<'_>,
+    Marks { non_finite, out_of_range, range }: Marks<'_>,
 ) {
     let out_of_range = Some(out_of_range);
-    isa.run_floats(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, range });
+    isa.run_floats(Quantize { rows, inverse, offset, bytes, non_finite, out_of_range, range });
 }

@@ -13,7 +13,7 @@ pub(super) struct Workspace {
     pub(super) buffers: [Buffer; 2],
     pub(super) gate: GateScratch,
     /// Rows with a value that is not finite, which bytes cannot represent.
-    pub(super) invalid: Vec<bool>,
+    pub(super) non_finite: Vec<bool>,
     /// Rows with a value, of the input or of a hidden layer, outside the range of the bytes.
     pub(super) out_of_range: Vec<AtomicBool>,
 }
@@ -27,7 +27,7 @@ impl Workspace {
         Workspace {
             buffers: [Buffer::new(), Buffer::new()],
             gate: GateScratch::default(),
-            invalid: Vec::new(),
+            non_finite: Vec::new(),
             out_of_range: Vec::new(),
         }
     }

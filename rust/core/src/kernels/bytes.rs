@@ -48,7 +48,7 @@ impl<E: Epilogue<Bytes>> Kernel for BytesTimesPanels<'_, E> {
         while p < panels.count() {
             let first = p * PANEL;
             if S::TWO_PANELS && rows > 1 && first + 2 * PANEL <= padded(panels.outputs()) {
-                let (both, next) = (panels.from(p, 2), panels.from(p + 2, 2));
+                let (both, next) = (panels.lines_from(p, 2), panels.lines_from(p + 2, 2));
                 let (a, b) = both.split_at(both.len() / 2);
                 for row in 0..rows {
                     if ahead {
@@ -62,7 +62,7 @@ impl<E: Epilogue<Bytes>> Kernel for BytesTimesPanels<'_, E> {
                 p += 2;
                 continue;
             }
-            let (panel, next) = (panels.from(p, 1), panels.from(p + 1, 1));
+            let (panel, next) = (panels.lines_from(p, 1), panels.lines_from(p + 1, 1));
             let vectors = (panels.outputs() - first).div_ceil(LANES).min(4);
             for row in 0..rows {
                 if ahead {

@@ -158,12 +158,12 @@ impl Output<'_> {
     ///
     /// # Safety
     /// The two handles must not write to the same columns at the same time.
-    pub(crate) unsafe fn again(&self) -> Self {
+    pub(crate) unsafe fn alias(&self) -> Self {
         // SAFETY: the caller's promise; each handle writes only its own columns of a row.
-        let dense = self.dense.as_ref().map(|rows| unsafe { rows.again() });
+        let dense = self.dense.as_ref().map(|rows| unsafe { rows.alias() });
         let bytes = self.bytes.as_ref().map(|bytes| {
             // SAFETY: the caller's promise.
-            let rows = bytes.rows.as_ref().map(|rows| unsafe { rows.again() });
+            let rows = bytes.rows.as_ref().map(|rows| unsafe { rows.alias() });
             Quantized { rows, lists: None, ..*bytes }
         });
         Output { dense, lists: None, bytes, ..*self }

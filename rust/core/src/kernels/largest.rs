@@ -22,7 +22,7 @@ impl Kernel for LargestOfRows<'_> {
         for column in self.columns.unwrap_or_default() {
             masks[*column as usize] = MAGNITUDE;
         }
-        let mut largest = memory::room(self.matrix.len() / self.width);
+        let mut largest = memory::with_capacity(self.matrix.len() / self.width);
         let mut of_all = 0;
         for row in self.matrix.chunks_exact(self.width) {
             let mut most = 0;

@@ -160,7 +160,7 @@ pub(crate) struct Quantize<'a> {
     pub(crate) offset: &'a [f32],
     pub(crate) bytes: ByteRowsMut<'a>,
     /// Set for rows with a value that is not finite. Never cleared.
-    pub(crate) invalid: &'a mut [bool],
+    pub(crate) non_finite: &'a mut [bool],
     /// If given, set for finite rows with a value outside `range` before rounding. Never cleared.
     pub(crate) out_of_range: Option<&'a [AtomicBool]>,
     pub(crate) range: (f32, f32),
@@ -226,9 +226,9 @@ impl Quantize<'_> {
     /// Quantises all rows; with one factor and offset if `ONE`, else with one per column.
     #[inline(always)]
     fn rows<S: Simd, const ONE: bool>(self, simd: S) {
-        let Quantize { rows, inverse, offset, mut bytes, invalid, out_of_range, range } = self;
+        let Quantize { rows, inverse, offset, mut bytes, non_finite, out_of_range, range } = self;
         let columns = rows.columns();
-        for (r, invalid) in invalid[..rows.rows()].iter_mut().enumerate() {
+        for (r, non_finite) in non_finite[..rows.rows()].iter_mut().enumerate() {
             let row = rows.row(r);
             let bytes = bytes.row(r);
             if r == 0 {
@@ -281,14 +281,14 @@ impl Quantize<'_> {
             bytes[columns..].fill(0);
             let [a, b, c, d] = finite;
             let finite = simd.add(simd.add(a, b), simd.add(c, d));
-            *invalid |= simd.nonzero(finite) != 0;
+            *non_finite |= simd.nonzero(finite) != 0;
             if let Some(out_of_range) = out_of_range {
                 let (below, above) = (simd.splat(range.0), simd.splat(range.1));
                 let mut outside = 0;
                 for (least, most) in least.into_iter().zip(most) {
                     outside |= simd.not_at_most(below, least) | simd.not_at_most(most, above);
                 }
-                if outside != 0 && !*invalid {
+                if outside != 0 && !*non_finite {
                     out_of_range[r].store(true, Ordering::Relaxed);
                 }
             }

@@ -158,13 +158,13 @@ fn quantising_rounds_clamps_and_marks() {
     for isa in Isa::available() {
         for d in [5, 6, 7] {
             let mut words = [u32::MAX; 16];
-            let (mut invalid, marks) = ([false], [AtomicBool::new(false)]);
+            let (mut non_finite, marks) = ([false], [AtomicBool::new(false)]);
             isa.run_floats(Quantize {
                 rows: DenseRows::new(&row[..d], 1, d, d),
                 inverse: &[1.0],
                 offset: &[10.0],
                 bytes: ByteRowsMut::new(&mut words, 1, d),
-                invalid: &mut invalid,
+                non_finite: &mut non_finite,
                 out_of_range: Some(&marks),
                 range: (-1.0, 256.0),
             });
@@ -172,7 +172,7 @@ fn quantising_rounds_clamps_and_marks() {
             assert_eq!(bytes[..d.min(6)], rounded[..d.min(6)], "{} {d}", isa.name());
             assert!(bytes[d..].iter().all(|byte| *byte == 0), "padding");
             // A row that is not finite already has its result; other rows are recomputed.
-            assert_eq!((invalid, marks[0].load(Ordering::Relaxed)), ([d == 7], d == 6));
+            assert_eq!((non_finite, marks[0].load(Ordering::Relaxed)), ([d == 7], d == 6));
         }
     }
 }

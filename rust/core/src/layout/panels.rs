@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::size::{BLOCK, PANEL, padded};
-use crate::memory::{self, Aligned, room_for_weights};
+use crate::memory::{self, Aligned, with_weight_capacity};
 use crate::simd::LANES;
 
 /// A weight matrix as panels of 64 units: `[panel][input][64]`. The last panel has only as many
@@ -18,7 +18,7 @@ impl<W: Copy + Default> Panels<W> {
     /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`. With bytes, an
     /// entry has four inputs.
     pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> W) -> Self {
-        let mut data = room_for_weights(inputs * padded(outputs));
+        let mut data = with_weight_capacity(inputs * padded(outputs));
         for first in (0..outputs).step_by(PANEL) {
             let (start, used) = (data.len(), (outputs - first).min(PANEL));
             data.resize(start + inputs * padded(used), W::default());
@@ -33,7 +33,7 @@ impl<W: Copy + Default> Panels<W> {
         outputs: usize,
         weight: impl Fn(usize, usize) -> W,
     ) -> Self {
-        let mut data = room_for_weights(inputs * padded(outputs));
+        let mut data = with_weight_capacity(inputs * padded(outputs));
         for first in (0..outputs).step_by(PANEL) {
             let (start, used) = (data.len(), (outputs - first).min(PANEL));
             data.resize(start + inputs * padded(used), W::default());
@@ -47,15 +47,15 @@ impl<W: Copy + Default> Panels<W> {
         Panels { data, inputs, outputs }
     }
 
-    /// As [`Panels::pack`], for a matrix of `columns` inputs of which `order` lists the inputs
+    /// As [`Panels::pack`], for a matrix of `columns` inputs of which `selected` lists the inputs
     /// used, in their order. Lines are permuted after packing, not single weights.
-    pub(crate) fn pack_in_order(
+    pub(crate) fn pack_selected(
         columns: usize,
-        order: &[u32],
+        selected: &[u32],
         outputs: usize,
         weight: impl Fn(usize, usize) -> W,
     ) -> Self {
-        let mut data = room_for_weights(order.len() * padded(outputs));
+        let mut data = with_weight_capacity(selected.len() * padded(outputs));
         let mut lines = memory::filled(W::default(), columns * padded(outputs).min(PANEL));
         for first in (0..outputs).step_by(PANEL) {
             let used = (outputs - first).min(PANEL);
@@ -65,11 +65,11 @@ impl<W: Copy + Default> Panels<W> {
                 lines.fill(W::default());
             }
             Self::pack_panel(columns, used, lines, |i, o| weight(i, first + o));
-            for input in order {
+            for input in selected {
                 data.extend_from_slice(&lines[*input as usize * width..][..width]);
             }
         }
-        Panels { data, inputs: order.len(), outputs }
+        Panels { data, inputs: selected.len(), outputs }
     }
 
     /// As [`Panels::pack`]; `fill(o, row)` writes unit `o`. It is called once per unit, in order.
@@ -78,7 +78,7 @@ impl<W: Copy + Default> Panels<W> {
         outputs: usize,
         mut fill: impl FnMut(usize, &mut [W]),
     ) -> Self {
-        let mut data = room_for_weights(inputs * padded(outputs));
+        let mut data = with_weight_capacity(inputs * padded(outputs));
         let mut units = memory::filled(W::default(), PANEL.min(outputs) * inputs);
         for first in (0..outputs).step_by(PANEL) {
             let (start, used) = (data.len(), (outputs - first).min(PANEL));
@@ -179,9 +179,9 @@ mod tests {
     #[test]
     fn inputs_can_be_picked_in_any_order() {
         for (columns, outputs) in SHAPES {
-            let order: Vec<u32> = (0..columns as u32).rev().step_by(2).collect();
-            let panels = Panels::pack_in_order(columns, &order, outputs, weight);
-            check(&panels, order.len(), outputs, |i| order[i] as usize);
+            let selected: Vec<u32> = (0..columns as u32).rev().step_by(2).collect();
+            let panels = Panels::pack_selected(columns, &selected, outputs, weight);
+            check(&panels, selected.len(), outputs, |i| selected[i] as usize);
         }
     }
 }

@@ -44,7 +44,8 @@ impl Network {
         self.check_width(rows)?;
         let width = |(i, layer): (usize, &Layer)| if i < first { 0 } else { layer.inputs() };
         let inputs = self.layers().enumerate().map(width);
-        let inputs = inputs.map(|width| memory::room(rows.rows.saturating_mul(width))).collect();
+        let inputs =
+            inputs.map(|width| memory::with_capacity(rows.rows.saturating_mul(width))).collect();
         let mut capture = Capture { network: self, first, inputs };
         let batch_plan = self.plan().for_rows(rows.rows);
         let program = self.compiled(batch_plan, Inputs::WithRows)?;

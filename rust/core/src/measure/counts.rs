@@ -137,7 +137,7 @@ impl Observer for Count<'_> {
     }
 
     fn output(&mut self, rows: DenseRows<'_>) {
-        let mut all: Vec<f32> = memory::room(rows.rows() * rows.columns());
+        let mut all: Vec<f32> = memory::with_capacity(rows.rows() * rows.columns());
         (0..rows.rows()).for_each(|r| all.extend_from_slice(rows.row(r)));
         self.take_output(self.counts.len() - 1, &all);
     }

@@ -44,11 +44,11 @@ impl Layer {
     ///
     /// Lengths and values are checked by [`Network::new`].
     pub fn new(weight: Vec<f32>, bias: Vec<f32>, inputs: usize, activation: Activation) -> Layer {
-        Layer::of_shared(Arc::new(weight), bias, inputs, activation)
+        Layer::from_shared(Arc::new(weight), bias, inputs, activation)
     }
 
     /// [`Layer::new`] with shared weights, which are not copied.
-    pub fn of_shared(
+    pub fn from_shared(
         weight: Weights,
         bias: Vec<f32>,
         inputs: usize,
@@ -88,9 +88,9 @@ impl Layer {
         if self.rows.is_none() && self.columns.is_none() {
             return self.matrix().into();
         }
-        let mut room = Vec::new();
+        let mut scratch = Vec::new();
         let units = 0..self.outputs();
-        units.flat_map(|unit| self.weights_of(unit, &mut room).to_vec()).collect()
+        units.flat_map(|unit| self.weights_of(unit, &mut scratch).to_vec()).collect()
     }
     /// The whole matrix.
     pub(crate) fn matrix(&self) -> &[f32] {
@@ -112,24 +112,24 @@ impl Layer {
     pub(crate) fn columns(&self) -> Option<&[u32]> {
         self.columns.as_deref()
     }
-    /// A unit's weights, gathered in `room` if they are not contiguous.
-    pub(crate) fn weights_of<'a>(&'a self, unit: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
+    /// A unit's weights, gathered in `scratch` if they are not contiguous.
+    pub(crate) fn weights_of<'a>(&'a self, unit: usize, scratch: &'a mut Vec<f32>) -> &'a [f32] {
         let row = self.whole_row(unit);
         if self.columns.is_none() {
             return row;
         }
-        room.resize(self.inputs, 0.0);
-        self.put_in_order(row, room);
-        room
+        scratch.resize(self.inputs, 0.0);
+        self.select_inputs(row, scratch);
+        scratch
     }
     /// Copies the entries of `row`, one per column of the matrix, that belong to the inputs, in the
     /// order of the inputs.
-    pub(crate) fn put_in_order<T: Copy>(&self, row: &[T], to: &mut [T]) {
-        let Some(columns) = self.columns() else { return to.copy_from_slice(&row[..self.inputs]) };
-        assert!(row.len() >= self.width && to.len() == columns.len());
-        for (to, column) in to.iter_mut().zip(columns) {
+    pub(crate) fn select_inputs<T: Copy>(&self, row: &[T], dst: &mut [T]) {
+        let Some(columns) = self.columns() else { return dst.copy_from_slice(&row[..self.inputs]) };
+        assert!(row.len() >= self.width && dst.len() == columns.len());
+        for (dst, column) in dst.iter_mut().zip(columns) {
             // SAFETY: `pick` alone sets columns, each below the width, which the row has.
-            *to = unsafe { *row.get_unchecked(*column as usize) };
+            *dst = unsafe { *row.get_unchecked(*column as usize) };
         }
     }
     /// `(outputs,)`.

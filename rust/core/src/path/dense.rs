@@ -130,7 +130,7 @@ fn times<W: Weights>(
     let output = SharedOutput(output);
     team.run(count, |p| {
         // SAFETY: the units of a panel belong to no other panel, and every panel is one part.
-        let output = &mut unsafe { output.again() };
+        let output = &mut unsafe { output.alias() };
         weights.times_rows(isa, rows, p..p + 1, output);
     });
 }
@@ -138,15 +138,15 @@ fn times<W: Weights>(
 /// An output that several threads write to, each to its own columns.
 struct SharedOutput<'a>(Output<'a>);
 
-// SAFETY: it can only be used through `again`, whose caller promises that handles write to
+// SAFETY: it can only be used through `alias`, whose caller promises that handles write to
 // different columns.
 unsafe impl Sync for SharedOutput<'_> {}
 
 impl SharedOutput<'_> {
     /// # Safety
-    /// As [`Output::again`].
-    unsafe fn again(&self) -> Output<'_> {
+    /// As [`Output::alias`].
+    unsafe fn alias(&self) -> Output<'_> {
         // SAFETY: the caller's promise.
-        unsafe { self.0.again() }
+        unsafe { self.0.alias() }
     }
 }

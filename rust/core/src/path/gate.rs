@@ -299,19 +299,19 @@ impl ByteGate {
     }
 
     fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
-        let GateScratch { low_rank, low_rank_bytes, invalid, .. } = scratch;
+        let GateScratch { low_rank, low_rank_bytes, non_finite, .. } = scratch;
         let (rank, outputs) = (self.scores.low.len(), self.scores.outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
         let bytes = ByteRowsMut::new(low_rank_bytes, n, rank);
-        invalid[..n].fill(false);
+        non_finite[..n].fill(false);
         let (inverse, offset) = (&self.inverse, &self.offset);
         let out_of_range = None;
         let range = (f32::NEG_INFINITY, f32::INFINITY);
-        isa.run_floats(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, range });
+        isa.run_floats(Quantize { rows, inverse, offset, bytes, non_finite, out_of_range, range });
         self.scores.choose(isa, n, scratch);
-        let GateScratch { live, live_ranges, invalid, .. } = scratch;
+        let GateScratch { live, live_ranges, non_finite, .. } = scratch;
         for (row_range, _) in
-            live_ranges[..n].iter_mut().zip(invalid).filter(|(_, invalid)| **invalid)
+            live_ranges[..n].iter_mut().zip(non_finite).filter(|(_, non_finite)| **non_finite)
         {
             all_live(live, row_range, outputs);
         }
@@ -463,7 +463,7 @@ impl QuantizedGate {
         let words = words.map(|(k, group)| {
             word(|j| 4 * group + j, inputs, |i| quantize(u_of(i, k), u_steps[k]))
         });
-        let mut all = memory::room(rank * inputs.div_ceil(4));
+        let mut all = memory::with_capacity(rank * inputs.div_ceil(4));
         all.extend(words);
         let u = ByteWeights::new(inputs, rank, Source::Words(all));
         Some(QuantizedGate { u, scale, bias, scores })

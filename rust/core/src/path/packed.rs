@@ -59,9 +59,9 @@ impl PackedLayer {
             let shifted = shifts.iter().any(|shift| *shift != 0.0);
             let scales: Vec<f32> = (0..layer.inputs).map(|i| map.scale(i)).collect();
             let steepest = scales.iter().fold(0.0, |most: f32, scale| most.max(scale.abs()));
-            let mut room = Vec::new();
+            let mut scratch = Vec::new();
             for (o, largest) in largest.iter().enumerate() {
-                let row = layer.weights_of(o, &mut room);
+                let row = layer.weights_of(o, &mut scratch);
                 if !(largest * steepest).is_finite() {
                     let mut folded = row.iter().zip(&scales).map(|(w, scale)| w * scale);
                     if let Some(bad) = folded.find(|weight| !weight.is_finite()) {
@@ -105,7 +105,7 @@ impl PackedLayer {
             let weight = |i, o| matrix[layer.row_number(o) * width + i] * scale(i);
             match layer.columns() {
                 None => Panels::pack(layer.inputs, layer.outputs(), weight),
-                Some(order) => Panels::pack_in_order(width, order, layer.outputs(), weight),
+                Some(selected) => Panels::pack_selected(width, selected, layer.outputs(), weight),
             }
         })
     }
@@ -114,7 +114,7 @@ impl PackedLayer {
         packed(&self.unit_rows, || {
             let (layer, map) = (&self.layer, self.map.as_deref());
             UnitRows::pack(layer.inputs, layer.inputs, layer.outputs(), |unit, row| {
-                layer.put_in_order(layer.whole_row(unit), row);
+                layer.select_inputs(layer.whole_row(unit), row);
                 if let Some(map) = map {
                     for (i, weight) in row.iter_mut().enumerate() {
                         *weight *= map.scale(i);

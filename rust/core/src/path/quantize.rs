@@ -144,16 +144,16 @@ impl Kernel for ByFactor<'_> {
     fn run<S: Simd>(self, simd: S) {
         let ByFactor { weights, factor, step, words, next } = self;
         let (blocks, rest) = weights.as_chunks::<WEIGHTS>();
-        let (to, last_to) = words.split_at_mut(blocks.len() * WEIGHTS / 4);
-        let to = to.as_chunks_mut::<{ WEIGHTS / 4 }>().0;
-        for (i, (block, to)) in blocks.iter().zip(to).enumerate() {
+        let (dst, last_dst) = words.split_at_mut(blocks.len() * WEIGHTS / 4);
+        let dst = dst.as_chunks_mut::<{ WEIGHTS / 4 }>().0;
+        for (i, (block, dst)) in blocks.iter().zip(dst).enumerate() {
             for line in (0..WEIGHTS).step_by(LANES) {
                 simd.prefetch_l2(next.as_ptr().wrapping_add(i * WEIGHTS + line));
             }
-            write_words(to, &quantized(block, factor, step));
+            write_words(dst, &quantized(block, factor, step));
         }
         if !rest.is_empty() {
-            write_words(last_to, &quantized(&filled_up(rest), factor, step));
+            write_words(last_dst, &quantized(&filled_up(rest), factor, step));
         }
     }
 }

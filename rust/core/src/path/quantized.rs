@@ -74,11 +74,11 @@ impl QuantizedLayer {
             }
             InputTerms::Each(terms) => {
                 let columns = inputs.div_ceil(4);
-                let mut room = memory::room(inputs);
+                let mut scratch = memory::with_capacity(inputs);
                 let mut words = memory::filled(0, outputs * columns);
                 prefer_huge_pages(words.as_ptr(), words.len());
                 for (o, words) in words.chunks_exact_mut(columns).enumerate() {
-                    let weights = layer.layer.weights_of(o, &mut room);
+                    let weights = layer.layer.weights_of(o, &mut scratch);
                     let (step, sum) = isa.run_floats(ByTerms { weights, terms: &terms, words });
                     set(o, step, sum)?;
                 }
@@ -182,22 +182,22 @@ impl LayerBytes {
     }
 
     /// Quantises all weights of a unit. If inputs are permuted, the whole row is quantised into
-    /// `room` and then permuted, because bytes take fewer cache lines than weights.
-    fn fill(&self, unit: usize, words: &mut [u32], room: &mut Vec<u32>) {
+    /// `scratch` and then permuted, because bytes take fewer cache lines than weights.
+    fn fill(&self, unit: usize, words: &mut [u32], scratch: &mut Vec<u32>) {
         let layer = &self.layer.layer;
         if layer.columns().is_none() {
             return self.quantize(unit, layer.whole_row(unit), words);
         }
-        room.resize(layer.width().div_ceil(4), 0);
-        self.quantize(unit, layer.whole_row(unit), room);
+        scratch.resize(layer.width().div_ceil(4), 0);
+        self.quantize(unit, layer.whole_row(unit), scratch);
         words.fill(0);
-        let (row, bytes) = (room.as_ptr().cast::<u8>(), words.as_mut_ptr().cast::<u8>());
+        let (row, bytes) = (scratch.as_ptr().cast::<u8>(), words.as_mut_ptr().cast::<u8>());
         // SAFETY: a word has four bytes, and any bytes are valid.
         let (row, bytes) = unsafe {
-            let row = slice::from_raw_parts(row, 4 * room.len());
+            let row = slice::from_raw_parts(row, 4 * scratch.len());
             (row, slice::from_raw_parts_mut(bytes, 4 * words.len()))
         };
-        layer.put_in_order(row, &mut bytes[..layer.inputs()]);
+        layer.select_inputs(row, &mut bytes[..layer.inputs()]);
     }
 }
 
@@ -214,10 +214,10 @@ impl ByteWeights {
 
     /// A function that writes the words of a unit.
     fn fill(&self) -> impl FnMut(usize, &mut [u32]) {
-        let mut room = Vec::new();
+        let mut scratch = Vec::new();
         move |unit, words| match &self.source {
             Source::Words(all) => words.copy_from_slice(&all[unit * words.len()..][..words.len()]),
-            Source::Layer(bytes) => bytes.fill(unit, words, &mut room),
+            Source::Layer(bytes) => bytes.fill(unit, words, &mut scratch),
         }
     }
 
@@ -231,8 +231,8 @@ impl ByteWeights {
             Source::Layer(bytes) => {
                 // Lines are permuted after packing, not the weights of each unit.
                 let layer = &bytes.layer.layer;
-                let (columns, order) = (layer.width().div_ceil(4), layer.columns());
-                BytePanels::pack(isa, shape, columns, order, |unit, words| {
+                let (columns, selected) = (layer.width().div_ceil(4), layer.columns());
+                BytePanels::pack(isa, shape, columns, selected, |unit, words| {
                     bytes.quantize(unit, layer.whole_row(unit), words);
                 })
             }

@@ -15,7 +15,7 @@ pub(crate) struct GateScratch {
     pub(crate) live: Aligned<u32>,
     pub(crate) live_ranges: Vec<RowRange>,
     /// Rows whose estimate is not finite.
-    pub(crate) invalid: Vec<bool>,
+    pub(crate) non_finite: Vec<bool>,
     /// Indices of a row's non-zero vectors.
     pub(crate) blocks: Vec<u32>,
 }
@@ -27,7 +27,7 @@ impl Default for GateScratch {
             low_rank_bytes: Aligned::new(64),
             live: Aligned::new(64),
             live_ranges: Vec::new(),
-            invalid: Vec::new(),
+            non_finite: Vec::new(),
             blocks: Vec::new(),
         }
     }
@@ -40,7 +40,7 @@ impl GateScratch {
         grow(&mut self.low_rank_bytes, rows * byte_stride(rank));
         grow(&mut self.live, rows * list_stride(units));
         grow_vec(&mut self.live_ranges, rows);
-        grow_vec(&mut self.invalid, rows);
+        grow_vec(&mut self.non_finite, rows);
         grow_vec(&mut self.blocks, inputs / LANES);
     }
 }

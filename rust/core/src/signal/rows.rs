@@ -97,7 +97,7 @@ impl<T> RowsMut<'_, T> {
     ///
     /// # Safety
     /// While a part from one handle is in use, none of its entries may be used through the other.
-    pub(crate) unsafe fn again(&self) -> Self {
+    pub(crate) unsafe fn alias(&self) -> Self {
         RowsMut { ..*self }
     }
 }
