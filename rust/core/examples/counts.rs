@@ -1,17 +1,17 @@
-//! Calls to count instructions of: `counts` lists cases, `counts NAME` runs one.
+//! Calls for counting instructions: `counts` lists the cases, and `counts NAME` runs one.
 //!
-//! `benches/counts.py` runs it under callgrind, which counts inside [`counted`] alone: forward passes
-//! over 64 rows, one a call or all in one, with AVX2 (callgrind knows no AVX-512), on weights and rows
-//! that are always the same. Before that, a call touches memory and makes buffers grow.
+//! `benches/counts.py` runs it under callgrind, which counts only inside [`counted`]: forward
+//! passes over 64 rows, one row per call or all in one call, with AVX2 (callgrind does not support
+//! AVX-512), on fixed weights and rows. A call before that touches memory and grows buffers.
 
 use std::process::ExitCode;
 
 use lrgate::{
-    Activation, ClassPlan, Gate, Isa, Layer, LayerPlan, Network, Plan, Precision, Quantization,
+    Activation, BatchPlan, Gate, Isa, Layer, LayerPlan, Network, Plan, Precision, Quantization,
     Result, Rows, Strategy,
 };
 
-/// What a case runs.
+/// A network and the calls on it.
 #[derive(Clone, Copy)]
 struct Case {
     strategy: Strategy,
@@ -20,11 +20,11 @@ struct Case {
     widths: &'static [usize],
 }
 
-/// Widths around a hidden layer; a gate cannot be on the last one.
+/// Widths around a hidden layer. The last layer cannot have a gate.
 const LAYER: &[usize] = &[400, 300, 16];
 const NETWORK: &[usize] = &[784, 500, 300, 10];
 const RANK: usize = 24;
-/// Rows of a case: in one call, or in a call each.
+/// Rows of a case, in one call or in one call per row.
 const ROWS: usize = 64;
 
 fn cases() -> Vec<(String, Case)> {
@@ -33,7 +33,7 @@ fn cases() -> Vec<(String, Case)> {
         for precision in Precision::ALL {
             for strategy in Strategy::ALL {
                 for rows in [1, ROWS] {
-                    // Of whole networks one is enough: gates first, where there can be some.
+                    // One strategy is enough for whole networks: gates if they are possible.
                     if widths == LAYER || strategy == Strategy::Gate {
                         let name =
                             format!("{what}-{}-{}-{rows}", precision.name(), strategy.name());
@@ -82,7 +82,8 @@ impl Case {
         counted(&network, &calls, &mut out)?;
         let rows = Rows::f32(&data, ROWS, columns, columns)?;
         assert!(!network.out_of_range(rows)?.contains(&true), "a row that is computed twice");
-        // What is counted must be what the case is named for: some units, not all, and some outputs.
+        // The case must do as its name says: compute some units, but not all, and have non-zero
+        // outputs.
         for (i, layer) in network.count(rows, self.rows)?.into_iter().enumerate() {
             let all = (ROWS * self.widths[i + 1]) as u64;
             println!("layer {i}: {} of {all} computed, {} not zero", layer.computed, layer.outputs);
@@ -101,9 +102,9 @@ impl Case {
         for (i, pair) in self.widths.windows(2).enumerate() {
             let (d, h) = (pair[0], pair[1]);
             let gated = i < last && self.strategy == Strategy::Gate;
-            // A row's squares add up to about d / 15 in every layer, so that pre-activations, low-rank
-            // sums and scores have a deviation of about 1: a tenth of gated units is live, and half of
-            // these on; of others a sixth is on.
+            // The squares of a row sum to about d / 15 in every layer, so that pre-activations,
+            // low-rank sums and scores have a deviation of about 1. A tenth of the gated units is
+            // live, and half of these are on; in other layers a sixth is on.
             let into = (45.0 / d as f32).sqrt();
             let bias = vec![if gated { 0.0 } else { -1.0 }; h];
             let activation = if i == last { Activation::Identity } else { Activation::Relu };
@@ -126,17 +127,17 @@ impl Case {
         let layers_plan = (0..=last).map(plan).collect();
         let network = Network::with_isa(layers, None, isa)?.with_gates(gates)?;
         let network = if self.precision == Precision::Int8 {
-            // No row has a value that has no byte: it would be counted twice, once in f32.
+            // No row is out of range: it would be counted twice, the second time in f32.
             let scale = |i| if i == 0 { 1.0 / 64.0 } else { 1.0 / 32.0 };
             let bytes = |i| Some(Quantization::new(vec![scale(i)], vec![0.0]));
             network.with_quantization((0..=last).map(bytes).collect())?
         } else {
             network
         };
-        network.with_plan(Plan::new(vec![ClassPlan { rows: 1, layers: layers_plan }])?)
+        network.with_plan(Plan::new(vec![BatchPlan { rows: 1, layers: layers_plan }])?)
     }
 
-    /// Rows of which a fifth of the values, in runs as in images, are not zero.
+    /// Rows of which a fifth of the values, in runs as in images, is non-zero.
     fn data(self) -> Vec<f32> {
         let mut random = Random(2);
         let mut data = vec![0.0; ROWS * self.widths[0]];
@@ -149,7 +150,7 @@ impl Case {
     }
 }
 
-/// The calls that are counted, apart from all else.
+/// The calls that are counted, in a function of their own.
 #[inline(never)]
 fn counted(network: &Network, calls: &[Rows<'_>], out: &mut [f32]) -> Result<()> {
     calls.iter().try_for_each(|rows| network.forward(*rows, out, Some(1)))

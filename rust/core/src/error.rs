@@ -1,6 +1,7 @@
-//! Every way lrgate can refuse: one flat enum, each message naming what was expected and what came.
+//! The error type of the crate: one flat enum, whose messages name the expected and the given
+//! value.
 //!
-//! Errors hold what a binding needs to say the same in the words of its language.
+//! Variants hold the data that a binding needs to phrase the message in the terms of its language.
 
 use std::fmt;
 
@@ -16,12 +17,12 @@ pub enum Error {
     Width {
         /// Index of the layer.
         layer: usize,
-        /// Which of the widths.
+        /// Whether the inputs or the units are at fault.
         axis: Axis,
         /// The width given.
         got: usize,
     },
-    /// Two neighbouring layers do not fit.
+    /// The input width of a layer differs from the number of units of the layer before it.
     #[error("layer {layer} must have {expected} inputs, the units of the layer before, got {got}")]
     Chain {
         /// Index of the layer whose input width is wrong.
@@ -31,37 +32,37 @@ pub enum Error {
         /// Its inputs.
         got: usize,
     },
-    /// Values that are too many or too few.
+    /// A container has the wrong number of values.
     #[error("{subject} must have {expected}, got {got}")]
     Shape {
-        /// What has them.
+        /// The container.
         subject: Subject,
-        /// How many there must be.
+        /// The number of values expected.
         expected: Extent,
-        /// How many there are.
+        /// The number of values given.
         got: Extent,
     },
-    /// NaN or an infinity.
+    /// A value is NaN or infinite.
     #[error("{subject} must be finite, got {value} at {index}")]
     NotFinite {
-        /// What holds it.
+        /// The container of the value.
         subject: Subject,
-        /// Where.
+        /// Position of the value.
         index: Index,
         /// The value found.
         value: f32,
     },
-    /// A value that is out of its range.
+    /// A value is out of its range.
     #[error("{subject} must be {expected}, got {got}")]
     Range {
-        /// What has the value.
+        /// The name of the value.
         subject: Subject,
-        /// What it must be.
+        /// The range expected.
         expected: String,
         /// The value given.
         got: String,
     },
-    /// A factor or shift with which numbers of a layer are not finite.
+    /// A factor or shift for which numbers of a layer overflow.
     #[error(
         "{subject} must be small enough that the {part} of layer {layer} times it is finite, got a \
          product of {value}"
@@ -73,10 +74,10 @@ pub enum Error {
         layer: usize,
         /// Which of its parts: `weight` or `gate`.
         part: &'static str,
-        /// What comes of it.
+        /// The product that is not finite.
         value: f32,
     },
-    /// This layer cannot have a gate.
+    /// The layer cannot have a gate.
     #[error(
         "layer {layer}: a gate needs a hidden layer with relu, clipped_relu or thresholded_relu, \
          got {got}"
@@ -84,7 +85,7 @@ pub enum Error {
     GateNotAllowed {
         /// Index of the layer.
         layer: usize,
-        /// What the layer is.
+        /// A short description of the layer.
         got: &'static str,
     },
     /// A gate's rank is out of range.
@@ -92,31 +93,31 @@ pub enum Error {
     Rank {
         /// Index of the layer.
         layer: usize,
-        /// The fewer of inputs and units.
+        /// The smaller of the numbers of inputs and units.
         max: usize,
         /// The rank given.
         got: usize,
     },
-    /// A plan asks for what a layer does not have.
+    /// A plan needs a part that a layer does not have.
     #[error("the plan of layer {layer} needs {missing}, which the layer does not have")]
     Plan {
         /// Index of the layer.
         layer: usize,
-        /// What it needs.
+        /// The missing part.
         missing: Missing,
     },
-    /// `LRGATE_ISA` names an instruction set that is unknown or missing here.
+    /// `LRGATE_ISA` names an instruction set that is unknown or that this machine does not have.
     #[error("LRGATE_ISA must be one of {available} on this machine, got {got:?}")]
     Isa {
-        /// Names that would work, comma-separated.
+        /// Names of the available instruction sets, comma-separated.
         available: String,
         /// The value given.
         got: String,
     },
-    /// A number of threads is below 1 or not a number.
+    /// A number of threads is below 1 or is not a number.
     #[error("{} must be an integer of at least 1, got {got}", variable.unwrap_or("threads"))]
     Threads {
-        /// The environment variable, if it comes from one.
+        /// The environment variable that holds it, if it comes from one.
         variable: Option<&'static str>,
         /// The value given.
         got: String,
@@ -150,7 +151,7 @@ impl fmt::Display for Axis {
     }
 }
 
-/// What an error is about. Numbers are those of layers.
+/// The object that an error is about. The numbers are indices of layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Subject {
@@ -158,9 +159,9 @@ pub enum Subject {
     Weight(usize),
     /// The weight of a layer that is not in a network yet.
     OwnWeight,
-    /// The units that are picked of a layer.
+    /// Indices of the units picked from a layer.
     PickedUnits,
-    /// The inputs that are picked of a layer.
+    /// Indices of the inputs picked from a layer.
     PickedInputs,
     /// A layer's bias.
     Bias(usize),
@@ -196,15 +197,15 @@ pub enum Subject {
     InputShift,
     /// The plans of all layers.
     LayerPlans,
-    /// The numbers of rows that plans are for.
+    /// The batch sizes of a plan.
     BatchSizes,
     /// The number of rows of a call.
     BatchSize,
     /// Input rows.
     Rows,
-    /// How many there are.
+    /// The number of input rows.
     RowCount,
-    /// Where outputs go.
+    /// The output buffer.
     Output,
 }
 
@@ -244,19 +245,19 @@ impl fmt::Display for Subject {
 /// A number of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// As many, in one piece of memory.
+    /// This many values in one buffer.
     Values(usize),
-    /// A list of as many.
+    /// A list of this many entries.
     List(usize),
-    /// One for all.
+    /// One entry for all.
     One,
-    /// One for all, or a list of as many.
+    /// One entry for all, or a list of this many entries.
     OneOrList(usize),
     /// Rows and columns.
     Matrix(usize, usize),
-    /// Any number of rows of as many.
+    /// Any number of rows of this many values.
     RowsOf(usize),
-    /// Rows and columns, and the distance of rows.
+    /// Rows, columns, and the distance between the starts of consecutive rows.
     Strided(usize, usize, usize),
 }
 
@@ -276,12 +277,12 @@ impl fmt::Display for Extent {
     }
 }
 
-/// Where a value stands.
+/// Position of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Index {
-    /// In a list.
+    /// Entry of a list.
     Entry(usize),
-    /// A row and a column.
+    /// Row and column.
     Cell(usize, usize),
 }
 
@@ -294,14 +295,14 @@ impl fmt::Display for Index {
     }
 }
 
-/// What a layer does not have.
+/// A part that a layer does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
     /// A gate.
     Gate,
     /// A quantisation.
     Quantization,
-    /// The range of its gate, without which that has no int8 form.
+    /// The range of the gate, which its int8 form needs.
     GateRange,
 }
 
@@ -315,41 +316,41 @@ impl fmt::Display for Missing {
     }
 }
 
-/// What is wrong with a sparse matrix.
+/// The way in which a sparse matrix is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Csr {
-    /// There are no starts.
+    /// `starts` is empty.
     NoStarts,
-    /// The first row starts before the arrays.
+    /// The first start is negative.
     NegativeStart(i32),
     /// A row ends before it starts.
     Descending {
-        /// Its number.
+        /// Index of the row.
         row: usize,
-        /// Where it starts.
+        /// Its start.
         start: i32,
-        /// Where it ends.
+        /// Its end.
         end: i32,
     },
-    /// Fewer columns than entries.
+    /// There are fewer columns than entries.
     FewColumns {
-        /// Entries.
+        /// Number of entries.
         least: usize,
-        /// Columns.
+        /// Number of columns given.
         got: usize,
     },
-    /// Fewer values than entries.
+    /// There are fewer values than entries.
     FewValues {
-        /// Entries.
+        /// Number of entries.
         least: usize,
-        /// Values.
+        /// Number of values given.
         got: usize,
     },
-    /// A column that rows do not have.
+    /// A column index is out of range.
     Column {
-        /// Columns of a row.
+        /// Number of columns of a row.
         columns: usize,
-        /// The column.
+        /// The index given.
         got: i32,
     },
 }

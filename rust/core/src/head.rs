@@ -1,24 +1,24 @@
-//! What raw outputs mean: labels and their probabilities.
+//! Conversion of raw outputs to labels and probabilities.
 
 use crate::kernels::activation::softmax;
 use crate::memory;
 use crate::model::Activation;
 
-/// What a network's outputs are for.
+/// The task that a network's outputs serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Task {
-    /// Values as they are.
+    /// The outputs are the values.
     Regression,
-    /// One class of several: an output each, or of two classes one output.
+    /// One of several classes, with one output per class; a single output means two classes.
     Classification,
-    /// Yes or no for each of several labels, an output each.
+    /// A yes or no for each of several labels, with one output per label.
     Multilabel,
 }
 
-/// What makes labels and probabilities of raw outputs.
+/// Converts raw outputs to labels and probabilities.
 ///
-/// A last activation of sigmoid or softmax has made probabilities already. Otherwise outputs are logits: the
-/// boundary between no and yes is 0, not 0.5.
+/// If the last activation is sigmoid or softmax, the outputs are probabilities already. Otherwise
+/// they are logits: the boundary between no and yes is 0, not 0.5.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Head {
     task: Task,
@@ -27,23 +27,25 @@ pub struct Head {
 }
 
 impl Head {
-    /// The head of a network with so many outputs, after its last activation.
+    /// The head of a network with `outputs` outputs and this last activation.
     pub(crate) fn new(task: Task, outputs: usize, last: Activation) -> Head {
         Head { task, outputs, last }
     }
 
-    /// What outputs are for.
+    /// The task.
     pub fn task(&self) -> Task {
         self.task
     }
 
-    /// Number of probabilities of a row: of two classes with one output, two.
+    /// Number of probabilities per row; 2 for a classifier with one output.
     pub fn probability_count(&self) -> usize {
         if self.is_binary() { 2 } else { self.outputs }
     }
 
-    /// The class of each row, the first of those with the largest output; or 0 or 1 for each label of each row.
-    /// NaN is never the largest, and no yes.
+    /// Labels of raw outputs `(rows, outputs)`.
+    ///
+    /// A classifier gets one class index per row: the first of the largest outputs. A multilabel
+    /// network gets 0 or 1 per output. NaN is never the largest output and never a yes.
     pub fn labels(&self, raw: &[f32]) -> Vec<i64> {
         if self.is_binary() || self.task == Task::Multilabel {
             let boundary = if self.last == Activation::Sigmoid { 0.5 } else { 0.0 };
@@ -55,10 +57,10 @@ impl Head {
         }))
     }
 
-    /// The probability of each class, or of each label, row by row. Regressors have none.
+    /// The probability of each class or label, row by row. Not meaningful for regression.
     pub fn probabilities(&self, mut raw: Vec<f32>) -> Vec<f32> {
         if self.is_binary() {
-            let mut all = memory::room(2 * raw.len());
+            let mut all = memory::with_capacity(2 * raw.len());
             all.extend(raw.iter().flat_map(|z| self.two_classes(*z)));
             return all;
         }
@@ -74,13 +76,13 @@ impl Head {
         self.outputs == 1 && self.task == Task::Classification
     }
 
-    /// Probabilities of the two classes of one output.
+    /// Probabilities of the two classes of a single output.
     fn two_classes(&self, z: f32) -> [f32; 2] {
         if self.last == Activation::Sigmoid { [1.0 - z, z] } else { [logistic(-z), logistic(z)] }
     }
 }
 
-/// `1 / (1 + exp(-z))`, with the digits of small values.
+/// `1 / (1 + exp(-z))`, accurate for small results too.
 fn logistic(z: f32) -> f32 {
     let power = (-z.abs()).exp();
     if z < 0.0 { power / (1.0 + power) } else { 1.0 / (1.0 + power) }

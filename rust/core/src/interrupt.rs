@@ -1,7 +1,8 @@
-//! Long calls that can be interrupted.
+//! Interruption of long calls.
 //!
-//! A caller that may want to end a call early gives a check, which is asked between tiles and measurements, and
-//! within tiles of large layers, on the caller's thread alone. Python's Ctrl-C comes this way.
+//! A caller that may need to end a call early installs a check. The check is called on the caller's
+//! thread only: between tiles and measurements, and inside tiles of large layers. The Python
+//! binding uses this for Ctrl-C.
 
 use std::cell::Cell;
 use std::ptr;
@@ -14,10 +15,13 @@ thread_local! {
     static CHECK: Cell<Option<*const Check<'static>>> = const { Cell::new(None) };
 }
 
-/// Calls `f`, whose calls of this crate end with [`Error::Interrupted`] soon after `check` says true. It is asked
-/// often, and should be quick; once it has said true, it must go on saying so.
+/// Calls `f`. Calls of this crate within it end with [`Error::Interrupted`] soon after `check`
+/// returns true.
+///
+/// `check` is called often and should be fast. Once it has returned true it must keep returning
+/// true.
 pub fn with_check<R>(check: &Check<'_>, f: impl FnOnce() -> R) -> R {
-    /// Puts back what was there, even if `f` panics.
+    /// Restores the previous check, even if `f` panics.
     struct Restore(Option<*const Check<'static>>);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -26,27 +30,28 @@ pub fn with_check<R>(check: &Check<'_>, f: impl FnOnce() -> R) -> R {
     }
     let check = ptr::from_ref(check);
     #[allow(clippy::transmute_ptr_to_ptr)] // a cast cannot make the lifetime longer
-    // SAFETY: only the lifetime changes, and the pointer is not used after `f`, during which `check` lives.
+    // SAFETY: only the lifetime changes. The pointer is removed when `f` ends, and `check` lives
+    // longer.
     let check = unsafe { std::mem::transmute::<*const Check<'_>, *const Check<'static>>(check) };
     let _restore = Restore(CHECK.replace(Some(check)));
     f()
 }
 
-/// Whether this thread's call is to end.
+/// Whether this thread's call should end.
 pub(crate) fn requested() -> bool {
-    // SAFETY: `with_check` takes the pointer away before the check ends.
+    // SAFETY: `with_check` removes the pointer before the check's lifetime ends.
     CHECK.get().is_some_and(|check| unsafe { (*check)() })
 }
 
-/// Multiply-adds that take long enough, some milliseconds, to ask in between.
+/// Multiply-adds that take a few milliseconds, long enough to call the check in between.
 const LONG: usize = 1 << 28;
 
-/// Whether a layer of this many weights takes long on some rows.
+/// Whether a layer with this many weights takes long on `rows` rows.
 pub(crate) fn is_long(weights: usize, rows: usize) -> bool {
     weights.saturating_mul(rows) >= LONG
 }
 
-/// An error where this thread's call is to end.
+/// Returns an error if this thread's call should end.
 pub(crate) fn check() -> Result<()> {
     if requested() { Err(Error::Interrupted) } else { Ok(()) }
 }

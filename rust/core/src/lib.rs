@@ -1,8 +1,9 @@
-//! Runs trained `ReLU` networks on CPUs without computing what will be zero.
+//! Runs trained `ReLU` networks on CPUs and skips computations whose result is known to be zero.
 //!
 //! Each layer of a [`Network`] runs dense, skips inputs that are zero, or computes only the units
-//! that a low-rank sign estimate (a [`Gate`]; Davis and Arel 2013, arXiv 1312.4461) lets through. A
-//! [`Plan`] says which, per batch class, and [`Network::tune`] measures it.
+//! that a low-rank sign estimate lets through (a [`Gate`]; Davis and Arel 2013, arXiv 1312.4461). A
+//! [`Plan`] chooses one of them per layer and batch size, and [`Network::tune`] measures the
+//! fastest choice.
 //!
 //! ```
 //! use lrgate::{Activation, Layer, Network, Plan, Rows, Strategy};
@@ -19,8 +20,9 @@
 //! # Ok::<(), lrgate::Error>(())
 //! ```
 //!
-//! Instruction sets (AVX-512, AVX2 with FMA, portable) are chosen once at run time; the environment
-//! variable `LRGATE_ISA` forces one. `docs/architecture.md` in the repository tells how it works.
+//! The instruction set (AVX-512, AVX2 with FMA, or portable) is chosen once at run time; the
+//! environment variable `LRGATE_ISA` forces one. The design is described in `docs/architecture.md`
+//! of the repository.
 
 mod error;
 mod exec;
@@ -45,6 +47,6 @@ pub use measure::{LayerCounts, LayerProfile, Peaks, PhaseProfile, Phases};
 pub use model::{Activation, Gate, InputMap, Layer, Quantization, Weights};
 pub use network::Network;
 pub use path::Phase;
-pub use plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
+pub use plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};
 pub use rows::Rows;
 pub use simd::Isa;

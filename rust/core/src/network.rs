@@ -1,7 +1,7 @@
 //! A network: its layers with their packed forms, and its plan.
 //!
-//! Everything is checked here, once, so that the engine need not. A [`Network`] never changes: the
-//! methods that change something return a new one that shares the weights.
+//! All checks are made here, once, so that the engine needs none. A [`Network`] never changes:
+//! methods that change something return a new network that shares the weights.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ use crate::exec::{self, Inputs, Parts, Program};
 use crate::head::{Head, Task};
 use crate::model::{Gate, InputMap, Layer, Quantization};
 use crate::path::{self, PackedForms, PackedGate, PackedLayer, QuantizedLayer};
-use crate::plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
+use crate::plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};
 use crate::rows::Rows;
 use crate::simd::Isa;
 
-/// A gate on an int8 layer.
+/// The plan of a gated int8 layer.
 const GATE_INT8: LayerPlan = LayerPlan { strategy: Strategy::Gate, precision: Precision::Int8 };
 
-/// A trained network, checked, with its plan, and its weights as far as they are packed. Cheap to clone; what
-/// it computes never changes.
+/// A trained and checked network with its plan. It is immutable and cheap to clone; weights are
+/// packed as they are needed.
 #[derive(Clone)]
 pub struct Network {
     pub(crate) layers: Vec<PackedForms>,
     pub(crate) input_map: Option<Arc<InputMap>>,
-    /// The map, where it is applied to rows as they are read instead of folded.
+    /// The input map, if it is applied to rows as they are read instead of folded into weights.
     pub(crate) map_on_read: Option<Arc<InputMap>>,
     plan: Arc<Plan>,
-    /// One for each class of the plan.
+    /// One program per batch size of the plan.
     programs: Arc<[Program]>,
     pub(crate) isa: Isa,
 }
@@ -34,19 +34,20 @@ pub struct Network {
 impl Network {
     /// Checks the layers and builds a network whose plan is dense everywhere.
     ///
-    /// Its weights are packed by [`Network::pack`], by [`Network::with_plan`], or by the first call.
+    /// Its weights are packed by [`Network::pack`], by [`Network::with_plan`], or by the first
+    /// call.
     ///
     /// # Errors
-    /// Any layer that is malformed or does not fit the one before it, a malformed `input_map`, or
-    /// an `LRGATE_ISA` that this machine lacks.
+    /// A layer that is malformed or does not fit the layer before it, a malformed `input_map`, or
+    /// an `LRGATE_ISA` that this machine does not have.
     pub fn new(layers: Vec<Layer>, input_map: Option<InputMap>) -> Result<Network> {
         Network::with_isa(layers, input_map, Isa::detect()?)
     }
 
-    /// [`Network::new`] on a given instruction set.
+    /// [`Network::new`] with a given instruction set.
     ///
     /// # Errors
-    /// As [`Network::new`].
+    /// See [`Network::new`].
     pub fn with_isa(layers: Vec<Layer>, input_map: Option<InputMap>, isa: Isa) -> Result<Network> {
         if layers.is_empty() {
             return Err(Error::NoLayers);
@@ -77,12 +78,12 @@ impl Network {
         Network { layers, input_map, map_on_read, plan: first, programs, isa }.planned(plan)
     }
 
-    /// The same network with `gates[i]` on layer i (`None` takes a gate away). Layers that get a
-    /// gate run it in every batch class; layers that lose theirs run dense where they ran it.
+    /// The same network with `gates[i]` on layer i; `None` removes a gate. Layers that get a gate
+    /// use it at every batch size; layers that lose their gate run dense where they used it.
     ///
     /// # Errors
-    /// A number of gates other than the number of layers, a gate on a layer that cannot have one,
-    /// a rank outside 1..=min(inputs, outputs), wrong lengths, values that are not finite.
+    /// A number of gates other than the number of layers, a gate on a layer that cannot have one, a
+    /// rank outside 1..=min(inputs, outputs), wrong lengths, or values that are not finite.
     pub fn with_gates(&self, gates: Vec<Option<Gate>>) -> Result<Network> {
         if gates.len() != self.layers.len() {
             return Err(Error::Shape {
@@ -112,15 +113,17 @@ impl Network {
         network.planned(plan)
     }
 
-    /// The same network with int8 forms of layers: `quantization[i]` says how layer i's inputs become
-    /// bytes, `None` takes a layer's form away. Layers that get one run it in every batch class, with
-    /// the strategy they have, but for gates without a range.
+    /// The same network with int8 forms: `quantization[i]` quantises the inputs of layer i, and
+    /// `None` removes the int8 form of the layer. Layers that get an int8 form use it at every
+    /// batch size with the strategy they have, except for gated layers whose gate has no range.
     ///
     /// # Errors
-    /// A number of entries other than the number of layers; a scale that is not above 0, values that
-    /// are not finite or make a product with a weight overflow; a number of scales that is neither 1 nor that of the
-    /// layer's inputs, or of offsets, of which only the first layer may have more than one; a layer of more than
-    /// 65,536 inputs, whose sums might not fit 32 bits.
+    /// - A number of entries other than the number of layers.
+    /// - A scale that is not above 0, values that are not finite, or a product with a weight that
+    ///   overflows.
+    /// - A number of scales that is neither 1 nor the number of the layer's inputs, or such a
+    ///   number of offsets; only the first layer may have more than one offset.
+    /// - A layer of more than 65,536 inputs, whose sums might not fit 32 bits.
     pub fn with_quantization(&self, quantization: Vec<Option<Quantization>>) -> Result<Network> {
         if quantization.len() != self.layers.len() {
             return Err(Error::Shape {
@@ -147,50 +150,51 @@ impl Network {
         network.planned(plan)
     }
 
-    /// How layer `i`'s inputs become bytes, if it has an int8 form.
+    /// The quantisation of layer `i`'s inputs, if the layer has an int8 form.
     pub fn quantization(&self, i: usize) -> Option<&Quantization> {
         Some(&self.layers.get(i)?.int8.as_deref()?.input)
     }
 
-    /// The same network under another plan.
+    /// The same network with another plan.
     ///
     /// # Errors
-    /// A plan of another number of layers, or one that gates a layer without a gate.
+    /// A plan for another number of layers, or one that needs a gate or an int8 form that a layer
+    /// does not have.
     pub fn with_plan(&self, plan: Plan) -> Result<Network> {
         let network = self.clone().planned(plan)?;
         network.pack();
         Ok(network)
     }
 
-    /// The same network under another plan, which is compiled; weights are not packed.
+    /// The same network with another plan, compiled. Weights are not packed.
     fn planned(mut self, plan: Plan) -> Result<Network> {
-        let classes = plan.classes().iter();
-        let programs = classes.map(|class| self.compiled(class, Inputs::AsRead));
+        let batch_plans = plan.batch_plans().iter();
+        let programs = batch_plans.map(|batch_plan| self.compiled(batch_plan, Inputs::AsRead));
         self.programs = programs.collect::<Result<_>>()?;
         self.plan = Arc::new(plan);
         Ok(self)
     }
 
-    /// A plan for calls of some size, compiled.
-    pub(crate) fn compiled(&self, class: &ClassPlan, inputs: Inputs) -> Result<Program> {
+    /// Compiles the plan for one batch size.
+    pub(crate) fn compiled(&self, batch_plan: &BatchPlan, inputs: Inputs) -> Result<Program> {
         let (isa, layers, map_on_read) = (self.isa, &*self.layers, self.map_on_read.as_ref());
-        Program::compile(&Parts { isa, layers, map_on_read }, class, inputs)
+        Program::compile(&Parts { isa, layers, map_on_read }, batch_plan, inputs)
     }
 
-    /// What a call with `rows` rows runs.
+    /// The program for a call with `rows` rows.
     pub(crate) fn program_for(&self, rows: usize) -> &Program {
         &self.programs[self.plan.index_for(rows)]
     }
 
-    /// Packs what the plan needs and is not packed yet, so that no call pays for it: else the first call
-    /// does.
+    /// Packs the weights that the plan needs and that are not packed yet, so that no call has to.
+    /// Otherwise the first call packs them.
     ///
-    /// [`Network::with_plan`] does so too. Whatever else makes a network leaves it, since another plan may
-    /// follow.
+    /// [`Network::with_plan`] packs too. Other methods that return a network do not, because
+    /// another plan may follow.
     pub fn pack(&self) {
-        let classes = self.plan.classes();
+        let batch_plans = self.plan.batch_plans();
         for (at, program) in self.programs.iter().enumerate() {
-            program.pack(classes.get(at + 1).is_none_or(|next| next.rows > 2));
+            program.pack(batch_plans.get(at + 1).is_none_or(|next| next.rows > 2));
         }
     }
 
@@ -204,7 +208,7 @@ impl Network {
         self.layers.get(i)?.gate.as_deref().map(PackedGate::gate)
     }
 
-    /// The map from raw inputs to the first layer's.
+    /// The map from raw inputs to the first layer's inputs.
     pub fn input_map(&self) -> Option<&InputMap> {
         self.input_map.as_deref()
     }
@@ -229,7 +233,7 @@ impl Network {
         self.layers[self.layers.len() - 1].layer.layer().outputs()
     }
 
-    /// What makes labels and probabilities of its outputs, if they are for `task`.
+    /// The head that converts this network's outputs for `task`.
     pub fn head(&self, task: Task) -> Head {
         let last = self.layers[self.layers.len() - 1].layer.layer();
         Head::new(task, last.outputs(), last.activation())
@@ -240,14 +244,15 @@ impl Network {
         self.layers.iter().map(PackedForms::bytes).sum()
     }
 
-    /// Runs the network: `rows` in, raw outputs of the last layer into `out`, row by row.
+    /// Runs the network on `rows` and writes the raw outputs of the last layer to `out`, row by
+    /// row: `(rows, output_size)`.
     ///
-    /// `threads` is the most threads to use, `None` for [`crate::pool::num_threads`]. The result does not
-    /// depend on it.
+    /// `threads` is the largest number of threads to use; `None` stands for
+    /// [`crate::pool::num_threads`]. The result does not depend on it.
     ///
     /// # Errors
-    /// Rows of another width than the network's, an `out` of another length than rows times
-    /// [`Network::output_size`], or 0 threads.
+    /// Rows of another width than [`Network::input_size`], an `out` of another length than rows
+    /// times [`Network::output_size`], 0 threads, or [`Error::Interrupted`].
     pub fn forward(&self, rows: Rows<'_>, out: &mut [f32], threads: Option<usize>) -> Result<()> {
         self.check_width(rows)?;
         let outputs = self.output_size();

@@ -1,13 +1,13 @@
-//! Plans: which strategy and precision each layer uses, for which batch class.
+//! Plans: the strategy and precision of each layer, per batch size.
 
 use crate::error::{Error, Result, Subject};
 
-/// How a layer is computed.
+/// The strategy that computes a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Strategy {
-    /// Every multiplication.
+    /// Every product is computed.
     Dense,
-    /// Inputs that are zero are not multiplied. Exact.
+    /// Products with zero inputs are skipped. Exact.
     Skip,
     /// Units whose low-rank sign estimate is not positive are not computed.
     Gate,
@@ -17,7 +17,7 @@ impl Strategy {
     /// All strategies.
     pub const ALL: [Strategy; 3] = [Strategy::Dense, Strategy::Skip, Strategy::Gate];
 
-    /// Its name in files and messages.
+    /// Name in files and messages.
     pub fn name(self) -> &'static str {
         match self {
             Strategy::Dense => "dense",
@@ -26,7 +26,7 @@ impl Strategy {
         }
     }
 
-    /// The strategy of this name.
+    /// The strategy with this name.
     pub fn by_name(name: &str) -> Option<Strategy> {
         Strategy::ALL.into_iter().find(|strategy| strategy.name() == name)
     }
@@ -39,12 +39,12 @@ pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
-    /// Weights as signed bytes, inputs as unsigned ones, sums in 32-bit integers.
+    /// Weights as signed bytes, inputs as unsigned bytes, sums in 32-bit integers.
     Int8,
 }
 
 impl Precision {
-    /// Its name in files and messages.
+    /// Name in files and messages.
     pub fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
@@ -55,7 +55,7 @@ impl Precision {
     /// All precisions.
     pub const ALL: [Precision; 2] = [Precision::F32, Precision::Int8];
 
-    /// The precision of this name.
+    /// The precision with this name.
     pub fn by_name(name: &str) -> Option<Precision> {
         Precision::ALL.into_iter().find(|precision| precision.name() == name)
     }
@@ -64,79 +64,79 @@ impl Precision {
 /// The plan of one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerPlan {
-    /// How it is computed.
+    /// The strategy.
     pub strategy: Strategy,
-    /// In which number format.
+    /// The number format.
     pub precision: Precision,
 }
 
-/// The plan of one batch class.
+/// The plan for one batch size.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClassPlan {
+pub struct BatchPlan {
     /// The number of rows it was made for.
     pub rows: usize,
     /// One plan per layer.
     pub layers: Vec<LayerPlan>,
 }
 
-/// Plans for one or more batch classes. A call uses the class nearest to its number of rows on a
-/// logarithmic scale, the smaller of two equally near.
+/// Plans for one or more batch sizes. A call uses the batch size nearest to its number of rows on a
+/// logarithmic scale, and the smaller of two that are equally near.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    classes: Vec<ClassPlan>,
+    batch_plans: Vec<BatchPlan>,
 }
 
 impl Plan {
-    /// A plan from its classes, sorted here by rows.
+    /// A plan for several batch sizes, sorted by rows here.
     ///
     /// # Errors
-    /// No class at all, a class of 0 rows, or two classes of the same number of rows.
-    pub fn new(mut classes: Vec<ClassPlan>) -> Result<Plan> {
-        classes.sort_by_key(|class| class.rows);
-        let duplicate = classes.windows(2).find(|pair| pair[0].rows == pair[1].rows);
-        let got = match (classes.first(), duplicate) {
+    /// No batch size, a batch size of 0 rows, or the same batch size twice.
+    pub fn new(mut batch_plans: Vec<BatchPlan>) -> Result<Plan> {
+        batch_plans.sort_by_key(|batch_plan| batch_plan.rows);
+        let duplicate = batch_plans.windows(2).find(|pair| pair[0].rows == pair[1].rows);
+        let got = match (batch_plans.first(), duplicate) {
             (None, _) => "none".to_owned(),
-            (Some(class), _) if class.rows == 0 => "0".to_owned(),
+            (Some(batch_plan), _) if batch_plan.rows == 0 => "0".to_owned(),
             (_, Some(pair)) => format!("{} twice", pair[0].rows),
-            _ => return Ok(Plan { classes }),
+            _ => return Ok(Plan { batch_plans }),
         };
         let expected = "distinct numbers of rows, at least one, each at least 1".to_owned();
         Err(Error::Range { subject: Subject::BatchSizes, expected, got })
     }
 
-    /// One class, one strategy for all layers.
+    /// One batch plan with the same strategy for all layers, in f32.
     pub fn uniform(strategy: Strategy, layers: usize) -> Plan {
         Plan::from_strategies(&vec![strategy; layers])
     }
 
-    /// One class with these strategies, in f32.
+    /// One batch plan with these strategies, in f32.
     pub fn from_strategies(strategies: &[Strategy]) -> Plan {
         let layer = |&strategy| LayerPlan { strategy, precision: Precision::F32 };
         let layers = strategies.iter().map(layer).collect();
-        Plan { classes: vec![ClassPlan { rows: 1, layers }] }
+        Plan { batch_plans: vec![BatchPlan { rows: 1, layers }] }
     }
 
-    /// The classes, by ascending number of rows.
-    pub fn classes(&self) -> &[ClassPlan] {
-        &self.classes
+    /// The batch plans, in ascending order of rows.
+    pub fn batch_plans(&self) -> &[BatchPlan] {
+        &self.batch_plans
     }
 
-    /// The class that a call with `rows` rows uses.
-    pub fn for_rows(&self, rows: usize) -> &ClassPlan {
-        &self.classes[self.index_for(rows)]
+    /// The batch plan that a call with `rows` rows uses.
+    pub fn for_rows(&self, rows: usize) -> &BatchPlan {
+        &self.batch_plans[self.index_for(rows)]
     }
 
-    /// The number of that class.
+    /// The index of that batch plan.
     pub(crate) fn index_for(&self, rows: usize) -> usize {
-        // a is nearer than b > a on a log scale where rows^2 <= a b.
+        // a is nearer than b > a on a logarithmic scale if rows^2 <= a b.
         let square = (rows as u128) * (rows as u128);
-        let nearer = |pair: &[ClassPlan]| square <= pair[0].rows as u128 * pair[1].rows as u128;
-        self.classes.windows(2).position(nearer).unwrap_or(self.classes.len() - 1)
+        let nearer = |pair: &[BatchPlan]| square <= pair[0].rows as u128 * pair[1].rows as u128;
+        self.batch_plans.windows(2).position(nearer).unwrap_or(self.batch_plans.len() - 1)
     }
 
     pub(crate) fn gate_changed(&mut self, layer: usize, has_gate: bool) {
-        for class in &mut self.classes {
-            let strategy = &mut class.layers[layer].strategy;
+        for batch_plan in &mut self.batch_plans {
+            let strategy = &mut batch_plan.layers[layer].strategy;
             if has_gate {
                 *strategy = Strategy::Gate;
             } else if *strategy == Strategy::Gate {
@@ -146,8 +146,8 @@ impl Plan {
     }
 
     pub(crate) fn set_precision(&mut self, layer: usize, precision: Precision) {
-        for class in &mut self.classes {
-            class.layers[layer].precision = precision;
+        for batch_plan in &mut self.batch_plans {
+            batch_plan.layers[layer].precision = precision;
         }
     }
 }
@@ -157,17 +157,20 @@ mod tests {
     use super::*;
 
     fn plan(rows: &[usize]) -> Plan {
-        let layers = Plan::uniform(Strategy::Skip, 2).classes()[0].layers.clone();
-        let class = |&rows| ClassPlan { rows, layers: layers.clone() };
-        Plan::new(rows.iter().map(class).collect()).unwrap()
+        let layers = Plan::uniform(Strategy::Skip, 2).batch_plans()[0].layers.clone();
+        let batch_plan = |&rows| BatchPlan { rows, layers: layers.clone() };
+        Plan::new(rows.iter().map(batch_plan).collect()).unwrap()
     }
 
     #[test]
-    fn calls_use_the_nearest_class_on_a_logarithmic_scale() {
+    fn calls_use_the_nearest_batch_size_on_a_logarithmic_scale() {
         let plan = plan(&[256, 1, 16]);
-        assert_eq!(plan.classes().iter().map(|class| class.rows).collect::<Vec<_>>(), [1, 16, 256]);
+        assert_eq!(
+            plan.batch_plans().iter().map(|batch_plan| batch_plan.rows).collect::<Vec<_>>(),
+            [1, 16, 256]
+        );
         let nearest = |rows| plan.for_rows(rows).rows;
-        // 4 is as far from 1 as from 16: the smaller is taken.
+        // 4 is as far from 1 as from 16; the smaller is used.
         assert_eq!([0, 1, 4, 5, 64, 65].map(nearest), [1, 1, 1, 16, 16, 256]);
         assert_eq!(nearest(usize::MAX), 256);
         assert_eq!(plan.index_for(16), 1);
@@ -177,8 +180,8 @@ mod tests {
     fn a_layer_that_gets_or_loses_a_gate_changes_its_strategy() {
         let mut plan = plan(&[1, 8]);
         let strategies = |plan: &Plan| {
-            let classes = plan.classes().iter();
-            classes.map(|class| class.layers[1].strategy).collect::<Vec<_>>()
+            let batch_plans = plan.batch_plans().iter();
+            batch_plans.map(|batch_plan| batch_plan.layers[1].strategy).collect::<Vec<_>>()
         };
         plan.gate_changed(1, false);
         assert_eq!(strategies(&plan), [Strategy::Skip; 2], "it had none");
@@ -187,10 +190,10 @@ mod tests {
         plan.gate_changed(1, false);
         assert_eq!(strategies(&plan), [Strategy::Dense; 2]);
         plan.set_precision(0, Precision::Int8);
-        for class in plan.classes() {
-            assert_eq!(class.layers[0].precision, Precision::Int8);
-            assert_eq!(class.layers[1].precision, Precision::F32);
-            assert_eq!(class.layers[0].strategy, Strategy::Skip);
+        for batch_plan in plan.batch_plans() {
+            assert_eq!(batch_plan.layers[0].precision, Precision::Int8);
+            assert_eq!(batch_plan.layers[1].precision, Precision::F32);
+            assert_eq!(batch_plan.layers[0].strategy, Strategy::Skip);
         }
     }
 

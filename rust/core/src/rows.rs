@@ -1,4 +1,4 @@
-//! Input rows as they come from callers: f32, uint8, or CSR, used in place.
+//! Input rows as callers pass them: f32, uint8 or CSR, used in place.
 
 use crate::error::{Csr, Error, Extent, Result, Subject};
 use crate::memory;
@@ -20,7 +20,7 @@ pub(crate) enum Data<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// f32 rows of `columns` values, the starts of neighbours `stride` values apart.
+    /// f32 rows of `columns` values; consecutive rows start `stride` values apart.
     ///
     /// # Errors
     /// `data` is too short.
@@ -29,7 +29,7 @@ impl<'a> Rows<'a> {
         Ok(Rows { rows, columns, data: Data::F32 { data, stride } })
     }
 
-    /// uint8 rows of `columns` values, the starts of neighbours `stride` values apart.
+    /// uint8 rows of `columns` values; consecutive rows start `stride` values apart.
     ///
     /// # Errors
     /// `data` is too short.
@@ -38,12 +38,13 @@ impl<'a> Rows<'a> {
         Ok(Rows { rows, columns, data: Data::U8 { data, stride } })
     }
 
-    /// Compressed sparse rows, as in scipy: row i holds `value[starts[i]..starts[i + 1]]` in columns
-    /// `index[..]`. Columns may come in any order and more than once; repeated ones add up.
+    /// Compressed sparse rows, as in scipy: row i holds `value[starts[i]..starts[i + 1]]` in the
+    /// columns `index[starts[i]..starts[i + 1]]`. Columns may be in any order; repeated columns add
+    /// up.
     ///
     /// # Errors
-    /// Starts that are not ascending or leave the arrays, a column that is negative or not below
-    /// `columns`.
+    /// `starts` that is empty, descends or exceeds the arrays, or a column that is negative or not
+    /// below `columns`.
     pub fn csr(
         starts: &'a [i32],
         index: &'a [i32],
@@ -67,14 +68,14 @@ impl<'a> Rows<'a> {
         if value.len() < end {
             return wrong(Csr::FewValues { least: end, got: value.len() });
         }
-        // A negative column is a large one when read as u32, so that one comparison checks both.
+        // Read as u32, a negative column is large, so one comparison checks both bounds.
         let used = &index[first as usize..end];
         let largest = used.iter().fold(0, |largest, &i| largest.max(i as u32));
         if !used.is_empty() && largest as usize >= columns {
             let i = used.iter().position(|&i| i as u32 as usize >= columns).unwrap_or(0);
             return wrong(Csr::Column { columns, got: used[i] });
         }
-        // SAFETY: i32 and u32 have one layout.
+        // SAFETY: i32 and u32 have the same layout.
         let index =
             unsafe { std::slice::from_raw_parts(index.as_ptr().cast::<u32>(), index.len()) };
         Ok(Rows { rows: starts.len() - 1, columns, data: Data::Csr { starts, index, value } })
@@ -85,44 +86,44 @@ impl<'a> Rows<'a> {
         self.rows
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }
 
-    /// Values per row.
+    /// Number of values per row.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Copies row `row` to `to`, as f32 and dense.
-    pub(crate) fn copy_row(&self, row: usize, to: &mut [f32]) {
+    /// Copies row `row` to `dst` as dense f32.
+    pub(crate) fn copy_row(&self, row: usize, dst: &mut [f32]) {
         match self.data {
             Data::F32 { data, stride } => {
-                to.copy_from_slice(&data[row * stride..row * stride + self.columns]);
+                dst.copy_from_slice(&data[row * stride..row * stride + self.columns]);
             }
             Data::U8 { data, stride } => {
-                let from = &data[row * stride..row * stride + self.columns];
-                to.iter_mut().zip(from).for_each(|(to, from)| *to = f32::from(*from));
+                let src = &data[row * stride..row * stride + self.columns];
+                dst.iter_mut().zip(src).for_each(|(dst, src)| *dst = f32::from(*src));
             }
             Data::Csr { starts, index, value } => {
-                to.fill(0.0);
-                let span = starts[row] as usize..starts[row + 1] as usize;
-                for (i, x) in index[span.clone()].iter().zip(&value[span]) {
-                    to[*i as usize] += x;
+                dst.fill(0.0);
+                let row_range = starts[row] as usize..starts[row + 1] as usize;
+                for (i, x) in index[row_range.clone()].iter().zip(&value[row_range]) {
+                    dst[*i as usize] += x;
                 }
             }
         }
     }
 
-    /// The rows in batches of `batch`, the last one shorter where they do not divide.
+    /// The rows in batches of `batch`; the last one may be shorter.
     pub(crate) fn batches(self, batch: usize) -> impl Iterator<Item = Rows<'a>> {
         (0..self.rows)
             .step_by(batch)
             .map(move |first| self.slice(first, batch.min(self.rows - first)))
     }
 
-    /// The rows over and over, until there are at least `count`.
+    /// The rows repeated until there are at least `count`.
     pub(crate) fn repeated(&self, count: usize) -> OwnedRows {
         let copies = count.div_ceil(self.rows);
         let columns = self.columns;
@@ -165,7 +166,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A batch of input rows, owned and without gaps.
+/// Input rows, owned and without gaps.
 pub(crate) struct OwnedRows {
     rows: usize,
     columns: usize,
@@ -197,7 +198,7 @@ fn copy_rows<T: Copy>(
     stride: usize,
     copies: usize,
 ) -> Vec<T> {
-    let mut all = memory::room(rows.saturating_mul(columns).saturating_mul(copies));
+    let mut all = memory::with_capacity(rows.saturating_mul(columns).saturating_mul(copies));
     for r in (0..copies).flat_map(|_| 0..rows) {
         all.extend_from_slice(&data[r * stride..r * stride + columns]);
     }
@@ -226,9 +227,9 @@ mod tests {
     /// The same rows in each form: (0, 0, 2), (3, 0, 4), (0, 0, 0).
     fn check(rows: Rows<'_>) {
         let row = |rows: &Rows<'_>, r| {
-            let mut to = [7.0; 3];
-            rows.copy_row(r, &mut to);
-            to
+            let mut dst = [7.0; 3];
+            rows.copy_row(r, &mut dst);
+            dst
         };
         assert_eq!((rows.len(), rows.columns()), (3, 3));
         assert_eq!(row(&rows, 0), [0.0, 0.0, 2.0]);

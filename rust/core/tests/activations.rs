@@ -1,12 +1,13 @@
-//! Activations that take an exponential, against f64: every value within a few units in the last place.
+//! Activations that take an exponential, compared with f64: every value is within a few units in
+//! the last place.
 
 mod common;
 
 use common::none;
 use lrgate::{Activation, Isa, Layer, Network, Rows};
 
-/// The activation of every value, by a layer of as many units as there are values.
-fn of(isa: Isa, activation: Activation, values: &[f32]) -> Vec<f32> {
+/// Applies the activation to every value, with a layer of one unit per value.
+fn activated(isa: Isa, activation: Activation, values: &[f32]) -> Vec<f32> {
     let n = values.len();
     let layer = Layer::new(vec![0.0; n], values.to_vec(), 1, activation);
     let network = Network::with_isa(vec![layer], None, isa).unwrap();
@@ -25,13 +26,15 @@ fn values() -> Vec<f32> {
     near.chain(far).collect()
 }
 
-/// The error in units in the last place of the exact value; of denormals, of the smallest normal number.
+/// The error in units in the last place of the exact value; for denormals, of the smallest normal
+/// number.
 fn ulps(got: f32, exact: f64) -> f64 {
     let unit = exact.abs().max(f64::from(f32::MIN_POSITIVE)) * f64::from(f32::EPSILON) / 2.0;
     (f64::from(got) - exact).abs() / unit
 }
 
-/// The normal distribution function times z, by the series of the error function or its continued fraction.
+/// The normal distribution function of z times z, from the series of the error function or its
+/// continued fraction.
 fn exact_gelu(z: f64) -> f64 {
     let x = z.abs() / 2f64.sqrt();
     let tail = if x < 3.0 {
@@ -54,7 +57,7 @@ fn values_are_near_the_exact_ones() {
     let mut failures = Vec::new();
     for isa in Isa::available() {
         for (activation, most) in [(Activation::Sigmoid, 4.0), (Activation::Tanh, 6.0)] {
-            let got = of(isa, activation, &values);
+            let got = activated(isa, activation, &values);
             for (x, y) in values.iter().zip(got) {
                 let z = f64::from(*x);
                 let exact = match activation {
@@ -67,7 +70,7 @@ fn values_are_near_the_exact_ones() {
                 }
             }
         }
-        let got = of(isa, Activation::Gelu, &values);
+        let got = activated(isa, Activation::Gelu, &values);
         for (x, y) in values.iter().zip(got) {
             let exact = exact_gelu(f64::from(*x));
             if (f64::from(y) - exact).abs() > 3e-7 * f64::from(x.abs()).max(1e-30) {
@@ -86,18 +89,18 @@ fn softmax_is_near_the_exact_one() {
             let most = values.iter().copied().fold(f32::MIN, f32::max);
             let powers: Vec<f64> = values.iter().map(|z| f64::from(z - most).exp()).collect();
             let sum: f64 = powers.iter().sum();
-            for (y, power) in of(isa, Activation::Softmax, &values).iter().zip(powers) {
+            for (y, power) in activated(isa, Activation::Softmax, &values).iter().zip(powers) {
                 assert!(ulps(*y, power / sum) < 16.0, "{} of {n}: {y}", isa.name());
             }
         }
     }
 }
 
-/// Ends, zeros with their sign, and NaN.
+/// Limits, signed zeros, and NaN.
 #[test]
 fn special_values() {
     let special = [f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::MAX, f32::MIN];
-    // Finite inputs give infinite sums only where products overflow.
+    // Finite inputs give infinite sums only if products overflow.
     for isa in Isa::available() {
         let run = |activation, x: f32| {
             let layer = Layer::new(vec![f32::MAX, 1.0], vec![0.0; 2], 1, activation);
@@ -112,7 +115,7 @@ fn special_values() {
         assert_eq!(run(Activation::Tanh, -2.0), -1.0);
         assert_eq!(run(Activation::Gelu, 2.0), f32::INFINITY);
         assert_eq!(run(Activation::Gelu, -2.0), 0.0);
-        assert_eq!(of(isa, Activation::Tanh, &special[2..4]), [0.0, 0.0]);
+        assert_eq!(activated(isa, Activation::Tanh, &special[2..4]), [0.0, 0.0]);
         for activation in [Activation::Sigmoid, Activation::Tanh, Activation::Gelu] {
             assert!(run(activation, f32::NAN).is_nan());
         }

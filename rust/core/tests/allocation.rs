@@ -1,10 +1,10 @@
-//! A forward pass on one thread allocates nothing once the thread has run the network, unless rows are
-//! computed anew.
+//! A forward pass on one thread allocates nothing once the thread has run the network, unless rows
+//! are recomputed.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use lrgate::{ClassPlan, Isa, LayerPlan, Plan, Precision, Quantization, Rows, Strategy};
+use lrgate::{BatchPlan, Isa, LayerPlan, Plan, Precision, Quantization, Rows, Strategy};
 
 mod common;
 
@@ -12,10 +12,10 @@ thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, counting this thread's allocations.
+/// The system's allocator, which counts this thread's allocations.
 struct Counting;
 
-// SAFETY: every call is the system allocator's.
+// SAFETY: every call is passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
@@ -63,15 +63,15 @@ fn a_pass_allocates_nothing() {
     let network = network.with_quantization(quantization).unwrap();
     for strategies in [[Strategy::Dense; 3], [Strategy::Skip; 3], GATED] {
         let layers = strategies.map(|strategy| LayerPlan { strategy, precision: Precision::Int8 });
-        let class = ClassPlan { rows: 1, layers: layers.to_vec() };
-        let network = network.with_plan(Plan::new(vec![class]).unwrap()).unwrap();
+        let batch_plan = BatchPlan { rows: 1, layers: layers.to_vec() };
+        let network = network.with_plan(Plan::new(vec![batch_plan]).unwrap()).unwrap();
         let packed = network.nbytes();
         for rows in [1, 9, 200] {
             let out = &mut out[..rows * 10];
             let inputs = [
                 Rows::f32(&floats, rows, 70, 70).unwrap(),
                 Rows::u8(&bytes, rows, 70, 70).unwrap(),
-                // Whole words that are not zero.
+                // Whole words of non-zeros.
                 Rows::u8(&runs, rows, 70, 70).unwrap(),
             ];
             for input in inputs {

@@ -1,13 +1,13 @@
-//! Every refusal, with its exact message: of the core, and as the Python package says it.
+//! Every error with its exact message: the core's, and the Python package's.
 
 mod common;
-/// The binding's translation: all that it knows of the core are its errors.
+/// The binding's translation of the core's errors.
 #[path = "../../python/src/messages.rs"]
 mod messages;
 
 use common::Model;
 use lrgate::{
-    Activation, Axis, ClassPlan, Csr, Error, Extent, Gate, Index, InputMap, Isa, Layer, Missing,
+    Activation, Axis, BatchPlan, Csr, Error, Extent, Gate, Index, InputMap, Isa, Layer, Missing,
     Network, Plan, Result, Rows, Strategy, Subject,
 };
 
@@ -19,7 +19,8 @@ fn network(widths: &[usize]) -> Network {
     Network::new(Model::relu(1, widths).layers, None).unwrap()
 }
 
-/// `message` is that of the Python package; the core's own does not speak of Python.
+/// `message` is the message of the Python package. The core's own message does not use Python's
+/// terms.
 #[track_caller]
 fn refused<T>(result: Result<T>, message: &str) {
     match result {
@@ -36,7 +37,7 @@ fn refused<T>(result: Result<T>, message: &str) {
     }
 }
 
-/// The core's own words, one for each kind of error.
+/// The core's own message, one for each kind of error.
 #[test]
 fn the_core_has_its_own_words() {
     let words = |error: Error, message: &str| assert_eq!(error.to_string(), message);
@@ -333,12 +334,16 @@ fn plans() {
         plan(&[Strategy::Skip, Strategy::Gate]),
         "strategies[1]: 'dense' or 'skip', since the layer has no gate, got 'gate'",
     );
-    let class = |rows| ClassPlan { rows, ..Plan::uniform(Strategy::Dense, 2).classes()[0].clone() };
+    let batch_plan =
+        |rows| BatchPlan { rows, ..Plan::uniform(Strategy::Dense, 2).batch_plans()[0].clone() };
     let expected =
         "batch_sizes must be distinct numbers of rows, at least one, each at least 1, got";
     refused(Plan::new(vec![]), &format!("{expected} none"));
-    refused(Plan::new(vec![class(5), class(0)]), &format!("{expected} 0"));
-    refused(Plan::new(vec![class(7), class(1), class(7)]), &format!("{expected} 7 twice"));
+    refused(Plan::new(vec![batch_plan(5), batch_plan(0)]), &format!("{expected} 0"));
+    refused(
+        Plan::new(vec![batch_plan(7), batch_plan(1), batch_plan(7)]),
+        &format!("{expected} 7 twice"),
+    );
 }
 
 #[test]
@@ -442,7 +447,7 @@ fn unknown_isa() {
     assert!(Isa::by_name("none").unwrap_err().to_string().ends_with("got \"none\""));
 }
 
-/// A refusal changes nothing: the network it was asked of still answers as before.
+/// An error changes nothing: the network still answers as before.
 #[test]
 fn refusals_leave_the_network_alone() {
     let network = network(&[3, 4, 2]);

@@ -1,5 +1,5 @@
-//! What must hold bit by bit: a row's result depends neither on the other rows nor on the threads,
-//! and a gate's computed units are the dense layer's.
+//! Properties that must hold bit by bit: the result of a row depends neither on the other rows nor
+//! on the threads, and the units that a gate computes equal the dense layer's.
 
 mod common;
 
@@ -39,7 +39,7 @@ fn a_row_does_not_depend_on_the_others() {
     none(&failures);
 }
 
-/// Rows enough that the pool is entered, and a last tile that is not full.
+/// Enough rows to enter the pool, and a last tile that is not full.
 #[test]
 fn threads_do_not_change_bits() {
     let model = Model::relu(2, &[200, 500, 300, 10]);
@@ -83,7 +83,7 @@ fn threads_that_share_units_do_not_change_bits() {
                 let len = n * inputs;
                 let csr = Rows::csr(&starts[..=n], &index[..len], &dense[..len], inputs);
                 common::workers_do_not_change_bits(&network, f32);
-                // A first layer skips on CSR, whatever its strategy: another one must be shared.
+                // A first layer skips on CSR with any strategy, so another layer must be shared.
                 if strategies[1] == Dense {
                     common::workers_do_not_change_bits(&network, csr.unwrap());
                 }
@@ -109,13 +109,15 @@ fn threads_share_a_network() {
     });
 }
 
-/// A gate that lets a known half of the units through: those are dense's, the others zero.
+/// A gate that lets a known half of the units through: those equal the dense units, the others are
+/// zero.
 #[test]
 fn the_gate_computes_what_it_lets_through_and_nothing_else() {
     let mut failures = Vec::new();
     for (inputs, units) in [(1, 1), (17, 15), (64, 65), (80, 129)] {
         let mut model = Model::relu(5, &[inputs, units, 1]);
-        // The score is the bias alone; all units of the layer are alive, so that zero means off.
+        // The score is the bias alone. All units of the layer are active, so a zero means that the
+        // unit is off.
         let layer = &model.layers[0];
         let weight = layer.weight().iter().map(|w| w.abs()).collect();
         let bias = layer.bias().iter().map(|b| b.abs() + 0.5).collect();
@@ -149,16 +151,17 @@ fn the_gate_computes_what_it_lets_through_and_nothing_else() {
     none(&failures);
 }
 
-/// The class of a plan, not the network's first, decides.
+/// The batch plan is chosen by the number of rows; it is not always the first one.
 #[test]
-fn each_batch_size_runs_its_own_class() {
+fn each_batch_size_runs_its_own_plan() {
     let model = Model::relu(7, &[16, 40, 4]);
     let network = model.network(Isa::best(), &model.uniform(Strategy::Dense));
-    let class = |rows, strategy| {
+    let batch_plan = |rows, strategy| {
         let plan = Plan::from_strategies(&model.uniform(strategy));
-        lrgate::ClassPlan { rows, ..plan.classes()[0].clone() }
+        lrgate::BatchPlan { rows, ..plan.batch_plans()[0].clone() }
     };
-    let plan = Plan::new(vec![class(64, Strategy::Dense), class(1, Strategy::Gate)]).unwrap();
+    let plan =
+        Plan::new(vec![batch_plan(64, Strategy::Dense), batch_plan(1, Strategy::Gate)]).unwrap();
     let both = network.with_plan(plan).unwrap();
     let gate = model.network(Isa::best(), &model.uniform(Strategy::Gate));
     let data = Random(8).values(64 * 16);

@@ -1,11 +1,11 @@
-//! Rows as f32, uint8 or CSR, with gaps and without, give one answer.
+//! Rows as f32, uint8 or CSR, with and without gaps, give the same answer.
 
 mod common;
 
 use common::{Bounded, Model, ROWS, Random, WIDTHS, bits, differences, none, run};
 use lrgate::{InputMap, Isa, Rows, Strategy};
 
-/// Bytes of which about half are zero, as images have.
+/// Bytes of which about half are zero, as in images.
 fn bytes(seed: u64, count: usize) -> Vec<u8> {
     let mut random = Random(seed);
     (0..count).map(|_| (random.bits() % 512).saturating_sub(256) as u8).collect()
@@ -20,7 +20,7 @@ struct Csr {
 
 impl Csr {
     fn messy(data: &[f32], columns: usize) -> Csr {
-        // Entries before the first row's are not part of the matrix.
+        // Entries before the first row's start do not belong to the matrix.
         let mut csr = Csr { starts: vec![2], index: vec![-1, -1], value: vec![f32::NAN; 2] };
         for row in data.chunks_exact(columns) {
             for (i, x) in row.iter().enumerate().rev().filter(|(_, x)| **x != 0.0) {
@@ -29,7 +29,7 @@ impl Csr {
             }
             csr.starts.push(csr.index.len() as i32);
         }
-        csr.index.push(0); // nor are those after the last
+        csr.index.push(0); // nor do entries after the last row's end
         csr.value.push(f32::NAN);
         csr
     }
@@ -52,7 +52,8 @@ fn all_kinds_of_rows_agree() {
         let model = Model { map, ..Model::relu(i as u64, &[columns, 40, 33, 6]) };
         let bytes = bytes(9, 129 * columns);
         let floats: Vec<f32> = bytes.iter().map(|b| f32::from(*b)).collect();
-        // Every row starts three values after the last one's end; the gaps must not be read.
+        // Every row starts three values after the end of the previous one. The gaps must not be
+        // read.
         let stride = columns + 3;
         let gaps = |row: &[f32]| [row, &[f32::NAN; 3]].concat();
         let strided: Vec<f32> = floats.chunks_exact(columns).flat_map(gaps).collect();
@@ -84,7 +85,8 @@ fn all_kinds_of_rows_agree() {
                         );
                         let got = run(&network, rows, None);
                         failures.extend(differences(&what, &expected[..n], &got));
-                        // The same numbers in the same order: not only close, but equal.
+                        // The same numbers in the same order give equal results, not only close
+                        // ones.
                         if kind != "csr" && bits(&got) != reference {
                             failures.push(format!("{what}: other bits than f32"));
                         }
@@ -96,7 +98,7 @@ fn all_kinds_of_rows_agree() {
     none(&failures);
 }
 
-/// Neighbouring rows may share values: windows over a signal, and one row over and over.
+/// Rows may overlap: windows over a signal, and one row repeated.
 #[test]
 fn rows_may_overlap() {
     let model = Model::relu(1, &[17, 30, 4]);

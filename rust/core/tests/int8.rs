@@ -1,4 +1,4 @@
-//! int8 layers, bit for bit against the arithmetic they document, done in plain integers.
+//! int8 layers, compared bit by bit with the documented arithmetic in plain integers.
 
 mod common;
 
@@ -6,11 +6,11 @@ use std::ops::RangeInclusive;
 
 use common::{Model, Random, bits, none};
 use lrgate::{
-    Activation, ClassPlan, Gate, InputMap, Isa, Layer, LayerPlan, Network, Plan, Precision,
+    Activation, BatchPlan, Gate, InputMap, Isa, Layer, LayerPlan, Network, Plan, Precision,
     Quantization, Rows, Strategy,
 };
 
-/// A layer's bytes, and what makes outputs of sums.
+/// The bytes of a layer, and the terms that convert sums to outputs.
 struct Reference {
     /// (outputs, inputs)
     weights: Vec<i64>,
@@ -38,10 +38,11 @@ impl Reference {
             let largest = products.iter().fold(0.0, |largest: f64, w| largest.max(w.abs()));
             let step = f64::from((largest / 127.0) as f32);
             let step = if step > 0.0 { step } else { 1.0 };
-            // Of the smallest steps there is none that is a 127th of the largest weight.
+            // The smallest steps are not exactly the largest weight divided by 127.
             let byte = |w: &f64| (w / step).round_ties_even().clamp(-127.0, 127.0);
             let rounded: Vec<f64> = products.iter().map(byte).collect();
-            // A zero, or the byte in the middle, is not to be off by the rounding of weights.
+            // The byte that represents 0, or the middle byte, must not be affected by the rounding
+            // of weights.
             for (i, (w, product)) in rounded.iter().zip(&products).enumerate() {
                 let offset = input.offset(i);
                 let byte = if (0.0..=255.0).contains(&offset) { f64::from(offset) } else { 128.0 };
@@ -77,13 +78,13 @@ fn byte(x: f32, scale: f32, offset: f32) -> u8 {
     (x * (1.0 / scale) + offset).round_ties_even().clamp(0.0, 255.0) as u8
 }
 
-/// Whether a value has a byte, if it is within this range before it is rounded.
+/// Whether a value is representable as a byte: within `range` before rounding.
 fn has_byte(x: f32, scale: f32, offset: f32, range: RangeInclusive<f32>) -> bool {
     range.contains(&(x * (1.0 / scale) + offset))
 }
 
-/// The network's outputs, with each layer's units that `live` lets through; `None` for a row with a value that
-/// has no byte, which is computed in f32.
+/// The network's outputs with the units of each layer that `live` lets through; `None` for a row
+/// with a value outside the range of the bytes, which is computed in f32.
 fn reference(
     model: &Model,
     quantization: &[Quantization],
@@ -134,16 +135,16 @@ fn quantized(model: &Model, isa: Isa, quantization: &[Quantization]) -> Network 
 
 fn under(network: &Network, strategies: &[Strategy]) -> Network {
     let plan = |&strategy| LayerPlan { strategy, precision: Precision::Int8 };
-    let class = ClassPlan { rows: 1, layers: strategies.iter().map(plan).collect() };
-    network.with_plan(Plan::new(vec![class]).unwrap()).unwrap()
+    let batch_plan = BatchPlan { rows: 1, layers: strategies.iter().map(plan).collect() };
+    network.with_plan(Plan::new(vec![batch_plan]).unwrap()).unwrap()
 }
 
-/// Every unit is computed.
+/// All units are computed.
 fn all(_layer: usize, _bytes: &[u8], _unit: usize) -> bool {
     true
 }
 
-/// [`reference`] of every row, in f32 where a value has no byte; and how many rows these are.
+/// [`reference`] of every row, in f32 if a value is out of range, and the number of such rows.
 fn documented(
     model: &Model,
     quantization: &[Quantization],
@@ -231,8 +232,8 @@ fn every_bit_is_as_documented() {
     none(&failures);
 }
 
-/// Weights on and beside the middle of two bytes, tiny, huge and zero ones: each as documented. One input
-/// at a time is one, so that every weight's byte shows.
+/// Weights at and near rounding boundaries, tiny, huge and zero weights are quantised as
+/// documented. One input at a time is one, so that the byte of every weight is visible.
 #[test]
 fn weights_are_rounded_as_documented() {
     type Kind = fn(usize, &mut Random) -> f32;
@@ -254,7 +255,7 @@ fn weights_are_rounded_as_documented() {
             .flat_map(|kind| (0..inputs).map(|i| kind(i, &mut random)).collect::<Vec<_>>());
         let bias = vec![0.0; kinds.len()];
         let layer = Layer::new(weight.collect(), bias, inputs, Activation::Identity);
-        // The last input has another scale than the others.
+        // The last input has a different scale.
         let apart = (0..inputs).map(|i| if i + 1 < inputs { 1.0 } else { 0.5 }).collect();
         let map = |scale| Some(InputMap::new(vec![scale], vec![0.0]));
         for (map, quantization) in [
@@ -292,8 +293,8 @@ fn weights_are_rounded_as_documented() {
     none(&failures);
 }
 
-/// Rows whose non-zeros come in runs, as in images, by themselves, or by turns: whatever form lists of
-/// them take, a row has the same bits as alone, in skip and in gates, and those of the documentation.
+/// Rows with non-zeros in runs, as in images, or single, or alternating. Whatever the form of their
+/// lists, a row has the same bits as alone, in skip and in gates, and as documented.
 #[test]
 fn runs_and_single_values() {
     let (columns, n) = (203, 71);
@@ -349,7 +350,7 @@ fn runs_and_single_values() {
     }
 }
 
-/// The largest bytes everywhere: pairs of products do not fit 16 bits, and must not be cut to them.
+/// The largest bytes everywhere: pairs of products do not fit 16 bits and must not be truncated.
 #[test]
 fn nothing_saturates() {
     for inputs in [2, 4, 64, 1000, 65_536] {
@@ -372,7 +373,7 @@ fn nothing_saturates() {
     }
 }
 
-/// The last columns of the widest layer: lists number them with sixteen bits.
+/// The last columns of the widest layer: lists store their indices in sixteen bits.
 #[test]
 fn the_widest_layer() {
     let (inputs, outputs) = (65_536, 2);
@@ -428,14 +429,14 @@ fn signs_stay_with_their_bytes() {
     }
 }
 
-/// A gate whose scores are far from their thresholds lets the same units through as in f32, computes
-/// them as dense does, and gives the same bits everywhere.
+/// A gate whose scores are far from their thresholds lets the same units through as in f32,
+/// computes them as dense does, and gives the same bits everywhere.
 #[test]
 fn gates() {
     let mut failures = Vec::new();
     for (inputs, units) in [(5, 7), (64, 65), (130, 200)] {
         let mut model = Model::relu(11, &[inputs, units, 3]);
-        // Unit o is on where input o mod inputs is: rank `inputs`, one factor each.
+        // Unit o is on if input o mod inputs is on: rank `inputs`, one factor each.
         let rank = inputs.min(units);
         let u = (0..inputs * rank).map(|at| if at / rank == at % rank { 1.0 } else { 0.0 });
         let v =
@@ -562,7 +563,7 @@ fn all_kinds_of_rows_agree() {
     }
 }
 
-/// Layers of both precisions side by side: what comes of it is near the f32 network's.
+/// Layers of both precisions in one network: the outputs are close to the f32 network's.
 #[test]
 fn precisions_mix() {
     for hidden in [Activation::Relu, Activation::Tanh, Activation::Gelu] {
@@ -578,8 +579,8 @@ fn precisions_mix() {
             let network = quantized(&model, isa, &quantization);
             let of = |precisions: [Precision; 3], strategy| {
                 let plan = |precision| LayerPlan { strategy, precision };
-                let class = ClassPlan { rows: 1, layers: precisions.map(plan).to_vec() };
-                let plan = Plan::new(vec![class]).unwrap();
+                let batch_plan = BatchPlan { rows: 1, layers: precisions.map(plan).to_vec() };
+                let plan = Plan::new(vec![batch_plan]).unwrap();
                 run(&network.with_plan(plan).unwrap(), rows, 1)
             };
             let float = of([Precision::F32; 3], Strategy::Dense);
@@ -599,7 +600,7 @@ fn precisions_mix() {
     }
 }
 
-/// Row 4 of four outputs each is NaN, the others are as they were.
+/// Row 4 of rows with four outputs each is NaN; the others are unchanged.
 fn only_row_4_is_nan(got: &[f32], before: &[f32], what: &str) {
     for (r, (got, was)) in got.chunks(4).zip(before.chunks(4)).enumerate() {
         if r == 4 {
@@ -610,7 +611,7 @@ fn only_row_4_is_nan(got: &[f32], before: &[f32], what: &str) {
     }
 }
 
-/// A row with a value that is not finite comes out as NaN, and the others as they are without it.
+/// A row with a value that is not finite gives NaN. The other rows are the same as without it.
 #[test]
 fn nan_stays_in_its_row() {
     let mut model = Model::relu(19, &[20, 30, 4]);
@@ -641,10 +642,11 @@ fn nan_stays_in_its_row() {
     }
 }
 
-/// A row with an input more than a step beyond the bytes is computed in f32, whatever the strategy; one less far
-/// counts as the nearest byte, 0 or 255, and neighbours are as they are without it.
+/// A row with an input more than one step outside the range of the bytes is computed in f32 with
+/// every strategy. An input less far outside is clamped to 0 or 255. Other rows are the same as
+/// without it.
 #[test]
-fn inputs_beyond_the_bytes() {
+fn inputs_out_of_range() {
     let mut model = Model::relu(21, &[20, 30, 4]);
     model.gates = vec![
         model.gates[0].clone().map(|gate| {
@@ -694,10 +696,10 @@ fn inputs_beyond_the_bytes() {
     }
 }
 
-/// Rows beyond the bytes are gathered over all tiles of a call, from all threads, and may be more than
-/// are computed at a time; each is as it is alone.
+/// Rows that are out of range are gathered from all tiles and all threads of a call, and may be
+/// more than are recomputed together. Each gives the same result as alone.
 #[test]
-fn many_inputs_beyond_the_bytes() {
+fn many_inputs_out_of_range() {
     for (strategy, inputs, n, stride) in [
         (Strategy::Dense, 20, 13_000, 20),
         (Strategy::Gate, 20, 14_000, 27),
@@ -730,8 +732,9 @@ fn many_inputs_beyond_the_bytes() {
     assert!(common::pool_threads() >= 2, "the pool was never entered");
 }
 
-/// Hidden layers may have a scale for each input, and rows with an output that has no byte are computed in f32:
-/// whatever the strategies, the precision of the layer before, the activation, and the threads.
+/// Hidden layers may have a scale per input, and rows with an output outside the range of the bytes
+/// are computed in f32, for all strategies, precisions of the previous layer, activations and
+/// numbers of threads.
 #[test]
 fn hidden_layers_have_scales_and_ranges() {
     let (widths, n) = ([20, 130, 70, 4], 150);
@@ -755,7 +758,7 @@ fn hidden_layers_have_scales_and_ranges() {
         let isa = Isa::best();
         let float = Network::with_isa(model.layers.clone(), None, isa).unwrap();
         let inputs = float.layer_inputs(Rows::f32(&data, n, 20, 20).unwrap()).unwrap();
-        // Ranges that most rows stay within, and some do not.
+        // Ranges that contain most rows, but not all.
         let ranges = |layer: usize| {
             let width = model.layers[layer].inputs();
             let most = |i: usize| {
@@ -776,7 +779,8 @@ fn hidden_layers_have_scales_and_ranges() {
                 assert!((1..n / 2).contains(&out_of_range), "{activation:?}: {out_of_range} rows");
                 let int8 = under(&network, &[strategy; 3]);
                 if activation == Activation::Tanh {
-                    // Not to the bit that of the reference: rows that are recomputed alone are compared.
+                    // Not bit by bit the reference: recomputed rows are compared with rows computed
+                    // alone.
                     let float = network.with_plan(Plan::uniform(strategy, 3)).unwrap();
                     let rows = Rows::f32(&data, n, 20, 20).unwrap();
                     let (got, float) = (run(&int8, rows, 2), run(&float, rows, 2));
@@ -806,7 +810,8 @@ fn hidden_layers_have_scales_and_ranges() {
     none(&failures);
 }
 
-/// A row a hundred times as far as another: an f32 first layer has outputs beyond the bytes of the second.
+/// A row one hundred times as large as the others: an f32 first layer has outputs outside the range
+/// of the second layer's bytes.
 fn far_row(network: &Network, activation: Activation, row: &[f32]) {
     let far: Vec<f32> = row.iter().map(|x| x * 100.0).collect();
     let mut strategies = vec![[Strategy::Dense; 3], [Strategy::Skip; 3]];
@@ -814,16 +819,16 @@ fn far_row(network: &Network, activation: Activation, row: &[f32]) {
         strategies.push([Strategy::Gate, Strategy::Skip, Strategy::Dense]);
     }
     for strategies in strategies {
-        let class = |first| {
+        let batch_plan = |first| {
             let plan = |(i, &strategy)| {
                 let precision = if i == 0 { first } else { Precision::Int8 };
                 LayerPlan { strategy, precision }
             };
             let layers = strategies.iter().enumerate().map(plan).collect();
-            ClassPlan { rows: 1, layers }
+            BatchPlan { rows: 1, layers }
         };
         for first in [Precision::F32, Precision::Int8] {
-            let int8 = network.with_plan(Plan::new(vec![class(first)]).unwrap()).unwrap();
+            let int8 = network.with_plan(Plan::new(vec![batch_plan(first)]).unwrap()).unwrap();
             let rows = Rows::f32(&far, 1, 20, 20).unwrap();
             let fallback = network
                 .with_plan(Plan::from_strategies(&strategies.map(|s| match s {
@@ -832,11 +837,11 @@ fn far_row(network: &Network, activation: Activation, row: &[f32]) {
                 })))
                 .unwrap();
             if activation == Activation::Tanh && first == Precision::F32 {
-                continue; // what saturates has a byte
+                continue; // saturated values have bytes
             }
             let marks = int8.out_of_range(rows).unwrap();
             if strategies[0] == Strategy::Gate && first == Precision::F32 && !marks[0] {
-                continue; // no unit is live that has no byte
+                continue; // no live unit is out of range
             }
             assert_eq!(marks, [true], "{activation:?} {strategies:?} {first:?}");
             assert_eq!(bits(&run(&int8, rows, 1)), bits(&run(&fallback, rows, 1)));
@@ -844,7 +849,7 @@ fn far_row(network: &Network, activation: Activation, row: &[f32]) {
     }
 }
 
-/// Bytes have no NaN: it must come through where only a later layer is int8, too.
+/// Bytes cannot represent NaN. NaN must reach the output even if only a later layer is int8.
 #[test]
 fn nan_passes_f32_layers_before_int8_ones() {
     let model = Model { gates: vec![None, None], ..Model::relu(21, &[20, 30, 4]) };
@@ -854,7 +859,7 @@ fn nan_passes_f32_layers_before_int8_ones() {
         for strategy in [Strategy::Dense, Strategy::Skip] {
             let plan = |precision| LayerPlan { strategy, precision };
             let layers = vec![plan(Precision::F32), plan(Precision::Int8)];
-            let plan = Plan::new(vec![ClassPlan { rows: 1, layers }]).unwrap();
+            let plan = Plan::new(vec![BatchPlan { rows: 1, layers }]).unwrap();
             let network = network.with_plan(plan).unwrap();
             let before = run(&network, Rows::f32(&clean, 9, 20, 20).unwrap(), 1);
             let mut data = clean.clone();
@@ -865,7 +870,8 @@ fn nan_passes_f32_layers_before_int8_ones() {
     }
 }
 
-/// A finite row whose sums overflow in an f32 layer, to infinity or NaN, has the outputs of the f32 plan.
+/// A finite row whose sums overflow in an f32 layer, to infinity or NaN, gets the outputs of the
+/// f32 plan.
 #[test]
 fn sums_that_overflow_before_an_int8_layer() {
     for units in [1, 16, 40, 64, 70] {
@@ -882,7 +888,7 @@ fn sums_that_overflow_before_an_int8_layer() {
             for strategy in [Strategy::Dense, Strategy::Skip] {
                 let plan = |precision| LayerPlan { strategy, precision };
                 let layers = vec![plan(Precision::F32), plan(Precision::Int8)];
-                let plan = Plan::new(vec![ClassPlan { rows: 1, layers }]).unwrap();
+                let plan = Plan::new(vec![BatchPlan { rows: 1, layers }]).unwrap();
                 let int8 = network.with_plan(plan).unwrap();
                 let float = network.with_plan(Plan::from_strategies(&[strategy; 2])).unwrap();
                 let rows = Rows::f32(&data, 9, 2, 2).unwrap();
@@ -897,20 +903,20 @@ fn sums_that_overflow_before_an_int8_layer() {
     }
 }
 
-/// A gate without a range cannot run in int8: measuring leaves it alone there.
+/// A gate without a range cannot run in int8, so measurements do not try it there.
 #[test]
 fn a_gate_without_a_range_is_not_tried_in_int8() {
     let model = Model::relu(23, &[20, 30, 4]);
     let network = quantized(&model, Isa::available()[0], &[plain(0.01, 0.0), plain(0.02, 0.0)]);
     let int8 = under(&network, &[Strategy::Skip; 2]);
-    let f32 = ClassPlan {
+    let f32 = BatchPlan {
         rows: 1,
         layers: vec![
             LayerPlan { strategy: Strategy::Gate, precision: Precision::F32 },
             LayerPlan { strategy: Strategy::Skip, precision: Precision::Int8 },
         ],
     };
-    let other = ClassPlan { rows: 64, ..int8.plan().classes()[0].clone() };
+    let other = BatchPlan { rows: 64, ..int8.plan().batch_plans()[0].clone() };
     let mixed = int8.with_plan(Plan::new(vec![f32, other]).unwrap()).unwrap();
     let data = Random(24).rows(9, 20);
     let rows = Rows::f32(&data, 9, 20, 20).unwrap();
@@ -919,8 +925,8 @@ fn a_gate_without_a_range_is_not_tried_in_int8() {
         int8.tune(rows, &[1], std::time::Duration::ZERO, 1).unwrap(),
         mixed.retune(rows, 100 * time).unwrap(),
     ] {
-        for class in network.plan().classes() {
-            assert!(class.layers.iter().all(|layer| {
+        for batch_plan in network.plan().batch_plans() {
+            assert!(batch_plan.layers.iter().all(|layer| {
                 layer.precision == Precision::F32 || layer.strategy != Strategy::Gate
             }));
         }
@@ -967,7 +973,7 @@ fn refusals() {
     }
     let heavy = Layer::new(vec![0.0, -1e3], vec![0.0], 2, Activation::Identity);
     let heavy = Network::new(vec![heavy], None).unwrap();
-    // Of one factor, and of terms of each input.
+    // With one factor, and with terms per input.
     for offset in [0.0, 1.0] {
         let error = heavy.with_quantization(vec![Some(plain(3e38, offset))]).err().unwrap();
         assert_eq!(
@@ -985,11 +991,11 @@ fn refusals() {
     assert!(second(1, 3).is_err(), "offsets of inputs are for the first layer");
     let half = network.with_quantization(vec![Some(good()), None]).unwrap();
     let precisions: Vec<_> =
-        half.plan().classes()[0].layers.iter().map(|layer| layer.precision.name()).collect();
+        half.plan().batch_plans()[0].layers.iter().map(|layer| layer.precision.name()).collect();
     assert_eq!(precisions, ["int8", "f32"]);
     assert!(half.quantization(0).is_some() && half.quantization(1).is_none());
     let plan = |strategy, precision| LayerPlan { strategy, precision };
-    let wrong = ClassPlan { rows: 1, layers: vec![plan(Strategy::Dense, Precision::Int8); 2] };
+    let wrong = BatchPlan { rows: 1, layers: vec![plan(Strategy::Dense, Precision::Int8); 2] };
     let error = half.with_plan(Plan::new(vec![wrong]).unwrap()).err().unwrap();
     assert_eq!(
         error.to_string(),

@@ -1,4 +1,5 @@
-//! Calls that a caller's check ends: long forward passes, of one tile or many, and measurements.
+//! Calls that are ended by a caller's check: long forward passes of one tile or many, and
+//! measurements.
 
 mod common;
 
@@ -10,7 +11,7 @@ use lrgate::interrupt::with_check;
 use lrgate::{Activation, Error, Layer, Network, Plan, Quantization, Rows, Strategy};
 
 const WIDTH: usize = 2048;
-/// Rows of one tile that take long in each layer.
+/// Rows of one tile, which take long in each layer.
 const ROWS: usize = 64;
 
 fn network() -> Network {
@@ -55,7 +56,8 @@ fn a_check_ends_forward_passes() {
                         asked.get() >= end
                     };
                     let got = with_check(&at_end, || forward(&network, data, threads));
-                    // With two threads the caller may have found less to do, and asked less often.
+                    // With two threads the caller may have run fewer parts, and called the check
+                    // less often.
                     if threads == 1 || got.is_err() {
                         assert_eq!(got.err(), Some(Error::Interrupted), "{strategy:?} {n} {end}");
                     }

@@ -1,11 +1,11 @@
-//! The instruction set asked for is the one that runs.
+//! The requested instruction set is the one that runs.
 
 mod common;
 
 use common::{Model, Random, forward};
 use lrgate::{Error, Isa, Network, Strategy};
 
-/// Under `LRGATE_ISA`, as the whole test suite is run once per instruction set.
+/// Checks `LRGATE_ISA`. The whole test suite is run once per instruction set.
 #[test]
 fn lrgate_isa_is_obeyed() {
     let isa = Isa::detect().expect("LRGATE_ISA names no instruction set of this machine");
@@ -37,7 +37,7 @@ fn all_that_the_cpu_has_is_available() {
     let has = |name| Isa::by_name(name).is_ok();
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
     assert_eq!(has("avx2"), avx2);
-    // The AVX-512 kernels need no less than the foundation.
+    // The AVX-512 kernels need at least the foundation instructions.
     assert!(!has("avx512") || is_x86_feature_detected!("avx512f"));
 }
 
@@ -55,7 +55,7 @@ fn an_unknown_name_is_an_error() {
     }
 }
 
-/// The environment is read at the first use, in a process of its own.
+/// The environment is read at the first use, so this runs in a separate process.
 #[test]
 fn an_unknown_lrgate_isa_fails_every_network() {
     const ASKED: &str = "LRGATE_TEST_CHILD";

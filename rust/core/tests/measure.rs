@@ -1,24 +1,27 @@
-//! Plans, profiles and tuning, against counts by brute force.
+//! Plans, profiles and tuning, compared with brute-force counts.
 
 mod common;
 
 use std::time::Duration;
 
 use common::{Model, Random, bits, differences, forward, none, run};
-use lrgate::{ClassPlan, Gate, InputMap, Isa, Network, Plan, Rows, Strategy};
+use lrgate::{BatchPlan, Gate, InputMap, Isa, Network, Plan, Rows, Strategy};
 
 const SHORT: Duration = Duration::from_millis(2);
 
 fn plan(sizes: &[usize]) -> Plan {
-    let layers = Plan::uniform(Strategy::Dense, 1).classes()[0].layers.clone();
-    let class = |&rows| ClassPlan { rows, layers: layers.clone() };
-    Plan::new(sizes.iter().map(class).collect()).unwrap()
+    let layers = Plan::uniform(Strategy::Dense, 1).batch_plans()[0].layers.clone();
+    let batch_plan = |&rows| BatchPlan { rows, layers: layers.clone() };
+    Plan::new(sizes.iter().map(batch_plan).collect()).unwrap()
 }
 
 #[test]
 fn the_nearest_class_on_a_log_scale_is_used() {
     let plan = plan(&[1024, 1, 64]);
-    assert_eq!(plan.classes().iter().map(|class| class.rows).collect::<Vec<_>>(), [1, 64, 1024]);
+    assert_eq!(
+        plan.batch_plans().iter().map(|batch_plan| batch_plan.rows).collect::<Vec<_>>(),
+        [1, 64, 1024]
+    );
     for rows in 0..3000 {
         let distance = |size: usize| ((rows.max(1) as f64).ln() - (size as f64).ln()).abs();
         let nearest = [1, 64, 1024]
@@ -39,8 +42,8 @@ fn gates_change_the_plan_of_their_layer_only() {
     let model = Model::relu(1, &[8, 9, 10, 3]);
     let network = model.network(Isa::best(), &[Strategy::Skip, Strategy::Gate, Strategy::Skip]);
     let of = |network: &Network| {
-        let class = &network.plan().classes()[0];
-        class.layers.iter().map(|layer| layer.strategy.name()).collect::<Vec<_>>()
+        let batch_plan = &network.plan().batch_plans()[0];
+        batch_plan.layers.iter().map(|layer| layer.strategy.name()).collect::<Vec<_>>()
     };
     assert_eq!(of(&network), ["skip", "gate", "skip"]);
     let fewer = network.with_gates(vec![None, None, None]).unwrap();
@@ -50,12 +53,12 @@ fn gates_change_the_plan_of_their_layer_only() {
     assert_eq!(of(&more), ["gate", "gate", "skip"]);
 }
 
-/// Skip uses less than dense and a gate's counts are those of its definition.
+/// Skip computes less than dense, and a gate's counts match their definition.
 #[test]
 fn profiles_count_right() {
     let (n, widths) = (75, [20, 50, 30, 4]);
     let mut model = Model::relu(2, &widths);
-    // Scores of a few bits' numbers, far from 0 where they are not equal to it.
+    // Scores have few bits and are far from 0 unless they equal 0.
     let mut random = Random(3);
     for (gate, pair) in model.gates.iter_mut().zip(widths.windows(2)).take(2) {
         let bias = random.values(pair[1]).iter().map(|b| b.signum()).collect();
@@ -93,7 +96,8 @@ fn profiles_count_right() {
                         assert_eq!((layer.recall, layer.lost_energy), (None, None));
                         continue;
                     };
-                    // Brute force in f64: which units are on, and what the layer's own input gives.
+                    // Brute force in f64: the units that are on, and the layer's outputs for its
+                    // own input.
                     let on: Vec<bool> = gate.bias().iter().map(|b| *b > 0.0).collect();
                     let (mut kept, mut positive, mut lost, mut energy) = (0.0, 0.0, 0.0, 0.0);
                     for x in inputs[i].chunks_exact(widths[i]) {
@@ -121,7 +125,7 @@ fn profiles_count_right() {
     }
 }
 
-/// Rows that come as CSR are profiled as the dense rows that they stand for.
+/// CSR rows have the same profile as the dense rows that they represent.
 #[test]
 fn profiles_of_sparse_rows() {
     let model = Model::relu(4, &[6, 12, 3]);
@@ -155,12 +159,13 @@ fn tuning_keeps_the_answers() {
     for isa in Isa::available() {
         let network = model.network(isa, &dense).with_gates(vec![None, None, None]).unwrap();
         let before = bits(&forward(&network, &data, n));
-        // 200 is more than there are rows.
+        // 200 is more than the number of rows.
         let tuned = network.tune(rows, &[64, 1, 200], SHORT, 1).unwrap();
-        let sizes: Vec<_> = tuned.plan().classes().iter().map(|class| class.rows).collect();
+        let sizes: Vec<_> =
+            tuned.plan().batch_plans().iter().map(|batch_plan| batch_plan.rows).collect();
         assert_eq!(sizes, [1, 64, 200]);
-        for class in tuned.plan().classes() {
-            assert!(class.layers.iter().all(|layer| layer.strategy != Strategy::Gate));
+        for batch_plan in tuned.plan().batch_plans() {
+            assert!(batch_plan.layers.iter().all(|layer| layer.strategy != Strategy::Gate));
         }
         for count in [1, 8, 64, 70] {
             let got = forward(&tuned, &data[..count * 40], count);
@@ -182,7 +187,7 @@ fn tuning_may_use_gates_and_takes_all_kinds_of_rows() {
         Rows::csr(&[0, 0], &[], &[], 10).unwrap(),
     ] {
         let tuned = network.tune(rows, &[1, 9], Duration::ZERO, 1).unwrap();
-        assert_eq!(tuned.plan().classes().len(), 2);
+        assert_eq!(tuned.plan().batch_plans().len(), 2);
         assert!(tuned.gate(0).is_some());
     }
 }
@@ -210,9 +215,9 @@ fn a_network_tells_what_it_is() {
     assert_eq!(gated.nbytes(), before, "no call packs after it");
 }
 
-/// A plan is measured again class by class; a gate that no class uses stays off.
+/// A plan is measured again for each batch size; a gate that no batch size uses stays off.
 #[test]
-fn retuning_keeps_classes_and_gates() {
+fn retuning_keeps_batch_sizes_and_gates() {
     let model = Model::relu(9, &[40, 90, 60, 5]);
     let network = model.network(Isa::best(), &model.uniform(Strategy::Dense));
     let data = Random(10).rows(8, 40);
@@ -223,15 +228,19 @@ fn retuning_keeps_classes_and_gates() {
         (Strategy::Gate, Strategy::Gate, [true, true]),
     ] {
         let plan = Plan::from_strategies(&[first, second, Strategy::Dense]);
-        let layers = plan.classes()[0].layers.clone();
-        let class = |rows| ClassPlan { rows, layers: layers.clone() };
-        let planned = network.with_plan(Plan::new(vec![class(1), class(1024)]).unwrap()).unwrap();
+        let layers = plan.batch_plans()[0].layers.clone();
+        let batch_plan = |rows| BatchPlan { rows, layers: layers.clone() };
+        let planned =
+            network.with_plan(Plan::new(vec![batch_plan(1), batch_plan(1024)]).unwrap()).unwrap();
         for time in [Duration::from_secs(1), Duration::from_millis(20), Duration::ZERO] {
             let again = planned.retune(rows, time).unwrap();
-            let classes = again.plan().classes();
-            assert_eq!(classes.iter().map(|class| class.rows).collect::<Vec<_>>(), [1, 1024]);
-            for class in classes {
-                for (layer, allowed) in class.layers.iter().zip(allowed) {
+            let batch_plans = again.plan().batch_plans();
+            assert_eq!(
+                batch_plans.iter().map(|batch_plan| batch_plan.rows).collect::<Vec<_>>(),
+                [1, 1024]
+            );
+            for batch_plan in batch_plans {
+                for (layer, allowed) in batch_plan.layers.iter().zip(allowed) {
                     assert!(allowed || layer.strategy != Strategy::Gate);
                 }
             }

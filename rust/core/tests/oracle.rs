@@ -1,5 +1,5 @@
-//! Every kernel of every instruction set of this machine against the float64 oracle, over widths
-//! and row counts around the edges of vectors, panels and tiles.
+//! Every kernel of every instruction set of this machine compared with the float64 oracle, for
+//! widths and row counts around the edges of vectors, panels and tiles.
 
 mod common;
 
@@ -45,7 +45,8 @@ fn check(what: &str, model: &Model, row_counts: &[usize], failures: &mut Vec<Str
 fn networks_at_the_edges_of_tiles() {
     let mut failures = Vec::new();
     for (i, &inputs) in WIDTHS.iter().enumerate() {
-        // Every width is once an input, a first hidden, a second hidden and an output layer's.
+        // Every width is once the width of an input, a first hidden, a second hidden and an output
+        // layer.
         let [first, second, last] = [3, 7, 9].map(|shift| WIDTHS[(i + shift) % WIDTHS.len()]);
         let widths = [inputs, first, second, last];
         check(&format!("{widths:?}"), &Model::relu(i as u64, &widths), &ROWS, &mut failures);
@@ -108,7 +109,7 @@ fn input_maps() {
     none(&failures);
 }
 
-/// The strategies mixed: each layer's output must reach the next in the form that it reads.
+/// Mixed strategies: each layer's output must reach the next layer in the form that it reads.
 #[test]
 fn every_mix_of_strategies() {
     let model = Model::relu(6, &[31, 66, 48, 20, 5]);
@@ -132,7 +133,7 @@ fn every_mix_of_strategies() {
     none(&failures);
 }
 
-/// The bound must not be so wide that anything passes.
+/// The bound must not be so wide that every result passes.
 #[test]
 fn the_bound_is_tight_enough_to_catch_a_lost_input() {
     let model = Model::relu(1, &[129, 80, 10]);

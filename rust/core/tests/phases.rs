@@ -1,4 +1,4 @@
-//! Phases of a profile and the peaks that bound them.
+//! Phases of a profile, and the peak rates that bound them.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{Model, Random};
 use lrgate::{
-    Activation, ClassPlan, Isa, LayerPlan, Network, Peaks, Phase, Phases, Plan, Precision,
+    Activation, BatchPlan, Isa, LayerPlan, Network, Peaks, Phase, Phases, Plan, Precision,
     Quantization, Rows, Strategy,
 };
 
@@ -47,7 +47,7 @@ fn every_strategy_has_its_phases() {
     }
 }
 
-/// What pads a layer's last word is not an input, though its byte may not be 0.
+/// The padding of a layer's last word is not an input, although its byte may differ from 0.
 #[test]
 fn padding_is_no_input() {
     let model =
@@ -59,10 +59,10 @@ fn padding_is_no_input() {
     let rows = Rows::f32(&data, 40, 18, 18).unwrap();
     for strategy in [Strategy::Dense, Strategy::Skip] {
         let layers = vec![LayerPlan { strategy, precision: Precision::Int8 }; 2];
-        let class = ClassPlan { rows: 1, layers };
+        let batch_plan = BatchPlan { rows: 1, layers };
         let network = Network::with_isa(model.layers.clone(), None, Isa::best())
             .and_then(|network| network.with_quantization(quantization.to_vec()))
-            .and_then(|network| network.with_plan(Plan::new(vec![class]).unwrap()))
+            .and_then(|network| network.with_plan(Plan::new(vec![batch_plan]).unwrap()))
             .unwrap();
         for batch in [1, 2, 40] {
             let found = network.phases(rows, batch, SHORT).unwrap();
@@ -71,21 +71,22 @@ fn padding_is_no_input() {
                 let multiply =
                     phases.filter(|p| matches!(p.phase, Phase::Multiply | Phase::MultiplyEpilogue));
                 let operations: f64 = multiply.map(|p| p.operations).sum();
-                // Two for each product; of the whole layer with its epilogue, two more an output.
+                // Two operations per product; for the whole layer with its epilogue, two more per
+                // output.
                 assert!(operations > 0.0 && operations <= 2.0 * products + 66.0);
             }
         }
     }
 }
 
-/// Batches of rows whose non-zeros come in runs are listed in pairs, where a multiply-add of bytes is one
-/// instruction; single values, and rows alone, byte by byte.
+/// In batches, rows with non-zeros in runs are listed as pairs if a multiply-add of bytes is one
+/// instruction. Single values, and single rows, are listed byte by byte.
 #[test]
 fn runs_are_taken_in_pairs() {
     let (columns, n) = (160, 40);
     let model = Model { gates: vec![None], ..Model::relu(5, &[columns, 700]) };
     let layer = LayerPlan { strategy: Strategy::Skip, precision: Precision::Int8 };
-    let plan = Plan::new(vec![ClassPlan { rows: 1, layers: vec![layer] }]).unwrap();
+    let plan = Plan::new(vec![BatchPlan { rows: 1, layers: vec![layer] }]).unwrap();
     let runs: Vec<u8> = (0..n * columns).map(|i| u8::from(i / 8 % 5 == 0) * 9).collect();
     let single: Vec<u8> = (0..n * columns).map(|i| u8::from(i % 8 == 3) * 9).collect();
     for isa in Isa::available() {
@@ -101,7 +102,8 @@ fn runs_are_taken_in_pairs() {
             let found = network.phases(rows, batch, SHORT).unwrap();
             found.phases.iter().find(|p| p.phase == Phase::Scan).unwrap().row_bytes
         };
-        // A row, and its list: three bytes an entry, or six of each row of a pair for four columns.
+        // A row and its list: three bytes per entry, or, for each row of a pair, six per four
+        // columns.
         let (row, bytes) = (160.0, 160.0 + 3.0 * 32.0);
         let pairs = isa.name().ends_with("vnni");
         assert_eq!(scanned(&runs, 1), bytes, "{}", isa.name());
@@ -113,7 +115,7 @@ fn runs_are_taken_in_pairs() {
     }
 }
 
-/// Products are those of the counts, and weights are read once per tile: of 64 rows.
+/// Products match the counts, and weights are read once per tile of 64 rows.
 #[test]
 fn work_is_that_of_the_rows() {
     let model = Model::relu(1, &[40, 50, 30, 4]);
@@ -136,7 +138,7 @@ fn work_is_that_of_the_rows() {
         }
     }
     let dense = phases(Strategy::Dense, Isa::best(), 70);
-    // In two tiles, and the bias with them.
+    // Two tiles; the bias is read with each.
     assert!((dense.phases[0].weight_bytes * 70.0 - 2.0 * 41.0 * 50.0 * 4.0).abs() < 1e-6);
     assert_eq!(dense.weight_bytes, 4.0 * (40.0 * 50.0 + 50.0 * 30.0 + 30.0 * 4.0));
 }

@@ -1,4 +1,4 @@
-//! Teams of threads. The pool is included, since callers see nothing of it but its results.
+//! Tests of teams of threads. The pool's source is included, because callers see only its results.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -20,10 +20,10 @@ mod pool;
 /// A gain for which workers are woken.
 const LONG: Duration = Duration::from_secs(1);
 
-/// One for which they are not, unless calls are in a row.
+/// A gain for which workers are woken only by back-to-back calls.
 const SHORT: Duration = Duration::from_micros(15);
 
-/// Tests share the pool, and take turns.
+/// Tests share the pool, so they run one at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// A team of three.
@@ -31,7 +31,7 @@ fn team() -> Team {
     Team::new(3, LONG)
 }
 
-/// Whether `condition` holds soon: threads come when the system lets them.
+/// Whether `condition` becomes true soon: the operating system decides when threads run.
 fn soon(mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(20) {
@@ -43,7 +43,7 @@ fn soon(mut condition: impl FnMut() -> bool) -> bool {
     false
 }
 
-/// Tests with teams of three, until workers have taken part.
+/// Runs a test with teams of three until workers have taken part.
 fn with_teams(mut test: impl FnMut(&Team)) {
     let _turn = TURN.lock();
     let before = pool::parts_shared();
@@ -73,7 +73,7 @@ fn all_invited_threads_take_part() {
     let ids = Mutex::new(HashSet::new());
     let before = pool::parts_shared();
     assert!(soon(|| {
-        // Parts last, so that threads have time to come.
+        // Parts take some time, so that the workers can join.
         team().run(3, |_| {
             ids.lock().unwrap().insert(thread::current().id());
             thread::sleep(Duration::from_millis(2));
@@ -99,7 +99,7 @@ fn a_panic_of_any_part_comes_out_after_the_others_are_done() {
             assert_eq!(*result.unwrap_err().downcast::<&str>().unwrap(), "of a part");
             assert_eq!(done.into_inner(), 4);
         }
-        // The team goes on.
+        // The team can be used again.
         let done = AtomicUsize::new(0);
         team.run(5, |_| _ = done.fetch_add(1, Ordering::Relaxed));
         assert_eq!(done.into_inner(), 5);
@@ -121,11 +121,11 @@ fn teams_of_several_callers_do_not_mix() {
             });
         }
     });
-    // All workers are there again.
+    // All workers are available again.
     assert_eq!(team().threads(), 3);
 }
 
-/// The next call has the workers of the one before, though they sleep in the middle of it.
+/// The next call gets the workers of the previous one, even if they sleep in the middle of it.
 #[test]
 fn workers_of_a_call_are_free_as_it_ends() {
     let _turn = TURN.lock();
@@ -142,7 +142,7 @@ fn workers_of_a_call_are_free_as_it_ends() {
 }
 
 #[test]
-fn short_calls_wake_nobody_unless_they_are_in_a_row() {
+fn short_calls_wake_no_worker_unless_they_are_back_to_back() {
     let _turn = TURN.lock();
     let threads = |gain| Team::new(3, gain).threads();
     assert_eq!(threads(LONG), 3);

@@ -1,4 +1,4 @@
-//! Random small networks against the oracle, shrunk to the smallest that fails.
+//! Random small networks compared with the oracle, shrunk to the smallest that fails.
 
 mod common;
 
@@ -61,7 +61,7 @@ proptest! {
         }
     }
 
-    /// Whatever the numbers, a CSR matrix is refused or computed, never read out of bounds.
+    /// Any CSR matrix is refused or computed, never read out of bounds.
     #[test]
     fn any_csr_is_refused_or_computed(
         starts in prop::collection::vec(-2_i32..8, 0..6),
@@ -89,15 +89,15 @@ proptest! {
         }
     }
 
-    /// A plan's class is the nearest by ratio.
+    /// A call uses the batch plan with the nearest ratio of rows.
     #[test]
-    fn the_class_is_the_nearest(
+    fn the_batch_plan_is_the_nearest(
         sizes in prop::collection::btree_set(1_usize..5000, 1..6),
         rows in 1_usize..10000,
     ) {
-        let layers = Plan::uniform(Strategy::Dense, 1).classes()[0].layers.clone();
-        let class = |&rows| lrgate::ClassPlan { rows, layers: layers.clone() };
-        let plan = Plan::new(sizes.iter().map(class).collect()).unwrap();
+        let layers = Plan::uniform(Strategy::Dense, 1).batch_plans()[0].layers.clone();
+        let batch_plan = |&rows| lrgate::BatchPlan { rows, layers: layers.clone() };
+        let plan = Plan::new(sizes.iter().map(batch_plan).collect()).unwrap();
         let ratio = |size: usize| size.max(rows) as f64 / size.min(rows) as f64;
         let best = sizes.iter().map(|size| ratio(*size)).fold(f64::INFINITY, f64::min);
         prop_assert!(ratio(plan.for_rows(rows).rows) <= best * (1.0 + 1e-12));

@@ -1,7 +1,7 @@
-//! The unit tests beside the code, of modules below those that compute layers.
+//! The unit tests in the source files of modules below those that compute layers.
 //!
-//! They are built here, not as tests of the library: that would compile all kernels once more for every
-//! instruction set, of which unit tests run few.
+//! They are built here instead of as tests of the library, which would compile all kernels again
+//! for every instruction set; unit tests run only a few of them.
 
 #![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 

@@ -1,5 +1,5 @@
-//! Numbers at the ends of f32 and beyond: NaN, infinities, denormals, negative zero, all units dead
-//! and all alive.
+//! Values at and beyond the limits of f32: NaN, infinities, denormals, negative zero, and layers
+//! with all units off or on.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::{Model, Random, WIDTHS, bits, differences, forward, none};
 use lrgate::{
-    Activation, ClassPlan, Gate, InputMap, Isa, Layer, LayerPlan, Network, Plan, Precision,
+    Activation, BatchPlan, Gate, InputMap, Isa, Layer, LayerPlan, Network, Plan, Precision,
     Quantization, Rows, Strategy, Weights,
 };
 
@@ -23,7 +23,8 @@ fn each(model: &Model, mut test: impl FnMut(&Network, &str)) {
     }
 }
 
-/// Every output of a row with a NaN is NaN (all weights are non-zero), and no other row's bit moves.
+/// Every output of a row with NaN is NaN (all weights are non-zero), and no bit of another row
+/// changes.
 #[test]
 fn nan_stays_in_its_row() {
     let activations = [
@@ -69,7 +70,7 @@ fn nan_stays_in_its_row() {
     none(&failures);
 }
 
-/// A gate that lets nothing through must not hide a NaN or an infinity.
+/// A gate that lets nothing through must not hide NaN or an infinity.
 #[test]
 fn nan_and_infinity_pass_a_closed_gate() {
     for (inputs, units) in [(1, 1), (17, 65), (80, 16)] {
@@ -92,7 +93,7 @@ fn nan_and_infinity_pass_a_closed_gate() {
     }
 }
 
-/// An estimate that overflows estimates nothing: such a row's units are all computed.
+/// An estimate that overflows carries no information: all units of such a row are computed.
 #[test]
 fn a_gate_that_overflows_computes_everything() {
     let mut model = Model::relu(11, &[3, 20, 2]);
@@ -142,7 +143,7 @@ fn same(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()))
 }
 
-/// Infinite rows come out of skip and gate as they come out of dense.
+/// Rows with infinities give the same results with skip and gate as with dense.
 #[test]
 fn strategies_agree_on_infinities() {
     let mut failures = Vec::new();
@@ -180,7 +181,7 @@ fn strategies_agree_on_infinities() {
     none(&failures);
 }
 
-/// Denormals are numbers: neither flushed to zero nor skipped.
+/// Denormals are neither flushed to zero nor skipped.
 #[test]
 fn denormals_survive() {
     let tiny = 1e-40_f32;
@@ -213,7 +214,8 @@ fn negative_zero_is_zero() {
     });
 }
 
-/// All hidden units silent: the outputs are the last bias, exactly. All alive: the oracle's.
+/// With all hidden units off, the outputs equal the last bias. With all on, they equal the
+/// oracle's.
 #[test]
 fn all_units_dead_and_all_alive() {
     let mut failures = Vec::new();
@@ -251,13 +253,13 @@ fn weights_stay_where_they_are() {
     let weights: Vec<_> = model.layers.iter().map(shared).collect();
     let layers = model.layers.iter().zip(&weights).map(|(layer, weight)| {
         let bias = layer.bias().to_vec();
-        Layer::of_shared(weight.clone(), bias, layer.inputs(), layer.activation())
+        Layer::from_shared(weight.clone(), bias, layer.inputs(), layer.activation())
     });
     let layers: Vec<_> = layers.collect();
-    let order = some(90, 61);
+    let kept = some(90, 61);
     let picked = vec![
-        layers[0].clone().pick(Some(&order), None).unwrap(),
-        layers[1].clone().pick(None, Some(&order)).unwrap(),
+        layers[0].clone().pick(Some(&kept), None).unwrap(),
+        layers[1].clone().pick(None, Some(&kept)).unwrap(),
     ];
     let network = Network::new(layers, None).unwrap();
     network.pack();
@@ -267,7 +269,7 @@ fn weights_stay_where_they_are() {
     let debug = format!("{:?}", network.layers().next().unwrap());
     assert!(debug.starts_with("Layer { weight: ["), "{debug}");
     drop((network, model));
-    // Of picked units too.
+    // Also with picked units.
     let network = Network::new(picked, None).unwrap();
     assert!(network.nbytes() >= 4 * (70 + 3) * 90, "what is not picked is there");
     network.pack();
@@ -276,12 +278,12 @@ fn weights_stay_where_they_are() {
     assert!(weights.iter().all(|weight| Arc::strong_count(weight) == 1));
 }
 
-/// `count` of `n` numbers in an order of their own.
+/// `count` of the numbers below `n`, permuted.
 fn some(n: usize, count: usize) -> Vec<u32> {
     (0..count).map(|i| ((i * 29 + 11) % n) as u32).collect()
 }
 
-/// A layer whose weights and bias are a copy of what is picked.
+/// A layer whose weights and bias are a copy of the picked ones.
 fn copied(layer: &Layer, units: Option<&[u32]>, inputs: Option<&[u32]>) -> Layer {
     let all = |n: usize| (0..n as u32).collect::<Vec<_>>();
     let units = units.map_or_else(|| all(layer.outputs()), <[u32]>::to_vec);
@@ -294,16 +296,16 @@ fn copied(layer: &Layer, units: Option<&[u32]>, inputs: Option<&[u32]>) -> Layer
     Layer::new(units.iter().flat_map(of).collect(), bias, inputs.len(), layer.activation())
 }
 
-/// In f32 and in bytes; of these, those made by one factor, and by terms of each input.
+/// In f32 and in int8; int8 weights are made with one factor, and with terms per input.
 #[test]
 fn picked_units_are_those_of_a_copy() {
     let full = Model::relu(12, &[70, 90, 77, 5]);
     for (raw, first, second) in [(70, 90, 77), (70, 66, 41), (33, 66, 77), (1, 1, 1)] {
         let inputs = (raw < 70).then(|| some(70, raw));
-        let orders = [inputs, Some(some(90, first)), Some(some(77, second)), None];
+        let kept = [inputs, Some(some(90, first)), Some(some(77, second)), None];
         let pick = |(i, layer): (usize, &Layer)| {
-            let (inputs, units) = (orders[i].as_deref(), orders[i + 1].as_deref());
-            // What is left out is much larger, and must not count.
+            let (inputs, units) = (kept[i].as_deref(), kept[i + 1].as_deref());
+            // Values that are not picked are much larger and must have no effect.
             let mut weight = layer.weight().to_vec();
             for (at, weight) in weight.iter_mut().enumerate() {
                 let input = (at % layer.inputs()) as u32;
@@ -327,7 +329,7 @@ fn picked_units_are_those_of_a_copy() {
         let gates = Model::relu(13, &[raw, first, second, 5]).gates.into_iter();
         let gates: Vec<_> = gates.map(|each| each.map(gate)).collect();
         let data = Random(14).rows(67, raw);
-        // One scale and shift for all inputs, or others for each.
+        // One scale and shift for all inputs, or one per input.
         for (each, shift) in [(false, 0.0), (false, 0.25), (true, 0.25)] {
             let per_input = |value: f32| {
                 let step = if each { 0.125 } else { 0.0 };
@@ -354,7 +356,7 @@ fn picked_units_are_those_of_a_copy() {
                     for precision in [Precision::F32, Precision::Int8] {
                         let plan = |strategy| LayerPlan { strategy, precision };
                         let layers = picked.uniform(strategy).into_iter().map(plan).collect();
-                        let plan = Plan::new(vec![ClassPlan { rows: 1, layers }]).unwrap();
+                        let plan = Plan::new(vec![BatchPlan { rows: 1, layers }]).unwrap();
                         let [got, expected] = networks.each_ref().map(|network| {
                             let network = network.with_plan(plan.clone()).unwrap();
                             [1, 67].map(|n| bits(&forward(&network, &data[..n * raw], n)))
@@ -389,7 +391,7 @@ fn what_is_not_there_cannot_be_picked() {
     assert_eq!(refused(Some(&[0, 3]), None), "units must be below 3, got 3");
     assert_eq!(refused(None, Some(&[4])), "inputs must be below 4, got 4");
     assert_eq!(refused(Some(&[1, 2, 1]), None), "units must be distinct, got 1 twice");
-    // Sizes that there is no memory for, and weights that are not there.
+    // Sizes that do not fit in memory, without weights.
     let wide = Layer::new(vec![], vec![], usize::MAX, Activation::Relu);
     let wide = wide.pick(None, Some(&[7])).unwrap();
     assert_eq!((wide.outputs(), wide.inputs(), wide.weight().len()), (0, 1, 0));
@@ -399,7 +401,7 @@ fn what_is_not_there_cannot_be_picked() {
     let none = layer.clone().pick(Some(&[]), None).unwrap();
     let error = Network::new(vec![none], None).err().unwrap().to_string();
     assert_eq!(error, "layer 0 must have from 1 to 2147483647 units, got 0");
-    // Of weights that are not used too.
+    // Also for weights that are not used.
     let mut weight = layer.weight().to_vec();
     weight[2 * 4 + 1] = f32::NAN;
     let spoilt = Layer::new(weight, layer.bias().to_vec(), 4, layer.activation());

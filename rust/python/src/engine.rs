@@ -1,11 +1,12 @@
-//! `Engine`: a core network behind Python's conversions, for everything off the hot path.
+//! `Engine`: a core network behind Python's conversions, for everything that is not on the hot
+//! path.
 
 use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lrgate::{
-    Activation, ClassPlan, Error, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network,
+    Activation, BatchPlan, Error, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network,
     PhaseProfile, Plan, Precision, Quantization, Strategy, Weights, memory,
 };
 use numpy::ndarray::{ArrayView1, ArrayView2};
@@ -22,7 +23,7 @@ use crate::messages::message;
 use crate::rows::PyRows;
 
 type LayerArgs<'py> = (PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>, String, Option<f32>);
-type Order<'py> = Option<PyReadonlyArray1<'py, i32>>;
+type KeptUnits<'py> = Option<PyReadonlyArray1<'py, i32>>;
 type GateArgs<'py> = (
     PyReadonlyArray2<'py, f32>,
     PyReadonlyArray2<'py, f32>,
@@ -30,9 +31,9 @@ type GateArgs<'py> = (
     Option<PyReadonlyArray2<'py, f32>>,
 );
 type QuantizationArgs<'py> = (PyReadonlyArray1<'py, f32>, PyReadonlyArray1<'py, f32>);
-type ClassArgs = (usize, Vec<String>, Vec<String>);
+type BatchPlanArgs = (usize, Vec<String>, Vec<String>);
 
-/// A network with its weights and its plan. It never changes; methods return new ones.
+/// A network with its weights and its plan. It is immutable; methods return new engines.
 #[pyclass(frozen, module = "lrgate._core")]
 pub(crate) struct Engine {
     pub(crate) network: Network,
@@ -42,14 +43,14 @@ pub(crate) struct Engine {
 impl Engine {
     /// Builds a network from (weight (out, in), bias (out,), activation, parameter) per layer.
     ///
-    /// Weights that are read-only, row by row, are used where they are: nobody may write to them from now on.
-    /// Others are copied. `orders` has the units of each layer that are computed, in their order, or None; weights are
-    /// those of all units.
+    /// Read-only C-contiguous weights are used in place, so nobody may write to them afterwards.
+    /// Other weights are copied. `orders` has the kept units of each layer in their order, or None;
+    /// weights contain all units.
     #[new]
     #[pyo3(signature = (layers, *, orders=None, input_scale=None, input_shift=None))]
     fn new(
         layers: Vec<LayerArgs<'_>>,
-        orders: Option<Vec<Order<'_>>>,
+        orders: Option<Vec<KeptUnits<'_>>>,
         input_scale: Option<PyReadonlyArray1<'_, f32>>,
         input_shift: Option<PyReadonlyArray1<'_, f32>>,
     ) -> PyResult<Self> {
@@ -98,29 +99,29 @@ impl Engine {
         Ok(Engine { network })
     }
 
-    /// The same network under a plan: (rows, strategies, precisions) per batch class.
-    fn with_plan(&self, py: Python<'_>, classes: Vec<ClassArgs>) -> PyResult<Self> {
-        let classes = classes.into_iter().map(class_plan).collect::<PyResult<Vec<_>>>()?;
-        let plan = Plan::new(classes).map_err(to_py)?;
+    /// The same network under a plan: (rows, strategies, precisions) per batch size.
+    fn with_plan(&self, py: Python<'_>, classes: Vec<BatchPlanArgs>) -> PyResult<Self> {
+        let batch_plans = classes.into_iter().map(batch_plan).collect::<PyResult<Vec<_>>>()?;
+        let plan = Plan::new(batch_plans).map_err(to_py)?;
         Ok(Engine { network: without_gil(py, || self.network.with_plan(plan))? })
     }
 
-    /// The plan: (rows, strategies, precisions) per batch class.
+    /// The plan: (rows, strategies, precisions) per batch size.
     fn plan(&self) -> Vec<(usize, Vec<&'static str>, Vec<&'static str>)> {
-        let class = |class: &ClassPlan| {
-            let strategies = class.layers.iter().map(|layer| layer.strategy.name()).collect();
-            let precisions = class.layers.iter().map(|layer| layer.precision.name()).collect();
-            (class.rows, strategies, precisions)
+        let args = |batch_plan: &BatchPlan| {
+            let strategies = batch_plan.layers.iter().map(|layer| layer.strategy.name()).collect();
+            let precisions = batch_plan.layers.iter().map(|layer| layer.precision.name()).collect();
+            (batch_plan.rows, strategies, precisions)
         };
-        self.network.plan().classes().iter().map(class).collect()
+        self.network.plan().batch_plans().iter().map(args).collect()
     }
 
-    /// The class of the plan that a call with this many rows uses.
+    /// The batch size of the plan that a call with this many rows uses.
     fn class_for(&self, rows: usize) -> usize {
         self.network.plan().for_rows(rows).rows
     }
 
-    /// Measures the fastest plan on these rows; about `seconds` per batch size.
+    /// Measures the fastest plan on these rows, in about `seconds` per batch size.
     #[pyo3(signature = (x, batch_sizes, seconds, num_threads=1))]
     fn tune(
         &self,
@@ -137,7 +138,7 @@ impl Engine {
         Ok(Engine { network: without_gil(py, tune)? })
     }
 
-    /// Measures the plan's classes again, within about `seconds` in all.
+    /// Measures the plan's batch sizes again, within about `seconds` in total.
     fn retune(&self, py: Python<'_>, x: &Bound<'_, PyAny>, seconds: f64) -> PyResult<Self> {
         let x = PyRows::new(x, self.network.input_size())?;
         let rows = x.rows()?;
@@ -145,7 +146,8 @@ impl Engine {
         Ok(Engine { network: without_gil(py, || self.network.retune(rows, time))? })
     }
 
-    /// What each layer does on these rows under the plan for `batch_size` rows a call: sums.
+    /// Counts of each layer on these rows under the plan for calls of `batch_size` rows, summed
+    /// over rows.
     fn count<'py>(
         &self,
         py: Python<'py>,
@@ -169,7 +171,7 @@ impl Engine {
         counts.into_iter().map(layer).collect()
     }
 
-    /// Seconds per row of each layer on one thread, `batch_size` rows a call.
+    /// Seconds per row of each layer on one thread, in calls of `batch_size` rows.
     fn layer_seconds(
         &self,
         py: Python<'_>,
@@ -183,7 +185,8 @@ impl Engine {
         without_gil(py, || self.network.layer_seconds(rows, batch_size, time))
     }
 
-    /// What each layer does on these rows, `batch_size` rows a call, as one dict per layer.
+    /// The profile of each layer on these rows, in calls of `batch_size` rows, as one dict per
+    /// layer.
     fn profile<'py>(
         &self,
         py: Python<'py>,
@@ -215,7 +218,7 @@ impl Engine {
             .collect()
     }
 
-    /// Where the time of calls of `batch_size` rows goes: phases as dicts, seconds per row of a whole
+    /// The time of calls of `batch_size` rows by phase: phases as dicts, seconds per row of a whole
     /// call, bytes of weights in use.
     fn phases<'py>(
         &self,
@@ -255,7 +258,7 @@ impl Engine {
         to_arrays(py, inputs, x.len(), self.network.layers())
     }
 
-    /// The same of the layers after the first; sparse rows are not made dense.
+    /// As `layer_inputs`, without the first layer. Sparse rows are not made dense.
     fn hidden_inputs<'py>(
         &self,
         py: Python<'py>,
@@ -267,8 +270,8 @@ impl Engine {
         to_arrays(py, inputs, x.len(), self.network.layers().skip(1))
     }
 
-    /// Whether a call on these rows recomputes each of them in float32, since a value of it has no byte
-    /// in an int8 layer: bool (n,).
+    /// Whether a call on these rows recomputes each of them in float32, because one of its values
+    /// is outside the range of an int8 layer: bool (n,).
     fn out_of_range<'py>(
         &self,
         py: Python<'py>,
@@ -302,7 +305,7 @@ impl Engine {
 impl Engine {
     fn build(
         layers: Vec<LayerArgs<'_>>,
-        orders: Option<Vec<Order<'_>>>,
+        orders: Option<Vec<KeptUnits<'_>>>,
         input_scale: Option<PyReadonlyArray1<'_, f32>>,
         input_shift: Option<PyReadonlyArray1<'_, f32>>,
     ) -> PyResult<Self> {
@@ -337,8 +340,8 @@ impl Engine {
             }
             before = Some(rows);
             let inputs = i.checked_sub(1).and_then(|before| orders[before].as_deref());
-            let layer = Layer::of_shared(shared(&array)?, bias, columns, activation);
-            // The inputs are units of the layer before, which were fit to be picked there.
+            let layer = Layer::from_shared(shared(&array)?, bias, columns, activation);
+            // The inputs are kept units of the previous layer, which were checked there.
             made.push(layer.pick(orders[i].as_deref(), inputs).map_err(|error| {
                 PyValueError::new_err(format!("orders[{i}]: {}", message(&error)))
             })?);
@@ -369,15 +372,15 @@ fn to_arrays<'py, 'a>(
     inputs.into_iter().zip(layers).map(array).collect()
 }
 
-/// The values of an array that is not written to.
+/// The values of an array that nobody writes to.
 struct ArrayValues {
     start: *const f32,
     len: usize,
-    /// Keeps the values alive.
+    /// Keeps the memory of the values alive.
     _array: Py<PyArray2<f32>>,
 }
 
-// SAFETY: it only reads, what others do not write: see `shared`.
+// SAFETY: the values are only read, and nobody writes to them: see `shared`.
 unsafe impl Send for ArrayValues {}
 // SAFETY: as above.
 unsafe impl Sync for ArrayValues {}
@@ -389,14 +392,14 @@ impl AsRef<[f32]> for ArrayValues {
     }
 }
 
-/// An array's values, row by row: in place where they lie so and the array is read-only. Then nobody writes to
-/// them: who makes the array is trusted with that. Models make theirs of memory of their own, in arrays that
-/// cannot be made writable again.
+/// An array's values in C order: in place if it is C-contiguous and read-only, otherwise copied.
+/// The creator of the array guarantees that nobody writes to it. Models own the memory of their
+/// arrays and make them permanently read-only.
 fn shared(array: &PyReadonlyArray2<'_, f32>) -> PyResult<Weights> {
     let py = array.py();
     let flags = array.getattr(intern!(py, "flags"))?;
     let read_only = !flags.getattr(intern!(py, "writeable"))?.is_truthy()?;
-    // A slice may as well be of columns.
+    // The slice of a Fortran-contiguous array has columns.
     Ok(match array.as_slice() {
         Ok(values) if read_only && array.is_c_contiguous() => Arc::new(ArrayValues {
             start: values.as_ptr(),
@@ -407,14 +410,14 @@ fn shared(array: &PyReadonlyArray2<'_, f32>) -> PyResult<Weights> {
     })
 }
 
-/// The order of a layer, as the core takes it.
-fn units((layer, order): (usize, &Order<'_>)) -> PyResult<Option<Vec<u32>>> {
-    let Some(order) = order else { return Ok(None) };
+/// The kept units of a layer, as the core expects them.
+fn units((layer, kept): (usize, &KeptUnits<'_>)) -> PyResult<Option<Vec<u32>>> {
+    let Some(kept) = kept else { return Ok(None) };
     let unit = |i: &i32| {
         let message = || format!("orders[{layer}] must name units from 0 on, got {i}");
         u32::try_from(*i).map_err(|_| PyValueError::new_err(message()))
     };
-    order.as_array().iter().map(unit).collect::<PyResult<_>>().map(Some)
+    kept.as_array().iter().map(unit).collect::<PyResult<_>>().map(Some)
 }
 
 fn to_vec(matrix: ArrayView2<'_, f32>) -> Vec<f32> {
@@ -426,7 +429,7 @@ pub(crate) fn duration(seconds: f64) -> PyResult<Duration> {
         .map_err(|_| PyValueError::new_err(format!("seconds must be at least 0, got {seconds}")))
 }
 
-fn class_plan((rows, strategies, precisions): ClassArgs) -> PyResult<ClassPlan> {
+fn batch_plan((rows, strategies, precisions): BatchPlanArgs) -> PyResult<BatchPlan> {
     if strategies.len() != precisions.len() {
         return Err(PyValueError::new_err(format!(
             "precisions must have {} entries, got {}",
@@ -450,7 +453,7 @@ fn class_plan((rows, strategies, precisions): ClassArgs) -> PyResult<ClassPlan> 
             Ok(LayerPlan { strategy, precision })
         })
         .collect::<PyResult<_>>()?;
-    Ok(ClassPlan { rows, layers })
+    Ok(BatchPlan { rows, layers })
 }
 
 fn activation_by_name(name: &str, parameter: Option<f32>) -> PyResult<Activation> {

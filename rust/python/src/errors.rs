@@ -1,4 +1,5 @@
-//! lrgate's errors as Python's, and what stands between the core and Python: no panic comes through.
+//! Conversion of lrgate's errors to Python exceptions, and the boundary between the core and
+//! Python, which no panic crosses.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -12,13 +13,13 @@ use pyo3::prelude::*;
 
 use crate::messages::message;
 
-/// lrgate's errors are of values.
+/// lrgate's errors become `ValueError`.
 #[allow(clippy::needless_pass_by_value)] // for map_err
 pub(crate) fn to_py(error: lrgate::Error) -> PyErr {
     PyValueError::new_err(message(&error))
 }
 
-/// Calls `f`. What it panics with becomes a `MemoryError`, or a `RuntimeError` that asks for a report.
+/// Calls `f`. A panic becomes a `MemoryError`, or a `RuntimeError` that asks for a report.
 pub(crate) fn guarded<R>(f: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|payload| Err(of_panic(&*payload)))
 }
@@ -37,7 +38,7 @@ fn of_panic(payload: &(dyn Any + Send)) -> PyErr {
     ))
 }
 
-/// How often a long call looks whether a signal came.
+/// Interval at which a long call checks for signals.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Calls the core without the GIL. Ctrl-C ends the call soon, and a panic becomes an exception.
@@ -59,7 +60,7 @@ pub(crate) fn without_gil<R: Send>(
                     return false;
                 }
                 last.set(Some(now));
-                #[allow(clippy::redundant_closure_for_method_calls)] // a method is of one lifetime
+                #[allow(clippy::redundant_closure_for_method_calls)] // fixes one lifetime
                 match Python::attach(|py| py.check_signals()) {
                     Ok(()) => false,
                     Err(error) => {

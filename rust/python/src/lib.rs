@@ -43,8 +43,9 @@ mod core_module {
         Isa::available().into_iter().map(Isa::name).collect()
     }
 
-    /// The best that one core does with the instruction set in use, measured for about `seconds`: bytes
-    /// loaded a second from buffers of `sizes` bytes, operations a second on f32 and on bytes.
+    /// The highest rates of one core with the instruction set in use, measured for about `seconds`:
+    /// bytes loaded per second from buffers of `sizes` bytes, and operations per second on f32 and
+    /// on bytes.
     #[pyfunction]
     fn peaks(py: Python<'_>, sizes: Vec<usize>, seconds: f64) -> PyResult<(Vec<f64>, f64, f64)> {
         let (isa, time) = (Isa::detect().map_err(to_py)?, duration(seconds)?);
@@ -52,19 +53,20 @@ mod core_module {
         Ok((peaks.bandwidth, peaks.f32_operations, peaks.int8_operations))
     }
 
-    /// Threads that a call from this thread may use.
+    /// Number of threads that a call from this thread may use.
     #[pyfunction]
     fn get_num_threads() -> PyResult<usize> {
         pool::num_threads().map_err(to_py)
     }
 
-    /// Sets the process's number of threads.
+    /// Sets the number of threads of the process.
     #[pyfunction]
     fn set_num_threads(num_threads: &Bound<'_, PyAny>) -> PyResult<()> {
         pool::set_num_threads(check_threads(num_threads)?).map_err(to_py)
     }
 
-    /// Sets this thread's own number of threads and returns what it was; None follows the process.
+    /// Sets the number of threads of this thread and returns the previous one; None follows the
+    /// process.
     #[pyfunction]
     #[pyo3(signature = (num_threads))]
     fn set_thread_override(num_threads: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
@@ -72,7 +74,7 @@ mod core_module {
         pool::set_thread_override(threads).map_err(to_py)
     }
 
-    /// Fails early where `LRGATE_ISA` or `LRGATE_NUM_THREADS` is wrong: at import, not at a first call.
+    /// Reports a wrong `LRGATE_ISA` or `LRGATE_NUM_THREADS` at import, not at the first call.
     #[pymodule_init]
     fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
         Isa::detect().map_err(to_py)?;

@@ -1,8 +1,9 @@
-//! The core's errors in the words of the Python package: its arguments, and shapes as tuples.
+//! Messages of the core's errors in the terms of the Python package: its arguments, and shapes as
+//! tuples.
 
 use lrgate::{Axis, Csr, Error, Extent, Index, Missing, Subject};
 
-/// An error's message.
+/// The message of an error.
 pub(crate) fn message(error: &Error) -> String {
     match error {
         Error::NoLayers => "layers must have at least one layer, got 0".to_owned(),
@@ -59,7 +60,7 @@ pub(crate) fn message(error: &Error) -> String {
     }
 }
 
-/// A thing as users write it.
+/// The name that users know.
 fn name(subject: Subject) -> String {
     match subject {
         Subject::Weight(layer) => format!("layers[{layer}].weight"),
@@ -100,7 +101,7 @@ fn shape(extent: Extent) -> String {
     }
 }
 
-/// What is wrong with a sparse matrix, by the names of `SciPy`'s arrays.
+/// The defect of a sparse matrix, with the names of `SciPy`'s arrays.
 fn sparse(csr: Csr) -> String {
     match csr {
         Csr::NoStarts => "indptr is empty".to_owned(),

@@ -1,6 +1,6 @@
 //! `Network`: the hot path. `lrgate.Network` derives from it and adds nothing to these calls.
 
-// Docstrings of Python, in its own form.
+// Docstrings for Python, in its own format.
 #![allow(clippy::doc_markdown)]
 
 use std::ffi::c_int;
@@ -26,7 +26,7 @@ pub(crate) struct Network {
     core: lrgate::Network,
     engine: Py<Engine>,
     head: Head,
-    /// Labels by class index; None where they are 0, 1, ...
+    /// Labels by class index; None if they are 0, 1, ...
     classes: Option<Py<PyUntypedArray>>,
 }
 
@@ -63,7 +63,7 @@ impl Network {
         Ok(Network { core: network, engine, head, classes: classes.map(Bound::unbind) })
     }
 
-    /// The network without labels: everything that is not on the hot path.
+    /// The network without labels, for everything that is not on the hot path.
     #[getter]
     fn engine(&self, py: Python<'_>) -> Py<Engine> {
         self.engine.clone_ref(py)
@@ -84,9 +84,9 @@ impl Network {
     /// ----------
     /// x : array-like or scipy.sparse of shape (n, d), or (d,) for one row
     /// out : float32 array of shape (n, k), or (k,) for one row, optional
-    ///     Where the outputs go: C-contiguous, aligned and writeable. It may overlap `x`.
+    ///     Buffer for the outputs: C-contiguous, aligned and writeable. It may overlap `x`.
     /// num_threads : int, optional
-    ///     The most threads to use; by default those of :func:`lrgate.get_num_threads`.
+    ///     Largest number of threads to use; by default that of :func:`lrgate.get_num_threads`.
     ///
     /// Returns
     /// -------
@@ -120,21 +120,21 @@ impl Network {
         }
     }
 
-    /// Labels of a classifier, 0 and 1 for each label of a multilabel network, values of a regressor.
+    /// Class labels, 0 or 1 for each label of a multilabel network, or the values of a regressor.
     ///
     /// Parameters
     /// ----------
     /// x : array-like or scipy.sparse of shape (n, d), or (d,) for one row
     /// num_threads : int, optional
-    ///     The most threads to use; by default those of :func:`lrgate.get_num_threads`.
+    ///     Largest number of threads to use; by default that of :func:`lrgate.get_num_threads`.
     /// nan_label : label, optional
-    ///     What rows with outputs that are NaN get. Without it such rows raise ValueError. A regressor
-    ///     gives NaN for them.
+    ///     Label of rows with NaN outputs. Without it, such rows raise ValueError. A regressor
+    ///     returns NaN for them.
     ///
     /// Returns
     /// -------
     /// array
-    ///     Labels (n,) of ``classes``; int64 (n, k) of a multilabel network; float32 (n, k) of a
+    ///     Labels (n,) of ``classes``; int64 (n, k) for a multilabel network; float32 (n, k) for a
     ///     regressor, (n,) if it has one output. For one row the result has no batch axis.
     ///
     /// Raises
@@ -187,13 +187,13 @@ impl Network {
     /// ----------
     /// x : array-like or scipy.sparse of shape (n, d), or (d,) for one row
     /// num_threads : int, optional
-    ///     The most threads to use; by default those of :func:`lrgate.get_num_threads`.
+    ///     Largest number of threads to use; by default that of :func:`lrgate.get_num_threads`.
     ///
     /// Returns
     /// -------
     /// float32 array of shape (n, k), or (k,) for one row
-    ///     Softmax of raw outputs, unless the last activation is softmax or sigmoid; two columns for a
-    ///     classifier of one output. NaN in rows whose outputs are NaN.
+    ///     Softmax of raw outputs, unless the last activation is softmax or sigmoid; two columns
+    ///     for a classifier with one output. NaN in rows whose outputs are NaN.
     ///
     /// Raises
     /// ------
@@ -245,7 +245,7 @@ fn column(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     Ok((PySlice::full(py), 0).into_pyobject(py)?.into_any())
 }
 
-/// The most rows that a message names.
+/// Largest number of rows that a message lists.
 const NAMED: usize = 5;
 
 impl Network {
@@ -277,7 +277,7 @@ impl Network {
         threads: Option<usize>,
     ) -> PyResult<()> {
         let len = out.len();
-        // SAFETY: the array is new and contiguous, and nobody else knows it.
+        // SAFETY: the array is new and contiguous, and no other code has a reference to it.
         let values = unsafe { std::slice::from_raw_parts_mut(out.data(), len) };
         let rows = x.rows()?;
         without_gil(py, || self.core.forward(rows, values, threads))
@@ -325,7 +325,7 @@ impl Network {
             unsafe { std::slice::from_raw_parts_mut(array.data(), len) }.copy_from_slice(&copy);
             return Ok(());
         }
-        // SAFETY: contiguous, aligned and writeable, as checked, and apart from x.
+        // SAFETY: contiguous, aligned and writeable, as checked, and not overlapping x.
         let values = unsafe { std::slice::from_raw_parts_mut(array.data(), len) };
         let rows = x.rows()?;
         without_gil(py, || self.core.forward(rows, values, threads))
@@ -347,7 +347,8 @@ impl Network {
         })
     }
 
-    /// The labels, with `nan_label` in rows with outputs that are NaN; without one such a row is refused.
+    /// The labels, with `nan_label` in rows with NaN outputs. Without a `nan_label` such rows are
+    /// refused.
     fn marked<'py>(
         &self,
         py: Python<'py>,
@@ -390,7 +391,7 @@ fn zeros<const N: usize, D: numpy::ndarray::Dimension>(
 ) -> PyResult<Bound<'_, numpy::PyArray<f32, D>>> {
     let mut dims = shape.map(|n| n as npy_intp);
     let kind = dtype::<f32>(py).into_dtype_ptr();
-    // SAFETY: as many dimensions as it is told; the type's reference is given away.
+    // SAFETY: `dims` has N entries, and the function takes over the reference to the type.
     let array = unsafe {
         let made = PY_ARRAY_API.PyArray_Zeros(py, N as c_int, dims.as_mut_ptr(), kind, 0);
         Bound::from_owned_ptr_or_err(py, made)?

@@ -1,12 +1,12 @@
-//! Input rows from Python objects, in place where they can be.
+//! Input rows from Python objects, in place if possible.
 //!
-//! | x | what happens |
+//! | x | conversion |
 //! |---|---|
-//! | float32, values of a row side by side | used in place |
-//! | uint8, values of a row side by side | read as it is |
+//! | float32, contiguous rows | used in place |
+//! | uint8, contiguous rows | used in place |
 //! | other real dtypes, other strides, other byte orders | one copy, converted to float32 |
-//! | scipy.sparse | as CSR with float32 data, which is used in place; its indices are copied |
-//! | anything else | what `lrgate.inputs.real_array` makes of it, or refuses |
+//! | scipy.sparse | CSR with float32 data, which is used in place; its indices are copied |
+//! | anything else | passed to `lrgate.inputs.real_array`, which converts or refuses it |
 
 use std::ffi::c_int;
 
@@ -27,7 +27,7 @@ pub(crate) struct PyRows<'py> {
     kind: Kind<'py>,
     rows: usize,
     columns: usize,
-    /// x was one row without a batch axis.
+    /// Whether x was a single row without a batch axis.
     pub(crate) single: bool,
 }
 
@@ -41,7 +41,8 @@ enum Kind<'py> {
         stride: usize,
     },
     Csr {
-        /// Copied, so that what is checked is what is used, whoever writes to the matrix meanwhile.
+        /// A copy, so that the checked indices are the ones that are used, even if another thread
+        /// writes to the matrix.
         starts: Vec<i32>,
         index: Vec<i32>,
         value: Bound<'py, PyArray1<f32>>,
@@ -76,7 +77,8 @@ impl<'py> PyRows<'py> {
         }
         let py = array.py();
         let kind = array.dtype();
-        // A number, since a byte has no byte order: comparing dtypes costs as much as reading a row.
+        // The type number is sufficient, because a byte has no byte order. Comparing dtypes takes
+        // as long as reading a row.
         if kind.num() == NPY_TYPES::NPY_UBYTE as c_int {
             if let Some(stride) = in_place(array, columns, 1) {
                 let kind = Kind::U8 { array: array.clone(), stride };
@@ -88,7 +90,7 @@ impl<'py> PyRows<'py> {
             let kind = Kind::F32 { array: array.clone(), stride };
             return Ok(PyRows { kind, rows, columns, single });
         }
-        // Contiguous arrays may be misaligned, and are copied then too.
+        // Contiguous arrays may be misaligned. Then they are copied too.
         let numpy = py.import(intern!(py, "numpy"))?;
         let copy = numpy.call_method1(intern!(py, "require"), (array, "float32", "CA"))?;
         let array = copy.cast_into::<PyUntypedArray>()?;
@@ -126,7 +128,7 @@ impl<'py> PyRows<'py> {
                 return copied(array);
             }
             let narrow = convert(array.clone(), "int32")?;
-            // Wider integers that lose something would name other columns.
+            // Wider integers that overflow would refer to other columns.
             if !numpy.call_method1(intern!(py, "array_equal"), (&array, &narrow))?.extract()? {
                 let message = format!("x is not a valid CSR matrix: {name} must fit 32 bits");
                 return Err(PyValueError::new_err(message));
@@ -152,8 +154,8 @@ impl<'py> PyRows<'py> {
         let PyRows { rows, columns, .. } = *self;
         match &self.kind {
             Kind::F32 { array, stride } => {
-                // SAFETY: `in_place` checked that the array is aligned, that a row's values are side
-                // by side, and that rows are `stride` values apart.
+                // SAFETY: `in_place` checked that the array is aligned, that its rows are
+                // contiguous, and that they are `stride` values apart.
                 let data = unsafe { slice::<f32>(array, rows, columns, *stride) };
                 lrgate::Rows::f32(data, rows, columns, *stride)
             }
@@ -163,8 +165,8 @@ impl<'py> PyRows<'py> {
                 lrgate::Rows::u8(data, rows, columns, *stride)
             }
             Kind::Csr { starts, index, value } => {
-                // SAFETY: the array is kept by `self`. Whatever another thread writes to it meanwhile is a
-                // value, as with dense rows.
+                // SAFETY: `self` keeps the array alive. If another thread writes to it meanwhile,
+                // the values are arbitrary, as with dense rows.
                 let value = unsafe { value.as_slice()? };
                 lrgate::Rows::csr(starts, index, value, columns)
             }
@@ -176,8 +178,8 @@ impl<'py> PyRows<'py> {
         self.rows
     }
 
-    /// Whether any memory that is read lies in these addresses: for telling whether an output
-    /// overlaps it.
+    /// Whether any memory that is read is in this range of addresses, to detect an overlapping
+    /// output.
     pub(crate) fn overlaps(&self, start: usize, end: usize) -> bool {
         let meets = |array: &Bound<'py, PyUntypedArray>, bytes: usize| {
             let first = data_address(array);
@@ -192,8 +194,8 @@ impl<'py> PyRows<'py> {
     }
 }
 
-/// The distance of rows in values, where rows can be used in place: aligned, a row's values side by
-/// side, rows at a distance that is a whole number of values and not negative.
+/// The stride of the rows in values, if the array can be used in place: it is aligned, its rows are
+/// contiguous, and their distance is a non-negative multiple of the size of a value.
 fn in_place(array: &Bound<'_, PyUntypedArray>, columns: usize, size: usize) -> Option<usize> {
     if !data_address(array).is_multiple_of(size) {
         return None;
@@ -221,16 +223,16 @@ fn is_real(array: &Bound<'_, PyUntypedArray>) -> bool {
 
 /// A copy of the values.
 fn copied(array: &Bound<'_, PyArray1<i32>>) -> PyResult<Vec<i32>> {
-    // SAFETY: a value that another thread writes meanwhile is copied, or the one before.
+    // SAFETY: if another thread writes a value meanwhile, the copy has the old or the new value.
     Ok(memory::copied(unsafe { array.as_slice()? }))
 }
 
 fn data_address(array: &Bound<'_, PyUntypedArray>) -> usize {
-    // SAFETY: the pointer is that of a live array object.
+    // SAFETY: the pointer belongs to a live array object.
     unsafe { (*array.as_array_ptr()).fields.data as usize }
 }
 
-/// The array's memory from its first row's first value to its last row's last.
+/// The array's memory from the first value of its first row to the last value of its last row.
 ///
 /// # Safety
 /// `in_place` returned `stride` for an array of this shape and of `T`'s dtype.
@@ -244,7 +246,8 @@ unsafe fn slice<'a, T>(
         return &[];
     }
     let data = data_address(array) as *const T;
-    // SAFETY: the caller's promise: all these values belong to the array, which `array` keeps.
+    // SAFETY: the caller's promise: all these values belong to the array, which `array` keeps
+    // alive.
     unsafe { std::slice::from_raw_parts(data, (rows - 1) * stride + columns) }
 }
 

@@ -1,4 +1,4 @@
-//! Whole calls, in which rows with a value that has no byte in some int8 layer are recomputed in f32.
+//! Whole calls. Rows with a value outside the range of some int8 layer are recomputed in f32.
 
 use super::program::{Program, WIDE_TILE};
 use super::schedule::run_marking_all;
@@ -7,11 +7,12 @@ use crate::interrupt;
 use crate::memory;
 use crate::rows::{Data, Rows};
 
-/// Rows that are recomputed at a time: at most so many, in at most so many bytes; but always a tile.
+/// Limits of the rows that are recomputed together: this many rows and this many bytes, but at
+/// least one tile.
 const GATHERED: usize = 4096;
 const GATHERED_BYTES: usize = 4 << 20;
 
-/// Runs all rows of a call, on up to `threads` threads.
+/// Runs all rows of a call on up to `threads` threads.
 pub(crate) fn run(
     program: &Program,
     rows: Rows<'_>,
@@ -22,7 +23,7 @@ pub(crate) fn run(
     recompute(program, rows, &out_of_range, out, threads)
 }
 
-/// Recomputes these rows of a call.
+/// Recomputes the rows `out_of_range` of a call in f32.
 pub(super) fn recompute(
     program: &Program,
     rows: Rows<'_>,
@@ -47,7 +48,7 @@ pub(super) fn recompute(
         }
         let data = Data::F32 { data: &data, stride: columns };
         interrupt::check()?;
-        // Under an f32 plan no row is marked.
+        // An f32 plan marks no row.
         run_marking_all(program, Rows { rows: n, columns, data }, results, threads)?;
         for (r, result) in gathered.iter().zip(results.chunks_exact(outputs)) {
             out[r * outputs..][..outputs].copy_from_slice(result);

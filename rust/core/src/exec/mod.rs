@@ -1,9 +1,10 @@
-//! One forward pass: rows in, tile by tile, layer by layer, rows out.
+//! The forward pass: a call's rows are processed tile by tile and layer by layer.
 //!
-//! A plan is compiled once, to a [`Program`]. A tile belongs to one thread from its first layer to its last;
-//! or, where a call is one tile, a team of threads shares the units of its dense layers. The pool is entered
-//! once, and again for rows that are recomputed. Every kernel adds up a row in an order that depends on that
-//! row alone, so its bits depend neither on the other rows, nor on where tiles begin, nor on the threads.
+//! A plan is compiled once into a [`Program`]. One thread takes a tile from the first layer to the
+//! last. If a call is a single tile, a team of threads shares the units of its dense layers
+//! instead. A call enters the pool once, and again for rows that are recomputed. The order in which
+//! a kernel adds up a row depends on that row alone, so the bits of a result depend neither on the
+//! other rows, nor on the borders of tiles, nor on the number of threads.
 
 mod fallback;
 mod observe;

@@ -12,7 +12,7 @@ use crate::pool;
 use crate::rows::Rows;
 use crate::signal::DenseRows;
 
-/// Runs all rows, tile by tile, on this thread under an observer.
+/// Runs all rows tile by tile on this thread and reports to an observer.
 pub(crate) fn observe<O: Observer>(
     program: &Program,
     rows: Rows<'_>,

@@ -1,14 +1,15 @@
-//! What may look on while a pass runs.
+//! The interface through which measurements follow a forward pass.
 
 use crate::path::{Unwatched, Watch};
 use crate::signal::{DenseRows, Signal};
 
-/// Looks at every layer while a pass runs. The engine's own observer sees nothing and costs nothing.
+/// Is notified of every layer of a pass. [`Unwatched`] does nothing and costs nothing.
 pub(crate) trait Observer: Watch {
-    /// A layer is about to run.
+    /// Layer `_layer` is about to run on `_input`.
     #[inline(always)]
     fn before(&mut self, _layer: usize, _input: Signal<'_>) {}
-    /// It has run, computing `computed` units over all rows of the tile.
+    /// The layer has run; `_computed` is the number of units computed, summed over the rows of the
+    /// tile.
     #[inline(always)]
     fn after(&mut self, _layer: usize, _rows: usize, _computed: usize) {}
     /// The last layer's output.

@@ -1,8 +1,8 @@
-//! Programs: what a plan settles for calls of some size, compiled once.
+//! Programs: the plan for one batch size, compiled once.
 //!
-//! A program has, for each layer, the product that computes it and what happens to its outputs afterwards
-//! before the next layer can read them. So a pass decides nothing but what depends on its rows: the form in
-//! which they come, and whether threads share a layer's units.
+//! For each layer a program holds the product that computes it and the steps that turn its outputs
+//! into the next layer's input. Only two decisions are left to a pass, because they depend on its
+//! rows: the form of the first layer's input, and whether threads share a layer's units.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,124 +10,126 @@ use std::sync::atomic::AtomicBool;
 use super::read::{Marks, Read, quantize};
 use crate::error::{Error, Extent, Result, Subject};
 use crate::kernels::activation::FinishRows;
-use crate::kernels::emit::{Fused, LEAST_BYTE, Quantized};
+use crate::kernels::epilogue::{Fused, LEAST_BYTE, Quantized};
 use crate::kernels::scan::{HIDDEN_RANGE, Scan, ScanBytes};
 use crate::layout::PANEL;
 use crate::model::{Activation, InputMap};
 use crate::path::{
     Context, GateScratch, LayerPath, PackedForms, Path, Phase, QuantizedLayer, Watch,
 };
-use crate::plan::{ClassPlan, Precision, Strategy};
+use crate::plan::{BatchPlan, Precision, Strategy};
 use crate::rows::Rows;
 use crate::signal::{Buffer, DenseRowsMut, Form, Signal};
 use crate::simd::Isa;
 
-/// Rows of a full tile: enough to read a layer's weights from L3 rarely, few enough that the tile's
-/// activations stay in L2.
+/// Rows of a full tile: enough that a layer's weights are rarely reread from L3, and few enough
+/// that the tile's activations stay in L2.
 pub(crate) const TILE: usize = 64;
 
-/// The same where all layers are int8: activations take a quarter of the room.
+/// Rows of a full tile if all layers are int8: activations take a quarter of the memory.
 const BYTE_TILE: usize = 128;
 
-/// Rows of a full tile where the weights do not stay in L3, so that reading them is what costs.
+/// Rows of a full tile if the weights do not fit L3, so that reading them dominates the time.
 pub(super) const WIDE_TILE: usize = 256;
 
-/// Bytes of f32 weights above which tiles are wide.
+/// Bytes of f32 weights above which [`WIDE_TILE`] is used.
 const WIDE_FROM: usize = 16 << 20;
 
-/// Nanoseconds of a layer's work from which on threads share its units: many times what it takes them to find
-/// it.
+/// Least work of a layer, in nanoseconds, whose units are shared by threads: many times the cost of
+/// sharing it.
 const LEAST_SHARED: u64 = 2000;
 
-/// What programs are compiled from: a network without a plan.
+/// The parts that programs are compiled from: a network without a plan.
 pub(crate) struct Parts<'a> {
     pub(crate) isa: Isa,
     pub(crate) layers: &'a [PackedForms],
-    /// The input map, where it is applied to rows as they are read.
+    /// The input map, if it is applied to rows as they are read.
     pub(crate) map_on_read: Option<&'a Arc<InputMap>>,
 }
 
-/// In which forms layers' inputs exist.
+/// The forms in which layers' inputs are produced.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Inputs {
-    /// In those that layers read.
+    /// The forms that the layers read.
     AsRead,
-    /// With rows too, for whoever looks at them.
+    /// The same, and always dense rows, for observers.
     WithRows,
 }
 
-/// What a plan settles for calls of some size.
+/// The compiled plan for one batch size.
 pub(crate) struct Program {
     pub(crate) isa: Isa,
     pub(super) read: Read,
-    /// Whether rows that are not finite are to be marked, since bytes of a later layer could not tell.
+    /// Whether rows that are not finite must be marked, because the bytes of a later layer cannot
+    /// represent them.
     pub(super) check: bool,
     pub(crate) layers: Vec<LayerProgram>,
     /// Rows of a full tile.
     pub(crate) tile: usize,
-    /// Weights of all layers.
+    /// Total weights of all layers.
     pub(super) weights: usize,
-    /// What recomputes rows that an int8 layer has no bytes for.
+    /// The f32 program that recomputes rows outside the range of an int8 layer.
     pub(super) fallback: Option<Box<Program>>,
 }
 
-/// What a plan settles for a layer.
+/// The compiled plan of one layer.
 pub(crate) struct LayerProgram {
     pub(crate) path: LayerPath,
-    /// The form of its input.
+    /// Form of the layer's input.
     pub(crate) input: Form,
-    /// The form of the next layer's input, if there is one.
+    /// Form of the next layer's input, if there is a next layer.
     pub(super) next: Option<Form>,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    /// On one thread.
+    /// The work on one thread.
     pub(crate) alone: Ops,
-    /// Where threads share its units, if that is done otherwise.
+    /// The work if threads share the layer's units, where it differs.
     shared: Option<Ops>,
 }
 
-/// A layer's work.
+/// The work of a layer.
 pub(crate) struct Ops {
     pub(crate) product: Product,
-    /// What makes the next layer's input of its outputs, where the product does not.
+    /// Steps that turn the product's outputs into the next layer's input.
     pub(super) after: Vec<Op>,
 }
 
-/// Products, their sums, bias and activation, written as far as the kernel can as the next layer reads them.
+/// A product with its bias and activation. Its outputs are written in the form that the next layer
+/// reads, as far as the kernel can do it.
 pub(crate) struct Product {
     activation: Fused,
     target: Target,
 }
 
-/// Where a product's outputs go.
+/// The destination of a product's outputs.
 enum Target {
-    /// To the network's.
+    /// The network's output.
     Out,
-    /// To a buffer, as f32.
+    /// A buffer, as f32.
     Floats(Form),
-    /// To a buffer, as bytes of the next layer.
+    /// A buffer, as bytes of the next layer.
     Bytes { form: Form, next: Arc<QuantizedLayer>, offset: f32, least: f32 },
 }
 
-/// What a product writes.
+/// The memory that a product writes to.
 pub(crate) struct Place<'a> {
     pub(crate) buffer: &'a mut Buffer,
     pub(crate) out: &'a mut [f32],
-    /// Set for rows with an output that has no byte.
+    /// Set for rows with an output outside the range of the bytes.
     pub(crate) out_of_range: &'a [AtomicBool],
 }
 
 /// A step between a product and the next layer.
 pub(super) enum Op {
-    /// An activation that is not fused.
+    /// Applies an activation that is not fused.
     Activate(Activation),
-    /// The same on the network's output.
+    /// Applies such an activation to the network's output.
     ActivateOut(Activation),
-    /// Lists what is not zero in dense rows.
+    /// Lists the non-zeros of dense rows.
     List,
-    /// Makes bytes of dense rows.
+    /// Quantises dense rows to bytes.
     Quantize(Arc<QuantizedLayer>),
-    /// Lists bytes that are not zero.
+    /// Lists the non-zero bytes.
     ListBytes,
 }
 
@@ -135,8 +137,8 @@ impl Program {
     /// Compiles a plan.
     ///
     /// # Errors
-    /// A plan for another number of layers, or one that needs what a layer does not have.
-    pub(crate) fn compile(parts: &Parts<'_>, plan: &ClassPlan, inputs: Inputs) -> Result<Program> {
+    /// A plan for another number of layers, or one that needs a part that a layer does not have.
+    pub(crate) fn compile(parts: &Parts<'_>, plan: &BatchPlan, inputs: Inputs) -> Result<Program> {
         if plan.layers.len() != parts.layers.len() {
             return Err(Error::Shape {
                 subject: Subject::LayerPlans,
@@ -177,14 +179,15 @@ impl Program {
         Ok(Program { isa: parts.isa, read, check, layers, tile, weights, fallback })
     }
 
-    /// Packs what is not packed yet; `batches` if calls may be of more rows than one.
+    /// Packs the weights that are not packed yet. `batches` says whether calls may have more than
+    /// one row.
     pub(crate) fn pack(&self, batches: bool) {
         for (i, layer) in self.layers.iter().enumerate() {
             layer.path.pack(self.isa, i == 0 && batches && self.isa.dot_products());
         }
     }
 
-    /// The form of each layer's input where these rows come in.
+    /// The form of each layer's input in a call on these rows.
     pub(super) fn forms(&self, rows: Rows<'_>) -> impl Iterator<Item = (&LayerProgram, Form)> {
         let first = std::iter::once(self.read.form(rows));
         let others = self.layers.iter().skip(1).map(|layer| layer.input);
@@ -197,13 +200,13 @@ impl Program {
     }
 }
 
-/// The plan for rows that have no bytes: in f32 and without gates, so that no row is marked.
-fn fallback(plan: &ClassPlan) -> ClassPlan {
+/// The plan for rows that are out of range: f32 and without gates, so that it marks no row.
+fn fallback(plan: &BatchPlan) -> BatchPlan {
     let mut plan = plan.clone();
     for layer in &mut plan.layers {
         layer.precision = Precision::F32;
         if layer.strategy == Strategy::Gate {
-            // Few rows wait for weights: where inputs are zeros, for fewer; else for as many.
+            // Skip reads fewer weights where inputs are zero, and otherwise as many as dense.
             layer.strategy = Strategy::Skip;
         }
     }
@@ -220,30 +223,30 @@ impl LayerProgram {
         let (inputs, outputs) = (path.layer().inputs(), path.layer().outputs());
         let activation = path.layer().activation();
         let alone = Ops::new(&path, activation, next, next_int8.clone(), false);
-        // Lists are in order: threads that share units write rows alone.
+        // Lists must be in ascending order, so threads that share units write only rows.
         let lists = next.is_some_and(|next| next.lists && !next.is_bytes());
         let shared = lists.then(|| Ops::new(&path, activation, next, next_int8, true));
         LayerProgram { path, input, next, inputs, outputs, alone, shared }
     }
 
-    /// Weights.
+    /// Number of weights.
     pub(super) fn weights(&self) -> usize {
         self.inputs * self.outputs
     }
 
-    /// The parts in which threads share its units.
+    /// Number of parts into which threads divide the layer's units.
     pub(super) fn panels(&self) -> usize {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// Whether threads share its units: where that can be done, and there is work enough.
+    /// Whether threads share the units: this must be possible and there must be enough work.
     pub(super) fn can_share(&self, input: Form, rows: usize) -> bool {
         self.path.can_share(input)
             && self.path.least_time(input, rows) >= LEAST_SHARED
             && self.panels() > 1
     }
 
-    /// Its work, where threads share it or not.
+    /// The layer's work, with or without shared units.
     pub(super) fn ops(&self, shared: bool) -> &Ops {
         self.shared.as_ref().filter(|_| shared).unwrap_or(&self.alone)
     }
@@ -276,8 +279,8 @@ impl Ops {
             let target = Target::Floats(written);
             return Ops { product: Product { activation: fused, target }, after };
         };
-        // Those that finish chosen units list them as well, but not where a unit that is off has another
-        // byte than 0.
+        // Paths that finish chosen units also list them, unless a unit that is off has a byte other
+        // than 0.
         let listed = path.lists_bytes() && !is_apart && int8.offset() == 0.0;
         let product = if is_apart {
             after.push(Op::Quantize(int8));
@@ -294,10 +297,10 @@ impl Ops {
 }
 
 impl Product {
-    /// One whose outputs become bytes of the next layer.
+    /// A product whose outputs become bytes of the next layer.
     fn to_bytes(activation: Fused, form: Form, next: Arc<QuantizedLayer>) -> Product {
         let offset = next.offset();
-        // What is negative is byte 0 then.
+        // Conversion to bytes then turns negative values into 0.
         let is_clamp = offset == 0.0 && activation == Fused::Relu;
         let least =
             if is_clamp || activation.is_not_negative() { f32::NEG_INFINITY } else { LEAST_BYTE };
@@ -313,7 +316,7 @@ impl Product {
         }
     }
 
-    /// Computes a tile; returns how many units were computed, over all rows.
+    /// Computes a tile. Returns the number of units computed, summed over the rows.
     #[inline]
     pub(crate) fn run(
         &self,
@@ -357,13 +360,13 @@ impl Op {
         }
     }
 
-    /// Works on what the product wrote: `n` rows of `columns` outputs.
+    /// Runs the step on the product's output: `n` rows of `columns` outputs.
     pub(super) fn run(
         &self,
         isa: Isa,
         (n, columns): (usize, usize),
         Place { buffer, out, out_of_range }: &mut Place<'_>,
-        invalid: &mut [bool],
+        non_finite: &mut [bool],
     ) {
         match self {
             Op::Activate(activation) => {
@@ -380,7 +383,7 @@ impl Op {
             }
             Op::Quantize(next) => {
                 let (rows, bytes) = buffer.quantize_dense(n, columns);
-                let marks = Marks { invalid, out_of_range, range: HIDDEN_RANGE };
+                let marks = Marks { non_finite, out_of_range, range: HIDDEN_RANGE };
                 quantize(isa, rows, bytes, next.to_bytes(), marks);
             }
             Op::ListBytes => {

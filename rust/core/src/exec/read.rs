@@ -1,4 +1,4 @@
-//! The first layer's input, from the caller's rows.
+//! Reads the first layer's input from the caller's rows.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,31 +12,31 @@ use crate::model::InputMap;
 use crate::path::{LayerPath, Path, Phase, QuantizedLayer, ToBytes, Watch};
 use crate::plan::Precision;
 use crate::rows::{Data, Rows};
-use crate::signal::{self, Buffer, ByteRowsMut, DenseRows, Form, Lists, Signal, Span};
+use crate::signal::{self, Buffer, ByteRowsMut, DenseRows, Form, RowRange, Signal, SparseRows};
 use crate::simd::Isa;
 
-/// Rows of a tile on which the form of its lists is decided.
+/// Rows of a tile that are counted to choose the form of its lists.
 const SAMPLE: usize = 4;
 
-/// What is told of rows as they become bytes.
+/// Marks of rows, set while they are quantised.
 pub(super) struct Marks<'a> {
-    /// Set where a value is not finite.
-    pub(super) invalid: &'a mut [bool],
-    /// Set where a value has no byte.
+    /// Set for rows with a value that is not finite.
+    pub(super) non_finite: &'a mut [bool],
+    /// Set for rows with a value outside `range`.
     pub(super) out_of_range: &'a [AtomicBool],
-    /// What a value must be within before it is rounded.
+    /// Range of a value before it is rounded.
     pub(super) range: (f32, f32),
 }
 
-/// How the caller's rows become the first layer's input.
+/// Turns the caller's rows into the first layer's input.
 pub(super) struct Read {
     isa: Isa,
     form: Form,
-    /// Makes the bytes, if the form is of bytes.
+    /// Quantises the rows, if the form is of bytes.
     int8: Option<Arc<QuantizedLayer>>,
-    /// Is applied to f32 rows, if it is not folded into the weights.
+    /// Applied to f32 rows, unless it is folded into the weights.
     map: Option<Arc<InputMap>>,
-    /// Panels that lists are multiplied with.
+    /// Number of panels that lists are multiplied with.
     panels: usize,
 }
 
@@ -53,7 +53,7 @@ impl Read {
         Read { isa, form, int8, map, panels: path.listed_units().div_ceil(PANEL) }
     }
 
-    /// The form of the input that these rows become.
+    /// The form of the input that is made from these rows.
     pub(super) fn form(&self, rows: Rows<'_>) -> Form {
         match rows.data {
             _ if self.form.is_bytes() => self.form,
@@ -64,7 +64,7 @@ impl Read {
         }
     }
 
-    /// Reads a tile, in place where it can be.
+    /// Reads a tile, without a copy where possible.
     pub(super) fn run<'a>(
         &self,
         rows: Rows<'a>,
@@ -106,30 +106,35 @@ impl Read {
                 buffer.signal(n, columns, form)
             }
             Data::Csr { starts, index, value } => {
-                let spans = buffer.spans(n);
-                for (span, pair) in spans.iter_mut().zip(starts.windows(2)) {
+                let row_ranges = buffer.row_ranges(n);
+                for (row_range, pair) in row_ranges.iter_mut().zip(starts.windows(2)) {
                     let start = pair[0] as usize;
-                    *span = Span { start, len: pair[1] as usize - start };
+                    *row_range = RowRange { start, len: pair[1] as usize - start };
                 }
-                Signal::Floats(signal::Parts::Lists(Lists { columns, index, value, spans }))
+                Signal::Floats(signal::Parts::Lists(SparseRows {
+                    columns,
+                    index,
+                    value,
+                    row_ranges,
+                }))
             }
         }
     }
 
-    /// The rows as bytes.
+    /// Writes the rows as bytes.
     fn bytes(
         &self,
         int8: &QuantizedLayer,
         rows: Rows<'_>,
         buffer: &mut Buffer,
         spare: &mut Buffer,
-        (invalid, out_of_range): (&mut [bool], &[AtomicBool]),
+        (non_finite, out_of_range): (&mut [bool], &[AtomicBool]),
     ) {
         let Rows { rows: n, columns, data } = rows;
         let (Some(bytes), _) = buffer.write_bytes(n, columns, Form::rows(Precision::Int8)) else {
             unreachable!("rows were asked for")
         };
-        let marks = Marks { invalid, out_of_range, range: INPUT_RANGE };
+        let marks = Marks { non_finite, out_of_range, range: INPUT_RANGE };
         match data {
             Data::U8 { data, stride } if int8.input.is_identity() => {
                 self.isa.run_floats(CopyBytes { data, stride, rows: n, columns, bytes });
@@ -148,7 +153,7 @@ impl Read {
         }
     }
 
-    /// Lists the bytes that are not zero, in the form that costs the first layer less.
+    /// Lists the non-zero bytes in the form that makes the first layer faster.
     fn list_bytes(&self, buffer: &mut Buffer, n: usize, columns: usize) {
         let in_pairs = self.isa.dot_products() && n > 1 && {
             let sample = n.min(SAMPLE);
@@ -165,7 +170,7 @@ impl Read {
         }
     }
 
-    /// The rows under a map that is not folded into the weights.
+    /// Applies a map that is not folded into the weights.
     fn mapped<'a>(
         &self,
         rows: Rows<'a>,
@@ -177,9 +182,9 @@ impl Read {
         let (dense, _) = buffer.write_floats(n, columns, Form::rows(Precision::F32));
         if let Some(mut dense) = dense {
             for r in 0..n {
-                let to = dense.row(r);
-                rows.copy_row(r, to);
-                for (i, x) in to.iter_mut().enumerate() {
+                let dst = dense.row(r);
+                rows.copy_row(r, dst);
+                for (i, x) in dst.iter_mut().enumerate() {
                     *x = *x * map.scale(i) + map.shift(i);
                 }
             }
@@ -194,14 +199,14 @@ impl Read {
     }
 }
 
-/// Makes bytes of dense rows.
+/// Quantises dense rows.
 pub(super) fn quantize(
     isa: Isa,
     rows: DenseRows<'_>,
     bytes: ByteRowsMut<'_>,
     ToBytes { inverse, offset }: &ToBytes,
-    Marks { invalid, out_of_range, range }: Marks<'_>,
+    Marks { non_finite, out_of_range, range }: Marks<'_>,
 ) {
     let out_of_range = Some(out_of_range);
-    isa.run_floats(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, range });
+    isa.run_floats(Quantize { rows, inverse, offset, bytes, non_finite, out_of_range, range });
 }

@@ -1,4 +1,4 @@
-//! Whole calls: how many threads take part, and what they share.
+//! Whole calls: the number of threads, and how the work is divided among them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,21 +13,21 @@ use crate::path::{Path, Unwatched};
 use crate::pool::{self, Team};
 use crate::rows::Rows;
 
-/// Rows of the smallest tile that threads share work in.
+/// Rows of the smallest tile when threads share the rows.
 const LEAST_TILE: usize = 4;
 
-/// What a call's threads share; `gain` is the time that this saves, as far as known.
+/// How a call's work is divided; `gain` is a lower estimate of the time that this saves.
 enum Schedule {
-    /// One tile on the calling thread.
+    /// One tile, on the calling thread.
     Alone,
-    /// One tile, whose dense layers threads share unit by unit.
+    /// One tile; threads share the units of its dense layers.
     Units { threads: usize, gain: Duration },
-    /// Tiles.
+    /// Threads share the tiles.
     Rows { threads: usize, gain: Duration },
 }
 
-/// Runs all rows of a call, on up to `threads` threads, except for those that it returns, in order, which are
-/// to be recomputed.
+/// Runs all rows of a call on up to `threads` threads. Returns the rows that must be recomputed, in
+/// order.
 pub(super) fn run_marking_all(
     program: &Program,
     rows: Rows<'_>,
@@ -48,7 +48,7 @@ pub(super) fn run_marking_all(
     }
 }
 
-/// Runs a call that is one tile; returns the rows to be recomputed.
+/// Runs a call that is one tile. Returns the rows that must be recomputed.
 fn one_tile(program: &Program, rows: Rows<'_>, out: &mut [f32], team: &Team) -> Result<Vec<usize>> {
     let out_of_range = run_marking(program, rows, out, team, &mut Unwatched);
     if interrupt::is_long(program.weights, rows.rows) {
@@ -57,14 +57,14 @@ fn one_tile(program: &Program, rows: Rows<'_>, out: &mut [f32], team: &Team) -> 
     Ok(out_of_range)
 }
 
-/// Runs a call tile by tile; returns the rows to be recomputed, in order.
+/// Runs a call tile by tile. Returns the rows that must be recomputed, in order.
 fn many_tiles(
     program: &Program,
     rows: Rows<'_>,
     out: &mut [f32],
     team: &Team,
 ) -> Result<Vec<usize>> {
-    // Cut for the threads that there are.
+    // Rows are divided among the threads that joined.
     let (tile, tiles) = tiles(program, rows.rows, team.threads());
     let long = interrupt::is_long(program.weights, rows.rows);
     let out_of_range = Mutex::new(Vec::new());
@@ -83,7 +83,7 @@ fn many_tiles(
         }
         let first = i * tile;
         let count = tile.min(rows.rows - first);
-        // SAFETY: a team is given every tile number once, so no two tiles overlap.
+        // SAFETY: a team gets every tile number once, so no two tiles overlap.
         let out = unsafe { parts.tile(i) };
         let rows = rows.slice(first, count);
         let marked = run_marking(program, rows, out, &pool::ALONE, &mut Unwatched);
@@ -104,14 +104,14 @@ fn many_tiles(
     Ok(out_of_range)
 }
 
-/// Rows of a tile, and how many tiles there are, where so many threads share them.
+/// Rows of a tile and number of tiles, if `threads` threads share them.
 fn tiles(program: &Program, rows: usize, threads: usize) -> (usize, usize) {
     let share = rows.div_ceil(threads).next_multiple_of(LEAST_TILE);
     let tile = if threads == 1 { program.tile } else { program.tile.min(share) };
     (tile, rows.div_ceil(tile))
 }
 
-/// What up to `threads` threads do best.
+/// Chooses the fastest schedule on up to `threads` threads.
 fn schedule(program: &Program, rows: Rows<'_>, threads: usize) -> Schedule {
     let (n, one_tile) = (rows.rows, rows.rows <= program.tile);
     let serial_time = if threads > 1 { least_time(program, rows, 1) } else { Duration::ZERO };
@@ -134,7 +134,7 @@ fn schedule(program: &Program, rows: Rows<'_>, threads: usize) -> Schedule {
     Schedule::Rows { threads: by_rows, gain: serial_time.saturating_sub(time_by_rows) }
 }
 
-/// A lower estimate of what rows take on one thread, or where threads share units.
+/// A lower estimate of the time that `rows` take. With more than one thread, units are shared.
 fn least_time(program: &Program, rows: Rows<'_>, threads: usize) -> Duration {
     let mut total = 0_u64;
     for (layer, form) in program.forms(rows) {
@@ -148,14 +148,15 @@ fn least_time(program: &Program, rows: Rows<'_>, threads: usize) -> Duration {
     Duration::from_nanos(total)
 }
 
-/// Of up to `threads` threads, the fewest that share the units of every layer as fast as all would.
+/// The smallest number of threads, at most `threads`, that shares every layer's units as fast as
+/// all of them would.
 fn threads_for_units(program: &Program, rows: Rows<'_>, threads: usize) -> usize {
     let shared = program.forms(rows).filter(|(layer, form)| layer.can_share(*form, rows.rows));
     let fewest = |panels: usize| panels.div_ceil(panels.div_ceil(threads));
     shared.map(|(layer, _)| fewest(layer.panels())).max().unwrap_or(1)
 }
 
-/// The output, to be handed out tile by tile to several threads.
+/// The output, divided into tiles for several threads.
 struct OutTiles {
     start: *mut f32,
     len: usize,
@@ -167,7 +168,7 @@ unsafe impl Sync for OutTiles {}
 
 impl OutTiles {
     /// # Safety
-    /// A tile may be taken once while the output is borrowed.
+    /// Each tile may be taken only once while the output is borrowed.
     #[allow(clippy::mut_from_ref)]
     unsafe fn tile(&self, tile: usize) -> &mut [f32] {
         let start = tile * self.tile;

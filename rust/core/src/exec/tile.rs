@@ -1,4 +1,4 @@
-//! One tile: its rows through all layers, on one thread or, where units are shared, on a team.
+//! One tile: its rows pass through all layers, on one thread or on a team that shares units.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,8 +11,8 @@ use crate::pool::{self, Team};
 use crate::rows::Rows;
 use crate::signal::{Parts, Signal};
 
-/// Runs one tile except for the rows that it returns, which are to be recomputed; so the observer does not
-/// see the output.
+/// Runs one tile. Returns the rows that must be recomputed; their outputs are not valid, so the
+/// observer does not get the output here.
 pub(super) fn run_marking<O: Observer>(
     program: &Program,
     rows: Rows<'_>,
@@ -22,10 +22,10 @@ pub(super) fn run_marking<O: Observer>(
 ) -> Vec<usize> {
     Workspace::with(|workspace| {
         run_layers(program, rows, out, workspace, team, observer);
-        let marks = workspace.out_of_range[..rows.rows].iter().zip(&workspace.invalid);
-        // A row that is not finite has its result.
+        let marks = workspace.out_of_range[..rows.rows].iter().zip(&workspace.non_finite);
+        // A row that is not finite already has its result.
         let marked =
-            |(mark, invalid): (&AtomicBool, &bool)| mark.load(Ordering::Relaxed) && !invalid;
+            |(mark, non_finite): (&AtomicBool, &bool)| mark.load(Ordering::Relaxed) && !non_finite;
         let marked = marks.enumerate().filter(|(_, marks)| marked(*marks));
         marked.map(|(row, _)| row).collect()
     })
@@ -40,48 +40,48 @@ fn run_layers<O: Observer>(
     observer: &mut O,
 ) {
     let (isa, n) = (program.isa, rows.rows);
-    let Workspace { buffers: [first, second], gate: scratch, invalid, out_of_range } = workspace;
-    let (mut from, mut to) = (first, second);
-    invalid.clear();
-    invalid.resize(n, false);
+    let Workspace { buffers: [first, second], gate: scratch, non_finite, out_of_range } = workspace;
+    let (mut src, mut dst) = (first, second);
+    non_finite.clear();
+    non_finite.resize(n, false);
     out_of_range.clear();
     out_of_range.resize_with(n, || AtomicBool::new(false));
     let out_of_range = &**out_of_range;
-    let mut input = program.read.run(rows, from, to, (invalid, out_of_range), observer);
+    let mut input = program.read.run(rows, src, dst, (non_finite, out_of_range), observer);
     if program.check {
-        mark_invalid(input, invalid);
+        mark_non_finite(input, non_finite);
         observer.step(Phase::Check);
     }
     for (i, (layer, form)) in program.forms(rows).enumerate() {
         if interrupt::is_long(layer.weights(), n) && interrupt::requested() {
-            return; // nothing of it is used
+            return; // the result is discarded
         }
         observer.before(i, input);
         let shared = team.threads() > 1 && layer.can_share(form, n);
         let context = Context { isa, team: if shared { team } else { &pool::ALONE } };
-        let (ops, place) = (layer.ops(shared), &mut Place { buffer: to, out, out_of_range });
+        let (ops, place) = (layer.ops(shared), &mut Place { buffer: dst, out, out_of_range });
         let computed = ops.product.run(&layer.path, context, input, place, scratch, observer);
         observer.step(layer.path.phase());
         for op in &ops.after {
-            op.run(isa, (n, layer.outputs), place, invalid);
+            op.run(isa, (n, layer.outputs), place, non_finite);
             observer.step(op.phase());
         }
         observer.after(i, n, computed);
         let Some(next) = layer.next else { break };
-        std::mem::swap(&mut from, &mut to);
-        input = from.signal(n, layer.outputs, next);
+        std::mem::swap(&mut src, &mut dst);
+        input = src.signal(n, layer.outputs, next);
     }
     let outputs = program.outputs();
-    for (row, _) in invalid.iter().enumerate().filter(|(_, invalid)| **invalid) {
+    for (row, _) in non_finite.iter().enumerate().filter(|(_, non_finite)| **non_finite) {
         out[row * outputs..(row + 1) * outputs].fill(f32::NAN);
     }
 }
 
-/// Marks rows with a value that is not finite, which bytes of later layers could not tell.
-fn mark_invalid(input: Signal<'_>, invalid: &mut [bool]) {
+/// Marks rows with a value that is not finite, which the bytes of later layers cannot represent.
+fn mark_non_finite(input: Signal<'_>, non_finite: &mut [bool]) {
     let Signal::Floats(parts) = input else { return };
-    for (r, invalid) in invalid.iter_mut().enumerate() {
-        *invalid |= match parts {
+    for (r, non_finite) in non_finite.iter_mut().enumerate() {
+        *non_finite |= match parts {
             Parts::Rows(rows) | Parts::Both(rows, _) => rows.row(r).iter().any(|x| !x.is_finite()),
             Parts::Lists(lists) => lists.row(r).1.iter().any(|x| !x.is_finite()),
         };

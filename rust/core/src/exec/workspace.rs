@@ -1,4 +1,4 @@
-//! Scratch memory of a forward pass: one per thread, grown to the largest network seen, so that a
+//! Scratch memory of a forward pass, one per thread. It grows to the largest network seen, so a
 //! call allocates nothing once a thread has run that network, unless rows are recomputed.
 
 use std::cell::RefCell;
@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicBool;
 use crate::path::GateScratch;
 use crate::signal::Buffer;
 
-/// Everything a tile needs between its rows coming in and going out.
+/// The buffers that a tile needs between its input and its output.
 pub(super) struct Workspace {
-    /// The activations before and after a layer, by turns.
+    /// The activations before and after a layer; they swap roles at each layer.
     pub(super) buffers: [Buffer; 2],
     pub(super) gate: GateScratch,
-    /// Rows that hold a value that is not finite, which bytes cannot tell.
-    pub(super) invalid: Vec<bool>,
-    /// Rows with a value, of the input or of a hidden layer, that has no byte.
+    /// Rows with a value that is not finite, which bytes cannot represent.
+    pub(super) non_finite: Vec<bool>,
+    /// Rows with a value, of the input or of a hidden layer, outside the range of the bytes.
     pub(super) out_of_range: Vec<AtomicBool>,
 }
 
@@ -27,7 +27,7 @@ impl Workspace {
         Workspace {
             buffers: [Buffer::new(), Buffer::new()],
             gate: GateScratch::default(),
-            invalid: Vec::new(),
+            non_finite: Vec::new(),
             out_of_range: Vec::new(),
         }
     }

@@ -1,15 +1,16 @@
 //! Activations that take an exponential: sigmoid, tanh, gelu and softmax of finished rows.
 //!
-//! Plain loops over sixteen values at a time, which the compiler makes vectors of; no operation is fused, so that
-//! results are the same on every instruction set. Errors are those of `exp`, which is within 2 units in the last
-//! place, and of what follows: `rust/core/tests/activations.rs` holds each to a bound against f64.
+//! These are plain loops over sixteen values at a time, which the compiler vectorises. No operation
+//! is fused, so results are the same on every instruction set. The error comes from `exp`, which is
+//! within 2 units in the last place, and from the steps after it. `rust/core/tests/activations.rs`
+//! checks a bound for each against f64.
 
-use super::emit::Fused;
+use super::epilogue::Fused;
 use crate::model::Activation;
 use crate::simd::{Kernel, LANES, Simd};
 
 impl Activation {
-    /// The part done in registers; the rest is done by [`FinishRows`].
+    /// The part that kernels apply in registers; [`FinishRows`] applies the rest.
     pub(crate) fn fused(self) -> Fused {
         match self {
             Activation::Relu => Fused::Relu,
@@ -20,14 +21,14 @@ impl Activation {
         }
     }
 
-    /// Whether rows are to be finished once their sums are.
+    /// Whether the activation needs [`FinishRows`].
     pub(crate) fn needs_finish(self) -> bool {
         use Activation::{Gelu, Sigmoid, Softmax, Tanh};
         matches!(self, Tanh | Sigmoid | Gelu | Softmax)
     }
 }
 
-/// Applies an activation to neighbouring rows of `columns` values, which are `stride` values apart.
+/// Applies an activation to rows of `columns` values that start `stride` values apart.
 pub(crate) struct FinishRows<'a> {
     pub(crate) activation: Activation,
     pub(crate) data: &'a mut [f32],
@@ -45,7 +46,7 @@ impl Kernel for FinishRows<'_> {
     }
 }
 
-/// One row.
+/// Applies an activation to one row.
 #[inline(always)]
 pub(crate) fn finish_row(activation: Activation, row: &mut [f32]) {
     match activation {
@@ -73,21 +74,22 @@ fn map(row: &mut [f32], f: impl Fn(Lanes) -> Lanes) {
     }
 }
 
-/// Adding it rounds to the nearest integer, which the lowest bits then hold.
+/// Adding this rounds to the nearest integer, which ends up in the lowest bits.
 const ROUND: f32 = 1.5 * (1 << 23) as f32;
 
 /// ln 2 in two parts: the first has few digits, so that its products with integers are exact.
 const LN_2_HIGH: f32 = 0.693_359_4;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 
-/// `exp(x) - 1` and `2^n` in two factors, for `x = n ln 2 + r` with the r nearest to 0: `2^n (p + 1)` is `exp(x)`.
+/// `exp(x) - 1` and `2^n` in two factors, for `x = n ln 2 + r` with the r nearest to 0: `2^n (p +
+/// 1)` is `exp(x)`.
 ///
 /// p is the Taylor series of `exp(r) - 1` to the seventh power; the next term is below 6e-9.
 #[inline(always)]
 fn parts(x: Lanes) -> (Lanes, Lanes, Lanes) {
     let (mut p, mut first, mut second) = (x, x, x);
     for i in 0..LANES {
-        // Beyond these, the exponential is 0 or infinite. A NaN stays one.
+        // Beyond these limits the exponential is 0 or infinite. NaN stays NaN.
         let x = if x[i] < -104.0 { -104.0 } else { x[i] };
         let x = if x > 89.0 { 89.0 } else { x };
         let shifted = x * std::f32::consts::LOG2_E + ROUND;
@@ -100,7 +102,7 @@ fn parts(x: Lanes) -> (Lanes, Lanes, Lanes) {
         sum = sum * r + 1.0 / 6.0;
         sum = sum * r + 0.5;
         p[i] = sum * (r * r) + r;
-        // 2^n may be no f32, or none with all its digits; its square roots are.
+        // 2^n may overflow or lose digits in f32; its square roots do not.
         let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
         let half = n >> 1;
         first[i] = f32::from_bits((half.wrapping_add(127) as u32) << 23);
@@ -118,7 +120,7 @@ fn exp(x: Lanes) -> Lanes {
     y
 }
 
-/// `1 / (1 + exp(-z))`; of negative values `exp(z) / (1 + exp(z))`, which keeps their digits.
+/// `1 / (1 + exp(-z))`. For negative values `exp(z) / (1 + exp(z))` keeps the digits.
 #[inline(always)]
 fn sigmoid(z: Lanes) -> Lanes {
     let mut y = z;
@@ -151,8 +153,8 @@ fn tanh(z: Lanes) -> Lanes {
 
 /// z times the normal distribution function of z.
 ///
-/// The complementary error function is a polynomial of `1 / (1 + p x)` times `exp(-x^2)` (Abramowitz and Stegun,
-/// Handbook of Mathematical Functions, 7.1.26), within 1.5e-7.
+/// The complementary error function is a polynomial of `1 / (1 + p x)` times `exp(-x^2)`
+/// (Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26), within 1.5e-7.
 #[inline(always)]
 fn gelu(z: Lanes) -> Lanes {
     let (mut t, mut exponent) = (z, z);
@@ -170,13 +172,14 @@ fn gelu(z: Lanes) -> Lanes {
         sum = sum * t[i] + 0.254_829_6;
         let tail = 0.5 * (sum * t[i]) * power[i];
         let share = if z[i] < 0.0 { tail } else { 1.0 - tail };
-        // Not `-inf` times 0.
+        // Avoids `-inf` times 0.
         t[i] = if z[i] == f32::NEG_INFINITY { -0.0 } else { z[i] * share };
     }
     t
 }
 
-/// Replaces a row by its softmax: `exp(z)` over its sum. NaN and positive infinity make all of the row NaN.
+/// Replaces a row by its softmax: `exp(z)` divided by the sum. NaN or positive infinity in a row
+/// makes the whole row NaN.
 #[inline(always)]
 pub(crate) fn softmax(row: &mut [f32]) {
     let mut most = [f32::NEG_INFINITY; LANES];

@@ -1,14 +1,14 @@
-//! The two kinds of numbers that kernels multiply: f32, and bytes four to a word.
+//! The two kinds of numbers that kernels multiply: f32, and bytes packed four to a word.
 //!
-//! A word is 32 bits in both: one f32, or four inputs of eight bits. Sixteen words are a vector. So
-//! panels, unit rows, lists and the loops over them stand once for both; what differs is a
-//! multiply-add, which for bytes adds four products to each lane.
+//! A word has 32 bits in both cases: one f32, or four 8-bit inputs. A vector has sixteen words.
+//! Panels, unit rows, lists and the loops over them are therefore written once for both. They
+//! differ only in the multiply-add, which for bytes adds four products to each lane.
 
 use std::slice;
 
 use crate::simd::Simd;
 
-/// How a kernel computes.
+/// The arithmetic of a kernel.
 pub(crate) trait Arithmetic: 'static {
     /// 32 bits of a row or of weights.
     type Word: Copy + Default + Send + Sync;
@@ -17,17 +17,17 @@ pub(crate) trait Arithmetic: 'static {
     /// Sixteen words, or sixteen sums.
     type Vector<S: Simd>: Copy;
 
-    /// Whether sums are the same in any order.
+    /// Whether the order of additions does not affect the sum.
     const EXACT: bool;
 
-    /// 32-bit integers as words.
+    /// 32-bit integers viewed as words.
     fn words(integers: &mut [u32]) -> &mut [Self::Word];
     /// Sixteen words, each `x`.
     fn splat<S: Simd>(simd: S, x: Self::Word) -> Self::Vector<S>;
     /// # Safety
     /// `p` must be valid for reading 16 words.
     unsafe fn load<S: Simd>(simd: S, p: *const Self::Word) -> Self::Vector<S>;
-    /// Some words and zeros after them.
+    /// The first `n` words from `p`, followed by zeros.
     ///
     /// # Safety
     /// `n < 16` and `p` valid for reading `n` words.
@@ -35,7 +35,7 @@ pub(crate) trait Arithmetic: 'static {
     /// # Safety
     /// `p` must be valid for writing 16 words.
     unsafe fn store<S: Simd>(simd: S, p: *mut Self::Word, v: Self::Vector<S>);
-    /// `a + b`, of sums.
+    /// `a + b` for sums.
     fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     /// `sum + x w`, lane by lane.
     fn mul_add<S: Simd>(
@@ -46,13 +46,13 @@ pub(crate) trait Arithmetic: 'static {
     ) -> Self::Vector<S>;
     /// Sum of the lanes.
     fn sum<S: Simd>(simd: S, v: Self::Vector<S>) -> Self::Sum;
-    /// Sums of the lanes of four vectors.
+    /// The sums of the lanes of four vectors.
     fn sum4<S: Simd>(simd: S, v: [Self::Vector<S>; 4]) -> [Self::Sum; 4];
-    /// Bit i set where word i is not all zero.
+    /// Bit i is set if word i is not all zero.
     fn nonzero<S: Simd>(simd: S, v: Self::Vector<S>) -> u16;
 }
 
-/// f32: one input a word.
+/// f32: one input per word.
 pub(crate) struct Floats;
 
 impl Arithmetic for Floats {
@@ -63,7 +63,7 @@ impl Arithmetic for Floats {
 
     #[inline(always)]
     fn words(integers: &mut [u32]) -> &mut [f32] {
-        // SAFETY: both have the same size and alignment, and any bits are a value of either.
+        // SAFETY: both have the same size and alignment, and any bits are valid for either.
         unsafe { slice::from_raw_parts_mut(integers.as_mut_ptr().cast(), integers.len()) }
     }
     #[inline(always)]
@@ -107,7 +107,7 @@ impl Arithmetic for Floats {
     }
 }
 
-/// Unsigned bytes times signed bytes, four inputs a word, summed in i32.
+/// Unsigned bytes times signed bytes, four inputs per word, summed in i32.
 pub(crate) struct Bytes;
 
 impl Arithmetic for Bytes {

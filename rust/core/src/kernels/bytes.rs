@@ -7,48 +7,48 @@
 //!         for a, b, c, d in list of row, four at a time:
 //!             lines = panel[a], panel[b], panel[c], panel[d]      # 64 bytes each
 //!             sums += dot_bytes(interleave(lines), (x[a], x[b], x[c], x[d]))
-//!         emit(sums)
+//!         epilogue(sums)
 //! ```
 //!
-//! In batches two panels at once, where registers hold so many sums: indices and inputs are loaded half
-//! as often, and a list's end comes half as often.
+//! In batches, two panels are processed together if their sums fit the registers: indices and
+//! inputs are loaded half as often, and each list is traversed half as often.
 //!
-//! A multiply-add of bytes takes four inputs at a time. Were the fours fixed, as in a dense layer, all
-//! of a four had to be read where one is not zero: at a density of 0.13 that is two lines of every
-//! three. So they are made of whatever inputs a row has, and their weights, a line each, are brought
-//! together in registers, eight shuffles for 64 units: only lines that count are read. Sums of
-//! integers do not depend on their order.
+//! A multiply-add of bytes takes four inputs. With fixed groups of four inputs, as in a dense
+//! layer, a group must be read if any of its inputs is non-zero: at a density of 0.13 that is two
+//! thirds of all lines. This kernel forms groups from whichever inputs are non-zero in a row, and
+//! interleaves their weights, one line per input, in registers: eight shuffles for 64 units. Only
+//! lines with a non-zero input are read. Integer sums do not depend on the order.
 
-use super::emit::Emit;
+use super::epilogue::Epilogue;
 use super::prefetch::{prefetch_part, touch_most};
 use crate::kernels::arithmetic::Bytes;
 use crate::layout::{BytePanels, PANEL, padded};
-use crate::signal::ByteLists;
+use crate::signal::SparseByteRows;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each row's list with the panels.
 pub(crate) struct BytesTimesPanels<'a, E> {
-    pub(crate) lists: ByteLists<'a>,
+    pub(crate) lists: SparseByteRows<'a>,
     pub(crate) panels: &'a BytePanels,
-    pub(crate) emit: &'a mut E,
+    pub(crate) epilogue: &'a mut E,
 }
 
-/// How many fours ahead weights are asked for.
+/// Prefetch distance of the weights, in groups of four entries.
 const PREFETCH: usize = 8;
 
-impl<E: Emit<Bytes>> Kernel for BytesTimesPanels<'_, E> {
+impl<E: Epilogue<Bytes>> Kernel for BytesTimesPanels<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         assert_eq!(self.lists.columns, self.panels.inputs());
-        let Self { lists, panels, emit } = self;
-        let rows = lists.spans.len();
-        let ahead = touch_most(lists.spans, lists.columns);
+        let Self { lists, panels, epilogue } = self;
+        let rows = lists.row_ranges.len();
+        let ahead = touch_most(lists.row_ranges, lists.columns);
         let mut p = 0;
         while p < panels.count() {
             let first = p * PANEL;
             if S::TWO_PANELS && rows > 1 && first + 2 * PANEL <= padded(panels.outputs()) {
-                let (both, next) = (panels.from(p, 2), panels.from(p + 2, 2));
+                let (both, next) = (panels.lines_from(p, 2), panels.lines_from(p + 2, 2));
                 let (a, b) = both.split_at(both.len() / 2);
                 for row in 0..rows {
                     if ahead {
@@ -56,20 +56,20 @@ impl<E: Emit<Bytes>> Kernel for BytesTimesPanels<'_, E> {
                     }
                     let (index, value) = lists.row(row);
                     let sums = two_panels(simd, index, value, [a, b]);
-                    emit.emit(simd, row, first, sums[0]);
-                    emit.emit(simd, row, first + PANEL, sums[1]);
+                    epilogue.store(simd, row, first, sums[0]);
+                    epilogue.store(simd, row, first + PANEL, sums[1]);
                 }
                 p += 2;
                 continue;
             }
-            let (panel, next) = (panels.from(p, 1), panels.from(p + 1, 1));
+            let (panel, next) = (panels.lines_from(p, 1), panels.lines_from(p + 1, 1));
             let vectors = (panels.outputs() - first).div_ceil(LANES).min(4);
             for row in 0..rows {
                 if ahead {
                     prefetch_part(simd, next, row, rows);
                 }
                 let (index, value) = lists.row(row);
-                // A tile's first row finds the panel cold.
+                // The first row of a tile finds the panel cold.
                 let sums = if row == 0 {
                     one_panel::<S, true>(simd, index, value, panel, next)
                 } else {
@@ -77,10 +77,10 @@ impl<E: Emit<Bytes>> Kernel for BytesTimesPanels<'_, E> {
                 };
                 let [a, b, c, _] = sums;
                 match vectors {
-                    4 => emit.emit(simd, row, first, sums),
-                    3 => emit.emit(simd, row, first, [a, b, c]),
-                    2 => emit.emit(simd, row, first, [a, b]),
-                    _ => emit.emit(simd, row, first, [a]),
+                    4 => epilogue.store(simd, row, first, sums),
+                    3 => epilogue.store(simd, row, first, [a, b, c]),
+                    2 => epilogue.store(simd, row, first, [a, b]),
+                    _ => epilogue.store(simd, row, first, [a]),
                 }
             }
             p += 1;
@@ -88,7 +88,7 @@ impl<E: Emit<Bytes>> Kernel for BytesTimesPanels<'_, E> {
     }
 }
 
-/// One row times two panels; `index` and `value` are whole fours.
+/// One row times two panels; `index` and `value` have whole groups of four.
 #[inline(always)]
 fn two_panels<S: Simd>(
     simd: S,
@@ -100,14 +100,14 @@ fn two_panels<S: Simd>(
     let mut sums = [[simd.splat_i32(0); 4]; 2];
     let list = List { index: index.as_ptr(), value: value.as_ptr(), panels };
     for four in 0..index.len() / 4 {
-        // SAFETY: every index is below the panels' inputs (the invariant of `ByteLists`), so each load is
-        // one of their lines; fours are within both slices.
+        // SAFETY: every index is below the panels' inputs (the invariant of `SparseByteRows`), so
+        // each load reads one of their lines; groups of four are within both slices.
         unsafe { add_four(simd, list, four, &mut sums) }
     }
     sums
 }
 
-/// One row times one panel; `index` and `value` are whole fours.
+/// One row times one panel; `index` and `value` have whole groups of four.
 #[inline(always)]
 fn one_panel<S: Simd, const COLD: bool>(
     simd: S,
@@ -120,14 +120,15 @@ fn one_panel<S: Simd, const COLD: bool>(
     let mut sums = [[[simd.splat_i32(0); 4]]; 2];
     let fours = index.len() / 4;
     let list = List { index: index.as_ptr(), value: value.as_ptr(), panels: [panel] };
-    // SAFETY: every index is below the panel's inputs (the invariant of `ByteLists`), so each load is
-    // one of its lines; fours are within both slices. A prefetch may be of any address.
+    // SAFETY: every index is below the panel's inputs (the invariant of `SparseByteRows`), so each
+    // load reads one of its lines; groups of four are within both slices. Any address may be
+    // prefetched.
     unsafe {
         let mut four = 0;
         while four + 2 <= fours {
             for (chain, sums) in sums.iter_mut().enumerate() {
                 if COLD {
-                    // Past the list's end, the next panel is asked for.
+                    // Past the end of the list, the next panel is prefetched.
                     let ahead = four + chain + PREFETCH;
                     let (lines, ahead) = if ahead < fours {
                         (panel.as_ptr(), ahead)
@@ -165,7 +166,7 @@ struct List<'a, const P: usize> {
 /// Adds the products of four entries.
 ///
 /// # Safety
-/// Four `four` must be in the list, and its indices lines of the panels.
+/// The list must have a group `four`, and its indices must be lines of the panels.
 #[inline(always)]
 unsafe fn add_four<S: Simd, const P: usize>(
     simd: S,

@@ -5,22 +5,22 @@
 //!     for block of 512 inputs:        # 128 KiB of weights: stays in L2 while the rows pass
 //!         for group of rows:          # as many as the instruction set's registers hold
 //!             for vectors of the panel:   # all four, or one by one (`Simd::whole_panel`)
-//!                 sums = 0, or what the block before left
+//!                 sums = 0, or the sums of the previous block
 //!                 for i in block:
 //!                     w = panel[i]
 //!                     for row in group: sums[row] += x[row][i] * w
-//!                 emit(sums), or leave them to the next block
+//!                 epilogue(sums), or keep them for the next block
 //! ```
 //!
 //! Each sum is one chain over the inputs in order, whatever the group and the block, so a row has
-//! the same bits in any batch. On prepacked weights this runs as fast as the best GEMM crates
-//! (docs/architecture.md has the figures), which is why lrgate needs none.
+//! the same bits in any batch. With prepacked weights this is as fast as the best GEMM crates
+//! (docs/architecture.md has the figures), so lrgate does not need one of them.
 
 use std::cell::Cell;
 use std::ops::Range;
 
 use super::arithmetic::Arithmetic;
-use super::emit::Emit;
+use super::epilogue::Epilogue;
 use crate::layout::{PANEL, Panels};
 use crate::memory::{Aligned, zeros};
 use crate::signal::DenseRows;
@@ -30,32 +30,33 @@ use crate::simd::{Kernel, LANES, Simd};
 pub(crate) struct RowsTimesPanels<'a, A: Arithmetic, E> {
     pub(crate) rows: DenseRows<'a, A::Word>,
     pub(crate) panels: &'a Panels<A::Word>,
-    /// Numbers of the panels.
+    /// Range of panel numbers.
     pub(crate) which: Range<usize>,
-    pub(crate) emit: &'a mut E,
+    pub(crate) epilogue: &'a mut E,
 }
 
 /// Inputs per block.
 const BLOCK: usize = 512;
 
-/// Rows whose sums are kept between blocks: 64 KiB, which stays in L2.
+/// Number of rows whose sums are kept between blocks: 64 KiB, which stays in L2.
 const KEPT: usize = 256;
 
 thread_local! {
-    /// The sums, which would be much of a small stack; kept for the thread's next pass.
+    /// The kept sums, which would take much of a small stack. The buffer is reused by the thread's
+    /// next pass.
     static KEPT_SUMS: Cell<Aligned<u32>> = Cell::new(Aligned::new(64));
 }
 
-impl<A: Arithmetic, E: Emit<A>> Kernel for RowsTimesPanels<'_, A, E> {
+impl<A: Arithmetic, E: Epilogue<A>> Kernel for RowsTimesPanels<'_, A, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         assert_eq!(self.rows.columns(), self.panels.inputs());
-        let Self { rows, panels, which, emit } = self;
+        let Self { rows, panels, which, epilogue } = self;
         for p in which {
             let (first, vectors, weights) = panels.panel(p);
             assert_eq!(weights.len(), rows.columns() * vectors * LANES);
-            blocks(simd, rows, Panel { weights, vectors, first }, emit);
+            blocks(simd, rows, Panel { weights, vectors, first }, epilogue);
         }
     }
 }
@@ -64,22 +65,22 @@ struct Panel<'a, W> {
     weights: &'a [W],
     /// Vectors per input.
     vectors: usize,
-    /// Its first unit.
+    /// The panel's first unit.
     first: usize,
 }
 
 /// One panel and all rows.
 #[inline(always)]
-fn blocks<S: Simd, A: Arithmetic, E: Emit<A>>(
+fn blocks<S: Simd, A: Arithmetic, E: Epilogue<A>>(
     simd: S,
     rows: DenseRows<'_, A::Word>,
     panel: Panel<'_, A::Word>,
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     let (n, inputs) = (rows.rows(), rows.columns());
     if inputs <= 2 * BLOCK || n <= 6 {
         let block = Block { rows, panel, inputs: (0, inputs), first: 0, last: true };
-        return groups(simd, &block, n, &mut [], emit);
+        return groups(simd, &block, n, &mut [], epilogue);
     }
     let mut sums = KEPT_SUMS.replace(Aligned::new(64));
     if sums.len() < KEPT * PANEL {
@@ -91,7 +92,7 @@ fn blocks<S: Simd, A: Arithmetic, E: Emit<A>>(
         for from in (0..inputs).step_by(BLOCK) {
             let to = inputs.min(from + BLOCK);
             (block.inputs, block.first, block.last) = ((from, to), start, to == inputs);
-            groups(simd, &block, n.min(start + KEPT), kept, emit);
+            groups(simd, &block, n.min(start + KEPT), kept, epilogue);
         }
     }
     KEPT_SUMS.set(sums);
@@ -102,96 +103,96 @@ struct Block<'a, W> {
     rows: DenseRows<'a, W>,
     panel: Panel<'a, W>,
     inputs: (usize, usize),
-    /// The first row, which has the first of the kept sums.
+    /// Index of the first row, relative to the kept sums.
     first: usize,
-    /// Whether the sums are complete after it.
+    /// Whether this is the last block, which completes the sums.
     last: bool,
 }
 
 /// The rows of a block up to `end`.
 #[inline(always)]
-fn groups<S: Simd, A: Arithmetic, E: Emit<A>>(
+fn groups<S: Simd, A: Arithmetic, E: Epilogue<A>>(
     simd: S,
     block: &Block<'_, A::Word>,
     end: usize,
     kept: &mut [A::Word],
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     let rest = (end - block.first) % S::GROUP;
     let (start, whole) = (block.first, end - rest);
     if start < whole {
         let rows = (start, whole);
         match S::GROUP {
-            6 => simd.run(Groups::<A, E, 6> { block, rows, kept, emit }),
-            _ => simd.run(Groups::<A, E, 2> { block, rows, kept, emit }),
+            6 => simd.run(Groups::<A, E, 6> { block, rows, kept, epilogue }),
+            _ => simd.run(Groups::<A, E, 2> { block, rows, kept, epilogue }),
         }
     }
     let rows = (whole, end);
     match rest {
-        5 if S::GROUP > 5 => simd.run(Groups::<A, E, 5> { block, rows, kept, emit }),
-        4 if S::GROUP > 4 => simd.run(Groups::<A, E, 4> { block, rows, kept, emit }),
-        3 if S::GROUP > 3 => simd.run(Groups::<A, E, 3> { block, rows, kept, emit }),
-        2 if S::GROUP > 2 => simd.run(Groups::<A, E, 2> { block, rows, kept, emit }),
-        // In this function: a single row of a small layer takes little longer than a call.
-        1 => group::<S, A, E, 1>(simd, block, rows, kept, emit),
+        5 if S::GROUP > 5 => simd.run(Groups::<A, E, 5> { block, rows, kept, epilogue }),
+        4 if S::GROUP > 4 => simd.run(Groups::<A, E, 4> { block, rows, kept, epilogue }),
+        3 if S::GROUP > 3 => simd.run(Groups::<A, E, 3> { block, rows, kept, epilogue }),
+        2 if S::GROUP > 2 => simd.run(Groups::<A, E, 2> { block, rows, kept, epilogue }),
+        // Inlined here: a single row of a small layer takes little longer than a function call.
+        1 => group::<S, A, E, 1>(simd, block, rows, kept, epilogue),
         _ => {}
     }
 }
 
-/// Groups of R rows. Each R is a function of its own: compilers take far more than twice as long for a function of
-/// twice the size.
+/// Groups of R rows. Each R is a separate function, because compile time grows faster than linearly
+/// with the size of a function.
 struct Groups<'a, A: Arithmetic, E, const R: usize> {
-    // By reference: few words are passed.
+    // Passed by reference, to pass few words.
     block: &'a Block<'a, A::Word>,
     rows: (usize, usize),
     kept: &'a mut [A::Word],
-    emit: &'a mut E,
+    epilogue: &'a mut E,
 }
 
-impl<A: Arithmetic, E: Emit<A>, const R: usize> Kernel for Groups<'_, A, E, R> {
+impl<A: Arithmetic, E: Epilogue<A>, const R: usize> Kernel for Groups<'_, A, E, R> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        group::<S, A, E, R>(simd, self.block, self.rows, self.kept, self.emit);
+        group::<S, A, E, R>(simd, self.block, self.rows, self.kept, self.epilogue);
     }
 }
 
 #[inline(always)]
-fn group<S: Simd, A: Arithmetic, E: Emit<A>, const R: usize>(
+fn group<S: Simd, A: Arithmetic, E: Epilogue<A>, const R: usize>(
     simd: S,
     block: &Block<'_, A::Word>,
     (start, end): (usize, usize),
     kept: &mut [A::Word],
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     for row in (start..end).step_by(R) {
         if S::whole_panel(R) {
             match block.panel.vectors {
-                4 => tile::<S, A, E, 4, R>(simd, block, row, 0, kept, emit),
-                3 => tile::<S, A, E, 3, R>(simd, block, row, 0, kept, emit),
-                2 => tile::<S, A, E, 2, R>(simd, block, row, 0, kept, emit),
-                _ => tile::<S, A, E, 1, R>(simd, block, row, 0, kept, emit),
+                4 => tile::<S, A, E, 4, R>(simd, block, row, 0, kept, epilogue),
+                3 => tile::<S, A, E, 3, R>(simd, block, row, 0, kept, epilogue),
+                2 => tile::<S, A, E, 2, R>(simd, block, row, 0, kept, epilogue),
+                _ => tile::<S, A, E, 1, R>(simd, block, row, 0, kept, epilogue),
             }
         } else {
             for at in 0..block.panel.vectors {
-                tile::<S, A, E, 1, R>(simd, block, row, at, kept, emit);
+                tile::<S, A, E, 1, R>(simd, block, row, at, kept, epilogue);
             }
         }
     }
 }
 
-/// R rows times the V vectors from `at` on of a panel: R V sums in registers.
+/// R rows times the panel's V vectors from `at` on, with R V sums in registers.
 #[inline(always)]
-fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
+fn tile<S: Simd, A: Arithmetic, E: Epilogue<A>, const V: usize, const R: usize>(
     simd: S,
     block: &Block<'_, A::Word>,
     row: usize,
     at: usize,
     kept: &mut [A::Word],
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     let (from, to) = block.inputs;
-    // A constant where all of the panel's vectors are taken.
+    // A constant if all vectors of the panel are used.
     let stride = LANES * if S::whole_panel(R) { V } else { block.panel.vectors };
     let weights = &block.panel.weights[from * stride..to * stride];
     let mut x: [&[A::Word]; R] = [&[]; R];
@@ -203,14 +204,15 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
         let kept = &kept[(row - block.first) * PANEL..][..R * PANEL];
         for (r, sums) in sums.iter_mut().enumerate() {
             for (v, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: R rows of four vectors.
+                // SAFETY: `kept` has R rows of four vectors.
                 *sum = unsafe { A::load(simd, kept.as_ptr().add(r * PANEL + (at + v) * LANES)) };
             }
         }
     }
     let mut weights = weights[at * LANES..].as_ptr();
     let mut i = 0;
-    // Few sums wait for themselves; where their order does not matter, they are made of several.
+    // With few sums, the latency of the additions limits the speed. If the order does not affect
+    // the result, each sum is split into several.
     if A::EXACT && R * V <= 2 {
         let mut parts = [[[A::splat(simd, A::Word::default()); V]; R]; 4];
         while i + 4 <= to - from {
@@ -230,20 +232,20 @@ fn tile<S: Simd, A: Arithmetic, E: Emit<A>, const V: usize, const R: usize>(
         }
     }
     for i in i..to - from {
-        // SAFETY: input `i` of the block is `stride` weights, of which V vectors from `at` on are read,
-        // and every row has `to - from` entries.
+        // SAFETY: input `i` of the block has `stride` weights, of which V vectors from `at` on are
+        // read, and every row has `to - from` entries.
         unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
         weights = weights.wrapping_add(stride);
     }
     if block.last {
         for (r, sums) in sums.into_iter().enumerate() {
-            emit.emit(simd, row + r, block.panel.first + at * LANES, sums);
+            epilogue.store(simd, row + r, block.panel.first + at * LANES, sums);
         }
     } else {
         let kept = &mut kept[(row - block.first) * PANEL..][..R * PANEL];
         for (r, sums) in sums.into_iter().enumerate() {
             for (v, sum) in sums.into_iter().enumerate() {
-                // SAFETY: R rows of four vectors.
+                // SAFETY: `kept` has R rows of four vectors.
                 unsafe { A::store(simd, kept.as_mut_ptr().add(r * PANEL + (at + v) * LANES), sum) }
             }
         }

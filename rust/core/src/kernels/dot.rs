@@ -1,43 +1,46 @@
-//! Dot products of chosen units: the gate's second half. A unit that is off is never read.
+//! Dot products of chosen units: the second half of a gated layer. Units that are off are never
+//! read.
 //!
-//! A row's live units are taken four at a time, sharing each load of the row, while the weights of the
-//! next four are asked for. So weights are read once per row, from the near caches where rows of a
-//! batch agree on their units. Unit by unit, with the rows that need it, they would be read once, but
-//! few rows need one unit where a gate pays: it was tried, and is slower.
+//! The live units of a row are processed four at a time, which share the loads of the row, while
+//! the weights of the next four are prefetched. Weights are therefore read once per row; rows of a
+//! batch that share live units find them in the near caches. Processing unit by unit, with all rows
+//! that need the unit, would read the weights once per tile. This was tried and is slower: a gate
+//! pays off only if few rows need the same unit.
 //!
-//! A cache line of weights that only zeros would multiply need not be read either: a row lists its
-//! *blocks*, the vectors of sixteen inputs of which one or more is not zero, and a dot product visits
-//! these alone. So a gate on sparse rows saves twice, by units and by inputs, without gathering.
+//! Cache lines of weights that are multiplied only with zeros are not read: a row lists its
+//! non-zero *blocks* (vectors of sixteen inputs with at least one non-zero), and a dot product
+//! visits only these. On sparse rows a gate therefore saves both units and inputs, without
+//! gathering.
 //!
-//! A dot product is two chains, one over the even blocks and one over the odd ones, which a block of
-//! zeros adds nothing to. So whether blocks are listed does not change a bit.
+//! A dot product has two chains, one over the even blocks and one over the odd blocks. A block of
+//! zeros adds nothing to either, so listing the blocks does not change any bit.
 
 use super::arithmetic::{Arithmetic, Floats};
-use super::emit::{Finish, Output};
+use super::epilogue::{Output, SelectedEpilogue};
 use crate::layout::UnitRows;
-use crate::signal::{DenseRows, Lists, Span};
+use crate::signal::{DenseRows, RowRange, SparseRows};
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Computes the live units of every row. The output must be cleared before.
+/// Computes the live units of every row. The output must be cleared before the call.
 pub(crate) struct LiveUnits<'a, A: Arithmetic> {
     pub(crate) rows: DenseRows<'a, A::Word>,
     pub(crate) weights: &'a UnitRows<A::Word>,
     pub(crate) output: Output<'a>,
-    /// For each row its live units, ascending.
+    /// The live units of each row, in ascending order.
     pub(crate) live: &'a [u32],
-    pub(crate) spans: &'a [Span],
-    /// Scratch for a row's blocks: as many entries as a row has whole vectors.
+    pub(crate) row_ranges: &'a [RowRange],
+    /// Scratch for the blocks of a row: one entry per whole vector of a row.
     pub(crate) blocks: &'a mut [u32],
 }
 
-/// Rows of which more than this share of blocks is not all zero are taken whole: a block at a time
-/// costs a little more than a run through all of them.
+/// If more than this share of blocks is non-zero, the whole row is used; visiting blocks one by one
+/// costs slightly more.
 const BLOCKS_UP_TO: f32 = 0.8;
 
-/// The blocks of a row: the even ones, the odd ones.
+/// Indices of a row's non-zero blocks: even and odd.
 type Blocks<'a> = [&'a [u32]; 2];
 
-/// Lists the blocks of a row, unless too many of them are not zero.
+/// Lists the non-zero blocks of a row, or returns `None` if there are too many.
 #[inline(always)]
 fn list_blocks<'a, S: Simd, A: Arithmetic>(
     simd: S,
@@ -61,7 +64,7 @@ fn list_blocks<'a, S: Simd, A: Arithmetic>(
 
 impl<'a, A: Arithmetic> Kernel for LiveUnits<'a, A>
 where
-    Output<'a>: Finish<A>,
+    Output<'a>: SelectedEpilogue<A>,
 {
     type Output = ();
     #[inline(always)]
@@ -70,7 +73,7 @@ where
         for r in 0..self.rows.rows() {
             let x = self.rows.row(r);
             let blocks = list_blocks::<S, A>(simd, x, self.blocks);
-            let Span { start, len } = self.spans[r];
+            let RowRange { start, len } = self.row_ranges[r];
             let live = &self.live[start..start + len];
             let (fours, _) = live.as_chunks::<4>();
             let mut following = fours.iter().skip(1);
@@ -93,37 +96,37 @@ where
                         Some(blocks) => block_dots::<S, A, 1>(simd, x, w, w, blocks),
                     };
                 }
-                self.output.put(simd, r, units, &sums);
+                self.output.store_selected(simd, r, units, &sums);
             }
         }
     }
 }
 
-/// Computes the live units of rows that exist as lists only (CSR input).
+/// Computes the live units of rows that exist only as lists (CSR input).
 pub(crate) struct LiveUnitsOfLists<'a> {
-    pub(crate) lists: Lists<'a>,
+    pub(crate) lists: SparseRows<'a>,
     pub(crate) weights: &'a UnitRows,
     pub(crate) output: Output<'a>,
-    /// For each row its live units, ascending.
+    /// The live units of each row, in ascending order.
     pub(crate) live: &'a [u32],
-    pub(crate) spans: &'a [Span],
+    pub(crate) row_ranges: &'a [RowRange],
 }
 
 impl Kernel for LiveUnitsOfLists<'_> {
     type Output = ();
-    /// Scalar: such rows have a few dozen entries, and a gather per lane is no faster.
+    /// Scalar code: such rows have a few dozen entries, and a gather per lane is not faster.
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         assert_eq!(self.lists.columns, self.weights.inputs());
-        for (r, span) in self.spans.iter().enumerate() {
+        for (r, row_range) in self.row_ranges.iter().enumerate() {
             let (index, value) = self.lists.row(r);
-            for units in self.live[span.start..span.start + span.len].chunks(LANES) {
+            for units in self.live[row_range.start..row_range.start + row_range.len].chunks(LANES) {
                 let mut sums = [0.0; LANES];
                 for (sum, &unit) in sums.iter_mut().zip(units) {
                     let w = self.weights.unit(unit as usize);
                     *sum = index.iter().zip(value).map(|(i, x)| w[*i as usize] * x).sum();
                 }
-                Finish::<Floats>::put(&mut self.output, simd, r, units, &sums);
+                SelectedEpilogue::<Floats>::store_selected(&mut self.output, simd, r, units, &sums);
             }
         }
     }
@@ -135,8 +138,8 @@ fn four_units<'a, W: Copy + Default>(weights: &'a UnitRows<W>, units: &[u32; 4])
     units.map(|unit| weights.unit(unit as usize))
 }
 
-/// The dot products of a row with N padded weight rows. `next` is what comes next: its lines are asked
-/// for on the way.
+/// The dot products of a row with N padded weight rows. The lines of `next`, the following units,
+/// are prefetched meanwhile.
 #[inline(always)]
 fn row_dots<S: Simd, A: Arithmetic, const N: usize>(
     simd: S,
@@ -148,7 +151,7 @@ fn row_dots<S: Simd, A: Arithmetic, const N: usize>(
     assert!(weights.iter().chain(&next).all(|w| w.len() >= inputs));
     let whole = inputs / LANES;
     let mut chains = [[A::splat(simd, A::Word::default()); N]; 2];
-    // SAFETY: whole blocks are within the row, and weights are no shorter.
+    // SAFETY: whole blocks are within the row, and the weight rows are at least as long.
     unsafe {
         for pair in 0..whole / 2 {
             for (half, chain) in chains.iter_mut().enumerate() {
@@ -162,7 +165,7 @@ fn row_dots<S: Simd, A: Arithmetic, const N: usize>(
     total::<S, A, N>(simd, x, weights, chains)
 }
 
-/// The same over the blocks of a row, and what the row has after its last whole block.
+/// The same over the row's listed blocks and the entries after its last whole block.
 #[inline(always)]
 fn block_dots<S: Simd, A: Arithmetic, const N: usize>(
     simd: S,
@@ -174,8 +177,8 @@ fn block_dots<S: Simd, A: Arithmetic, const N: usize>(
     assert!(weights.iter().chain(&next).all(|w| w.len() >= x.len()));
     let mut chains = [[A::splat(simd, A::Word::default()); N]; 2];
     let pairs = blocks[0].len().min(blocks[1].len());
-    // SAFETY: `list_blocks` listed blocks of this row, so each is within it, and weights are no
-    // shorter.
+    // SAFETY: `list_blocks` listed blocks of this row, so each is within it, and the weight rows
+    // are at least as long.
     unsafe {
         for i in 0..pairs {
             for (chain, blocks) in chains.iter_mut().zip(blocks) {
@@ -192,10 +195,10 @@ fn block_dots<S: Simd, A: Arithmetic, const N: usize>(
     total::<S, A, N>(simd, x, weights, chains)
 }
 
-/// Adds one block's products to a chain of each dot product.
+/// Adds the products of one block to one chain of each dot product.
 ///
 /// # Safety
-/// The block must be within the row, the weights and what comes next.
+/// The block must be within the row, the weights and the weights to prefetch.
 #[inline(always)]
 unsafe fn add_block<S: Simd, A: Arithmetic, const N: usize>(
     simd: S,
@@ -219,8 +222,8 @@ unsafe fn add_block<S: Simd, A: Arithmetic, const N: usize>(
     }
 }
 
-/// Adds what the row has after its last whole block to the odd chain, and the two chains of each dot
-/// product.
+/// Adds the entries after the row's last whole block to the odd chain, and then the two chains of
+/// each dot product.
 #[inline(always)]
 fn total<S: Simd, A: Arithmetic, const N: usize>(
     simd: S,
@@ -231,7 +234,7 @@ fn total<S: Simd, A: Arithmetic, const N: usize>(
     let (at, rest) = (x.len() / LANES * LANES, x.len() % LANES);
     if rest > 0 {
         assert!(weights.iter().all(|w| w.len() >= x.len()));
-        // SAFETY: `rest` words are left of the row, and weights are no shorter.
+        // SAFETY: the row has `rest` more words, and the weight rows are at least as long.
         unsafe {
             let a = A::load_partial(simd, x.as_ptr().add(at), rest);
             for j in 0..N {

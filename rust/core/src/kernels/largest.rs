@@ -1,10 +1,10 @@
-//! A look at all weights of a layer before they are packed.
+//! Finds the largest magnitudes of a layer's weights before they are packed.
 
 use crate::memory;
 use crate::simd::{Kernel, Simd};
 
-/// The largest magnitude in each row of a matrix, of these columns if they are given, and whether all values are
-/// finite, whatever their columns.
+/// The largest magnitude in each row of a matrix, in the given columns or in all of them, and
+/// whether all values in all columns are finite.
 pub(crate) struct LargestOfRows<'a> {
     pub(crate) matrix: &'a [f32],
     pub(crate) width: usize,
@@ -15,14 +15,14 @@ impl Kernel for LargestOfRows<'_> {
     type Output = (Vec<f32>, bool);
     #[inline(always)]
     fn run<S: Simd>(self, _simd: S) -> (Vec<f32>, bool) {
-        // Bits of magnitudes are ordered as they are, infinity and NaN last.
+        // The bits of magnitudes have the order of the magnitudes, with infinity and NaN last.
         const MAGNITUDE: u32 = u32::MAX >> 1;
         let mask = if self.columns.is_some() { 0 } else { MAGNITUDE };
         let mut masks = memory::filled(mask, self.width);
         for column in self.columns.unwrap_or_default() {
             masks[*column as usize] = MAGNITUDE;
         }
-        let mut largest = memory::room(self.matrix.len() / self.width);
+        let mut largest = memory::with_capacity(self.matrix.len() / self.width);
         let mut of_all = 0;
         for row in self.matrix.chunks_exact(self.width) {
             let mut most = 0;

@@ -5,25 +5,25 @@
 //! | `scan.rs` | rows in, lists of their non-zero entries out | skip, gate (first layer) |
 //! | `sparse.rs` | lists of non-zeros times packed panels | skip, gate's estimate |
 //! | `bytes.rs` | lists of non-zero bytes times byte panels | int8 skip, int8 gate's estimate |
-//! | `pairs.rs` | lists of what is not zero in pairs of rows times panels | the same, in batches |
+//! | `pairs.rs` | lists of non-zeros in pairs of rows times panels | the same, in batches |
 //! | `dense.rs` | dense rows times packed panels | dense, gate's estimate and scores |
 //! | `dot.rs` | chosen units' weight rows times dense rows | gate |
-//! | `arithmetic.rs` | what a multiply-add is: of f32, or of bytes four to a word | all |
+//! | `arithmetic.rs` | the multiply-add of f32, and of bytes four to a word | all |
 //! | `activation.rs` | exponentials of finished rows | sigmoid, tanh, gelu, softmax |
 //! | `largest.rs` | the largest weight of each unit, and whether all are finite | packing |
-//! | `prefetch.rs` | weights asked for before they are read | `sparse.rs`, `bytes.rs`, `pairs.rs` |
-//! | `peak.rs` | loads, and multiply-adds in L1: what a machine can do at best | profiles |
-//! | `emit.rs` | what happens to sixteen finished sums: bias, activation, store, list, threshold | all |
+//! | `prefetch.rs` | prefetching of weights | `sparse.rs`, `bytes.rs`, `pairs.rs` |
+//! | `peak.rs` | loads, and multiply-adds in L1: the limits of a machine | profiles |
+//! | `epilogue.rs` | epilogue of finished sums: bias, activation, store, list, threshold | all |
 //!
-//! Inside a kernel no vector operation may stand in a closure: a closure is compiled as a function of
-//! its own, without the instruction set's features, and its operations would not be inlined.
+//! Vector operations must not be inside closures: a closure is compiled as a separate function
+//! without the features of the instruction set, so they would not be inlined.
 
 pub(crate) mod activation;
 pub(crate) mod arithmetic;
 pub(crate) mod bytes;
 pub(crate) mod dense;
 pub(crate) mod dot;
-pub(crate) mod emit;
+pub(crate) mod epilogue;
 pub(crate) mod largest;
 pub(crate) mod pairs;
 pub(crate) mod peak;

@@ -1,4 +1,4 @@
-//! Lists of pairs of rows of bytes times panels: int8 skip and the int8 gate's estimate, in batches.
+//! Lists of pairs of byte rows times panels: int8 skip and the int8 gate's estimate, in batches.
 //!
 //! ```text
 //! for panel:                          # 64 units
@@ -7,34 +7,36 @@
 //!         for (i, words) in list of pair:
 //!             w = panel[i]            # four inputs by 64 units
 //!             for row of pair: sums[row] += dot_bytes(w, words[row])
-//!         emit(sums)
+//!         epilogue(sums)
 //! ```
 //!
-//! Where what is not zero comes in runs, as in images, whole words of four inputs cost less than
-//! bringing single inputs together (`bytes.rs`): no shuffles, and a line's load and its index serve both
-//! rows. Which of the two a tile takes is decided by counting on some of its rows, in `forward.rs`.
-//! Sums of integers do not depend on their order, so nothing else depends on it.
+//! If non-zeros come in runs, as in images, whole words of four inputs are cheaper than
+//! interleaving single inputs (`bytes.rs`): there are no shuffles, and both rows share the load of
+//! a line and of its index. The form is chosen per tile by counting non-zeros in some of its rows
+//! (`exec/read.rs`). Integer sums do not depend on the order, so the choice does not change
+//! results.
 
 use super::arithmetic::Bytes;
 use super::dense::add_input;
-use super::emit::Emit;
+use super::epilogue::Epilogue;
 use super::prefetch::{prefetch_part, touch_most};
 use crate::layout::Panels;
-use crate::signal::PairLists;
+use crate::signal::SparsePairs;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each pair's list with the panels.
 pub(crate) struct PairsTimesPanels<'a, E> {
-    pub(crate) lists: PairLists<'a>,
+    pub(crate) lists: SparsePairs<'a>,
     pub(crate) panels: &'a Panels<u32>,
-    pub(crate) emit: &'a mut E,
+    pub(crate) epilogue: &'a mut E,
 }
 
-/// Whether pairs are the cheaper form for rows of `columns` bytes that go through `panels` panels, where
-/// `rows` of them have that many bytes that are not zero, and pairs of them that many words.
+/// Whether pairs are the faster form for rows of `columns` bytes that are multiplied with `panels`
+/// panels. `rows` sampled rows have `bytes` non-zero bytes, and their pairs have `words` non-zero
+/// words.
 ///
-/// By the cycles that either takes (Zen 5, AVX-512): scanning, of 64 columns, 20 for bytes and 5 for
-/// pairs; then, of a panel, 5 for four bytes and 4 for a word of two rows.
+/// The estimate uses cycles measured on Zen 5 with AVX-512: scanning 64 columns takes 20 for bytes
+/// and 5 for pairs; a panel takes 5 per four bytes, or 4 per word of two rows.
 pub(crate) fn pay(columns: usize, panels: usize, rows: usize, bytes: usize, words: usize) -> bool {
     let scan = rows * columns.div_ceil(64);
     let as_bytes = 20 * scan + panels * 5 * bytes / 4;
@@ -42,31 +44,31 @@ pub(crate) fn pay(columns: usize, panels: usize, rows: usize, bytes: usize, word
     as_pairs < as_bytes
 }
 
-impl<E: Emit<Bytes>> Kernel for PairsTimesPanels<'_, E> {
+impl<E: Epilogue<Bytes>> Kernel for PairsTimesPanels<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        // Others take bytes one by one, and need not compile this.
+        // Other instruction sets use single bytes and do not compile this kernel.
         assert!(S::DOT_PRODUCTS);
         assert_eq!(self.lists.columns, self.panels.inputs());
-        let Self { lists, panels, emit } = self;
-        // Both rows of a pair are counted.
-        let ahead = touch_most(lists.spans, 2 * lists.columns);
+        let Self { lists, panels, epilogue } = self;
+        // `row_ranges` counts both rows of a pair.
+        let ahead = touch_most(lists.row_ranges, 2 * lists.columns);
         for p in 0..panels.count() {
             let (first, vectors, weights) = panels.panel(p);
             let next = if ahead && p + 1 < panels.count() { panels.panel(p + 1).2 } else { &[] };
             let panel = Panel { weights, next, first };
             match vectors {
-                4 => pairs::<S, E, 4>(simd, lists, panel, emit),
-                3 => pairs::<S, E, 3>(simd, lists, panel, emit),
-                2 => pairs::<S, E, 2>(simd, lists, panel, emit),
-                _ => pairs::<S, E, 1>(simd, lists, panel, emit),
+                4 => pairs::<S, E, 4>(simd, lists, panel, epilogue),
+                3 => pairs::<S, E, 3>(simd, lists, panel, epilogue),
+                2 => pairs::<S, E, 2>(simd, lists, panel, epilogue),
+                _ => pairs::<S, E, 1>(simd, lists, panel, epilogue),
             }
         }
     }
 }
 
-/// A panel, and the one that comes next.
+/// A panel and the next one.
 #[derive(Clone, Copy)]
 struct Panel<'a> {
     weights: &'a [u32],
@@ -76,50 +78,50 @@ struct Panel<'a> {
 }
 
 #[inline(always)]
-fn pairs<S: Simd, E: Emit<Bytes>, const V: usize>(
+fn pairs<S: Simd, E: Epilogue<Bytes>, const V: usize>(
     simd: S,
-    lists: PairLists<'_>,
+    lists: SparsePairs<'_>,
     panel: Panel<'_>,
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     assert_eq!(panel.weights.len(), lists.columns * V * LANES);
-    let n = lists.spans.len();
+    let n = lists.row_ranges.len();
     for row in (0..n / 2 * 2).step_by(2) {
         prefetch_part(simd, panel.next, row / 2, n / 2);
-        group::<S, E, V, 2>(simd, lists, row, panel, emit);
+        group::<S, E, V, 2>(simd, lists, row, panel, epilogue);
     }
     if n % 2 == 1 {
-        group::<S, E, V, 1>(simd, lists, n - 1, panel, emit);
+        group::<S, E, V, 1>(simd, lists, n - 1, panel, epilogue);
     }
 }
 
-/// R rows that are listed together, times a panel that is P vectors wide.
+/// R rows that share a list, times a panel of P vectors per input.
 #[inline(always)]
-fn group<S: Simd, E: Emit<Bytes>, const P: usize, const R: usize>(
+fn group<S: Simd, E: Epilogue<Bytes>, const P: usize, const R: usize>(
     simd: S,
-    lists: PairLists<'_>,
+    lists: SparsePairs<'_>,
     row: usize,
     panel: Panel<'_>,
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     if S::whole_panel(R) {
-        tile::<S, E, P, P, R>(simd, lists, row, panel, 0, emit);
+        tile::<S, E, P, P, R>(simd, lists, row, panel, 0, epilogue);
     } else {
         for at in 0..P {
-            tile::<S, E, P, 1, R>(simd, lists, row, panel, at, emit);
+            tile::<S, E, P, 1, R>(simd, lists, row, panel, at, epilogue);
         }
     }
 }
 
-/// R rows times the V vectors from `at` on of a panel that is P vectors wide.
+/// R rows times the V vectors from `at` on of a panel of P vectors per input.
 #[inline(always)]
-fn tile<S: Simd, E: Emit<Bytes>, const P: usize, const V: usize, const R: usize>(
+fn tile<S: Simd, E: Epilogue<Bytes>, const P: usize, const V: usize, const R: usize>(
     simd: S,
-    lists: PairLists<'_>,
+    lists: SparsePairs<'_>,
     row: usize,
     panel: Panel<'_>,
     at: usize,
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     let index = lists.columns_of(row);
     let mut words: [&[u32]; R] = [&[]; R];
@@ -129,17 +131,17 @@ fn tile<S: Simd, E: Emit<Bytes>, const P: usize, const V: usize, const R: usize>
     let mut sums = [[simd.splat_i32(0); V]; R];
     let weights = panel.weights[at * LANES..].as_ptr();
     for (entry, column) in index.iter().enumerate() {
-        // SAFETY: every index is below the panel's inputs (the invariant of `PairLists`), of P vectors each,
-        // and every row has as many words as there are indices.
+        // SAFETY: every index is below the panel's inputs (the invariant of `SparsePairs`), each of
+        // which has P vectors, and every row has as many words as there are indices.
         unsafe {
             let weights = weights.add(*column as usize * P * LANES);
             add_input::<S, Bytes, V, R>(simd, &words, entry, weights, &mut sums);
         }
     }
-    // Not in a loop: what is indexed by a variable is not kept in registers.
+    // Not a loop: arrays indexed by a variable are not kept in registers.
     let unit = panel.first + at * LANES;
-    emit.emit(simd, row, unit, sums[0]);
+    epilogue.store(simd, row, unit, sums[0]);
     if R == 2 {
-        emit.emit(simd, row + 1, unit, sums[R - 1]);
+        epilogue.store(simd, row + 1, unit, sums[R - 1]);
     }
 }

@@ -1,4 +1,4 @@
-//! What this machine can do at best: loads from a buffer, and multiply-adds of numbers in L1.
+//! The highest rates of this machine: loads from a buffer, and multiply-adds of numbers in L1.
 
 use std::hint::black_box;
 
@@ -30,11 +30,11 @@ impl Kernel for Load<'_> {
     }
 }
 
-/// Rows of which products are summed together.
+/// Rows whose products are summed together.
 pub(crate) const ROWS: usize = 6;
 
-/// Multiplies [`ROWS`] rows with weights `passes` times, as `dense.rs` does: as many sums as registers
-/// hold, and fewer loads than multiply-adds.
+/// Multiplies [`ROWS`] rows with weights `passes` times, as `dense.rs` does: the sums fill the
+/// registers, and there are fewer loads than multiply-adds.
 pub(crate) struct Products<'a, A: Arithmetic> {
     /// (inputs, [`ROWS`])
     pub(crate) x: &'a [A::Word],
@@ -44,7 +44,7 @@ pub(crate) struct Products<'a, A: Arithmetic> {
 }
 
 impl<A: Arithmetic> Kernel for Products<'_, A> {
-    /// Vectors multiplied and added.
+    /// Number of vector multiply-adds.
     type Output = usize;
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> usize {
@@ -61,7 +61,7 @@ impl<A: Arithmetic> Products<'_, A> {
             let (x, w) = (black_box(self.x.as_ptr()), black_box(self.w.as_ptr()));
             let mut sums = [[A::splat(simd, A::Word::default()); V]; ROWS];
             for i in 0..inputs {
-                // SAFETY: `x` has `inputs` times ROWS words, `w` as many times PANEL.
+                // SAFETY: `x` has `inputs` times ROWS words, and `w` has `inputs` times PANEL.
                 unsafe {
                     let mut weights = [A::splat(simd, A::Word::default()); V];
                     for (v, weight) in weights.iter_mut().enumerate() {

@@ -1,16 +1,18 @@
-//! Asking for weights before they are read.
+//! Prefetching of weights.
 
-use crate::signal::Span;
+use crate::signal::RowRange;
 use crate::simd::Simd;
 
-/// Rows from which on a tile asks for its next panel bit by bit; fewer need too little of it.
+/// Least number of rows in a tile that prefetches its next panel, a part with each row. With fewer
+/// rows the parts would be too large.
 const PREFETCH_FROM: usize = 32;
 
-/// Bytes of weights up to which they are asked for: half of a small L2.
+/// Largest panel, in bytes, that is prefetched: half of a small L2.
 const PREFETCH_UP_TO: usize = 512 << 10;
 
-/// Asks for part `part` of `parts` of the weights that come next, so that they are in L2 when they do: what
-/// lists touch of them no hardware foresees. For lists that touch most lines: see [`touch_most`].
+/// Prefetches part `part` of `parts` of the next weights into L2. Lists access weights in an order
+/// that hardware prefetchers cannot predict. Use it for lists that touch most lines: see
+/// [`touch_most`].
 #[inline(always)]
 pub(super) fn prefetch_part<S: Simd, W>(simd: S, next: &[W], part: usize, parts: usize) {
     if parts >= PREFETCH_FROM && size_of_val(next) <= PREFETCH_UP_TO {
@@ -21,8 +23,8 @@ pub(super) fn prefetch_part<S: Simd, W>(simd: S, next: &[W], part: usize, parts:
     }
 }
 
-/// Whether the lists of a tile, all together, have an entry for each of `columns` columns: a panel is then
-/// read for the most part.
-pub(super) fn touch_most(spans: &[Span], columns: usize) -> bool {
-    spans.iter().map(|span| span.len).sum::<usize>() >= columns
+/// Whether the lists of a tile together have at least `columns` entries, so that most of a panel is
+/// read.
+pub(super) fn touch_most(row_ranges: &[RowRange], columns: usize) -> bool {
+    row_ranges.iter().map(|row_range| row_range.len).sum::<usize>() >= columns
 }

@@ -1,16 +1,16 @@
-//! Finds the non-zero entries of rows that come from outside.
+//! Finds the non-zero entries of rows: the caller's, or those of a layer's finished output.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::emit::lanes_within;
+use super::epilogue::lanes_within;
 use crate::layout::{PANEL, padded};
-use crate::signal::{ByteRowsMut, DenseRows, DenseRowsMut, ListsMut, fill_fours};
+use crate::signal::{ByteRowsMut, DenseRows, DenseRowsMut, SparseRowsMut, fill_fours};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Lists the non-zeros of dense f32 rows. NaN counts as non-zero.
 pub(crate) struct Scan<'a> {
     pub(crate) rows: DenseRows<'a>,
-    pub(crate) lists: ListsMut<'a>,
+    pub(crate) lists: SparseRowsMut<'a>,
 }
 
 impl Kernel for Scan<'_> {
@@ -31,8 +31,8 @@ impl Kernel for Scan<'_> {
                         simd.load_partial(rest.as_ptr(), rest.len())
                     }
                 };
-                // SAFETY: a row appends at most `column` entries before this vector, and its region has
-                // room for its columns rounded up to vectors and 16 more.
+                // SAFETY: a row appends at most `column` entries before this vector, and its region
+                // has room for its columns rounded up to vectors and 16 more.
                 end += unsafe { append(simd, index.add(end), value.add(end), column, v) };
             }
             *len = end;
@@ -40,12 +40,12 @@ impl Kernel for Scan<'_> {
     }
 }
 
-/// Lists the bytes of rows of bytes that are not zero, as [`crate::signal::ByteLists`] has them.
+/// Lists the non-zero bytes of byte rows as [`crate::signal::SparseByteRows`].
 pub(crate) struct ScanBytes<'a> {
-    /// With their padding up to whole vectors of words.
+    /// Rows with their padding to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,
     pub(crate) columns: usize,
-    pub(crate) lists: ListsMut<'a, u8, u16>,
+    pub(crate) lists: SparseRowsMut<'a, u8, u16>,
 }
 
 impl Kernel for ScanBytes<'_> {
@@ -56,7 +56,7 @@ impl Kernel for ScanBytes<'_> {
         for r in 0..self.rows.rows() {
             let bytes = self.rows.row(r).as_ptr().cast::<u8>();
             let (index, value, len) = self.lists.end(r);
-            // In a register: line after line waits for it.
+            // Kept in a register, because every line depends on it.
             let mut end = *len;
             for column in (0..self.columns).step_by(PANEL) {
                 // SAFETY: the row has its columns rounded up to lines of 64. A row appends at most
@@ -72,22 +72,23 @@ impl Kernel for ScanBytes<'_> {
             }
             *len = end;
         }
-        let spans = &mut self.lists.spans[..self.rows.rows()];
-        fill_fours(self.lists.index, self.lists.value, spans);
+        let row_ranges = &mut self.lists.row_ranges[..self.rows.rows()];
+        fill_fours(self.lists.index, self.lists.value, row_ranges);
     }
 }
 
-/// The lowest `n` of 64 bits.
+/// The lowest `n` of 64 bits are set.
 #[inline(always)]
 fn first_bits(n: usize) -> u64 {
     if n < 64 { (1 << n) - 1 } else { u64::MAX }
 }
 
-/// Lists the words of pairs of rows, as [`crate::signal::PairLists`] has them. A row alone is a pair with itself.
+/// Lists the non-zero words of pairs of rows as [`crate::signal::SparsePairs`]. A last single row
+/// is paired with itself.
 pub(crate) struct ScanPairs<'a> {
-    /// With their padding up to whole vectors of words.
+    /// Rows with their padding to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,
-    pub(crate) lists: ListsMut<'a, u32>,
+    pub(crate) lists: SparseRowsMut<'a, u32>,
 }
 
 impl Kernel for ScanPairs<'_> {
@@ -100,7 +101,7 @@ impl Kernel for ScanPairs<'_> {
         for r in (0..n).step_by(2) {
             let second = (r + 1).min(n - 1);
             let (a, b) = (self.rows.row(r).as_ptr(), self.rows.row(second).as_ptr());
-            let starts = [r, second].map(|row| self.lists.spans[row].start);
+            let starts = [r, second].map(|row| self.lists.row_ranges[row].start);
             let mut end = 0;
             for column in (0..columns).step_by(LANES) {
                 // SAFETY: a row has its words rounded up to vectors. A row appends at most `column`
@@ -116,20 +117,20 @@ impl Kernel for ScanPairs<'_> {
                     end += mask.count_ones() as usize;
                 }
             }
-            self.lists.spans[r].len = end;
-            self.lists.spans[second].len = end;
+            self.lists.row_ranges[r].len = end;
+            self.lists.row_ranges[second].len = end;
         }
     }
 }
 
-/// Counts what lists of rows of bytes would hold.
+/// Counts the entries that the two forms of lists would have.
 pub(crate) struct CountBytes<'a> {
-    /// With their padding up to whole vectors of words.
+    /// Rows with their padding to whole vectors of words.
     pub(crate) rows: DenseRows<'a, u32>,
 }
 
 impl Kernel for CountBytes<'_> {
-    /// Bytes that are not zero; words that are not all zero in one or the other row of a pair.
+    /// Non-zero bytes; words that are non-zero in at least one row of their pair.
     type Output = (usize, usize);
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> (usize, usize) {
@@ -150,33 +151,32 @@ impl Kernel for CountBytes<'_> {
     }
 }
 
-/// Makes bytes of f32 rows: `x inverse + offset`, rounded, per column. Tells which rows hold a value
-/// that is not finite.
+/// Quantises f32 rows: `x inverse + offset`, rounded, per column. Marks rows with a value that is
+/// not finite.
 pub(crate) struct Quantize<'a> {
     pub(crate) rows: DenseRows<'a>,
-    /// One for all columns, or one each, padded to whole vectors.
+    /// One for all columns, or one per column, padded to whole vectors.
     pub(crate) inverse: &'a [f32],
     pub(crate) offset: &'a [f32],
     pub(crate) bytes: ByteRowsMut<'a>,
-    /// Set for a row that is not finite; never cleared.
-    pub(crate) invalid: &'a mut [bool],
-    /// Set for a finite row with a value that is outside `range` before it is rounded, where that matters; never
-    /// cleared.
+    /// Set for rows with a value that is not finite. Never cleared.
+    pub(crate) non_finite: &'a mut [bool],
+    /// If given, set for finite rows with a value outside `range` before rounding. Never cleared.
     pub(crate) out_of_range: Option<&'a [AtomicBool]>,
     pub(crate) range: (f32, f32),
 }
 
-/// The range of a network's inputs: a step beyond the bytes, little more than rounding takes them.
+/// Range of a network's inputs: one step beyond the bytes, slightly more than rounding allows.
 pub(crate) const INPUT_RANGE: (f32, f32) = (-1.0, 256.0);
 
-/// The range of a hidden layer's inputs: where they come by vectors, those above become 255.
-pub(crate) const HIDDEN_RANGE: (f32, f32) = (super::emit::LEAST_BYTE, 254.5);
+/// Range of a hidden layer's inputs, as in the epilogue, which marks rows with a byte of 255.
+pub(crate) const HIDDEN_RANGE: (f32, f32) = (super::epilogue::LEAST_BYTE, 254.5);
 
-/// How many values ahead rows are asked for: a row that is in no near cache takes as long to come as
-/// all that is done with it.
+/// Prefetch distance in values: loading a row from outside the near caches takes as long as
+/// processing it.
 const AHEAD: usize = 1024;
 
-/// Copies rows of bytes that are taken as they are, and pads them with zeros.
+/// Copies byte rows unchanged and pads them with zeros.
 pub(crate) struct CopyBytes<'a> {
     pub(crate) data: &'a [u8],
     pub(crate) stride: usize,
@@ -223,12 +223,12 @@ impl Kernel for Quantize<'_> {
 }
 
 impl Quantize<'_> {
-    /// With one factor and offset, if `ONE`, or one for each column.
+    /// Quantises all rows; with one factor and offset if `ONE`, else with one per column.
     #[inline(always)]
     fn rows<S: Simd, const ONE: bool>(self, simd: S) {
-        let Quantize { rows, inverse, offset, mut bytes, invalid, out_of_range, range } = self;
+        let Quantize { rows, inverse, offset, mut bytes, non_finite, out_of_range, range } = self;
         let columns = rows.columns();
-        for (r, invalid) in invalid[..rows.rows()].iter_mut().enumerate() {
+        for (r, non_finite) in non_finite[..rows.rows()].iter_mut().enumerate() {
             let row = rows.row(r);
             let bytes = bytes.row(r);
             if r == 0 {
@@ -236,7 +236,7 @@ impl Quantize<'_> {
                     simd.prefetch(line.as_ptr());
                 }
             }
-            // x 0 is NaN where x is not finite.
+            // x times 0 is NaN if x is not finite.
             let mut finite = [simd.splat(0.0); 4];
             let (mut least, mut most) = ([simd.splat(0.0); 4], [simd.splat(0.0); 4]);
             let mut column = 0;
@@ -270,25 +270,25 @@ impl Quantize<'_> {
                     finite[0] = simd.mul_add(x, simd.splat(0.0), finite[0]);
                     let q = quantize::<S, ONE>(simd, x, inverse, offset, column);
                     simd.store_bytes(out.as_mut_ptr(), simd.to_bytes(q));
-                    // What is past the columns may be anything.
+                    // Values past the columns are arbitrary.
                     let q = simd.keep(lanes_within(columns, column), q);
                     (least[0], most[0]) = (simd.at_most(q, least[0]), simd.at_least(q, most[0]));
                 }
                 column += LANES;
             }
-            // What is read past the columns is multiplied with zero weights; but a group of zeros
-            // is to be one.
+            // Padding is multiplied with zero weights, but must be zero so that groups of zeros are
+            // recognised.
             bytes[columns..].fill(0);
             let [a, b, c, d] = finite;
             let finite = simd.add(simd.add(a, b), simd.add(c, d));
-            *invalid |= simd.nonzero(finite) != 0;
+            *non_finite |= simd.nonzero(finite) != 0;
             if let Some(out_of_range) = out_of_range {
                 let (below, above) = (simd.splat(range.0), simd.splat(range.1));
                 let mut outside = 0;
                 for (least, most) in least.into_iter().zip(most) {
                     outside |= simd.not_at_most(below, least) | simd.not_at_most(most, above);
                 }
-                if outside != 0 && !*invalid {
+                if outside != 0 && !*non_finite {
                     out_of_range[r].store(true, Ordering::Relaxed);
                 }
             }
@@ -296,7 +296,7 @@ impl Quantize<'_> {
     }
 }
 
-/// What rounds to the bytes of the values of sixteen columns.
+/// The values of sixteen columns before rounding: `x inverse + offset`.
 #[inline(always)]
 fn quantize<S: Simd, const ONE: bool>(
     simd: S,
@@ -315,14 +315,14 @@ fn quantize<S: Simd, const ONE: bool>(
     simd.add(simd.mul(x, inverse), offset)
 }
 
-/// Converts uint8 rows to f32, into dense rows, lists of non-zeros, or both.
+/// Converts uint8 rows to f32: to dense rows, lists of non-zeros, or both.
 pub(crate) struct FromBytes<'a> {
     pub(crate) data: &'a [u8],
     pub(crate) stride: usize,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     pub(crate) dense: Option<DenseRowsMut<'a>>,
-    pub(crate) lists: Option<ListsMut<'a>>,
+    pub(crate) lists: Option<SparseRowsMut<'a>>,
 }
 
 impl Kernel for FromBytes<'_> {
@@ -364,7 +364,7 @@ impl Kernel for FromBytes<'_> {
     }
 }
 
-/// Stores the non-zeros of a vector and returns how many they are.
+/// Stores the non-zeros of a vector and returns their number.
 ///
 /// # Safety
 /// `index` and `value` must be valid for writing 16 entries.

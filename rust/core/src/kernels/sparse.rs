@@ -5,51 +5,51 @@
 //!     for row:
 //!         sums = 0                # registers
 //!         for (i, x) in list of row:
-//!             sums += x * panel[i]    # four vectors; what x = 0 would touch is never read
-//!         emit(sums)
+//!             sums += x * panel[i]    # four vectors; weights of zero inputs are never read
+//!         epilogue(sums)
 //! ```
 //!
-//! Entries go to [`chains`] independent sets of accumulators in turn, so that the latency of a
-//! multiply-add does not bound the loop. The order of a row's additions depends on its own list
-//! alone: a row has the same bits in any batch.
+//! Entries are added in turn to [`chains`] independent sets of accumulators, so that the latency of
+//! a multiply-add does not limit the loop. The order of a row's additions depends only on its own
+//! list, so a row has the same bits in any batch.
 
 use super::arithmetic::Floats;
-use super::emit::Emit;
+use super::epilogue::Epilogue;
 use crate::layout::Panels;
-use crate::signal::Lists;
+use crate::signal::SparseRows;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Multiplies each row's list with the panels.
 pub(crate) struct SparseTimesPanels<'a, E> {
-    pub(crate) lists: Lists<'a>,
+    pub(crate) lists: SparseRows<'a>,
     pub(crate) panels: &'a Panels,
-    pub(crate) emit: &'a mut E,
+    pub(crate) epilogue: &'a mut E,
 }
 
-/// How many entries ahead weights are asked for: enough to hide L3 at four lines an entry.
+/// Prefetch distance in entries: enough to hide the latency of L3 at four lines per entry.
 const PREFETCH: usize = 12;
 
-impl<E: Emit<Floats>> Kernel for SparseTimesPanels<'_, E> {
+impl<E: Epilogue<Floats>> Kernel for SparseTimesPanels<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         assert_eq!(self.lists.columns, self.panels.inputs());
-        let Self { lists, panels, emit } = self;
+        let Self { lists, panels, epilogue } = self;
         for p in 0..panels.count() {
             let (first, vectors, panel) = panels.panel(p);
             let next = if p + 1 < panels.count() { panels.panel(p + 1).2 } else { panel };
             let panel = Panel { weights: panel, next: next.as_ptr(), first };
             match vectors {
-                4 => rows::<S, E, 4, 2>(simd, lists, panel, emit),
-                3 => rows::<S, E, 3, 2>(simd, lists, panel, emit),
-                2 => rows::<S, E, 2, 4>(simd, lists, panel, emit),
-                _ => rows::<S, E, 1, 4>(simd, lists, panel, emit),
+                4 => rows::<S, E, 4, 2>(simd, lists, panel, epilogue),
+                3 => rows::<S, E, 3, 2>(simd, lists, panel, epilogue),
+                2 => rows::<S, E, 2, 4>(simd, lists, panel, epilogue),
+                _ => rows::<S, E, 1, 4>(simd, lists, panel, epilogue),
             }
         }
     }
 }
 
-/// A panel, and where the next one starts.
+/// A panel and the start of the next one.
 #[derive(Clone, Copy)]
 struct Panel<'a> {
     weights: &'a [f32],
@@ -59,22 +59,22 @@ struct Panel<'a> {
 }
 
 #[inline(always)]
-fn rows<S: Simd, E: Emit<Floats>, const V: usize, const CHAINS: usize>(
+fn rows<S: Simd, E: Epilogue<Floats>, const V: usize, const CHAINS: usize>(
     simd: S,
-    lists: Lists<'_>,
+    lists: SparseRows<'_>,
     panel: Panel<'_>,
-    emit: &mut E,
+    epilogue: &mut E,
 ) {
     assert_eq!(panel.weights.len(), lists.columns * V * LANES);
-    // A tile's first row finds the panel cold.
-    for row in 0..lists.spans.len() {
+    // The first row of a tile finds the panel cold.
+    for row in 0..lists.row_ranges.len() {
         let (index, value) = lists.row(row);
         let sums = if row == 0 {
             one_row::<S, V, CHAINS, true>(simd, index, value, panel)
         } else {
             one_row::<S, V, CHAINS, false>(simd, index, value, panel)
         };
-        emit.emit(simd, row, panel.first, sums);
+        epilogue.store(simd, row, panel.first, sums);
     }
 }
 
@@ -89,14 +89,14 @@ fn one_row<S: Simd, const V: usize, const CHAINS: usize, const COLD: bool>(
     let mut sums = [[zero; V]; CHAINS];
     let (panel, next) = (panel.weights.as_ptr(), panel.next);
     let whole = index.len() / CHAINS * CHAINS;
-    // SAFETY: every index is below the panel's inputs (the invariant of `Lists`), so each load is
-    // inside the panel; `at` stays below `index.len() == value.len()`.
+    // SAFETY: every index is below the panel's inputs (the invariant of `SparseRows`), so each load
+    // is inside the panel; `at` stays below `index.len() == value.len()`.
     unsafe {
         let mut at = 0;
         while at < whole {
             for (chain, sums) in sums.iter_mut().enumerate() {
                 if COLD {
-                    // Past the list's end, the next panel is asked for.
+                    // Past the end of the list, the next panel is prefetched.
                     let ahead = at + chain + PREFETCH;
                     let (panel, ahead) = if ahead < index.len() {
                         (panel, ahead)

@@ -1,20 +1,21 @@
-//! Scans and epilogues, entry by entry. Products are tested through networks, against an oracle.
+//! Tests of scans and epilogues, entry by entry. Products are tested through networks, against an
+//! oracle.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::arithmetic::{Bytes, Floats};
-use super::emit::{Emit, Finish, Fused, LEAST_BYTE, Output, Quantized};
+use super::epilogue::{Epilogue, Fused, LEAST_BYTE, Output, Quantized, SelectedEpilogue};
 use super::scan::{CountBytes, FromBytes, Quantize, Scan, ScanBytes, ScanPairs};
 use crate::plan::Precision;
 use crate::signal::{
-    Buffer, ByteRowsMut, DenseRows, DenseRowsMut, Form, ListedBytes, ListsMut, Parts, Signal, Span,
-    byte_stride, list_stride,
+    Buffer, ByteRowsMut, DenseRows, DenseRowsMut, Form, Parts, RowRange, Signal, SparseBytes,
+    SparseRowsMut, byte_stride, list_stride,
 };
 use crate::simd::{Isa, Kernel, LANES, Simd};
 
 const WIDTHS: [usize; 7] = [1, 15, 16, 17, 63, 64, 130];
 
-/// Rows of small integers, most of them zero; the last row is all zero.
+/// Rows of small integers, most of them zero. The last row is all zero.
 fn rows(rows: usize, columns: usize) -> Vec<u8> {
     let value = |i: usize| {
         if i.is_multiple_of(3) && i / columns + 1 < rows { (i % 250 + 1) as u8 } else { 0 }
@@ -72,7 +73,7 @@ fn values_that_are_not_finite_are_listed() {
     }
 }
 
-/// A buffer with rows of bytes, padded.
+/// A buffer with padded byte rows.
 fn with_bytes(bytes: &[u8], n: usize, d: usize) -> Buffer {
     let mut buffer = Buffer::new();
     let (to, _) = buffer.write_bytes(n, d, Form::rows(Precision::Int8));
@@ -93,7 +94,7 @@ fn bytes_are_listed_by_fours() {
             let (rows, lists) = buffer.list_bytes(3, d);
             isa.run_lister(ScanBytes { rows, columns: d, lists });
             let signal = buffer.signal(3, d, Form::lists(Precision::Int8));
-            let Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists))) = signal else {
+            let Signal::Bytes(Parts::Lists(SparseBytes::Bytes(lists))) = signal else {
                 panic!("lists of bytes")
             };
             for (r, row) in bytes.chunks_exact(d).enumerate() {
@@ -128,7 +129,7 @@ fn pairs_of_rows_share_their_words() {
             let (rows, lists) = buffer.list_pairs(n, d);
             isa.run(ScanPairs { rows, lists });
             let signal = buffer.signal(n, d, Form::lists(Precision::Int8));
-            let Signal::Bytes(Parts::Lists(ListedBytes::Pairs(lists))) = signal else {
+            let Signal::Bytes(Parts::Lists(SparseBytes::Pairs(lists))) = signal else {
                 panic!("lists of pairs")
             };
             let mut listed = 0;
@@ -157,51 +158,51 @@ fn quantising_rounds_clamps_and_marks() {
     for isa in Isa::available() {
         for d in [5, 6, 7] {
             let mut words = [u32::MAX; 16];
-            let (mut invalid, marks) = ([false], [AtomicBool::new(false)]);
+            let (mut non_finite, marks) = ([false], [AtomicBool::new(false)]);
             isa.run_floats(Quantize {
                 rows: DenseRows::new(&row[..d], 1, d, d),
                 inverse: &[1.0],
                 offset: &[10.0],
                 bytes: ByteRowsMut::new(&mut words, 1, d),
-                invalid: &mut invalid,
+                non_finite: &mut non_finite,
                 out_of_range: Some(&marks),
                 range: (-1.0, 256.0),
             });
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
             assert_eq!(bytes[..d.min(6)], rounded[..d.min(6)], "{} {d}", isa.name());
             assert!(bytes[d..].iter().all(|byte| *byte == 0), "padding");
-            // A row that is not finite has its result; others are recomputed.
-            assert_eq!((invalid, marks[0].load(Ordering::Relaxed)), ([d == 7], d == 6));
+            // A row that is not finite already has its result; other rows are recomputed.
+            assert_eq!((non_finite, marks[0].load(Ordering::Relaxed)), ([d == 7], d == 6));
         }
     }
 }
 
-/// Gives finished sums of one row to an output.
-struct Emitting<'a, 'b, A> {
+/// Passes finished sums of one row to an output.
+struct Storing<'a, 'b, A> {
     output: &'a mut Output<'b>,
     sums: &'a [A],
 }
 
-impl Kernel for Emitting<'_, '_, f32> {
+impl Kernel for Storing<'_, '_, f32> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         for (v, sums) in self.sums.chunks_exact(LANES).enumerate() {
             // SAFETY: sixteen values.
             let sums = [unsafe { simd.load(sums.as_ptr()) }];
-            Emit::<Floats>::emit(self.output, simd, 0, v * LANES, sums);
+            Epilogue::<Floats>::store(self.output, simd, 0, v * LANES, sums);
         }
     }
 }
 
-impl Kernel for Emitting<'_, '_, u32> {
+impl Kernel for Storing<'_, '_, u32> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         for (v, sums) in self.sums.chunks_exact(LANES).enumerate() {
             // SAFETY: sixteen values.
             let sums = [unsafe { simd.load_i32(sums.as_ptr()) }];
-            Emit::<Bytes>::emit(self.output, simd, 0, v * LANES, sums);
+            Epilogue::<Bytes>::store(self.output, simd, 0, v * LANES, sums);
         }
     }
 }
@@ -225,15 +226,15 @@ fn sums_get_bias_and_activation_and_are_stored_and_listed() {
     for isa in Isa::available() {
         for (activation, expected) in activations {
             let (mut dense, mut index, mut value) = ([7.0; 20], [0; 80], [0.0; 80]);
-            let mut spans = [Span::default()];
+            let mut row_ranges = [RowRange::default()];
             let mut output = output(&[], &bias, activation);
             output.dense = Some(DenseRowsMut::new(&mut dense, 1, 20, 20));
-            output.lists = Some(ListsMut::new(&mut index, &mut value, &mut spans, 1, 20));
-            isa.run_floats(Emitting { output: &mut output, sums: &sums });
+            output.lists = Some(SparseRowsMut::new(&mut index, &mut value, &mut row_ranges, 1, 20));
+            isa.run_floats(Storing { output: &mut output, sums: &sums });
             let expected: Vec<f32> = (0..20).map(|o| expected[o % 4]).collect();
             assert_eq!(dense[..], expected, "{} {activation:?}", isa.name());
             let listed: Vec<u32> = (0..20).filter(|o| expected[*o as usize] != 0.0).collect();
-            assert_eq!(index[..spans[0].len], listed);
+            assert_eq!(index[..row_ranges[0].len], listed);
             assert!(listed.iter().zip(&value).all(|(o, y)| *y == expected[*o as usize]));
         }
     }
@@ -262,7 +263,7 @@ fn sums_of_bytes_are_scaled_and_become_bytes_of_the_next_layer() {
                 least: LEAST_BYTE,
                 out_of_range: &marks,
             });
-            isa.run(Emitting { output: &mut output, sums: &sums });
+            isa.run(Storing { output: &mut output, sums: &sums });
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
             let byte = |o: i32| {
                 let z = f64::from(10 * o - 20) / 2.0 + 1.0;
@@ -276,18 +277,18 @@ fn sums_of_bytes_are_scaled_and_become_bytes_of_the_next_layer() {
     }
 }
 
-/// Gives the sums of chosen units of one row to an output.
-struct Putting<'a, 'b> {
+/// Passes the sums of chosen units of one row to an output.
+struct StoringSelected<'a, 'b> {
     output: &'a mut Output<'b>,
     units: &'a [u32],
     sums: &'a [i32; LANES],
 }
 
-impl Kernel for Putting<'_, '_> {
+impl Kernel for StoringSelected<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        Finish::<Bytes>::put(self.output, simd, 0, self.units, self.sums);
+        SelectedEpilogue::<Bytes>::store_selected(self.output, simd, 0, self.units, self.sums);
     }
 }
 
@@ -299,25 +300,25 @@ fn chosen_units_are_stored_and_listed_in_their_places() {
     sums[..4].copy_from_slice(&[8, -40, 20, 600]);
     for isa in Isa::available() {
         let mut words = vec![0; byte_stride(20)];
-        let (mut index, mut value, mut spans) = ([0; 80], [0; 80], [Span::default()]);
+        let (mut index, mut value, mut row_ranges) = ([0; 80], [0; 80], [RowRange::default()]);
         let marks = [AtomicBool::new(false)];
         let mut output = output(&scale, &bias, Fused::Relu);
         output.bytes = Some(Quantized {
             rows: Some(ByteRowsMut::new(&mut words, 1, 20)),
-            lists: Some(ListsMut::new(&mut index, &mut value, &mut spans, 1, 20)),
+            lists: Some(SparseRowsMut::new(&mut index, &mut value, &mut row_ranges, 1, 20)),
             inverse: &inverse,
             offset: 0.0,
             least: f32::NEG_INFINITY,
             out_of_range: &marks,
         });
-        isa.run(Putting { output: &mut output, units: &units, sums: &sums });
+        isa.run(StoringSelected { output: &mut output, units: &units, sums: &sums });
         // (sum / 2 + 1) 2: 10, below 0, 22, above 255.
         let mut expected = [0; 20];
         (expected[1], expected[17], expected[19]) = (10, 22, 255);
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         assert_eq!(bytes[..20], expected, "{}", isa.name());
         assert_eq!(
-            (&index[..3], &value[..3], spans[0].len),
+            (&index[..3], &value[..3], row_ranges[0].len),
             (&[1, 17, 19][..], &[10, 22, 255][..], 3)
         );
         assert!(marks[0].load(Ordering::Relaxed), "600 has no byte");

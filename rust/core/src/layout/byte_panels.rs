@@ -1,34 +1,35 @@
-//! Panels of bytes in which every input has a line of its own.
+//! Panels of bytes in which every input has its own line.
 
 use super::size::{BLOCK, PANEL};
-use crate::memory::{self, Aligned, room_for_weights, zeros};
+use crate::memory::{self, Aligned, with_weight_capacity, zeros};
 use crate::simd::{Isa, Kernel, LANES, Simd};
 
-/// A matrix of signed bytes as panels of 64 units: `[panel][input][64]`, an input's weights to 64 units
-/// being one cache line. The bytes of a line stand so that [`Simd::interleave`] brings them in order.
+/// A matrix of signed bytes as panels of 64 units: `[panel][input][64]`. The weights of one input
+/// to 64 units are one cache line. The bytes of a line are permuted so that [`Simd::interleave`]
+/// puts them in order.
 pub(crate) struct BytePanels {
-    /// Four bytes each.
+    /// Four bytes per word.
     data: Aligned<u32>,
     inputs: usize,
     outputs: usize,
 }
 
 impl BytePanels {
-    /// Packs a matrix of which `fill(o, _)` writes all of unit `o`, `columns` words of the bytes of four inputs each;
-    /// units are asked for once, in order. If there is an `order`, it tells which of these inputs the matrix has, and
-    /// in which order: then lines are put in it.
+    /// Packs a matrix. `fill(o, words)` writes unit `o` as `columns` words of four inputs each; it
+    /// is called once per unit, in order. `selected` lists the inputs that the matrix has, in their
+    /// order; then lines are permuted after packing.
     pub(crate) fn pack(
         isa: Isa,
         (inputs, outputs): (usize, usize),
         columns: usize,
-        order: Option<&[u32]>,
+        selected: Option<&[u32]>,
         mut fill: impl FnMut(usize, &mut [u32]),
     ) -> Self {
-        assert_eq!(inputs, order.map_or(inputs, <[u32]>::len));
+        assert_eq!(inputs, selected.map_or(inputs, <[u32]>::len));
         let len = outputs.div_ceil(PANEL) * inputs * LANES;
-        let mut data = room_for_weights(len);
+        let mut data = with_weight_capacity(len);
         let mut words = memory::filled(0, PANEL.min(outputs) * columns);
-        let mut reordering = order.map(|order| (order, zeros(4 * columns * LANES)));
+        let mut reordering = selected.map(|selected| (selected, zeros(4 * columns * LANES)));
         for first in (0..outputs).step_by(PANEL) {
             let units = first..outputs.min(first + PANEL);
             let words = &mut words[..units.len() * columns];
@@ -41,12 +42,12 @@ impl BytePanels {
                     data.resize(start + inputs * LANES, 0);
                     isa.run(PackBytes { words, columns, lines: &mut data[start..] });
                 }
-                Some((order, lines)) => {
+                Some((selected, lines)) => {
                     if words.len() < PANEL * columns {
-                        lines.fill(0); // fewer units
+                        lines.fill(0); // the last panel may have fewer units
                     }
                     isa.run(PackBytes { words, columns, lines });
-                    for input in *order {
+                    for input in *selected {
                         data.extend_from_slice(&lines[*input as usize * LANES..][..LANES]);
                     }
                 }
@@ -73,15 +74,15 @@ impl BytePanels {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// The lines of up to `count` panels from `p` on, sixteen words each; none past the last.
+    /// The lines of up to `count` panels from panel `p` on, sixteen words each.
     #[inline(always)]
-    pub(crate) fn from(&self, p: usize, count: usize) -> &[u32] {
+    pub(crate) fn lines_from(&self, p: usize, count: usize) -> &[u32] {
         let at = |p: usize| (p * self.inputs * LANES).min(self.data.len());
         &self.data[at(p)..at(p + count)]
     }
 }
 
-/// Packs the words of up to 64 units, `columns` each, as the lines of a panel.
+/// Packs up to 64 units of `columns` words each as the lines of a panel.
 struct PackBytes<'a> {
     words: &'a [u32],
     columns: usize,
@@ -93,7 +94,7 @@ impl Kernel for PackBytes<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         const WORDS: usize = BLOCK / 4;
-        /// How many blocks ahead words are asked for: no hardware follows so many units at once.
+        /// Prefetch distance in blocks: hardware prefetchers cannot follow so many units at once.
         const PREFETCH: usize = 2;
         let PackBytes { words, columns, lines } = self;
         for (block, lines) in lines.chunks_mut(BLOCK * LANES).enumerate() {
@@ -119,7 +120,7 @@ impl Kernel for PackBytes<'_> {
     }
 }
 
-/// The bytes of four inputs to a word, for four units, as those of four units to a word, for each of the
+/// Transposes words of four inputs for each of four units into words of four units for each of the
 /// four inputs.
 #[inline(always)]
 fn transposed<const N: usize>(units: &[[u32; N]; 4]) -> [[u32; 4]; N] {
@@ -160,10 +161,10 @@ mod tests {
         }
     }
 
-    /// Every byte of every line, for inputs as they are or in an order.
+    /// Checks every byte of every line, with all inputs or with some of them in an order.
     #[track_caller]
-    fn check(isa: Isa, columns: usize, outputs: usize, order: Option<&[u32]>) {
-        let inputs = order.map_or(columns, <[u32]>::len);
+    fn check(isa: Isa, columns: usize, outputs: usize, selected: Option<&[u32]>) {
+        let inputs = selected.map_or(columns, <[u32]>::len);
         let fill = |unit: usize, words: &mut [u32]| {
             for (word, to) in words.iter_mut().enumerate() {
                 let at = [0, 1, 2, 3].map(|j| 4 * word + j);
@@ -171,11 +172,11 @@ mod tests {
                 *to = u32::from_ne_bytes(bytes);
             }
         };
-        let panels = BytePanels::pack(isa, (inputs, outputs), columns.div_ceil(4), order, fill);
+        let panels = BytePanels::pack(isa, (inputs, outputs), columns.div_ceil(4), selected, fill);
         assert_eq!((panels.inputs(), panels.outputs()), (inputs, outputs));
         for p in 0..panels.count() {
-            for (i, line) in panels.from(p, 1).chunks_exact(LANES).enumerate() {
-                let input = order.map_or(i, |order| order[i] as usize);
+            for (i, line) in panels.lines_from(p, 1).chunks_exact(LANES).enumerate() {
+                let input = selected.map_or(i, |selected| selected[i] as usize);
                 for (at, got) in line.iter().flat_map(|word| word.to_ne_bytes()).enumerate() {
                     // Byte 16 L + 4 k + j belongs to unit 16 k + 4 L + j.
                     let unit = 64 * p + 16 * (at / 4 % 4) + 4 * (at / 16) + at % 4;
@@ -184,7 +185,7 @@ mod tests {
                 }
             }
         }
-        assert!(panels.from(panels.count(), 0).is_empty());
+        assert!(panels.lines_from(panels.count(), 0).is_empty());
     }
 
     #[test]
@@ -192,8 +193,8 @@ mod tests {
         for isa in Isa::available() {
             for (columns, outputs) in [(1, 1), (5, 63), (64, 64), (67, 65), (130, 140)] {
                 check(isa, columns, outputs, None);
-                let order: Vec<u32> = (0..columns as u32).rev().step_by(3).collect();
-                check(isa, columns, outputs, Some(&order));
+                let selected: Vec<u32> = (0..columns as u32).rev().step_by(3).collect();
+                check(isa, columns, outputs, Some(&selected));
             }
         }
     }

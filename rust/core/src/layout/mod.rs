@@ -1,10 +1,11 @@
-//! How weights lie in memory, and how they are packed so.
+//! The layouts of packed weights.
 //!
-//! Weights come in three layouts. [`Panels`] are columns of the layer, 64 at a time, input by input:
-//! one input's weights to 64 units are four consecutive vectors, so a zero input is skipped by not
-//! touching them, and a panel stays in L2 while a tile of rows passes over it; of bytes, four inputs
-//! are one. [`BytePanels`] are the same for int8 with every input apart. [`UnitRows`] are the layer's
-//! weight rows, one per unit: a unit that the gate turns off is never touched.
+//! There are three layouts. [`Panels`] are columns of the layer, 64 at a time, input by input. The
+//! weights of one input to 64 units are four consecutive vectors, so a zero input is skipped
+//! without touching its weights, and a panel stays in L2 while the rows of a tile pass. With bytes,
+//! an entry has four inputs. [`BytePanels`] are panels of int8 weights in which every input has its
+//! own line. [`UnitRows`] are the layer's weight rows, one per unit: the weights of a unit that the
+//! gate turns off are never touched.
 
 mod byte_panels;
 mod panels;

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::size::{BLOCK, PANEL, padded};
-use crate::memory::{self, Aligned, room_for_weights};
+use crate::memory::{self, Aligned, with_weight_capacity};
 use crate::simd::LANES;
 
-/// A weight matrix as panels of 64 units: `[panel][input][64]`. The last panel is as many vectors
-/// wide as it needs; the padding is zero.
+/// A weight matrix as panels of 64 units: `[panel][input][64]`. The last panel has only as many
+/// vectors per input as it needs; padding is zero.
 pub(crate) struct Panels<W = f32> {
     data: Aligned<W>,
     inputs: usize,
@@ -15,10 +15,10 @@ pub(crate) struct Panels<W = f32> {
 }
 
 impl<W: Copy + Default> Panels<W> {
-    /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`; of bytes, four
-    /// inputs are one.
+    /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`. With bytes, an
+    /// entry has four inputs.
     pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> W) -> Self {
-        let mut data = room_for_weights(inputs * padded(outputs));
+        let mut data = with_weight_capacity(inputs * padded(outputs));
         for first in (0..outputs).step_by(PANEL) {
             let (start, used) = (data.len(), (outputs - first).min(PANEL));
             data.resize(start + inputs * padded(used), W::default());
@@ -27,13 +27,13 @@ impl<W: Copy + Default> Panels<W> {
         Panels { data, inputs, outputs }
     }
 
-    /// The same of a matrix that stands input by input.
+    /// As [`Panels::pack`], for a matrix stored input by input.
     pub(crate) fn pack_by_input(
         inputs: usize,
         outputs: usize,
         weight: impl Fn(usize, usize) -> W,
     ) -> Self {
-        let mut data = room_for_weights(inputs * padded(outputs));
+        let mut data = with_weight_capacity(inputs * padded(outputs));
         for first in (0..outputs).step_by(PANEL) {
             let (start, used) = (data.len(), (outputs - first).min(PANEL));
             data.resize(start + inputs * padded(used), W::default());
@@ -47,15 +47,15 @@ impl<W: Copy + Default> Panels<W> {
         Panels { data, inputs, outputs }
     }
 
-    /// The same of a matrix of `columns` inputs, for those of them that `order` lists, in that order: lines are put in
-    /// it, not weights.
-    pub(crate) fn pack_in_order(
+    /// As [`Panels::pack`], for a matrix of `columns` inputs of which `selected` lists the inputs
+    /// used, in their order. Lines are permuted after packing, not single weights.
+    pub(crate) fn pack_selected(
         columns: usize,
-        order: &[u32],
+        selected: &[u32],
         outputs: usize,
         weight: impl Fn(usize, usize) -> W,
     ) -> Self {
-        let mut data = room_for_weights(order.len() * padded(outputs));
+        let mut data = with_weight_capacity(selected.len() * padded(outputs));
         let mut lines = memory::filled(W::default(), columns * padded(outputs).min(PANEL));
         for first in (0..outputs).step_by(PANEL) {
             let used = (outputs - first).min(PANEL);
@@ -65,20 +65,20 @@ impl<W: Copy + Default> Panels<W> {
                 lines.fill(W::default());
             }
             Self::pack_panel(columns, used, lines, |i, o| weight(i, first + o));
-            for input in order {
+            for input in selected {
                 data.extend_from_slice(&lines[*input as usize * width..][..width]);
             }
         }
-        Panels { data, inputs: order.len(), outputs }
+        Panels { data, inputs: selected.len(), outputs }
     }
 
-    /// The same of a matrix of which `fill(o, _)` writes all of unit `o`; units are asked for once, in order.
+    /// As [`Panels::pack`]; `fill(o, row)` writes unit `o`. It is called once per unit, in order.
     pub(crate) fn pack_units(
         inputs: usize,
         outputs: usize,
         mut fill: impl FnMut(usize, &mut [W]),
     ) -> Self {
-        let mut data = room_for_weights(inputs * padded(outputs));
+        let mut data = with_weight_capacity(inputs * padded(outputs));
         let mut units = memory::filled(W::default(), PANEL.min(outputs) * inputs);
         for first in (0..outputs).step_by(PANEL) {
             let (start, used) = (data.len(), (outputs - first).min(PANEL));
@@ -116,12 +116,12 @@ impl<W: Copy + Default> Panels<W> {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// The numbers of all panels.
+    /// The range of all panel numbers.
     pub(crate) fn all(&self) -> Range<usize> {
         0..self.count()
     }
 
-    /// Panel `p`: its first unit, how many vectors wide it is, and its weights.
+    /// Panel `p`: its first unit, its number of vectors per input, and its weights.
     #[inline(always)]
     pub(crate) fn panel(&self, p: usize) -> (usize, usize, &[W]) {
         let first = p * PANEL;
@@ -137,12 +137,12 @@ mod tests {
 
     const SHAPES: [(usize, usize); 6] = [(1, 1), (3, 15), (63, 16), (64, 64), (65, 65), (130, 200)];
 
-    /// A number that tells its place.
+    /// A number that encodes its position.
     fn weight(input: usize, unit: usize) -> u32 {
         (1000 * input + unit + 1) as u32
     }
 
-    /// Checks every entry, and that there is nothing but zeros beside.
+    /// Checks every entry, and that all padding is zero.
     #[track_caller]
     fn check(panels: &Panels<u32>, inputs: usize, outputs: usize, at: impl Fn(usize) -> usize) {
         assert_eq!((panels.inputs(), panels.count()), (inputs, outputs.div_ceil(64)));
@@ -179,9 +179,9 @@ mod tests {
     #[test]
     fn inputs_can_be_picked_in_any_order() {
         for (columns, outputs) in SHAPES {
-            let order: Vec<u32> = (0..columns as u32).rev().step_by(2).collect();
-            let panels = Panels::pack_in_order(columns, &order, outputs, weight);
-            check(&panels, order.len(), outputs, |i| order[i] as usize);
+            let selected: Vec<u32> = (0..columns as u32).rev().step_by(2).collect();
+            let panels = Panels::pack_selected(columns, &selected, outputs, weight);
+            check(&panels, selected.len(), outputs, |i| selected[i] as usize);
         }
     }
 }

@@ -10,6 +10,6 @@ pub(crate) fn padded(n: usize) -> usize {
 /// Units in a full panel: four vectors, eight AVX2 registers.
 pub(crate) const PANEL: usize = 4 * LANES;
 
-/// Inputs that are packed at a time: a unit's weights to them are few cache lines, which all of them are read
-/// from before the next unit's are.
+/// Inputs that are packed together: the weights of a unit to them are a few cache lines, which are
+/// read completely before those of the next unit.
 pub(crate) const BLOCK: usize = 64;

@@ -1,7 +1,7 @@
 //! Weight rows, one per unit.
 
 use super::size::padded;
-use crate::memory::{Aligned, room_for_weights};
+use crate::memory::{Aligned, with_weight_capacity};
 
 /// A weight matrix as one zero-padded row per unit: `[unit][input]`.
 pub(crate) struct UnitRows<W = f32> {
@@ -10,8 +10,8 @@ pub(crate) struct UnitRows<W = f32> {
 }
 
 impl<W: Copy + Default> UnitRows<W> {
-    /// Packs the matrix of which `fill(o, _)` writes the first `filled` inputs of unit `o`; the others are zero. Of
-    /// bytes, four inputs are one.
+    /// Packs a matrix. `fill(o, row)` writes the first `filled` inputs of unit `o`; the other
+    /// inputs are zero. With bytes, an entry has four inputs.
     pub(crate) fn pack(
         inputs: usize,
         filled: usize,
@@ -19,7 +19,7 @@ impl<W: Copy + Default> UnitRows<W> {
         mut fill: impl FnMut(usize, &mut [W]),
     ) -> Self {
         let stride = padded(inputs);
-        let mut data = room_for_weights(outputs * stride);
+        let mut data = with_weight_capacity(outputs * stride);
         for unit in 0..outputs {
             let start = data.len();
             data.resize(start + stride, W::default());

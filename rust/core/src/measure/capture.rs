@@ -1,4 +1,4 @@
-//! The inputs of layers, as the engine computes them.
+//! Captures the inputs of layers as the engine computes them.
 
 use crate::error::Result;
 use crate::exec::{self, Inputs, Observer};
@@ -10,8 +10,8 @@ use crate::rows::Rows;
 use crate::signal::{Parts, Signal};
 
 impl Network {
-    /// Every layer's input on these rows, as the plan for their number computes it: for layer i,
-    /// `rows * inputs` values. The first is `x scale + shift`.
+    /// Every layer's input on these rows under the plan for their number: `(rows, inputs)` values
+    /// per layer, row by row. The first layer's input is `x scale + shift`.
     ///
     /// # Errors
     /// Rows of another width than the network's.
@@ -29,7 +29,7 @@ impl Network {
         Ok(inputs)
     }
 
-    /// The same of the layers after the first.
+    /// As [`Network::layer_inputs`], without the first layer.
     ///
     /// # Errors
     /// Rows of another width than the network's.
@@ -39,21 +39,22 @@ impl Network {
         Ok(inputs)
     }
 
-    /// Every layer's input, of layers before `first` nothing.
+    /// Every layer's input; empty for layers before `first`.
     fn captured(&self, rows: Rows<'_>, first: usize) -> Result<Vec<Vec<f32>>> {
         self.check_width(rows)?;
         let width = |(i, layer): (usize, &Layer)| if i < first { 0 } else { layer.inputs() };
         let inputs = self.layers().enumerate().map(width);
-        let inputs = inputs.map(|width| memory::room(rows.rows.saturating_mul(width))).collect();
+        let inputs =
+            inputs.map(|width| memory::with_capacity(rows.rows.saturating_mul(width))).collect();
         let mut capture = Capture { network: self, first, inputs };
-        let class = self.plan().for_rows(rows.rows);
-        let program = self.compiled(class, Inputs::WithRows)?;
+        let batch_plan = self.plan().for_rows(rows.rows);
+        let program = self.compiled(batch_plan, Inputs::WithRows)?;
         exec::observe(&program, rows, &mut capture)?;
         Ok(capture.inputs)
     }
 
-    /// For each row, whether a call on these rows recomputes it in f32: it has a value, in the input or in a
-    /// hidden layer, that has no byte in an int8 layer of the plan.
+    /// For each row, whether a call on these rows recomputes it in f32, because a value of its
+    /// input or of a hidden layer is outside the range of an int8 layer of the plan.
     ///
     /// # Errors
     /// Rows of another width than the network's.
@@ -63,10 +64,10 @@ impl Network {
     }
 }
 
-/// Keeps every layer's input.
+/// Stores every layer's input.
 struct Capture<'a> {
     network: &'a Network,
-    /// The first layer that is kept.
+    /// The first layer whose input is stored.
     first: usize,
     inputs: Vec<Vec<f32>>,
 }
@@ -82,8 +83,8 @@ impl Observer for Capture<'_> {
 }
 
 impl Network {
-    /// Appends the rows of layer `layer`'s input to `out`: lists are spread where there are no dense
-    /// rows, and bytes are what they stand for.
+    /// Appends the rows of layer `layer`'s input to `out` as dense f32: lists are expanded if there
+    /// are no dense rows, and bytes are dequantised.
     pub(super) fn append_dense(&self, out: &mut Vec<f32>, layer: usize, input: Signal<'_>) {
         for r in 0..input.len() {
             match input {
@@ -108,7 +109,7 @@ impl Network {
 
     fn append_bytes(&self, out: &mut Vec<f32>, layer: usize, row: &[u32]) {
         let Some(quantization) = self.quantization(layer) else { return };
-        // Bytes stand for raw inputs; where the map is not folded, f32 layers see mapped ones.
+        // Bytes represent raw inputs. If the map is not folded, f32 layers read mapped inputs.
         let map = self.map_on_read.as_ref().filter(|_| layer == 0);
         let columns = self.layers[layer].layer.layer().inputs();
         let bytes = row.iter().flat_map(|word| word.to_ne_bytes()).take(columns);

@@ -1,4 +1,4 @@
-//! Times of layers.
+//! Measures the time of layers.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::path::Watch;
 use crate::rows::Rows;
 use crate::signal::Signal;
 
-/// Adds up the time of each layer.
+/// Accumulates the time of each layer.
 struct Clock {
     start: Instant,
     nanoseconds: Vec<f64>,
@@ -27,7 +27,7 @@ impl Observer for Clock {
     }
 }
 
-/// What reading the clock twice takes, in nanoseconds: part of every measured layer time.
+/// Nanoseconds of reading the clock twice, which are part of every measured layer time.
 pub(super) fn clock_overhead() -> f64 {
     let mut times: Vec<u128> = (0..101)
         .map(|_| {
@@ -56,7 +56,7 @@ pub(super) fn time_layers(
     let layers = program.layers.len();
     let mut passes: Vec<Vec<f64>> = vec![Vec::new(); layers];
     let begin = Instant::now();
-    // The first pass warms up.
+    // The first pass is a warm-up.
     for pass in 0.. {
         let mut tiles = 0;
         let mut clock = Clock { start: begin, nanoseconds: vec![0.0; layers] };

@@ -1,4 +1,4 @@
-//! What each layer does: zeros, units computed, and what gates lose.
+//! Counts the work of each layer: zeros, computed units, and the outputs that gates drop.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::clock::time_layers;
 use super::sample::check_sample;
 use crate::error::{Result, Subject};
 use crate::exec::{self, Inputs, Observer, Program};
-use crate::kernels::emit::to_byte;
+use crate::kernels::epilogue::to_byte;
 use crate::memory;
 use crate::network::Network;
 use crate::path::{Context, GateScratch, LayerPath, Path, Unwatched, Watch};
@@ -14,70 +14,71 @@ use crate::plan::{LayerPlan, Precision, Strategy};
 use crate::rows::Rows;
 use crate::signal::{DenseRows, DenseRowsMut, Parts, Signal};
 
-/// What one layer did on some rows: sums over them.
+/// Counts of one layer, summed over rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LayerCounts {
-    /// Inputs that were not zero.
+    /// Non-zero inputs.
     pub inputs: u64,
-    /// Outputs that were not zero.
+    /// Non-zero outputs.
     pub outputs: u64,
     /// Units computed.
     pub computed: u64,
-    /// Gate: units whose dense output is not zero.
+    /// Gated layers: units whose dense output is not zero.
     pub active: u64,
-    /// Gate: those of them that were computed.
+    /// Gated layers: those of the active units that were computed.
     pub kept: u64,
-    /// Gate: squares of the dense outputs.
+    /// Gated layers: sum of the squared dense outputs.
     pub energy: f64,
-    /// Gate: squares of the outputs dropped.
+    /// Gated layers: sum of the squared outputs that were dropped.
     pub lost: f64,
 }
 
-/// What one layer did on the rows of a profile.
+/// The profile of one layer, over the rows of a sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerProfile {
-    /// How it was computed.
+    /// The strategy that computed it.
     pub strategy: Strategy,
-    /// In which number format.
+    /// The number format.
     pub precision: Precision,
-    /// Rank of its gate, where the gate was used.
+    /// Rank of the gate, if the gate was used.
     pub rank: Option<usize>,
-    /// Share of its inputs that were not zero.
+    /// Share of inputs that were not zero.
     pub density_in: f64,
-    /// Share of its outputs that were not zero.
+    /// Share of outputs that were not zero.
     pub density_out: f64,
-    /// Share of its units that were computed.
+    /// Share of units that were computed.
     pub computed_share: f64,
-    /// Gate: share of the truly positive units that were computed.
+    /// Gated layers: share of the active units that were computed.
     pub recall: Option<f64>,
-    /// Gate: squares of the positive outputs dropped, over the squares of all positive outputs.
+    /// Gated layers: squares of the positive outputs dropped, divided by the squares of all
+    /// positive outputs.
     pub lost_energy: Option<f64>,
     /// Median time per row, in seconds, on one thread.
     pub seconds: f64,
-    /// Multiply-adds done per row, an average.
+    /// Multiply-adds performed per row, on average.
     pub multiply_adds: f64,
     /// Multiply-adds of the dense layer per row.
     pub dense_multiply_adds: f64,
 }
 
-/// Counts what each layer sees and yields, and compares gated layers with their dense selves.
+/// Counts the inputs and outputs of each layer, and compares gated layers with their dense outputs.
 struct Count<'a> {
     network: &'a Network,
     program: &'a Program,
     counts: Vec<LayerCounts>,
-    /// The input of the layer that is running, dense.
+    /// Input of the running layer, dense.
     input: Vec<f32>,
 }
 
 impl Count<'_> {
-    /// Takes layer `layer`'s output, once it is known.
+    /// Counts layer `layer`'s output once it is known.
     fn take_output(&mut self, layer: usize, output: &[f32]) {
         self.counts[layer].outputs += output.iter().filter(|y| **y != 0.0).count() as u64;
         if self.program.layers[layer].path.rank().is_none() {
             return;
         }
         let mut dense = self.dense_output(layer, output.len());
-        // What the next layer's bytes cannot tell from zero is not lost.
+        // Outputs that the next layer's bytes round to zero are not lost.
         if let Some(next) = self.program.layers.get(layer + 1)
             && next.input.is_bytes()
             && let Some(quantization) = self.network.quantization(layer + 1)
@@ -102,7 +103,7 @@ impl Count<'_> {
         }
     }
 
-    /// What layer `layer` would yield without its gate.
+    /// The output that layer `layer` would have without its gate.
     fn dense_output(&self, layer: usize, len: usize) -> Vec<f32> {
         let path = self.network.layers[layer].dense();
         let (inputs, outputs) = (path.layer().inputs(), path.layer().outputs());
@@ -136,15 +137,15 @@ impl Observer for Count<'_> {
     }
 
     fn output(&mut self, rows: DenseRows<'_>) {
-        let mut all: Vec<f32> = memory::room(rows.rows() * rows.columns());
+        let mut all: Vec<f32> = memory::with_capacity(rows.rows() * rows.columns());
         (0..rows.rows()).for_each(|r| all.extend_from_slice(rows.row(r)));
         self.take_output(self.counts.len() - 1, &all);
     }
 }
 
 impl Network {
-    /// Runs the network over `rows`, `batch` rows a call, and tells what each layer did and how long
-    /// it took: counts from one pass, times as medians of passes repeated for at least `time`.
+    /// Runs the network on `rows` in calls of `batch` rows and profiles each layer. Counts come
+    /// from one pass; times are medians of passes repeated for at least `time`.
     ///
     /// # Errors
     /// Rows of another width than the network's, no rows, or a `batch` of 0.
@@ -168,8 +169,8 @@ impl Network {
         Ok(profile.collect())
     }
 
-    /// Runs the network over `rows` under the plan for `batch` rows a call, and counts what each
-    /// layer does. Layers that are gated are computed in full too, from the same inputs.
+    /// Counts the work of each layer on `rows` under the plan for calls of `batch` rows. Gated
+    /// layers are also computed in full, from the same inputs.
     ///
     /// # Errors
     /// Rows of another width than the network's, no rows, or a `batch` of 0.
@@ -184,11 +185,11 @@ impl Network {
         Ok(count.counts)
     }
 
-    /// Median seconds per row of each layer under the plan for `batch` rows a call, on one thread,
-    /// over passes repeated for at least `time`.
+    /// Median seconds per row of each layer on one thread, under the plan for calls of `batch`
+    /// rows, over passes repeated for at least `time`.
     ///
     /// # Errors
-    /// As [`Network::profile`].
+    /// See [`Network::profile`].
     pub fn layer_seconds(&self, rows: Rows<'_>, batch: usize, time: Duration) -> Result<Vec<f64>> {
         self.check_width(rows)?;
         check_sample(Subject::RowCount, rows.rows)?;
@@ -197,7 +198,7 @@ impl Network {
     }
 }
 
-/// A layer's profile, from sums over `rows` rows.
+/// A layer's profile from sums over `rows` rows.
 fn layer_profile(
     path: &LayerPath,
     plan: LayerPlan,

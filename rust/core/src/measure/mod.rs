@@ -1,5 +1,5 @@
-//! Measuring a network on real rows: what each layer does and how long it takes, which strategy is the
-//! fastest for it here, and what bounds it.
+//! Measurements of a network on real rows: the work and the time of each layer, the fastest
+//! strategies on this machine, and the limits of the machine.
 
 mod capture;
 mod clock;

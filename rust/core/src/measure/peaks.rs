@@ -1,4 +1,4 @@
-//! What this machine can do at best, measured: what bounds of a network's phases rest on.
+//! Measures the highest rates of this machine, which bound the time of a network's phases.
 
 use std::time::{Duration, Instant};
 
@@ -12,23 +12,23 @@ use crate::simd::{Isa, LANES};
 /// The highest rates of one core with an instruction set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peaks {
-    /// Bytes loaded a second from buffers of the sizes asked for, in their order.
+    /// Bytes loaded per second from buffers of the requested sizes, in their order.
     pub bandwidth: Vec<f64>,
-    /// Operations on f32 a second, a multiply-add being two.
+    /// f32 operations per second; a multiply-add is two operations.
     pub f32_operations: f64,
-    /// Operations on bytes a second, a multiply-add being two.
+    /// Byte operations per second; a multiply-add is two operations.
     pub int8_operations: f64,
 }
 
-/// Bytes loaded, or vectors multiplied, in one measurement: some microseconds.
+/// Bytes loaded, or vectors multiplied, per measurement: a few microseconds.
 const STEP: usize = 1 << 19;
 
-/// Inputs of the rows that are multiplied: 32 KiB of weights, of which half or less is read.
+/// Inputs of the rows that are multiplied: 32 KiB of weights, at most half of which are read.
 const INPUTS: usize = 128;
 
 impl Peaks {
-    /// Measures loads from buffers of `sizes` bytes, and multiply-adds; each the best of runs repeated
-    /// for its share of about `time`, and at least three. Buffers are rounded up to 1 KiB.
+    /// Measures loads from buffers of `sizes` bytes, and multiply-adds. Each rate is the best of at
+    /// least three runs within its share of about `time`. Buffers are rounded up to 1 KiB.
     pub fn measure(isa: Isa, sizes: &[usize], time: Duration) -> Peaks {
         let share = time / (sizes.len() as u32 + 2);
         let bandwidth = sizes.iter().map(|size| bandwidth(isa, *size, share)).collect();
@@ -42,7 +42,7 @@ impl Peaks {
 
 fn bandwidth(isa: Isa, size: usize, time: Duration) -> f64 {
     let mut data: Aligned<u32> = zeros((size / 4).next_multiple_of(16 * LANES).max(16 * LANES));
-    // Pages of zeros that were never written may all be one page.
+    // Pages of zeros that were never written may share one physical page.
     data.fill(1);
     let bytes = data.len() * 4;
     let passes = STEP.div_ceil(bytes);
@@ -62,7 +62,7 @@ fn lanes_per_second<A: Arithmetic>(isa: Isa, one: A::Word, time: Duration) -> f6
     (vectors * LANES) as f64 / seconds
 }
 
-/// The least time of a run, after one that warms up.
+/// The shortest time of a run, after a warm-up run.
 fn least_seconds(time: Duration, mut run: impl FnMut()) -> f64 {
     run();
     let (begin, mut least) = (Instant::now(), Duration::MAX);

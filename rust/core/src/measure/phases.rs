@@ -1,12 +1,13 @@
-//! Where a network's time goes, step by step, beside what each step must read and compute.
+//! Measures where a network's time goes, and counts the bytes and operations of each step.
 //!
-//! A forward pass tells its observer of each step that is done ([`Watch`]); here a clock is read each
-//! time, so that every step meets the caches as they are in use. Where one kernel does two things, they
-//! are one phase, but for the epilogue of skip (bias, activation, the form that the next layer reads):
-//! it is timed apart, by the same kernel on rows whose inputs are all zero, and subtracted.
+//! A forward pass notifies its observer of each finished step ([`Watch`]). Here the observer reads
+//! a clock, so every step runs with the caches as they are in use. If one kernel does two things,
+//! they are one phase. The exception is the epilogue of skip (bias, activation, and writing the
+//! form that the next layer reads): it is timed separately, by the same kernel on rows whose inputs
+//! are all zero, and subtracted.
 //!
-//! What a phase must do is counted on the same rows: weights once per tile, as far as any of its rows
-//! needs them, what belongs to a row once per row, and products of what is not zero.
+//! The work of a phase is counted on the same rows: weights once per tile, as far as any of its
+//! rows needs them; data of a row once per row; and only the products of non-zeros.
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -20,32 +21,34 @@ use crate::network::Network;
 use crate::path::{Context, GateScratch, LayerPath, Path, Phase, Seen, Unwatched, Watch, Work};
 use crate::plan::Precision;
 use crate::rows::{Data, Rows};
-use crate::signal::{Buffer, ByteLists, DenseRows, ListedBytes, Lists, Parts, Signal, Span};
+use crate::signal::{
+    Buffer, DenseRows, Parts, RowRange, Signal, SparseByteRows, SparseBytes, SparseRows,
+};
 use crate::simd::Isa;
 
-/// One phase's time and work; all per row, averages over the rows.
+/// Time and work of one phase, per row, averaged over the rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PhaseProfile {
-    /// The layer that it works for.
+    /// Index of the layer.
     pub layer: usize,
-    /// Which part of the work.
+    /// The part of the work.
     pub phase: Phase,
-    /// What is multiplied, if anything is.
+    /// The numbers that are multiplied, if there are products.
     pub precision: Precision,
     /// Median seconds, on one thread.
     pub seconds: f64,
-    /// Bytes of weights to be read at least: once per tile of rows.
+    /// Bytes of weights that must be read, once per tile of rows.
     pub weight_bytes: f64,
-    /// Bytes of inputs to be read and of outputs to be written.
+    /// Bytes of inputs read and of outputs written.
     pub row_bytes: f64,
-    /// Operations to be done at least, a multiply-add being two.
+    /// Operations that must be performed; a multiply-add is two operations.
     pub operations: f64,
 }
 
-/// Where a network's time goes.
+/// The phases of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Phases {
-    /// The phases that run, by layer.
+    /// The phases that run, layer by layer.
     pub phases: Vec<PhaseProfile>,
     /// Median seconds per row of whole calls of [`Network::forward`], on one thread.
     pub seconds: f64,
@@ -59,10 +62,10 @@ fn index(phase: Phase) -> usize {
     Phase::ALL.iter().position(|other| *other == phase).unwrap_or(0)
 }
 
-/// Adds up the time of each phase.
+/// Accumulates the time of each phase.
 struct PhaseClock {
     last: Instant,
-    /// The layer that runs, and the one whose input is made.
+    /// The layer that runs, or whose input is being made.
     layer: usize,
     next: usize,
     overhead: f64,
@@ -91,16 +94,16 @@ impl Observer for PhaseClock {
 /// Counts the work of each phase.
 struct Traffic<'a> {
     program: &'a Program,
-    /// Bytes of one of the caller's values.
+    /// Bytes per value of the caller's rows.
     source: f64,
     work: Vec<[Work; COUNT]>,
     layer: usize,
-    /// Phases that made the input of the layer to come.
+    /// Phases that made the next layer's input.
     reading: Vec<Phase>,
     /// The layer's non-zero inputs, row by row.
     nonzero: Vec<Vec<u32>>,
-    /// Tiles so far, and for each layer the last tile in which an input counted, and a line of
-    /// weights of a unit.
+    /// Number of tiles so far. `inputs` has, per layer and input, the last tile that used it;
+    /// `lines` has the same for each cache line of a unit's weights.
     tile: u32,
     inputs: Vec<Vec<u32>>,
     lines: Vec<Vec<u32>>,
@@ -118,12 +121,12 @@ impl Traffic<'_> {
         &self.program.layers[layer]
     }
 
-    /// Bytes of a weight and of an input.
+    /// Bytes per weight and per input.
     fn width(&self, layer: usize) -> f64 {
         if self.layer(layer).input.is_bytes() { 1.0 } else { 4.0 }
     }
 
-    /// What made this layer's input.
+    /// Adds the work of making this layer's input.
     fn read(&mut self, n: f64, list: f64) {
         let layer = self.layer(self.layer);
         let (values, input) = (n * layer.inputs as f64, layer.input);
@@ -141,24 +144,25 @@ impl Traffic<'_> {
         }
     }
 
-    /// What wrote the input of the layer to come, or the network's output: `written` bytes.
+    /// Adds the work of writing the next layer's input or the network's output: `written` bytes.
     fn write(&mut self, layer: usize, n: f64, written: f64) {
         let (phase, work) = self.layer(layer).path.epilogue(n, written);
         self.add(layer, phase, work);
     }
 
-    /// Lines of 64 bytes of the live units' weights that the rows need, and products.
-    fn dots(&mut self, live: &[u32], spans: &[Span]) {
+    /// Adds the dot products of live units: the 64-byte lines of their weights that the rows need,
+    /// and the products.
+    fn dots(&mut self, live: &[u32], row_ranges: &[RowRange]) {
         let layer = self.layer;
         let line = 64 / self.width(layer) as usize;
         let per_unit = self.layer(layer).inputs.div_ceil(line);
         let (mut lines, mut of_rows, mut products) = (0_usize, 0_usize, 0_usize);
-        for (row, span) in self.nonzero.iter().zip(spans) {
+        for (row, row_range) in self.nonzero.iter().zip(row_ranges) {
             let mut blocks: Vec<usize> = row.iter().map(|i| *i as usize / line).collect();
             blocks.dedup();
             of_rows += blocks.len();
-            products += span.len * row.len();
-            for unit in &live[span.start..span.start + span.len] {
+            products += row_range.len * row.len();
+            for unit in &live[row_range.start..row_range.start + row_range.len] {
                 for block in &blocks {
                     let seen = &mut self.lines[layer][*unit as usize * per_unit + block];
                     lines += usize::from(*seen != self.tile);
@@ -167,13 +171,13 @@ impl Traffic<'_> {
             }
         }
         let (weight_bytes, of_rows) = (64.0 * lines as f64, 64.0 * of_rows as f64);
-        let chosen: usize = spans.iter().map(|span| span.len).sum();
+        let chosen: usize = row_ranges.iter().map(|row_range| row_range.len).sum();
         let row_bytes = of_rows + 4.0 * chosen as f64;
         let operations = 2.0 * products as f64;
         self.add(layer, Phase::Dots, Work { weight_bytes, row_bytes, operations });
     }
 
-    /// Weights that any of the rows needed.
+    /// Bytes of the weights that any of the rows needed.
     fn weight_bytes(&self) -> f64 {
         let counted = |all: &[u32]| all.iter().filter(|tile| **tile > 0).count() as f64;
         let layers = self.program.layers.iter().zip(&self.inputs).zip(&self.lines);
@@ -184,7 +188,7 @@ impl Traffic<'_> {
     }
 }
 
-/// Bytes that a product writes for each of its outputs, of rows or, of bytes, of lists.
+/// Bytes that a product writes per output: of rows or, with bytes, of lists.
 fn out_width(layer: &LayerProgram) -> f64 {
     match layer.alone.product.writes() {
         form if form.is_bytes() => 1.0,
@@ -216,10 +220,10 @@ impl Watch for Traffic<'_> {
         }
     }
 
-    fn chosen(&mut self, live: &[u32], spans: &[Span]) {
+    fn chosen(&mut self, live: &[u32], row_ranges: &[RowRange]) {
         let (path, n) = (&self.layer(self.layer).path, self.nonzero.len() as f64);
         let rank = path.rank().unwrap_or(0) as f64;
-        let chosen: usize = spans.iter().map(|span| span.len).sum();
+        let chosen: usize = row_ranges.iter().map(|row_range| row_range.len).sum();
         let width = if path.scores_bytes() { 1.0 } else { 4.0 };
         let work = Work {
             weight_bytes: path.score_bytes(),
@@ -227,7 +231,7 @@ impl Watch for Traffic<'_> {
             operations: 2.0 * n * rank * path.scored() as f64,
         };
         self.add(self.layer, Phase::ScoreThreshold, work);
-        self.dots(live, spans);
+        self.dots(live, row_ranges);
     }
 }
 
@@ -242,7 +246,7 @@ impl Observer for Traffic<'_> {
         } else {
             let before = self.layer(layer - 1);
             let form = before.alone.product.writes();
-            // A gate writes what it computes; the rest was cleared.
+            // A gate writes the outputs it computes; the others were cleared.
             let gated = before.path.rank().is_some();
             let values = if gated { entries } else { n * before.outputs as f64 };
             let lists = if form.lists && !form.is_bytes() { 8.0 * entries } else { 0.0 };
@@ -250,13 +254,13 @@ impl Observer for Traffic<'_> {
             self.write(layer - 1, n, written);
         }
         self.layer = layer;
-        // A column, of two bytes in lists of bytes, else of four, and a value.
+        // A list entry is a column (2 bytes in lists of bytes, else 4) and a value.
         let byte_lists = if let Signal::Bytes(parts) = input { parts.lists() } else { None };
         let list_bytes = match byte_lists {
-            Some(ListedBytes::Pairs(lists)) => {
-                6.0 * lists.spans.iter().map(|span| span.len).sum::<usize>() as f64
+            Some(SparseBytes::Pairs(lists)) => {
+                6.0 * lists.row_ranges.iter().map(|row_range| row_range.len).sum::<usize>() as f64
             }
-            Some(ListedBytes::Bytes(_)) => 3.0 * entries,
+            Some(SparseBytes::Bytes(_)) => 3.0 * entries,
             None => 8.0 * entries,
         };
         self.read(n, list_bytes);
@@ -279,7 +283,7 @@ impl Observer for Traffic<'_> {
     }
 }
 
-/// Columns of a row that are not zero, ascending.
+/// The columns of a row that are not zero, in ascending order.
 fn nonzero(input: Signal<'_>, row: usize, inputs: usize) -> Vec<u32> {
     let columns = |flags: &mut dyn Iterator<Item = bool>| {
         flags.enumerate().filter(|(_, on)| *on).map(|(i, _)| i as u32).collect()
@@ -296,12 +300,12 @@ fn nonzero(input: Signal<'_>, row: usize, inputs: usize) -> Vec<u32> {
             let bytes = rows.row(row).iter().flat_map(|word| word.to_ne_bytes());
             columns(&mut bytes.map(|byte| byte != 0).take(inputs))
         }
-        Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists))) => {
+        Signal::Bytes(Parts::Lists(SparseBytes::Bytes(lists))) => {
             let (index, value) = lists.row(row);
             let entries = index.iter().zip(value).filter(|(_, byte)| **byte != 0);
             entries.map(|(i, _)| u32::from(*i)).collect()
         }
-        Signal::Bytes(Parts::Lists(ListedBytes::Pairs(lists))) => {
+        Signal::Bytes(Parts::Lists(SparseBytes::Pairs(lists))) => {
             let words = lists.columns_of(row / 2 * 2).iter().zip(lists.words_of(row));
             let bytes = words.flat_map(|(i, word)| {
                 word.to_ne_bytes().into_iter().zip(4 * i..).filter(|(byte, _)| *byte != 0)
@@ -312,11 +316,13 @@ fn nonzero(input: Signal<'_>, row: usize, inputs: usize) -> Vec<u32> {
 }
 
 impl Network {
-    /// Runs the network over `rows`, `batch` rows a call on one thread, and tells how long each phase
-    /// takes, and what it must read and compute: times as medians of passes repeated for about `time`.
+    /// Runs the network on `rows` in calls of `batch` rows on one thread, and measures the time of
+    /// each phase and counts its reads and operations. Times are medians of passes repeated for
+    /// about `time`.
     ///
-    /// Phases that make a layer's input count to that layer. Their sum is less than a call by what
-    /// stands between them: choosing the plan, finding this thread's memory.
+    /// Phases that make a layer's input belong to that layer. The sum of all phases is less than
+    /// the time of a call, because the steps between them (choosing the plan, finding the thread's
+    /// scratch memory) are in no phase.
     ///
     /// # Errors
     /// Rows of another width than the network's, no rows, or a `batch` of 0.
@@ -358,7 +364,7 @@ impl Network {
         Ok(Phases { phases, seconds, weight_bytes })
     }
 
-    /// Median seconds per row of each layer's phases, and of whole calls, by turns.
+    /// Median seconds per row of each layer's phases, and of whole calls; the two are interleaved.
     fn phase_seconds(
         &self,
         program: &Program,
@@ -372,7 +378,7 @@ impl Network {
         let mut phases: Vec<[Vec<f64>; COUNT]> = vec![Default::default(); layers];
         let mut calls = Vec::new();
         let begin = Instant::now();
-        // The first pass warms up.
+        // The first pass is a warm-up.
         for pass in 0.. {
             interrupt::check()?;
             let mut clock = PhaseClock {
@@ -411,7 +417,7 @@ impl Network {
     }
 }
 
-/// The kind of numbers of a phase's operations.
+/// The number format of a phase's operations.
 fn multiplied(path: &LayerPath, phase: Phase) -> Precision {
     match phase {
         Phase::ScoreThreshold if path.scores_bytes() => Precision::Int8,
@@ -458,7 +464,7 @@ fn work(program: &Program, rows: Rows<'_>, batch: usize) -> Result<(Vec<[Work; C
     Ok((traffic.work, weight_bytes))
 }
 
-/// The rows as calls of `batch` rows cut them into tiles.
+/// The tiles of the rows in calls of `batch` rows.
 fn tiles<'a>(
     program: &Program,
     rows: Rows<'a>,
@@ -468,15 +474,20 @@ fn tiles<'a>(
     rows.batches(batch).flat_map(move |call| call.batches(tile))
 }
 
-/// Seconds per row of a skip layer's epilogue: the median of runs of its product on `n` rows whose
+/// Seconds per row of a skip layer's epilogue: the median time of its product on `n` rows whose
 /// inputs are all zero.
 fn epilogue_seconds(isa: Isa, layer: &LayerProgram, n: usize) -> f64 {
-    let (columns, spans) = (layer.inputs, vec![Span::default(); n]);
+    let (columns, row_ranges) = (layer.inputs, vec![RowRange::default(); n]);
     let input = if layer.input.is_bytes() {
-        let lists = ByteLists { columns, index: &[], value: &[], spans: &spans };
-        Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists)))
+        let lists = SparseByteRows { columns, index: &[], value: &[], row_ranges: &row_ranges };
+        Signal::Bytes(Parts::Lists(SparseBytes::Bytes(lists)))
     } else {
-        Signal::Floats(Parts::Lists(Lists { columns, index: &[], value: &[], spans: &spans }))
+        Signal::Floats(Parts::Lists(SparseRows {
+            columns,
+            index: &[],
+            value: &[],
+            row_ranges: &row_ranges,
+        }))
     };
     let (mut buffer, mut scratch) = (Buffer::new(), GateScratch::default());
     let mut out = vec![0.0; n * layer.outputs];

@@ -1,8 +1,8 @@
-//! What measurements refuse.
+//! Checks of the rows of a measurement.
 
 use crate::error::{Error, Result, Subject};
 
-/// Refuses to measure nothing.
+/// Refuses an empty sample.
 pub(super) fn check_sample(subject: Subject, got: usize) -> Result<()> {
     if got > 0 {
         return Ok(());

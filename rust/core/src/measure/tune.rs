@@ -1,4 +1,4 @@
-//! Plans by the clock: which strategy is the fastest for each layer and batch class here.
+//! Plans by measurement: the fastest strategy for each layer and batch size on this machine.
 
 use std::time::{Duration, Instant};
 
@@ -9,23 +9,25 @@ use crate::exec::TILE;
 use crate::interrupt;
 use crate::memory;
 use crate::network::Network;
-use crate::plan::{ClassPlan, LayerPlan, Plan, Precision, Strategy};
+use crate::plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};
 use crate::rows::{OwnedRows, Rows};
 
-/// The largest batch that [`Network::tune`] measures: its rows must fit memory.
+/// The largest batch that [`Network::tune`] measures, because its rows must fit in memory.
 const LARGEST_BATCH: usize = 1 << 20;
 
 impl Network {
-    /// Measures which strategy is the fastest for each layer and batch class on this machine and
-    /// these rows, and returns the network with that plan. Gates are used where a layer has one and
-    /// it is faster. `time` is about what each class takes; calls use `threads` threads.
+    /// Measures the fastest strategy for each layer and batch size on this machine and these rows,
+    /// and returns the network with that plan. A gate is used if its layer has one and it is
+    /// faster. Each batch size takes about `time`; calls use `threads` threads.
     ///
-    /// Layer times under each uniform plan propose a mix; then whole passes decide: the mix, its
-    /// neighbours that differ in one layer, and dense, measured by turns. Where nothing is faster
-    /// than dense, the plan is dense. A gate, which is not exact, must gain 2 % over doing without.
+    /// Layer times under each uniform plan propose a mix. Whole passes then decide between the mix,
+    /// its neighbours that differ in one layer, and dense, in interleaved measurements. If nothing
+    /// is faster than dense, the plan is dense. A gate is not exact, so it must be at least 2 %
+    /// faster than the alternative without it.
     ///
     /// # Errors
-    /// Rows of another width, no rows, 0 threads, or batch sizes that [`Plan::new`] refuses.
+    /// Rows of another width than the network's, no rows, 0 threads, or batch sizes that
+    /// [`Plan::new`] refuses.
     pub fn tune(
         &self,
         rows: Rows<'_>,
@@ -35,10 +37,11 @@ impl Network {
     ) -> Result<Network> {
         self.check_width(rows)?;
         check_sample(Subject::RowCount, rows.rows)?;
-        let class = |&rows| ClassPlan { rows, layers: self.plan().for_rows(rows).layers.clone() };
-        let mut classes = batch_sizes.iter().map(class).collect::<Vec<_>>();
-        // Refuses bad batch sizes before the work.
-        Plan::new(classes.clone())?;
+        let batch_plan =
+            |&rows| BatchPlan { rows, layers: self.plan().for_rows(rows).layers.clone() };
+        let mut batch_plans = batch_sizes.iter().map(batch_plan).collect::<Vec<_>>();
+        // Refuses invalid batch sizes before any measurement.
+        Plan::new(batch_plans.clone())?;
         if let Some(size) = batch_sizes.iter().find(|size| **size > LARGEST_BATCH) {
             return Err(Error::Range {
                 subject: Subject::BatchSizes,
@@ -46,62 +49,66 @@ impl Network {
                 got: size.to_string(),
             });
         }
-        for class in &mut classes {
-            let gates = (0..self.layers.len()).map(|i| self.can_gate(i, class.layers[i])).collect();
-            let sample = Sample::new(self, rows, class.rows, time, threads)?;
-            let precisions = precisions(&class.layers);
+        for batch_plan in &mut batch_plans {
+            let gates =
+                (0..self.layers.len()).map(|i| self.can_gate(i, batch_plan.layers[i])).collect();
+            let sample = Sample::new(self, rows, batch_plan.rows, time, threads)?;
+            let precisions = precisions(&batch_plan.layers);
             let tuning = Tuning { network: self, sample: sample.view(), gates, precisions };
-            class.layers = tuning.careful()?;
+            batch_plan.layers = tuning.careful()?;
         }
-        self.with_plan(Plan::new(classes)?)
+        self.with_plan(Plan::new(batch_plans)?)
     }
 
-    /// Measures the plan's classes again, within about `time` in all: for a plan that was made on
-    /// another machine. Gates stay off where no class of the plan has them on. A class that cannot
+    /// Measures the plan's batch sizes again, within about `time` in total, for a plan that was
+    /// made on another machine. A gate that no batch size uses stays off. A batch size that cannot
     /// be measured within its share of the time keeps its plan.
     ///
     /// # Errors
-    /// Rows of another width, or no rows.
+    /// Rows of another width than the network's, or no rows.
     pub fn retune(&self, rows: Rows<'_>, time: Duration) -> Result<Network> {
         self.check_width(rows)?;
         check_sample(Subject::RowCount, rows.rows)?;
-        let mut classes = self.plan().classes().to_vec();
+        let mut batch_plans = self.plan().batch_plans().to_vec();
         let used = |i: usize| {
-            self.plan().classes().iter().any(|class| class.layers[i].strategy == Strategy::Gate)
+            self.plan()
+                .batch_plans()
+                .iter()
+                .any(|batch_plan| batch_plan.layers[i].strategy == Strategy::Gate)
         };
         let gates: Vec<_> = (0..self.layers.len()).map(used).collect();
-        let share = time / classes.len() as u32;
+        let share = time / batch_plans.len() as u32;
         let begin = Instant::now();
-        for class in &mut classes {
+        for batch_plan in &mut batch_plans {
             if begin.elapsed() > time {
                 break;
             }
-            let batch = class.rows.min(TILE);
+            let batch = batch_plan.rows.min(TILE);
             let sample = Sample::new(self, rows, batch, share, 1)?;
-            let precisions = precisions(&class.layers);
-            let can = |(i, used): (usize, &bool)| *used && self.can_gate(i, class.layers[i]);
+            let precisions = precisions(&batch_plan.layers);
+            let can = |(i, used): (usize, &bool)| *used && self.can_gate(i, batch_plan.layers[i]);
             let gates = gates.iter().enumerate().map(can).collect();
             let tuning = Tuning { network: self, sample: sample.view(), gates, precisions };
-            if let Some(layers) = tuning.quick(&class.layers)? {
-                class.layers = layers;
+            if let Some(layers) = tuning.quick(&batch_plan.layers)? {
+                batch_plan.layers = layers;
             }
         }
-        self.with_plan(Plan::new(classes)?)
+        self.with_plan(Plan::new(batch_plans)?)
     }
 
-    /// Whether layer `i` could run a gate in the precision that `plan` has.
+    /// Whether layer `i` can run a gate in the precision of `plan`.
     fn can_gate(&self, i: usize, plan: LayerPlan) -> bool {
         self.layers[i].can(LayerPlan { strategy: Strategy::Gate, ..plan })
     }
 
-    /// A lower estimate of what a row takes where every layer is dense.
+    /// A lower estimate of the time per row if every layer is dense.
     fn dense_row_time(&self) -> Duration {
         let weights = self.layers().map(|layer| layer.inputs() * layer.outputs());
         Duration::from_nanos(weights.sum::<usize>() as u64 / 100)
     }
 }
 
-/// The rows that a class is tuned on.
+/// The rows for tuning one batch size.
 struct Sample<'a> {
     rows: Rows<'a>,
     repeated: Option<OwnedRows>,
@@ -120,8 +127,9 @@ struct SampleView<'a> {
 }
 
 impl<'a> Sample<'a> {
-    /// A sample for calls of `batch` rows, or of fewer where such calls take too long to be repeated
-    /// within `time`: large calls are made of tiles, so that a part is as good as the whole.
+    /// A sample for calls of `batch` rows, or of fewer rows if such calls take too long to be
+    /// repeated within `time`. Large calls are divided into tiles, so fewer rows are
+    /// representative.
     fn new(
         network: &Network,
         rows: Rows<'a>,
@@ -145,18 +153,18 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// The choice of a class's strategies.
+/// Chooses the strategies for one batch size.
 struct Tuning<'a> {
     network: &'a Network,
     sample: SampleView<'a>,
     /// Whether a layer's gate may be used.
     gates: Vec<bool>,
-    /// Each layer's, which stays.
+    /// The precision of each layer, which does not change.
     precisions: Vec<Precision>,
 }
 
 impl Tuning<'_> {
-    /// The mix of the fastest layers, its neighbours, and dense, each in whole calls.
+    /// The fastest of the mix, its neighbours, and dense, measured in whole calls.
     fn careful(&self) -> Result<Vec<LayerPlan>> {
         let mix = self.mix(self.sample.time / 10, 3)?;
         let mut candidates = vec![vec![Strategy::Dense; mix.len()]];
@@ -174,16 +182,17 @@ impl Tuning<'_> {
         Ok(self.layer_plans(&candidates[fastest(&candidates, &times)]))
     }
 
-    /// The mix of the fastest layers, the plan as it is, and dense; `None` where time is too short.
+    /// The fastest of the mix, the present plan, and dense; `None` if the time is too short.
     fn quick(&self, plan: &[LayerPlan]) -> Result<Option<Vec<LayerPlan>>> {
         let dense = vec![Strategy::Dense; plan.len()];
         let begin = Instant::now();
-        // What follows makes calls of about so many rows; a batch takes a third of the time a row.
+        // Approximate number of rows of the calls below; in a batch, a row takes a third of the
+        // time.
         let (batch, turn) = (self.sample.batch, turn(self.sample.batch));
         let rows = 6 * batch.max(QUICK_ROWS) + 3 * turn * batch;
         let calls = (if batch < 8 { rows } else { rows / 3 }) as u32;
-        // By the least that it can take first, so that nothing is packed in vain; then one row by the
-        // clock, twice, since the first call may pack weights.
+        // The lower estimate comes first, so that nothing is packed in vain. Then one row is timed,
+        // twice, because the first call may pack weights.
         if self.network.dense_row_time() * calls > self.sample.time {
             return Ok(None);
         }
@@ -216,10 +225,10 @@ impl Tuning<'_> {
         strategies.iter().zip(&self.precisions).map(plan).collect()
     }
 
-    /// The network with these strategies in every class.
+    /// The network with these strategies at every batch size.
     fn under(&self, strategies: &[Strategy]) -> Result<Network> {
-        let class = ClassPlan { rows: 1, layers: self.layer_plans(strategies) };
-        self.network.with_plan(Plan::new(vec![class])?)
+        let batch_plan = BatchPlan { rows: 1, layers: self.layer_plans(strategies) };
+        self.network.with_plan(Plan::new(vec![batch_plan])?)
     }
 
     fn options(&self, i: usize) -> impl Iterator<Item = Strategy> {
@@ -227,7 +236,7 @@ impl Tuning<'_> {
         [Some(Strategy::Dense), Some(Strategy::Skip), gate].into_iter().flatten()
     }
 
-    /// Each layer's fastest strategy, from passes under each uniform plan.
+    /// The fastest strategy of each layer, from passes under each uniform plan.
     fn mix(&self, time: Duration, passes: usize) -> Result<Vec<Strategy>> {
         let SampleView { rows, batch, .. } = self.sample;
         let rows =
@@ -247,8 +256,8 @@ impl Tuning<'_> {
         Ok(best.into_iter().map(|(_, strategy)| strategy).collect())
     }
 
-    /// Median seconds per call under each candidate, measured by turns for about the sample's time
-    /// and at least `rounds` rounds, with other rows each call where there are enough.
+    /// Median seconds per call of each candidate. Candidates are interleaved for about the sample's
+    /// time and at least `rounds` rounds; calls use different rows if there are enough.
     fn call_seconds(&self, candidates: &[Vec<Strategy>], rounds: usize) -> Result<Vec<f64>> {
         let SampleView { rows, batch, time, threads } = self.sample;
         let networks = candidates
@@ -260,8 +269,8 @@ impl Tuning<'_> {
         let starts = rows.rows - batch + 1;
         let begin = Instant::now();
         let mut call = 0_usize;
-        // A turn is a few calls for short ones, so that the caches are as a loop of calls leaves
-        // them; its first call meets them as the last network left them.
+        // Short calls are timed a few at a time, so that the caches are in the state of a loop of
+        // calls; the first of them meets the caches as the previous candidate left them.
         let turn = turn(batch);
         for round in 1.. {
             for (network, times) in networks.iter().zip(&mut times) {
@@ -284,12 +293,12 @@ impl Tuning<'_> {
     }
 }
 
-/// Calls of a candidate before the next one's.
+/// Consecutive calls of one candidate.
 fn turn(batch: usize) -> usize {
     if batch < TILE { 4 * (8 / batch).max(1) } else { 2 }
 }
 
-/// Rows that a quick measure of layers takes at least.
+/// Least number of rows in a quick measurement of layers.
 const QUICK_ROWS: usize = 16;
 
 /// The fastest candidate, or one with fewer gates that is nearly as fast.
@@ -302,7 +311,7 @@ fn fastest(candidates: &[Vec<Strategy>], times: &[f64]) -> usize {
         .unwrap_or(0)
 }
 
-/// What is not exact must be this much faster than what is.
+/// An inexact candidate must be faster than an exact one by this factor.
 const GATE_MUST_GAIN: f64 = 1.02;
 
 fn precisions(layers: &[LayerPlan]) -> Vec<Precision> {

@@ -1,8 +1,8 @@
-//! Activations: what a layer applies to its sums.
+//! Activations: the functions that layers apply to their sums.
 
 use crate::error::{Error, Result, Subject};
 
-/// What a layer applies to `x W^T + b`.
+/// The function that a layer applies to `x W^T + b`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Activation {
@@ -17,7 +17,7 @@ pub enum Activation {
     },
     /// z where z > threshold, else 0; torch's `Threshold(threshold, 0)`.
     ThresholdedRelu {
-        /// Outputs at or below it are 0.
+        /// Inputs at or below it give 0.
         threshold: f32,
     },
     /// z where z > 0, else slope z.
@@ -31,12 +31,12 @@ pub enum Activation {
     Sigmoid,
     /// z times the normal distribution function of z (the exact form, with erf).
     Gelu,
-    /// exp(z) over the sum of exp(z) of the row.
+    /// exp(z) divided by the sum of exp(z) over the row.
     Softmax,
 }
 
 impl Activation {
-    /// Whether negative pre-activations become exact zeros, so that a gate makes sense.
+    /// Whether negative pre-activations become exact zeros, which a gate relies on.
     pub fn has_hard_zero(self) -> bool {
         matches!(
             self,
@@ -44,7 +44,7 @@ impl Activation {
         )
     }
 
-    /// Its name in files and messages.
+    /// Name in files and messages.
     pub fn name(self) -> &'static str {
         match self {
             Activation::Identity => "identity",

@@ -1,4 +1,4 @@
-//! Checks that several parts of a model share.
+//! Checks shared by several parts of a model.
 
 use crate::error::{Error, Index, Result, Subject};
 
@@ -7,7 +7,7 @@ pub(super) fn check_finite(
     subject: Subject,
     index: impl Fn(usize) -> Index,
 ) -> Result<()> {
-    // By whole blocks, since a loop that may end anywhere is no vector loop.
+    // In whole blocks, because the compiler does not vectorise a loop that may end anywhere.
     const BLOCK: usize = 256;
     let is_bad = |block: &[f32]| block.iter().fold(false, |bad, value| bad | !value.is_finite());
     let Some(block) = values.chunks(BLOCK).position(is_bad) else { return Ok(()) };

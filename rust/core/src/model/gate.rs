@@ -1,38 +1,40 @@
-//! Gates: low-rank estimates of which units of a layer are on.
+//! Gates: low-rank estimates of the units of a layer that are on.
 
 use super::check::check_finite;
 use super::layer::Layer;
 use crate::error::{Error, Extent, Index, Result, Subject};
 
-/// The sign estimate of one layer (Davis and Arel 2013, arXiv 1312.4461): a unit is computed where
-/// `x u v + bias > 0`.
+/// The sign estimate of one layer (Davis and Arel 2013, arXiv 1312.4461): a unit is computed if `x
+/// u v + bias > 0`.
 #[derive(Clone, Debug)]
 pub struct Gate {
     pub(crate) u: Vec<f32>,
     pub(crate) v: Vec<f32>,
     pub(crate) bias: Vec<f32>,
     pub(crate) rank: usize,
-    /// The least and the greatest of each of `x u`, on calibration rows; empty where not known.
+    /// The smallest and the largest of each of the sums `x u` on calibration rows; empty if
+    /// unknown.
     pub(crate) range: Vec<[f32; 2]>,
 }
 
 impl Gate {
-    /// A gate from `u` (inputs, rank), `v` (rank, outputs), both row by row, and `bias` (outputs,),
-    /// into which thresholds are folded. Checked by [`Network::with_gates`].
+    /// A gate from `u` (inputs, rank), `v` (rank, outputs) and `bias` (outputs,), the matrices row
+    /// by row. Thresholds are folded into `bias`. The values are checked by
+    /// [`Network::with_gates`].
     pub fn new(u: Vec<f32>, v: Vec<f32>, bias: Vec<f32>, rank: usize) -> Gate {
         Gate { u, v, bias, rank, range: Vec::new() }
     }
 
-    /// The gate with the least and the greatest value of each of the `rank` sums `x u` on
-    /// calibration rows. With it, scores are computed from bytes of these sums, which is several times
-    /// faster and moves a score by about a hundredth of its spread; an int8 layer needs it. Sums
-    /// beyond are taken as its ends.
+    /// The gate with the smallest and the largest value of each of the `rank` sums `x u` on
+    /// calibration rows. Scores are then computed from these sums quantised to bytes, which is
+    /// several times faster and changes a score by about one hundredth of its spread. An int8 layer
+    /// needs the range. Sums outside the range are clamped.
     #[must_use]
     pub fn with_range(self, range: Vec<[f32; 2]>) -> Gate {
         Gate { range, ..self }
     }
 
-    /// `(rank,)` pairs of the least and the greatest of each of `x u`; empty where not known.
+    /// `(rank,)` pairs of the smallest and the largest of each of the sums `x u`; empty if unknown.
     pub fn range(&self) -> &[[f32; 2]] {
         &self.range
     }

@@ -3,12 +3,12 @@
 use super::check::check_finite;
 use crate::error::{Error, Extent, Index, Result, Subject};
 
-/// The map from raw inputs to what the first layer sees: `x scale + shift`, one pair per input.
+/// The map from raw inputs to the first layer's inputs: `x scale + shift`, with one pair per input.
 ///
-/// It is folded into the first layer's packed weights and bias, so it costs nothing at run time and
-/// a raw zero stays a zero that is skipped, even where `shift` is not zero. Where a shift is above 16
-/// (raw values far from zero for their spread, such as years), folding would lose digits to
-/// cancellation: then rows are mapped as they are read.
+/// It is folded into the first layer's packed weights and bias. It is then free at run time, and
+/// raw zeros are skipped even if `shift` is not zero. If a shift exceeds 16 (raw values far from
+/// zero relative to their spread, such as years), folding would lose digits to cancellation; then
+/// rows are mapped as they are read.
 #[derive(Clone, Debug)]
 pub struct InputMap {
     pub(crate) scale: Vec<f32>,
@@ -21,17 +21,17 @@ impl InputMap {
     pub fn new(scale: Vec<f32>, shift: Vec<f32>) -> InputMap {
         InputMap { scale, shift }
     }
-    /// `scale[i]`, or the one scale of all inputs.
+    /// `scale[i]`, or the single scale of all inputs.
     pub fn scale(&self, i: usize) -> f32 {
         if self.scale.len() == 1 { self.scale[0] } else { self.scale[i] }
     }
-    /// `shift[i]`, or the one shift of all inputs.
+    /// `shift[i]`, or the single shift of all inputs.
     pub fn shift(&self, i: usize) -> f32 {
         if self.shift.len() == 1 { self.shift[0] } else { self.shift[i] }
     }
 
-    /// Whether folding keeps the digits: the folded terms are up to about the largest shift larger
-    /// than the scaled inputs.
+    /// Whether folding keeps the digits. Folded terms exceed the scaled inputs by a factor of up to
+    /// about the largest shift.
     pub(crate) fn can_be_folded(&self) -> bool {
         self.shift.iter().all(|shift| shift.abs() <= LARGEST_FOLDED_SHIFT)
     }
@@ -49,5 +49,5 @@ impl InputMap {
     }
 }
 
-/// Folding loses up to this factor of precision, four bits.
+/// Folding may lose up to this factor of precision, four bits.
 const LARGEST_FOLDED_SHIFT: f32 = 16.0;

@@ -1,4 +1,4 @@
-//! Fully connected layers, whose weights stay where their owner has them.
+//! Fully connected layers. Their weights stay in their owner's memory.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,14 +8,13 @@ use super::activation::Activation;
 use super::check::check_finite;
 use crate::error::{Axis, Error, Extent, Index, Result, Subject};
 
-/// Weights in memory of whatever owner keeps them, and keeps them as they are: a `Vec<f32>`, a mapped file,
-/// another language's array.
+/// Shared immutable weights, owned by a `Vec<f32>`, a memory map, or another language's array.
 pub type Weights = Arc<dyn AsRef<[f32]> + Send + Sync>;
 
-/// One fully connected layer: `activation(x weight^T + bias)`. Its weights are not copied when it is cloned.
+/// A fully connected layer: `activation(x weight^T + bias)`. Cloning does not copy its weights.
 #[derive(Clone)]
 pub struct Layer {
-    /// `(height, width)`, of which the layer's weight is some rows and columns.
+    /// `(height, width)`. The layer's weight consists of some of its rows and columns.
     matrix: Weights,
     height: usize,
     width: usize,
@@ -26,7 +25,7 @@ pub struct Layer {
     pub(crate) activation: Activation,
 }
 
-/// Rows or columns of a matrix, in order; `None` is all of them.
+/// Rows or columns of a matrix, in order. `None` stands for all.
 type Picked = Option<Arc<[u32]>>;
 
 impl fmt::Debug for Layer {
@@ -41,15 +40,15 @@ impl fmt::Debug for Layer {
 }
 
 impl Layer {
-    /// A layer from its weight, `(outputs, inputs)` row by row, and bias, `(outputs,)`.
+    /// A layer from its weight `(outputs, inputs)`, row by row, and bias `(outputs,)`.
     ///
     /// Lengths and values are checked by [`Network::new`].
     pub fn new(weight: Vec<f32>, bias: Vec<f32>, inputs: usize, activation: Activation) -> Layer {
-        Layer::of_shared(Arc::new(weight), bias, inputs, activation)
+        Layer::from_shared(Arc::new(weight), bias, inputs, activation)
     }
 
-    /// [`Layer::new`] with weights that stay where they are.
-    pub fn of_shared(
+    /// [`Layer::new`] with shared weights, which are not copied.
+    pub fn from_shared(
         weight: Weights,
         bias: Vec<f32>,
         inputs: usize,
@@ -59,12 +58,12 @@ impl Layer {
         Layer { matrix: weight, height, width, rows, columns, bias, inputs, activation }
     }
 
-    /// The layer with these units alone, for these inputs alone, both in the order of the lists; `None` is all of
-    /// them. Weights stay where they are: they are put in order as they are packed. Those that are not picked must
-    /// be finite, too; biases of other units are dropped.
+    /// The layer with only these units and only these inputs, both in the order given; `None` keeps
+    /// all. Weights are not copied here: packing applies the order. Weights that are not picked
+    /// must also be finite. Biases of other units are dropped.
     ///
     /// # Errors
-    /// A number that is not below the number of units or of inputs, or is there twice; a weight of another length.
+    /// An index that is out of range or appears twice, or a weight of the wrong length.
     pub fn pick(mut self, units: Option<&[u32]>, inputs: Option<&[u32]>) -> Result<Layer> {
         self.check_shape(Subject::OwnWeight)?;
         self.rows = picked(self.rows, units, self.bias.len(), Subject::PickedUnits)?;
@@ -84,64 +83,65 @@ impl Layer {
     pub fn outputs(&self) -> usize {
         self.bias.len()
     }
-    /// `(outputs, inputs)`, row by row; a copy where units or inputs are picked.
+    /// `(outputs, inputs)`, row by row. A copy if units or inputs are picked.
     pub fn weight(&self) -> Cow<'_, [f32]> {
         if self.rows.is_none() && self.columns.is_none() {
             return self.matrix().into();
         }
-        let mut room = Vec::new();
+        let mut scratch = Vec::new();
         let units = 0..self.outputs();
-        units.flat_map(|unit| self.weights_of(unit, &mut room).to_vec()).collect()
+        units.flat_map(|unit| self.weights_of(unit, &mut scratch).to_vec()).collect()
     }
-    /// Where the weights are.
+    /// The whole matrix.
     pub(crate) fn matrix(&self) -> &[f32] {
         (*self.matrix).as_ref()
     }
-    /// Width of its rows.
+    /// Width of a row of the matrix.
     pub(crate) fn width(&self) -> usize {
         self.width
     }
-    /// The number of its row that is a unit's.
+    /// The row of the matrix that belongs to a unit.
     pub(crate) fn row_number(&self, unit: usize) -> usize {
         self.rows.as_deref().map_or(unit, |rows| rows[unit] as usize)
     }
-    /// A unit's row of the matrix, whole and as it stands.
+    /// A unit's whole row of the matrix.
     pub(crate) fn whole_row(&self, unit: usize) -> &[f32] {
         &self.matrix()[self.row_number(unit) * self.width..][..self.width]
     }
-    /// Which of its columns the inputs are, unless they are all as they stand.
+    /// The columns of the matrix that the inputs use; `None` if they are all columns in order.
     pub(crate) fn columns(&self) -> Option<&[u32]> {
         self.columns.as_deref()
     }
-    /// A unit's weights, brought to `room` where they do not stand side by side.
-    pub(crate) fn weights_of<'a>(&'a self, unit: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
+    /// A unit's weights, gathered in `scratch` if they are not contiguous.
+    pub(crate) fn weights_of<'a>(&'a self, unit: usize, scratch: &'a mut Vec<f32>) -> &'a [f32] {
         let row = self.whole_row(unit);
         if self.columns.is_none() {
             return row;
         }
-        room.resize(self.inputs, 0.0);
-        self.put_in_order(row, room);
-        room
+        scratch.resize(self.inputs, 0.0);
+        self.select_inputs(row, scratch);
+        scratch
     }
-    /// Copies what belongs to the inputs, in their order, of what belongs to a row's columns.
-    pub(crate) fn put_in_order<T: Copy>(&self, row: &[T], to: &mut [T]) {
-        let Some(columns) = self.columns() else { return to.copy_from_slice(&row[..self.inputs]) };
-        assert!(row.len() >= self.width && to.len() == columns.len());
-        for (to, column) in to.iter_mut().zip(columns) {
+    /// Copies the entries of `row`, one per column of the matrix, that belong to the inputs, in the
+    /// order of the inputs.
+    pub(crate) fn select_inputs<T: Copy>(&self, row: &[T], dst: &mut [T]) {
+        let Some(columns) = self.columns() else { return dst.copy_from_slice(&row[..self.inputs]) };
+        assert!(row.len() >= self.width && dst.len() == columns.len());
+        for (dst, column) in dst.iter_mut().zip(columns) {
             // SAFETY: `pick` alone sets columns, each below the width, which the row has.
-            *to = unsafe { *row.get_unchecked(*column as usize) };
+            *dst = unsafe { *row.get_unchecked(*column as usize) };
         }
     }
     /// `(outputs,)`.
     pub fn bias(&self) -> &[f32] {
         &self.bias
     }
-    /// What follows the affine map.
+    /// The activation.
     pub fn activation(&self) -> Activation {
         self.activation
     }
 
-    /// Whether there are as many weights as there should be.
+    /// Checks the number of weights.
     fn check_shape(&self, subject: Subject) -> Result<()> {
         let (got, height, width) = (self.matrix().len(), self.height, self.width);
         if Some(got) == height.checked_mul(width) {
@@ -151,7 +151,8 @@ impl Layer {
         Err(Error::Shape { subject, expected, got })
     }
 
-    /// Checks widths and the number of weights; of values, see [`Layer::check_values`] and the weights'.
+    /// Checks the widths and the number of weights. [`Layer::check_values`] and
+    /// [`Layer::check_weights`] check values.
     pub(crate) fn check_widths(&self, layer: usize) -> Result<()> {
         let most = i32::MAX as usize;
         for (axis, got) in [(Axis::Units, self.outputs()), (Axis::Inputs, self.inputs)] {
@@ -162,7 +163,8 @@ impl Layer {
         self.check_shape(Subject::Weight(layer))
     }
 
-    /// Refuses weights that are not finite. Packing looks at all of them anyway: this finds the first.
+    /// Refuses weights that are not finite. Packing reads all weights anyway; this finds the first
+    /// such weight.
     pub(crate) fn check_weights(&self, layer: usize) -> Result<()> {
         let width = self.width;
         let index = |i| Index::Cell(i / width, i % width);
@@ -176,7 +178,7 @@ impl Layer {
     }
 }
 
-/// What is picked of what is picked already, `len` in number.
+/// Composes a new pick with an earlier one, of `len` entries.
 fn picked(old: Picked, new: Option<&[u32]>, len: usize, subject: Subject) -> Result<Picked> {
     let Some(new) = new else { return Ok(old) };
     let refused = |expected: String, got: String| Err(Error::Range { subject, expected, got });

@@ -1,7 +1,7 @@
 //! The model as data: activations, layers, gates, quantisations and the map from raw inputs.
 //!
-//! Nothing here knows a kernel, an instruction set or a layout of weights. Each type checks itself,
-//! once, when a network is made of it, so that the engine need not.
+//! Nothing here depends on kernels, instruction sets or layouts of weights. Each type has its own
+//! checks, which run once when a network is made from it, so that the engine needs none.
 
 mod activation;
 mod check;

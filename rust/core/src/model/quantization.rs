@@ -1,11 +1,11 @@
-//! How a layer's inputs become bytes.
+//! Quantisation of a layer's inputs.
 
 use super::check::check_finite;
 use super::layer::Layer;
 use crate::error::{Error, Extent, Index, Result, Subject};
 
-/// How a layer's inputs become bytes: `x / scale + offset`, rounded to nearest and brought within 0
-/// to 255. So a byte q stands for `(q - offset) scale`; 0 stands for 0 where the offset is 0.
+/// Quantisation of a layer's inputs to bytes: `x / scale + offset`, rounded to nearest and clamped
+/// to 0 to 255. A byte q represents `(q - offset) scale`; if the offset is 0, byte 0 represents 0.
 ///
 /// For a network's first layer x is the raw input, before the network's [`InputMap`].
 #[derive(Clone, Debug, PartialEq)]
@@ -15,29 +15,29 @@ pub struct Quantization {
 }
 
 impl Quantization {
-    /// One scale for all inputs or one each; one offset for all or, for a network's first layer, one each.
-    /// Checked by [`Network::with_quantization`].
+    /// One scale for all inputs or one per input; one offset for all or, for a network's first
+    /// layer, one per input. Checked by [`Network::with_quantization`].
     pub fn new(scale: Vec<f32>, offset: Vec<f32>) -> Quantization {
         Quantization { scale, offset }
     }
-    /// `scale[i]`, or the one scale of all inputs.
+    /// `scale[i]`, or the single scale of all inputs.
     pub fn scale(&self, i: usize) -> f32 {
         if self.scale.len() == 1 { self.scale[0] } else { self.scale[i] }
     }
-    /// `offset[i]`, or the one offset of all inputs.
+    /// `offset[i]`, or the single offset of all inputs.
     pub fn offset(&self, i: usize) -> f32 {
         if self.offset.len() == 1 { self.offset[0] } else { self.offset[i] }
     }
-    /// One scale, or one for each input.
+    /// One scale, or one per input.
     pub(crate) fn scales(&self) -> &[f32] {
         &self.scale
     }
-    /// One offset, or one for each input.
+    /// One offset, or one per input.
     pub(crate) fn offsets(&self) -> &[f32] {
         &self.offset
     }
 
-    /// Whether bytes of uint8 rows are the rows themselves.
+    /// Whether uint8 rows are their own quantisation.
     pub(crate) fn is_identity(&self) -> bool {
         self.scale == [1.0] && self.offset == [0.0]
     }
@@ -74,5 +74,5 @@ impl Quantization {
     }
 }
 
-/// 255 times 127 times as many fits an i32.
+/// The sum of this many products of 255 and 127 fits an i32.
 const MOST_INT8_INPUTS: usize = 65_536;

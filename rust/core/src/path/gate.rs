@@ -1,14 +1,14 @@
-//! gate: units whose low-rank sign estimate is not positive are not computed (Davis and Arel 2013,
-//! arXiv 1312.4461).
+//! The gate strategy: units whose low-rank sign estimate is not positive are not computed (Davis
+//! and Arel 2013, arXiv 1312.4461).
 //!
 //! ```text
-//! t = x u                         # rank sums a row; skips zero inputs where that is cheaper
+//! t = x u                         # rank sums per row; skips zero inputs where that is faster
 //! live = units with t v + c > 0   # compressed into a list in registers
 //! y[unit] = activation(x . w[unit] + b[unit]) for unit in live, else 0
 //! ```
 //!
-//! A row whose t holds NaN or an infinity has no estimate: all its units are computed, so that a
-//! NaN in a row comes out as NaN.
+//! If t of a row holds NaN or an infinity, the row has no estimate: all its units are computed, so
+//! that NaN in a row reaches the output.
 
 use std::iter;
 use std::sync::Arc;
@@ -23,16 +23,18 @@ use super::weights::Weights;
 use crate::error::{Error, Result, Subject};
 use crate::kernels::arithmetic::{Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
-use crate::kernels::emit::{ByteSums, GateStep, Live, LiveBytes, Output, Sums};
+use crate::kernels::epilogue::{ByteSums, GateStep, Live, LiveBytes, Output, Sums};
 use crate::kernels::scan::Quantize;
 use crate::kernels::sparse::SparseTimesPanels;
 use crate::layout::{Panels, padded};
 use crate::memory::{self, Aligned, zeros};
 use crate::model::{Gate, InputMap, Layer, Quantization};
-use crate::signal::{ByteRowsMut, DenseRows, Form, Lists, Signal, Span, byte_stride, list_stride};
+use crate::signal::{
+    ByteRowsMut, DenseRows, Form, RowRange, Signal, SparseRows, byte_stride, list_stride,
+};
 use crate::simd::Isa;
 
-/// A layer that computes the units that its gate lets through.
+/// A layer that computes only the units that its gate lets through.
 pub(crate) struct Gated<W, G> {
     pub(super) weights: Arc<W>,
     pub(super) gate: Arc<G>,
@@ -44,19 +46,19 @@ impl<W, G> Clone for Gated<W, G> {
     }
 }
 
-/// A gate for layers with weights `W`.
+/// The gate of a layer with weights `W`.
 pub(crate) trait Estimate<W: Weights>: Send + Sync + 'static {
-    /// Packs what is not packed yet.
+    /// Packs the weights that are not packed yet.
     fn pack(&self, isa: Isa, in_pairs: bool);
     /// Rank of its factors.
     fn rank(&self) -> usize;
-    /// Units that are scored.
+    /// Number of units that are scored.
     fn scored(&self) -> usize;
     /// Whether scores are sums of bytes.
     fn scores_bytes(&self) -> bool;
-    /// The low-rank sums of every row.
+    /// Computes the low-rank sums of every row.
     fn estimate(&self, isa: Isa, input: Signal<'_>, scratch: &mut GateScratch);
-    /// The live units of every row, from them.
+    /// Lists the live units of every row from the low-rank sums.
     fn choose(&self, isa: Isa, rows: usize, scratch: &mut GateScratch);
 }
 
@@ -89,14 +91,14 @@ impl<W: Weights, G: Estimate<W>> Path for Gated<W, G> {
         self.gate.estimate(isa, input, scratch);
         watch.step(Phase::Estimate);
         self.gate.choose(isa, n, scratch);
-        watch.chosen(&scratch.live, &scratch.live_spans[..n]);
+        watch.chosen(&scratch.live, &scratch.live_ranges[..n]);
         watch.step(Phase::ScoreThreshold);
         output.clear(n);
         watch.step(Phase::Clear);
-        let GateScratch { live, live_spans, blocks, .. } = scratch;
-        let (spans, blocks) = (&live_spans[..n], &mut blocks[..]);
-        self.weights.times_units(isa, input, output, LiveLists { live, spans, blocks });
-        spans.iter().map(|span| span.len).sum()
+        let GateScratch { live, live_ranges, blocks, .. } = scratch;
+        let (row_ranges, blocks) = (&live_ranges[..n], &mut blocks[..]);
+        self.weights.times_units(isa, input, output, LiveLists { live, row_ranges, blocks });
+        row_ranges.iter().map(|row_range| row_range.len).sum()
     }
 
     fn lists_bytes(&self) -> bool {
@@ -148,16 +150,17 @@ pub(crate) struct PackedGate {
     gate: Gate,
     u: Panels,
     v: Panels,
-    /// Padded to whole vectors.
+    /// Zero-padded to whole vectors.
     bias: Aligned<f32>,
-    /// Units from here on are live whatever the row (`v` has only zeros for them and the bias is
-    /// positive): they are not scored.
+    /// Units from this index on are live for every row (`v` has only zeros for them and the bias is
+    /// positive). They are not scored.
     scored: usize,
-    /// For a gate with a range: its scores are sums of bytes, which takes a quarter of the memory.
+    /// For a gate with a range: scores are sums of bytes, which takes a quarter of the memory.
     bytes: Option<ByteGate>,
 }
 
-/// What makes bytes of an f32 gate's `x u`, per factor and padded to whole vectors, and their scores.
+/// Quantises an f32 gate's sums `x u`, with factors and offsets per sum padded to whole vectors,
+/// and computes scores from them.
 struct ByteGate {
     inverse: Vec<f32>,
     offset: Vec<f32>,
@@ -165,11 +168,11 @@ struct ByteGate {
 }
 
 /// Rows with at most this share of non-zeros use the sparse kernel for t. The sparse kernel takes
-/// about twice as long per multiplication as the dense one.
+/// about twice as long per product as the dense one.
 const SPARSE_ESTIMATE_UP_TO: f64 = 0.5;
 
 impl PackedGate {
-    /// Packs a checked gate, folding the layer's input map into it.
+    /// Packs a checked gate, and folds the layer's input map into it.
     pub(crate) fn new(index: usize, gate: Gate, layer: &PackedLayer) -> Result<PackedGate> {
         let (inputs, outputs, rank) = (layer.layer.inputs(), layer.layer.outputs(), gate.rank);
         let scale = |i| layer.map.as_ref().map_or(1.0, |map| map.scale(i));
@@ -228,7 +231,7 @@ impl Estimate<PackedLayer> for PackedGate {
         self.bytes.is_some()
     }
 
-    /// t = x u; dense or sparse, whichever is less for a row. CSR has no rows.
+    /// t = x u, dense or sparse, whichever is faster for a row. CSR input has no dense rows.
     fn estimate(&self, isa: Isa, input: Signal<'_>, scratch: &mut GateScratch) {
         let Signal::Floats(parts) = input else { unreachable!("an f32 gate reads f32") };
         let (rows, Some(lists)) = (parts.rows(), parts.lists()) else {
@@ -237,19 +240,19 @@ impl Estimate<PackedLayer> for PackedGate {
         let low_rank = &mut scratch.low_rank;
         let stride = padded(self.gate.rank);
         let limit = SPARSE_ESTIMATE_UP_TO * lists.columns as f64;
-        for (r, span) in lists.spans.iter().enumerate() {
+        for (r, row_range) in lists.row_ranges.iter().enumerate() {
             let data = &mut low_rank[r * stride..];
-            let emit = &mut GateStep::LowRank(Sums { data, stride });
+            let epilogue = &mut GateStep::LowRank(Sums { data, stride });
             match rows {
-                Some(rows) if span.len as f64 > limit => {
+                Some(rows) if row_range.len as f64 > limit => {
                     let rows = DenseRows::new(rows.row(r), 1, rows.columns(), rows.columns());
                     let (panels, which) = (&self.u, self.u.all());
-                    isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
+                    isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, epilogue });
                 }
                 _ => {
-                    let lists = Lists { spans: &lists.spans[r..=r], ..lists };
+                    let lists = SparseRows { row_ranges: &lists.row_ranges[r..=r], ..lists };
                     let panels = &self.u;
-                    isa.run_floats(SparseTimesPanels { lists, panels, emit });
+                    isa.run_floats(SparseTimesPanels { lists, panels, epilogue });
                 }
             }
         }
@@ -259,31 +262,31 @@ impl Estimate<PackedLayer> for PackedGate {
         if let Some(bytes) = &self.bytes {
             return bytes.choose(isa, n, scratch);
         }
-        let GateScratch { low_rank, live, live_spans, .. } = scratch;
+        let GateScratch { low_rank, live, live_ranges, .. } = scratch;
         let (rank, outputs) = (self.gate.rank, self.gate.bias.len());
-        let spans = start_spans(live_spans, n, outputs);
+        let row_ranges = start_ranges(live_ranges, n, outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
-        let choice = Live { bias: &self.bias, units: self.scored, index: live, spans };
-        let emit = &mut GateStep::Choice(choice);
+        let choice = Live { bias: &self.bias, units: self.scored, index: live, row_ranges };
+        let epilogue = &mut GateStep::Choice(choice);
         let (panels, which) = (&self.v, self.v.all());
-        isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit });
-        add_always(live, spans, self.scored, outputs);
-        for (row, span) in spans.iter_mut().enumerate() {
+        isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, epilogue });
+        add_always(live, row_ranges, self.scored, outputs);
+        for (row, row_range) in row_ranges.iter_mut().enumerate() {
             if !rows.row(row).iter().all(|t| t.is_finite()) {
-                all_live(live, span, outputs);
+                all_live(live, row_range, outputs);
             }
         }
     }
 }
 
 impl ByteGate {
-    /// For a gate with a range.
+    /// `None` for a gate without a range.
     fn new(packed: &PackedGate, layer: &PackedLayer) -> Option<ByteGate> {
         let scores = Arc::new(Scores::new(packed)?);
         let (gate, rank) = (&packed.gate, packed.gate.rank);
         let (mut inverse, mut offset) = (vec![0.0; padded(rank)], vec![0.0; padded(rank)]);
         for k in 0..rank {
-            // The kernel sums without the folded map's shift.
+            // The kernel's sums do not contain the folded map's shift.
             let shifted = |map: &Arc<InputMap>| {
                 let inputs = 0..layer.layer.inputs();
                 inputs.map(|i| f64::from(gate.u[i * rank + k]) * f64::from(map.shift(i))).sum()
@@ -296,39 +299,41 @@ impl ByteGate {
     }
 
     fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
-        let GateScratch { low_rank, low_rank_bytes, invalid, .. } = scratch;
+        let GateScratch { low_rank, low_rank_bytes, non_finite, .. } = scratch;
         let (rank, outputs) = (self.scores.low.len(), self.scores.outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
         let bytes = ByteRowsMut::new(low_rank_bytes, n, rank);
-        invalid[..n].fill(false);
+        non_finite[..n].fill(false);
         let (inverse, offset) = (&self.inverse, &self.offset);
         let out_of_range = None;
         let range = (f32::NEG_INFINITY, f32::INFINITY);
-        isa.run_floats(Quantize { rows, inverse, offset, bytes, invalid, out_of_range, range });
+        isa.run_floats(Quantize { rows, inverse, offset, bytes, non_finite, out_of_range, range });
         self.scores.choose(isa, n, scratch);
-        let GateScratch { live, live_spans, invalid, .. } = scratch;
-        for (span, _) in live_spans[..n].iter_mut().zip(invalid).filter(|(_, invalid)| **invalid) {
-            all_live(live, span, outputs);
+        let GateScratch { live, live_ranges, non_finite, .. } = scratch;
+        for (row_range, _) in
+            live_ranges[..n].iter_mut().zip(non_finite).filter(|(_, non_finite)| **non_finite)
+        {
+            all_live(live, row_range, outputs);
         }
     }
 }
 
 /// Makes all units of a row live.
-fn all_live(live: &mut [u32], span: &mut Span, outputs: usize) {
-    span.len = outputs;
-    for (unit, slot) in live[span.start..].iter_mut().take(outputs).enumerate() {
+fn all_live(live: &mut [u32], row_range: &mut RowRange, outputs: usize) {
+    row_range.len = outputs;
+    for (unit, slot) in live[row_range.start..].iter_mut().take(outputs).enumerate() {
         *slot = unit as u32;
     }
 }
 
-/// Scores of bytes: `t = x u`, rounded to eight bits over the range that it has on calibration rows,
-/// times `v` as signed bytes with a step per unit, compared with one integer threshold per unit, into
-/// which everything else is folded.
+/// Scores from bytes: `t = x u`, quantised to eight bits over its range on calibration rows, is
+/// multiplied with `v` as signed bytes with a step per unit. The sum is compared with one integer
+/// threshold per unit, into which all other terms are folded.
 struct Scores {
     v: Panels<u32>,
-    /// i32: a unit is live where its sum is above.
+    /// i32: a unit is live if its sum is above its threshold.
     threshold: Aligned<u32>,
-    /// A byte b of factor k stands for `low[k] + b step[k]`.
+    /// Byte b of sum k represents `low[k] + b step[k]`.
     low: Vec<f64>,
     step: Vec<f64>,
     outputs: usize,
@@ -336,7 +341,7 @@ struct Scores {
 }
 
 impl Scores {
-    /// For a gate with a range.
+    /// `None` for a gate without a range.
     fn new(packed: &PackedGate) -> Option<Scores> {
         let (gate, scored) = (&packed.gate, packed.scored);
         let (rank, outputs) = (gate.rank, gate.bias.len());
@@ -358,13 +363,13 @@ impl Scores {
             }
         }
         let v_steps: Vec<f64> = largest.into_iter().map(|v| step(iter::once(v))).collect();
-        // What is not scored is never above.
+        // The threshold of units that are not scored is never exceeded.
         let mut threshold = zeros(padded(outputs));
         threshold[scored..].fill(i32::MAX as u32);
         for (o, threshold) in threshold.iter_mut().enumerate().take(scored) {
             let least = -(f64::from(gate.bias[o]) + lows[o]) / v_steps[o];
-            // A sum is an integer, so that it is above `least` where it is above its floor. A cast
-            // from float saturates.
+            // The sum is an integer, so it is above `least` exactly if it is above the floor of
+            // `least`. The cast from float saturates.
             *threshold = least.floor() as i32 as u32;
         }
         let v = Panels::pack_by_input(rank.div_ceil(4), scored, |group, o| {
@@ -377,51 +382,52 @@ impl Scores {
         self.threshold.len() * 4 + self.v.bytes()
     }
 
-    /// The live units of every row, from its bytes of `x u`.
+    /// Lists the live units of every row from its bytes of `x u`.
     fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
-        let GateScratch { low_rank_bytes, live, live_spans, .. } = scratch;
+        let GateScratch { low_rank_bytes, live, live_ranges, .. } = scratch;
         let rank = self.low.len();
         let rows = DenseRows::new(low_rank_bytes, n, rank.div_ceil(4), byte_stride(rank));
-        let spans = start_spans(live_spans, n, self.outputs);
-        let emit = &mut LiveBytes { threshold: &self.threshold, index: live, spans };
+        let row_ranges = start_ranges(live_ranges, n, self.outputs);
+        let epilogue = &mut LiveBytes { threshold: &self.threshold, index: live, row_ranges };
         let (panels, which) = (&self.v, self.v.all());
-        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, emit });
-        add_always(live, spans, self.scored, self.outputs);
+        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, epilogue });
+        add_always(live, row_ranges, self.scored, self.outputs);
     }
 }
 
-/// Empty lists of live units for `n` rows.
-fn start_spans(spans: &mut [Span], n: usize, outputs: usize) -> &mut [Span] {
+/// Starts empty lists of live units for `n` rows.
+fn start_ranges(row_ranges: &mut [RowRange], n: usize, outputs: usize) -> &mut [RowRange] {
     let stride = list_stride(outputs);
-    for (row, span) in spans[..n].iter_mut().enumerate() {
-        *span = Span { start: row * stride, len: 0 };
+    for (row, row_range) in row_ranges[..n].iter_mut().enumerate() {
+        *row_range = RowRange { start: row * stride, len: 0 };
     }
-    &mut spans[..n]
+    &mut row_ranges[..n]
 }
 
 /// Appends the units from `scored` on to every list.
-fn add_always(live: &mut [u32], spans: &mut [Span], scored: usize, outputs: usize) {
-    for span in spans {
-        let always = &mut live[span.start + span.len..][..outputs - scored];
+fn add_always(live: &mut [u32], row_ranges: &mut [RowRange], scored: usize, outputs: usize) {
+    for row_range in row_ranges {
+        let always = &mut live[row_range.start + row_range.len..][..outputs - scored];
         for (slot, unit) in always.iter_mut().zip(scored..) {
             *slot = unit as u32;
         }
-        span.len += always.len();
+        row_range.len += always.len();
     }
 }
 
-/// A gate of an int8 layer: both factors are bytes.
+/// The gate of an int8 layer: both factors are bytes.
 pub(crate) struct QuantizedGate {
     u: ByteWeights,
-    /// What makes a byte of a sum of `u`.
+    /// `sum scale + bias`, rounded, is the byte of a sum of `x u`.
     scale: Aligned<f32>,
     bias: Aligned<f32>,
-    /// Those of the gate that it is made of.
+    /// Shared with the f32 gate that it is made from.
     scores: Arc<Scores>,
 }
 
 impl QuantizedGate {
-    /// Quantises a checked gate, on a layer whose inputs are bytes; `None` for one without a range.
+    /// Quantises a checked gate of a layer whose inputs are bytes; `None` for a gate without a
+    /// range.
     pub(crate) fn new(
         packed: &PackedGate,
         layer: &PackedLayer,
@@ -430,7 +436,7 @@ impl QuantizedGate {
         let scores = packed.bytes.as_ref()?.scores.clone();
         let gate = &packed.gate;
         let (inputs, rank) = (layer.layer.inputs(), gate.rank);
-        // x = (byte - offset) step; with the map, u sees x scale + shift.
+        // x = (byte - offset) step. With an input map, u is multiplied with x scale + shift.
         let map = layer.input_map.as_deref();
         let factor = |i: usize| map.map_or(1.0, |map| f64::from(map.scale(i)));
         let shift = |i: usize| map.map_or(0.0, |map| f64::from(map.shift(i)));
@@ -457,13 +463,13 @@ impl QuantizedGate {
         let words = words.map(|(k, group)| {
             word(|j| 4 * group + j, inputs, |i| quantize(u_of(i, k), u_steps[k]))
         });
-        let mut all = memory::room(rank * inputs.div_ceil(4));
+        let mut all = memory::with_capacity(rank * inputs.div_ceil(4));
         all.extend(words);
         let u = ByteWeights::new(inputs, rank, Source::Words(all));
         Some(QuantizedGate { u, scale, bias, scores })
     }
 
-    /// Bytes of weights, but for scores, which the gate has.
+    /// Bytes of weights, without the scores, which the f32 gate counts.
     pub(crate) fn bytes(&self) -> usize {
         (self.scale.len() + self.bias.len()) * 4 + self.u.bytes()
     }

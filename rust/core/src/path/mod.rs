@@ -1,7 +1,7 @@
-//! Paths: how each strategy, in each precision, packs a layer and runs it on a tile of rows.
+//! Paths: each strategy in each precision packs a layer and computes it on a tile of rows.
 //!
-//! A layer's weights are packed in the layouts its plan needs, once, and shared by every network
-//! made from it.
+//! The weights of a layer are packed once, in the layouts that its plan needs, and shared by all
+//! networks made from it.
 
 mod contract;
 mod dense;

@@ -1,17 +1,17 @@
-//! A layer with its weights packed.
+//! A layer with its packed f32 weights.
 
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result, Subject};
-use crate::kernels::emit::Output;
+use crate::kernels::epilogue::Output;
 use crate::kernels::largest::LargestOfRows;
 use crate::layout::{Panels, UnitRows, padded};
 use crate::memory::{Aligned, zeros};
 use crate::model::{InputMap, Layer};
 use crate::simd::Isa;
 
-/// The largest magnitude of weights in each row of a layer's matrix; an error where a weight is not finite. In one
-/// pass, since weights may be many and are read from memory.
+/// The largest magnitude of the weights in each row of a layer's matrix. Returns an error if a
+/// weight is not finite. Both are found in one pass, because large weights are read from memory.
 pub(crate) fn largest_of_rows(index: usize, layer: &Layer, isa: Isa) -> Result<Vec<f32>> {
     let (matrix, width, columns) = (layer.matrix(), layer.width(), layer.columns());
     let (largest, finite) = isa.run_floats(LargestOfRows { matrix, width, columns });
@@ -21,14 +21,15 @@ pub(crate) fn largest_of_rows(index: usize, layer: &Layer, isa: Isa) -> Result<V
     Ok(largest)
 }
 
-/// A layer with its weights packed for the strategies in use.
+/// A layer with its weights packed in f32 for the strategies in use.
 pub(crate) struct PackedLayer {
     pub(super) layer: Layer,
-    /// Folded into the packed weights and bias: only the first layer of a network has it.
+    /// The map that is folded into the packed weights and bias. Only the first layer of a network
+    /// has one.
     pub(super) map: Option<Arc<InputMap>>,
-    /// The same, folded or not: weights of bytes always fold it.
+    /// The input map, folded or not. Byte weights always fold it.
     pub(super) input_map: Option<Arc<InputMap>>,
-    /// Padded to whole vectors, with the map's shift in it.
+    /// Zero-padded to whole vectors, with the folded map's shift in it.
     bias: Aligned<f32>,
     /// The largest magnitude of each unit's weights.
     pub(super) largest: Vec<f32>,
@@ -37,8 +38,8 @@ pub(crate) struct PackedLayer {
 }
 
 impl PackedLayer {
-    /// Folds the map where `fold`; refuses one that makes weights or biases overflow. `largest` magnitudes are those
-    /// of the matrix's rows.
+    /// Folds the map if `fold`, and refuses a map that makes weights or biases overflow. `largest`
+    /// has the largest magnitude of each row of the matrix.
     pub(crate) fn new(
         index: usize,
         layer: Layer,
@@ -58,9 +59,9 @@ impl PackedLayer {
             let shifted = shifts.iter().any(|shift| *shift != 0.0);
             let scales: Vec<f32> = (0..layer.inputs).map(|i| map.scale(i)).collect();
             let steepest = scales.iter().fold(0.0, |most: f32, scale| most.max(scale.abs()));
-            let mut room = Vec::new();
+            let mut scratch = Vec::new();
             for (o, largest) in largest.iter().enumerate() {
-                let row = layer.weights_of(o, &mut room);
+                let row = layer.weights_of(o, &mut scratch);
                 if !(largest * steepest).is_finite() {
                     let mut folded = row.iter().zip(&scales).map(|(w, scale)| w * scale);
                     if let Some(bad) = folded.find(|weight| !weight.is_finite()) {
@@ -104,7 +105,7 @@ impl PackedLayer {
             let weight = |i, o| matrix[layer.row_number(o) * width + i] * scale(i);
             match layer.columns() {
                 None => Panels::pack(layer.inputs, layer.outputs(), weight),
-                Some(order) => Panels::pack_in_order(width, order, layer.outputs(), weight),
+                Some(selected) => Panels::pack_selected(width, selected, layer.outputs(), weight),
             }
         })
     }
@@ -113,7 +114,7 @@ impl PackedLayer {
         packed(&self.unit_rows, || {
             let (layer, map) = (&self.layer, self.map.as_deref());
             UnitRows::pack(layer.inputs, layer.inputs, layer.outputs(), |unit, row| {
-                layer.put_in_order(layer.whole_row(unit), row);
+                layer.select_inputs(layer.whole_row(unit), row);
                 if let Some(map) = map {
                     for (i, weight) in row.iter_mut().enumerate() {
                         *weight *= map.scale(i);
@@ -123,22 +124,23 @@ impl PackedLayer {
         })
     }
 
-    /// Bytes of the weights in all layouts.
+    /// Bytes of the weights in all layouts packed so far.
     pub(crate) fn bytes(&self) -> usize {
         let own = (self.layer.matrix().len() + self.layer.bias.len() + self.bias.len()) * 4;
         let panels = self.panels.get().map_or(0, Panels::bytes);
         own + panels + self.unit_rows.get().map_or(0, UnitRows::bytes)
     }
 
-    /// An output with this layer's bias, to be completed with where it goes.
+    /// An output with this layer's bias. The caller sets the buffers.
     pub(crate) fn output(&self) -> Output<'_> {
         let (bias, scale, activation) = (&*self.bias, &[][..], self.layer.activation.fused());
         Output { scale, bias, activation, dense: None, lists: None, bytes: None }
     }
 }
 
-/// What `cell` holds, made by `pack` where it is empty. It is made outside the cell's lock, twice if two
-/// threads are at it: a process that forks meanwhile leaves no lock behind in the child.
+/// The contents of `cell`, which `pack` makes if it is empty. It is made outside the cell's lock,
+/// possibly twice by two threads, so that a process that forks meanwhile does not leave a locked
+/// cell in the child.
 pub(super) fn packed<T>(cell: &OnceLock<T>, pack: impl FnOnce() -> T) -> &T {
     if let Some(packed) = cell.get() {
         return packed;

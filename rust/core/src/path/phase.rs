@@ -1,26 +1,26 @@
-//! The steps of the work on a tile, and what each must read and compute.
+//! The steps of the work on a tile, and the least reads and operations of each.
 
-use crate::signal::Span;
+use crate::signal::RowRange;
 
 /// A part of the work for one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// The caller's rows become dense rows of f32.
+    /// The caller's rows are converted to dense f32 rows.
     Convert,
-    /// The layer's non-zero inputs are listed, where the kernel before did not.
+    /// The non-zero inputs of the layer are listed, unless the previous kernel did it.
     Scan,
-    /// Both in one kernel.
+    /// Conversion and listing in one kernel.
     ConvertScan,
-    /// Inputs become bytes, where the kernel before did not.
+    /// Inputs are quantised, unless the previous kernel did it.
     Quantize,
-    /// Rows that are not finite are looked for.
+    /// Rows are checked for values that are not finite.
     Check,
     /// Gate: the low-rank sums.
     Estimate,
-    /// Gate: scores from them, and the list of live units, in one kernel.
+    /// Gate: the scores and the list of live units, in one kernel.
     ScoreThreshold,
-    /// Gate: outputs that may not be computed are made zero.
+    /// Gate: outputs are set to zero before the live units are written.
     Clear,
     /// Gate: dot products of live units, bias and activation.
     Dots,
@@ -35,7 +35,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// All of them, in the order in which they run.
+    /// All phases, in the order in which they run.
     pub const ALL: [Phase; 13] = [
         Phase::Convert,
         Phase::ConvertScan,
@@ -52,7 +52,7 @@ impl Phase {
         Phase::Activation,
     ];
 
-    /// Its name: two joined by `+` are one kernel.
+    /// Name of the phase. A `+` joins two steps of one kernel.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Convert => "convert",
@@ -71,7 +71,7 @@ impl Phase {
         }
     }
 
-    /// Whether it makes a layer's input, before the layer itself runs.
+    /// Whether the phase makes a layer's input, before the layer itself runs.
     pub(crate) fn makes_input(self) -> bool {
         matches!(
             self,
@@ -80,22 +80,22 @@ impl Phase {
     }
 }
 
-/// Is called as the steps of a layer are done.
+/// Is notified of the steps of a layer.
 pub(crate) trait Watch {
-    /// A step is done.
+    /// A step has finished.
     #[inline(always)]
     fn step(&mut self, _phase: Phase) {}
-    /// A gate has chosen the live units of every row; before its step.
+    /// A gate has chosen the live units of every row. Called before its step finishes.
     #[inline(always)]
-    fn chosen(&mut self, _live: &[u32], _spans: &[Span]) {}
+    fn chosen(&mut self, _live: &[u32], _row_ranges: &[RowRange]) {}
 }
 
-/// Sees nothing, and costs nothing.
+/// Ignores all steps at no cost.
 pub(crate) struct Unwatched;
 
 impl Watch for Unwatched {}
 
-/// What a phase must do.
+/// The least work of a phase.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Work {
     pub(crate) weight_bytes: f64,
@@ -103,17 +103,17 @@ pub(crate) struct Work {
     pub(crate) operations: f64,
 }
 
-/// What a layer reads of a tile's rows.
+/// The input of a layer on the rows of a tile, in numbers.
 #[derive(Clone, Copy)]
 pub(crate) struct Seen {
-    /// Rows of the tile.
+    /// Number of rows.
     pub(crate) rows: f64,
-    /// Entries of the rows that are not zero.
+    /// Number of non-zero entries.
     pub(crate) entries: f64,
-    /// Inputs that are not zero in some row.
+    /// Inputs that are non-zero in at least one row.
     pub(crate) inputs: f64,
     /// Bytes of the rows' lists.
     pub(crate) list_bytes: f64,
-    /// Whether the input has rows, not lists alone.
+    /// Whether the input has dense rows, not only lists.
     pub(crate) has_rows: bool,
 }

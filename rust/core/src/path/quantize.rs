@@ -1,26 +1,26 @@
-//! How weights become signed bytes.
+//! Quantisation of weights to signed bytes.
 
 use super::packed::PackedLayer;
 use crate::memory;
 use crate::model::Quantization;
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Inputs whose sums are kept apart, so that they need not wait for each other: a multiple of 4.
+/// Number of independent sums, which hide the latency of additions: a multiple of 4.
 const SUMS: usize = 8;
 
-/// What stands between a layer's weights and the bytes of its inputs.
+/// The terms that relate a layer's weights to the bytes of its inputs.
 pub(super) enum InputTerms {
-    /// One factor of all weights: bytes of 0 stand for 0, and no input is shifted.
+    /// One factor for all weights: byte 0 represents 0, and no input is shifted.
     Factor(f64),
-    /// For [`SUMS`] inputs after [`SUMS`] inputs. For those past the last all is 0.
+    /// Terms in groups of [`SUMS`] inputs. Terms past the last input are 0.
     Each(Vec<Terms>),
 }
 
 #[derive(Clone, Copy, Default)]
 pub(super) struct Terms {
-    /// Of the input map times that of the quantisation: in f64 it is not rounded.
+    /// The scale of the input map times the scale of the quantisation; exact in f64.
     factor: [f64; SUMS],
-    /// Of the input map.
+    /// The shift of the input map.
     shift: [f64; SUMS],
     offset: [f64; SUMS],
     reference: [f64; SUMS],
@@ -47,17 +47,17 @@ impl InputTerms {
     }
 }
 
-/// Makes bytes of a unit's weights. Plain loops, each over one thing, which the compiler makes vectors of; on
-/// no instruction set do they give other bits.
+/// Quantises the weights of a unit. Written as plain loops with one operation each, which the
+/// compiler vectorises. The bits are the same on every instruction set.
 pub(super) struct ByTerms<'a> {
     pub(super) weights: &'a [f32],
     pub(super) terms: &'a [Terms],
-    /// Where the bytes go, four to a word.
+    /// The destination, four bytes per word.
     pub(super) words: &'a mut [u32],
 }
 
 impl Kernel for ByTerms<'_> {
-    /// The unit's step, and what the meaning of the bytes adds to its bias.
+    /// The unit's step, and the term of its bias that follows from the meaning of the input bytes.
     type Output = (f64, f64);
     #[inline(always)]
     fn run<S: Simd>(self, _simd: S) -> (f64, f64) {
@@ -84,7 +84,8 @@ fn by_terms(weights: &[f32], terms: &[Terms], words: &mut [u32]) -> (f64, f64) {
         }
     }
     let step = step(largest.into_iter());
-    // Weights are rounded; but not for the byte that stands for 0, or is in the middle.
+    // Weights are rounded, but the byte that represents 0 (or the middle byte) must not be affected
+    // by the rounding: its effect is moved to the bias.
     for ((weights, term), words) in eights.zip(terms).zip(words.chunks_mut(SUMS / 4)) {
         let products = times(widened(weights), term.factor);
         let mut bytes = [0; SUMS];
@@ -99,7 +100,7 @@ fn by_terms(weights: &[f32], terms: &[Terms], words: &mut [u32]) -> (f64, f64) {
         for j in 0..SUMS {
             sums[j] -= references[j];
         }
-        put(words, &bytes);
+        write_words(words, &bytes);
     }
     (step, sums.into_iter().sum())
 }
@@ -122,17 +123,18 @@ fn times(a: [f64; SUMS], b: [f64; SUMS]) -> [f64; SUMS] {
     products
 }
 
-/// Weights that are quantised at a time, where one factor stands before all.
+/// Weights that are quantised together if all have the same factor.
 const WEIGHTS: usize = 64;
 
-/// What [`ByTerms`] does where all factors are the same, shifts and offsets are 0, and the step is known: the same
-/// bytes, in much less time.
+/// [`ByTerms`] for the case that all factors are the same, shifts and offsets are 0, and the step
+/// is known. It gives the same bytes in much less time.
 pub(super) struct ByFactor<'a> {
     pub(super) weights: &'a [f32],
     pub(super) factor: f64,
     pub(super) step: f64,
     pub(super) words: &'a mut [u32],
-    /// The weights that come next, which are asked for: where units have an order, no hardware knows them.
+    /// The next weights, which are prefetched: hardware prefetchers cannot predict them if units
+    /// are permuted.
     pub(super) next: &'a [f32],
 }
 
@@ -142,27 +144,28 @@ impl Kernel for ByFactor<'_> {
     fn run<S: Simd>(self, simd: S) {
         let ByFactor { weights, factor, step, words, next } = self;
         let (blocks, rest) = weights.as_chunks::<WEIGHTS>();
-        let (to, last_to) = words.split_at_mut(blocks.len() * WEIGHTS / 4);
-        let to = to.as_chunks_mut::<{ WEIGHTS / 4 }>().0;
-        for (i, (block, to)) in blocks.iter().zip(to).enumerate() {
+        let (dst, last_dst) = words.split_at_mut(blocks.len() * WEIGHTS / 4);
+        let dst = dst.as_chunks_mut::<{ WEIGHTS / 4 }>().0;
+        for (i, (block, dst)) in blocks.iter().zip(dst).enumerate() {
             for line in (0..WEIGHTS).step_by(LANES) {
                 simd.prefetch_l2(next.as_ptr().wrapping_add(i * WEIGHTS + line));
             }
-            put(to, &quantized(block, factor, step));
+            write_words(dst, &quantized(block, factor, step));
         }
         if !rest.is_empty() {
-            put(last_to, &quantized(&filled_up(rest), factor, step));
+            write_words(last_dst, &quantized(&filled_up(rest), factor, step));
         }
     }
 }
 
-/// Bytes of weights times a factor: those of [`quantize`].
+/// Quantises weights times a factor, with the same result as [`quantize`].
 #[inline(always)]
 fn quantized(weights: &[f32; WEIGHTS], factor: f64, step: f64) -> [i8; WEIGHTS] {
-    /// As in [`quantize`], of f32.
+    /// As in [`quantize`], for f32.
     const ROUND: f32 = 1.5 * (1 << 23) as f32;
-    // In f32 a quotient of up to 127 is off by less than 1/60,000, by two roundings; only that near the middle
-    // of two integers may another one be the nearest. It is up to 127 where the step is a normal number.
+    // In f32, two roundings change a quotient of up to 127 by less than 1/60,000, so only quotients
+    // close to a rounding boundary may round differently; these are recomputed in f64. Quotients
+    // are at most 127 if the step is a normal number.
     const SURE: f32 = 0.5 - 1e-4;
     let ratio = (factor / step) as f32;
     let mut bytes = [0; WEIGHTS];
@@ -181,7 +184,7 @@ fn quantized(weights: &[f32; WEIGHTS], factor: f64, step: f64) -> [i8; WEIGHTS] 
     bytes
 }
 
-/// Fewer than `N` weights, and zeros.
+/// Fewer than `N` weights, filled up with zeros.
 #[inline(always)]
 fn filled_up<const N: usize>(weights: &[f32]) -> [f32; N] {
     let mut all = [0.0; N];
@@ -189,39 +192,39 @@ fn filled_up<const N: usize>(weights: &[f32]) -> [f32; N] {
     all
 }
 
-/// Writes bytes as words of four, as many as there is room for.
+/// Writes bytes as words of four, up to the length of `words`.
 #[inline(always)]
-fn put<const N: usize>(words: &mut [u32], bytes: &[i8; N]) {
+fn write_words<const N: usize>(words: &mut [u32], bytes: &[i8; N]) {
     for (word, four) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
         *word = u32::from_ne_bytes(four.map(|byte| byte as u8));
     }
 }
 
-/// The step of which these values are multiples up to 127; 1 where they are all zero.
+/// The step with which the largest magnitude becomes 127; 1 if all values are zero.
 pub(super) fn step(values: impl Iterator<Item = f64>) -> f64 {
     let largest = values.fold(0.0, |largest: f64, v| largest.max(v.abs()));
-    // As f32, which is what sums are multiplied with.
+    // Rounded to f32, because sums are multiplied with the f32 value.
     let step = f64::from((largest / 127.0) as f32);
     if step > 0.0 { step } else { 1.0 }
 }
 
-/// The byte that stands for 0, where there is one; else the middle one.
+/// The byte that represents 0 if there is one, otherwise the middle byte.
 pub(super) fn reference(offset: f32) -> f64 {
     if (0.0..=255.0).contains(&offset) { f64::from(offset) } else { 128.0 }
 }
 
-/// A value as a signed byte: `value / step`, rounded to the nearest integer, of two equally near the even
-/// one, from -127 to 127.
+/// A value as a signed byte: `value / step`, rounded to nearest (ties to even) and clamped to -127
+/// to 127.
 #[inline(always)]
 pub(super) fn quantize(value: f64, step: f64) -> i8 {
-    // The sum has the integer in its lowest bits, rounded as sums are. Where rounding is no instruction
-    // of the target's baseline it is a call, ten times as slow.
+    // Adding ROUND leaves the rounded integer in the lowest bits. On targets whose baseline has no
+    // rounding instruction, `round_ties_even` is a function call and ten times slower.
     const ROUND: f64 = 1.5 * (1_u64 << 52) as f64;
     let scaled = (value / step).clamp(-127.0, 127.0);
     (scaled + ROUND).to_bits() as i8
 }
 
-/// Four signed bytes as a word; those past `len` are zero.
+/// Four signed bytes as a word. Bytes past `len` are zero.
 pub(super) fn word(at: impl Fn(usize) -> usize, len: usize, value: impl Fn(usize) -> i8) -> u32 {
     let byte = |j| if at(j) < len { value(at(j)) as u8 } else { 0 };
     u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)])

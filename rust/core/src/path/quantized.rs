@@ -1,9 +1,9 @@
-//! int8: a layer's weights as signed bytes with a step per unit, for inputs that are bytes.
+//! int8 layers: weights as signed bytes with a step per unit, for inputs that are bytes.
 //!
-//! A byte q of input i stands for `(q - offset) scale`. What multiplies it is the weight times that
-//! scale (and that of the network's input map), rounded to a multiple of the unit's step, which is a
-//! 127th of the largest. So a unit's sum of products of bytes, times its step, plus a bias into which
-//! offsets and shifts are folded, is its pre-activation.
+//! Byte q of input i represents `(q - offset) scale`. The weight times that scale (and times the
+//! scale of the network's input map) is rounded to a multiple of the unit's step, which is the
+//! largest such product divided by 127. A unit's pre-activation is its sum of products of bytes,
+//! times its step, plus a bias into which offsets and shifts are folded.
 
 use std::sync::{Arc, OnceLock};
 use std::{iter, slice};
@@ -13,32 +13,33 @@ use super::quantize::{ByFactor, ByTerms, InputTerms, step};
 use crate::error::{Error, Result, Subject};
 use crate::kernels::arithmetic::Bytes;
 use crate::kernels::bytes::BytesTimesPanels;
-use crate::kernels::emit::{Emit, Output};
+use crate::kernels::epilogue::{Epilogue, Output};
 use crate::kernels::pairs::PairsTimesPanels;
 use crate::layout::{BytePanels, Panels, UnitRows, padded};
 use crate::memory::{self, Aligned, prefer_huge_pages, zeros};
 use crate::model::Quantization;
-use crate::signal::ListedBytes;
+use crate::signal::SparseBytes;
 use crate::simd::Isa;
 
-/// A layer with its weights packed as bytes, four inputs to a word.
+/// A layer with its weights as bytes, four inputs per word.
 pub(crate) struct QuantizedLayer {
     pub(super) layer: Arc<PackedLayer>,
     pub(crate) input: Quantization,
-    /// What makes bytes of its inputs.
+    /// Quantises the layer's inputs.
     to_bytes: ToBytes,
-    /// One over the scale of each input, zero-padded to whole vectors.
+    /// 1 / scale of each input, zero-padded to whole vectors.
     inverses: Aligned<f32>,
-    /// A unit's step; zero-padded to whole vectors.
+    /// The step of each unit, zero-padded to whole vectors.
     scale: Aligned<f32>,
     bias: Aligned<f32>,
     pub(super) weights: ByteWeights,
 }
 
 impl QuantizedLayer {
-    /// Quantises a checked layer for inputs of a checked quantisation.
+    /// Quantises a checked layer for inputs with a checked quantisation.
     ///
-    /// Refuses scales and offsets that make steps or biases overflow.
+    /// # Errors
+    /// Scales and offsets with which steps or biases overflow.
     pub(crate) fn new(
         index: usize,
         layer: &Arc<PackedLayer>,
@@ -62,7 +63,8 @@ impl QuantizedLayer {
         };
         let source = match InputTerms::new(layer, input) {
             InputTerms::Factor(factor) => {
-                // Products' magnitudes are ordered as weights' are, rounded or not.
+                // The magnitudes of products have the order of the weights' magnitudes, rounded or
+                // not.
                 let largest = layer.largest.iter().map(|weight| f64::from(*weight) * factor);
                 for (o, largest) in largest.enumerate() {
                     set(o, step(iter::once(largest)), 0.0)?;
@@ -72,11 +74,11 @@ impl QuantizedLayer {
             }
             InputTerms::Each(terms) => {
                 let columns = inputs.div_ceil(4);
-                let mut room = memory::room(inputs);
+                let mut scratch = memory::with_capacity(inputs);
                 let mut words = memory::filled(0, outputs * columns);
                 prefer_huge_pages(words.as_ptr(), words.len());
                 for (o, words) in words.chunks_exact_mut(columns).enumerate() {
-                    let weights = layer.layer.weights_of(o, &mut room);
+                    let weights = layer.layer.weights_of(o, &mut scratch);
                     let (step, sum) = isa.run_floats(ByTerms { weights, terms: &terms, words });
                     set(o, step, sum)?;
                 }
@@ -92,22 +94,23 @@ impl QuantizedLayer {
         Ok(QuantizedLayer { layer: layer.clone(), input, to_bytes, inverses, scale, bias, weights })
     }
 
-    /// What the outputs of the layer before are multiplied with to become bytes.
+    /// Factors that convert the previous layer's outputs to this layer's bytes.
     pub(crate) fn inverses(&self) -> &[f32] {
         &self.inverses
     }
 
-    /// What makes bytes of rows of its inputs.
+    /// Converts rows of this layer's inputs to bytes.
     pub(crate) fn to_bytes(&self) -> &ToBytes {
         &self.to_bytes
     }
 
-    /// The byte that stands for 0, the same for all inputs of a layer that is not the first.
+    /// The byte that represents 0. It is the same for all inputs, except in a network's first
+    /// layer.
     pub(crate) fn offset(&self) -> f32 {
         self.to_bytes.offset[0]
     }
 
-    /// An output with what makes outputs of sums, to be completed with where it goes.
+    /// An output with the layer's scale and bias. The caller sets the buffers.
     pub(super) fn output(&self) -> Output<'_> {
         Output { scale: &self.scale, bias: &self.bias, ..self.layer.output() }
     }
@@ -117,11 +120,12 @@ impl QuantizedLayer {
     }
 }
 
-/// A [`Quantization`] as kernels want it: `x inverse + offset`, rounded, is the byte of x.
+/// A [`Quantization`] in the form that kernels use: `x inverse + offset`, rounded, is the byte of
+/// x.
 pub(crate) struct ToBytes {
-    /// `1 / scale`: one for all inputs, or one each, padded to whole vectors.
+    /// `1 / scale`: one for all inputs, or one per input, padded to whole vectors.
     pub(crate) inverse: Vec<f32>,
-    /// As many.
+    /// As many offsets.
     pub(crate) offset: Vec<f32>,
 }
 
@@ -141,7 +145,7 @@ impl ToBytes {
     }
 }
 
-/// A matrix of signed bytes, packed as it is needed.
+/// A matrix of signed bytes, packed in the layouts that are needed.
 pub(crate) struct ByteWeights {
     source: Source,
     inputs: usize,
@@ -151,16 +155,16 @@ pub(crate) struct ByteWeights {
     unit_rows: OnceLock<UnitRows<u32>>,
 }
 
-/// What bytes are packed from.
+/// The source that bytes are packed from.
 pub(super) enum Source {
-    /// (outputs, words) row by row, the bytes of four inputs each.
+    /// (outputs, words), row by row; a word has the bytes of four inputs.
     Words(Vec<u32>),
-    /// A layer's weights, of which bytes are made for each packing: that is mostly one, and words of bytes would
-    /// have to be written to memory and read from it as well.
+    /// A layer's weights, quantised again for every layout that is packed. There is usually one, so
+    /// this avoids storing an intermediate copy.
     Layer(LayerBytes),
 }
 
-/// A layer's weights as bytes: times a factor, in steps of units.
+/// A layer's weights as bytes: weights times a factor, divided by the step of their unit.
 pub(super) struct LayerBytes {
     layer: Arc<PackedLayer>,
     factor: f64,
@@ -169,7 +173,7 @@ pub(super) struct LayerBytes {
 }
 
 impl LayerBytes {
-    /// Makes bytes of weights of a unit.
+    /// Quantises the weights of a unit.
     fn quantize(&self, unit: usize, weights: &[f32], words: &mut [u32]) {
         let (factor, layer) = (self.factor, &self.layer.layer);
         let step = f64::from(self.steps[unit]);
@@ -177,23 +181,23 @@ impl LayerBytes {
         self.isa.run_floats(ByFactor { weights, factor, step, words, next });
     }
 
-    /// Makes bytes of all weights of a unit. Where inputs have an order, bytes of the whole row are made in `room`
-    /// and then put in order: they are fewer cache lines than weights.
-    fn fill(&self, unit: usize, words: &mut [u32], room: &mut Vec<u32>) {
+    /// Quantises all weights of a unit. If inputs are permuted, the whole row is quantised into
+    /// `scratch` and then permuted, because bytes take fewer cache lines than weights.
+    fn fill(&self, unit: usize, words: &mut [u32], scratch: &mut Vec<u32>) {
         let layer = &self.layer.layer;
         if layer.columns().is_none() {
             return self.quantize(unit, layer.whole_row(unit), words);
         }
-        room.resize(layer.width().div_ceil(4), 0);
-        self.quantize(unit, layer.whole_row(unit), room);
+        scratch.resize(layer.width().div_ceil(4), 0);
+        self.quantize(unit, layer.whole_row(unit), scratch);
         words.fill(0);
-        let (row, bytes) = (room.as_ptr().cast::<u8>(), words.as_mut_ptr().cast::<u8>());
-        // SAFETY: words are four bytes each, of whatever values.
+        let (row, bytes) = (scratch.as_ptr().cast::<u8>(), words.as_mut_ptr().cast::<u8>());
+        // SAFETY: a word has four bytes, and any bytes are valid.
         let (row, bytes) = unsafe {
-            let row = slice::from_raw_parts(row, 4 * room.len());
+            let row = slice::from_raw_parts(row, 4 * scratch.len());
             (row, slice::from_raw_parts_mut(bytes, 4 * words.len()))
         };
-        layer.put_in_order(row, &mut bytes[..layer.inputs()]);
+        layer.select_inputs(row, &mut bytes[..layer.inputs()]);
     }
 }
 
@@ -203,17 +207,17 @@ impl ByteWeights {
         ByteWeights { source, inputs, outputs, panels, byte_panels, unit_rows }
     }
 
-    /// Words of a unit.
+    /// Number of words per unit.
     fn columns(&self) -> usize {
         self.inputs.div_ceil(4)
     }
 
-    /// What writes the words of a unit.
+    /// A function that writes the words of a unit.
     fn fill(&self) -> impl FnMut(usize, &mut [u32]) {
-        let mut room = Vec::new();
+        let mut scratch = Vec::new();
         move |unit, words| match &self.source {
             Source::Words(all) => words.copy_from_slice(&all[unit * words.len()..][..words.len()]),
-            Source::Layer(bytes) => bytes.fill(unit, words, &mut room),
+            Source::Layer(bytes) => bytes.fill(unit, words, &mut scratch),
         }
     }
 
@@ -225,10 +229,10 @@ impl ByteWeights {
         let shape = (self.inputs, self.outputs);
         packed(&self.byte_panels, || match &self.source {
             Source::Layer(bytes) => {
-                // Lines are put in the order of inputs, not each unit's weights.
+                // Lines are permuted after packing, not the weights of each unit.
                 let layer = &bytes.layer.layer;
-                let (columns, order) = (layer.width().div_ceil(4), layer.columns());
-                BytePanels::pack(isa, shape, columns, order, |unit, words| {
+                let (columns, selected) = (layer.width().div_ceil(4), layer.columns());
+                BytePanels::pack(isa, shape, columns, selected, |unit, words| {
                     bytes.quantize(unit, layer.whole_row(unit), words);
                 })
             }
@@ -237,14 +241,15 @@ impl ByteWeights {
     }
 
     pub(super) fn unit_rows(&self) -> &UnitRows<u32> {
-        // Padding counts as inputs, so that dot products are of whole vectors.
+        // Padding counts as inputs, so that dot products have whole vectors.
         packed(&self.unit_rows, || {
             let columns = self.columns();
             UnitRows::pack(padded(columns), columns, self.outputs, self.fill())
         })
     }
 
-    /// Packs what lists are multiplied with, those of pairs too if `in_pairs`.
+    /// Packs the weights that lists are multiplied with. With `in_pairs`, lists of pairs of rows
+    /// too.
     pub(super) fn pack_for_lists(&self, isa: Isa, in_pairs: bool) {
         self.byte_panels(isa);
         if in_pairs {
@@ -252,14 +257,19 @@ impl ByteWeights {
         }
     }
 
-    /// Multiplies what is listed.
-    pub(super) fn times<E: Emit<Bytes>>(&self, isa: Isa, lists: ListedBytes<'_>, emit: &mut E) {
+    /// Multiplies the lists with the packed weights.
+    pub(super) fn times<E: Epilogue<Bytes>>(
+        &self,
+        isa: Isa,
+        lists: SparseBytes<'_>,
+        epilogue: &mut E,
+    ) {
         match lists {
-            ListedBytes::Bytes(lists) => {
-                isa.run(BytesTimesPanels { lists, panels: self.byte_panels(isa), emit });
+            SparseBytes::Bytes(lists) => {
+                isa.run(BytesTimesPanels { lists, panels: self.byte_panels(isa), epilogue });
             }
-            ListedBytes::Pairs(lists) => {
-                isa.run(PairsTimesPanels { lists, panels: self.panels(), emit });
+            SparseBytes::Pairs(lists) => {
+                isa.run(PairsTimesPanels { lists, panels: self.panels(), epilogue });
             }
         }
     }

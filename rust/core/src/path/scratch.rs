@@ -2,21 +2,21 @@
 
 use crate::layout::padded;
 use crate::memory::Aligned;
-use crate::signal::{Span, byte_stride, grow, grow_vec, list_stride};
+use crate::signal::{RowRange, byte_stride, grow, grow_vec, list_stride};
 use crate::simd::LANES;
 
-/// What a gate needs between its estimate and its dot products.
+/// Buffers that a gate uses between its estimate and its dot products.
 pub(crate) struct GateScratch {
-    /// x u, rows by rank.
+    /// x u: rows by rank.
     pub(crate) low_rank: Aligned<f32>,
-    /// The same as bytes.
+    /// x u as bytes.
     pub(crate) low_rank_bytes: Aligned<u32>,
-    /// Live units, per row.
+    /// Live units of each row.
     pub(crate) live: Aligned<u32>,
-    pub(crate) live_spans: Vec<Span>,
+    pub(crate) live_ranges: Vec<RowRange>,
     /// Rows whose estimate is not finite.
-    pub(crate) invalid: Vec<bool>,
-    /// Vectors of a row that are not all zero.
+    pub(crate) non_finite: Vec<bool>,
+    /// Indices of a row's non-zero vectors.
     pub(crate) blocks: Vec<u32>,
 }
 
@@ -26,28 +26,28 @@ impl Default for GateScratch {
             low_rank: Aligned::new(64),
             low_rank_bytes: Aligned::new(64),
             live: Aligned::new(64),
-            live_spans: Vec::new(),
-            invalid: Vec::new(),
+            live_ranges: Vec::new(),
+            non_finite: Vec::new(),
             blocks: Vec::new(),
         }
     }
 }
 
 impl GateScratch {
-    /// Makes room for a gate of this rank on a layer of these widths and `rows` rows.
+    /// Grows the buffers for `rows` rows, a gate of this rank, and a layer of these widths.
     pub(crate) fn reserve(&mut self, rows: usize, rank: usize, inputs: usize, units: usize) {
         grow(&mut self.low_rank, rows * padded(rank));
         grow(&mut self.low_rank_bytes, rows * byte_stride(rank));
         grow(&mut self.live, rows * list_stride(units));
-        grow_vec(&mut self.live_spans, rows);
-        grow_vec(&mut self.invalid, rows);
+        grow_vec(&mut self.live_ranges, rows);
+        grow_vec(&mut self.non_finite, rows);
         grow_vec(&mut self.blocks, inputs / LANES);
     }
 }
 
-/// The live units of every row, and room for what finds a row's blocks that are not all zero.
+/// The live units of every row, and scratch for the indices of a row's non-zero blocks.
 pub(crate) struct LiveLists<'a> {
     pub(crate) live: &'a [u32],
-    pub(crate) spans: &'a [Span],
+    pub(crate) row_ranges: &'a [RowRange],
     pub(crate) blocks: &'a mut [u32],
 }

@@ -1,4 +1,4 @@
-//! skip: inputs that are zero are not multiplied. Exact.
+//! The skip strategy: products with zero inputs are skipped. Exact.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use super::dense;
 use super::phase::{Phase, Seen, Watch, Work};
 use super::scratch::GateScratch;
 use super::weights::Weights;
-use crate::kernels::emit::Output;
+use crate::kernels::epilogue::Output;
 use crate::model::Layer;
 use crate::signal::{Form, Signal};
 use crate::simd::Isa;
 
-/// A layer that multiplies what is listed.
+/// A layer that multiplies only the listed inputs.
 pub(crate) struct Skip<W>(pub(super) Arc<W>);
 
 impl<W> Clone for Skip<W> {

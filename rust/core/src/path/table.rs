@@ -1,4 +1,4 @@
-//! The table of paths: the one place that knows which strategies and precisions there are.
+//! The table of paths. Only this file knows which strategies and precisions exist.
 
 use std::sync::Arc;
 
@@ -11,13 +11,14 @@ use super::quantized::QuantizedLayer;
 use super::scratch::GateScratch;
 use super::skip::Skip;
 use crate::error::{Error, Missing, Result};
-use crate::kernels::emit::Output;
+use crate::kernels::epilogue::Output;
 use crate::model::Layer;
 use crate::plan::{LayerPlan, Precision, Strategy};
 use crate::signal::{Form, Signal};
 use crate::simd::Isa;
 
-/// Each of the paths. Not a trait object, so that what is called for each layer of each call is inlined.
+/// One of the paths. An enum instead of a trait object, so that the calls for each layer are
+/// inlined.
 #[derive(Clone)]
 pub(crate) enum LayerPath {
     DenseF32(Dense<PackedLayer>),
@@ -28,7 +29,7 @@ pub(crate) enum LayerPath {
     GateInt8(Gated<QuantizedLayer, QuantizedGate>),
 }
 
-/// Calls a method of whichever path it is.
+/// Calls a method of the path, whichever it is.
 macro_rules! each {
     ($this:expr, $path:ident => $call:expr) => {
         match $this {
@@ -43,7 +44,10 @@ macro_rules! each {
 }
 
 impl LayerPath {
-    /// The path of layer `index` under a plan, if the layer has what that needs.
+    /// The path of layer `index` under a plan.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] if the layer does not have a part that the plan needs.
     pub(crate) fn new(index: usize, plan: LayerPlan, forms: &PackedForms) -> Result<LayerPath> {
         let LayerPlan { strategy, precision } = plan;
         let layer = || forms.layer.clone();
@@ -129,7 +133,7 @@ impl Path for LayerPath {
     }
 }
 
-/// A layer, its gate and their forms of bytes, as far as it has them.
+/// A layer with its gate and their int8 forms, as far as it has them.
 #[derive(Clone)]
 pub(crate) struct PackedForms {
     pub(crate) layer: Arc<PackedLayer>,
@@ -139,24 +143,24 @@ pub(crate) struct PackedForms {
 }
 
 impl PackedForms {
-    /// A layer without a gate or bytes.
+    /// A layer without a gate or int8 forms.
     pub(crate) fn new(layer: Arc<PackedLayer>) -> PackedForms {
         PackedForms { layer, gate: None, int8: None, int8_gate: None }
     }
 
-    /// With this gate, or none.
+    /// Sets or removes the gate.
     pub(crate) fn set_gate(&mut self, gate: Option<PackedGate>) {
         self.gate = gate.map(Arc::new);
         self.quantize_gate();
     }
 
-    /// With these weights as bytes, or none.
+    /// Sets or removes the int8 form of the layer.
     pub(crate) fn set_int8(&mut self, int8: Option<QuantizedLayer>) {
         self.int8 = int8.map(Arc::new);
         self.quantize_gate();
     }
 
-    /// Makes the gate's bytes where there is all that they need.
+    /// Makes the int8 form of the gate if all its parts are there.
     fn quantize_gate(&mut self) {
         self.int8_gate = match (&self.gate, &self.int8) {
             (Some(gate), Some(int8)) => {
@@ -166,12 +170,12 @@ impl PackedForms {
         };
     }
 
-    /// Whether the layer has what a plan needs.
+    /// Whether the layer has all parts that a plan needs.
     pub(crate) fn can(&self, plan: LayerPlan) -> bool {
         LayerPath::new(0, plan, self).is_ok()
     }
 
-    /// The layer in f32 without skipping.
+    /// The dense f32 path of the layer.
     pub(crate) fn dense(&self) -> LayerPath {
         LayerPath::DenseF32(Dense(self.layer.clone()))
     }

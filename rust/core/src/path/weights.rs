@@ -1,4 +1,4 @@
-//! A layer's weights in one precision: what differs between precisions.
+//! The weights of a layer in one precision, and the differences between precisions.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use super::scratch::LiveLists;
 use crate::kernels::arithmetic::{Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
-use crate::kernels::emit::Output;
+use crate::kernels::epilogue::Output;
 use crate::kernels::sparse::SparseTimesPanels;
 use crate::layout::{Panels, UnitRows, padded};
 use crate::model::Layer;
@@ -16,34 +16,35 @@ use crate::plan::Precision;
 use crate::signal::{DenseRows, Parts, Signal};
 use crate::simd::Isa;
 
-/// A layer's weights in one precision, packed as they are needed.
+/// The weights of a layer in one precision, packed in the layouts that are needed.
 pub(crate) trait Weights: Send + Sync + 'static {
     /// The precision of inputs and weights.
     const PRECISION: Precision;
-    /// Bytes of an input, and of a weight.
+    /// Bytes per input and per weight.
     const BYTES: usize;
-    /// Multiply-adds that a dense layer does in a nanosecond at best.
+    /// Multiply-adds per nanosecond of a dense layer at best.
     const PER_NANOSECOND: u64;
-    /// Rows that take as long as fewer do: those wait for weights.
+    /// Number of rows below which a call takes no less time, because reading the weights limits it.
     const LEAST_ROWS: u64;
     /// 32 bits of rows and weights.
     type Word: Copy + Default + Send + Sync;
 
     /// The layer itself.
     fn layer(&self) -> &Layer;
-    /// Words of a unit's row.
+    /// Number of words of a unit's row.
     fn words(&self) -> usize;
-    /// What makes outputs of sums, to be completed with the activation and where they go.
+    /// An output with the layer's scale and bias. The caller sets the activation and the buffers.
     fn output(&self) -> Output<'_>;
-    /// For dense rows.
+    /// The weights for dense rows.
     fn panels(&self) -> &Panels<Self::Word>;
-    /// For units apart.
+    /// The weights unit by unit.
     fn unit_rows(&self) -> &UnitRows<Self::Word>;
-    /// Packs what lists are multiplied with, those in pairs too if `in_pairs`.
+    /// Packs the weights that lists are multiplied with. With `in_pairs`, lists of pairs of rows
+    /// too.
     fn pack_for_lists(&self, isa: Isa, in_pairs: bool);
-    /// The input's rows, if it has any in this precision.
+    /// The input's dense rows, if it has any in this precision.
     fn rows(input: Signal<'_>) -> Option<DenseRows<'_, Self::Word>>;
-    /// Multiplies rows with the panels of these numbers.
+    /// Multiplies rows with the panels in the range `which`.
     fn times_rows(
         &self,
         isa: Isa,
@@ -53,7 +54,7 @@ pub(crate) trait Weights: Send + Sync + 'static {
     );
     /// Multiplies the input's lists.
     fn times_lists(&self, isa: Isa, input: Signal<'_>, output: Output<'_>);
-    /// Computes the units of each row that are live in it.
+    /// Computes the live units of each row.
     fn times_units(&self, isa: Isa, input: Signal<'_>, output: Output<'_>, live: LiveLists<'_>);
 }
 
@@ -95,25 +96,32 @@ impl Weights for PackedLayer {
         output: &mut Output<'_>,
     ) {
         let panels = self.panels();
-        isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, emit: output });
+        isa.run_floats(RowsTimesPanels::<Floats, _> { rows, panels, which, epilogue: output });
     }
     #[inline]
     fn times_lists(&self, isa: Isa, input: Signal<'_>, mut output: Output<'_>) {
         let Signal::Floats(parts) = input else { unreachable!("an f32 layer reads f32") };
         let Some(lists) = parts.lists() else { unreachable!("skip reads lists") };
-        isa.run_floats(SparseTimesPanels { lists, panels: self.panels(), emit: &mut output });
+        isa.run_floats(SparseTimesPanels { lists, panels: self.panels(), epilogue: &mut output });
     }
     #[inline]
     fn times_units(&self, isa: Isa, input: Signal<'_>, output: Output<'_>, live: LiveLists<'_>) {
-        let (weights, LiveLists { live, spans, blocks }) = (self.unit_rows(), live);
+        let (weights, LiveLists { live, row_ranges, blocks }) = (self.unit_rows(), live);
         let Signal::Floats(parts) = input else { unreachable!("an f32 layer reads f32") };
         match parts {
             Parts::Rows(rows) | Parts::Both(rows, _) => {
-                isa.run_floats(LiveUnits::<Floats> { rows, weights, output, live, spans, blocks });
+                isa.run_floats(LiveUnits::<Floats> {
+                    rows,
+                    weights,
+                    output,
+                    live,
+                    row_ranges,
+                    blocks,
+                });
             }
-            // CSR.
+            // CSR input.
             Parts::Lists(lists) => {
-                isa.run_floats(LiveUnitsOfLists { lists, weights, output, live, spans });
+                isa.run_floats(LiveUnitsOfLists { lists, weights, output, live, row_ranges });
             }
         }
     }
@@ -157,7 +165,7 @@ impl Weights for QuantizedLayer {
         output: &mut Output<'_>,
     ) {
         let panels = self.panels();
-        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, emit: output });
+        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, epilogue: output });
     }
     #[inline]
     fn times_lists(&self, isa: Isa, input: Signal<'_>, mut output: Output<'_>) {
@@ -167,9 +175,9 @@ impl Weights for QuantizedLayer {
     }
     #[inline]
     fn times_units(&self, isa: Isa, input: Signal<'_>, output: Output<'_>, live: LiveLists<'_>) {
-        let (weights, LiveLists { live, spans, blocks }) = (self.unit_rows(), live);
+        let (weights, LiveLists { live, row_ranges, blocks }) = (self.unit_rows(), live);
         let Some(rows) = Self::rows(input) else { unreachable!("a gate of bytes reads rows") };
         let rows = rows.padded();
-        isa.run(LiveUnits::<Bytes> { rows, weights, output, live, spans, blocks });
+        isa.run(LiveUnits::<Bytes> { rows, weights, output, live, row_ranges, blocks });
     }
 }

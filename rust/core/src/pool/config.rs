@@ -6,19 +6,19 @@ use std::thread::available_parallelism;
 
 use crate::error::{Error, Result};
 
-/// The process-wide number of threads; 0 until first asked for.
+/// The number of threads of the process; 0 until the first call that needs it.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// This thread's own number of threads; 0 where it follows the process.
+    /// The number of threads of this thread; 0 if it follows the process.
     static OVERRIDE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Threads a forward pass may use when called from this thread: the thread's own number if
-/// [`set_thread_override`] gave one, else the process's.
+/// The number of threads that a forward pass may use when called from this thread: the thread's own
+/// number if [`set_thread_override`] has set one, otherwise the number of the process.
 ///
 /// # Errors
-/// [`Error::Threads`] when `LRGATE_NUM_THREADS` is set to something other than an integer >= 1.
+/// [`Error::Threads`] if `LRGATE_NUM_THREADS` is set to something other than an integer >= 1.
 pub fn num_threads() -> Result<usize> {
     match OVERRIDE.get() {
         0 => process_threads(),
@@ -43,7 +43,7 @@ fn process_threads() -> Result<usize> {
                     }
                 }
             };
-            // Someone may have set it meanwhile; theirs wins.
+            // If another thread has set the number meanwhile, its number is used.
             let set = THREADS.compare_exchange(0, threads, Ordering::Relaxed, Ordering::Relaxed);
             Ok(set.err().unwrap_or(threads))
         }
@@ -51,20 +51,21 @@ fn process_threads() -> Result<usize> {
     }
 }
 
-/// Sets the process's number of threads. Results do not depend on it.
+/// Sets the number of threads of the process. Results do not depend on it.
 ///
 /// # Errors
-/// [`Error::Threads`] when `threads` is 0.
+/// [`Error::Threads`] if `threads` is 0.
 pub fn set_num_threads(threads: usize) -> Result<()> {
     check_threads(threads)?;
     THREADS.store(threads, Ordering::Relaxed);
     Ok(())
 }
 
-/// Sets this thread's own number of threads (`None`: follow the process) and returns what it was.
+/// Sets the number of threads of this thread and returns the previous one. `None` follows the
+/// process.
 ///
 /// # Errors
-/// [`Error::Threads`] when the number is 0.
+/// [`Error::Threads`] if the number is 0.
 pub fn set_thread_override(threads: Option<usize>) -> Result<Option<usize>> {
     threads.map_or(Ok(()), check_threads)?;
     let before = OVERRIDE.replace(threads.unwrap_or(0));

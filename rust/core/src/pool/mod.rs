@@ -1,9 +1,10 @@
-//! The thread pool: one for the process, entered once per forward pass, and again for rows that are
-//! recomputed; safe to use after fork.
+//! The thread pool of the process. A forward pass enters it once, and again for rows that are
+//! recomputed. It can be used after a fork.
 //!
-//! The calling thread works too, so `n` threads need `n - 1` workers. The pool grows as workers are of use.
-//! Idle workers stay awake for a moment, then sleep, and end after some seconds. A call's threads are a `Team`. After a fork the child has none of the parent's threads: the pool remembers the process that
-//! made it, and another process makes its own.
+//! The calling thread works too, so `n` threads need `n - 1` workers. The pool creates workers when
+//! a call can use them. Idle workers spin for a moment, then sleep, and exit after some seconds.
+//! The threads of a call form a `Team`. After a fork the child process has none of the parent's
+//! threads: the pool records the process that made it, and another process makes its own pool.
 
 mod config;
 mod queue;

@@ -1,4 +1,4 @@
-//! A team's work: parts that its threads take one by one.
+//! The work queue of a team: its threads take the parts of a job one by one.
 
 use std::any::Any;
 use std::mem;
@@ -8,26 +8,31 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Where a team's threads find work.
+/// The queue from which the threads of a team take parts of a job.
 #[derive(Default)]
-pub(super) struct Board {
-    /// The number of the work in its upper half, how many of its parts nobody has taken yet in its lower; or
+pub(super) struct WorkQueue {
+    /// Upper half: number of the job. Lower half: parts of the job that no thread has taken yet. Or
     /// [`CLOSED`].
+    ///
+    /// A thread takes a part by decrementing the word. The number makes that fail if a new job has
+    /// begun since the thread read the word. `work` may be accessed with relaxed ordering: it is
+    /// written before the release store of `state` that publishes the job, and a successful
+    /// exchange proves that the job is still the same.
     state: AtomicU64,
     work: AtomicPtr<Work<'static>>,
     running: AtomicBool,
-    /// Parts that workers took.
+    /// Parts taken by workers.
     helped: AtomicUsize,
-    /// Parts of the work that are done.
-    done: Apart<AtomicUsize>,
-    /// What a part panicked with.
+    /// Finished parts of the job.
+    done: CacheAligned<AtomicUsize>,
+    /// The payload of the first part that panicked.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// On cache lines of its own, which threads that look at what is beside it do not take away.
+/// A value on its own cache lines, so that accesses to neighbouring values do not evict it.
 #[derive(Default)]
 #[repr(align(128))]
-struct Apart<T>(T);
+struct CacheAligned<T>(T);
 
 pub(super) type Work<'a> = &'a (dyn Fn(usize) + Sync);
 
@@ -36,25 +41,25 @@ const CLOSED: u64 = u64::MAX;
 const LEFT: u64 = u32::MAX as u64;
 
 enum Claim {
-    /// A part, and the work that it is of, which lives until the part is done.
+    /// A part and its job, which lives until the part is finished.
     Part(*const Work<'static>, usize),
     /// All parts are taken.
     Nothing,
     Closed,
 }
 
-impl Board {
-    /// Parts that workers took.
+impl WorkQueue {
+    /// Parts taken by workers.
     pub(super) fn helped(&self) -> usize {
         self.helped.load(Ordering::Relaxed)
     }
 
-    /// Lets the workers go, now or as soon as they have done their part.
+    /// Dismisses the workers, at once or when they have finished their part.
     pub(super) fn close(&self) {
         self.state.store(CLOSED, Ordering::Release);
     }
 
-    /// Takes a part, which must be finished.
+    /// Takes a part, which the caller must finish.
     fn claim(&self) -> Claim {
         let mut state = self.state.load(Ordering::Acquire);
         loop {
@@ -65,8 +70,8 @@ impl Board {
             if left == 0 {
                 return Claim::Nothing;
             }
-            // Of this work if the exchange succeeds: another is put up only when all parts of this one are
-            // done, and one of them is not taken until then.
+            // The work belongs to this state if the exchange succeeds: another job starts only when
+            // all parts of this one are finished, and until the exchange one of them is not taken.
             let work = self.work.load(Ordering::Relaxed);
             let next = state - 1;
             match self.state.compare_exchange(state, next, Ordering::AcqRel, Ordering::Acquire) {
@@ -76,32 +81,32 @@ impl Board {
         }
     }
 
-    /// Does a part.
+    /// Runs a part.
     ///
     /// # Safety
-    /// Both must be what [`Board::claim`] returned, once.
+    /// `work` and `part` must come from one [`WorkQueue::claim`], and be finished only once.
     unsafe fn finish(&self, work: *const Work<'static>, part: usize) {
-        // SAFETY: the part is not done, so `run`, which the work belongs to, has not returned.
+        // SAFETY: the part is not finished, so `run`, which owns the work, has not returned.
         let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*work)(part) }));
         if let Err(payload) = result {
             let mut panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
             match &*panic {
                 None => *panic = Some(payload),
-                // What is dropped might panic in its turn.
+                // Dropping the payload might panic again.
                 Some(_) => mem::forget(payload),
             }
         }
         self.done.0.fetch_add(1, Ordering::Release);
     }
 
-    /// What a worker does until the team is dropped.
+    /// Takes and runs parts until the queue is closed: the loop of a worker.
     pub(super) fn help(&self) {
         let mut idle = 0;
         loop {
             match self.claim() {
                 Claim::Part(work, part) => {
                     self.helped.fetch_add(1, Ordering::Relaxed);
-                    // SAFETY: it was claimed.
+                    // SAFETY: the part was claimed.
                     unsafe { self.finish(work, part) }
                     idle = 0;
                 }
@@ -124,7 +129,7 @@ impl Board {
         let number = (self.state.load(Ordering::Relaxed) >> 32) + 1;
         self.state.store(number << 32 | parts as u64, Ordering::Release);
         while let Claim::Part(work, part) = self.claim() {
-            // SAFETY: it was claimed.
+            // SAFETY: the part was claimed.
             unsafe { self.finish(work, part) }
         }
         let mut idle = 0;
@@ -139,8 +144,8 @@ impl Board {
     }
 }
 
-/// Waits a moment for another thread, the `idle`th time: ready to go on at first, then letting others of the
-/// machine run, in the end asleep.
+/// Waits briefly for another thread, for the `idle`th time: spins at first, then yields, and
+/// finally sleeps.
 fn pause(idle: &mut usize) {
     *idle += 1;
     if *idle < 1000 {

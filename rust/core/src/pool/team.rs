@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queue::Board;
+use super::queue::WorkQueue;
 use super::workers::{MOST_WORKERS, Pool, pool};
 
-/// What sharing must gain at least, as far as known, which is less than it is: awake workers take about a
-/// microsecond to come.
+/// Minimum estimated saving before a call is parallelised. The estimate is a lower bound; an awake
+/// worker joins within about 1 us.
 const LEAST_GAIN: Duration = Duration::from_micros(5);
 
-/// Whether a call that takes this long on one thread can gain from others at all.
+/// Whether a call that takes this long on one thread can gain from more threads at all.
 pub(crate) fn worth_sharing(serial_time: Duration) -> bool {
     serial_time > LEAST_GAIN
 }
@@ -20,52 +20,54 @@ thread_local! {
     static PARTS_SHARED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// For tests: parts of this thread's calls that other threads have done.
+/// For tests: parts of this thread's calls that other threads have run.
 #[doc(hidden)]
 pub fn parts_shared() -> usize {
     PARTS_SHARED.get()
 }
 
-/// The threads of one call: the caller, and workers that join it as they wake. They share one piece of work
-/// after another, and spin in between.
+/// The threads of one call: the caller and the workers that join it. They share one job after
+/// another, and spin in between.
 ///
-/// Nobody waits for a worker that has not come: it finds less to do, or nothing.
+/// The caller never waits for a worker that has not joined. A late worker finds fewer parts, or
+/// none.
 pub(crate) struct Team {
     threads: usize,
-    /// Missing where the call is not worth sharing.
+    /// `None` if the call is not worth parallelising.
     pool: Option<&'static Pool>,
-    /// Missing where the caller is alone.
-    board: Option<Arc<Board>>,
+    /// `None` if the caller works alone.
+    queue: Option<Arc<WorkQueue>>,
 }
 
-/// A caller alone.
-pub(crate) static ALONE: Team = Team { threads: 1, pool: None, board: None };
+/// A team of the caller alone.
+pub(crate) static ALONE: Team = Team { threads: 1, pool: None, queue: None };
 
 impl Team {
-    /// Up to `threads` threads, which save `gain` of the time that one takes, as far as known; or the caller
-    /// alone, if that is too little, all workers are with other callers, or the system has no more threads.
+    /// A team of up to `threads` threads that save at least an estimated `gain`. It has only the
+    /// caller if the gain is too small, if all workers are busy with other callers, or if the
+    /// system cannot create more threads.
     pub(crate) fn new(threads: usize, gain: Duration) -> Team {
         if threads == 1 || !worth_sharing(gain) {
-            return Team { threads: 1, pool: None, board: None };
+            return Team { threads: 1, pool: None, queue: None };
         }
         let pool = pool();
-        let (board, workers) = pool.invite((threads - 1).min(MOST_WORKERS), gain).unzip();
-        Team { threads: 1 + workers.unwrap_or(0), pool: Some(pool), board }
+        let (queue, workers) = pool.invite((threads - 1).min(MOST_WORKERS), gain).unzip();
+        Team { threads: 1 + workers.unwrap_or(0), pool: Some(pool), queue }
     }
 
-    /// Threads that may take part.
+    /// Number of threads that may take part.
     pub(crate) fn threads(&self) -> usize {
         self.threads
     }
 
-    /// Runs `work(part)` for every part in `0..parts`, each once, and returns when all are done.
+    /// Runs `work(part)` once for every part in `0..parts`, and returns when all are finished.
     ///
     /// # Panics
-    /// Where `work` does, on whatever thread, where there are several after the other parts. Such a team must
-    /// not be asked within `work`.
+    /// If `work` panics on any thread. With several threads, the other parts are finished first,
+    /// and `run` must not be called from within `work`.
     pub(crate) fn run(&self, parts: usize, work: impl Fn(usize) + Sync) {
-        match &self.board {
-            Some(board) if parts > 1 => board.run(parts, &work),
+        match &self.queue {
+            Some(queue) if parts > 1 => queue.run(parts, &work),
             _ => (0..parts).for_each(work),
         }
     }
@@ -74,10 +76,10 @@ impl Team {
 impl Drop for Team {
     fn drop(&mut self) {
         if let Some(pool) = self.pool {
-            pool.end_call(self.threads - 1, self.board.as_ref());
+            pool.end_call(self.threads - 1, self.queue.as_ref());
         }
-        if let Some(board) = &self.board {
-            PARTS_SHARED.set(PARTS_SHARED.get() + board.helped());
+        if let Some(queue) = &self.queue {
+            PARTS_SHARED.set(PARTS_SHARED.get() + queue.helped());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The workers of the process: who wakes, lingers, sleeps and ends.
+//! The workers of the process: they wake, linger, sleep and exit.
 
 use std::hint::black_box;
 use std::ptr;
@@ -7,59 +7,61 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::queue::Board;
+use super::queue::WorkQueue;
 
-/// What it is reckoned to cost a caller to wake a worker, which comes about as much later.
+/// Estimated cost of waking a sleeping worker; it also starts about this much later.
 const WAKING: Duration = Duration::from_micros(20);
 
-/// Workers that a call in a row wakes, even if it does not pay for itself.
-const WOKEN_IN_A_ROW: usize = 4;
+/// Workers woken by a call in a back-to-back sequence, even if this call alone would not justify
+/// it.
+const WOKEN_BACK_TO_BACK: usize = 4;
 
-/// How long workers stay awake after a call. A call that begins within that time of another is one of a row,
-/// which is worth waking workers for.
+/// Time for which workers spin after a call. Calls that follow each other within this time are back
+/// to back, which justifies waking workers.
 const LINGER: Duration = Duration::from_micros(100);
 
-/// How long a worker sleeps before it ends.
+/// Time for which a worker sleeps before it exits.
 const KEEP: Duration = Duration::from_secs(5);
 
-/// Memory that a new thread may map before its first instruction of ours: its stack, its thread-local data, and the
-/// address space that the C library reserves for its allocations (128 MiB with glibc).
+/// Memory that a new thread may map as it starts: its stack, its thread-local data, and the address
+/// space that the C library reserves for its allocations (128 MiB with glibc).
 const STARTUP_MEMORY: usize = 144 << 20;
 
-/// Whether `threads` new threads can have the memory they start with.
+/// Whether `threads` new threads can map [`STARTUP_MEMORY`] bytes each.
 fn can_start(threads: usize) -> bool {
-    let mut memory = Vec::<u8>::new();
-    let reserved = memory.try_reserve_exact(threads.saturating_mul(STARTUP_MEMORY)).is_ok();
-    // The compiler would remove an allocation that nothing writes to.
-    black_box(&mut memory);
-    reserved
+    let mut probe = Vec::<u8>::new();
+    let available = probe.try_reserve_exact(threads.saturating_mul(STARTUP_MEMORY)).is_ok();
+    // Without this, the compiler would remove the allocation, which is never written.
+    black_box(&mut probe);
+    available
 }
 
-/// The most workers of a process, however many threads are asked for.
+/// Largest number of workers of a process, whatever number of threads is requested.
 pub(super) const MOST_WORKERS: usize = 1023;
 
 pub(super) struct Pool {
     process: u32,
     workers: Mutex<Workers>,
     wake: Condvar,
-    /// Invitations that no worker has taken yet, for workers that are awake.
+    /// Number of invitations that no worker has taken yet, read by spinning workers.
     pending: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Workers {
-    /// All of them.
+    /// Number of workers.
     count: usize,
-    /// Those that nobody has invited: asleep or awake.
+    /// Workers that are not invited, asleep or awake.
     idle: usize,
-    /// Those that are awake and look for an invitation.
+    /// Workers that are awake and look for an invitation.
     awake: usize,
-    invitations: Vec<Arc<Board>>,
-    /// When the latest call ended that was worth sharing.
+    invitations: Vec<Arc<WorkQueue>>,
+    /// End of the latest call that was worth parallelising.
     last_call: Option<Instant>,
 }
 
-/// The pool of the process. It is never freed: workers may use it for as long as the process lives.
+/// The pool of the process. It is never freed, because workers may use it as long as the process
+/// lives.
 static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
 
 pub(super) fn pool() -> &'static Pool {
@@ -71,8 +73,8 @@ pub(super) fn pool() -> &'static Pool {
     {
         return pool;
     }
-    // Nothing of another process's pool is touched: its threads exist in the parent only, and one of them
-    // may have held its lock.
+    // The pool of another process is not touched: its threads exist only in the parent, and one of
+    // them may have held its lock.
     let new = Box::into_raw(Box::new(Pool {
         process,
         workers: Mutex::default(),
@@ -83,7 +85,7 @@ pub(super) fn pool() -> &'static Pool {
     let pool = match set {
         Ok(_) => new,
         Err(other) => {
-            // SAFETY: nobody else has seen it.
+            // SAFETY: no other thread has seen it.
             drop(unsafe { Box::from_raw(new) });
             other
         }
@@ -97,29 +99,30 @@ impl Pool {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Invites workers to a call that they save `gain` of: as many as are wanted and idle, and worth waking.
-    /// Returns the board, and how many were invited, if any.
+    /// Invites workers to a call of which they save `gain`: as many as are wanted and idle, and are
+    /// worth waking. Returns the queue and the number of invited workers, or `None` if there are
+    /// none.
     pub(super) fn invite(
         &'static self,
         wanted: usize,
         gain: Duration,
-    ) -> Option<(Arc<Board>, usize)> {
+    ) -> Option<(Arc<WorkQueue>, usize)> {
         let mut workers = self.lock();
-        let in_a_row = workers.last_call.is_some_and(|last| last.elapsed() < LINGER);
+        let back_to_back = workers.last_call.is_some_and(|last| last.elapsed() < LINGER);
         let awake = workers.awake.saturating_sub(workers.invitations.len()).min(workers.idle);
         let able = wanted.min(workers.idle + wanted.saturating_sub(workers.count));
         let paid = (gain.as_nanos() / WAKING.as_nanos()).saturating_sub(1) as usize;
-        let woken = if in_a_row { paid.max(WOKEN_IN_A_ROW) } else { paid };
+        let woken = if back_to_back { paid.max(WOKEN_BACK_TO_BACK) } else { paid };
         let mut invited = able.min(awake.saturating_add(woken));
-        // Other callers wait for the lock meanwhile, but once in a process.
+        // Creating workers while holding the lock delays other callers, but only once per worker.
         let mut started = 0;
         while workers.idle < invited {
             let name = format!("lrgate-{}", workers.count);
-            // A thread that cannot allocate as it starts ends the process, and those started just now may still
-            // have to allocate.
+            // A thread that cannot allocate as it starts would abort the process. Threads started
+            // just now may still have to allocate.
             let spawn = || thread::Builder::new().name(name).spawn(|| self.work());
             if !can_start(started + 1) || spawn().is_err() {
-                // The system has no more; a call does with fewer, or none.
+                // The system cannot create more threads. The call uses fewer workers, or none.
                 invited = workers.idle;
                 break;
             }
@@ -131,22 +134,22 @@ impl Pool {
             return None;
         }
         workers.idle -= invited;
-        let board = Arc::new(Board::default());
-        workers.invitations.extend((0..invited).map(|_| Arc::clone(&board)));
+        let queue = Arc::new(WorkQueue::default());
+        workers.invitations.extend((0..invited).map(|_| Arc::clone(&queue)));
         self.pending.store(workers.invitations.len(), Ordering::Relaxed);
         drop(workers);
         (awake..invited).for_each(|_| self.wake.notify_one());
-        Some((board, invited))
+        Some((queue, invited))
     }
 
-    /// A call that was worth sharing has ended. Takes back the invitations to it that no worker has followed;
-    /// the other workers are free at once, and awake as soon as they see it.
-    pub(super) fn end_call(&self, invited: usize, board: Option<&Arc<Board>>) {
+    /// Ends a call that was worth parallelising. Withdraws the invitations that no worker has
+    /// taken. The other workers are idle at once, and count as awake.
+    pub(super) fn end_call(&self, invited: usize, queue: Option<&Arc<WorkQueue>>) {
         let mut workers = self.lock();
-        if let Some(board) = board {
-            board.close();
+        if let Some(queue) = queue {
+            queue.close();
             let before = workers.invitations.len();
-            workers.invitations.retain(|other| !Arc::ptr_eq(other, board));
+            workers.invitations.retain(|other| !Arc::ptr_eq(other, queue));
             workers.idle += invited;
             workers.awake += invited - (before - workers.invitations.len());
             self.pending.store(workers.invitations.len(), Ordering::Relaxed);
@@ -154,15 +157,15 @@ impl Pool {
         workers.last_call = Some(Instant::now());
     }
 
-    /// What a worker does until it has slept for long.
+    /// The loop of a worker, until it has slept for [`KEEP`].
     fn work(&self) {
         let mut workers = self.lock();
         loop {
-            if let Some(board) = workers.invitations.pop() {
+            if let Some(queue) = workers.invitations.pop() {
                 self.pending.store(workers.invitations.len(), Ordering::Relaxed);
                 drop(workers);
-                board.help();
-                drop(board);
+                queue.help();
+                drop(queue);
                 workers = self.linger();
                 continue;
             }
@@ -175,7 +178,7 @@ impl Pool {
                 return;
             }
             if workers.invitations.is_empty() {
-                // Too late for one call, but awake for the next.
+                // The worker woke too late for this call, but is awake for the next one.
                 workers.awake += 1;
                 drop(workers);
                 workers = self.linger();
@@ -183,7 +186,8 @@ impl Pool {
         }
     }
 
-    /// Waits for an invitation, awake, but lets other threads run. The worker counts as awake before.
+    /// Spins and yields until there is an invitation or [`LINGER`] is over. The worker must be
+    /// counted as awake before.
     fn linger(&self) -> MutexGuard<'_, Workers> {
         let start = Instant::now();
         loop {

@@ -2,26 +2,28 @@
 
 use super::form::{Form, Parts, Signal};
 use super::grow::{grow, grow_vec};
-use super::lists::{
-    ByteLists, ListedBytes, Lists, ListsMut, PairLists, Span, fill_fours, list_stride,
-};
 use super::rows::{ByteRowsMut, DenseRows, DenseRowsMut, byte_stride};
+use super::sparse::{
+    RowRange, SparseByteRows, SparseBytes, SparsePairs, SparseRows, SparseRowsMut, fill_fours,
+    list_stride,
+};
 use crate::layout::padded;
 use crate::memory::Aligned;
 
-/// The activations between two layers: rows, lists of what is not zero, or both, of f32 or of bytes.
+/// The activations between two layers: dense rows, lists of non-zeros, or both, in f32 or bytes.
 ///
-/// What is written is read in the same form, for as many rows of as many columns.
+/// The contents must be read in the form, and with the numbers of rows and columns, in which they
+/// were written.
 pub(crate) struct Buffer {
     dense: Aligned<f32>,
     index: Aligned<u32>,
     value: Aligned<f32>,
-    spans: Vec<Span>,
+    row_ranges: Vec<RowRange>,
     bytes: Aligned<u32>,
     byte_index: Aligned<u16>,
     byte_values: Aligned<u8>,
     words: Aligned<u32>,
-    /// Whether the lists of bytes are in pairs.
+    /// Whether the lists of bytes are lists of pairs.
     in_pairs: bool,
 }
 
@@ -31,7 +33,7 @@ impl Buffer {
             dense: Aligned::new(64),
             index: Aligned::new(64),
             value: Aligned::new(64),
-            spans: Vec::new(),
+            row_ranges: Vec::new(),
             bytes: Aligned::new(64),
             byte_index: Aligned::new(64),
             byte_values: Aligned::new(64),
@@ -40,14 +42,14 @@ impl Buffer {
         }
     }
 
-    /// What was written before.
+    /// The activations that were written.
     pub(crate) fn signal(&self, rows: usize, columns: usize, form: Form) -> Signal<'_> {
         if form.is_bytes() {
             let lists = || {
                 if self.in_pairs {
-                    ListedBytes::Pairs(self.pair_lists(rows, columns))
+                    SparseBytes::Pairs(self.pair_lists(rows, columns))
                 } else {
-                    ListedBytes::Bytes(self.byte_lists(rows, columns))
+                    SparseBytes::Bytes(self.byte_lists(rows, columns))
                 }
             };
             Signal::Bytes(Parts::of(form, || self.bytes(rows, columns), lists))
@@ -57,105 +59,112 @@ impl Buffer {
         }
     }
 
-    /// The dense rows written before.
+    /// The dense rows that were written.
     pub(crate) fn dense(&self, rows: usize, columns: usize) -> DenseRows<'_> {
         DenseRows::new(&self.dense, rows, columns, padded(columns))
     }
 
-    /// The lists written before.
-    pub(crate) fn lists(&self, rows: usize, columns: usize) -> Lists<'_> {
-        Lists { columns, index: &self.index, value: &self.value, spans: &self.spans[..rows] }
+    /// The lists that were written.
+    pub(crate) fn lists(&self, rows: usize, columns: usize) -> SparseRows<'_> {
+        SparseRows {
+            columns,
+            index: &self.index,
+            value: &self.value,
+            row_ranges: &self.row_ranges[..rows],
+        }
     }
 
-    /// The rows of bytes written before, as words.
+    /// The byte rows that were written, as words.
     fn bytes(&self, rows: usize, columns: usize) -> DenseRows<'_, u32> {
         DenseRows::new(&self.bytes, rows, columns.div_ceil(4), byte_stride(columns))
     }
 
-    /// The rows of bytes written before, with their padding up to whole vectors.
+    /// The byte rows that were written, with their padding to whole vectors.
     pub(crate) fn padded_bytes(&self, rows: usize, columns: usize) -> DenseRows<'_, u32> {
         let stride = byte_stride(columns);
         DenseRows::new(&self.bytes, rows, stride, stride)
     }
 
-    /// The lists of pairs written before.
-    fn pair_lists(&self, rows: usize, columns: usize) -> PairLists<'_> {
-        let (index, value, spans) = (&self.index, &self.words, &self.spans[..rows]);
-        PairLists { columns: columns.div_ceil(4), index, value, spans }
+    /// The lists of pairs that were written.
+    fn pair_lists(&self, rows: usize, columns: usize) -> SparsePairs<'_> {
+        let (index, value, row_ranges) = (&self.index, &self.words, &self.row_ranges[..rows]);
+        SparsePairs { columns: columns.div_ceil(4), index, value, row_ranges }
     }
 
-    /// The lists of bytes written before.
-    fn byte_lists(&self, rows: usize, columns: usize) -> ByteLists<'_> {
-        let (index, value, spans) = (&self.byte_index, &self.byte_values, &self.spans[..rows]);
-        ByteLists { columns, index, value, spans }
+    /// The lists of bytes that were written.
+    fn byte_lists(&self, rows: usize, columns: usize) -> SparseByteRows<'_> {
+        let (index, value, row_ranges) =
+            (&self.byte_index, &self.byte_values, &self.row_ranges[..rows]);
+        SparseByteRows { columns, index, value, row_ranges }
     }
 
-    /// Room for dense rows and empty lists of `rows` rows, whichever `form` has.
+    /// Memory for dense rows and empty lists of `rows` rows, as far as `form` has them.
     pub(crate) fn write_floats(
         &mut self,
         rows: usize,
         columns: usize,
         form: Form,
-    ) -> (Option<DenseRowsMut<'_>>, Option<ListsMut<'_>>) {
+    ) -> (Option<DenseRowsMut<'_>>, Option<SparseRowsMut<'_>>) {
         if form.rows {
             grow(&mut self.dense, rows * padded(columns));
         }
         if form.lists {
             self.reserve_lists(rows, columns);
         }
-        let Buffer { dense, index, value, spans, .. } = self;
+        let Buffer { dense, index, value, row_ranges, .. } = self;
         (
             form.rows.then(|| DenseRowsMut::new(dense, rows, columns, padded(columns))),
-            form.lists.then(|| ListsMut::new(index, value, spans, rows, columns)),
+            form.lists.then(|| SparseRowsMut::new(index, value, row_ranges, rows, columns)),
         )
     }
 
-    /// Room for rows of bytes and empty lists of bytes, whichever `form` has.
+    /// Memory for byte rows and empty lists of bytes, as far as `form` has them.
     pub(crate) fn write_bytes(
         &mut self,
         rows: usize,
         columns: usize,
         form: Form,
-    ) -> (Option<ByteRowsMut<'_>>, Option<ListsMut<'_, u8, u16>>) {
+    ) -> (Option<ByteRowsMut<'_>>, Option<SparseRowsMut<'_, u8, u16>>) {
         if form.rows {
             grow(&mut self.bytes, rows * byte_stride(columns));
         }
         if form.lists {
             self.reserve_byte_lists(rows, columns);
         }
-        let Buffer { spans, bytes, byte_index, byte_values, .. } = self;
+        let Buffer { row_ranges, bytes, byte_index, byte_values, .. } = self;
         (
             form.rows.then(|| ByteRowsMut::new(bytes, rows, columns)),
-            form.lists.then(|| ListsMut::new(byte_index, byte_values, spans, rows, columns)),
+            form.lists
+                .then(|| SparseRowsMut::new(byte_index, byte_values, row_ranges, rows, columns)),
         )
     }
 
     /// Completes the lists of bytes that a kernel wrote.
     pub(crate) fn fill_fours(&mut self, rows: usize) {
-        fill_fours(&mut self.byte_index, &mut self.byte_values, &mut self.spans[..rows]);
+        fill_fours(&mut self.byte_index, &mut self.byte_values, &mut self.row_ranges[..rows]);
     }
 
-    /// The dense rows written before, to be changed in place, and their distance.
+    /// The dense rows that were written, for changes in place, and their stride.
     pub(crate) fn dense_mut(&mut self, rows: usize, columns: usize) -> (&mut [f32], usize) {
         let stride = padded(columns);
         (&mut self.dense[..rows * stride], stride)
     }
 
-    /// The dense rows written before, and room for lists of what is not zero in them.
+    /// The dense rows that were written, and memory for lists of their non-zeros.
     pub(crate) fn list_dense(
         &mut self,
         rows: usize,
         columns: usize,
-    ) -> (DenseRows<'_>, ListsMut<'_>) {
+    ) -> (DenseRows<'_>, SparseRowsMut<'_>) {
         self.reserve_lists(rows, columns);
-        let Buffer { dense, index, value, spans, .. } = self;
+        let Buffer { dense, index, value, row_ranges, .. } = self;
         (
             DenseRows::new(dense, rows, columns, padded(columns)),
-            ListsMut::new(index, value, spans, rows, columns),
+            SparseRowsMut::new(index, value, row_ranges, rows, columns),
         )
     }
 
-    /// The dense rows written before, and room for their bytes.
+    /// The dense rows that were written, and memory for their bytes.
     pub(crate) fn quantize_dense(
         &mut self,
         rows: usize,
@@ -168,57 +177,57 @@ impl Buffer {
         )
     }
 
-    /// The rows of bytes written before, and room for lists of those that are not zero.
+    /// The byte rows that were written, and memory for lists of their non-zeros.
     pub(crate) fn list_bytes(
         &mut self,
         rows: usize,
         columns: usize,
-    ) -> (DenseRows<'_, u32>, ListsMut<'_, u8, u16>) {
+    ) -> (DenseRows<'_, u32>, SparseRowsMut<'_, u8, u16>) {
         self.reserve_byte_lists(rows, columns);
-        let Buffer { bytes, byte_index, byte_values, spans, .. } = self;
+        let Buffer { bytes, byte_index, byte_values, row_ranges, .. } = self;
         let stride = byte_stride(columns);
         (
             DenseRows::new(bytes, rows, stride, stride),
-            ListsMut::new(byte_index, byte_values, spans, rows, columns),
+            SparseRowsMut::new(byte_index, byte_values, row_ranges, rows, columns),
         )
     }
 
-    /// The rows of bytes written before, and room for lists of their pairs.
+    /// The byte rows that were written, and memory for lists of pairs of them.
     pub(crate) fn list_pairs(
         &mut self,
         rows: usize,
         columns: usize,
-    ) -> (DenseRows<'_, u32>, ListsMut<'_, u32>) {
+    ) -> (DenseRows<'_, u32>, SparseRowsMut<'_, u32>) {
         self.in_pairs = true;
         let stride = byte_stride(columns);
         let columns = columns.div_ceil(4);
         grow(&mut self.index, rows * list_stride(columns));
         grow(&mut self.words, rows * list_stride(columns));
-        grow_vec(&mut self.spans, rows);
-        let Buffer { bytes, index, words, spans, .. } = self;
+        grow_vec(&mut self.row_ranges, rows);
+        let Buffer { bytes, index, words, row_ranges, .. } = self;
         (
             DenseRows::new(bytes, rows, stride, stride),
-            ListsMut::new(index, words, spans, rows, columns),
+            SparseRowsMut::new(index, words, row_ranges, rows, columns),
         )
     }
 
-    /// Spans only, for rows whose entries stand elsewhere (CSR).
-    pub(crate) fn spans(&mut self, rows: usize) -> &mut [Span] {
-        grow_vec(&mut self.spans, rows);
-        &mut self.spans[..rows]
+    /// Row ranges only, for rows whose entries are in other memory (CSR).
+    pub(crate) fn row_ranges(&mut self, rows: usize) -> &mut [RowRange] {
+        grow_vec(&mut self.row_ranges, rows);
+        &mut self.row_ranges[..rows]
     }
 
     fn reserve_lists(&mut self, rows: usize, columns: usize) {
         grow(&mut self.index, rows * list_stride(columns));
         grow(&mut self.value, rows * list_stride(columns));
-        grow_vec(&mut self.spans, rows);
+        grow_vec(&mut self.row_ranges, rows);
     }
 
     fn reserve_byte_lists(&mut self, rows: usize, columns: usize) {
         self.in_pairs = false;
         grow(&mut self.byte_index, rows * list_stride(columns));
         grow(&mut self.byte_values, rows * list_stride(columns));
-        grow_vec(&mut self.spans, rows);
+        grow_vec(&mut self.row_ranges, rows);
     }
 }
 
@@ -255,7 +264,7 @@ mod tests {
         let _ = buffer.list_pairs(4, 6);
         let pairs = |buffer: &Buffer| {
             let Signal::Bytes(parts) = buffer.signal(4, 6, form) else { panic!("floats") };
-            matches!(parts.lists(), Some(ListedBytes::Pairs(_)))
+            matches!(parts.lists(), Some(SparseBytes::Pairs(_)))
         };
         assert!(pairs(&buffer));
         let _ = buffer.list_bytes(4, 6);

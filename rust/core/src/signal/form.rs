@@ -1,11 +1,11 @@
-//! The forms that a layer's input may have.
+//! The forms that a layer's input can have.
 
-use super::lists::{ListedBytes, Lists};
 use super::rows::DenseRows;
+use super::sparse::{SparseBytes, SparseRows};
 use crate::plan::Precision;
 
-/// The form of a signal: its numbers, and whether it has rows of all of them, lists of those that are not
-/// zero, or both.
+/// The form of a signal: its number format, and whether it has dense rows, lists of non-zeros, or
+/// both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Form {
     pub(crate) precision: Precision,
@@ -14,28 +14,28 @@ pub(crate) struct Form {
 }
 
 impl Form {
-    /// Rows alone.
+    /// Dense rows only.
     pub(crate) const fn rows(precision: Precision) -> Form {
         Form { precision, rows: true, lists: false }
     }
 
-    /// Lists alone.
+    /// Lists only.
     pub(crate) const fn lists(precision: Precision) -> Form {
         Form { precision, rows: false, lists: true }
     }
 
-    /// Rows and lists.
+    /// Dense rows and lists.
     pub(crate) const fn both(precision: Precision) -> Form {
         Form { precision, rows: true, lists: true }
     }
 
-    /// Whether it is of bytes.
+    /// Whether the numbers are bytes.
     pub(crate) fn is_bytes(self) -> bool {
         self.precision == Precision::Int8
     }
 }
 
-/// Rows, lists of what is not zero in them, or both.
+/// Dense rows, lists of their non-zeros, or both.
 #[derive(Clone, Copy)]
 pub(crate) enum Parts<R, L> {
     Rows(R),
@@ -71,9 +71,9 @@ impl<R, L> Parts<R, L> {
 /// A layer's input, in one of its forms.
 #[derive(Clone, Copy)]
 pub(crate) enum Signal<'a> {
-    Floats(Parts<DenseRows<'a>, Lists<'a>>),
-    /// Four bytes to a word.
-    Bytes(Parts<DenseRows<'a, u32>, ListedBytes<'a>>),
+    Floats(Parts<DenseRows<'a>, SparseRows<'a>>),
+    /// Four bytes per word.
+    Bytes(Parts<DenseRows<'a, u32>, SparseBytes<'a>>),
 }
 
 impl Signal<'_> {
@@ -81,10 +81,10 @@ impl Signal<'_> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Signal::Floats(Parts::Rows(rows) | Parts::Both(rows, _)) => rows.rows(),
-            Signal::Floats(Parts::Lists(lists)) => lists.spans.len(),
+            Signal::Floats(Parts::Lists(lists)) => lists.row_ranges.len(),
             Signal::Bytes(Parts::Rows(rows) | Parts::Both(rows, _)) => rows.rows(),
-            Signal::Bytes(Parts::Lists(ListedBytes::Bytes(lists))) => lists.spans.len(),
-            Signal::Bytes(Parts::Lists(ListedBytes::Pairs(lists))) => lists.spans.len(),
+            Signal::Bytes(Parts::Lists(SparseBytes::Bytes(lists))) => lists.row_ranges.len(),
+            Signal::Bytes(Parts::Lists(SparseBytes::Pairs(lists))) => lists.row_ranges.len(),
         }
     }
 }

@@ -9,7 +9,7 @@ pub(crate) fn grow_vec<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
-/// Replaces the buffer by a longer one where it is too short. What it held is not needed.
+/// Replaces the buffer by a longer one if it is shorter than `len`. The contents are not kept.
 pub(crate) fn grow<T: Copy + Default>(buffer: &mut Aligned<T>, len: usize) {
     if buffer.len() < len {
         *buffer = zeros(len);

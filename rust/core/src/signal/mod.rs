@@ -1,17 +1,18 @@
-//! Activations between layers: dense rows or lists of what is not zero, of f32 or of bytes.
+//! Activations between layers: dense rows or lists of non-zeros, in f32 or bytes.
 //!
-//! Kernels read and write these; what writes a list promises what its type says of it.
+//! Kernels read and write them. A kernel that writes a list guarantees the invariant of its type.
 
 mod buffer;
 mod form;
 mod grow;
-mod lists;
 mod rows;
+mod sparse;
 
 pub(crate) use buffer::Buffer;
 pub(crate) use form::{Form, Parts, Signal};
 pub(crate) use grow::{grow, grow_vec};
-pub(crate) use lists::{
-    ByteLists, ListedBytes, Lists, ListsMut, PairLists, Span, fill_fours, list_stride,
-};
 pub(crate) use rows::{ByteRowsMut, DenseRows, DenseRowsMut, byte_stride};
+pub(crate) use sparse::{
+    RowRange, SparseByteRows, SparseBytes, SparsePairs, SparseRows, SparseRowsMut, fill_fours,
+    list_stride,
+};

@@ -1,11 +1,11 @@
-//! Dense rows of f32, and rows of bytes four to a word.
+//! Dense rows of f32, and rows of bytes packed four to a word.
 
 use std::marker::PhantomData;
 use std::slice;
 
 use crate::layout::padded;
 
-/// Dense rows at a constant distance: of f32, or of bytes four to a word.
+/// Dense rows at a constant stride: f32, or bytes packed four to a word.
 ///
 /// Invariant, checked by [`DenseRows::new`]: `columns` words are readable at each row's start.
 #[derive(Clone, Copy)]
@@ -37,13 +37,13 @@ impl<'a, W> DenseRows<'a, W> {
 }
 
 impl DenseRows<'_, u32> {
-    /// The rows with their padding up to whole vectors, which any words may be in.
+    /// The rows with their padding to whole vectors. The padding may hold any words.
     pub(crate) fn padded(self) -> Self {
         DenseRows::new(self.data, self.rows, padded(self.columns), self.stride)
     }
 }
 
-/// Rows to write, at a constant distance.
+/// Writable rows at a constant stride.
 pub(crate) struct RowsMut<'a, T> {
     data: *mut T,
     rows: usize,
@@ -52,10 +52,10 @@ pub(crate) struct RowsMut<'a, T> {
     memory: PhantomData<&'a mut [T]>,
 }
 
-/// Dense f32 rows to write.
+/// Writable dense f32 rows.
 pub(crate) type DenseRowsMut<'a> = RowsMut<'a, f32>;
 
-/// Rows of bytes to write, padded to whole vectors of 64: what the rows of an int8 layer's input are.
+/// Writable byte rows, padded to whole vectors of 64: the input rows of an int8 layer.
 pub(crate) type ByteRowsMut<'a> = RowsMut<'a, u8>;
 
 impl<'a> DenseRowsMut<'a> {
@@ -71,7 +71,7 @@ impl<'a> ByteRowsMut<'a> {
     pub(crate) fn new(words: &'a mut [u32], rows: usize, columns: usize) -> Self {
         let stride = byte_stride(columns);
         assert!(rows * stride <= words.len());
-        // Any four bytes are a word, and a byte needs no alignment.
+        // Any four bytes are a valid word, and a byte needs no alignment.
         let (data, stride) = (words.as_mut_ptr().cast(), 4 * stride);
         RowsMut { data, rows, stride, columns: stride, memory: PhantomData }
     }
@@ -83,26 +83,26 @@ impl<T> RowsMut<'_, T> {
         self.part(row, 0, self.columns)
     }
 
-    /// Up to `count` entries of a row from `column` on: fewer where the row ends.
+    /// Up to `count` entries of a row from `column` on; fewer if the row ends.
     #[inline(always)]
     pub(crate) fn part(&mut self, row: usize, column: usize, count: usize) -> &mut [T] {
         assert!(row < self.rows && column <= self.columns);
         let count = count.min(self.columns - column);
-        // SAFETY: rows of `columns` entries stand `stride` apart in memory that is borrowed for as long as
-        // `self` is; of other parts, which other threads may have, it does not make references.
+        // SAFETY: rows of `columns` entries are `stride` apart in memory that is borrowed as long
+        // as `self`. The reference covers only this part; other threads may have other parts.
         unsafe { slice::from_raw_parts_mut(self.data.add(row * self.stride + column), count) }
     }
 
-    /// The same rows once more.
+    /// A second handle to the same rows.
     ///
     /// # Safety
-    /// While a part of one is in use, no entry of it may be used through the other.
-    pub(crate) unsafe fn again(&self) -> Self {
+    /// While a part from one handle is in use, none of its entries may be used through the other.
+    pub(crate) unsafe fn alias(&self) -> Self {
         RowsMut { ..*self }
     }
 }
 
-/// Words that a row of `columns` bytes takes, padded to whole vectors.
+/// Words per row of `columns` bytes, padded to whole vectors.
 pub(crate) fn byte_stride(columns: usize) -> usize {
     padded(columns.div_ceil(4))
 }

@@ -1,4 +1,4 @@
-//! AVX2 with FMA, with and without AVX-VNNI: two registers are a vector.
+//! AVX2 with FMA, with and without AVX-VNNI: a vector is two registers.
 
 #[allow(clippy::wildcard_imports)] // three dozen intrinsics
 use std::arch::x86_64::*;
@@ -10,7 +10,7 @@ use super::{Kernel, Simd};
 pub(crate) struct Avx2<const VNNI: bool>(());
 
 impl Avx2<true> {
-    /// The same for kernels that multiply no bytes.
+    /// The token for kernels that do not multiply bytes.
     pub(super) fn without_vnni(self) -> Avx2<false> {
         let Avx2(proof) = self;
         Avx2(proof)
@@ -35,8 +35,8 @@ impl<const VNNI: bool> Avx2<VNNI> {
 /// The CPU must have AVX2, and AVX-VNNI if `VNNI`.
 #[inline(always)]
 unsafe fn dot_bytes<const VNNI: bool>(sum: __m256i, x: __m256i, w: __m256i) -> __m256i {
-    // SAFETY: the caller's promise. Without VNNI, the even and the odd bytes of x are multiplied one
-    // by one, since the sum of two products of u8 and i8 does not fit 16 bits; one product does.
+    // SAFETY: the caller's promise. Without VNNI, the even and the odd bytes of x are multiplied
+    // separately: a product of u8 and i8 fits 16 bits, but the sum of two products does not.
     unsafe {
         if VNNI {
             return _mm256_dpbusd_avx_epi32(sum, x, w);
@@ -59,7 +59,8 @@ unsafe fn dot_bytes<const VNNI: bool>(sum: __m256i, x: __m256i, w: __m256i) -> _
 unsafe fn store_low_bytes(p: *mut u8, low: __m256i, high: __m256i) {
     // SAFETY: the caller's promise.
     unsafe {
-        // Packing goes by halves of registers; the permutation puts the quarters in order.
+        // Packing works within halves of registers; the permutation restores the order of the
+        // quarters.
         let words = _mm256_packs_epi32(low, high);
         let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
         let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
@@ -86,7 +87,7 @@ unsafe fn interleave([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
     }
 }
 
-/// Eight lanes rounded and brought within 0 to 255: see [`Simd::to_bytes`].
+/// Eight lanes rounded and clamped to 0 to 255: see [`Simd::to_bytes`].
 ///
 /// # Safety
 /// The CPU must have AVX2.
@@ -100,7 +101,7 @@ unsafe fn rounded(v: __m256) -> __m256i {
     }
 }
 
-/// For each 8-bit mask, the positions of its set bits, in front.
+/// For each 8-bit mask, the positions of its set bits, packed to the front.
 static COMPRESS: [[u32; 8]; 256] = compress_table();
 
 const fn compress_table() -> [[u32; 8]; 256] {
@@ -137,7 +138,7 @@ unsafe fn store_shorts(p: *mut u16, v: __m256i, mask: usize) {
     }
 }
 
-/// Two masks for `maskload`, of the first `n` of sixteen lanes.
+/// Two masks for `maskload` that select the first `n` of sixteen lanes.
 #[inline(always)]
 unsafe fn partial(n: usize) -> (__m256i, __m256i) {
     // SAFETY: the caller holds an `Avx2`.
@@ -170,7 +171,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn whole_panel(rows: usize) -> bool {
-        // A vector is two registers of 16: one row by four vectors, or six rows by one.
+        // A vector has two of the 16 registers: one row by four vectors fits, or six rows by one.
         rows == 1
     }
 
@@ -399,7 +400,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     fn sum4_i32(self, v: [Self::I32; 4]) -> [i32; 4] {
         // SAFETY: the token.
         unsafe {
-            // In each half: a and b by turns, then c and d, then all four.
+            // In each half: a and b interleaved, then c and d, then all four.
             let a = _mm256_add_epi32(v[0].0, v[0].1);
             let b = _mm256_add_epi32(v[1].0, v[1].1);
             let c = _mm256_add_epi32(v[2].0, v[2].1);
@@ -435,8 +436,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn compress_bytes(self, p: *mut u8, mask: u16, v: Self::I32) {
         let mut packed = [0.0_f32; 16];
-        // SAFETY: the token; `packed` has room for 16 values of 32 bits; the caller gives 16 writable
-        // bytes.
+        // SAFETY: the token; `packed` has space for 16 values of 32 bits; the caller gives 16
+        // writable bytes.
         unsafe {
             let v = (_mm256_castsi256_ps(v.0), _mm256_castsi256_ps(v.1));
             self.compress(packed.as_mut_ptr(), mask, v);

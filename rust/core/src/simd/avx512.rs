@@ -1,4 +1,4 @@
-//! AVX-512, with and without VNNI: one register is a vector.
+//! AVX-512, with and without VNNI: a vector is one register.
 
 #[allow(clippy::wildcard_imports)] // three dozen intrinsics
 use std::arch::x86_64::*;
@@ -11,13 +11,13 @@ use super::{Kernel, Simd, compress_by_lanes};
 pub(crate) struct Avx512<const VNNI: bool, const VBMI2: bool>(());
 
 impl Avx512<true, false> {
-    /// The same for kernels that multiply no bytes.
+    /// The token for kernels that do not multiply bytes.
     pub(super) fn without_vnni(self) -> Avx512<false, false> {
         let Avx512(proof) = self;
         Avx512(proof)
     }
 
-    /// The same with VBMI2, where the CPU has it.
+    /// The token with VBMI2, if the CPU has it.
     #[inline]
     #[allow(clippy::unused_self)] // the proof of all but VBMI2
     pub(super) fn with_vbmi2(self) -> Option<Avx512<true, true>> {
@@ -193,8 +193,8 @@ impl<const VNNI: bool, const VBMI2: bool> Simd for Avx512<VNNI, VBMI2> {
     }
     #[inline(always)]
     fn dot_bytes(self, sum: __m512i, x: __m512i, w: __m512i) -> __m512i {
-        // SAFETY: the token. Without VNNI, the even and the odd bytes of x are multiplied one by
-        // one, since the sum of two products of u8 and i8 does not fit 16 bits; one product does.
+        // SAFETY: the token. Without VNNI, the even and the odd bytes of x are multiplied
+        // separately: a product of u8 and i8 fits 16 bits, but the sum of two products does not.
         unsafe {
             if VNNI {
                 return _mm512_dpbusd_epi32(sum, x, w);
@@ -259,8 +259,9 @@ impl<const VNNI: bool, const VBMI2: bool> Simd for Avx512<VNNI, VBMI2> {
     unsafe fn store_bytes4(self, p: *mut u8, mut v: [__m512; 4]) {
         // SAFETY: the token; the caller gives 64 writable bytes.
         unsafe {
-            // MINPS returns its second operand when either is NaN, so that NaN becomes 255. What is far below 0 is
-            // rounded to the least integer, and packing makes 0 of what is negative.
+            // MINPS returns its second operand when either is NaN, so that NaN becomes 255. Values
+            // far below 0 are rounded to the smallest integer, and packing turns negative values
+            // into 0.
             for v in &mut v {
                 *v = _mm512_min_ps(*v, _mm512_set1_ps(255.0));
             }
@@ -283,7 +284,7 @@ impl<const VNNI: bool, const VBMI2: bool> Simd for Avx512<VNNI, VBMI2> {
     fn sum4_i32(self, [a, b, c, d]: [__m512i; 4]) -> [i32; 4] {
         // SAFETY: the token.
         unsafe {
-            // In each quarter: a and b by turns, then c and d, then all four.
+            // In each quarter: a and b interleaved, then c and d, then all four.
             let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
             let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
             let all =
@@ -326,7 +327,8 @@ impl<const VNNI: bool, const VBMI2: bool> Simd for Avx512<VNNI, VBMI2> {
     }
     #[inline(always)]
     unsafe fn compress(self, p: *mut f32, mask: u16, v: __m512) {
-        // In a register, then a whole store: the memory form of compress is microcoded on Zen 4.
+        // Compresses in a register and stores the whole vector, because the memory form of compress
+        // is microcoded on Zen 4.
         // SAFETY: the token; the caller gives 16 writable f32.
         unsafe { _mm512_storeu_ps(p, _mm512_maskz_compress_ps(mask, v)) }
     }
@@ -357,8 +359,8 @@ impl<const VNNI: bool, const VBMI2: bool> Simd for Avx512<VNNI, VBMI2> {
             return unsafe { compress_by_lanes(self, index, value, mask, line, base) };
         }
         let (low, high) = (mask as u32, (mask >> 32) as u32);
-        // SAFETY: the token; the caller gives 64 readable bytes, 64 writable u16 and 64 writable bytes, and
-        // at most 32 entries stand before the second half's.
+        // SAFETY: the token; the caller gives 64 readable bytes, 64 writable u16 and 64 writable
+        // bytes, and at most 32 entries precede the second half's.
         unsafe {
             let bytes = _mm512_maskz_compress_epi8(mask, _mm512_loadu_si512(line.cast()));
             _mm512_storeu_si512(value.cast(), bytes);

@@ -1,14 +1,15 @@
 //! Instruction sets behind one small trait.
 //!
-//! A vector is always sixteen f32 lanes: one register with AVX-512, two with AVX2, an array that
-//! the compiler turns into whatever the target has (NEON on aarch64) in the portable set. So every
-//! kernel is written once, panels have one layout, masks are always `u16`, and a result differs
-//! between instruction sets only where one lacks a fused multiply-add.
+//! A vector always has sixteen f32 lanes: one register with AVX-512, two with AVX2, and in the
+//! portable set an array that the compiler turns into the registers of the target (NEON on
+//! aarch64). Every kernel is therefore written once, panels have one layout, masks are always
+//! `u16`, and results differ between instruction sets only if one of them has no fused
+//! multiply-add.
 //!
-//! A type of an instruction set can only be made where the CPU has it ([`Isa::detect`]), so holding
-//! one is the proof that its instructions may run. Only the outermost function per instruction set
-//! ([`Simd::run`]) carries `target_feature`; everything below it is `inline(always)` so that it is
-//! compiled inside that function, with its features.
+//! The type of an instruction set can only be made on a CPU that has it ([`Isa::detect`]), so a
+//! value of the type proves that its instructions may run. Only the outermost function per
+//! instruction set ([`Simd::run`]) has `target_feature`. All functions below it are
+//! `inline(always)`, so that they are compiled inside that function, with its features.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -20,10 +21,10 @@ use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 
-/// Lanes of a vector, in every instruction set.
+/// Lanes per vector, in every instruction set.
 pub(crate) const LANES: usize = 16;
 
-/// An instruction set: sixteen-lane f32 vectors and the few operations the kernels need.
+/// An instruction set: vectors of sixteen f32 lanes and the few operations that the kernels need.
 ///
 /// Pointers of `load` and `store` need no alignment.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
@@ -31,17 +32,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     type F32: Copy;
     /// Sixteen 32-bit integers, or sixty-four bytes.
     type I32: Copy;
-    /// Rows that the dense kernel takes together, at most 6.
+    /// Rows that the dense kernel processes together, at most 6.
     const GROUP: usize;
 
-    /// Whether a multiply-add of bytes is one instruction, so that loads cost more than products.
+    /// Whether a multiply-add of bytes is one instruction, so that loads are more expensive than
+    /// products.
     const DOT_PRODUCTS: bool;
 
-    /// Whether the sums of a row by two panels fit the registers, with what makes them.
+    /// Whether the sums of one row by two panels fit the registers, together with their operands.
     const TWO_PANELS: bool;
 
-    /// Whether the sums of that many rows by four vectors fit the registers; else the dense kernel
-    /// takes one vector at a time.
+    /// Whether the sums of `rows` rows by four vectors fit the registers. If not, the dense kernel
+    /// processes one vector at a time.
     fn whole_panel(rows: usize) -> bool;
 
     /// Runs `kernel` in a function compiled for this instruction set.
@@ -54,7 +56,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be valid for reading 16 f32.
     unsafe fn load(self, p: *const f32) -> Self::F32;
-    /// `n` floats from `p`, zeros after them.
+    /// `n` floats from `p`, followed by zeros.
     ///
     /// # Safety
     /// `n < 16` and `p` valid for reading `n` f32.
@@ -79,7 +81,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a * b`.
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
-    /// `a * b + c`, fused where the instruction set can.
+    /// `a * b + c`, fused if the instruction set can.
     fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
     /// The larger of `low` and `v`; NaN in `v` stays NaN.
     fn at_least(self, v: Self::F32, low: Self::F32) -> Self::F32;
@@ -87,7 +89,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn at_most(self, v: Self::F32, high: Self::F32) -> Self::F32;
     /// Bit i set where lane i is not zero; NaN counts as not zero.
     fn nonzero(self, v: Self::F32) -> u16;
-    /// Bit i set where not (`v <= limit`): greater, or NaN.
+    /// Bit i is set where not (`v <= limit`): greater, or NaN.
     fn not_at_most(self, v: Self::F32, limit: Self::F32) -> u16;
     /// `v` where the mask's bit is set, else zero.
     fn keep(self, mask: u16, v: Self::F32) -> Self::F32;
@@ -108,19 +110,19 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store_i32(self, p: *mut u32, v: Self::I32);
     /// `a + b`, wrapping.
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
-    /// Adds to each lane the four products of its bytes in `x`, unsigned, and in `w`, signed. Exact:
-    /// no intermediate saturates.
+    /// Adds to each lane the four products of its bytes in `x`, unsigned, and in `w`, signed.
+    /// Exact: no intermediate saturates.
     fn dot_bytes(self, sum: Self::I32, x: Self::I32, w: Self::I32) -> Self::I32;
     /// Bit i set where lane i is not zero.
     fn nonzero_i32(self, v: Self::I32) -> u16;
     /// Bit i set where byte i is not zero.
     fn nonzero_bytes(self, v: Self::I32) -> u64;
-    /// Bit i set where lane i of `v` is greater than that of `limit`, signed.
+    /// Bit i is set where lane i of `v` is greater than lane i of `limit`, signed.
     fn above(self, v: Self::I32, limit: Self::I32) -> u16;
     /// Each lane as f32, rounded to nearest.
     fn to_f32(self, v: Self::I32) -> Self::F32;
-    /// Each lane rounded to the nearest integer, of two equally near the even one, and brought within
-    /// 0 to 255. NaN becomes 255.
+    /// Each lane rounded to the nearest integer (ties to even) and clamped to 0 to 255. NaN becomes
+    /// 255.
     fn to_bytes(self, v: Self::F32) -> Self::I32;
     /// The low byte of each lane to `p`.
     ///
@@ -156,14 +158,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         }
         any
     }
-    /// Sixteen bytes from `p`, each in a lane.
+    /// Sixteen bytes from `p`, one per lane.
     ///
     /// # Safety
     /// `p` must be valid for reading 16 bytes.
     unsafe fn load_bytes(self, p: *const u8) -> Self::I32;
-    /// Brings the bytes of four vectors together, four to a lane. Lane 4 L + j of result k holds byte
-    /// 16 L + 4 k + j of each, in order (L and j below 4): where byte 16 L + 4 k + j belongs to unit
-    /// 16 k + 4 L + j, result k holds the units from 16 k on.
+    /// Interleaves the bytes of four vectors, four bytes per lane. Lane 4 L + j of result k has
+    /// byte 16 L + 4 k + j of each vector, in order (L and j below 4). If byte 16 L + 4 k + j
+    /// belongs to unit 16 k + 4 L + j, result k has the units from 16 k on.
     fn interleave(self, v: [Self::I32; 4]) -> [Self::I32; 4];
     /// Sum of the lanes, wrapping.
     fn sum_i32(self, v: Self::I32) -> i32;
@@ -180,22 +182,22 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be valid for writing 16 f32, whatever the mask.
     unsafe fn compress(self, p: *mut f32, mask: u16, v: Self::F32);
-    /// The same of integers.
+    /// As [`Simd::compress`], for integers.
     ///
     /// # Safety
     /// `p` must be valid for writing 16 u32, whatever the mask.
     unsafe fn compress_words(self, p: *mut u32, mask: u16, v: Self::I32);
-    /// The same of the lanes' low sixteen bits.
+    /// As [`Simd::compress`], for the low sixteen bits of the lanes.
     ///
     /// # Safety
     /// `p` must be valid for writing 16 u16, whatever the mask.
     unsafe fn compress_shorts(self, p: *mut u16, mask: u16, v: Self::I32);
-    /// Packs, for each set bit i, `base + i` to the front of `index`, and byte i of the 64 at `line` to
-    /// that of `value`.
+    /// For each set bit i, packs `base + i` to the front of `index`, and byte i of the 64 at `line`
+    /// to the front of `value`.
     ///
     /// # Safety
-    /// `index` must be valid for writing 64 u16 and `value` for 64 bytes, whatever the mask; `line` for
-    /// reading 64 bytes.
+    /// `index` must be valid for writing 64 u16 and `value` for 64 bytes, whatever the mask; `line`
+    /// for reading 64 bytes.
     #[inline(always)]
     unsafe fn compress_line(
         self,
@@ -213,21 +215,21 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` must be valid for writing 16 u32, whatever the mask.
     unsafe fn compress_index(self, p: *mut u32, mask: u16, base: u32);
-    /// The entries of `from` that the lanes number.
+    /// The entries of `from` at the lanes of `index`.
     ///
     /// # Safety
     /// Every lane must be below the length of `from`.
     unsafe fn gather(self, from: &[f32], index: Self::I32) -> Self::F32;
     /// Hints that the cache line at `p` is needed soon. Any address is allowed.
     fn prefetch<T>(self, p: *const T);
-    /// The same, into L2 alone.
+    /// As [`Simd::prefetch`], into L2 only.
     fn prefetch_l2<T>(self, p: *const T);
 }
 
 /// [`Simd::compress_line`], sixteen bytes at a time.
 ///
 /// # Safety
-/// As there.
+/// As [`Simd::compress_line`].
 #[inline(always)]
 unsafe fn compress_by_lanes<S: Simd>(
     simd: S,
@@ -241,8 +243,8 @@ unsafe fn compress_by_lanes<S: Simd>(
     let mut end = 0;
     for from in (0..64).step_by(LANES) {
         let mask = (mask >> from) as u16;
-        // SAFETY: at most `from` entries stand before, so that there is room for 16; the caller gives 64
-        // readable bytes.
+        // SAFETY: at most `from` entries precede, so there is space for 16 more; the caller gives
+        // 64 readable bytes.
         unsafe {
             let column = simd.splat_i32(i32::from(base) + from as i32);
             let columns = simd.add_i32(simd.load_i32(lanes.as_ptr()), column);
@@ -255,7 +257,7 @@ unsafe fn compress_by_lanes<S: Simd>(
 
 /// Work that runs inside a function compiled for one instruction set.
 pub(crate) trait Kernel {
-    /// What the work yields.
+    /// The result of the work.
     type Output;
     /// Does the work. Implementations are `inline(always)`.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
@@ -298,8 +300,8 @@ impl Isa {
         Isa::available()[0]
     }
 
-    /// The instruction set with this name (`avx512vnni`, `avx512`, `avxvnni`, `avx2`, `portable`), if
-    /// this machine has it.
+    /// The instruction set with this name (`avx512vnni`, `avx512`, `avxvnni`, `avx2`, `portable`),
+    /// if this machine has it.
     ///
     /// # Errors
     /// [`Error::Isa`] when the name is unknown or the machine lacks it.
@@ -311,7 +313,8 @@ impl Isa {
         })
     }
 
-    /// What this process uses: `LRGATE_ISA` if set, else the best. Read once.
+    /// The instruction set of this process: `LRGATE_ISA` if it is set, otherwise the best one. The
+    /// variable is read once.
     ///
     /// # Errors
     /// [`Error::Isa`] when `LRGATE_ISA` is unknown or missing on this machine.
@@ -325,7 +328,7 @@ impl Isa {
             .clone()
     }
 
-    /// Its name, as `LRGATE_ISA` takes it.
+    /// Name, as in `LRGATE_ISA`.
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -358,8 +361,8 @@ impl Isa {
         }
     }
 
-    /// Runs `kernel` as [`Isa::run`] does, with instructions for lists of bytes where the CPU has them: for
-    /// kernels that spend their time on [`Simd::compress_line`].
+    /// As [`Isa::run`], with special instructions for lists of bytes if the CPU has them: for
+    /// kernels that spend most of their time in [`Simd::compress_line`].
     #[inline]
     pub(crate) fn run_lister<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
@@ -372,8 +375,8 @@ impl Isa {
         }
     }
 
-    /// Runs a kernel that multiplies no bytes: compiled once for instruction sets that differ in products of bytes
-    /// alone.
+    /// Runs a kernel that multiplies no bytes. It is compiled once for instruction sets that differ
+    /// only in products of bytes.
     #[inline]
     pub(crate) fn run_floats<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {

@@ -1,9 +1,10 @@
-//! Any CPU: arrays of sixteen that the compiler vectorises with what the target always has (NEON on
-//! aarch64, SSE2 on x86-64). Multiply-add is fused only where that is one instruction.
+//! Any CPU: arrays of sixteen, which the compiler vectorises with the baseline instructions of the
+//! target (NEON on aarch64, SSE2 on x86-64). Multiply-add is fused only if the target has an
+//! instruction for it.
 
 use super::{Kernel, LANES, Simd};
 
-/// The instruction set that needs nothing.
+/// The instruction set without requirements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Portable;
 

@@ -1,13 +1,13 @@
-//! What the integration tests share: random models, and the float64 oracle that every kernel is
+//! Shared by the integration tests: random models, and the float64 oracle that every kernel is
 //! compared with.
 //!
-//! The oracle gives each output as a value and a bound on how far a float32 computation of it may
-//! be off, whatever the order of its sums. With unit roundoff u = 2^-24 and
-//! `gamma_n = n u / (1 - n u)`, a sum of d products and a bias has
-//! `|error| <= gamma_(d+4) (|x| |w| + |b|)` (Higham, Accuracy and Stability of Numerical Algorithms,
-//! section 3.1; 4 for the bias, the folded input map and the rounding of its sum), plus half a
-//! denormal for each product that underflows. The bound of a layer's input goes through `|w|` and
-//! the activation's Lipschitz constant into the bound of its output.
+//! The oracle gives each output as a value and a bound on the error of a float32 computation of it,
+//! for any order of its sums. With unit roundoff u = 2^-24 and `gamma_n = n u / (1 - n u)`, a sum
+//! of d products and a bias has `|error| <= gamma_(d+4) (|x| |w| + |b|)` (Higham, Accuracy and
+//! Stability of Numerical Algorithms, section 3.1; 4 for the bias, the folded input map and the
+//! rounding of its sum), plus half a denormal for each product that underflows. The bound of a
+//! layer's input is propagated through `|w|` and the activation's Lipschitz constant into the bound
+//! of its output.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use lrgate::{Activation, Gate, InputMap, Isa, Layer, Network, Plan, Rows, Strategy};
@@ -39,8 +39,8 @@ impl Random {
         (0..count).map(|_| self.value()).collect()
     }
 
-    /// Rows of which about half the values, most vectors of every third row, and the whole of every
-    /// seventh row, are zero.
+    /// Rows with zeros: about half of the values, most vectors of every third row, and the whole of
+    /// every seventh row.
     pub(crate) fn rows(&mut self, rows: usize, columns: usize) -> Vec<f32> {
         let mut all = self.values(rows * columns);
         all.iter_mut().filter(|x| **x < 0.0).for_each(|x| *x = 0.0);
@@ -58,7 +58,7 @@ impl Random {
     }
 }
 
-/// A network as data: what both the engine and the oracle are built from.
+/// A network as data, from which both the engine and the oracle are built.
 #[derive(Clone)]
 pub(crate) struct Model {
     pub(crate) layers: Vec<Layer>,
@@ -67,7 +67,8 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Random layers of these widths, `hidden` on all but the last, gates where they may be.
+    /// Random layers of these widths, with `hidden` on all but the last, and gates where they are
+    /// allowed.
     pub(crate) fn random(
         seed: u64,
         widths: &[usize],
@@ -89,7 +90,7 @@ impl Model {
             let rank = (d.min(h) / 3).max(1);
             let [u, mut v] = [d * rank, rank * h].map(|n| random.values(n));
             let mut bias = random.values(h);
-            // The last eighth of the units is on whatever the row.
+            // The last eighth of the units is on for every row.
             bias[h - h / 8..].fill(1.0);
             for o in h - h / 8..h {
                 v.iter_mut().skip(o).step_by(h).for_each(|v| *v = 0.0);
@@ -110,7 +111,7 @@ impl Model {
         self.layers[0].inputs()
     }
 
-    /// `strategy` in every layer; dense where a layer has no gate.
+    /// `strategy` in every layer; dense if a layer has no gate.
     pub(crate) fn uniform(&self, strategy: Strategy) -> Vec<Strategy> {
         let possible = |gate: &Option<Gate>| gate.is_some() || strategy != Strategy::Gate;
         let of = |gate| if possible(gate) { strategy } else { Strategy::Dense };
@@ -158,7 +159,7 @@ impl Model {
     }
 }
 
-/// A number, the size of what was added up for it, and how far float32 may be off.
+/// A value, the sum of the magnitudes of its terms, and a bound on its float32 error.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounded {
     pub(crate) value: f64,
@@ -176,7 +177,7 @@ impl Bounded {
         (f64::from(got) - self.value).abs() <= self.error
     }
 
-    /// Itself where `x > 0`, zero where `x <= 0`; either, where x is uncertain by `error`.
+    /// The value itself if `x > 0`, zero if `x <= 0`, and both if x is uncertain by `error`.
     fn kept_where_positive(self, x: f64, error: f64) -> Self {
         if x > error {
             self
@@ -208,7 +209,7 @@ fn activate(activation: Activation, z: &[Bounded]) -> Vec<Bounded> {
     let count = z.len() as f64;
     let one = |z: &Bounded| {
         let Bounded { value: x, error, .. } = *z;
-        // A library function is taken to be within 4 units in the last place.
+        // Library functions are assumed to be within 4 units in the last place.
         let ulps = |y: f64| Bounded::new(y, 4.0 * ROUNDOFF * y.abs() + error + DENORMAL);
         match activation {
             Activation::Identity => Bounded::new(x, error),
@@ -227,13 +228,14 @@ fn activate(activation: Activation, z: &[Bounded]) -> Vec<Bounded> {
             Activation::Tanh => ulps(x.tanh()),
             Activation::Sigmoid => ulps(1.0 / (1.0 + (-x).exp())),
             Activation::Gelu => {
-                // The slope is at most 1.13; 1 + erf cancels, so roundoff is relative to x.
+                // The slope is at most 1.13. 1 + erf cancels, so roundoff is relative to x.
                 let y = 0.5 * x * (1.0 + libm::erf(x / 2.0_f64.sqrt()));
                 Bounded::new(y, 1.13 * error + 8.0 * ROUNDOFF * x.abs() + DENORMAL)
             }
             Activation::Softmax => {
                 // A logit off by e, and the rounding of its distance to the largest, change the
-                // probability by a factor of at most exp(2 (e + ...)); then k sums and a division.
+                // probability by a factor of at most exp(2 (e + ...)); the k sums and a division
+                // follow.
                 let y = (x - largest).exp() / total;
                 let distance = 2.0 * (widest + 2.0 * ROUNDOFF * (largest - x + widest));
                 let relative = distance.exp_m1() + (count + 12.0) * ROUNDOFF;
@@ -253,19 +255,19 @@ pub(crate) fn forward(network: &Network, data: &[f32], rows: usize) -> Vec<f32> 
 
 /// The network's outputs on any rows.
 pub(crate) fn run(network: &Network, rows: Rows<'_>, threads: Option<usize>) -> Vec<f32> {
-    // A value that no kernel writes: what is left of it was never computed.
+    // A value that no kernel writes: where it remains, nothing was computed.
     let mut out = vec![-12345.0; rows.len() * network.output_size()];
     network.forward(rows, &mut out, threads).unwrap();
     out
 }
 
-/// Two threads, three and twenty give the bits of one, however the workers come.
+/// Two, three and twenty threads give the bits of one, whenever the workers join.
 pub(crate) fn workers_do_not_change_bits(network: &Network, rows: Rows<'_>) {
     let one = bits(&run(network, rows, Some(1)));
     for threads in [2, 3, 20] {
         let before = lrgate::pool::parts_shared();
         let start = std::time::Instant::now();
-        // Often, and until a worker has taken part.
+        // Repeated until a worker has taken part.
         for call in 0.. {
             let more = bits(&run(network, rows, Some(threads)));
             assert!(one == more, "{} {threads} threads, call {call}", network.isa().name());
@@ -277,7 +279,7 @@ pub(crate) fn workers_do_not_change_bits(network: &Network, rows: Rows<'_>) {
     }
 }
 
-/// Workers of the pool that live.
+/// Number of living workers of the pool.
 #[cfg(target_os = "linux")]
 pub(crate) fn pool_threads() -> usize {
     let names = std::fs::read_dir("/proc/self/task")
@@ -299,7 +301,7 @@ pub(crate) fn differences(what: &str, oracle: &[Vec<Bounded>], got: &[f32]) -> V
     wrong.map(text).collect()
 }
 
-/// Fails with the first of the gathered failures.
+/// Fails with the first of the collected failures.
 pub(crate) fn none(failures: &[String]) {
     let first = failures.iter().take(12).cloned().collect::<Vec<_>>().join("\n");
     assert!(failures.is_empty(), "{} failures, the first:\n{first}", failures.len());

@@ -1,16 +1,16 @@
-//! What happens to a row's finished sums: the end of every kernel.
+//! The epilogue of every kernel: the steps applied to the finished sums of a row.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::arithmetic::{Arithmetic, Bytes, Floats};
-use crate::signal::{ByteRowsMut, DenseRowsMut, ListsMut, Span};
+use crate::signal::{ByteRowsMut, DenseRowsMut, RowRange, SparseRowsMut};
 use crate::simd::{LANES, Simd};
 
-/// Takes the sums of neighbouring units of one row. For a row, columns come in ascending order.
-pub(crate) trait Emit<A: Arithmetic> {
-    /// `sums` are those of the units from `column` on, V vectors, at most four; lanes past the last unit
-    /// are zero sums.
-    fn emit<S: Simd, const V: usize>(
+/// Takes the sums of consecutive units of one row. For a row, columns come in ascending order.
+pub(crate) trait Epilogue<A: Arithmetic> {
+    /// `sums` are V vectors, at most four, with the sums of the units from `column` on. Lanes past
+    /// the last unit are sums of zero.
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -19,15 +19,16 @@ pub(crate) trait Emit<A: Arithmetic> {
     );
 }
 
-/// The steps of a gate, from sums of floats. One type, so that kernels are compiled once for both.
+/// The steps of a gate that take sums of floats. They share one type, so that kernels are compiled
+/// once for both.
 pub(crate) enum GateStep<'a> {
     LowRank(Sums<'a>),
     Choice(Live<'a>),
 }
 
-impl Emit<Floats> for GateStep<'_> {
+impl Epilogue<Floats> for GateStep<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -35,20 +36,26 @@ impl Emit<Floats> for GateStep<'_> {
         sums: [S::F32; V],
     ) {
         match self {
-            GateStep::LowRank(low_rank) => low_rank.emit(simd, row, column, sums),
-            GateStep::Choice(live) => live.emit(simd, row, column, sums),
+            GateStep::LowRank(low_rank) => low_rank.store(simd, row, column, sums),
+            GateStep::Choice(live) => live.store(simd, row, column, sums),
         }
     }
 }
 
 /// Takes the sums of chosen units.
-pub(crate) trait Finish<A: Arithmetic> {
-    /// What [`Emit::emit`] does, for up to sixteen units of a row, each with its sum. For a row, units
-    /// come in ascending order.
-    fn put<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[A::Sum; LANES]);
+pub(crate) trait SelectedEpilogue<A: Arithmetic> {
+    /// As [`Epilogue::store`], for up to sixteen units of a row, each with its sum. For a row,
+    /// units come in ascending order.
+    fn store_selected<S: Simd>(
+        &mut self,
+        simd: S,
+        row: usize,
+        units: &[u32],
+        sums: &[A::Sum; LANES],
+    );
 }
 
-/// An activation that is a few vector instructions, so that it is done in registers.
+/// An activation of a few vector instructions, applied in registers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fused {
     Identity,
@@ -59,7 +66,7 @@ pub(crate) enum Fused {
 }
 
 impl Fused {
-    /// Whether no output is negative.
+    /// Whether all outputs are at least 0.
     pub(crate) fn is_not_negative(self) -> bool {
         match self {
             Fused::Relu | Fused::Clipped { .. } => true,
@@ -68,7 +75,7 @@ impl Fused {
         }
     }
 
-    /// Applies it to vectors. NaN stays NaN.
+    /// Applies the activation to vectors. NaN stays NaN.
     #[inline(always)]
     pub(crate) fn apply<S: Simd, const V: usize>(self, simd: S, mut v: [S::F32; V]) -> [S::F32; V] {
         let zero = simd.splat(0.0);
@@ -104,63 +111,65 @@ impl Fused {
     }
 }
 
-/// A layer's output: scale and bias, activation, then what the next layer wants: a dense row, a list
-/// of non-zeros, or the same of bytes.
+/// The output of a layer: scale, bias and activation, and the buffers that the next layer reads:
+/// dense rows, lists of non-zeros, or either of them as bytes.
 pub(crate) struct Output<'a> {
-    /// What the sums of an int8 layer are multiplied with, zero-padded to whole vectors; not looked
-    /// at for sums of floats.
+    /// Factors of the sums of an int8 layer, zero-padded to whole vectors. Not used for sums of
+    /// floats.
     pub(crate) scale: &'a [f32],
     /// Zero-padded to whole vectors.
     pub(crate) bias: &'a [f32],
     pub(crate) activation: Fused,
     pub(crate) dense: Option<DenseRowsMut<'a>>,
-    pub(crate) lists: Option<ListsMut<'a>>,
+    pub(crate) lists: Option<SparseRowsMut<'a>>,
     pub(crate) bytes: Option<Quantized<'a>>,
 }
 
-/// Outputs being written as bytes: `y inverse + offset`, rounded. A row with an output that has no byte is
-/// marked.
+/// Outputs written as bytes: `y inverse + offset`, rounded. Rows with an output outside the range
+/// of the bytes are marked.
 pub(crate) struct Quantized<'a> {
     pub(crate) rows: Option<ByteRowsMut<'a>>,
-    /// Only of chosen units, and only where 0 is the byte 0, since what is off does not come.
-    /// Rows that come by vectors are listed afterwards: it is faster.
-    pub(crate) lists: Option<ListsMut<'a, u8, u16>>,
+    /// Only for chosen units, and only if 0 is stored as byte 0, because units that are off are not
+    /// visited. Rows written vector by vector are listed afterwards, which is faster.
+    pub(crate) lists: Option<SparseRowsMut<'a, u8, u16>>,
     /// One per unit, zero-padded to whole vectors.
     pub(crate) inverse: &'a [f32],
     pub(crate) offset: f32,
-    /// What is below it, before rounding, has no byte. Minus infinity where outputs are not negative, or meant to
-    /// become byte 0 if they are.
+    /// Smaller values, before rounding, are out of range. Minus infinity if outputs cannot be
+    /// negative, or if negative outputs are to become byte 0.
     pub(crate) least: f32,
-    /// Set for a row with an output that has no byte, or 255, since what is above it becomes 255 too; never cleared.
+    /// Set for a row with an output that is out of range or becomes 255, because larger outputs
+    /// saturate to 255. Never cleared.
     pub(crate) out_of_range: &'a [AtomicBool],
 }
 
-/// What is below it, before rounding, has no byte.
+/// Smaller values, before rounding, are out of range.
 pub(crate) const LEAST_BYTE: f32 = -0.5;
 
 impl Output<'_> {
-    /// Whether several threads may write it, each other columns: rows, but no lists, which are in order.
+    /// Whether several threads may write to this output, each to its own columns. Lists are
+    /// ordered, so only rows can be shared.
     pub(crate) fn can_be_shared(&self) -> bool {
         let lists = self.bytes.as_ref().is_some_and(|bytes| bytes.lists.is_some());
         self.lists.is_none() && !lists
     }
 
-    /// The same output once more, of rows alone.
+    /// A second handle to the same output, without its lists.
     ///
     /// # Safety
-    /// At no time may the same columns be told to both.
-    pub(crate) unsafe fn again(&self) -> Self {
-        // SAFETY: the caller's promise; what is told writes its own columns of a row alone.
-        let dense = self.dense.as_ref().map(|rows| unsafe { rows.again() });
+    /// The two handles must not write to the same columns at the same time.
+    pub(crate) unsafe fn alias(&self) -> Self {
+        // SAFETY: the caller's promise; each handle writes only its own columns of a row.
+        let dense = self.dense.as_ref().map(|rows| unsafe { rows.alias() });
         let bytes = self.bytes.as_ref().map(|bytes| {
-            // SAFETY: the same.
-            let rows = bytes.rows.as_ref().map(|rows| unsafe { rows.again() });
+            // SAFETY: the caller's promise.
+            let rows = bytes.rows.as_ref().map(|rows| unsafe { rows.alias() });
             Quantized { rows, lists: None, ..*bytes }
         });
         Output { dense, lists: None, bytes, ..*self }
     }
 
-    /// Makes all outputs of `rows` rows zero where only chosen units are written.
+    /// Sets all outputs of `rows` rows to zero, for outputs of which only chosen units are written.
     pub(crate) fn clear(&mut self, rows: usize) {
         if let Some(dense) = &mut self.dense {
             (0..rows).for_each(|row| dense.row(row).fill(0.0));
@@ -171,9 +180,9 @@ impl Output<'_> {
         }
     }
 
-    /// Pre-activations of neighbouring units.
+    /// Takes pre-activations of consecutive units.
     #[inline(always)]
-    fn emit_pre_activations<S: Simd, const V: usize>(
+    fn store_pre_activations<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -190,7 +199,7 @@ impl Output<'_> {
             for (v, (q, y)) in q.iter_mut().zip(y).enumerate() {
                 // SAFETY: `inverse` has V vectors.
                 let inverse = unsafe { simd.load(inverse.as_ptr().add(v * LANES)) };
-                // Unfused, so that the bytes are the same on every instruction set.
+                // Not fused, so that the bytes are the same on every instruction set.
                 *q = simd.add(simd.mul(y, inverse), offset);
             }
             let out = rows.part(row, column, V * LANES);
@@ -225,7 +234,7 @@ impl Output<'_> {
         if let Some(dense) = &mut self.dense {
             let out = dense.part(row, column, V * LANES);
             for (y, out) in y.into_iter().zip(out.chunks_mut(LANES)) {
-                // SAFETY: `out` has 16 entries, or as many as are written.
+                // SAFETY: `out` has at least as many entries as are written.
                 unsafe {
                     if out.len() == LANES {
                         simd.store(out.as_mut_ptr(), y);
@@ -241,10 +250,10 @@ impl Output<'_> {
             let mut more = 0;
             for (v, y) in y.into_iter().enumerate() {
                 let column = column + v * LANES;
-                // Padding lanes are NaN where an input is not finite; they must not be listed.
+                // If an input is not finite, padding lanes are NaN. They must not be listed.
                 let mask = simd.nonzero(y) & lanes_within(columns, column);
-                // SAFETY: a row emits at most `columns` entries before this vector, and its region has
-                // room for them rounded up to vectors and 16 more.
+                // SAFETY: a row appends at most `columns` entries before this vector, and its
+                // region has room for them rounded up to vectors and 16 more.
                 unsafe {
                     simd.compress_index(index.add(more), mask, column as u32);
                     simd.compress(value.add(more), mask, y);
@@ -255,9 +264,9 @@ impl Output<'_> {
         }
     }
 
-    /// Pre-activations of chosen units: `index` has them in its first lanes.
+    /// Takes pre-activations of chosen units, whose indices are in the first lanes of `index`.
     #[inline(always)]
-    fn put_pre_activations<S: Simd>(
+    fn store_selected_pre_activations<S: Simd>(
         &mut self,
         simd: S,
         row: usize,
@@ -270,7 +279,7 @@ impl Output<'_> {
         if let Some(Quantized { rows, lists, inverse, offset, least, out_of_range }) =
             &mut self.bytes
         {
-            // SAFETY: the lanes of `index` are units, or 0, and each has an entry.
+            // SAFETY: the lanes of `index` are units or 0, and `inverse` has an entry for each.
             let (inverse, offset) = unsafe { (simd.gather(inverse, index), simd.splat(*offset)) };
             let q = simd.add(simd.mul(y, inverse), offset);
             let below = *least != f32::NEG_INFINITY
@@ -288,7 +297,7 @@ impl Output<'_> {
             if let Some(lists) = lists {
                 let (columns, value, len) = lists.end(row);
                 let mask = within & simd.nonzero_i32(q);
-                // SAFETY: a row puts a unit once, and its region has room for all, rounded up to
+                // SAFETY: a row stores a unit once, and its region has room for all, rounded up to
                 // vectors, and 16 more.
                 unsafe {
                     simd.compress_shorts(columns, mask, index);
@@ -306,7 +315,7 @@ impl Output<'_> {
         if let Some(lists) = &mut self.lists {
             let (columns, value, len) = lists.end(row);
             let mask = within & simd.nonzero(y);
-            // SAFETY: as of bytes.
+            // SAFETY: as above.
             unsafe {
                 simd.compress_words(columns, mask, index);
                 simd.compress(value, mask, y);
@@ -316,7 +325,7 @@ impl Output<'_> {
     }
 }
 
-/// Up to sixteen units, ascending, as lanes; 0 in those past them.
+/// Up to sixteen ascending units as lanes. The other lanes are 0.
 #[inline(always)]
 fn lanes_of<S: Simd>(simd: S, units: &[u32], outputs: usize) -> S::I32 {
     assert!(units.last().is_none_or(|last| (*last as usize) < outputs));
@@ -332,9 +341,9 @@ pub(crate) fn to_byte(v: f32) -> u8 {
     v.round_ties_even() as u8
 }
 
-impl Emit<Floats> for Output<'_> {
+impl Epilogue<Floats> for Output<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -346,23 +355,23 @@ impl Emit<Floats> for Output<'_> {
             // SAFETY: `bias` has V vectors.
             *sum = unsafe { simd.add(*sum, simd.load(bias.as_ptr().add(v * LANES))) };
         }
-        self.emit_pre_activations(simd, row, column, sums);
+        self.store_pre_activations(simd, row, column, sums);
     }
 }
 
-impl Finish<Floats> for Output<'_> {
+impl SelectedEpilogue<Floats> for Output<'_> {
     #[inline(always)]
-    fn put<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[f32; LANES]) {
+    fn store_selected<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[f32; LANES]) {
         let index = lanes_of(simd, units, self.bias.len());
-        // SAFETY: `sums` has 16 entries, and units, which ascend, are within the bias.
+        // SAFETY: `sums` has 16 entries. Units ascend, so all are within the bias.
         let z = unsafe { simd.add(simd.load(sums.as_ptr()), simd.gather(self.bias, index)) };
-        self.put_pre_activations(simd, row, units, index, z);
+        self.store_selected_pre_activations(simd, row, units, index, z);
     }
 }
 
-impl Emit<Bytes> for Output<'_> {
+impl Epilogue<Bytes> for Output<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -370,25 +379,25 @@ impl Emit<Bytes> for Output<'_> {
         sums: [S::I32; V],
     ) {
         let z = scaled(simd, sums, &self.scale[column..], &self.bias[column..]);
-        self.emit_pre_activations(simd, row, column, z);
+        self.store_pre_activations(simd, row, column, z);
     }
 }
 
-impl Finish<Bytes> for Output<'_> {
+impl SelectedEpilogue<Bytes> for Output<'_> {
     #[inline(always)]
-    fn put<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[i32; LANES]) {
+    fn store_selected<S: Simd>(&mut self, simd: S, row: usize, units: &[u32], sums: &[i32; LANES]) {
         let index = lanes_of(simd, units, self.scale.len().min(self.bias.len()));
-        // SAFETY: `sums` has 16 entries, and units, which ascend, are within scale and bias.
+        // SAFETY: `sums` has 16 entries. Units ascend, so all are within the scale and the bias.
         let z = unsafe {
             let sums = simd.to_f32(simd.load_i32(sums.as_ptr().cast()));
             let scaled = simd.mul(sums, simd.gather(self.scale, index));
             simd.add(scaled, simd.gather(self.bias, index))
         };
-        self.put_pre_activations(simd, row, units, index, z);
+        self.store_selected_pre_activations(simd, row, units, index, z);
     }
 }
 
-/// `sums scale + bias`, unfused, so that it is the same on every instruction set.
+/// `sums scale + bias`, not fused, so that it is the same on every instruction set.
 #[inline(always)]
 fn scaled<S: Simd, const V: usize>(
     simd: S,
@@ -408,22 +417,22 @@ fn scaled<S: Simd, const V: usize>(
     z
 }
 
-/// Bit i set where `column + i` is one of `columns` columns.
+/// Bit i is set if `column + i` is below `columns`.
 #[inline(always)]
 pub(crate) fn lanes_within(columns: usize, column: usize) -> u16 {
     let left = columns.saturating_sub(column);
     if left < LANES { (1 << left) - 1 } else { u16::MAX }
 }
 
-/// The sums themselves, as dense rows padded to whole vectors: the gate's low-rank intermediate.
+/// Stores the sums as dense rows padded to whole vectors: the gate's low-rank intermediate.
 pub(crate) struct Sums<'a> {
     pub(crate) data: &'a mut [f32],
     pub(crate) stride: usize,
 }
 
-impl Emit<Floats> for Sums<'_> {
+impl Epilogue<Floats> for Sums<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -438,16 +447,16 @@ impl Emit<Floats> for Sums<'_> {
     }
 }
 
-/// The sums as bytes, `sum scale + bias` rounded: the low-rank intermediate of an int8 gate.
+/// Stores the sums as bytes, `sum scale + bias` rounded: the low-rank intermediate of an int8 gate.
 pub(crate) struct ByteSums<'a> {
     pub(crate) scale: &'a [f32],
     pub(crate) bias: &'a [f32],
     pub(crate) rows: ByteRowsMut<'a>,
 }
 
-impl Emit<Bytes> for ByteSums<'_> {
+impl Epilogue<Bytes> for ByteSums<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -463,17 +472,17 @@ impl Emit<Bytes> for ByteSums<'_> {
     }
 }
 
-/// The int8 gate's decision: the list of units whose score is above their threshold.
+/// The decision of an int8 gate: lists the units whose score is above their threshold.
 pub(crate) struct LiveBytes<'a> {
-    /// i32, padded to whole vectors with the largest, which nothing is above.
+    /// i32, padded to whole vectors with the largest value, which no score exceeds.
     pub(crate) threshold: &'a [u32],
     pub(crate) index: &'a mut [u32],
-    pub(crate) spans: &'a mut [Span],
+    pub(crate) row_ranges: &'a mut [RowRange],
 }
 
-impl Emit<Bytes> for LiveBytes<'_> {
+impl Epilogue<Bytes> for LiveBytes<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -487,22 +496,22 @@ impl Emit<Bytes> for LiveBytes<'_> {
             let threshold = unsafe { simd.load_i32(threshold.as_ptr().add(v * LANES)) };
             *mask = simd.above(sum, threshold);
         }
-        append_live(simd, self.index, &mut self.spans[row], column, masks);
+        append_live(simd, self.index, &mut self.row_ranges[row], column, masks);
     }
 }
 
-/// The gate's decision: the list of units whose score plus bias is positive, or NaN.
+/// The decision of an f32 gate: lists the units whose score plus bias is positive or NaN.
 pub(crate) struct Live<'a> {
-    /// Padded to whole vectors.
+    /// Zero-padded to whole vectors.
     pub(crate) bias: &'a [f32],
     pub(crate) units: usize,
     pub(crate) index: &'a mut [u32],
-    pub(crate) spans: &'a mut [Span],
+    pub(crate) row_ranges: &'a mut [RowRange],
 }
 
-impl Emit<Floats> for Live<'_> {
+impl Epilogue<Floats> for Live<'_> {
     #[inline(always)]
-    fn emit<S: Simd, const V: usize>(
+    fn store<S: Simd, const V: usize>(
         &mut self,
         simd: S,
         row: usize,
@@ -517,7 +526,7 @@ impl Emit<Floats> for Live<'_> {
             let live = simd.not_at_most(simd.add(sum, bias), simd.splat(0.0));
             *mask = live & lanes_within(self.units, column + v * LANES);
         }
-        append_live(simd, self.index, &mut self.spans[row], column, masks);
+        append_live(simd, self.index, &mut self.row_ranges[row], column, masks);
     }
 }
 
@@ -526,11 +535,11 @@ impl Emit<Floats> for Live<'_> {
 fn append_live<S: Simd, const V: usize>(
     simd: S,
     index: &mut [u32],
-    span: &mut Span,
+    row_range: &mut RowRange,
     column: usize,
     masks: [u16; V],
 ) {
-    let mut end = span.start + span.len;
+    let mut end = row_range.start + row_range.len;
     // Compressed vectors are stored whole.
     let out = &mut index[..end + V * LANES];
     for (v, mask) in masks.into_iter().enumerate() {
@@ -539,5 +548,5 @@ fn append_live<S: Simd, const V: usize>(
         unsafe { simd.compress_index(out.as_mut_ptr().add(end), mask, column) }
         end += mask.count_ones() as usize;
     }
-    span.len = end - span.start;
+    row_range.len = end - row_range.start;
 }
