@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import lrgate
+
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/usage.md", "docs/optimize.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -27,9 +29,13 @@ def test_the_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found = blocks(path.read_text(encoding="utf-8"))
     assert found, f"{page} has no block of Python"
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for line, code in found:
-        # Blank lines in front, so that a traceback names the page's own lines.
-        exec(compile("\n" * line + code, str(path), "exec"), namespace)
+    threads = lrgate.get_num_threads()
+    try:
+        for line, code in found:
+            # Blank lines in front, so that a traceback names the page's own lines.
+            exec(compile("\n" * line + code, str(path), "exec"), namespace)
+    finally:
+        lrgate.set_num_threads(threads)
 
 
 def test_guarantees_name_tests_that_exist() -> None:
