@@ -273,7 +273,8 @@ def test_activations_are_taken_in_all_forms(activation: Any, text: str) -> None:
         (
             ([(W, B)], ["relu", "relu"]),
             ValueError,
-            "activations must have 1 entries, one per layer, got 2",
+            "activations must have 1 entries, one per layer, or be a single name for all hidden "
+            "layers, got 2 entries",
         ),
         (
             ([(W, B)], ["clipped_relu"]),
@@ -379,7 +380,15 @@ def test_no_bias_is_a_bias_of_zeros(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "one", ["tanh", "leaky_relu", Activation("clipped_relu", 6), {"name": "relu"}]
+    "one",
+    [
+        "tanh",
+        "leaky_relu",
+        Activation("clipped_relu", 6),
+        ("clipped_relu", 6),
+        ("leaky_relu", np.float32(0.5)),
+        {"name": "relu"},
+    ],
 )
 def test_one_activation_is_that_of_all_hidden_layers(one: Any) -> None:
     layers = [(np.eye(2), None)] * 4
@@ -398,6 +407,13 @@ def test_one_activation_is_that_of_all_hidden_layers(one: Any) -> None:
         ([(W, B)], "clipped_relu", ValueError, "activations: clipped_relu needs its upper"),
         ([(W, B)], "softmax", ValueError, "activations must have one entry per layer: softmax "),
         ([(W, B)], 3, TypeError, "activations must be a sequence of activations, got int"),
+        (
+            [(np.eye(2), None)] * 3,
+            ["relu"] * 2,
+            ValueError,
+            "activations must have 3 entries, one per layer, or be a single name for all hidden "
+            'layers, got 2 entries: add that of the last layer, such as "identity"',
+        ),
         (None, None, TypeError, "layers must be a sequence of (weight, bias) pairs or of Layer, g"),
         ({"w": W}, None, TypeError, "layers must be a sequence of (weight, bias) pairs or of Lay"),
         (W, None, TypeError, "layers must be a sequence of (weight, bias) pairs or of Layer, got"),
@@ -567,19 +583,39 @@ def test_strategies(net: Network) -> None:
 @pytest.mark.parametrize(
     ("strategies", "kind", "message"),
     [
-        (["dense"], ValueError, "strategies must have shape (3,), got (1,)"),
-        ([], ValueError, "strategies must have shape (3,), got (0,)"),
+        (["dense"], ValueError, "strategies must have 3 entries, one per layer, got 1"),
+        ([], ValueError, "strategies must have 3 entries, one per layer, got 0"),
         (
             ["dense", "fast", "dense"],
             ValueError,
-            "strategies[1] must be 'dense', 'skip' or 'gate', got \"fast\"",
+            "strategies[1] must be one of dense, skip, gate, got 'fast'",
         ),
         (
             ["dense", "dense", "gate"],
             ValueError,
-            "strategies[2]: 'dense' or 'skip', since the layer has no gate, got 'gate'",
+            "strategies[2] must be dense or skip, since layers[2] has no gate, got 'gate'",
         ),
-        ("dense", TypeError, "strategies must be a sequence of names, got a string"),
+        (
+            "dense",
+            TypeError,
+            "strategies must be a sequence of names, one per layer, got 'dense': "
+            "write ['dense'] * 3",
+        ),
+        (
+            "gate",
+            TypeError,
+            "strategies must be a sequence of names, one per layer, got 'gate': "
+            "write ['gate', 'gate', 'dense']",
+        ),
+        (
+            "fast",
+            TypeError,
+            "strategies must be a sequence of names, one per layer, got 'fast'",
+        ),
+        (3, TypeError, "strategies must be a sequence of names, got int"),
+        ({0: "dense"}, TypeError, "strategies must be a sequence of names, got dict"),
+        ({"dense"}, TypeError, "strategies must be a sequence of names, got set"),
+        ([1, 2, 3], TypeError, "strategies must be a sequence of names, got [1, 2, 3]"),
     ],
 )
 def test_with_strategies_refuses(
@@ -1738,6 +1774,28 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
         net.save(folder)
     assert path.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.npz", "net.npz"]
+
+
+def test_names_in_place_of_sequences_are_refused(net: Network) -> None:
+    with pytest.raises(TypeError, match=r"and no layer has a gate: see with_gates$"):
+        make([3, 4, 2]).with_strategies("gate")
+    for name in ("gates", "quantization", "units"):
+        with pytest.raises(TypeError, match=rf"^{name} must be a mapping or a sequence .*got str$"):
+            getattr(net, f"with_{name}")("gate")
+
+
+def test_plan_for_names_the_plan_of_a_call() -> None:
+    planned = everything()
+    counts = (0, 1, 5, 6, np.int64(32), 10**6)
+    assert [planned.plan_for(count).rows for count in counts] == [1, 1, 1, 32, 32, 32]
+    for count, message in (
+        (-1, "rows must be at least 0, got -1"),
+        (1.5, "rows must be an integer, got 1.5"),
+        (True, "rows must be an integer, got True"),
+    ):
+        with pytest.raises((TypeError, ValueError)) as error:
+            planned.plan_for(count)  # type: ignore[arg-type]
+        assert str(error.value) == message
 
 
 def test_repr() -> None:

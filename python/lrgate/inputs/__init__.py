@@ -17,9 +17,11 @@ array(['cat', 'dog'], dtype='<U3')
 from lrgate.inputs.arrays import as_list, plain_array
 from lrgate.inputs.labels import label_array, with_nan_label
 from lrgate.inputs.rows import checked_rows, real_array
+from lrgate.inputs.scalars import checked_integer
 
 __all__ = [
     "as_list",
+    "checked_integer",
     "checked_rows",
     "label_array",
     "plain_array",

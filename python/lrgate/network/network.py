@@ -25,7 +25,7 @@ from lrgate.model.arrays import as_classes, as_range
 from lrgate.model.json import Machine
 from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.model.model import TASKS, Model
-from lrgate.model.plan import PRECISIONS, BatchPlan
+from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import Probe
 from lrgate.network.checking import (
     can_run,
@@ -42,6 +42,7 @@ from lrgate.network.construction import (
     input_map,
     layer_of,
     listed,
+    not_a_model,
     one_per_layer,
     usual_task,
     where,
@@ -55,6 +56,7 @@ from lrgate.network.engine import (
     layer_profile,
     units_before,
 )
+from lrgate.network.planning import checked_precisions, checked_strategies
 from lrgate.network.quantizing import (
     compare_int8,
     fit_int8,
@@ -134,13 +136,10 @@ class Network(_core.Network):
     _model: Model
     _quantization_report: QuantizationReport | None = None
 
-    def __new__(cls, model: Model, engine: _core.Engine | None = None) -> Self:
-        """Build a network from a model; `engine` is for internal use."""
+    def __new__(cls, model: Model | None = None, engine: _core.Engine | None = None) -> Self:
+        """Build a network from a model; for internal use."""
         if not isinstance(model, Model):
-            raise TypeError(
-                "Network must be made by Network.load(path) or "
-                f"Network.from_layers([(weight, bias), ...]), got {type(model).__name__}"
-            )
+            raise TypeError(not_a_model(model))
         if engine is None:
             engine = build_engine(model)
         net = super().__new__(cls, engine, model.task or "regression", model.classes)
@@ -231,8 +230,9 @@ class Network(_core.Network):
             One per layer: ``"relu"``, ``("clipped_relu", upper)``, ``("thresholded_relu",
             threshold)``, ``("leaky_relu", slope)``, ``"tanh"``, ``"sigmoid"``, ``"gelu"``,
             ``"softmax"`` or ``"identity"``. By default a Layer keeps its own, and others have relu
-            on all layers except the last, which has identity. A single name, or an Activation, is
-            that of all layers except the last, which is as by default.
+            on all layers except the last, which has identity. A single entry, such as ``"relu"``
+            or ``("clipped_relu", 6)``, is that of all hidden layers; the last layer has its
+            default.
         task : {"classification", "regression", "multilabel"}, optional
             By default classification where `classes` is given or the last activation is softmax or
             the sigmoid of one output; multilabel where several outputs are sigmoids; else
@@ -389,10 +389,36 @@ class Network(_core.Network):
         return self._quantization_report
 
     def plan_for(self, rows: int = 1) -> BatchPlan:
-        """Strategy and precision of each layer in a call on `rows` rows."""
-        if rows < 0:
-            raise ValueError(f"rows must be at least 0, got {rows}")
-        chosen = self.engine.class_for(rows)
+        """The strategy and precision of each layer in a call with this many rows.
+
+        Parameters
+        ----------
+        rows : int
+            The number of rows of the call, 0 or more.
+
+        Returns
+        -------
+        BatchPlan
+            The entry of :attr:`plan` whose number of rows is nearest on a log scale. Its ``rows``
+            is the batch size that it was made for.
+
+        Raises
+        ------
+        TypeError
+            If `rows` is not an integer.
+        ValueError
+            If `rows` is below 0.
+
+        Examples
+        --------
+        >>> import lrgate
+        >>> net, x, y = lrgate.examples.mnist()
+        >>> net.plan_for(80).rows
+        64
+        >>> net.dense().plan_for(80).strategies
+        ('dense', 'dense', 'dense', 'dense')
+        """
+        chosen = self.engine.class_for(inputs.checked_integer(rows, "rows", 0))
         return next(plan for plan in self.plan if plan.rows == chosen)
 
     def __repr__(self) -> str:
@@ -437,46 +463,14 @@ class Network(_core.Network):
 
         Raises
         ------
+        TypeError
+            If an argument is not a sequence of names.
         ValueError
             If the number or a name is wrong, a layer has no gate, or is not quantised.
         """
-        if isinstance(strategies, str):
-            raise TypeError("strategies must be a sequence of names, got a string")
-        names = list(strategies)
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError(f"strategies must be a sequence of names, got {names!r}")
-        plan = [(1, names, self._checked_precisions(precision, names))]
+        names = checked_strategies(strategies, self.layers)
+        plan = [(1, names, checked_precisions(precision, names, self.layers))]
         return self._with_engine_plan(self.engine.with_plan(plan))
-
-    def _checked_precisions(
-        self, precision: str | Sequence[str], strategies: list[str]
-    ) -> list[str]:
-        if isinstance(precision, str):
-            precisions = [precision] * len(strategies)
-        elif isinstance(precision, Sequence):
-            precisions = list(precision)
-        else:
-            raise TypeError(
-                f"precision must be a name or a sequence of names, got {type(precision).__name__}"
-            )
-        if len(precisions) != len(strategies):
-            raise ValueError(
-                f"precision must have {len(strategies)} entries, one for each of strategies, "
-                f"got {len(precisions)}"
-            )
-        for i, (word, strategy, layer) in enumerate(
-            zip(precisions, strategies, self.layers, strict=False)
-        ):
-            if word not in PRECISIONS:
-                raise ValueError(f"precision[{i}] must be 'f32' or 'int8', got {word!r}")
-            reason = None
-            if word == "int8" and layer.quantization is None:
-                reason = f"layers[{i}] is not quantised"
-            elif word == "int8" and strategy == "gate" and layer.gate and layer.gate.range is None:
-                reason = f"the gate of layers[{i}] has no range"
-            if reason is not None:
-                raise ValueError(f"precision[{i}] must be 'f32', since {reason}, got 'int8'")
-        return precisions
 
     def _with_engine_plan(self, engine: _core.Engine, machine: Machine | None = None) -> Self:
         return self._with(engine, plan=batch_plans(engine), machine=machine, report=None)
