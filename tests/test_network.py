@@ -1776,6 +1776,69 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.npz", "net.npz"]
 
 
+def test_load_declares_a_task_that_is_open(tmp_path: Path) -> None:
+    path, x = tmp_path / "net.npz", rows(6, 4)
+    net = make([4, 6, 3])
+    net.save(path)
+    for again in (Network.load(path), Network.load(path, task="regression")):
+        assert (again.task, again.classes) == ("regression", None)
+    indices = net(x).argmax(axis=1)
+    numbered = Network.load(path, task="classification")
+    np.testing.assert_array_equal(numbered.predict(x), indices)
+    named = Network.load(path, classes=["c", "a", "b"])
+    assert named.predict(x).tolist() == ["cab"[i] for i in indices]
+    assert Network.load(path, task="multilabel").predict(x).shape == (6, 3)
+    named.save(path)
+    same = Network.load(path, task="classification", classes=["c", "a", "b"])
+    assert same.predict(x).tolist() == named.predict(x).tolist()
+    numbered.save(path)
+    assert Network.load(path, classes=[5, 6, 7]).predict(x).tolist() == (indices + 5).tolist()
+
+
+@pytest.mark.parametrize(
+    ("stored", "options", "message"),
+    [
+        (
+            {},
+            {"task": "ranking"},
+            "task must be one of classification, regression, multilabel, got",
+        ),
+        ({}, {"classes": [1, 2]}, "classes must have shape (3,) for 3 outputs, got (2,)"),
+        (
+            {},
+            {"task": "regression", "classes": [1, 2, 3]},
+            'classes must be None where task is "regression"',
+        ),
+        (
+            {"task": "regression"},
+            {"task": "classification"},
+            "task must be 'regression', as in the file, got 'classification': another task takes "
+            "Network.from_layers(net.layers, task='classification')",
+        ),
+        (
+            {"task": "regression"},
+            {"classes": [1, 2, 3]},
+            "classes must be None for the task 'regression', as in the file, got [1, 2, 3]: "
+            "another task takes Network.from_layers(net.layers, task='classification')",
+        ),
+        (
+            {"classes": ["a", "b", "c"]},
+            {"classes": ["b", "a", "c"]},
+            "classes must be ['a', 'b', 'c'], as in the file, got ['b', 'a', 'c']",
+        ),
+        ({"classes": [1, 2, 3]}, {"task": "regression"}, "task must be 'classification', as in "),
+    ],
+)
+def test_load_refuses_another_task(
+    stored: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    make([4, 6, 3], **stored).save(tmp_path / "net.npz")
+    with pytest.raises(ValueError) as error:
+        Network.load(tmp_path / "net.npz", **options)
+    assert str(error.value).startswith(message)
+    assert not isinstance(error.value, lrgate.FileFormatError)
+
+
 def test_names_in_place_of_sequences_are_refused(net: Network) -> None:
     with pytest.raises(TypeError, match=r"and no layer has a gate: see with_gates$"):
         make([3, 4, 2]).with_strategies("gate")

@@ -137,7 +137,7 @@ class Monitor:
                 net.engine.count(np.zeros((1, net.input_size), np.float32), rows)
         # Labels by class index, and the output above which the second of two classes is predicted.
         self._classes = net.classes
-        self._task = net.task or "regression"
+        self._task = net.task
         self._measure = MEASURES[self._task]
         self._boundary = 0.5 if net.layers[-1].activation.name == "sigmoid" else 0.0
         # Sums are vectors: the rows; differing rows or label entries, or squared differences,

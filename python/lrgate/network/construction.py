@@ -25,7 +25,6 @@ __all__ = [
     "listed",
     "not_a_model",
     "one_per_layer",
-    "usual_task",
     "where",
 ]
 
@@ -136,16 +135,6 @@ def _is_pair(given: Any) -> bool:
         and isinstance(given[0], str)
         and isinstance(given[1], int | float | np.number)
     )
-
-
-def usual_task(layers: Sequence[Layer], has_classes: bool) -> str:
-    if has_classes:
-        return "classification"
-    last = layers[-1] if layers else None
-    if last is None or last.activation.name not in ("softmax", "sigmoid"):
-        return "regression"
-    several = last.activation.name == "sigmoid" and last.outputs > 1
-    return "multilabel" if several else "classification"
 
 
 def layer_of(pair: Any, i: int) -> Layer:

@@ -24,7 +24,7 @@ from lrgate.model.activation import Activation
 from lrgate.model.arrays import as_classes, as_range
 from lrgate.model.json import Machine
 from lrgate.model.layer import Gate, Layer, Quantization
-from lrgate.model.model import TASKS, Model
+from lrgate.model.model import Model
 from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import Probe
 from lrgate.network.checking import (
@@ -44,7 +44,6 @@ from lrgate.network.construction import (
     listed,
     not_a_model,
     one_per_layer,
-    usual_task,
     where,
 )
 from lrgate.network.engine import (
@@ -64,6 +63,7 @@ from lrgate.network.quantizing import (
     warn_of,
     with_fewer_layers,
 )
+from lrgate.network.tasks import check_task, declared, usual_task
 from lrgate.quantization.rows import canonical, check_signals, split
 from lrgate.results.optimization import OptimizeReport
 from lrgate.results.phases import Phases
@@ -149,7 +149,14 @@ class Network(_core.Network):
     # Making and storing
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, tune: bool = True) -> Self:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        tune: bool = True,
+        task: str | None = None,
+        classes: npt.ArrayLike | None = None,
+    ) -> Self:
         """Load a network from a ``.npz`` or ``.safetensors`` file.
 
         Parameters
@@ -161,6 +168,15 @@ class Network(_core.Network):
             Where the file's plan was measured on another machine, and the file has a probe, measure
             it again on the probe's rows, for about a tenth of a second. A layer uses its gate only
             if the file's plan does in some batch size. False keeps the plan as it is.
+        task : {"classification", "regression", "multilabel"}, optional
+            The task, for a file that does not have one.
+        classes : array-like (k,), optional
+            Labels as in :meth:`from_layers`, for a file that does not have them. They make the task
+            classification.
+
+        Returns
+        -------
+        Network
 
         Raises
         ------
@@ -169,13 +185,22 @@ class Network(_core.Network):
             file is never unpickled, sizes are checked before memory is taken, and the checksum is
             checked.
         ValueError
-            If the suffix is neither of the two, or `path` has a NUL character.
+            If the suffix is neither of the two, `path` has a NUL character, or `task` or `classes`
+            do not fit the network or differ from those of the file.
+        TypeError
+            If `classes` are not labels of one kind.
         OSError
             If the file cannot be read.
         MemoryError
             If the network does not fit into memory.
+
+        Examples
+        --------
+        >>> weights = {"layers.0.weight": np.eye(2, dtype=np.float32)}
+        >>> np.savez("plain.npz", **weights)  # doctest: +SKIP
+        >>> net = Network.load("plain.npz", classes=["cat", "dog"])  # doctest: +SKIP
         """
-        model = files.load(path)
+        model = declared(files.load(path), task, classes)
         try:
             net = cls(model)
             if tune and model.machine not in (None, fingerprint()):
@@ -235,9 +260,9 @@ class Network(_core.Network):
             default.
         task : {"classification", "regression", "multilabel"}, optional
             By default classification where `classes` is given or the last activation is softmax or
-            the sigmoid of one output; multilabel where several outputs are sigmoids; else
-            regression. With ``"classification"``, or `classes`, several sigmoids are one class of
-            many: the largest.
+            the sigmoid of one output; multilabel where several outputs are sigmoids. Otherwise it
+            is left open: a regressor, unless :func:`lrgate.optimize` is given labels. With
+            ``"classification"``, or `classes`, several sigmoids are one class of many: the largest.
         classes : array-like (k,), optional
             Labels that :meth:`predict` gives; two for a network with one output. By default
             0, 1, ... All str or all numbers; integers of any width become int64. A multilabel
@@ -276,8 +301,8 @@ class Network(_core.Network):
         ]
         if task is None:
             task = usual_task(made, classes is not None)
-        elif task not in TASKS:
-            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+        else:
+            check_task(task)
         model = Model(
             layers=tuple(made),
             task=task,
@@ -303,12 +328,13 @@ class Network(_core.Network):
         return self._model.layers
 
     @property
-    def task(self) -> str | None:
+    def task(self) -> str:
         """``"classification"``, ``"regression"`` or ``"multilabel"``.
 
-        None where the network's file does not say: it then acts as a regressor.
+        A network whose task is left open, by its file or by :meth:`from_layers`, is a regressor.
+        :func:`lrgate.optimize` takes it for a classifier if it is given labels.
         """
-        return self._model.task
+        return self._model.task or "regression"
 
     @property
     def classes(self) -> npt.NDArray[Any] | None:
