@@ -8,9 +8,13 @@ import dataclasses
 import gc
 import json
 import multiprocessing
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -1866,6 +1870,10 @@ def test_repr() -> None:
     assert repr(net).startswith(
         "<lrgate.Network 20-50-30-5, regression, plan {1: dense/dense/dense}"
     )
+    x = rows(99, 20)
+    assert ", plan {1: skip-int8/skip-int8/skip-int8}" in repr(
+        make([20, 50, 30, 5]).with_strategies(["skip"] * 3).quantize(x)
+    )
     text = repr(everything())
     assert "classification, plan {1: gate/skip/dense, 32: skip/gate/skip}" in text
 
@@ -1875,6 +1883,101 @@ def test_nbytes_grows_with_the_layouts(net: Network) -> None:
     weights = 4 * (20 * 50 + 50 * 30 + 30 * 5 + 85)
     assert weights < plain.nbytes < 4 * weights
     assert net.nbytes > plain.nbytes
+
+
+SIZE_OF_NETWORKS = """
+import os, sys
+import numpy as np
+import lrgate
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+def made(width, gate):
+    layers = [(np.full((width, width), 0.01, np.float32), None) for _ in range(3)]
+    net = lrgate.Network.from_layers(layers)
+    del layers
+    if gate:
+        rank = width // 4
+        factors = np.full((width, rank), 0.1, np.float32), np.full((rank, width), 0.1, np.float32)
+        net = net.with_gates({0: lrgate.Gate(*factors, np.ones(width))})
+        one = lrgate.Quantization(0.01, 0)
+        net = net.with_quantization([None, one, one])
+        del factors
+    net(np.ones(width, np.float32))
+    return net
+
+made(64, True)
+for gate in (False, True):
+    before = resident()
+    net = made(2048, gate)
+    print(sys.getsizeof(net) / (resident() - before))
+    del net
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_size_of_a_network_is_what_it_takes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIZE_OF_NETWORKS],
+        capture_output=True,
+        text=True,
+        # Blocks go back to the system as they are freed.
+        env=os.environ | {"LRGATE_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
+    )
+    ratios = [float(ratio) for ratio in done.stdout.split()]
+    assert len(ratios) == 2, done.stderr
+    assert all(0.96 < ratio < 1.04 for ratio in ratios), ratios
+
+
+def test_the_size_counts_all_arrays(net: Network) -> None:
+    probed = net.with_probe(rows(1000, net.input_size))
+    assert probed.probe is not None
+    added = probed.probe.x.nbytes + probed.probe.y.nbytes
+    added += sum(one.y.nbytes for one in probed.probe.planned or ())
+    assert sys.getsizeof(probed) - sys.getsizeof(net) == added
+
+
+def test_equal_networks_have_one_dask_token(tmp_path: Path) -> None:
+    def token(net: Network) -> tuple[str, str]:
+        return net.__dask_tokenize__()
+
+    net = everything()
+    net.save(tmp_path / "net.npz")
+    same = [everything(), copy.deepcopy(net), pickle.loads(pickle.dumps(net))]  # noqa: S301
+    same.append(Network.load(tmp_path / "net.npz"))
+    assert {token(one) for one in same} == {token(net)}
+    layer = net.layers[0]
+    weight = layer.weight.copy()
+    weight[0, 0] = np.nextafter(weight[0, 0], np.float32(9))
+    assert layer.gate is not None
+    others = [
+        net,
+        Network(replace(net._model, layers=(replace(layer, weight=weight), *net.layers[1:]))),
+        net.dense(),
+        net.with_gates({0: replace(layer.gate, bias=layer.gate.bias + 1)}),
+        net.with_units({0: range(1, 50)}),
+        net.with_metadata({"a": 1}),
+        net.with_probe(rows(3, net.input_size)),
+    ]
+    plain = make([4, 6, 3])
+    for task in ("classification", "multilabel"):
+        others.append(Network.from_layers(plain.layers, task=task))
+    others.append(plain)
+    others.append(Network.from_layers(plain.layers, "leaky_relu"))
+    others.append(Network.from_layers(plain.layers, ("leaky_relu", 0.5)))
+    others.append(Network.from_layers(plain.layers, classes=["a", "b", "c"]))
+    others.append(Network.from_layers(plain.layers, input_scale=0.5))
+    others.append(Network.from_layers(plain.layers, input_shift=0.5))
+    assert len({token(one) for one in others}) == len(others)
+    assert token(plain) == token(plain.dense())
+
+
+def test_the_report_is_made_once() -> None:
+    assert make([2, 2]).report is None
+    net = lrgate.examples.mnist()[0]
+    assert net.report is net.report
 
 
 def test_a_network_takes_no_attributes_of_the_engine(net: Network) -> None:

@@ -51,6 +51,9 @@ class Monitor:
     takes a fraction of a microsecond more, one with a sampled row about as long as a few dense
     calls. The weights' dense layout is held beside the plan's own.
 
+    It has the network's `task`, `classes`, `layers`, `input_size` and `output_size`; everything else
+    is at its `network`.
+
     Used in a ``with`` block, it samples no more rows after the block; calls still work.
 
     Threads may share a monitor. After a fork each process counts for itself. An error while rows
@@ -153,6 +156,38 @@ class Monitor:
         self.reset()
         _monitors.add(self)
 
+    # The network
+
+    @property
+    def network(self) -> Network:
+        """The network that is watched."""
+        return self._network
+
+    @property
+    def task(self) -> str:
+        """The network's task."""
+        return self._task
+
+    @property
+    def classes(self) -> npt.NDArray[Any] | None:
+        """The network's labels by class index; None unless it is a classifier."""
+        return self._classes
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The network's layers."""
+        return self._network.layers
+
+    @property
+    def input_size(self) -> int:
+        """Width d of an input row."""
+        return self._network.input_size
+
+    @property
+    def output_size(self) -> int:
+        """Width k of an output row."""
+        return self._network.output_size
+
     # Calls
 
     def __call__(self, x: Any, /) -> Float32Array:
@@ -194,6 +229,26 @@ class Monitor:
     def __exit__(self, *exception: object) -> None:
         """Sample no more rows."""
         self._sampling = False
+
+    def __repr__(self) -> str:
+        """Widths and task of the network, rate and counts."""
+        layers = self._network.layers
+        widths = "-".join(str(n) for n in (layers[0].inputs, *(layer.outputs for layer in layers)))
+        with self._lock:
+            seen, sampled = self._seen, int(self._total[0]) + self._skipped
+            ended = "" if self._sampling else ", sampling ended"
+        return (
+            f"<lrgate.Monitor of {widths}, {self._task}, rate {self._rate:g}, "
+            f"{seen} rows seen, {sampled} sampled{ended}>"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """Name the way to the network's other attributes."""
+        message = f"'Monitor' object has no attribute {name!r}"
+        network = self.__dict__.get("_network")
+        if not name.startswith("_") and hasattr(type(network), name):
+            message += f": write monitor.network.{name}"
+        raise AttributeError(message, name=name, obj=self)
 
     def __reduce__(self) -> Any:
         """Refuse to be pickled or copied."""

@@ -55,6 +55,7 @@ from lrgate.network.engine import (
     layer_profile,
     units_before,
 )
+from lrgate.network.identity import array_bytes, token_of
 from lrgate.network.planning import checked_precisions, checked_strategies
 from lrgate.network.quantizing import (
     compare_int8,
@@ -134,6 +135,7 @@ class Network(_core.Network):
     """
 
     _model: Model
+    _report: OptimizeReport | None = None
     _quantization_report: QuantizationReport | None = None
 
     def __new__(cls, model: Model | None = None, engine: _core.Engine | None = None) -> Self:
@@ -317,6 +319,20 @@ class Network(_core.Network):
         """Pickle the model; packed weights are made again."""
         return (type(self), (self._model,))
 
+    def __sizeof__(self) -> int:
+        """Bytes in memory: arrays, weights in all layouts packed so far, and the object itself.
+
+        Networks made from one another share arrays, which count in each of them.
+        """
+        return object.__sizeof__(self) + self.nbytes + array_bytes(self._model)
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        """A deterministic hash of the weights, the plan, the task and the rest of the model.
+
+        Equal networks have the same hash in every process, also after they are saved and loaded.
+        """
+        return ("lrgate.Network", token_of(self._model, self.plan))
+
     # What it is
 
     @property
@@ -404,7 +420,9 @@ class Network(_core.Network):
         ValueError
             If the network's file holds a report of another form, as another version may write it.
         """
-        return None if self._model.report is None else OptimizeReport.from_dict(self._model.report)
+        if self._report is None and self._model.report is not None:
+            self._report = OptimizeReport.from_dict(self._model.report)
+        return self._report
 
     @property
     def quantization_report(self) -> QuantizationReport | None:
