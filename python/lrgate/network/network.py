@@ -77,61 +77,87 @@ __all__ = [
 ]
 
 
-# What measuring the plan of a file from another machine may take, and the most classes it may have
-# to be measured: each takes a few calls at least.
+# Time for measuring the plan of a file from another machine, and the most batch sizes that such a
+# plan may have: each takes a few calls at least.
 _RETUNE_SECONDS: Final = 0.06
-_RETUNE_CLASSES: Final = 16
+_RETUNE_BATCH_SIZES: Final = 16
 
 
 class Network(_core.Network):
-    """A trained fully connected network. It never changes; methods return new networks.
+    """A trained fully connected network. It never changes; its methods return new networks.
 
-    Made by :meth:`load` or :meth:`from_layers`. Calling it with rows gives the last layer's raw
-    outputs:
+    :meth:`load` reads one from a file, :meth:`from_layers` builds one from weights and biases. It
+    may be shared by threads, pickled, and used after a fork.
 
-    - ``net(x)`` and :meth:`forward`: float32 (n, k),
-    - :meth:`predict`: labels (n,) of a classifier; 0 and 1 (n, k), int64, of a multilabel network;
-      values of a regressor, (n, k), or (n,) where it has one output,
-    - :meth:`predict_proba`: probabilities (n, k) of a classifier or a multilabel network.
+    Methods
+    -------
+    __call__(x)
+        The raw outputs of the last layer: float32 (n, k) for rows `x` of shape (n, d), (k,) for one
+        row (d,). The same as :meth:`forward` without options, with less overhead.
+    forward(x, *, out=None, num_threads=None)
+        The same, float32 (n, k). `out`, a C-contiguous float32 array of the shape of the result,
+        receives the outputs and is returned; it may overlap `x`.
+    predict(x, *, num_threads=None, nan_label=None)
+        The labels of a classifier, entries of :attr:`classes`, (n,). The labels 0 and 1 of a
+        multilabel network, int64 (n, k). The values of a regressor, float32 (n, k), or (n,) if it
+        has one output. For one row the result has no batch axis: a label is a NumPy scalar.
+    predict_proba(x, *, num_threads=None)
+        The probabilities of a classifier or of each label of a multilabel network: float32 (n, k),
+        or (k,) for one row. A classifier with one output has k = 2.
+    quantize(x), tune(x), profile(x), monitor(), save(path)
+        See their own documentation, as for all other methods.
 
-    A network may be shared by threads, pickled, and used after a fork.
+    Raises
+    ------
+    TypeError
+        By the calls above, if `x` does not hold real numbers, or `out` is not a float32 array.
+    ValueError
+        By the calls above, if the shape of `x` or `out` does not fit, `num_threads` is below 1,
+        :meth:`predict` meets outputs that are NaN and has no `nan_label`, or :meth:`predict_proba`
+        is called on a regressor.
+    MemoryError
+        By the calls above, if there is no memory for the outputs or for packed weights.
 
-    Rows
-    ----
-    ``x`` is (n, d), or (d,) for one row: then the result has no batch axis either, and a label, or
-    the value of a regressor with one output, is a NumPy scalar. float32 rows whose values are side
-    by side are used in place, as are uint8 rows; float16, float64, integers, bool, other strides
-    and byte orders are copied and converted to float32 as ``numpy.astype`` does. ``scipy.sparse``
-    rows are used as CSR, in place where they are that with float32 data.
+    Notes
+    -----
+    **Rows.** `x` is (n, d), or (d,) for one row. float32 rows whose values are side by side are
+    used in place, as are uint8 rows; float16, float64, integers, bool, other strides and byte
+    orders are copied and converted to float32 as ``numpy.astype`` does. ``scipy.sparse`` rows are
+    used as CSR, in place if they are CSR with float32 data.
 
-    DataFrames, Series and tables of pandas, polars and pyarrow are taken where their columns hold
+    DataFrames, Series and tables of pandas, polars and pyarrow are taken if their columns hold
     numbers or bool, also nullable ones, sparse ones, categories that are numbers, and objects that
     are numbers; missing values become NaN. Other columns are refused by name. Arrays of objects are
-    taken where all objects are numbers. Complex numbers, text and dates are refused, as are masked
+    taken if all objects are numbers. Complex numbers, text and dates are refused, as are masked
     arrays with a masked cell: fill them first.
 
-    Missing values
-    --------------
-    NaN in a row gives NaN in that row's outputs and probabilities, and changes no other row.
-    :meth:`predict` of a classifier or a multilabel network raises ValueError for rows whose outputs
-    are NaN, and names them. With ``nan_label=`` these rows get that label instead (a multilabel
-    network: in each of their k entries); labels are then objects where it is of another kind than
-    the classes. A regressor gives NaN.
+    **Missing values.** NaN in a row gives NaN in that row's outputs and probabilities, and changes
+    no other row. :meth:`predict` of a classifier or a multilabel network raises ValueError for rows
+    whose outputs are NaN, and names them. With `nan_label` these rows get that label instead (a
+    multilabel network: in each of their k entries); labels are then objects if it is of another
+    kind than the classes. A regressor gives NaN.
 
-    Multilabel networks
-    -------------------
-    With the task ``"multilabel"`` each output is a label of its own: present where a sigmoid's
-    output is above 0.5, or where another activation's raw output is above 0. Probabilities are the
-    outputs of a sigmoid, or the sigmoid of the raw outputs.
+    **Multilabel networks.** With the task ``"multilabel"`` each output is a label of its own:
+    present if the output of a sigmoid is above 0.5, or the raw output of another activation above
+    0. Probabilities are the outputs of a sigmoid, or the sigmoid of the raw outputs.
 
     Examples
     --------
     >>> import numpy as np
     >>> hidden = (np.array([[1.0, -1.0], [2.0, 0.5]]), np.array([0.0, -1.0]))
-    >>> output = (np.array([[1.0, 1.0]]), np.array([0.5]))
-    >>> net = Network.from_layers([hidden, output])
-    >>> net(np.array([[3.0, 1.0]], np.float32))
-    array([[8.]], dtype=float32)
+    >>> output = (np.array([[1.0, 1.0], [0.0, 2.0]]), np.array([0.5, 0.0]))
+    >>> net = Network.from_layers([hidden, output], classes=["cat", "dog"])
+    >>> x = np.array([[3.0, 1.0], [-1.0, 1.0]], np.float32)
+    >>> net(x)
+    array([[ 8. , 11. ],
+           [ 0.5,  0. ]], dtype=float32)
+    >>> net.predict(x)
+    array(['dog', 'cat'], dtype='<U3')
+    >>> net.predict_proba(x).round(2)
+    array([[0.05, 0.95],
+           [0.62, 0.38]], dtype=float32)
+    >>> net.predict(x[0])  # one row
+    np.str_('dog')
     """
 
     _model: Model
@@ -768,11 +794,11 @@ class Network(_core.Network):
     def _retune(self, seconds: float) -> Self:
         """The same network, its plan measured here on its probe, in about `seconds` in all.
 
-        Gates stay off where no class of the plan has them on. A class that there is no time for
-        keeps its plan.
+        Gates stay off if they are off in all batch sizes of the plan. A batch size that there is no
+        time for keeps its plan.
         """
         probe, plan = self._model.probe, self._model.plan
-        if probe is None or len(probe.x) == 0 or plan is None or len(plan) > _RETUNE_CLASSES:
+        if probe is None or len(probe.x) == 0 or plan is None or len(plan) > _RETUNE_BATCH_SIZES:
             return self
         engine = self.engine.retune(probe.x, seconds)
         return self._with(engine, plan=batch_plans(engine), machine=fingerprint())
@@ -826,7 +852,7 @@ class Network(_core.Network):
 
         Returns
         -------
-        lrgate.phases.Phases
+        lrgate.results.Phases
             Per phase: time, bytes, operations and bound per row. ``print`` shows a table.
 
         Raises
@@ -870,7 +896,7 @@ class Network(_core.Network):
         """A stand-in for the network that compares a sample of the rows with the dense network.
 
         Use it in place of the network, and as a context manager where the sampling is to end:
-        drift of the inputs shows in its :meth:`~lrgate.monitoring.Monitor.report`, and in warnings
+        drift of the inputs shows in its :meth:`~lrgate.Monitor.report`, and in warnings
         of the logger ``lrgate.monitor``.
 
         Parameters
