@@ -51,8 +51,8 @@ class Monitor:
     takes a fraction of a microsecond more, one with a sampled row about as long as a few dense
     calls. The weights' dense layout is held beside the plan's own.
 
-    It has the network's `task`, `classes`, `layers`, `input_size` and `output_size`; everything else
-    is at its `network`.
+    It has the network's `task`, `classes`, `layers`, `input_size` and `output_size`; everything
+    else is at its `network`.
 
     Used in a ``with`` block, it samples no more rows after the block; calls still work.
 
