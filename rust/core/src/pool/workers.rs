@@ -22,16 +22,17 @@ const LINGER: Duration = Duration::from_micros(100);
 /// How long a worker sleeps before it ends.
 const KEEP: Duration = Duration::from_secs(5);
 
-/// Bytes that must be left for a new worker's stack, and what the system and it allocate first.
-const HEADROOM: usize = 16 << 20;
+/// Memory that a new thread may map before its first instruction of ours: its stack, its thread-local data, and the
+/// address space that the C library reserves for its allocations (128 MiB with glibc).
+const STARTUP_MEMORY: usize = 144 << 20;
 
-/// Whether so much memory can be had.
-fn has_headroom() -> bool {
-    let mut room = Vec::<u8>::new();
-    let there_is = room.try_reserve_exact(HEADROOM).is_ok();
-    // Else nothing would be allocated, since nothing is written.
-    black_box(&mut room);
-    there_is
+/// Whether `threads` new threads can have the memory they start with.
+fn can_start(threads: usize) -> bool {
+    let mut memory = Vec::<u8>::new();
+    let reserved = memory.try_reserve_exact(threads.saturating_mul(STARTUP_MEMORY)).is_ok();
+    // The compiler would remove an allocation that nothing writes to.
+    black_box(&mut memory);
+    reserved
 }
 
 /// The most workers of a process, however many threads are asked for.
@@ -110,15 +111,19 @@ impl Pool {
         let paid = (gain.as_nanos() / WAKING.as_nanos()).saturating_sub(1) as usize;
         let woken = if in_a_row { paid.max(WOKEN_IN_A_ROW) } else { paid };
         let mut invited = able.min(awake.saturating_add(woken));
-        // Others wait for the lock meanwhile, but once in a process.
+        // Other callers wait for the lock meanwhile, but once in a process.
+        let mut started = 0;
         while workers.idle < invited {
             let name = format!("lrgate-{}", workers.count);
-            // A thread that begins with no memory left ends the process.
-            if !has_headroom() || thread::Builder::new().name(name).spawn(|| self.work()).is_err() {
+            // A thread that cannot allocate as it starts ends the process, and those started just now may still
+            // have to allocate.
+            let spawn = || thread::Builder::new().name(name).spawn(|| self.work());
+            if !can_start(started + 1) || spawn().is_err() {
                 // The system has no more; a call does with fewer, or none.
                 invited = workers.idle;
                 break;
             }
+            started += 1;
             workers.count += 1;
             workers.idle += 1;
         }
