@@ -9,14 +9,13 @@ import os
 import threading
 import weakref
 from contextlib import suppress
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from lrgate.drift.window import SlidingSums
-from lrgate.inputs import real_array
+from lrgate.inputs import is_real, real_array
 from lrgate.results.drift import MEASURES, Drift, LayerDrift, MonitorReport
 from lrgate.types import Float64Array
 
@@ -112,11 +111,11 @@ class Monitor:
         min_rows: int = 100,
         seed: int | None = None,
     ) -> None:
-        if not (_is_number(rate) and 0 < float(rate) <= 1):
+        if not (is_real(rate) and 0 < float(rate) <= 1):
             raise _refusal("rate", "a number above 0 and at most 1", rate)
         limits = {"max_disagreement": max_disagreement, "max_lost_energy": max_lost_energy}
         for name, limit in limits.items():
-            if not (limit is None or (_is_number(limit) and float(limit) >= 0)):
+            if not (limit is None or (is_real(limit) and float(limit) >= 0)):
                 raise _refusal(name, "None or a number of at least 0", limit)
         if not (_is_integer(min_rows) and min_rows >= 1):
             raise _refusal("min_rows", "an integer of at least 1", min_rows)
@@ -465,16 +464,12 @@ def _wilson(share: float, rows: int) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
-
-
 def _is_integer(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _refusal(name: str, expected: str, got: object) -> Exception:
-    kind = ValueError if _is_number(got) else TypeError
+    kind = ValueError if is_real(got) else TypeError
     return kind(f"{name} must be {expected}, got {got!r}")
 
 

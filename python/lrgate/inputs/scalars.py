@@ -1,13 +1,15 @@
-"""Checks of arguments that are integers."""
+"""Checks of arguments that are integers or numbers."""
 
 from __future__ import annotations
 
+import numbers
 import operator
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
-__all__ = ["checked_integer"]
+__all__ = ["checked_integer", "checked_number", "checked_share", "is_real"]
 
 
 def checked_integer(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
@@ -48,3 +50,44 @@ def checked_integer(value: Any, name: str, least: int = 1, most: int | None = No
         expected = f"at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be {expected}, got {number}")
     return number
+
+
+def checked_number(value: Any, name: str) -> float:
+    """`value` as a float; it may be any real number, also a Decimal or a Fraction.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a real number; bool is none.
+    """
+    if not is_real(value):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def checked_share(value: Any, name: str) -> float:
+    """`value` as a float from 0 to 1.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a real number.
+    ValueError
+        If it is below 0, above 1 or NaN.
+
+    Examples
+    --------
+    >>> checked_share(Decimal("0.25"), "budget")
+    0.25
+    """
+    share = checked_number(value, name)
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} must be from 0 to 1, got {value}")
+    return share
+
+
+def is_real(value: object) -> bool:
+    """Whether `value` is a real number; bool and time spans are none."""
+    if isinstance(value, bool | np.bool_ | np.timedelta64):
+        return False
+    return isinstance(value, numbers.Real | Decimal)

@@ -783,12 +783,12 @@ class Network(_core.Network):
         ------
         ValueError
             If `x` has no rows or another width, or a batch size is below 1 or given twice.
+        TypeError
+            If a batch size is not an integer.
         """
         sizes = inputs.as_list(batch_sizes, "batch_sizes")
-        for size in sizes:
-            if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-                raise ValueError(f"batch_sizes must be integers of at least 1, got {size!r}")
-        engine = self.engine.tune(x, [int(size) for size in sizes], seconds)
+        checked = [inputs.checked_integer(size, "batch_sizes") for size in sizes]
+        engine = self.engine.tune(x, checked, seconds)
         return self._with_engine_plan(engine, fingerprint())
 
     def _retune(self, seconds: float) -> Self:

@@ -10,16 +10,14 @@ from typing import Any, Final
 import numpy.typing as npt
 
 from lrgate._core import get_num_threads
-from lrgate.inputs import checked_rows, label_array
+from lrgate.inputs import checked_integer, checked_rows, checked_share, label_array
 from lrgate.network import Network
 from lrgate.network.tasks import for_targets
 from lrgate.planner.arguments import (
     PRECISIONS,
     PRUNES,
     check_range,
-    checked_budget,
     checked_confidence,
-    checked_integer,
     checked_ranks,
     checked_row_error,
     checked_sizes,
@@ -145,7 +143,7 @@ def optimize(
     begin = time.perf_counter()
     if not isinstance(model, Network):
         raise TypeError(f"model must be a Network, got {type(model).__name__}")
-    budget = checked_budget(max_error_increase)
+    budget = checked_share(max_error_increase, "max_error_increase")
     sizes = checked_sizes(batch_sizes)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
