@@ -41,7 +41,7 @@ CASES: dict[str, Callable[[], Case]] = {"shipped": networks.shipped} | {
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    with lrgate.num_threads(1):
+    with lrgate.thread_limit(1):
         yield
 
 
@@ -159,7 +159,7 @@ def test_threads(benchmark: Any, strategy: str, threads: int) -> None:
     made = CASES["shipped"]()
     net, calls = made.plan(strategy), timing.batches(made.x, rows)
     found = check(made, strategy, rows)
-    with lrgate.num_threads(threads):
+    with lrgate.thread_limit(threads):
         one = net.forward(calls[0], num_threads=1)
         assert np.array_equal(net(calls[0]), one), "threads change the answer"
         record(benchmark, made, strategy, rows, threads)

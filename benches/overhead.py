@@ -36,7 +36,7 @@ def main() -> None:
     assert np.array_equal(tiny(tiny_x[3]), [7.0])
     net = case.net.tune(case.x, (1,))
     tiny_calls, calls, layers = [], [], []
-    with lrgate.num_threads(1):
+    with lrgate.thread_limit(1):
         for _ in range(rounds):
             tiny_calls.append(_call_seconds(tiny, tiny_x, 0.02))
             calls.append(_call_seconds(net, case.x, 0.1))

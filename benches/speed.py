@@ -66,7 +66,7 @@ def one_thread(case: networks.Case, seconds: float) -> dict[tuple[str, int], tim
     }
     ratios = {}
     print(f"\n{'rows':>4}  {'':<8}  error   us a row (quartiles)        speed-up over {PEER}")
-    with lrgate.num_threads(1):
+    with lrgate.thread_limit(1):
         for rows in ROWS:
             calls = timing.batches(case.x, rows)
             times = timing.interleaved(contestants, calls, seconds)

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+import lrgate
+from lrgate.results import OptimizeReport
+
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/usage.md", "docs/optimize.md")
+NAMING = (*PAGES, "docs/guarantees.md", "docs/architecture.md", "CHANGELOG.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -27,9 +31,41 @@ def test_the_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found = blocks(path.read_text(encoding="utf-8"))
     assert found, f"{page} has no block of Python"
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for line, code in found:
-        # Blank lines in front, so that a traceback names the page's own lines.
-        exec(compile("\n" * line + code, str(path), "exec"), namespace)
+    threads = lrgate.get_num_threads()
+    try:
+        for line, code in found:
+            # Blank lines in front, so that a traceback names the page's own lines.
+            exec(compile("\n" * line + code, str(path), "exec"), namespace)
+    finally:
+        lrgate.set_num_threads(threads)
+
+
+def stale(name: str, path: str) -> bool:
+    """Whether an object that a page calls `name` has no such attribute."""
+    value: Any = {"Network": lrgate.Network, "lrgate": lrgate, "report": OptimizeReport}.get(
+        name, lrgate.Network
+    )
+    for part in path.split("."):
+        fields = getattr(value, "__dataclass_fields__", {})
+        if part in fields or isinstance(value, property):
+            return False
+        if not hasattr(value, part):
+            return True
+        value = getattr(value, part)
+    return False
+
+
+def test_pages_use_names_that_exist() -> None:
+    if not all((ROOT / page).exists() for page in NAMING):
+        pytest.skip("no docs here")
+    text = "".join((ROOT / page).read_text("utf-8") for page in NAMING)
+    owners = r"\b(lrgate|Network|net|fast|small|report)\.([A-Za-z]\w*(?:\.[A-Za-z]\w*)*)"
+    # Command lines name files; the logger has the name of the package.
+    spans = [span for span in re.findall(r"`([^`\n]+)`", text) if span != "lrgate.monitor"]
+    code = "\n".join([*spans, *(block for _, block in blocks(text))])
+    names = {found for found in re.findall(owners, code) if found[1] not in ("npz", "safetensors")}
+    assert len(names) > 30
+    assert not sorted(".".join(name) for name in names if stale(*name))
 
 
 def test_guarantees_name_tests_that_exist() -> None:

@@ -1906,7 +1906,7 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
         ({"format_version": 1.0}, "format_version must be an integer of at least 1, got 1.0"),
         ({"format_version": None}, "format_version must be an integer of at least 1, got null"),
         ({"activations": "relu"}, 'activations must be a list, got "relu"'),
-        ({"activations": ["relu"]}, "activations must have 2 entries, one a layer, got 1"),
+        ({"activations": ["relu"]}, "activations must have 2 entries, one per layer, got 1"),
         (
             {"activations": ["relu", "swish"]},
             "activations[1]: activation must be one of identity, relu, clipped_relu, "
@@ -1933,7 +1933,7 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
             {"activations": [{"name": ["relu"]}, "identity"]},
             "activations[0]: activation name must be a str, got list",
         ),
-        ({"ranks": [2]}, "ranks must have 2 entries, one a layer, got 1"),
+        ({"ranks": [2]}, "ranks must have 2 entries, one per layer, got 1"),
         ({"ranks": [3, None]}, "ranks[0] must be 2, the rank of layers.0.gate, got 3"),
         ({"ranks": [2.0, None]}, "ranks[0] must be 2, the rank of layers.0.gate, got 2.0"),
         ({"ranks": [2, 1]}, "ranks[1] must be null, the rank of layers.1.gate, got 1"),
@@ -2047,10 +2047,10 @@ def test_header_values(path: Path, changes: dict[str, Any], message: str) -> Non
             {"classes": {"kind": "int", "values": [0, 1, 2]}},
             "classes must have shape (2,) for 2 outputs, got (3,)",
         ),
-        ({"plans": []}, "plan must have at least one class, got 0"),
+        ({"plans": []}, "plan must have at least one batch size, got 0"),
         (
             {"plans": [{"rows": 1, "strategies": ["skip"], "precisions": ["f32"]}]},
-            "plan[0].strategies must have 2 entries, one a layer, got 1",
+            "plan[0].strategies must have 2 entries, one per layer, got 1",
         ),
     ],
 )
@@ -2099,7 +2099,7 @@ PROBE_PLAN = {"strategies": ["gate", "dense"], "precisions": ["int8", "f32"], "t
         (
             [{"strategies": ["gate"], "precisions": ["f32"], "tolerance": 0}],
             5,
-            "probe.planned[0].strategies must have 2 entries, one a layer, got 1",
+            "probe.planned[0].strategies must have 2 entries, one per layer, got 1",
         ),
         (
             [PROBE_PLAN | {"strategies": ["gate", "gate"]}],
@@ -2542,7 +2542,7 @@ ONE = Layer(np.ones((1, 1)), np.zeros(1), Activation("identity"))
         (
             lambda: Model((ONE,), plan=(BatchPlan(1, ("skip",) * 2, ("f32",) * 2),)),
             ValueError,
-            "plan[0].strategies must have 1 entries, one a layer, got 2",
+            "plan[0].strategies must have 1 entries, one per layer, got 2",
         ),
         (
             lambda: Model((ONE,), probe=Probe(np.ones((2, 3)), np.ones((2, 1)))),

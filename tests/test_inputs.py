@@ -15,6 +15,7 @@ import pytest
 from scipy import sparse
 
 import lrgate
+from lrgate import inputs
 from lrgate.inputs import checked_rows, real_array
 from oracle import assert_close, forward, gated, make
 
@@ -788,3 +789,24 @@ def test_out_may_overlap_bytes() -> None:
     expected = net(x.copy())
     out = memory.view(np.float32).reshape(80, 2)
     np.testing.assert_array_equal(net.forward(x, out=out), expected)
+
+
+def test_integers_and_numbers_are_checked_in_one_way() -> None:
+    assert inputs.checked_integer(np.uint8(7), "n", 1, 7) == 7
+    assert inputs.checked_number(Fraction(1, 4), "n") == inputs.checked_share(Decimal("0.25"), "n")
+    span = np.timedelta64(1, "s")
+    for value in (True, np.True_, 1.0, "1", None, [1]):
+        with pytest.raises(TypeError, match=r"^n must be an integer, got "):
+            inputs.checked_integer(value, "n")
+    for value in (True, np.True_, "1", None, 1j, span):
+        assert not inputs.is_real(value)
+        with pytest.raises(TypeError, match=r"^n must be a number, got "):
+            inputs.checked_number(value, "n")
+    for value, expected in ((0, "at least 1"), (-1, "at least 1")):
+        with pytest.raises(ValueError, match=rf"^n must be {expected}, got {value}$"):
+            inputs.checked_integer(value, "n")
+    with pytest.raises(ValueError, match=r"^n must be from 0 to 2, got 3$"):
+        inputs.checked_integer(3, "n", 0, 2)
+    for value in (-0.1, np.float32(1.5), float("nan")):
+        with pytest.raises(ValueError, match=r"^n must be from 0 to 1, got "):
+            inputs.checked_share(value, "n")

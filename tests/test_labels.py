@@ -497,10 +497,25 @@ def test_a_monitor_takes_what_the_network_takes() -> None:
     assert monitor.predict(frame, nan_label=-1)[4] == -1
 
 
-def test_what_is_no_model_is_refused() -> None:
-    for model in (None, classifier(), EYE, "net.npz"):
-        with pytest.raises(TypeError, match=r"^Network must be made by Network.load\(path\) or "):
-            lrgate.Network(model)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("arguments", "end"),
+    [
+        ([], ""),
+        ([None], ""),
+        ([classifier()], ", got a Network: it never changes, use it as it is"),
+        ([[(EYE, None)]], ", got list: write Network.from_layers(layers)"),
+        ([((EYE, None),)], ", got tuple: write Network.from_layers(layers)"),
+        ([np.eye(2)], ", got ndarray"),
+        (["net.npz"], ", got str: write Network.load('net.npz')"),
+    ],
+)
+def test_a_network_of_no_model_is_refused(arguments: list[Any], end: str) -> None:
+    with pytest.raises(TypeError) as error:
+        lrgate.Network(*arguments)
+    made = (
+        "Network must be made by Network.load(path) or Network.from_layers([(weight, bias), ...])"
+    )
+    assert str(error.value) == made + end
 
 
 def test_budgets_and_sizes_of_other_kinds_are_taken() -> None:

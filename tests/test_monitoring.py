@@ -87,6 +87,28 @@ def test_calls_give_what_the_network_gives(net: Network, regressor: Network, rat
             assert report.sampling
 
 
+def test_a_monitor_stands_in_for_its_network(net: Network) -> None:
+    monitor = net.monitor(1, seed=0)
+    assert monitor.network is net
+    assert monitor.layers is net.layers
+    for name in ("task", "input_size", "output_size"):
+        assert getattr(monitor, name) == getattr(net, name)
+    np.testing.assert_array_equal(monitor.classes, net.classes)
+    widths = "-".join(map(str, [net.input_size, *(layer.outputs for layer in net.layers)]))
+    assert repr(monitor) == (
+        f"<lrgate.Monitor of {widths}, {net.task}, rate 1, 0 rows seen, 0 sampled>"
+    )
+    with monitor:
+        monitor.predict(rows(7, D))
+    assert repr(monitor).endswith("rate 1, 7 rows seen, 7 sampled, sampling ended>")
+    for name in ("save", "plan", "quantize"):
+        with pytest.raises(AttributeError, match=rf"'{name}': write monitor\.network\.{name}$"):
+            getattr(monitor, name)
+    with pytest.raises(AttributeError, match=r"'Monitor' object has no attribute 'sav'$"):
+        _ = monitor.sav
+    assert not hasattr(monitor, "__array__")
+
+
 def test_options_are_passed_on(net: Network) -> None:
     x = rows(70, D)
     monitor = Monitor(net, 1)

@@ -8,9 +8,13 @@ import dataclasses
 import gc
 import json
 import multiprocessing
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +277,8 @@ def test_activations_are_taken_in_all_forms(activation: Any, text: str) -> None:
         (
             ([(W, B)], ["relu", "relu"]),
             ValueError,
-            "activations must have 1 entries, one per layer, got 2",
+            "activations must have 1 entries, one per layer, or be a single name for all hidden "
+            "layers, got 2 entries",
         ),
         (
             ([(W, B)], ["clipped_relu"]),
@@ -379,7 +384,15 @@ def test_no_bias_is_a_bias_of_zeros(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "one", ["tanh", "leaky_relu", Activation("clipped_relu", 6), {"name": "relu"}]
+    "one",
+    [
+        "tanh",
+        "leaky_relu",
+        Activation("clipped_relu", 6),
+        ("clipped_relu", 6),
+        ("leaky_relu", np.float32(0.5)),
+        {"name": "relu"},
+    ],
 )
 def test_one_activation_is_that_of_all_hidden_layers(one: Any) -> None:
     layers = [(np.eye(2), None)] * 4
@@ -398,6 +411,13 @@ def test_one_activation_is_that_of_all_hidden_layers(one: Any) -> None:
         ([(W, B)], "clipped_relu", ValueError, "activations: clipped_relu needs its upper"),
         ([(W, B)], "softmax", ValueError, "activations must have one entry per layer: softmax "),
         ([(W, B)], 3, TypeError, "activations must be a sequence of activations, got int"),
+        (
+            [(np.eye(2), None)] * 3,
+            ["relu"] * 2,
+            ValueError,
+            "activations must have 3 entries, one per layer, or be a single name for all hidden "
+            'layers, got 2 entries: add that of the last layer, such as "identity"',
+        ),
         (None, None, TypeError, "layers must be a sequence of (weight, bias) pairs or of Layer, g"),
         ({"w": W}, None, TypeError, "layers must be a sequence of (weight, bias) pairs or of Lay"),
         (W, None, TypeError, "layers must be a sequence of (weight, bias) pairs or of Layer, got"),
@@ -439,7 +459,7 @@ def test_batch_sizes_may_be_any_integers_in_a_row(net: Network) -> None:
         with pytest.raises(TypeError, match=r"^batch_sizes must be a sequence of integers, got "):
             net.tune(x, sizes)
     for sizes in (np.array([1.0, 8.0]), np.array([True]), ["8"]):
-        with pytest.raises(ValueError, match=r"^batch_sizes must be integers of at least 1, got "):
+        with pytest.raises(TypeError, match=r"^batch_sizes must be an integer, got "):
             net.tune(x, sizes)
     quantized = net.quantize(x, layers=np.array([0, 2]))
     assert quantized.plan[0].precisions == ("int8", "f32", "int8")
@@ -567,19 +587,39 @@ def test_strategies(net: Network) -> None:
 @pytest.mark.parametrize(
     ("strategies", "kind", "message"),
     [
-        (["dense"], ValueError, "strategies must have shape (3,), got (1,)"),
-        ([], ValueError, "strategies must have shape (3,), got (0,)"),
+        (["dense"], ValueError, "strategies must have 3 entries, one per layer, got 1"),
+        ([], ValueError, "strategies must have 3 entries, one per layer, got 0"),
         (
             ["dense", "fast", "dense"],
             ValueError,
-            "strategies[1] must be 'dense', 'skip' or 'gate', got \"fast\"",
+            "strategies[1] must be one of dense, skip, gate, got 'fast'",
         ),
         (
             ["dense", "dense", "gate"],
             ValueError,
-            "strategies[2]: 'dense' or 'skip', since the layer has no gate, got 'gate'",
+            "strategies[2] must be dense or skip, since layers[2] has no gate, got 'gate'",
         ),
-        ("dense", TypeError, "strategies must be a sequence of names, got a string"),
+        (
+            "dense",
+            TypeError,
+            "strategies must be a sequence of names, one per layer, got 'dense': "
+            "write ['dense'] * 3",
+        ),
+        (
+            "gate",
+            TypeError,
+            "strategies must be a sequence of names, one per layer, got 'gate': "
+            "write ['gate', 'gate', 'dense']",
+        ),
+        (
+            "fast",
+            TypeError,
+            "strategies must be a sequence of names, one per layer, got 'fast'",
+        ),
+        (3, TypeError, "strategies must be a sequence of names, got int"),
+        ({0: "dense"}, TypeError, "strategies must be a sequence of names, got dict"),
+        ({"dense"}, TypeError, "strategies must be a sequence of names, got set"),
+        ([1, 2, 3], TypeError, "strategies must be a sequence of names, got [1, 2, 3]"),
     ],
 )
 def test_with_strategies_refuses(
@@ -785,9 +825,9 @@ def test_tune_may_use_the_gates(net: Network) -> None:
     [
         (np.zeros((0, 20)), (1,), "rows of x must be at least 1, got 0"),
         (np.zeros((3, 19)), (1,), "x must have shape (n, 20), got (3, 19)"),
-        (np.zeros((3, 20)), (1, 0), "batch_sizes must be integers of at least 1, got 0"),
-        (np.zeros((3, 20)), (1.5,), "batch_sizes must be integers of at least 1, got 1.5"),
-        (np.zeros((3, 20)), (True,), "batch_sizes must be integers of at least 1, got True"),
+        (np.zeros((3, 20)), (1, 0), "batch_sizes must be at least 1, got 0"),
+        (np.zeros((3, 20)), (1.5,), "batch_sizes must be an integer, got 1.5"),
+        (np.zeros((3, 20)), (True,), "batch_sizes must be an integer, got True"),
         (
             np.zeros((3, 20)),
             (8, 8),
@@ -802,7 +842,8 @@ def test_tune_may_use_the_gates(net: Network) -> None:
     ],
 )
 def test_tune_refuses(net: Network, x: Any, sizes: Any, message: str) -> None:
-    with pytest.raises(ValueError) as error:
+    kind = TypeError if "an integer" in message else ValueError
+    with pytest.raises(kind) as error:
         net.tune(x, sizes)
     assert str(error.value) == message
 
@@ -1740,10 +1781,99 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.npz", "net.npz"]
 
 
+def test_load_declares_a_task_that_is_open(tmp_path: Path) -> None:
+    path, x = tmp_path / "net.npz", rows(6, 4)
+    net = make([4, 6, 3])
+    net.save(path)
+    for again in (Network.load(path), Network.load(path, task="regression")):
+        assert (again.task, again.classes) == ("regression", None)
+    indices = net(x).argmax(axis=1)
+    numbered = Network.load(path, task="classification")
+    np.testing.assert_array_equal(numbered.predict(x), indices)
+    named = Network.load(path, classes=["c", "a", "b"])
+    assert named.predict(x).tolist() == ["cab"[i] for i in indices]
+    assert Network.load(path, task="multilabel").predict(x).shape == (6, 3)
+    named.save(path)
+    same = Network.load(path, task="classification", classes=["c", "a", "b"])
+    assert same.predict(x).tolist() == named.predict(x).tolist()
+    numbered.save(path)
+    assert Network.load(path, classes=[5, 6, 7]).predict(x).tolist() == (indices + 5).tolist()
+
+
+@pytest.mark.parametrize(
+    ("stored", "options", "message"),
+    [
+        (
+            {},
+            {"task": "ranking"},
+            "task must be one of classification, regression, multilabel, got",
+        ),
+        ({}, {"classes": [1, 2]}, "classes must have shape (3,) for 3 outputs, got (2,)"),
+        (
+            {},
+            {"task": "regression", "classes": [1, 2, 3]},
+            'classes must be None where task is "regression"',
+        ),
+        (
+            {"task": "regression"},
+            {"task": "classification"},
+            "task must be 'regression', as in the file, got 'classification': another task takes "
+            "Network.from_layers(net.layers, task='classification')",
+        ),
+        (
+            {"task": "regression"},
+            {"classes": [1, 2, 3]},
+            "classes must be None for the task 'regression', as in the file, got [1, 2, 3]: "
+            "another task takes Network.from_layers(net.layers, task='classification')",
+        ),
+        (
+            {"classes": ["a", "b", "c"]},
+            {"classes": ["b", "a", "c"]},
+            "classes must be ['a', 'b', 'c'], as in the file, got ['b', 'a', 'c']",
+        ),
+        ({"classes": [1, 2, 3]}, {"task": "regression"}, "task must be 'classification', as in "),
+    ],
+)
+def test_load_refuses_another_task(
+    stored: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    make([4, 6, 3], **stored).save(tmp_path / "net.npz")
+    with pytest.raises(ValueError) as error:
+        Network.load(tmp_path / "net.npz", **options)
+    assert str(error.value).startswith(message)
+    assert not isinstance(error.value, lrgate.FileFormatError)
+
+
+def test_names_in_place_of_sequences_are_refused(net: Network) -> None:
+    with pytest.raises(TypeError, match=r"and no layer has a gate: see with_gates$"):
+        make([3, 4, 2]).with_strategies("gate")
+    for name in ("gates", "quantization", "units"):
+        with pytest.raises(TypeError, match=rf"^{name} must be a mapping or a sequence .*got str$"):
+            getattr(net, f"with_{name}")("gate")
+
+
+def test_plan_for_names_the_plan_of_a_call() -> None:
+    planned = everything()
+    counts = (0, 1, 5, 6, np.int64(32), 10**6)
+    assert [planned.plan_for(count).rows for count in counts] == [1, 1, 1, 32, 32, 32]
+    for count, message in (
+        (-1, "rows must be at least 0, got -1"),
+        (1.5, "rows must be an integer, got 1.5"),
+        (True, "rows must be an integer, got True"),
+    ):
+        with pytest.raises((TypeError, ValueError)) as error:
+            planned.plan_for(count)  # type: ignore[arg-type]
+        assert str(error.value) == message
+
+
 def test_repr() -> None:
     net = make([20, 50, 30, 5])
     assert repr(net).startswith(
         "<lrgate.Network 20-50-30-5, regression, plan {1: dense/dense/dense}"
+    )
+    x = rows(99, 20)
+    assert ", plan {1: skip-int8/skip-int8/skip-int8}" in repr(
+        make([20, 50, 30, 5]).with_strategies(["skip"] * 3).quantize(x)
     )
     text = repr(everything())
     assert "classification, plan {1: gate/skip/dense, 32: skip/gate/skip}" in text
@@ -1754,6 +1884,101 @@ def test_nbytes_grows_with_the_layouts(net: Network) -> None:
     weights = 4 * (20 * 50 + 50 * 30 + 30 * 5 + 85)
     assert weights < plain.nbytes < 4 * weights
     assert net.nbytes > plain.nbytes
+
+
+SIZE_OF_NETWORKS = """
+import os, sys
+import numpy as np
+import lrgate
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+def made(width, gate):
+    layers = [(np.full((width, width), 0.01, np.float32), None) for _ in range(3)]
+    net = lrgate.Network.from_layers(layers)
+    del layers
+    if gate:
+        rank = width // 4
+        factors = np.full((width, rank), 0.1, np.float32), np.full((rank, width), 0.1, np.float32)
+        net = net.with_gates({0: lrgate.Gate(*factors, np.ones(width))})
+        one = lrgate.Quantization(0.01, 0)
+        net = net.with_quantization([None, one, one])
+        del factors
+    net(np.ones(width, np.float32))
+    return net
+
+made(64, True)
+for gate in (False, True):
+    before = resident()
+    net = made(2048, gate)
+    print(sys.getsizeof(net) / (resident() - before))
+    del net
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_size_of_a_network_is_what_it_takes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIZE_OF_NETWORKS],
+        capture_output=True,
+        text=True,
+        # Blocks go back to the system as they are freed.
+        env=os.environ | {"LRGATE_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
+    )
+    ratios = [float(ratio) for ratio in done.stdout.split()]
+    assert len(ratios) == 2, done.stderr
+    assert all(0.96 < ratio < 1.04 for ratio in ratios), ratios
+
+
+def test_the_size_counts_all_arrays(net: Network) -> None:
+    probed = net.with_probe(rows(1000, net.input_size))
+    assert probed.probe is not None
+    added = probed.probe.x.nbytes + probed.probe.y.nbytes
+    added += sum(one.y.nbytes for one in probed.probe.planned or ())
+    assert sys.getsizeof(probed) - sys.getsizeof(net) == added
+
+
+def test_equal_networks_have_one_dask_token(tmp_path: Path) -> None:
+    def token(net: Network) -> tuple[str, str]:
+        return net.__dask_tokenize__()
+
+    net = everything()
+    net.save(tmp_path / "net.npz")
+    same = [everything(), copy.deepcopy(net), pickle.loads(pickle.dumps(net))]  # noqa: S301
+    same.append(Network.load(tmp_path / "net.npz"))
+    assert {token(one) for one in same} == {token(net)}
+    layer = net.layers[0]
+    weight = layer.weight.copy()
+    weight[0, 0] = np.nextafter(weight[0, 0], np.float32(9))
+    assert layer.gate is not None
+    others = [
+        net,
+        Network(replace(net._model, layers=(replace(layer, weight=weight), *net.layers[1:]))),
+        net.dense(),
+        net.with_gates({0: replace(layer.gate, bias=layer.gate.bias + 1)}),
+        net.with_units({0: range(1, 50)}),
+        net.with_metadata({"a": 1}),
+        net.with_probe(rows(3, net.input_size)),
+    ]
+    plain = make([4, 6, 3])
+    for task in ("classification", "multilabel"):
+        others.append(Network.from_layers(plain.layers, task=task))
+    others.append(plain)
+    others.append(Network.from_layers(plain.layers, "leaky_relu"))
+    others.append(Network.from_layers(plain.layers, ("leaky_relu", 0.5)))
+    others.append(Network.from_layers(plain.layers, classes=["a", "b", "c"]))
+    others.append(Network.from_layers(plain.layers, input_scale=0.5))
+    others.append(Network.from_layers(plain.layers, input_shift=0.5))
+    assert len({token(one) for one in others}) == len(others)
+    assert token(plain) == token(plain.dense())
+
+
+def test_the_report_is_made_once() -> None:
+    assert make([2, 2]).report is None
+    net = lrgate.examples.mnist()[0]
+    assert net.report is net.report
 
 
 def test_a_network_takes_no_attributes_of_the_engine(net: Network) -> None:

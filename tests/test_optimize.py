@@ -898,13 +898,47 @@ LABELS = np.arange(100) % 5
             ValueError,
             "y must hold the network's classes, got None in row 98",
         ),
-        ({"model": "regressor", "y": LABELS}, ValueError, "y must have shape (100, 5), got (100,)"),
+        (
+            {"model": "regressor", "y": LABELS + 0.5},
+            ValueError,
+            "y must have shape (100, 5), got (100,)",
+        ),
+        (
+            {"model": "declared", "y": LABELS},
+            ValueError,
+            "y must have shape (100, 5) for a regressor, got (100,): for labels write "
+            'Network.from_layers(layers, task="classification")',
+        ),
+        (
+            {"model": "regressor", "y": LABELS % 4 + 7},
+            ValueError,
+            "y must hold integers from 0 to 4 or 5 distinct labels for a network of 5 outputs "
+            "without classes, got 4 distinct labels, [7, 8, 9, 10]: write "
+            "Network.from_layers(layers, classes=[...]) or Network.load(path, classes=[...])",
+        ),
+        ({"model": "regressor", "y": LABELS[:99]}, ValueError, "y must have shape (100,), one lab"),
+        (
+            {"model": "one value", "y": np.where(LABELS, "yes", "no")},
+            TypeError,
+            "y must be an array of real numbers for a regressor, got dtype <U3: for two classes "
+            "write Network.from_layers(layers, classes=['no', 'yes'])",
+        ),
         (
             {"model": "one value", "y": np.zeros((100, 2))},
             ValueError,
             "y must have shape (100, 1) or (100,), got (100, 2)",
         ),
-        ({"model": "regressor", "y": ["a"] * 100}, TypeError, "real numbers, got dtype <U1"),
+        ({"model": "declared", "y": ["a"] * 100}, ValueError, "y must have shape (100, 5) for a r"),
+        (
+            {"model": "regressor", "y": ["a"] * 100},
+            ValueError,
+            "got 1 distinct labels, ['a']: write",
+        ),
+        (
+            {"model": "regressor", "y": np.array(["a", 1] * 50, object)},
+            TypeError,
+            "real numbers, got dtype object",
+        ),
         (
             {"model": "regressor", "y": np.zeros((100, 5), complex)},
             TypeError,
@@ -1000,7 +1034,7 @@ LABELS = np.arange(100) % 5
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_refusals(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
-    models = dict(SHAPES)
+    models = dict(SHAPES) | {"declared": network(task="regression")}
     given: dict[str, Any] = {"model": models["softmax"], "x": rows(100), "y": None} | arguments
     if arguments.get("model") in models:
         given["model"] = models[arguments["model"]]
@@ -1018,6 +1052,44 @@ def test_the_rows_that_a_rank_needs_are_enough(net: Network) -> None:
             checked_ranks([rank], fitted)
         needed = int(str(refusal.value).split()[5])
         assert checked_ranks([rank], int(0.4 * needed)) == (rank,)
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        (LABELS, range(5)),
+        (np.minimum(LABELS, 3).astype(np.uint8), range(5)),
+        (LABELS * 10 - 5, range(-5, 45, 10)),
+        ([f"class {label}" for label in LABELS], [f"class {label}" for label in range(5)]),
+    ],
+    ids=["indices", "not all", "integers", "text"],
+)
+def test_labels_make_a_network_without_a_task_a_classifier(y: Any, classes: Any) -> None:
+    net = network()
+    options = {"batch_sizes": [1], "ranks": [4], "precision": "f32", "progress": False}
+    fast = lrgate.optimize(net, rows(100), y, **options)
+    assert (net.task, fast.task) == ("regression", "classification")
+    assert fast.classes is not None and fast.classes.tolist() == list(classes)
+    assert fast.report is not None
+    assert f"y holds labels: the classes are {list(classes)}"[:40] in "\n".join(fast.report.notes)
+    expected = Network.from_layers(net.layers, classes=list(classes))
+    assert fast.predict(rows(9)).dtype.kind == expected.predict(rows(9)).dtype.kind
+    again = lrgate.optimize(expected, rows(100), y, **options)
+    assert again.report is not None
+    assert fast.report.error_before == again.report.error_before
+
+
+def test_only_targets_declare_a_task(tmp_path: Path) -> None:
+    options = {"batch_sizes": [1], "ranks": [4], "precision": "f32", "progress": False}
+    one = make([D, 30, 1])
+    fast = lrgate.optimize(one, rows(100), LABELS, **options)  # integer targets
+    assert fast.task == "regression"
+    assert fast.report is not None and not any("labels" in note for note in fast.report.notes)
+    lrgate.optimize(network(), rows(100), **options).save(tmp_path / "open.npz")
+    assert Network.load(tmp_path / "open.npz", task="classification").task == "classification"
+    fast.save(tmp_path / "declared.npz")
+    with pytest.raises(ValueError, match=r"^task must be 'regression', as in the file"):
+        Network.load(tmp_path / "declared.npz", task="classification")
 
 
 @pytest.mark.parametrize(

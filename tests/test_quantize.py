@@ -880,7 +880,7 @@ def test_precisions_mix(hidden: str) -> None:
             ["skip"] * 3,
             ["f32"],
             ValueError,
-            "precision must have 3 entries, one for each of strategies, got 1",
+            "precision must have 3 entries, one per layer, got 1",
         ),
         (
             ["skip"] * 3,
@@ -900,12 +900,12 @@ def test_precisions_mix(hidden: str) -> None:
             ValueError,
             "precision[0] must be 'f32', since the gate of layers[0] has no range, got 'int8'",
         ),
-        (["skip"] * 2, "f32", ValueError, "strategies must have shape (3,), got (2,)"),
+        (["skip"] * 2, "f32", ValueError, "strategies must have 3 entries, one per layer, got 2"),
         (
             ["skip", "skip", "gate"],
             ["f32", "f32", "int8"],
             ValueError,
-            "strategies[2]: 'dense' or 'skip', since the layer has no gate, got 'gate'",
+            "strategies[2] must be dense or skip, since layers[2] has no gate, got 'gate'",
         ),
     ],
 )

@@ -64,7 +64,7 @@ def test_the_result_does_not_depend_on_the_number(
     one = net.forward(x, num_threads=1)
     for threads in (2, 3, 4, 17):
         np.testing.assert_array_equal(net.forward(x, num_threads=threads), one)
-        with lrgate.num_threads(threads):
+        with lrgate.thread_limit(threads):
             np.testing.assert_array_equal(net(x), one)
             np.testing.assert_array_equal(net.predict(x), net.predict(x, num_threads=1))
 
@@ -121,17 +121,24 @@ print(len(os.listdir("/proc/self/task")), np.array_equal(one, more))
 
 def test_the_context_manager_nests_and_restores() -> None:
     lrgate.set_num_threads(5)
-    with lrgate.num_threads(2):
+    with lrgate.thread_limit(2):
         assert lrgate.get_num_threads() == 2
-        with lrgate.num_threads(3):
+        with lrgate.thread_limit(3):
             assert lrgate.get_num_threads() == 3
             lrgate.set_num_threads(7)  # the process's, which this thread does not follow here
             assert lrgate.get_num_threads() == 3
         assert lrgate.get_num_threads() == 2
-        with pytest.raises(KeyError), lrgate.num_threads(4):
+        with pytest.raises(KeyError), lrgate.thread_limit(4):
             raise KeyError
         assert lrgate.get_num_threads() == 2
     assert lrgate.get_num_threads() == 7
+
+
+def test_the_context_manager_has_a_name_of_its_own() -> None:
+    assert not hasattr(lrgate, "num_threads")
+    before = lrgate.get_num_threads()
+    lrgate.thread_limit(before + 1)  # no block
+    assert lrgate.get_num_threads() == before
 
 
 def test_the_context_manager_is_of_its_thread() -> None:
@@ -139,10 +146,10 @@ def test_the_context_manager_is_of_its_thread() -> None:
 
     def three() -> tuple[int, int]:
         before = lrgate.get_num_threads()
-        with lrgate.num_threads(3):
+        with lrgate.thread_limit(3):
             return before, lrgate.get_num_threads()
 
-    with concurrent.futures.ThreadPoolExecutor(1) as pool, lrgate.num_threads(2):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, lrgate.thread_limit(2):
         assert pool.submit(three).result(SECONDS) == (5, 3)
         assert lrgate.get_num_threads() == 2
 
@@ -157,7 +164,7 @@ def test_numbers_below_1_are_refused(net: lrgate.Network, number: int) -> None:
             call(x, num_threads=number)
     with pytest.raises(ValueError, match=message):
         lrgate.set_num_threads(number)
-    with pytest.raises(ValueError, match=message), lrgate.num_threads(number):
+    with pytest.raises(ValueError, match=message), lrgate.thread_limit(number):
         pass
     assert lrgate.get_num_threads() == before
 

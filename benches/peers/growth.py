@@ -498,7 +498,7 @@ def main() -> None:
         os.sched_setaffinity(0, {options.cpu})
     path = options.results / "growth.json"
     if not options.draw:
-        with lrgate.num_threads(1):
+        with lrgate.thread_limit(1):
             results = run(options.seconds)
         options.results.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:

@@ -31,7 +31,7 @@ from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.model.plan import BatchPlan
 from lrgate.network import Network
 from lrgate.results.quantization import QuantizationWarning
-from lrgate.runtime import num_threads, set_num_threads, show_config
+from lrgate.runtime import set_num_threads, show_config, thread_limit
 
 if TYPE_CHECKING:
     from lrgate import estimators, examples, results
@@ -53,11 +53,11 @@ __all__ = [
     "examples",
     "get_num_threads",
     "isa",
-    "num_threads",
     "optimize",
     "results",
     "set_num_threads",
     "show_config",
+    "thread_limit",
 ]
 
 # Imported when they are first used: who only predicts need not wait for them.

@@ -34,10 +34,11 @@ def set_num_threads(num_threads: int) -> None:
 
 
 @contextlib.contextmanager
-def num_threads(num_threads: int) -> Iterator[None]:
-    """Set how many threads calls from this thread may use, inside a ``with`` block.
+def thread_limit(num_threads: int) -> Iterator[None]:
+    """Limit the threads of calls inside a ``with`` block. It does nothing outside of one.
 
-    Other threads are not affected. Blocks nest.
+    The limit applies to calls from the current Python thread; other threads are not affected.
+    Blocks nest. :func:`set_num_threads` sets the number for the whole process.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ def num_threads(num_threads: int) -> Iterator[None]:
     Examples
     --------
     >>> import lrgate
-    >>> with lrgate.num_threads(1):
+    >>> with lrgate.thread_limit(1):
     ...     lrgate.get_num_threads()
     1
     """

@@ -21,7 +21,7 @@ from lrgate.inputs import as_list, real_array
 from lrgate.measure import process, timing
 from lrgate.network import Network
 from lrgate.results.bench import Comparison, Entry, Race
-from lrgate.runtime import num_threads
+from lrgate.runtime import thread_limit
 
 __all__ = [
     "ALLOWED",
@@ -114,7 +114,7 @@ def measure(
     fit, test, note = split_rows(dense, raw, y, calibration)
     notes += note
     bench = Contestants(dense, fit, test, threads, seconds, progress)
-    with num_threads(threads), bench:
+    with thread_limit(threads), bench:
         bench.prepare_lrgate(linear_at_the_end(net), batch_sizes, optimized)
         bench.prepare_peers(chosen)
         # The largest first: errors that do not depend on the number of rows are taken there.

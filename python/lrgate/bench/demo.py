@@ -216,7 +216,7 @@ def measure(network: str | os.PathLike[str] | None = None, seconds: float = 10.0
             f"{name}: expected a classifier of {digits.shape[1]} inputs and 10 outputs, got {net!r}"
         )
     x = digits.astype(np.float32)
-    with runtime.num_threads(1):
+    with runtime.thread_limit(1):
         plans = _plans(net, x, seconds)
         times = {rows: _times(plans, x, rows, 0.35 * seconds) for rows in (1, BATCH)}
         entries = {

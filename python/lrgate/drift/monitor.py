@@ -9,14 +9,13 @@ import os
 import threading
 import weakref
 from contextlib import suppress
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from lrgate.drift.window import SlidingSums
-from lrgate.inputs import real_array
+from lrgate.inputs import is_real, real_array
 from lrgate.results.drift import MEASURES, Drift, LayerDrift, MonitorReport
 from lrgate.types import Float64Array
 
@@ -50,6 +49,9 @@ class Monitor:
     call's result is there. So the cost is proportional to the rate: a call without a sampled row
     takes a fraction of a microsecond more, one with a sampled row about as long as a few dense
     calls. The weights' dense layout is held beside the plan's own.
+
+    It has the network's `task`, `classes`, `layers`, `input_size` and `output_size`; everything
+    else is at its `network`.
 
     Used in a ``with`` block, it samples no more rows after the block; calls still work.
 
@@ -109,11 +111,11 @@ class Monitor:
         min_rows: int = 100,
         seed: int | None = None,
     ) -> None:
-        if not (_is_number(rate) and 0 < float(rate) <= 1):
+        if not (is_real(rate) and 0 < float(rate) <= 1):
             raise _refusal("rate", "a number above 0 and at most 1", rate)
         limits = {"max_disagreement": max_disagreement, "max_lost_energy": max_lost_energy}
         for name, limit in limits.items():
-            if not (limit is None or (_is_number(limit) and float(limit) >= 0)):
+            if not (limit is None or (is_real(limit) and float(limit) >= 0)):
                 raise _refusal(name, "None or a number of at least 0", limit)
         if not (_is_integer(min_rows) and min_rows >= 1):
             raise _refusal("min_rows", "an integer of at least 1", min_rows)
@@ -137,7 +139,7 @@ class Monitor:
                 net.engine.count(np.zeros((1, net.input_size), np.float32), rows)
         # Labels by class index, and the output above which the second of two classes is predicted.
         self._classes = net.classes
-        self._task = net.task or "regression"
+        self._task = net.task
         self._measure = MEASURES[self._task]
         self._boundary = 0.5 if net.layers[-1].activation.name == "sigmoid" else 0.0
         # Sums are vectors: the rows; differing rows or label entries, or squared differences,
@@ -152,6 +154,38 @@ class Monitor:
         self._sampling = True
         self.reset()
         _monitors.add(self)
+
+    # The network
+
+    @property
+    def network(self) -> Network:
+        """The network that is watched."""
+        return self._network
+
+    @property
+    def task(self) -> str:
+        """The network's task."""
+        return self._task
+
+    @property
+    def classes(self) -> npt.NDArray[Any] | None:
+        """The network's labels by class index; None unless it is a classifier."""
+        return self._classes
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The network's layers."""
+        return self._network.layers
+
+    @property
+    def input_size(self) -> int:
+        """Width d of an input row."""
+        return self._network.input_size
+
+    @property
+    def output_size(self) -> int:
+        """Width k of an output row."""
+        return self._network.output_size
 
     # Calls
 
@@ -194,6 +228,26 @@ class Monitor:
     def __exit__(self, *exception: object) -> None:
         """Sample no more rows."""
         self._sampling = False
+
+    def __repr__(self) -> str:
+        """Widths and task of the network, rate and counts."""
+        layers = self._network.layers
+        widths = "-".join(str(n) for n in (layers[0].inputs, *(layer.outputs for layer in layers)))
+        with self._lock:
+            seen, sampled = self._seen, int(self._total[0]) + self._skipped
+            ended = "" if self._sampling else ", sampling ended"
+        return (
+            f"<lrgate.Monitor of {widths}, {self._task}, rate {self._rate:g}, "
+            f"{seen} rows seen, {sampled} sampled{ended}>"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """Name the way to the network's other attributes."""
+        message = f"'Monitor' object has no attribute {name!r}"
+        network = self.__dict__.get("_network")
+        if not name.startswith("_") and hasattr(type(network), name):
+            message += f": write monitor.network.{name}"
+        raise AttributeError(message, name=name, obj=self)
 
     def __reduce__(self) -> Any:
         """Refuse to be pickled or copied."""
@@ -410,16 +464,12 @@ def _wilson(share: float, rows: int) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
-
-
 def _is_integer(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _refusal(name: str, expected: str, got: object) -> Exception:
-    kind = ValueError if _is_number(got) else TypeError
+    kind = ValueError if is_real(got) else TypeError
     return kind(f"{name} must be {expected}, got {got!r}")
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.estimators.checks import checked_integer
-from lrgate.inputs import plain_array
+from lrgate.inputs import checked_integer, plain_array
 from lrgate.model.layer import Gate
 from lrgate.types import Float64Array
 
@@ -89,7 +88,7 @@ class Estimate:
         full = int(self.u.shape[1])
         if self.rows is not None and full == self.rows - 1:  # the rows limit them
             full = min(self.u.shape[0], self.v.shape[1])
-        rank = checked_integer("rank", rank, 1, full)
+        rank = checked_integer(rank, "rank", 1, full)
         if rank > self.max_rank:
             raise ValueError(f"rank {rank} needs at least {rank + 1} rows, got {self.rows}")
         return rank

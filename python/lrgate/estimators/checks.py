@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from lrgate.inputs import checked_integer
 from lrgate.model.activation import Activation
 from lrgate.model.layer import Gate, Layer
 from lrgate.types import Float64Array
@@ -17,11 +17,9 @@ __all__ = [
     "check_finite",
     "check_gate",
     "check_widths",
-    "checked_integer",
     "checked_max_rank",
     "checked_offset",
     "checked_ranks",
-    "checked_share",
     "parameter_of",
 ]
 
@@ -66,22 +64,9 @@ def check_finite(name: str, values: npt.NDArray[Any]) -> None:
         raise ValueError(f"{name} must be finite, got {values[~np.isfinite(values)][0]}")
 
 
-def checked_integer(name: str, value: int, least: int, most: int | None = None) -> int:
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be an integer, got {value}")
-    try:
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if value < least or (most is not None and value > most):
-        expected = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} must be {expected}, got {value}")
-    return value
-
-
 def checked_max_rank(layer: Layer, max_rank: int | None) -> int:
     full = min(layer.inputs, layer.outputs)
-    return full if max_rank is None else checked_integer("max_rank", max_rank, 1, full)
+    return full if max_rank is None else checked_integer(max_rank, "max_rank", 1, full)
 
 
 def checked_ranks(layer: Layer, ranks: Sequence[int]) -> list[int]:
@@ -93,15 +78,7 @@ def checked_ranks(layer: Layer, ranks: Sequence[int]) -> list[int]:
     if not given:
         raise ValueError("ranks must have at least one rank, got 0")
     full = min(layer.inputs, layer.outputs)
-    return sorted({checked_integer(f"ranks[{i}]", k, 1, full) for i, k in enumerate(given)})
-
-
-def checked_share(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be from 0 to 1, got {value}")
-    return float(value)
+    return sorted({checked_integer(k, f"ranks[{i}]", 1, full) for i, k in enumerate(given)})
 
 
 def parameter_of(activation: Activation) -> float:

@@ -11,7 +11,6 @@ from lrgate.estimators.adam import batch_size, train
 from lrgate.estimators.base import Estimate
 from lrgate.estimators.checks import (
     check_widths,
-    checked_integer,
     checked_offset,
     checked_ranks,
     parameter_of,
@@ -26,6 +25,7 @@ from lrgate.estimators.rows import (
     scaled_rows,
 )
 from lrgate.estimators.whitening import whitened
+from lrgate.inputs import checked_integer
 from lrgate.inputs.sparse import SparseInputs
 from lrgate.model.activation import Activation
 from lrgate.model.layer import Layer
@@ -125,8 +125,8 @@ def logistic(
     """
     offset = checked_offset(layer)
     ranks = checked_ranks(layer, ranks)
-    seed = checked_integer("seed", seed, 0)
-    epochs = checked_integer("epochs", epochs, 1)
+    seed = checked_integer(seed, "seed", 0)
+    epochs = checked_integer(epochs, "epochs")
     most = ranks[-1]
     rows = checked_inputs(layer, inputs, f"rank {most}", most + 1)
     if start is None:

@@ -7,10 +7,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.estimators.checks import check_finite, check_gate, checked_offset, checked_share
+from lrgate.estimators.checks import check_finite, check_gate, checked_offset
 from lrgate.estimators.hull import hull_corners
 from lrgate.estimators.products import float32_outputs
 from lrgate.estimators.rows import CHUNK_VALUES, Rows, checked_inputs, chunks
+from lrgate.inputs import checked_share
 from lrgate.model.layer import Gate, Layer
 from lrgate.types import Float64Array
 
@@ -153,10 +154,10 @@ class ThresholdPath:
             came = "neither" if lost_energy is None else "both"
             raise ValueError(f"expected either lost_energy or computed_share, got {came}")
         if lost_energy is not None:
-            target = checked_share("lost_energy", lost_energy)
+            target = checked_share(lost_energy, "lost_energy")
             steps = int(np.searchsorted(-self.lost_energy, -target))
         else:
-            target = checked_share("computed_share", computed_share)
+            target = checked_share(computed_share, "computed_share")
             steps = max(0, int(np.searchsorted(self.computed_share, target, side="right")) - 1)
         bias = self._start.bias.copy()
         bias[self._units[:steps]] = self._biases[:steps]  # of a unit's steps the last one holds

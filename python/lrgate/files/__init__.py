@@ -14,13 +14,13 @@ key                                   what it holds
 ``input.range``                       (2,) or (2, d); the lowest and the highest raw input
 ``probe.x``, ``probe.y``              (n, d) and (n, k)
 ``probe.planned``                     (m n, k), m times (n, k); see `PlannedOutputs`
-``lrgate``                            all that is no array, as JSON: see `_header`
+``lrgate``                            all else, as JSON: see `lrgate.files.header`
 ====================================  ==================================================
 
 In an `.npz` file ``lrgate`` is a 0-d array of text, in a `.safetensors` file an entry of the file's
 metadata. A file of weights, biases and input keys alone may lack it: then hidden layers are ReLU
 and the last one is linear. Since format version 2 the JSON has a checksum of the whole file, see
-`_Checksum`; files of version 1 have none.
+`lrgate.files.checksum`; files of version 1 have none.
 
 A file is not trusted. Nothing in it is unpickled; every size that it states is checked against the
 bytes that are there before memory is taken for it; and whatever is wrong with it ends in a
@@ -54,8 +54,8 @@ MAX_BYTES: Final = 4 << 30
 def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Model:
     """Read a model from an `.npz` or `.safetensors` file.
 
-    Arrays may be float16, float32, float64, bool or integers; all but uint8 probe rows and orders,
-    which are integers, become float32.
+    Arrays may be float16, float32, float64, bool or integers; all become float32, except
+    uint8 probe rows and kept units, which are integers.
 
     Parameters
     ----------

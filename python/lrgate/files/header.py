@@ -115,7 +115,7 @@ def check_fields(name: str, value: Any, fields: tuple[str, ...]) -> None:
 def check_count(name: str, values: list[Any], count: int) -> None:
     if len(values) != count:
         raise FileFormatError(
-            f"lrgate.{name} must have {count} entries, one a layer, got {len(values)}"
+            f"lrgate.{name} must have {count} entries, one per layer, got {len(values)}"
         )
 
 

@@ -10,7 +10,7 @@ from lrgate import _core
 from lrgate.measure import timing
 from lrgate.measure.machine import fingerprint
 from lrgate.results.phases import Peaks, PhaseProfile, Phases
-from lrgate.runtime import num_threads
+from lrgate.runtime import thread_limit
 
 __all__ = ["measure_peaks", "measure_phases"]
 
@@ -79,5 +79,5 @@ def _call_seconds(net: _core.Network, x: Any, batch_size: int, seconds: float) -
     calls = [x[first : first + batch_size] for first in range(0, x.shape[0], batch_size)]
     # All calls of one size, but for the case of a single one.
     calls = [call for call in calls if call.shape[0] == calls[0].shape[0]]
-    with num_threads(1):
+    with thread_limit(1):
         return timing.interleaved({"call": net}, calls, seconds)["call"].seconds_per_row

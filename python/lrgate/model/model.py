@@ -50,7 +50,7 @@ class Model(ReadOnlyArrays):
         and tuples are turned into these.
     input_range : (low, high), optional
         What callers promise about raw inputs, each a number or an array (d,). Units that no row in
-        the range can switch on may be left out of an `order`; rows outside it may then give other
+        the range can switch on may be left out of `kept_units`; rows outside it may then give other
         results. Stored as an array of shape (2,) or (2, d).
     machine : dict, optional
         Where the plan was measured, as `lrgate.measure.machine.fingerprint` gives it; None where it
@@ -151,12 +151,12 @@ class Model(ReadOnlyArrays):
             raise TypeError(f"plan must be a tuple of BatchPlan, got {type(plan).__name__}")
         set_field(self, "plan", tuple(plan))
         if not plan:
-            raise ValueError("plan must have at least one class, got 0")
+            raise ValueError("plan must have at least one batch size, got 0")
         for i, entry in enumerate(plan):
             check_type(f"plan[{i}]", entry, BatchPlan)
             if len(entry.strategies) != len(self.layers):
                 raise ValueError(
-                    f"plan[{i}].strategies must have {len(self.layers)} entries, one a layer, "
+                    f"plan[{i}].strategies must have {len(self.layers)} entries, one per layer, "
                     f"got {len(entry.strategies)}"
                 )
             self._check_precisions(f"plan[{i}].precisions", entry)
@@ -164,7 +164,7 @@ class Model(ReadOnlyArrays):
     def _check_planned(self, name: str, planned: PlannedOutputs) -> None:
         if len(planned.strategies) != len(self.layers):
             raise ValueError(
-                f"{name}.strategies must have {len(self.layers)} entries, one a layer, "
+                f"{name}.strategies must have {len(self.layers)} entries, one per layer, "
                 f"got {len(planned.strategies)}"
             )
         for i, layer in enumerate(self.layers):

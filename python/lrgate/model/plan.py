@@ -25,9 +25,9 @@ class BatchPlan:
     rows : int
         The number of rows that the plan was made for, from 1 to 2147483647.
     strategies : tuple of str
-        ``dense``, ``skip`` or ``gate``, one a layer.
+        ``dense``, ``skip`` or ``gate``, one per layer.
     precisions : tuple of str
-        ``f32`` or ``int8``, one a layer.
+        ``f32`` or ``int8``, one per layer.
 
     Raises
     ------

@@ -25,7 +25,7 @@ class PlannedOutputs(ReadOnlyArrays):
     strategies : tuple of str
         ``gate`` where the plan has gates, else ``dense``: skip gives the same outputs.
     precisions : tuple of str
-        ``f32`` or ``int8``, one a layer.
+        ``f32`` or ``int8``, one per layer.
     y : array of shape (n, k)
         The last layer's raw outputs.
     tolerance : float

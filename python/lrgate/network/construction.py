@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrgate import inputs
+from lrgate import _core, inputs
 from lrgate.model.activation import Activation
 from lrgate.model.arrays import as_float32
 from lrgate.model.layer import Layer
@@ -22,10 +23,27 @@ __all__ = [
     "input_map",
     "layer_of",
     "listed",
+    "not_a_model",
     "one_per_layer",
-    "usual_task",
     "where",
 ]
+
+
+def not_a_model(given: Any) -> str:
+    """The message for `Network(given)`, with the call that makes a network of it."""
+    message = (
+        "Network must be made by Network.load(path) or Network.from_layers([(weight, bias), ...])"
+    )
+    if given is None:
+        return message
+    if isinstance(given, _core.Network):
+        return f"{message}, got a Network: it never changes, use it as it is"
+    got = f"{message}, got {type(given).__name__}"
+    if isinstance(given, str | os.PathLike):
+        return f"{got}: write Network.load({os.fspath(given)!r})"
+    if isinstance(given, list | tuple):
+        return f"{got}: write Network.from_layers(layers)"
+    return got
 
 
 def where(kept: Sequence[bool], old: list[str], new: list[str]) -> list[str]:
@@ -42,7 +60,7 @@ def one_per_layer(new: Any, old: list[Any], name: str) -> list[Any]:
                 raise ValueError(f"{name} must name layers from 0 to {count - 1}, got {i!r}")
             result[i] = value
         return result
-    if not isinstance(new, Sequence):
+    if not isinstance(new, Sequence) or isinstance(new, str):
         raise TypeError(
             f"{name} must be a mapping or a sequence of {name}, got {type(new).__name__}"
         )
@@ -88,7 +106,7 @@ def activations_of(given: Any, usual: list[Any]) -> list[Activation]:
     """One activation per layer from what `from_layers` is given."""
     if given is None:
         given = usual
-    elif isinstance(given, str | Activation | Mapping):
+    elif isinstance(given, str | Activation | Mapping) or _is_pair(given):
         one = Activation.parse(given, "activations")
         if one.name == "softmax":
             raise ValueError(
@@ -99,20 +117,24 @@ def activations_of(given: Any, usual: list[Any]) -> list[Activation]:
     else:
         given = inputs.as_list(given, "activations", "activations")
         if len(given) != len(usual):
+            hidden = len(given) == len(usual) - 1
             raise ValueError(
-                f"activations must have {len(usual)} entries, one per layer, got {len(given)}"
+                f"activations must have {len(usual)} entries, one per layer, or be a single name "
+                f"for all hidden layers, got {len(given)} entries"
+                + ': add that of the last layer, such as "identity"'
+                * hidden
             )
     return [Activation.parse(a, f"activations[{i}]") for i, a in enumerate(given)]
 
 
-def usual_task(layers: Sequence[Layer], has_classes: bool) -> str:
-    if has_classes:
-        return "classification"
-    last = layers[-1] if layers else None
-    if last is None or last.activation.name not in ("softmax", "sigmoid"):
-        return "regression"
-    several = last.activation.name == "sigmoid" and last.outputs > 1
-    return "multilabel" if several else "classification"
+def _is_pair(given: Any) -> bool:
+    """Whether it is one (name, parameter), not a sequence of activations."""
+    return (
+        isinstance(given, tuple)
+        and len(given) == 2
+        and isinstance(given[0], str)
+        and isinstance(given[1], int | float | np.number)
+    )
 
 
 def layer_of(pair: Any, i: int) -> Layer:

@@ -24,8 +24,8 @@ from lrgate.model.activation import Activation
 from lrgate.model.arrays import as_classes, as_range
 from lrgate.model.json import Machine
 from lrgate.model.layer import Gate, Layer, Quantization
-from lrgate.model.model import TASKS, Model
-from lrgate.model.plan import PRECISIONS, BatchPlan
+from lrgate.model.model import Model
+from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import Probe
 from lrgate.network.checking import (
     can_run,
@@ -42,8 +42,8 @@ from lrgate.network.construction import (
     input_map,
     layer_of,
     listed,
+    not_a_model,
     one_per_layer,
-    usual_task,
     where,
 )
 from lrgate.network.engine import (
@@ -55,6 +55,8 @@ from lrgate.network.engine import (
     layer_profile,
     units_before,
 )
+from lrgate.network.identity import array_bytes, token_of
+from lrgate.network.planning import checked_precisions, checked_strategies
 from lrgate.network.quantizing import (
     compare_int8,
     fit_int8,
@@ -62,6 +64,7 @@ from lrgate.network.quantizing import (
     warn_of,
     with_fewer_layers,
 )
+from lrgate.network.tasks import check_task, declared, usual_task
 from lrgate.quantization.rows import canonical, check_signals, split
 from lrgate.results.optimization import OptimizeReport
 from lrgate.results.phases import Phases
@@ -74,73 +77,97 @@ __all__ = [
 ]
 
 
-# What measuring the plan of a file from another machine may take, and the most classes it may have
-# to be measured: each takes a few calls at least.
+# Time for measuring the plan of a file from another machine, and the most batch sizes that such a
+# plan may have: each takes a few calls at least.
 _RETUNE_SECONDS: Final = 0.06
-_RETUNE_CLASSES: Final = 16
+_RETUNE_BATCH_SIZES: Final = 16
 
 
 class Network(_core.Network):
-    """A trained fully connected network. It never changes; methods return new networks.
+    """A trained fully connected network. It never changes; its methods return new networks.
 
-    Made by :meth:`load` or :meth:`from_layers`. Calling it with rows gives the last layer's raw
-    outputs:
+    :meth:`load` reads one from a file, :meth:`from_layers` builds one from weights and biases. It
+    may be shared by threads, pickled, and used after a fork.
 
-    - ``net(x)`` and :meth:`forward`: float32 (n, k),
-    - :meth:`predict`: labels (n,) of a classifier; 0 and 1 (n, k), int64, of a multilabel network;
-      values of a regressor, (n, k), or (n,) where it has one output,
-    - :meth:`predict_proba`: probabilities (n, k) of a classifier or a multilabel network.
+    Methods
+    -------
+    __call__(x)
+        The raw outputs of the last layer: float32 (n, k) for rows `x` of shape (n, d), (k,) for one
+        row (d,). The same as :meth:`forward` without options, with less overhead.
+    forward(x, *, out=None, num_threads=None)
+        The same, float32 (n, k). `out`, a C-contiguous float32 array of the shape of the result,
+        receives the outputs and is returned; it may overlap `x`.
+    predict(x, *, num_threads=None, nan_label=None)
+        The labels of a classifier, entries of :attr:`classes`, (n,). The labels 0 and 1 of a
+        multilabel network, int64 (n, k). The values of a regressor, float32 (n, k), or (n,) if it
+        has one output. For one row the result has no batch axis: a label is a NumPy scalar.
+    predict_proba(x, *, num_threads=None)
+        The probabilities of a classifier or of each label of a multilabel network: float32 (n, k),
+        or (k,) for one row. A classifier with one output has k = 2.
+    quantize(x), tune(x), profile(x), monitor(), save(path)
+        See their own documentation, as for all other methods.
 
-    A network may be shared by threads, pickled, and used after a fork.
+    Raises
+    ------
+    TypeError
+        By the calls above, if `x` does not hold real numbers, or `out` is not a float32 array.
+    ValueError
+        By the calls above, if the shape of `x` or `out` does not fit, `num_threads` is below 1,
+        :meth:`predict` meets outputs that are NaN and has no `nan_label`, or :meth:`predict_proba`
+        is called on a regressor.
+    MemoryError
+        By the calls above, if there is no memory for the outputs or for packed weights.
 
-    Rows
-    ----
-    ``x`` is (n, d), or (d,) for one row: then the result has no batch axis either, and a label, or
-    the value of a regressor with one output, is a NumPy scalar. float32 rows whose values are side
-    by side are used in place, as are uint8 rows; float16, float64, integers, bool, other strides
-    and byte orders are copied and converted to float32 as ``numpy.astype`` does. ``scipy.sparse``
-    rows are used as CSR, in place where they are that with float32 data.
+    Notes
+    -----
+    **Rows.** `x` is (n, d), or (d,) for one row. float32 rows whose values are side by side are
+    used in place, as are uint8 rows; float16, float64, integers, bool, other strides and byte
+    orders are copied and converted to float32 as ``numpy.astype`` does. ``scipy.sparse`` rows are
+    used as CSR, in place if they are CSR with float32 data.
 
-    DataFrames, Series and tables of pandas, polars and pyarrow are taken where their columns hold
+    DataFrames, Series and tables of pandas, polars and pyarrow are taken if their columns hold
     numbers or bool, also nullable ones, sparse ones, categories that are numbers, and objects that
     are numbers; missing values become NaN. Other columns are refused by name. Arrays of objects are
-    taken where all objects are numbers. Complex numbers, text and dates are refused, as are masked
+    taken if all objects are numbers. Complex numbers, text and dates are refused, as are masked
     arrays with a masked cell: fill them first.
 
-    Missing values
-    --------------
-    NaN in a row gives NaN in that row's outputs and probabilities, and changes no other row.
-    :meth:`predict` of a classifier or a multilabel network raises ValueError for rows whose outputs
-    are NaN, and names them. With ``nan_label=`` these rows get that label instead (a multilabel
-    network: in each of their k entries); labels are then objects where it is of another kind than
-    the classes. A regressor gives NaN.
+    **Missing values.** NaN in a row gives NaN in that row's outputs and probabilities, and changes
+    no other row. :meth:`predict` of a classifier or a multilabel network raises ValueError for rows
+    whose outputs are NaN, and names them. With `nan_label` these rows get that label instead (a
+    multilabel network: in each of their k entries); labels are then objects if it is of another
+    kind than the classes. A regressor gives NaN.
 
-    Multilabel networks
-    -------------------
-    With the task ``"multilabel"`` each output is a label of its own: present where a sigmoid's
-    output is above 0.5, or where another activation's raw output is above 0. Probabilities are the
-    outputs of a sigmoid, or the sigmoid of the raw outputs.
+    **Multilabel networks.** With the task ``"multilabel"`` each output is a label of its own:
+    present if the output of a sigmoid is above 0.5, or the raw output of another activation above
+    0. Probabilities are the outputs of a sigmoid, or the sigmoid of the raw outputs.
 
     Examples
     --------
     >>> import numpy as np
     >>> hidden = (np.array([[1.0, -1.0], [2.0, 0.5]]), np.array([0.0, -1.0]))
-    >>> output = (np.array([[1.0, 1.0]]), np.array([0.5]))
-    >>> net = Network.from_layers([hidden, output])
-    >>> net(np.array([[3.0, 1.0]], np.float32))
-    array([[8.]], dtype=float32)
+    >>> output = (np.array([[1.0, 1.0], [0.0, 2.0]]), np.array([0.5, 0.0]))
+    >>> net = Network.from_layers([hidden, output], classes=["cat", "dog"])
+    >>> x = np.array([[3.0, 1.0], [-1.0, 1.0]], np.float32)
+    >>> net(x)
+    array([[ 8. , 11. ],
+           [ 0.5,  0. ]], dtype=float32)
+    >>> net.predict(x)
+    array(['dog', 'cat'], dtype='<U3')
+    >>> net.predict_proba(x).round(2)
+    array([[0.05, 0.95],
+           [0.62, 0.38]], dtype=float32)
+    >>> net.predict(x[0])  # one row
+    np.str_('dog')
     """
 
     _model: Model
+    _report: OptimizeReport | None = None
     _quantization_report: QuantizationReport | None = None
 
-    def __new__(cls, model: Model, engine: _core.Engine | None = None) -> Self:
-        """Build a network from a model; `engine` is for internal use."""
+    def __new__(cls, model: Model | None = None, engine: _core.Engine | None = None) -> Self:
+        """Build a network from a model; for internal use."""
         if not isinstance(model, Model):
-            raise TypeError(
-                "Network must be made by Network.load(path) or "
-                f"Network.from_layers([(weight, bias), ...]), got {type(model).__name__}"
-            )
+            raise TypeError(not_a_model(model))
         if engine is None:
             engine = build_engine(model)
         net = super().__new__(cls, engine, model.task or "regression", model.classes)
@@ -150,7 +177,14 @@ class Network(_core.Network):
     # Making and storing
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, tune: bool = True) -> Self:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        tune: bool = True,
+        task: str | None = None,
+        classes: npt.ArrayLike | None = None,
+    ) -> Self:
         """Load a network from a ``.npz`` or ``.safetensors`` file.
 
         Parameters
@@ -162,6 +196,15 @@ class Network(_core.Network):
             Where the file's plan was measured on another machine, and the file has a probe, measure
             it again on the probe's rows, for about a tenth of a second. A layer uses its gate only
             if the file's plan does in some batch size. False keeps the plan as it is.
+        task : {"classification", "regression", "multilabel"}, optional
+            The task, for a file that does not have one.
+        classes : array-like (k,), optional
+            Labels as in :meth:`from_layers`, for a file that does not have them. They make the task
+            classification.
+
+        Returns
+        -------
+        Network
 
         Raises
         ------
@@ -170,13 +213,22 @@ class Network(_core.Network):
             file is never unpickled, sizes are checked before memory is taken, and the checksum is
             checked.
         ValueError
-            If the suffix is neither of the two, or `path` has a NUL character.
+            If the suffix is neither of the two, `path` has a NUL character, or `task` or `classes`
+            do not fit the network or differ from those of the file.
+        TypeError
+            If `classes` are not labels of one kind.
         OSError
             If the file cannot be read.
         MemoryError
             If the network does not fit into memory.
+
+        Examples
+        --------
+        >>> weights = {"layers.0.weight": np.eye(2, dtype=np.float32)}
+        >>> np.savez("plain.npz", **weights)  # doctest: +SKIP
+        >>> net = Network.load("plain.npz", classes=["cat", "dog"])  # doctest: +SKIP
         """
-        model = files.load(path)
+        model = declared(files.load(path), task, classes)
         try:
             net = cls(model)
             if tune and model.machine not in (None, fingerprint()):
@@ -231,13 +283,14 @@ class Network(_core.Network):
             One per layer: ``"relu"``, ``("clipped_relu", upper)``, ``("thresholded_relu",
             threshold)``, ``("leaky_relu", slope)``, ``"tanh"``, ``"sigmoid"``, ``"gelu"``,
             ``"softmax"`` or ``"identity"``. By default a Layer keeps its own, and others have relu
-            on all layers except the last, which has identity. A single name, or an Activation, is
-            that of all layers except the last, which is as by default.
+            on all layers except the last, which has identity. A single entry, such as ``"relu"``
+            or ``("clipped_relu", 6)``, is that of all hidden layers; the last layer has its
+            default.
         task : {"classification", "regression", "multilabel"}, optional
             By default classification where `classes` is given or the last activation is softmax or
-            the sigmoid of one output; multilabel where several outputs are sigmoids; else
-            regression. With ``"classification"``, or `classes`, several sigmoids are one class of
-            many: the largest.
+            the sigmoid of one output; multilabel where several outputs are sigmoids. Otherwise it
+            is left open: a regressor, unless :func:`lrgate.optimize` is given labels. With
+            ``"classification"``, or `classes`, several sigmoids are one class of many: the largest.
         classes : array-like (k,), optional
             Labels that :meth:`predict` gives; two for a network with one output. By default
             0, 1, ... All str or all numbers; integers of any width become int64. A multilabel
@@ -276,8 +329,8 @@ class Network(_core.Network):
         ]
         if task is None:
             task = usual_task(made, classes is not None)
-        elif task not in TASKS:
-            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+        else:
+            check_task(task)
         model = Model(
             layers=tuple(made),
             task=task,
@@ -292,6 +345,20 @@ class Network(_core.Network):
         """Pickle the model; packed weights are made again."""
         return (type(self), (self._model,))
 
+    def __sizeof__(self) -> int:
+        """Bytes in memory: arrays, weights in all layouts packed so far, and the object itself.
+
+        Networks made from one another share arrays, which count in each of them.
+        """
+        return object.__sizeof__(self) + self.nbytes + array_bytes(self._model)
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        """A deterministic hash of the weights, the plan, the task and the rest of the model.
+
+        Equal networks have the same hash in every process, also after they are saved and loaded.
+        """
+        return ("lrgate.Network", token_of(self._model, self.plan))
+
     # What it is
 
     @property
@@ -303,12 +370,13 @@ class Network(_core.Network):
         return self._model.layers
 
     @property
-    def task(self) -> str | None:
+    def task(self) -> str:
         """``"classification"``, ``"regression"`` or ``"multilabel"``.
 
-        None where the network's file does not say: it then acts as a regressor.
+        A network whose task is left open, by its file or by :meth:`from_layers`, is a regressor.
+        :func:`lrgate.optimize` takes it for a classifier if it is given labels.
         """
-        return self._model.task
+        return self._model.task or "regression"
 
     @property
     def classes(self) -> npt.NDArray[Any] | None:
@@ -378,7 +446,9 @@ class Network(_core.Network):
         ValueError
             If the network's file holds a report of another form, as another version may write it.
         """
-        return None if self._model.report is None else OptimizeReport.from_dict(self._model.report)
+        if self._report is None and self._model.report is not None:
+            self._report = OptimizeReport.from_dict(self._model.report)
+        return self._report
 
     @property
     def quantization_report(self) -> QuantizationReport | None:
@@ -389,10 +459,36 @@ class Network(_core.Network):
         return self._quantization_report
 
     def plan_for(self, rows: int = 1) -> BatchPlan:
-        """Strategy and precision of each layer in a call on `rows` rows."""
-        if rows < 0:
-            raise ValueError(f"rows must be at least 0, got {rows}")
-        chosen = self.engine.class_for(rows)
+        """The strategy and precision of each layer in a call with this many rows.
+
+        Parameters
+        ----------
+        rows : int
+            The number of rows of the call, 0 or more.
+
+        Returns
+        -------
+        BatchPlan
+            The entry of :attr:`plan` whose number of rows is nearest on a log scale. Its ``rows``
+            is the batch size that it was made for.
+
+        Raises
+        ------
+        TypeError
+            If `rows` is not an integer.
+        ValueError
+            If `rows` is below 0.
+
+        Examples
+        --------
+        >>> import lrgate
+        >>> net, x, y = lrgate.examples.mnist()
+        >>> net.plan_for(80).rows
+        64
+        >>> net.dense().plan_for(80).strategies
+        ('dense', 'dense', 'dense', 'dense')
+        """
+        chosen = self.engine.class_for(inputs.checked_integer(rows, "rows", 0))
         return next(plan for plan in self.plan if plan.rows == chosen)
 
     def __repr__(self) -> str:
@@ -437,46 +533,14 @@ class Network(_core.Network):
 
         Raises
         ------
+        TypeError
+            If an argument is not a sequence of names.
         ValueError
             If the number or a name is wrong, a layer has no gate, or is not quantised.
         """
-        if isinstance(strategies, str):
-            raise TypeError("strategies must be a sequence of names, got a string")
-        names = list(strategies)
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError(f"strategies must be a sequence of names, got {names!r}")
-        plan = [(1, names, self._checked_precisions(precision, names))]
+        names = checked_strategies(strategies, self.layers)
+        plan = [(1, names, checked_precisions(precision, names, self.layers))]
         return self._with_engine_plan(self.engine.with_plan(plan))
-
-    def _checked_precisions(
-        self, precision: str | Sequence[str], strategies: list[str]
-    ) -> list[str]:
-        if isinstance(precision, str):
-            precisions = [precision] * len(strategies)
-        elif isinstance(precision, Sequence):
-            precisions = list(precision)
-        else:
-            raise TypeError(
-                f"precision must be a name or a sequence of names, got {type(precision).__name__}"
-            )
-        if len(precisions) != len(strategies):
-            raise ValueError(
-                f"precision must have {len(strategies)} entries, one for each of strategies, "
-                f"got {len(precisions)}"
-            )
-        for i, (word, strategy, layer) in enumerate(
-            zip(precisions, strategies, self.layers, strict=False)
-        ):
-            if word not in PRECISIONS:
-                raise ValueError(f"precision[{i}] must be 'f32' or 'int8', got {word!r}")
-            reason = None
-            if word == "int8" and layer.quantization is None:
-                reason = f"layers[{i}] is not quantised"
-            elif word == "int8" and strategy == "gate" and layer.gate and layer.gate.range is None:
-                reason = f"the gate of layers[{i}] has no range"
-            if reason is not None:
-                raise ValueError(f"precision[{i}] must be 'f32', since {reason}, got 'int8'")
-        return precisions
 
     def _with_engine_plan(self, engine: _core.Engine, machine: Machine | None = None) -> Self:
         return self._with(engine, plan=batch_plans(engine), machine=machine, report=None)
@@ -719,22 +783,22 @@ class Network(_core.Network):
         ------
         ValueError
             If `x` has no rows or another width, or a batch size is below 1 or given twice.
+        TypeError
+            If a batch size is not an integer.
         """
         sizes = inputs.as_list(batch_sizes, "batch_sizes")
-        for size in sizes:
-            if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-                raise ValueError(f"batch_sizes must be integers of at least 1, got {size!r}")
-        engine = self.engine.tune(x, [int(size) for size in sizes], seconds)
+        checked = [inputs.checked_integer(size, "batch_sizes") for size in sizes]
+        engine = self.engine.tune(x, checked, seconds)
         return self._with_engine_plan(engine, fingerprint())
 
     def _retune(self, seconds: float) -> Self:
         """The same network, its plan measured here on its probe, in about `seconds` in all.
 
-        Gates stay off where no class of the plan has them on. A class that there is no time for
-        keeps its plan.
+        Gates stay off if they are off in all batch sizes of the plan. A batch size that there is no
+        time for keeps its plan.
         """
         probe, plan = self._model.probe, self._model.plan
-        if probe is None or len(probe.x) == 0 or plan is None or len(plan) > _RETUNE_CLASSES:
+        if probe is None or len(probe.x) == 0 or plan is None or len(plan) > _RETUNE_BATCH_SIZES:
             return self
         engine = self.engine.retune(probe.x, seconds)
         return self._with(engine, plan=batch_plans(engine), machine=fingerprint())
@@ -788,7 +852,7 @@ class Network(_core.Network):
 
         Returns
         -------
-        lrgate.phases.Phases
+        lrgate.results.Phases
             Per phase: time, bytes, operations and bound per row. ``print`` shows a table.
 
         Raises
@@ -832,7 +896,7 @@ class Network(_core.Network):
         """A stand-in for the network that compares a sample of the rows with the dense network.
 
         Use it in place of the network, and as a context manager where the sampling is to end:
-        drift of the inputs shows in its :meth:`~lrgate.monitoring.Monitor.report`, and in warnings
+        drift of the inputs shows in its :meth:`~lrgate.Monitor.report`, and in warnings
         of the logger ``lrgate.monitor``.
 
         Parameters

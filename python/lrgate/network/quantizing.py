@@ -145,7 +145,7 @@ def compare_int8(
         typical = typical_rows(held, net.layers[0].weight, net.input_scale)
         worst = difference.worst(_int8_difference(net, typical)[1])
         worst = worst.worst(_int8_difference(net, at_most_held(fitted))[1])
-    task = net.task or "regression"
+    task = net.task
     expected = nan if task == "regression" else difference.expected_changed
     report = QuantizationReport(
         task,

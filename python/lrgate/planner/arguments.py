@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
-from decimal import Decimal
-from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.inputs import as_list, label_array
+from lrgate.inputs import as_list, checked_integer, checked_number, is_real, label_array
 from lrgate.network import Network
 from lrgate.planner.split import FIT_SHARE, MOST_ROWS
 from lrgate.types import IntArray
 
 __all__ = [
     "check_range",
-    "checked_budget",
     "checked_confidence",
-    "checked_integer",
     "checked_ranks",
     "checked_row_error",
     "checked_sizes",
@@ -38,36 +33,21 @@ PRUNES: Final = ("proven", "never_on", "none")
 _SCALED_VALUES: Final = 1 << 22
 
 
-def checked_budget(value: Any) -> float:
-    if not _is_number(value):
-        raise TypeError(f"max_error_increase must be a number, got {value!r}")
-    if not 0 <= float(value) <= 1:
-        raise ValueError(f"max_error_increase must be from 0 to 1, got {value}")
-    return float(value)
-
-
 def checked_confidence(value: Any) -> float:
-    if not _is_number(value):
-        raise TypeError(f"confidence must be a number, got {value!r}")
-    if not 0.5 < float(value) < 1:
+    level = checked_number(value, "confidence")
+    if not 0.5 < level < 1:
         raise ValueError(f"confidence must be above 0.5 and below 1, got {value}")
-    return float(value)
+    return level
 
 
 def checked_row_error(value: Any) -> float | None:
     if value is None:
         return None
-    if not _is_number(value):
+    if not is_real(value):
         raise TypeError(f"max_row_error must be a number or None, got {value!r}")
     if not 0 < float(value) < math.inf:
         raise ValueError(f"max_row_error must be above 0 and finite, got {value}")
     return float(value)
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool | np.bool_):
-        return False
-    return isinstance(value, int | float | np.integer | np.floating | Decimal | Fraction)
 
 
 def checked_sizes(batch_sizes: Any) -> list[int]:
@@ -125,18 +105,6 @@ def _outside(rows: Any, low: Any, high: Any) -> tuple[int, int, float, int] | No
             first = at + row, column, float(part[row, column])
         count += len(wrong)
     return None if first is None else (*first, count)
-
-
-def checked_integer(value: Any, name: str, least: int = 1) -> int:
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be an integer, got {value}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
 
 
 def checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -9,15 +10,14 @@ from typing import Any, Final
 import numpy.typing as npt
 
 from lrgate._core import get_num_threads
-from lrgate.inputs import checked_rows
+from lrgate.inputs import checked_integer, checked_rows, checked_share, label_array
 from lrgate.network import Network
+from lrgate.network.tasks import for_targets
 from lrgate.planner.arguments import (
     PRECISIONS,
     PRUNES,
     check_range,
-    checked_budget,
     checked_confidence,
-    checked_integer,
     checked_ranks,
     checked_row_error,
     checked_sizes,
@@ -72,7 +72,10 @@ def optimize(
     y : array-like (n,) or (n, k), optional
         Labels, of the network's ``classes``; 0 and 1 for each label of a multilabel network;
         values for a regressor. Columns of pandas, polars and pyarrow are taken too. Without them
-        the budget is one of disagreement with the dense network.
+        the budget is one of disagreement with the dense network. If the network's task was left
+        open and it has k > 1 outputs, integer or text labels (n,) make it a classifier: its classes
+        are 0 to k - 1 if all labels are such integers, otherwise the distinct labels in ascending
+        order, of which there must be k.
     max_error_increase : float
         The budget. A classifier: increase of the share of wrong rows (0.001 is a tenth of a
         percentage point), or without `y` the share of rows whose class changes. A multilabel
@@ -140,7 +143,7 @@ def optimize(
     begin = time.perf_counter()
     if not isinstance(model, Network):
         raise TypeError(f"model must be a Network, got {type(model).__name__}")
-    budget = checked_budget(max_error_increase)
+    budget = checked_share(max_error_increase, "max_error_increase")
     sizes = checked_sizes(batch_sizes)
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -153,11 +156,24 @@ def optimize(
     level = checked_confidence(confidence)
     most = checked_row_error(max_row_error)
     rows = checked_rows(x, model.input_size, _LEAST_ROWS)
-    targets = None if y is None else checked_targets(model, y, rows.shape[0])
-    user = without_gates(model, input_range)
+    taken, targets = model, None
+    if y is not None:
+        labels = label_array(y)
+        taken = for_targets(model, labels)
+        targets = checked_targets(taken, labels, rows.shape[0])
+    user = without_gates(taken, input_range)
     check_range(rows, user)
     split = Split.of(rows, targets, seed)
     asked = Asked(budget, level, most, tuple(sizes), precision, prune, threads, seed)
     tried = checked_ranks(ranks, split.count)
     with progress_bar(progress, steps=10 + 2 * (len(user.layers) - 1)) as bar:
-        return Search(user, split, asked, tried, bar).run(begin)
+        search = Search(user, split, asked, tried, bar)
+        if taken is not model:
+            search.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
+        fast = search.run(begin)
+    # Only targets show a task that was left open.
+    return fast._with(fast.engine, task=model._model.task) if y is None else fast
+
+
+def _listed(classes: npt.NDArray[Any] | None) -> str:
+    return reprlib.repr([] if classes is None else classes.tolist())

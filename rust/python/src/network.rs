@@ -101,6 +101,16 @@ impl Network {
     ///     If a shape does not fit, or `num_threads` is below 1.
     /// MemoryError
     ///     If there is no memory for the outputs or the weights.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import lrgate, numpy
+    /// >>> net, x, y = lrgate.examples.mnist()
+    /// >>> out = numpy.empty((1000, 10), numpy.float32)
+    /// >>> net.forward(x, out=out) is out
+    /// True
+    /// >>> net.forward(x[0]).shape
+    /// (10,)
     #[pyo3(signature = (x, /, *, out=None, num_threads=None))]
     fn forward<'py>(
         &self,
@@ -146,6 +156,15 @@ impl Network {
     ///     `nan_label`.
     /// MemoryError
     ///     If there is no memory for the outputs or the weights.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import lrgate
+    /// >>> net, x, y = lrgate.examples.mnist()
+    /// >>> net.predict(x[:3]).tolist()
+    /// [7, 2, 1]
+    /// >>> net.predict(x[0])
+    /// np.int64(7)
     #[pyo3(signature = (x, /, *, num_threads=None, nan_label=None))]
     fn predict<'py>(
         &self,
@@ -203,6 +222,14 @@ impl Network {
     ///     If the shape of `x` does not fit, or the network is a regressor.
     /// MemoryError
     ///     If there is no memory for the outputs or the weights.
+    ///
+    /// Examples
+    /// --------
+    /// >>> import lrgate
+    /// >>> net, x, y = lrgate.examples.mnist()
+    /// >>> probabilities = net.predict_proba(x[:3])
+    /// >>> probabilities.shape, probabilities.argmax(axis=1).tolist()
+    /// ((3, 10), [7, 2, 1])
     #[pyo3(signature = (x, /, *, num_threads=None))]
     fn predict_proba<'py>(
         &self,

@@ -1,0 +1,79 @@
+"""Checks of the strategies and precisions that users set by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from typing import Any
+
+from lrgate import inputs
+from lrgate.model.arrays import joined
+from lrgate.model.layer import Layer
+from lrgate.model.plan import PRECISIONS, STRATEGIES
+
+__all__ = ["checked_precisions", "checked_strategies"]
+
+
+def checked_strategies(strategies: Any, layers: Sequence[Layer]) -> list[str]:
+    """One strategy per layer; `"gate"` only where the layer has a gate."""
+    if isinstance(strategies, str):
+        usage = _for_all(strategies, layers)
+        raise TypeError(
+            f"strategies must be a sequence of names, one per layer, got {strategies!r}{usage}"
+        )
+    if isinstance(strategies, Set):  # without an order
+        raise TypeError("strategies must be a sequence of names, got set")
+    names = inputs.as_list(strategies, "strategies", "names")
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"strategies must be a sequence of names, got {names!r}")
+    if len(names) != len(layers):
+        raise ValueError(
+            f"strategies must have {len(layers)} entries, one per layer, got {len(names)}"
+        )
+    for i, (name, layer) in enumerate(zip(names, layers, strict=True)):
+        if name not in STRATEGIES:
+            raise ValueError(f"strategies[{i}] must be one of {joined(STRATEGIES)}, got {name!r}")
+        if name == "gate" and layer.gate is None:
+            raise ValueError(
+                f"strategies[{i}] must be dense or skip, since layers[{i}] has no gate, got 'gate'"
+            )
+    return names
+
+
+def _for_all(name: str, layers: Sequence[Layer]) -> str:
+    """The argument to write for one strategy in all layers that can have it, for a message."""
+    if name in ("dense", "skip"):
+        return f": write {[name]} * {len(layers)}"
+    if name != "gate":
+        return ""
+    if all(layer.gate is None for layer in layers):
+        return ", and no layer has a gate: see with_gates"
+    return f": write {['dense' if layer.gate is None else 'gate' for layer in layers]}"
+
+
+def checked_precisions(
+    precision: str | Sequence[str], strategies: Sequence[str], layers: Sequence[Layer]
+) -> list[str]:
+    """One precision per layer; `"int8"` only where the layer can run in int8."""
+    if isinstance(precision, str):
+        precisions = [precision] * len(layers)
+    elif isinstance(precision, Sequence):
+        precisions = list(precision)
+    else:
+        raise TypeError(
+            f"precision must be a name or a sequence of names, got {type(precision).__name__}"
+        )
+    if len(precisions) != len(layers):
+        raise ValueError(
+            f"precision must have {len(layers)} entries, one per layer, got {len(precisions)}"
+        )
+    for i, (word, strategy, layer) in enumerate(zip(precisions, strategies, layers, strict=True)):
+        if word not in PRECISIONS:
+            raise ValueError(f"precision[{i}] must be 'f32' or 'int8', got {word!r}")
+        reason = None
+        if word == "int8" and layer.quantization is None:
+            reason = f"layers[{i}] is not quantised"
+        elif word == "int8" and strategy == "gate" and layer.gate and layer.gate.range is None:
+            reason = f"the gate of layers[{i}] has no range"
+        if reason is not None:
+            raise ValueError(f"precision[{i}] must be 'f32', since {reason}, got 'int8'")
+    return precisions
