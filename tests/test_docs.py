@@ -1,4 +1,4 @@
-"""The Python code of README.md and docs/, run as written, block after block in one namespace."""
+"""Runs the Python code of README.md and docs/, block after block in one namespace per page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(text: str) -> list[tuple[int, str]]:
-    """Line number and text of every block of Python."""
+    """Line number and text of every Python block."""
     return [(text[: m.start(1)].count("\n"), m[1]) for m in BLOCK.finditer(text)]
 
 
@@ -28,7 +28,7 @@ def test_the_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found, f"{page} has no block of Python"
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for line, code in found:
-        # Blank lines in front, so that a traceback names the page's own lines.
+        # Prepend blank lines, so that tracebacks show the line numbers of the page.
         exec(compile("\n" * line + code, str(path), "exec"), namespace)
 
 
