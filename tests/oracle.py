@@ -1,9 +1,9 @@
-"""A float64 network and a bound on how far a float32 computation of it may be off.
+"""A float64 network and an error bound for its computation in float32.
 
 With u = 2**-24 and gamma_n = n u / (1 - n u), a sum of d products and a bias in float32 is within
-gamma_(d+4) (|x| |w| + |b|) of the true one, in any order (Higham, Accuracy and Stability of
-Numerical Algorithms, section 3.1; 4 for the bias and the folded input map). The bound of a layer's
-input goes through |w| and the activation into the bound of its output.
+gamma_(d+4) (|x| |w| + |b|) of the exact sum, in any order (Higham, Accuracy and Stability of
+Numerical Algorithms, section 3.1; 4 for the bias and the folded input scale and shift). The bound
+of a layer's input is propagated through |w| and the activation to the bound of its output.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def gated(net: lrgate.Network, rank: int = 2, seed: int = 5) -> lrgate.Network:
 
 
 def rows(n: int, width: int, seed: int = 1) -> np.ndarray:
-    """float32 rows of which about half the values are zero."""
+    """float32 rows in which about half of the values are zero."""
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(n, width)) * (rng.random((n, width)) < 0.5)).astype(np.float32)
 
@@ -59,7 +59,7 @@ def rows(n: int, width: int, seed: int = 1) -> np.ndarray:
 def forward(
     net: lrgate.Network, x: Any, strategies: tuple[str, ...] | None = None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Every layer's outputs in float64 and the bound on each, float64 (n, out) both."""
+    """Outputs of every layer in float64, and their error bounds; both float64 (n, out)."""
     strategies = net.plan_for(len(x)).strategies if strategies is None else strategies
     scale = 1.0 if net.input_scale is None else np.float64(net.input_scale)
     shift = 0.0 if net.input_shift is None else np.float64(net.input_shift)
@@ -134,7 +134,7 @@ def _activate(activation: lrgate.Activation, z: Any, e: Any) -> tuple[Any, Any]:
 
 
 def assert_close(got: Any, expected: tuple[Any, Any], what: str = "") -> None:
-    """Fails unless `got` is within the bound everywhere."""
+    """Assert that `got` is within the bound everywhere."""
     value, bound = expected
     assert got.dtype == np.float32
     assert got.shape == value.shape

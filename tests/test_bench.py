@@ -1,4 +1,4 @@
-"""`lrgate bench`: engines that give the answers, the comparison, the command, the report."""
+"""`lrgate bench`: outputs of the engines, the comparison, the command and the report."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def test_engines_are_named_by_beginnings() -> None:
         "ORT int8 QDQ",
     ]
     assert engines.selected(None) == engines.ENGINES
-    with pytest.raises(ValueError, match=r"beginnings, of NumPy, .*; got 'abacus'"):
+    with pytest.raises(ValueError, match=r"prefixes of NumPy, .*; got 'abacus'"):
         engines.selected(["abacus"])
 
 
 def test_other_activations_cannot_be_folded() -> None:
-    with pytest.raises(ValueError, match=r"relu on all layers but the last, .* tanh"):
+    with pytest.raises(ValueError, match=r"relu on all layers except the last, .* tanh"):
         engines.folded(network(["relu", "tanh", "identity"]))
 
 
@@ -98,7 +98,7 @@ def test_other_activations_cannot_be_folded() -> None:
 
 @pytest.fixture
 def affinity() -> Any:
-    """`compare.measure` pins its process, which here is the tests' own."""
+    """Restore the CPU affinity: `compare.measure` pins its process, which is the test process."""
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     yield
     if before is not None:
@@ -205,8 +205,8 @@ def test_what_fails_at_one_number_of_rows_is_left_out_there_alone(
     names = [{entry.name for entry in race.entries} for race in found.races]
     assert "Picky" in names[0]
     assert "Picky" not in names[1]
-    assert found.left_out == {"Picky, 8 rows a call": "MemoryError: too many rows"}
-    assert "left out: Picky, 8 rows a call" in str(found)
+    assert found.left_out == {"Picky, 8 rows per call": "MemoryError: too many rows"}
+    assert "left out: Picky, 8 rows per call" in str(found)
 
 
 @pytest.mark.usefixtures("affinity")
@@ -222,7 +222,7 @@ def test_settings_within_the_error_limit_come_before_faster_ones(
             time.sleep(0.002)
             return forward(x)
 
-        # Some rows' largest output becomes their smallest.
+        # In some rows the largest output becomes the smallest.
         def rough(x: Any) -> Any:
             out = np.array(forward(x))
             out[x[:, 0] > 0.8] *= -1
@@ -328,13 +328,13 @@ def test_the_command_on_the_probe(files: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["bench", str(files / "net.npz"), *options]) == 0
     out = capsys.readouterr().out
     assert "disagreement with the dense network on 64 rows" in out
-    assert "2 rows a call" in out
+    assert "2 rows per call" in out
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--engines", "abacus"], "engines must be names, or beginnings, of "),
+        (["--engines", "abacus"], "engines must be names or prefixes of "),
         (["--rows", "none.npy"], "none.npy: No such file or directory"),
         (["--rows", "rows.npy", "--labels", "few.npy"], "y must have shape (420,), one label"),
         (["--rows", "labels.npy"], "x must have shape (n, 12), got (420,)"),
@@ -413,7 +413,7 @@ def entry(name: str, microseconds: float, factor: float | None = None) -> dict[s
 
 
 def work(factor: float, wrong: float = 0.0) -> dict[str, Any]:
-    """A network's file, with two numbers of rows at one thread."""
+    """The results file of a network, with two batch sizes on one thread."""
     races = [
         {"rows": n, "entries": [entry("lrgate", 3.0, factor), entry("ORT int8 QDQ", 30.0)]}
         for n in (1, 256)

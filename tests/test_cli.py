@@ -1,4 +1,4 @@
-"""The command `lrgate`: what it prints, its exit codes, and the measuring it rests on."""
+"""The command `lrgate`: its output, its exit codes, and the timing that it uses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lrgate.measure import timing
 
 @pytest.fixture(scope="module")
 def digits_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network that takes digits, with a gate, as a file."""
+    """The file of a small network with a gate that takes digits."""
     rng = np.random.default_rng(0)
     sizes = (784, 40, 30, 10)
     layers = [
@@ -38,7 +38,7 @@ def digits_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
+    """Run the command in a new process."""
     return subprocess.run(
         [sys.executable, "-m", "lrgate", *argv],
         capture_output=True,
@@ -62,9 +62,9 @@ def test_demo_of_the_shipped_network_is_readable_in_80_columns() -> None:
     assert f"NumPy   {np.__version__}, " in done.stdout
     for name in ("NumPy", "dense", "skip", "gate", "fastest"):
         assert sum(line.startswith(f"{name} ") and "%" in line for line in lines) == 1
-    assert "Layers of the fastest mix, one row a call:" in lines
-    assert "Layers of the fastest mix, 256 rows a call:" in lines
-    assert "1000 rows, 256 a call" in done.stdout
+    assert "Layers of the fastest mix, one row per call:" in lines
+    assert "Layers of the fastest mix, 256 rows per call:" in lines
+    assert "1000 rows, 256 per call" in done.stdout
     assert "Wrong labels of 1,000: dense" in done.stdout
 
 
@@ -99,7 +99,7 @@ def test_demo_of_a_network_without_gates(digits_net: Path, tmp_path: Path) -> No
     lrgate.Network.load(digits_net).with_gates([None] * 3).save(path)
     result = demo.measure(path, 0)
     assert list(result.entries) == ["numpy", "dense", "skip", "fastest"]
-    assert "Gate is not" not in str(result)
+    assert "gate is not" not in str(result)
 
 
 def test_demo_says_where_openblas_was_told_its_kernels(
@@ -159,7 +159,9 @@ def test_demo_refuses_other_activations(tmp_path: Path) -> None:
     layers = [(np.zeros((4, 784)), np.zeros(4)), (np.zeros((10, 4)), np.zeros(10))]
     activations = ["tanh", "identity"]
     lrgate.Network.from_layers(layers, activations, task="classification").save(path)
-    with pytest.raises(ValueError, match=r"relu on all layers but the last, .* got tanh, identity"):
+    with pytest.raises(
+        ValueError, match=r"relu on all layers except the last, .* got tanh, identity"
+    ):
         demo.measure(path, 0)
 
 
@@ -169,7 +171,7 @@ def test_demo_refuses_other_activations(tmp_path: Path) -> None:
 def test_profile_of_the_probe(digits_net: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["profile", str(digits_net), "--seconds", "0"]) == 0
     out = capsys.readouterr().out
-    assert "50 rows, 50 a call" in out
+    assert "50 rows, 50 per call" in out
     assert max(map(len, out.splitlines())) <= 79
 
 

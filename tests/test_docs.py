@@ -1,4 +1,4 @@
-"""The Python code of README.md and docs/, run as written, block after block in one namespace."""
+"""Runs the Python code of README.md and docs/, block after block in one namespace per page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(text: str) -> list[tuple[int, str]]:
-    """Line number and text of every block of Python."""
+    """Line number and text of every Python block."""
     return [(text[: m.start(1)].count("\n"), m[1]) for m in BLOCK.finditer(text)]
 
 

@@ -1,4 +1,4 @@
-"""The examples in all docstrings run, and the package shows its public names alone."""
+"""The examples in all docstrings run, and the package lists only its public names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimators against what defines them: best approximations, exact signs, counts by brute force."""
+"""Estimators against their definitions: best approximations, exact signs, brute-force counts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def random_layer(inputs: int, outputs: int, activation: Activation = RELU, seed:
 
 
 def correlated_rows(count: int, inputs: int, seed: int = 1) -> np.ndarray:
-    """Rows with a mean, and variances that fall by orders of magnitude over mixed directions."""
+    """Rows with a mean, and variances in mixed directions that decrease by orders of magnitude."""
     rng = np.random.default_rng(seed)
     mix = rng.normal(size=(inputs, inputs)) * np.geomspace(1, 0.01, inputs)[:, None]
     return (rng.normal(size=(count, inputs)) @ mix + rng.normal(size=inputs)).astype(np.float32)
@@ -75,7 +75,7 @@ def fits(layer: Layer, rows: np.ndarray) -> list[Estimate]:
     return [svd(layer), whitened(layer, rows)]
 
 
-# --- what both have in common -------------------------------------------------------------------
+# --- svd and whitened ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -102,7 +102,7 @@ def test_full_rank_gives_the_exact_signs(shape: tuple[int, int], activation: Act
     margin = z - (0.7 if activation.name == "thresholded_relu" else 0.0)
     for fit in fits(layer, rows):
         computed = scores(fit.gate(fit.max_rank), other) > 0
-        sure = np.abs(margin) > 1e-4  # of values around 1, in float32
+        sure = np.abs(margin) > 1e-4  # for float32 values around 1
         assert sure.mean() > 0.99
         np.testing.assert_array_equal(computed[sure], margin[sure] > 0)
 
@@ -131,7 +131,7 @@ def test_gates_fit_their_layer() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_svd_is_the_best_approximation_of_its_rank(shape: tuple[int, int]) -> None:
-    """Eckart and Young 1936: what is left are the singular values cut off."""
+    """The residual is the norm of the omitted singular values (Eckart and Young 1936)."""
     layer = random_layer(*shape)
     weight = layer.weight.T.astype(np.float64)
     values = np.linalg.svd(weight, compute_uv=False)
@@ -162,7 +162,7 @@ def test_svd_of_zeros() -> None:
 def by_the_roots_of_the_covariance(
     layer: Layer, rows: np.ndarray, rank: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """U V and c as they are defined: C^(1/2) W ~ P S Q^T, U = C^(-1/2) P S, V = Q^T."""
+    """U V and c by their definition: C^(1/2) W ~ P S Q^T, U = C^(-1/2) P S, V = Q^T."""
     weight = layer.weight.T.astype(np.float64)
     mean = rows.mean(axis=0, dtype=np.float64)
     values, vectors = np.linalg.eigh(np.cov(rows.T.astype(np.float64), bias=True))
@@ -178,8 +178,8 @@ def by_the_roots_of_the_covariance(
 def test_whitened_is_the_optimum(shape: tuple[int, int]) -> None:
     layer, rows = random_layer(*shape), correlated_rows(300, shape[0])
     z = pre_activations(layer, rows)
-    # No matrix of rank k is nearer to the centred pre-activations than their own truncated SVD,
-    # and so no low-rank product plus a bias either.
+    # No matrix of rank k is closer to the centred pre-activations than their truncated SVD, so no
+    # low-rank product plus a bias is closer either.
     values = np.linalg.svd(z - z.mean(axis=0), compute_uv=False)
     fit = whitened(layer, rows)
     for rank in range(1, fit.max_rank + 1):
@@ -240,7 +240,7 @@ def test_whitened_does_not_depend_on_the_units_of_the_inputs() -> None:
 
 
 def test_dead_inputs() -> None:
-    """Inputs that are constant on the calibration rows, at 0 or elsewhere, change nothing there."""
+    """Inputs that are constant on the calibration rows do not change the estimate on them."""
     live, rng = [0, 2, 3, 5, 6], np.random.default_rng(3)
     layer = random_layer(8, 12)
     rows = np.zeros((200, 8), np.float32)
@@ -253,7 +253,7 @@ def test_dead_inputs() -> None:
         expected = squared_error(alone, same.gate(rank), rows[:, live])
         assert squared_error(layer, fit.gate(rank), rows) == pytest.approx(expected, abs=1e-8)
     assert squared_error(layer, fit.gate(6), rows) < 1e-8
-    # Where such an input wakes up, estimating it beats taking it for dead.
+    # If such an input varies later, estimating it is better than ignoring it.
     awake = rows.copy()
     awake[:, [1, 7]] = rng.normal(size=(200, 2))
     for rank in (2, 4, 8):
@@ -334,7 +334,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rows_are_never_copied_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """4.8 MB of float32 rows, which would take 9.6 in float64."""
+    """The float32 rows take 4.8 MB; a float64 copy would take 9.6 MB."""
     set_chunk_values(monkeypatch, 1 << 15)
     layer, rows = random_layer(60, 40), np.ones((20_000, 60), np.float32)
     tracemalloc.start()
@@ -367,7 +367,7 @@ def test_max_rank_keeps_the_first_factors(shape: tuple[int, int]) -> None:
 
 
 def captured(values: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Sum of squares of the rows of `values` within the first k of `directions`, for each k."""
+    """Sum of squares of `values` projected on the first k of `directions`, for each k."""
     return np.cumsum(np.square(values @ directions.T).sum(axis=0))
 
 
@@ -405,7 +405,7 @@ def test_few_factors_are_the_same_each_time() -> None:
 
 
 def test_few_factors_of_few_rows() -> None:
-    """More factors than the rows have directions: the rows are estimated exactly."""
+    """With more factors than directions of the rows, the rows are estimated exactly."""
     layer, rows = random_layer(*WIDE), correlated_rows(20, WIDE[0])
     fit = whitened(layer, rows, max_rank=40)
     assert fit.max_rank == 19
@@ -444,7 +444,7 @@ def test_every_form_is_what_the_definition_says(
     layer, rows = random_layer(*shape), correlated_rows(300, shape[0])
     monkeypatch.setattr(whitening, "_form", lambda *_: form)
     fit = whitened(layer, rows if kind == "dense" else sparse.csr_matrix(rows))
-    # Of each other's square the rows' products are in float32.
+    # Products of the rows are in float32.
     tolerance = 1e-3 if form == "rows" else 1e-6
     for rank in (1, 2, 5):
         product, bias = by_the_roots_of_the_covariance(layer, rows, rank)
@@ -473,7 +473,7 @@ def test_every_form_of_a_wide_layer_captures_what_the_exact_one_does(
     [
         (2000, 20, 30, 20, "inputs"),
         (2000, 30, 20, 20, "units"),
-        (2000, 65_536, 128, 64, "units"),  # never the square of the columns
+        (2000, 65_536, 128, 64, "units"),  # never a square matrix of the columns
         (100, 65_536, 8, 8, "units"),
         (2000, 8, 70_000, 8, "inputs"),
         (200, 700, 600, 200, "rows"),
@@ -494,7 +494,7 @@ def test_the_smallest_square_is_taken(
 def sparse_problem(
     inputs: int = 400, outputs: int = 30, n: int = 300
 ) -> tuple[Layer, SparseInputs, np.ndarray]:
-    """A layer, sparse rows under a map, and the same made dense."""
+    """A layer, sparse rows with scale and shift, and the same rows made dense."""
     rng = np.random.default_rng(11)
     rows = sparse.random(n, inputs, 0.05, "csr", np.float32, random_state=4)
     scale = rng.normal(size=inputs).astype(np.float32)
@@ -514,7 +514,7 @@ def test_sparse_rows_give_what_dense_ones_do() -> None:
     assert same.computed_share == pytest.approx(other.computed_share, abs=1e-3)
     assert same.lost_energy == pytest.approx(other.lost_energy, rel=1e-3)
     chosen = fit_thresholds(layer, gate, rows, lost_energy=0.02)
-    # Neighbouring scores that differ by rounding alone may change places.
+    # Adjacent scores that differ only by rounding may change places.
     close = np.isclose(
         chosen.bias, fit_thresholds(layer, gate, dense, lost_energy=0.02).bias, atol=1e-4
     )
@@ -525,7 +525,7 @@ def test_sparse_rows_give_what_dense_ones_do() -> None:
 
 
 def test_logistic_of_wide_sparse_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained in the rows' directions, it gains as it does where rows are dense."""
+    """Training in the directions of the rows improves the fit as much as for dense rows."""
     layer, rows, _, other = clustered_problem()
     rows = rows[:700]
     monkeypatch.setattr(signs, "_DENSE_VALUES", 1000)
@@ -534,7 +534,7 @@ def test_logistic_of_wide_sparse_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     before = evaluate(layer, start.gate(8), other)
     after = evaluate(layer, with_share(fit.gate(8), other, before.computed_share), other)
     assert after.lost_energy < 0.95 * before.lost_energy
-    # Few directions: in the others U is the start's.
+    # There are few directions; in all others U is unchanged.
     monkeypatch.setattr(signs, "_DIRECTIONS", 12)
     fit = logistic(layer, sparse.csr_matrix(rows), (8,), start=start)
     after = evaluate(layer, with_share(fit.gate(8), other, before.computed_share), other)
@@ -544,7 +544,7 @@ def test_logistic_of_wide_sparse_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wide_sparse_rows_take_no_square_of_their_columns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A square would take 2.9 GB, dense rows in float32 48 MB, the weight 5 MB."""
+    """A square matrix would take 2.9 GB, dense rows in float32 48 MB, the weights 5 MB."""
     columns = 20_000
     layer = random_layer(columns, 64)
     monkeypatch.setattr(signs, "_DENSE_VALUES", 1 << 20)
@@ -562,7 +562,7 @@ def test_wide_sparse_rows_take_no_square_of_their_columns(
 
 
 def test_large_weights_are_not_copied_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where they are used in float32 the results are the same."""
+    """The results are the same when large weights are used in float32."""
     layer, rows = random_layer(400, 1000), correlated_rows(300, 400)
     whole = whitened(layer, rows, 16)
     path = ThresholdPath(layer, whole.gate(8), rows)
@@ -603,9 +603,9 @@ def test_sparse_rows_are_checked() -> None:
 def clustered_problem(
     activation: Activation = RELU, seed: int = 0
 ) -> tuple[Layer, np.ndarray, np.ndarray, np.ndarray]:
-    """A layer of sparse outputs, and rows to fit on, to hold out and to judge on.
+    """A layer with sparse outputs, and rows for fitting, for thresholds and for evaluation.
 
-    As in a trained network, rows are clustered, vary in few directions most, and are rectified.
+    As in a trained network, rows are clustered, vary mostly in few directions, and are rectified.
     """
     rng = np.random.default_rng(seed)
     mix = rng.normal(size=(16, 40)) * np.geomspace(1, 0.1, 16)[:, None]
@@ -619,7 +619,7 @@ def clustered_problem(
 
 
 def with_share(gate: Gate, rows: np.ndarray, share: float) -> Gate:
-    """The gate with one threshold for all units, such that it computes this share on the rows."""
+    """The gate with one threshold for all units that computes this share on the rows."""
     return dataclasses.replace(gate, bias=gate.bias - np.quantile(scores(gate, rows), 1 - share))
 
 
@@ -664,7 +664,7 @@ def test_logistic_is_nested() -> None:
         gate = fit.gate(rank)
         np.testing.assert_array_equal(gate.u, full.u[:, :rank])
         np.testing.assert_array_equal(gate.v, full.v[:rank])
-        # At the mean row every rank gives the same score.
+        # All ranks give the same score for the mean row.
         np.testing.assert_allclose(scores(gate, fit.mean[None])[0], fit.offset, atol=1e-5)
 
 
@@ -791,12 +791,12 @@ def random_gate(inputs: int, outputs: int, rank: int = 1, seed: int = 3) -> Gate
 
 
 def outputs_of(layer: Layer, rows: np.ndarray) -> np.ndarray:
-    """Of a ReLU."""
+    """Outputs of a ReLU layer."""
     return np.maximum(pre_activations(layer, rows), 0)
 
 
 def every_choice(layer: Layer, gate: Gate, rows: np.ndarray) -> list[tuple[int, float]]:
-    """Computed units and energy lost, of all thresholds that the rule of half the energy allows."""
+    """Computed units and lost energy of all thresholds that keep half of each unit's energy."""
     energy, ranked = np.square(outputs_of(layer, rows)), scores(gate, rows)
     matters = energy.sum(axis=0) >= 0.03 * energy.sum() / layer.outputs
     by_unit = []
@@ -833,7 +833,7 @@ def test_no_other_thresholds_do_better(seed: int, inputs: int, outputs: int, cou
         assert any(c == computed and x == pytest.approx(lost) for c, x in choices)
         assert not any(c < computed and x <= lost + 1e-9 for c, x in choices)
         assert not any(c <= computed and x < lost - 1e-9 for c, x in choices)
-        # And the gates do on the rows what the path says.
+        # The gates have the lost energy and computed share of the path on the rows.
         for target in ({"lost_energy": lost_share}, {"computed_share": computed_share}):
             report = evaluate(layer, path.gate(**target), rows)
             assert report.computed_share == pytest.approx(computed_share)
@@ -849,7 +849,7 @@ def test_path_is_what_gates_do() -> None:
     assert path.rows == len(held_out)
     assert (np.diff(path.lost_energy) < 0).all()
     assert (np.diff(path.computed_share) > 0).all()
-    # Less and less is saved for a computed unit.
+    # The energy saved per computed unit decreases.
     rate = np.diff(path.lost_energy) / np.diff(path.computed_share)
     assert (np.diff(rate) > -1e-9).all()
     for step in range(0, len(path.lost_energy), 100):
@@ -883,7 +883,7 @@ def test_one_fit_is_a_point_of_the_path() -> None:
         one = fit_thresholds(layer, gate, held_out, **target)
         np.testing.assert_array_equal(one.bias, path.gate(**target).bias)
         assert one.u is gate.u and one.v is gate.v
-    # Whatever thresholds the gate has already.
+    # The previous thresholds of the gate have no effect.
     moved = dataclasses.replace(gate, bias=gate.bias + 5)
     again = fit_thresholds(layer, moved, held_out, computed_share=0.2)
     np.testing.assert_array_equal(again.bias, path.gate(computed_share=0.2).bias)
@@ -916,7 +916,7 @@ def test_a_unit_that_matters_keeps_half_its_energy() -> None:
     energy = np.square(outputs_of(layer, held_out))
     matters = energy.sum(axis=0) >= 0.03 * energy.sum() / layer.outputs
     assert 10 < matters.sum() < layer.outputs
-    gate = random_gate(layer.inputs, layer.outputs, rank=3)  # which knows nothing of the layer
+    gate = random_gate(layer.inputs, layer.outputs, rank=3)  # unrelated to the layer
     for target in ({"lost_energy": 1.0}, {"computed_share": 0.0}, {"lost_energy": 0.6}):
         chosen = fit_thresholds(layer, gate, held_out, **target)
         on = scores(chosen, held_out) > 0
@@ -991,7 +991,7 @@ def test_units_are_fitted_in_chunks_that_change_nothing(monkeypatch: pytest.Monk
 
 
 def lower_hull(lost: np.ndarray) -> list[int]:
-    """The corners of the lower convex hull of points (j, lost[j]), by its definition."""
+    """The corners of the lower convex hull of points (j, lost[j]), by definition."""
     corners = [0]
     while corners[-1] < len(lost) - 1:
         at = corners[-1]
@@ -1005,7 +1005,7 @@ def lower_hull(lost: np.ndarray) -> list[int]:
 def test_corners_are_those_of_the_hull(
     n: int, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where one steep row hides all before it, one by one, however few passes are made."""
+    """Also if one steep row hides all earlier rows one by one, with any number of passes."""
     monkeypatch.setattr(hull, "_HULL_PASSES", passes)
     rng = np.random.default_rng(n)
     smooth = np.linspace(2, 1, n) ** 2
@@ -1410,5 +1410,5 @@ def test_rank_is_bounded_by_the_rows() -> None:
     fit = whitened(LAYER, ROWS[:6])
     assert fit.max_rank == 5
     assert repr(fit) == "Estimate(whitened, 10 -> 20, max_rank 5)"
-    # Six rows span five directions around their mean: these are then estimated exactly.
+    # Six rows span five directions around their mean, so they are estimated exactly.
     assert squared_error(LAYER, fit.gate(5), ROWS[:6]) < 1e-8

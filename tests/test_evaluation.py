@@ -1,4 +1,4 @@
-"""What a faster network costs: the split, the error's increase, its interval, the damage."""
+"""Evaluation of faster networks: split, increase of the error, interval, bound and damage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAN = float("nan")
 
 
 def perturbed(net: Network, size: float, seed: int = 0) -> Network:
-    """`net` with its weights moved, always in the same direction."""
+    """`net` with its weights changed, always in the same direction."""
     rng = np.random.default_rng(seed)
     layers = [
         Layer(y.weight + size * rng.normal(size=y.weight.shape), y.bias, y.activation)
@@ -79,7 +79,7 @@ def test_a_classifier_with_labels() -> None:
     none = judge.error(net(x))
     assert (none.before, none.after, none.increase, none.deviation) == (0.1, 0.1, 0.0, 0.0)
     assert judge.evidence(net(x)).within(0.0, 0.95)
-    # 5 rows become right, 30 wrong.
+    # 5 rows become correct, 30 become wrong.
     outputs = np.eye(4, dtype=np.float32)[net(x).argmax(axis=1)]
     outputs[:5] = np.eye(4)[labels[:5]]
     outputs[20:50] = np.eye(4)[(labels[20:50] + 1) % 4]
@@ -175,7 +175,7 @@ def test_nan_is_as_wrong_as_can_be(classifies: bool, outputs: int, labelled: boo
         evidence = judge.evidence(judged)
         assert not evidence.within(0.02 if classifies else 1.0, 0.95)
         assert evidence.worst >= (1.0 if classifies else 1e30)
-    # A network that gives NaN itself has nothing to lose, and its error no increase.
+    # The error of a network that gives NaN itself does not increase.
     x[:] = NAN
     same = Evaluator(net, x, targets)
     assert same.error(net(x)).increase == 0
@@ -183,7 +183,7 @@ def test_nan_is_as_wrong_as_can_be(classifies: bool, outputs: int, labelled: boo
 
 
 def test_a_paired_interval_covers_the_truth() -> None:
-    """95 % of the time, or nearly: brute force over all that can be observed."""
+    """The coverage is nearly 95 %, by brute force over all possible observations."""
     net = Network.from_layers([([[1.0], [-1.0]], [0.0, 0.0])], task="classification")
     n = 60
     x = np.ones((n, 1), np.float32)  # class 0 in dense
@@ -267,7 +267,7 @@ def test_certain_probabilities_give_finite_damage() -> None:
 
 
 def logits(n: int, seed: int, noise: float = 0.0, outputs: int = 3) -> Any:
-    """Log odds of rows whose labels are drawn by them, and the same disturbed."""
+    """Log odds of rows, labels drawn from them, and the same log odds with noise."""
     rng = np.random.default_rng(seed)
     odds = 2 * rng.normal(size=(n, outputs))
     e = np.exp(odds - odds.max(axis=1, keepdims=True))
@@ -284,7 +284,7 @@ def identity(outputs: int, task: str = "classification") -> Network:
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize("n", [20, 60, 300, 1500])
 def test_a_bound_is_above_the_truth(n: int, labelled: bool) -> None:
-    """In nineteen of twenty samples, at the least; the truth is that of a large sample."""
+    """In at least 19 of 20 samples; the true value is that of a large sample."""
     net, noise = identity(3), 0.2
     odds, moved, _, truth = logits(400_000, 0, noise)
     a, b = odds.argmax(axis=1), moved.argmax(axis=1)
@@ -326,14 +326,14 @@ def test_a_bound_of_squares_is_above_the_truth(n: int, targets: bool) -> None:
 
 
 def test_the_stand_in_is_not_biased() -> None:
-    """Expected losses and the truth agree where probabilities are right."""
+    """Expected losses agree with the true value if probabilities are correct."""
     net = identity(3)
     x, moved, labels, truth = logits(200_000, 5, 0.3)
     evidence = Evaluator(net, x, labels).evidence(moved)
     at, a, b = np.arange(len(x)), x.argmax(axis=1), moved.argmax(axis=1)
     true = float((truth[at, a] - truth[at, b]).mean())
-    assert 0.99 * true < evidence.expected.mean() < 1.1 * true  # if anything, too high
-    # With a small part of the noise of the count.
+    assert 0.99 * true < evidence.expected.mean() < 1.1 * true  # rather too high than too low
+    # The noise is a small part of the noise of the count.
     assert evidence.expected.std() < 0.5 * evidence.change.std()
 
 
@@ -343,7 +343,7 @@ def test_a_temperature_is_found(factor: float) -> None:
     found = Calibration.of(factor * np.float64(odds), labels)
     assert found.temperature == pytest.approx(factor, rel=0.15)
     assert found.factor < 1.3
-    # Few labels never give a milder temperature than all do.
+    # Few labels never give a milder temperature than all labels.
     few = Calibration.of(factor * np.float64(odds[:30]), labels[:30])
     assert few.temperature <= 1.3 * found.temperature
 
@@ -384,7 +384,7 @@ def test_what_a_regressor_never_showed_counts_as_its_farthest_output(far: float)
 
 
 def test_labels_may_contradict() -> None:
-    """A loss that margins do not expect, but labels show."""
+    """Labels show a loss that margins do not predict."""
     x = np.tile([[3.0, 0.0]], (4000, 1)).astype(np.float32)
     x[:400] = [[0.01, 0.0]]
     labels = np.zeros(4000, int)

@@ -1,4 +1,4 @@
-"""Model files and the plain model: round trips, whole-or-nothing writes, and files made to harm.
+"""Model files and the plain model: round trips, atomic writes, and malicious files.
 
 tests/attacks/README.md lists the attacks, each with the test that tries it.
 """
@@ -57,11 +57,11 @@ SUFFIXES = ("npz", "safetensors")
 MIB = 1 << 20
 
 
-# --- what the tests are made from ---------------------------------------------------------------
+# --- helpers ------------------------------------------------------------------------------------
 
 
 def plain_arrays() -> dict[str, np.ndarray]:
-    """A 4-3-2 network as anyone would store it."""
+    """The arrays of a 4-3-2 network without gates, orders and header."""
     rng = np.random.default_rng(1)
     return {
         "layers.0.weight": rng.normal(size=(3, 4)).astype(np.float32),
@@ -151,10 +151,9 @@ PLAIN_KEYS = {f"layers.{i}.{part}" for i in range(99) for part in ("weight", "bi
 def write(
     path: Path, arrays: dict[str, np.ndarray], header: object = None, bare: bool = False
 ) -> Path:
-    """Any arrays and any JSON text in either format, not through lrgate.
+    """Write any arrays and any JSON text in either format, without lrgate.
 
-    Without a header, and where the file is not to be `bare`, one that has a version alone is
-    written beside arrays that need one.
+    If no header is given, arrays that need one get a header with only a version, unless `bare`.
     """
     if header is None and not bare and not set(arrays) <= PLAIN_KEYS:
         header = {"format_version": 1}
@@ -172,7 +171,7 @@ def write(
 
 
 def npy(descr: str, shape: str, content: bytes, version: tuple[int, int] = (1, 0)) -> bytes:
-    """An .npy array whose header says whatever is wanted."""
+    """An .npy array with an arbitrary header."""
     text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     return npy_with_header(text, content, version)
 
@@ -182,7 +181,7 @@ def npy_with_header(text: bytes, content: bytes, version: tuple[int, int] = (1, 
     return b"\x93NUMPY" + bytes(version) + length + text + content
 
 
-# What a file with gates or orders has beside them, as a member of a zip file.
+# A header with only a version, which files with gates or orders need, as a member of a zip file.
 VERSION_1 = {"lrgate.npy": npy("'<U20'", "()", '{"format_version":1}'.encode("utf-32-le"))}
 
 
@@ -196,7 +195,7 @@ def write_zip(
 
 
 def patch_zip(path: Path, central: dict[int, bytes], local: dict[int, bytes] | None = None) -> None:
-    """Overwrites bytes at offsets from the first central and the first local header."""
+    """Overwrite bytes at offsets from the first central and the first local header."""
     content = bytearray(path.read_bytes())
     for start, patches in ((content.index(b"PK\1\2"), central), (0, local or {})):
         for offset, patch in patches.items():
@@ -205,7 +204,7 @@ def patch_zip(path: Path, central: dict[int, bytes], local: dict[int, bytes] | N
 
 
 def write_tensors(path: Path, header: object, content: bytes, length: int | None = None) -> Path:
-    """A .safetensors file whose header says whatever is wanted."""
+    """Write a .safetensors file with an arbitrary header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     size = len(text) if length is None else length
     path.write_bytes(struct.pack("<Q", size) + text + content)
@@ -248,7 +247,7 @@ def assert_same(a: Model, b: Model) -> None:
 
 
 def refused(path: Path, **options: int) -> str:
-    """The message of the refusal, less the path that it must start with."""
+    """Assert that loading fails, and return the message without the path at its start."""
     with pytest.raises(FileFormatError) as info:
         load(path, **options)
     start = f"{path}: "
@@ -258,7 +257,7 @@ def refused(path: Path, **options: int) -> str:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Fails where the block waits or works for longer."""
+    """Fail if the block takes longer."""
 
     def expired(*_: Any) -> None:
         raise TimeoutError
@@ -274,7 +273,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def bounded_memory(limit: int) -> Iterator[None]:
-    """Fails where the block ever holds more than `limit` bytes of Python's and NumPy's memory."""
+    """Fail if the block holds more than `limit` bytes of Python's and NumPy's memory."""
     tracemalloc.start()
     try:
         yield
@@ -319,7 +318,7 @@ json_values = st.recursive(
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
-    # Half of a surrogate pair is a str, and JSON, but no UTF-8.
+    # Half of a surrogate pair is a valid str and valid JSON, but not valid UTF-8.
     | st.text(st.characters(exclude_categories=())),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
@@ -524,7 +523,7 @@ def test_units_under_the_key_of_earlier_versions(path: Path) -> None:
     loaded = load(write(path, arrays | {"layers.0.order": units}))
     np.testing.assert_array_equal(loaded.layers[0].kept_units, units)
     both = full_arrays() | {"layers.0.order": units}
-    assert refused(write(path, both)).startswith("layers.0.order is the earlier key of")
+    assert refused(write(path, both)).startswith("layers.0.order is the old key of")
 
 
 @pytest.mark.parametrize(
@@ -640,7 +639,7 @@ def test_paths_with_a_nul(tmp_path: Path, name: str) -> None:
 def test_a_pipe_is_refused_at_once(
     path: Path, swapped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that takes a file's place after the look at it."""
+    """Also a pipe that replaces a file after its kind was checked."""
     os.mkfifo(path)
     if swapped:
         regular = os.stat(__file__)
@@ -679,7 +678,7 @@ def test_devices_are_refused(path: Path, device: str) -> None:
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no such sockets here")
 def test_sockets_are_refused(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as one:
-        one.bind(os.path.relpath(path))  # of at most a hundred characters
+        one.bind(os.path.relpath(path))  # paths of sockets have at most about 100 characters
         assert refused(path) == "it must be a regular file, not a device or socket"
 
 
@@ -695,7 +694,7 @@ def test_save_takes_models_alone(npz: Path) -> None:
     assert not npz.exists()
 
 
-# --- writing whole or not at all ----------------------------------------------------------------
+# --- atomic writes ------------------------------------------------------------------------------
 
 
 class Failure(Exception):
@@ -762,7 +761,7 @@ def test_the_old_file_stays_readable_while_the_new_one_is_written(
 
     def replace(source: str, target: str) -> None:
         seen.append(path.read_bytes() == before)
-        assert Path(source).parent == path.parent  # elsewhere the move might not be atomic
+        assert Path(source).parent == path.parent  # a move from elsewhere may not be atomic
         real(source, target)
 
     monkeypatch.setattr("lrgate.files.atomic.os.replace", replace)
@@ -812,7 +811,7 @@ def test_bytes_after_the_end(path: Path) -> None:
 
 
 def everything(seed: int = 0) -> Network:
-    """A small network that has all there is: gates, orders with units left out, int8, a probe."""
+    """A small network with all features: gates, orders with omitted units, int8, a probe."""
     rng = np.random.default_rng(seed)
 
     def made(inputs: int, outputs: int, rank: int, order: Any) -> Layer:
@@ -849,7 +848,7 @@ def model_of(net: Network) -> Model:
 
 
 def flips(path: Path, dense: range, least: int) -> Iterator[None]:
-    """One bit of the file flipped at a time: all of the bytes of `dense`, one of each, and more."""
+    """Flip one bit of the file at a time: all bits of the bytes `dense`, one bit of the others."""
     content, draw = path.read_bytes(), random.Random(3)
     bits = {8 * byte + draw.randrange(8) for byte in range(len(content))}
     bits |= {8 * byte + bit for byte in dense for bit in range(8)}
@@ -869,7 +868,7 @@ def flips(path: Path, dense: range, least: int) -> Iterator[None]:
 def test_no_bit_flipped_gives_another_network(path: Path) -> None:
     everything().save(path)
     expected, content = load(path), path.read_bytes()
-    if path.suffix == ".npz":  # the end of its directory
+    if path.suffix == ".npz":  # the end of the directory
         header = range(len(content) - 400, len(content))
     else:
         header = range(8 + int.from_bytes(content[:8], "little"))
@@ -884,7 +883,7 @@ def test_no_bit_flipped_gives_another_network(path: Path) -> None:
         else:
             assert_same(model, expected)
     assert tried >= 10_000 and path.read_bytes() == content
-    # In .npz there are times, permissions and local copies of sizes that say nothing.
+    # .npz files contain times, permissions and local copies of sizes that have no meaning.
     assert refusals >= (0.5 if path.suffix == ".npz" else 1) * tried
 
 
@@ -910,7 +909,7 @@ def test_any_run_of_bytes_overwritten(suffix: str, seed: int, count: int) -> Non
 
 
 def stored(model: Model, folder: Path, suffix: str = "npz") -> tuple[dict[str, np.ndarray], Any]:
-    """The arrays and the JSON that `save` writes."""
+    """The arrays and the JSON text that `save` writes."""
     save(folder / f"saved.{suffix}", model)
     with np.load(folder / f"saved.{suffix}", allow_pickle=False) as file:
         arrays = dict(file)
@@ -919,7 +918,7 @@ def stored(model: Model, folder: Path, suffix: str = "npz") -> tuple[dict[str, n
 
 @pytest.mark.parametrize("key", full_arrays())
 def test_the_checksum_covers_every_array(path: Path, key: str) -> None:
-    """Its values, dtype, shape, key and presence."""
+    """The checksum covers values, dtype, shape, key and presence of every array."""
     arrays, header = stored(full_model(), path.parent)
     text = json.dumps(header, separators=(",", ":"))
     assert_same(load(write(path, arrays, text)), full_model())
@@ -958,7 +957,7 @@ def test_the_checksum_covers_the_json(path: Path, key: str) -> None:
     text = json.dumps(header | {key: changes[key]}, separators=(",", ":"))
     message = "its content does not match lrgate.checksum: it is damaged"
     assert refused(write(path, arrays, text)) == message
-    # Values that mean the same are another text.
+    # Equivalent values have a different text.
     assert refused(write(path, arrays, json.dumps(header, indent=1))) == message
 
 
@@ -988,7 +987,7 @@ def test_metadata_cannot_pass_for_the_checksum(path: Path) -> None:
 
 
 def test_arrays_rewritten_in_another_order_match(npz: Path, tmp_path: Path) -> None:
-    """The checksum is of values: NumPy may store them in Fortran order or big-endian."""
+    """The checksum does not depend on Fortran order or byte order."""
     arrays, header = stored(full_model(), tmp_path)
     text = json.dumps(header, separators=(",", ":"))
     rewritten = {
@@ -1011,10 +1010,10 @@ def test_settings_are_not_lost(path: Path, key: str) -> None:
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("name", ["lrgatd", "Lrgate", "", "lrgate ", "lrgate.old"])
 def test_settings_under_another_key(tensors: Path, version: int, name: str) -> None:
-    """Also of a network whose arrays are those of any other."""
+    """Also for a network that has only weights and biases."""
     text = json.dumps({"format_version": version, "activations": ["tanh", "softmax"]})
     safetensors.numpy.save_file(plain_arrays(), tensors, metadata={name: text})
-    message = f"unknown metadata key {name!r}; expected lrgate alone"
+    message = f"unknown metadata key {name!r}; expected only lrgate"
     assert refused(tensors) == message
     safetensors.numpy.save_file(full_arrays(), tensors, metadata={name: text})
     assert refused(tensors) == message
@@ -1023,7 +1022,7 @@ def test_settings_under_another_key(tensors: Path, version: int, name: str) -> N
 def test_metadata_beside_the_settings(tensors: Path) -> None:
     metadata = {"lrgate": json.dumps(full_header()), "format": "pt"}
     safetensors.numpy.save_file(full_arrays(), tensors, metadata=metadata)
-    assert refused(tensors) == "unknown metadata key 'format'; expected lrgate alone"
+    assert refused(tensors) == "unknown metadata key 'format'; expected only lrgate"
 
 
 # --- many layers --------------------------------------------------------------------------------
@@ -1035,7 +1034,7 @@ def test_too_many_layers_are_refused_fast(path: Path, count: int) -> None:
     write(path, {f"layers.{i}.weight": one for i in range(count)}, {"format_version": 1})
     start = time.process_time()
     assert refused(path) == "it must have at most 10000 layers, got layers.10000.weight"
-    assert time.process_time() - start < 3  # a second here, with time for slower machines
+    assert time.process_time() - start < 3  # about 1 second, with a margin for slower machines
     with pytest.raises(ValueError, match=rf"^model must have at most 10000 layers, got {count}$"):
         save(path, Model((ONE,) * count))
 
@@ -1051,7 +1050,7 @@ def test_loading_is_linear_in_layers(path: Path) -> None:
         return min(times)
 
     seconds(10)
-    assert seconds(4000) < 24 * seconds(500)  # 64 times as much, were it quadratic
+    assert seconds(4000) < 24 * seconds(500)  # quadratic time would be 64 times as much
 
 
 def test_json_of_many_keys_is_refused_fast(path: Path) -> None:
@@ -1134,7 +1133,7 @@ def test_formats_are_not_mixed_up(tmp_path: Path) -> None:
         refused(tmp_path / f"wrong.{other}")
 
 
-# --- sizes that lie -----------------------------------------------------------------------------
+# --- wrong sizes --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1220,7 +1219,7 @@ def test_more_than_max_bytes(path: Path) -> None:
 
 
 def test_zip_bomb(npz: Path) -> None:
-    """64 MiB of zeros in 64 KiB: within max_bytes it is an array, beyond it takes no memory."""
+    """64 MiB of zeros in 64 KiB are loaded if max_bytes allows it, and else take no memory."""
     write(npz, {"layers.0.bias": np.zeros((1, 1))})
     content = npy("'|u1'", "(8192, 8192)", bytes(64 * MIB))
     write_zip(npz, {"layers.0.weight.npy": content})
@@ -1240,7 +1239,7 @@ def test_zip_directory_that_states_more_than_there_is(npz: Path, compression: in
 
 
 def test_zip_directory_that_states_less_than_there_is(npz: Path) -> None:
-    """What inflates to more than it states is read no further than it states."""
+    """A member that inflates to more than its stated size is read only up to that size."""
     small = npy("'|u1'", "(1, 100)", bytes(100))
     write_zip(npz, {"layers.0.weight.npy": small[:-100] + bytes(64 * MIB)})
     patch_zip(npz, {24: struct.pack("<I", len(small))}, {22: struct.pack("<I", len(small))})
@@ -1278,7 +1277,7 @@ def test_zip_directory_of_a_million_entries(npz: Path) -> None:
 
 
 def test_zip_directory_entries_that_swallow_others(npz: Path) -> None:
-    """A comment as long as all entries after it: zipfile sees one member and no damage."""
+    """A comment covers all following entries: zipfile finds one member and no damage."""
     write(npz, full_arrays(), full_header())
     patch_zip(npz, {32: b"\xff\xff"})
     with zipfile.ZipFile(npz) as archive:
@@ -1308,7 +1307,7 @@ def test_duplicate_member(npz: Path) -> None:
     write_zip(npz, {"layers.0.weight.npy": content})
     with zipfile.ZipFile(npz, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("layers.0.weight.npy", content)
-    assert refused(npz) == "layers.0.weight is there twice"
+    assert refused(npz) == "layers.0.weight occurs twice"
 
 
 @pytest.mark.parametrize("name", ["../../evil.npy", "/etc/evil.npy", "layers.0.weight\0.npy"])
@@ -1403,7 +1402,7 @@ def test_tensors_of_other_kinds(
 def meanwhile(
     monkeypatch: pytest.MonkeyPatch, when: str, change: Callable[[], object], times: int = 1
 ) -> None:
-    """Makes `change` when a .safetensors file was opened, before or after its header is read."""
+    """Call `change` after a .safetensors file is opened, before or after its header is read."""
     changes = [change] * times
 
     class Opened:
@@ -1465,7 +1464,7 @@ def test_tensors_truncated_meanwhile(tensors: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "C64", "F128", "F32\0", ""])
 def test_tensors_of_exotic_kinds(tensors: Path, dtype: str) -> None:
-    """Some of these safetensors itself does not know, which ones depends on its version."""
+    """Depending on its version, safetensors itself does not know some of these dtypes."""
     entry = {"dtype": dtype, "shape": [1, 1], "data_offsets": [0, 8]}
     refused(write_tensors(tensors, {"layers.0.weight": entry}, bytes(8)))
 
@@ -1491,7 +1490,7 @@ def test_pickles_are_never_loaded(npz: Path, tmp_path: Path, key: str) -> None:
     if key in ("layers.0.weight", "probe.x"):
         assert message == f"{key} holds Python objects, which lrgate never unpickles"
     assert not target.exists()
-    pickle.loads(pickle.dumps(Bomb(target)))  # noqa: S301  (it would have)
+    pickle.loads(pickle.dumps(Bomb(target)))  # noqa: S301  (the bomb works)
     assert target.exists()
 
 
@@ -1852,7 +1851,7 @@ def test_a_plan_of_a_gate_in_int8_needs_its_range(path: Path) -> None:
     ],
 )
 def test_arrays_of_no_bytes_and_many_rows(npz: Path, key: str, descr: str) -> None:
-    """An empty array may state two thousand million rows: nothing may be made for each."""
+    """An empty array may state two billion rows, for which nothing may be allocated."""
     members = {
         "layers.0.weight": npy("'<f4'", "(2, 2)", bytes(16)),
         "layers.0.gate.u": npy("'<f4'", "(2, 1)", bytes(8)),
@@ -1881,7 +1880,7 @@ def header(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", [3, 4, 10**20])
 def test_future_version(path: Path, version: int) -> None:
-    """Said before anything else that the newer format may have changed."""
+    """The version is checked before everything that a newer format may have changed."""
     arrays = full_arrays() | {"layers.0.weight_int8": np.zeros((1, 1, 1))}
     future = {"format_version": version, "new": 1}
     assert refused(write(path, arrays, future)) == (
@@ -2042,7 +2041,7 @@ def test_header_values(path: Path, changes: dict[str, Any], message: str) -> Non
             {"task": "ranking"},
             "task must be one of classification, regression, multilabel or None, got 'ranking'",
         ),
-        ({"task": "regression"}, 'classes must be None where task is "regression"'),
+        ({"task": "regression"}, 'classes must be None if task is "regression"'),
         (
             {"classes": {"kind": "int", "values": [0, 1, 2]}},
             "classes must have shape (2,) for 2 outputs, got (3,)",
@@ -2133,7 +2132,7 @@ def test_outputs_of_plans_need_a_probe(path: Path) -> None:
 @pytest.mark.parametrize("width", [3, 4])
 @pytest.mark.parametrize("i", [0, 1])
 def test_scales_by_input_are_the_models_to_judge(path: Path, i: int, width: int) -> None:
-    """Files hold a scale of shape () or (in,) for any layer; what is refused, `Model` refuses."""
+    """Files may hold a scale of shape () or (in,) for any layer; `Model` rejects invalid ones."""
     layers = list(full_model().layers)
     scale = np.linspace(1, 2, width)
     arrays = full_arrays() | {f"layers.{i}.quantization.scale": scale.astype(np.float32)}
@@ -2169,10 +2168,10 @@ def test_tasks_are_the_models_to_judge(path: Path, task: str) -> None:
         ("[1]", "lrgate must be a JSON object, got [1]"),
         ("null", "lrgate must be a JSON object, got null"),
         ("{}", "lrgate.format_version is missing"),
-        ('{"format_version": NaN}', "lrgate is not valid JSON: NaN is no JSON number"),
+        ('{"format_version": NaN}', "lrgate is not valid JSON: NaN is not a JSON number"),
         (
             '{"format_version": 1, "metadata": {"a": -Infinity}}',
-            "lrgate is not valid JSON: -Infinity is no JSON number",
+            "lrgate is not valid JSON: -Infinity is not a JSON number",
         ),
         (
             '{"format_version": 1, "task": null, "task": "regression"}',
@@ -2203,7 +2202,7 @@ def test_header_of_many_characters(path: Path) -> None:
 
 
 def test_labels_that_pad_each_other(path: Path) -> None:
-    """One long label and many short ones: an array of str would take 160 GB."""
+    """With one long and many short labels, an array of str would take 160 GB."""
     labels = ["x" * 200_000, *map(str, range(200_000))]
     text = json.dumps(header(classes={"kind": "str", "values": labels}))
     write(path, full_arrays(), text)

@@ -1,4 +1,4 @@
-"""Networks that PyTorch computed in float64 (training/make_goldens.py), replayed layer by layer."""
+"""Replays networks that PyTorch computed in float64 (training/make_goldens.py), layer by layer."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_layer_is_pytorchs(golden: dict[str, Any], strategy: str) -> None:
 
 
 def test_a_gate_of_full_rank_drops_nothing_that_matters() -> None:
-    """The estimate is the layer itself, so what it gets wrong is within rounding of zero."""
+    """The estimate is the layer itself, so wrong predictions are within rounding of zero."""
     compared = 0
     for path in FILES:
         with np.load(path, allow_pickle=False) as arrays:

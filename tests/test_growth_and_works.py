@@ -1,4 +1,4 @@
-"""The benchmark's networks and growth curves, at small sizes: nothing is trained on real data."""
+"""The benchmark's networks and growth curves at small sizes, without training on real data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def store(run: Path, images: Path, inputs: int, command: str) -> lrgate.Network:
-    """A network as training would have left it in a run's folder."""
+    """Write a network as training writes it to the folder of a run."""
     rng = np.random.default_rng(0)
     sizes = (inputs, 12, 10)
     layers = [
@@ -64,7 +64,7 @@ def test_a_trained_network_is_reused_with_its_rows(tmp_path: Path, images: Path)
     rows = works.data.pad(works.data.load(images / "mnist"), 2)
     assert work.command == command
     assert work.uint8 and work.fit_x.dtype == work.test_x.dtype == np.uint8
-    # All of the training rows, in another order, with their own labels.
+    # All training rows with their labels, in another order.
     place = {row.tobytes(): label for row, label in zip(rows.x_train, rows.y_train, strict=True)}
     assert [place[row.tobytes()] for row in work.fit_x] == work.fit_y.tolist()
     assert len({row.tobytes() for row in work.fit_x}) == 40
@@ -175,7 +175,7 @@ def test_every_unit_is_on_at_density_1() -> None:
 
 
 def results() -> dict[str, Any]:
-    """Of engines whose time is a power of the width: 2 in dense, 1 in gate."""
+    """Results of engines whose time is a power of the width: 2 for dense, 1 for gate."""
     points = []
     for width in (256, 512, 1024, 2048, 4096):
         shape = {"width": width, "layers": 3, "rank": 8, "density": 64 / width}

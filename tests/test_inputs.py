@@ -1,4 +1,4 @@
-"""What `x` and `out` may be, and how everything else is refused."""
+"""Accepted forms of `x` and `out`, and the errors for all other values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def net(request: pytest.FixtureRequest) -> lrgate.Network:
 
 @pytest.fixture(scope="module")
 def whole() -> np.ndarray:
-    """Numbers that every dtype holds: 0 to 100, many of them 0."""
+    """Numbers that every dtype can hold: 0 to 100, many of them 0."""
     rng = np.random.default_rng(3)
     return rng.integers(0, 100, size=(70, D)) * (rng.random((70, D)) < 0.5)
 
@@ -64,7 +64,7 @@ def test_float64_is_rounded_as_astype_does(net: lrgate.Network) -> None:
 
 
 def layouts(x: np.ndarray) -> dict[str, np.ndarray]:
-    """The same numbers in other places of memory."""
+    """The same numbers in different memory layouts."""
     n, d = x.shape
     size = x.dtype.itemsize
     raw = np.zeros(x.nbytes + 1, np.uint8)
@@ -230,7 +230,7 @@ def test_a_damaged_csr_is_refused(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"indices": np.array([0, 1, 2**32 + 2])},  # 2 where its low 32 bits are all that is read
+        {"indices": np.array([0, 1, 2**32 + 2])},  # reads as 2 if only the low 32 bits are used
         {"indices": np.array([0, 1, -(2**32) + 2])},
         {"indptr": np.array([0, 1, 2**32 + 2, 3])},
     ],
@@ -331,7 +331,7 @@ def test_masks_elsewhere_are_refused(net: lrgate.Network) -> None:
 
 
 class Deviating:
-    """Has the values of an array."""
+    """An object with the values of an array."""
 
     def __init__(self, array: np.ndarray, error: Exception | None = None) -> None:
         self.array, self.error = array, error
@@ -368,7 +368,7 @@ def test_what_has_values_is_taken(net: lrgate.Network, whole: np.ndarray, tmp_pa
 
 
 def test_what_refuses_to_be_an_array_is_refused(net: lrgate.Network, whole: np.ndarray) -> None:
-    # As a tensor of PyTorch that requires a gradient does, or one on a GPU.
+    # As a PyTorch tensor that requires a gradient, or is on a GPU.
     words = "call detach() first"
     for error in (RuntimeError(words), TypeError(words), AttributeError(words)):
         for call in calls(net):
@@ -406,7 +406,7 @@ def test_what_is_no_array_is_named(net: lrgate.Network, x: Any, message: str) ->
 
 
 def frame() -> Any:
-    """Columns of all kinds that scikit-learn takes too, with missing values."""
+    """Columns of all kinds that scikit-learn accepts, too, with missing values."""
     pd = pytest.importorskip("pandas")
     return pd.DataFrame(
         {
@@ -571,7 +571,7 @@ def test_tables_of_pyarrow(net: lrgate.Network) -> None:
             net(pa.table(columns | {"ints": other}))
 
 
-# --- rows that are kept and fitted to -----------------------------------------------------------
+# --- stored rows and calibration rows -----------------------------------------------------------
 
 
 def test_values_that_do_not_fit_are_told_from_those_that_are_not_finite() -> None:
@@ -611,7 +611,7 @@ def test_sparse_rows_stay_sparse() -> None:
 
 
 def calls(net: lrgate.Network) -> list[Callable[[Any], Any]]:
-    """Everything that takes rows."""
+    """All functions that take rows."""
     return [net, net.forward, net.predict, net.predict_proba, net.layer_inputs, net.profile]
 
 
@@ -682,7 +682,7 @@ def test_ragged_rows_are_refused(net: lrgate.Network) -> None:
     for x, why in [
         ([[1, 2], [3]], "row 0 has 2 values, row 1 has 1 value"),
         ([[1, 2], 3], "row 0 has 2 values, row 1 is a single value"),
-        ([[[1, 2], [3]]], ""),  # NumPy's own words
+        ([[[1, 2], [3]]], ""),  # NumPy's message
     ]:
         for call in calls(net):
             with pytest.raises(ValueError) as error:

@@ -1,4 +1,4 @@
-"""The instruction set asked for is the one that runs; an unknown one is an error, at import."""
+"""The requested instruction set is used; an unknown one raises an error at import."""
 
 from __future__ import annotations
 

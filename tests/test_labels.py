@@ -1,4 +1,4 @@
-"""Labels of classifiers, targets, rows without an answer, and networks of several labels."""
+"""Labels of classifiers, targets, rows with NaN outputs, and multilabel networks."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_infinities_that_cancel_give_no_label() -> None:
     net = Network.from_layers([([[1.0, -1.0], [1.0, 1.0]], None)], task="classification")
     with pytest.raises(ValueError, match="NaN"):
         net.predict([[np.inf, np.inf]])
-    # Outputs that are infinite, but no NaN, have a largest.
+    # Infinite outputs without NaN have a maximum.
     assert net.predict([[-np.inf, 0.0], [np.inf, 1.0]]).tolist() == [0, 0]
 
 
@@ -300,7 +300,7 @@ def test_a_regressor_of_one_output_gives_a_value_per_row() -> None:
     assert one == y[0]
     assert net.predict(x[:0]).shape == (0,)
     assert net(x).shape == net.forward(x).shape == (50, 1)
-    # What went wrong with (n, 1): a mean over (n, n) differences.
+    # With shape (n, 1), this would be a mean over (n, n) differences.
     targets = y.astype(np.float64) + 0.25
     assert np.mean((net.predict(x) - targets) ** 2) == pytest.approx(0.0625, rel=1e-4)
 
@@ -382,7 +382,7 @@ def test_the_task(outputs: int, last: str, options: dict[str, Any], task: str) -
 
 
 def test_what_is_no_multilabel_network_is_refused() -> None:
-    with pytest.raises(ValueError, match=r'^classes must be None where task is "multilabel"$'):
+    with pytest.raises(ValueError, match=r'^classes must be None if task is "multilabel"$'):
         make([D, 3], last="sigmoid", task="multilabel", classes=["a", "b", "c"])
     with pytest.raises(ValueError, match=r'^task must be "classification" where the last '):
         make([D, 3], last="softmax", task="multilabel")
@@ -430,7 +430,7 @@ def test_targets_of_a_multilabel_network() -> None:
             checked_targets(net, given, 2)
 
 
-# --- watching them ------------------------------------------------------------------------------
+# --- monitoring ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("last", ["sigmoid", "identity"])
@@ -520,7 +520,7 @@ def test_a_network_of_no_model_is_refused(arguments: list[Any], end: str) -> Non
 
 def test_budgets_and_sizes_of_other_kinds_are_taken() -> None:
     net = make([D, 30, 1])
-    few = r"^x must have at least 50 rows, got 9$"  # what is checked after them
+    few = r"^x must have at least 50 rows, got 9$"  # checked after the options
     for budget in (Decimal("0.25"), Fraction(1, 4), np.float32(0.25), 0):
         with pytest.raises(ValueError, match=few):
             lrgate.optimize(net, rows(9, D), max_error_increase=budget)  # type: ignore[arg-type]

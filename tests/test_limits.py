@@ -1,4 +1,4 @@
-"""Calls at the limits: memory that runs out, small stacks, signals, writers in other threads."""
+"""Calls at the limits: out of memory, small stacks, signals, writes by other threads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits
 
 
 def run(code: str, timeout: float = 120) -> str:
-    """What a process of its own prints; it must end well."""
+    """Run code in a new process, assert that it succeeds, and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", SETUP + textwrap.dedent(code)],
         capture_output=True,
@@ -181,7 +181,7 @@ def test_ctrl_c_ends_long_calls(call: str) -> None:
         except KeyboardInterrupt:
             print(time.monotonic() - sent[0])
     """)
-    # Half a second on a machine that does nothing else.
+    # 0.5 seconds on an idle machine.
     assert float(out) < 1.5
 
 

@@ -1,4 +1,4 @@
-"""What tells one machine from another, on systems that say it in different ways."""
+"""The fingerprint of the machine, on systems that report it in different ways."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CACHES = [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """Nothing remembered from before, nothing to be remembered."""
+    """Clear the cache of the fingerprint before and after the test."""
     machine._fingerprint.cache_clear()
     yield
     machine._fingerprint.cache_clear()
@@ -33,7 +33,7 @@ def fresh() -> Iterator[None]:
 
 @pytest.fixture
 def linux(fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Linux of which nothing is known but what is written to the folder."""
+    """A Linux system whose only known properties are the files in the folder."""
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(machine, "_CACHES", tmp_path)

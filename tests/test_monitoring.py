@@ -1,4 +1,4 @@
-"""`Monitor`: what is sampled, what is compared, and when there is a warning."""
+"""`Monitor`: sampling, comparison and warnings."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from oracle import gated, make, rows
 
 D = 20
 SECONDS = 30
-"""How long threads may take before they count as hanging."""
+"""Seconds after which threads count as hanging."""
 
 
 @pytest.fixture(scope="module")
 def net() -> Network:
-    """A classifier that is gated, badly, in calls of up to 8 rows, and in its first layer above."""
+    """A classifier with bad gates: in calls of up to 8 rows, and above only in the first layer."""
     layers = gated(make([D, 50, 30, 5]), rank=4).layers
     plan = (
         BatchPlan(1, ("gate", "gate", "dense"), ("f32",) * 3),
@@ -53,7 +53,7 @@ def total(monitor: Monitor) -> Drift:
 
 
 def assert_same(drift: Drift, expected: Drift) -> None:
-    """Fails unless all is equal, but for the order in which squares were added up."""
+    """Assert that all values are equal, except for rounding of sums in a different order."""
     assert drift.rows == expected.rows
     assert drift.disagreement == pytest.approx(expected.disagreement, rel=1e-12)
     for layer, other in zip(drift.layers, expected.layers, strict=True):
@@ -182,7 +182,7 @@ def test_each_row_is_sampled_at_the_rate(
     monkeypatch: pytest.MonkeyPatch, size: int, rate: float
 ) -> None:
     net = make([1, 1])
-    x = np.arange(6000, dtype=np.float32)[:, None]  # a row is its number
+    x = np.arange(6000, dtype=np.float32)[:, None]  # the value of a row is its index
     monitor = Monitor(net, rate, seed=3)
     compare, compared = monitor._compare, []
 
@@ -197,7 +197,7 @@ def test_each_row_is_sampled_at_the_rate(
     assert report.rows_seen == len(x)
     assert report.rows_sampled == report.total.rows == len(compared), "the work is the rate's"
     assert compared == sorted(set(compared))
-    # Within four standard deviations, in all and at each place modulo 5; the seed is fixed.
+    # Within four standard deviations, in total and for each index modulo 5; the seed is fixed.
     for part, of in [(compared, 6000)] + [
         ([i for i in compared if i % 5 == place], 1200) for place in range(5)
     ]:
@@ -225,7 +225,7 @@ def test_tiny_rates_are_possible(net: Network) -> None:
     assert report.total.layers[0].recall is None
 
 
-# --- what is compared ---------------------------------------------------------------------------
+# --- comparison ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 5, 61, 150])
@@ -257,7 +257,7 @@ def test_the_sums_are_over_the_rows_of_all_calls(net: Network) -> None:
     many, few = engine.count(x[:80], 80), engine.count(x[80:], 1)
     assert drift.rows == 90
     first, second, last = drift.layers
-    # The first layer is gated in all calls, the second in those of few rows.
+    # The first layer is gated in all calls, the second only in calls of few rows.
     active, kept = (many[0][key] + few[0][key] for key in ("active", "kept"))
     assert first.recall == kept / active
     assert first.disagreement == (active - kept) / (90 * 50)
@@ -432,7 +432,7 @@ def test_rows_that_only_the_gate_makes_infinite_are_skipped() -> None:
     assert np.isinf(monitor(x)[0]) and np.isfinite(net.dense()(x)).all()
     report = monitor.report()
     assert (report.rows_skipped, report.total.rows, report.sampling) == (1, 2, True)
-    assert report.total.disagreement == 2  # 2 is 1, and 2 is 2, of a mean of 1.5
+    assert report.total.disagreement == 2  # 2 becomes 1, and 2 becomes 2, with a mean of 1.5
 
 
 def test_a_layer_that_overflows_unseen_is_skipped() -> None:
@@ -568,7 +568,7 @@ def drifting() -> tuple[Network, np.ndarray, np.ndarray]:
     """A network, rows for which its gate is right, and rows for which it is not."""
     net = make([8, 60, 3], task="classification")
     layer = net.layers[0]
-    # It sees the first four inputs, and lets the doubtful through.
+    # The gate uses the first four inputs, and computes units in doubt.
     net = net.with_gates({0: Gate(np.eye(8)[:, :4], layer.weight.T[:4], layer.bias + 1e-4)})
     x = np.random.default_rng(4).normal(size=(200, 8)).astype(np.float32)
     usual = x.copy()
@@ -840,7 +840,7 @@ def test_mnist() -> None:
 
 
 def test_units_that_were_left_out_are_missed_when_they_come_on() -> None:
-    """The comparison is with all units: an order that leaves some out shows as disagreement."""
+    """The dense network has all units, so units left out by an order show as disagreement."""
     rng = np.random.default_rng(5)
     hidden = (rng.normal(size=(8, 4)), np.zeros(8))
     net = lrgate.Network.from_layers(
@@ -857,7 +857,7 @@ def test_units_that_were_left_out_are_missed_when_they_come_on() -> None:
 
 @pytest.mark.parametrize("nan_label", [-1, "missing"])
 def test_a_multilabel_row_without_labels_differs_in_all(nan_label: Any) -> None:
-    """Where the plan's outputs are NaN and the dense ones are not."""
+    """The outputs of the plan are NaN, the dense outputs are not."""
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(3, D))
     net = Network.from_layers([(weight, np.zeros(3))], activations=["sigmoid"], task="multilabel")

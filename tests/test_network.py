@@ -55,7 +55,7 @@ def test_engines_use_read_only_weights_where_they_are(how: str) -> None:
     expected = weight.sum(axis=1)
     layers = [(weight, np.zeros(len(weight), np.float32), "identity", None)]
     engine = lrgate._core.Engine(layers)
-    owner[:] = 2.0 * values  # nobody may, but it tells whose memory is read
+    owner[:] = 2.0 * values  # not allowed, but it shows which memory is read
     x = np.ones(weight.shape[1], np.float32)
     outputs = lrgate._core.Network(engine, "regression", None)(x)
     assert (outputs == (2.0 if how == "read-only" else 1.0) * expected).all()
@@ -65,7 +65,7 @@ def test_engines_refuse_misaligned_weights() -> None:
     weight = np.frombuffer(bytearray(17), np.float32, 4, offset=1).reshape(2, 2)
     with pytest.raises(ValueError, match=r"^layers\[0\].weight must be aligned"):
         lrgate._core.Engine([(weight, np.zeros(2, np.float32), "identity", None)])
-    net = Network.from_layers([(weight, np.ones(2))])  # which copies it
+    net = Network.from_layers([(weight, np.ones(2))])  # copies the array
     assert net(np.ones(2)).tolist() == [1, 1]
 
 
@@ -309,7 +309,7 @@ def test_activations_are_taken_in_all_forms(activation: Any, text: str) -> None:
         (
             ([(W, B)], None, "regression", [1, 2, 3]),
             ValueError,
-            'classes must be None where task is "regression"',
+            'classes must be None if task is "regression"',
         ),
         (
             ([(W, B)], None, None, None, [1, 2, 3]),
@@ -350,7 +350,7 @@ def test_from_layers_refuses_an_unknown_activation() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_weights_by_inputs_and_outputs_are_recognised(bias: bool) -> None:
-    # As scikit-learn's coefs_ and Keras have them.
+    # The layout of scikit-learn's coefs_ and of Keras.
     def layers(*shapes: tuple[int, int]) -> list[Any]:
         return [(np.ones(shape), np.zeros(shape[1]) if bias else None) for shape in shapes]
 
@@ -364,7 +364,7 @@ def test_weights_by_inputs_and_outputs_are_recognised(bias: bool) -> None:
     for shapes in [((20, 20), (20, 7), (7, 2)), ((3, 4),) if bias else ((3, 4), (4, 4), (4, 9))]:
         with pytest.raises(ValueError, match=told):
             Network.from_layers(layers(*shapes))
-    # Square ones cannot be told, and the right way round is right.
+    # Square weights cannot be recognised, and weights in the correct layout are accepted.
     assert Network.from_layers(layers((4, 4), (4, 4))).input_size == 4
     right = [(w.T, b) for w, b in layers((20, 64), (64, 2))]
     assert (Network.from_layers(right).input_size, Network.from_layers(right).output_size) == (
@@ -525,7 +525,7 @@ def test_one_output_is_two_classes(last: str) -> None:
 
 
 def test_probabilities() -> None:
-    x = rows(50, 4) * 30  # far apart, so that a naive softmax would overflow
+    x = rows(50, 4) * 30  # large differences: a naive softmax would overflow
     logits = make([4, 10, 3], task="classification")
     z = logits(x).astype(np.float64)
     softmax = np.exp(z - z.max(axis=1, keepdims=True))
@@ -533,7 +533,7 @@ def test_probabilities() -> None:
     np.testing.assert_allclose(logits.predict_proba(x), softmax, atol=1e-5)
     large = Network.from_layers([(np.eye(2) * 1e4, np.zeros(2))], task="classification")
     np.testing.assert_array_equal(large.predict_proba([[1, 0], [0, 1]]), np.eye(2))
-    for last in ("softmax", "sigmoid"):  # already probabilities: not squashed twice
+    for last in ("softmax", "sigmoid"):  # already probabilities: not applied twice
         net = make([4, 10, 3], last=last, task="classification")
         assert net.task == "classification"
         np.testing.assert_array_equal(net.predict_proba(x), net(x))
@@ -720,7 +720,7 @@ def test_each_batch_size_uses_its_class(net: Network) -> None:
     assert [entry.rows for entry in both.plan] == [1, 64]
     gates = net.with_strategies(["gate", "gate", "skip"])
     x = rows(300, 20)
-    for n in (1, 5, 8):  # 8 is as near to 1 as to 64
+    for n in (1, 5, 8):  # 8 is as close to 1 as to 64
         assert both.plan_for(n).strategies == ("gate", "gate", "skip")
         np.testing.assert_array_equal(both(x[:n]), gates(x[:n]))
     for n in (9, 64, 300):
@@ -855,7 +855,7 @@ def test_tune_refuses_a_batch_that_fits_no_memory(net: Network) -> None:
 
 # --- orders -------------------------------------------------------------------------------------
 
-# For the layers of 40 and 30 units: another order, with some of them and with all.
+# Orders for the layers of 40 and 30 units: with some of the units, and with all.
 SOME = (
     np.random.default_rng(3).permutation(40)[:23],
     np.random.default_rng(4).permutation(30)[:9],
@@ -865,9 +865,9 @@ ALL = (np.random.default_rng(5).permutation(40), np.random.default_rng(6).permut
 
 
 def without_the_rest(net: Network, shift: float = 0) -> Network:
-    """`net` with units that `SOME` lacks switched off for good, where no input is below 0.
+    """`net` in which units that are not in `SOME` are always zero for non-negative inputs.
 
-    Its input is shifted, and the first layer's bias takes that back.
+    The input is shifted, and the bias of the first layer compensates for the shift.
     """
     layers = []
     for layer, order in zip(net.layers, SOME, strict=True):
@@ -882,7 +882,7 @@ def without_the_rest(net: Network, shift: float = 0) -> Network:
 
 
 def inputs(n: int = 70) -> list[Any]:
-    """The same rows of 20 small integers in all forms that are read differently."""
+    """The same rows of 20 small integers in all forms that are read by different code."""
     x = np.random.default_rng(2).integers(0, 4, (n, 20)).astype(np.uint8)
     floats = x.astype(np.float32)
     return [x, floats, floats.astype(np.float64), sparse.csr_matrix(floats)]
@@ -910,7 +910,7 @@ def test_units_that_are_always_zero_need_not_be_computed(
             assert_close(part(x[:n]), forward(full, dense_rows(x[:n]))[-1])
         for one, other in zip(part.layer_inputs(x), full.layer_inputs(x), strict=True):
             assert one.dtype == np.float32
-            if strategy != "gate":  # whose scores may be rounded to the other side of 0
+            if strategy != "gate":  # scores of gates may be rounded across 0
                 np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * (1 + shift))
 
 
@@ -1226,7 +1226,7 @@ def model_of(net: Network) -> Model:
 def measured(
     net: Network, machine: Any = ELSEWHERE, probe: int = 9, plan: Any = None, rows: int = 1
 ) -> Network:
-    """`net` as it would be after it was optimized on `machine`."""
+    """`net` as if it had been optimized on `machine`."""
     if plan is None:
         plan = [BatchPlan(rows, ("skip", "dense", "skip"), ("f32",) * 3)]
     x = inputs(9)[0][:probe]
@@ -1293,7 +1293,7 @@ def test_other_plans_are_not_measured_on_loading(
     model = dataclasses.replace(model_of(net), **changes)
     path = tmp_path / "net.npz"
     Network(model).save(path)
-    monkeypatch.setattr(network, "_RETUNE_SECONDS", np.nan)  # which no measuring takes
+    monkeypatch.setattr(network, "_RETUNE_SECONDS", np.nan)  # no measurement takes this long
     loaded = Network.load(path, **options)
     assert (loaded.machine, model_of(loaded).plan) == (model.machine, model.plan)
     assert model_of(loaded).report == REPORT
@@ -1309,7 +1309,7 @@ def test_a_probe_of_no_rows_is_not_measured(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("used", [(), (0,), (1,), (0, 1)])
 def test_a_load_turns_no_gate_on(tmp_path: Path, used: tuple[int, ...]) -> None:
-    """Gates that cost nothing and skip all are the fastest there is, were they not off."""
+    """Gates that cost nothing and skip everything would be the fastest if they were used."""
     widths = [20, 400, 300, 5]
     closed = [gate(20, 400, bias=-1), gate(400, 300, bias=-1), None]
     net = make(widths).with_gates(closed)
@@ -1495,7 +1495,7 @@ def test_with_probe_reads_no_index_beyond(net: Network, index: int) -> None:
 
 
 def planned(seed: int = 0) -> Network:
-    """A network with gates and orders in int8, two classes of other gates, and 32 probe rows."""
+    """An int8 network with gates, orders, two batch sizes with different gates, 32 probe rows."""
     net = gated(make([20, 60, 40, 5]), rank=4)
     draw = np.random.default_rng(seed)
     x = draw.normal(size=(300, 20)).astype(np.float32)
@@ -1527,7 +1527,7 @@ def test_a_probe_has_the_outputs_of_the_plan() -> None:
 
 
 def changed(net: Network, i: int, part: str, change: Any) -> Network:
-    """`net` with one array of one layer changed, as damage does: all else stays, also the probe."""
+    """`net` with one array of one layer changed as by damage; the probe is unchanged."""
     layer = net.layers[i]
     owner, _, name = part.rpartition(".")
     if owner:
@@ -1558,7 +1558,7 @@ def changed(net: Network, i: int, part: str, change: Any) -> Network:
     ],
 )
 def test_check_notices_damage(part: str, change: Any, i: int, plan_stays: bool) -> None:
-    """Also under a plan that does not use the part, as after it was measured again."""
+    """Also with a plan that does not use the damaged part, as after measuring again."""
     net = planned()
     if not plan_stays:
         net = net.dense()
@@ -1576,7 +1576,7 @@ def test_check_tells_the_plan() -> None:
 
 
 def test_flips_that_change_labels_are_noticed(tmp_path: Path) -> None:
-    """In a file without a checksum, of those that load."""
+    """For a file without a checksum, and for flips after which it still loads."""
     net, path = planned(), tmp_path / "net.safetensors"
     net.save(path)
     header = header_of(model_of(net)) | {"format_version": 1}
@@ -1626,7 +1626,7 @@ def test_files_keep_the_outputs_of_plans(tmp_path: Path, suffix: str) -> None:
 
 
 def test_saving_adds_the_outputs_that_lack(tmp_path: Path) -> None:
-    """Gates and bytes that changed since the probe was stored leave none; other plans keep them."""
+    """Changed gates and quantizations drop their stored outputs; other plans keep theirs."""
     net, path = planned(), tmp_path / "net.npz"
     others = {
         "gates": net.with_gates({0: net.layers[0].gate, 1: None}),
@@ -1648,13 +1648,13 @@ def test_saving_adds_the_outputs_that_lack(tmp_path: Path) -> None:
             form = tuple(word.replace("skip", "dense") for word in entry.strategies)
             is_dense = "gate" not in form and "int8" not in entry.precisions
             assert is_dense or (form, entry.precisions) in have, name
-        if name != "order":  # which has units that the probe's rows were computed without
+        if name != "order":  # an order has units that were left out for the probe's outputs
             assert loaded.check() <= 1e-4
         assert len(have) == {"plan": 3}.get(name, len(have))
 
 
 def test_check_of_gates_that_were_never_on_together() -> None:
-    """As a plan that was measured again may have them."""
+    """A plan that was measured again may have such a combination."""
     net = planned()
     mixed = net.with_strategies(["skip", "gate", "skip"], ["f32", "int8", "f32"])
     assert mixed.probe is not None and len(mixed.probe.planned or ()) == 2
@@ -1664,9 +1664,9 @@ def test_check_of_gates_that_were_never_on_together() -> None:
 
 
 def test_check_of_files_without_outputs_of_plans() -> None:
-    """Format version 1: then only what is far from dense is noticed."""
+    """With format version 1, only large differences from dense are detected."""
     net = planned()
-    for i in (0, 1):  # gates that let most units through, as those that serve do
+    for i in (0, 1):  # gates that compute most units, as useful gates do
         net = changed(net, i, "gate.bias", lambda bias: bias + 5)
     assert net.probe is not None
     old = Network(dataclasses.replace(model_of(net), probe=Probe(net.probe.x, net.probe.y)))
@@ -1692,7 +1692,7 @@ def test_few_plans_are_stored() -> None:
 
 
 def everything() -> Network:
-    """A network that has all there is to store."""
+    """A network with everything that can be stored."""
     net = gated(make([20, 50, 30, 3], classes=["a", "b", "c"], input_scale=0.5, input_shift=0.1))
     net = net.with_metadata({"seed": 3, "command": ["a", "b"]})
     plan = (

@@ -1,7 +1,7 @@
-"""`optimize`: what comes out, what is refused.
+"""`optimize`: results and errors.
 
-Which strategies win depends on the clock, and no test here on that. Where a test is about gates,
-orders and int8 themselves, `wins` takes the clock's place: it lets them be faster.
+The fastest strategies depend on the clock, but the tests do not. Tests of gates, orders and int8
+use `wins`, which replaces the clock and makes these faster.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ MODULE = search
 D = 20
 RELU = Activation("relu")
 
-# Units of the first layer of `net`: off on all of 0 to 1, off on real rows alone, always on.
+# Units of the first layer of `net`: off for all inputs from 0 to 1, off on real rows, always on.
 DEAD, SILENT, ALWAYS = [3, 17], [5, 30], [8, 9]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Any:
-    """Times that are measured for a moment only."""
+    """Reduce the duration of measurements."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_LAYER", "_PLAN", "_RACE", "_LAST_RACE", "_PROFILE"):
             patch.setattr(MODULE, f"{name}_SECONDS", 1e-4)
@@ -59,7 +59,7 @@ def quick() -> Any:
 
 @pytest.fixture
 def wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gates, orders and int8 are faster: the search is the same every time."""
+    """Make gates, orders and int8 faster, so that the search is deterministic."""
     speeds = {"dense": 9, "unordered": 8, "exact": 5, "plain": 5}
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
@@ -83,16 +83,16 @@ def wins(monkeypatch: pytest.MonkeyPatch) -> None:
 def network(
     outputs: int = 5, hidden: Any = "relu", last: Any = "identity", seed: int = 0, **options: Any
 ) -> Network:
-    """A sparse network on rows of 0 to 1, with some units that are dead, silent and always on."""
+    """A sparse network for rows from 0 to 1, with dead, silent and always active units."""
     rng = np.random.default_rng(seed)
     layers = []
     for h, (d, k) in enumerate(pairwise([D, 60, 40, outputs])):
-        # Of low rank, mostly, as trained ones are.
+        # Mostly of low rank, as trained weights.
         low = rng.normal(size=(k, 4)) @ rng.normal(size=(4, d)) / 2
         weight, bias = (low + 0.2 * rng.normal(size=(k, d))) / d**0.5, rng.normal(size=k) / 4
         if h == 0:
             bias[DEAD], bias[ALWAYS] = -50, 20
-            # On where all inputs are near 1 alone.
+            # Active only if all inputs are close to 1.
             weight[SILENT], bias[SILENT] = 1, 0.5 - D
         if h == 1:
             weight[:, ALWAYS] /= 50
@@ -106,7 +106,7 @@ def rows(n: int = 400, seed: int = 1) -> np.ndarray:
 
 
 def optimized(net: Network, x: Any, y: Any = None, budget: float = 0.1, **options: Any) -> Network:
-    """What a test needs of `optimize`, in little time; what is always so is checked."""
+    """Run `optimize` with quick settings, and check the invariants of its result."""
     chosen = {"batch_sizes": (1, 32), "ranks": (4, 8), "num_threads": 1, "progress": False}
     chosen |= options
     fast = lrgate.optimize(net, x, y, budget, **chosen)
@@ -122,7 +122,7 @@ def check(
     sizes = sorted(options["batch_sizes"])
     assert [plan.rows for plan in fast.plan] == [c.rows for c in report.batches] == sizes
 
-    # Nothing that the user gave is changed.
+    # Nothing given by the user is changed.
     for layer, own in zip(fast.layers, net.layers, strict=True):
         np.testing.assert_array_equal(layer.weight, own.weight)
         np.testing.assert_array_equal(layer.bias, own.bias)
@@ -165,7 +165,7 @@ def check(
     assert report.confidence == options.get("confidence", 0.95)
     assert report.prune == options.get("prune", "proven")
     assert report.worst_row_error <= options.get("max_row_error", np.inf)
-    # All tests passed, except the last of those that were made, and what passed is the result.
+    # All tests passed, except possibly the last one; the result is the last that passed.
     assert all(test.passed for test in report.tests[:-1])
     assert all(test.upper <= budget for test in report.tests if test.passed)
     exact = all(
@@ -191,7 +191,7 @@ def check(
 
 
 def kinds(net: Network) -> tuple[set[str], set[str]]:
-    """The strategies and the precisions of a plan."""
+    """The strategies and precisions of a network's plan."""
     names = {name for plan in net.plan for name in plan.strategies}
     return names, {word for plan in net.plan for word in plan.precisions}
 
@@ -204,7 +204,7 @@ def assert_near(fast: Network, net: Network, x: Any, most: float = 1e-5) -> None
 
 
 def labels(net: Network, x: Any, wrong: float = 0.1) -> np.ndarray:
-    """The network's own, some of them replaced."""
+    """The labels predicted by the network, some of them replaced."""
     found = net.predict(x)
     rng = np.random.default_rng(0)
     return np.where(rng.random(len(found)) < wrong, rng.choice(net.classes, len(found)), found)
@@ -232,7 +232,7 @@ def test_the_shipped_network(digits: Any, precision: str, tmp_path: Path) -> Non
     assert report is not None
     assert report.measure == "classification error"
     assert (fast.predict(x) != net.predict(x)).mean() < 0.05
-    # What the report says is what the network does on the rows held back.
+    # The reported errors are the errors of the network on the held-out rows.
     held = Split.of(x, y, 0)
     dense = (net.dense().predict(held.check) != held.targets).mean()
     assert report.error_before == pytest.approx(dense)
@@ -345,7 +345,7 @@ def test_kinds_of_rows(net: Network, convert: Any) -> None:
 def test_rows_too_wide_to_be_dense_stay_sparse(
     net: Network, monkeypatch: pytest.MonkeyPatch, prune: str
 ) -> None:
-    """The same gates as of dense rows, the first layer's too, and the same units left out."""
+    """Gates, also of the first layer, and omitted units are the same as for dense rows."""
     x = rows(150)
     options = {"ranks": (4,), "batch_sizes": [1], "prune": prune, "progress": False}
     plain = lrgate.optimize(net, x, labels(net, x), 0.3, **options)
@@ -390,7 +390,7 @@ def test_threads(net: Network) -> None:
     assert fast.report.num_threads == lrgate.get_num_threads()
 
 
-# --- nothing but what is exact ------------------------------------------------------------------
+# --- exact plans --------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("wins")
@@ -402,7 +402,7 @@ def test_a_budget_of_0_allows_what_is_exact(net: Network, precision: str) -> Non
     assert fast.report is not None
     assert not any(fast.report.dead_units + fast.report.dropped_units)
     assert fast.report.error_increase == 0
-    # Rows far from those that it was made with, too.
+    # Also on rows far from the calibration rows.
     for other in (x, np.ones((5, D)), 100 * rows(50, seed=5) - 30):
         assert_near(fast, net, np.float32(other))
 
@@ -437,7 +437,7 @@ def test_silent_units_are_dropped(net: Network) -> None:
     assert fast.report is not None
     assert any("never on in these rows are left out" in note for note in fast.report.notes)
     assert fast.report.tests[0].network == "units never on left out"
-    # Nothing was seen that it costs: what 160 rows cannot have shown is in the bound.
+    # No row shows a cost. The bound covers the costs that 160 rows cannot show.
     assert fast.report.tests[0].upper == pytest.approx(np.log(20) / 160, rel=1e-3)
     assert fast.report.dropped_units[0] >= len(SILENT) + len(DEAD)
     order = fast.layers[0].kept_units
@@ -453,7 +453,7 @@ def test_silent_units_that_rows_are_too_few_for_are_kept(net: Network) -> None:
     assert fast.report.dead_units[0] == len(DEAD)
     (note,) = [note for note in fast.report.notes if note.startswith("units that were never on")]
     assert "are kept: cannot be shown to keep the budget by 160 rows held back; about " in note
-    # As many rows as the note says are enough.
+    # The number of rows in the note is enough.
     more = int(note.split("about ")[1].split()[0].replace(",", ""))
     fast = optimized(net, rows(more), None, 0.01, **options)
     assert fast.report is not None and fast.report.dropped_units[0] >= len(SILENT)
@@ -474,13 +474,13 @@ def test_units_never_on_are_kept_by_default(net: Network, prune: str, precision:
     assert any(left_out in note for note in fast.report.notes) is (prune == "proven")
     if precision == "f32":
         gateless = fast.with_strategies(["skip"] * 3)
-        assert_near(gateless, net, np.ones((3, D), np.float32))  # SILENT units are on here
+        assert_near(gateless, net, np.ones((3, D), np.float32))  # SILENT units are active here
 
 
 @pytest.mark.usefixtures("wins")
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_an_exact_plan_is_exact_for_every_row(task: str) -> None:
-    """Rows far from those of the calibration switch units on that were never on."""
+    """Rows far from the calibration rows activate units that were never active."""
     net = network(task=task)
     fast = optimized(net, rows(60), None, 1e-6)
     assert fast.report is not None and fast.report.increase_bound == 0
@@ -490,7 +490,7 @@ def test_an_exact_plan_is_exact_for_every_row(task: str) -> None:
 
 
 def constant(bias: float) -> Network:
-    """A network whose hidden units do not care about rows."""
+    """A network whose hidden units do not depend on the rows."""
     rng = np.random.default_rng(0)
     hidden = Layer(0.01 * rng.normal(size=(30, D)), np.full(30, bias), RELU)
     second = Layer(rng.normal(size=(20, 30)), rng.normal(size=20), RELU)
@@ -509,7 +509,7 @@ def test_layers_all_off_or_all_on(bias: float, span: Any, budget: float) -> None
     assert fast.layers[0].gate is None or bias > 0
     assert_near(fast, net, rows(100), 1e-5 if bias < 0 or budget == 0 else 1.0)
     if bias < 0 and (span is not None or budget):
-        # A layer keeps one unit at least.
+        # A layer keeps at least one unit.
         assert fast.layers[0].kept_units is not None and len(fast.layers[0].kept_units) == 1
 
 
@@ -526,11 +526,11 @@ def test_units_that_are_always_on_are_not_scored(net: Network) -> None:
     assert order is not None
     unscored = (gate.v[:, order] == 0).all(axis=0)
     assert set(order[unscored]) >= set(ALWAYS)
-    assert unscored[np.flatnonzero(unscored)[0] :].all()  # those at the end
+    assert unscored[np.flatnonzero(unscored)[0] :].all()  # the last layers
 
 
 def by_hand(fast: Network) -> Network:
-    """The same network of only the units that are computed, as layers of their own."""
+    """The same network built only from the computed units."""
     layers, before = [], np.arange(D)
     for i, layer in enumerate(fast.layers):
         order = np.arange(layer.outputs) if layer.kept_units is None else layer.kept_units
@@ -573,12 +573,12 @@ def test_everything_at_once(
     hand = by_hand(fast)
     for n in (1, 200):
         np.testing.assert_allclose(fast(other[:n]), hand(other[:n]), rtol=1e-5, atol=1e-5)
-    # At full width the gates leave out what the orders do. (In int8 the steps of weights differ.)
+    # At full width, gates drop the units that orders leave out. (In int8, weight steps differ.)
     whole = fast.with_units(dict.fromkeys(i for i in (0, 1) if fast.layers[i].gate is not None))
     assert precision == "int8" or np.abs(whole(x) - fast(x)).max() < 1e-4
     fast.save(tmp_path / "fast.npz")
     np.testing.assert_array_equal(Network.load(tmp_path / "fast.npz", tune=False)(x), fast(x))
-    # The report's error is that of these calls.
+    # The reported error is the error of these calls.
     held = Split.of(x, labels(net, x), 0)
     assert report.error_after == (fast.predict(held.check) != held.targets).mean()
 
@@ -612,7 +612,7 @@ def test_what_a_network_has_is_not_used(net: Network) -> None:
                 assert layer.gate is not None
                 np.testing.assert_array_equal(layer.gate.v, expected.gate.v)
         np.testing.assert_array_equal(again(x), plain(x))
-    assert loaded.layers[0].gate is not None  # and it is not changed
+    assert loaded.layers[0].gate is not None  # and unchanged
 
 
 def test_an_older_probe_keeps_its_rows(net: Network) -> None:
@@ -633,7 +633,7 @@ def test_a_seed_says_all_but_the_clock(net: Network) -> None:
 
 
 class Seen:
-    """Stands for what rows say of a network: it costs so much, for certain."""
+    """Replaces the evidence about a network: a known cost without uncertainty."""
 
     worst = 0.0
     largest = 0.0
@@ -652,7 +652,7 @@ class Seen:
 
 
 def costs(monkeypatch: pytest.MonkeyPatch, cost: Any) -> None:
-    """What the rows that choose say of networks."""
+    """Replace the evidence on which networks are chosen by `cost`."""
     found = lambda self, network: [Seen(float(cost(network)))]  # noqa: E731
     monkeypatch.setattr(MODULE.Search, "_chosen_evidence", found)
 
@@ -705,7 +705,7 @@ def test_a_layer_whose_int8_form_costs_too_much(
 
 
 def slower(monkeypatch: pytest.MonkeyPatch, **speeds: float) -> None:
-    """Whole calls of these names take this long, all others 1."""
+    """Make whole calls of these networks take the given times, and all others 1."""
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
         each = {name: np.full(3, speeds.get(name, 1.0) * 1e-6) for name in networks}
@@ -745,7 +745,7 @@ def test_a_gate_must_gain_3_percent(net: Network, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("wins")
 def test_errors_are_of_what_any_class_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gates and int8 of small calls count, though the rows are checked in one large call."""
+    """Gates and int8 of small calls count, although rows are checked in one large call."""
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
         small = {"dense": 9, "exact": 5, "plain": 5}
@@ -818,7 +818,7 @@ def test_progress_is_shown_where_wanted(
         assert out == ""
         assert ("measuring dense and skip" in err) is (wanted is True)
         assert wanted is True or err == ""
-    monkeypatch.setattr(sys, "stderr", None)  # as without a console
+    monkeypatch.setattr(sys, "stderr", None)  # as in a process without a console
     lrgate.optimize(net, rows(100), **options)
 
 
@@ -1123,11 +1123,11 @@ def test_a_range_in_scaled_units_is_recognised() -> None:
         lrgate.optimize(own, rows(100))
 
 
-# --- the last looks -------------------------------------------------------------------------------
+# --- checks of the result -------------------------------------------------------------------------
 
 
 def two_plans() -> tuple[Network, Network]:
-    """A network whose classes of 1 and 64 rows gate a layer, and the same without gates."""
+    """A network that gates a layer in calls of 1 and 64 rows, and the same without gates."""
     layers = [(np.eye(4), np.zeros(4)), (np.ones((2, 4)), np.zeros(2))]
     net = Network.from_layers(layers, task="classification")
     gate = Gate(np.eye(4)[:, :1], np.ones((1, 4)), np.zeros(4))
@@ -1155,7 +1155,7 @@ def test_calls_of_any_size_are_raced_in_parts(monkeypatch: pytest.MonkeyPatch) -
     MODULE.Search._race(search, 1 << 20, 0.0, exact=exact)
     MODULE.Search._race(search, 3, 0.0, exact=exact)
     assert raced == [2 * 4096, 3]
-    # Calls of large networks are of fewer rows.
+    # Calls of large networks have fewer rows.
     search.work = 10**7
     MODULE.Search._race(search, 1 << 20, 0.0, exact=exact)
     assert raced[2:] == [500]
@@ -1189,11 +1189,11 @@ def test_layers_of_classes_that_are_measured_alike_are_timed_once(
     assert MODULE.Search._layer_seconds(few, net).shape == (3, 2)
 
 
-# --- the promise ----------------------------------------------------------------------------------
+# --- held-out rows --------------------------------------------------------------------------------
 
 
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What happens, in order: looks at the rows held back, and checks of networks."""
+    """Record accesses to the held-out rows and checks of networks, in order."""
     events: list[str] = []
     split_of, passes = Split.of, MODULE.Search._passes
 
@@ -1223,7 +1223,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_rows_held_back_choose_nothing(
     net: Network, labelled: bool, monkeypatch: pytest.MonkeyPatch, wins: None
 ) -> None:
-    monkeypatch.undo()  # by the clock, so that races are run
+    monkeypatch.undo()  # use the clock, so that races are run
     for name in ("_LAYER", "_PLAN", "_RACE", "_LAST_RACE", "_PROFILE"):
         monkeypatch.setattr(MODULE, f"{name}_SECONDS", 1e-4)
     events = spied(monkeypatch)
@@ -1237,7 +1237,7 @@ def test_rows_held_back_choose_nothing(
     for i, event in enumerate(events):
         inside = event.startswith("checking") or (inside and event != "checked")
         if event in ("check", "targets") and 0 < i <= last:
-            # Their number alone is known outside of a check.
+            # Outside of a check, only their number is used.
             looks += inside
             assert inside, f"a look before the check: {events[: i + 1]}"
     assert looks >= 2
@@ -1266,7 +1266,7 @@ def test_the_first_that_fails_ends_the_check(
     monkeypatch.setattr(MODULE.Search, "_passes", counted)
     monkeypatch.setattr(Evidence, "within", within)
     monkeypatch.setattr(MODULE, "_BUDGET_SHARES", (0.3, 1.0))
-    # Past the check the stored outcome is looked at: it passed when it was tried.
+    # After the check only the stored result is used.
     report_of = MODULE.Search._report
 
     def reported(self: Any, *arguments: Any) -> Any:
@@ -1327,7 +1327,7 @@ def test_what_is_returned_is_what_was_checked(task: str, labelled: bool) -> None
 def test_a_result_that_failed_its_check_is_never_returned(
     net: Network, monkeypatch: pytest.MonkeyPatch, wins: None
 ) -> None:
-    """The last look is at the stored outcome."""
+    """The final decision uses the stored result of the check."""
 
     def passes(self: Any, trial: Any) -> bool:
         evidence = Evaluator(net, rows(50), None).evidence(-net(rows(50)))
@@ -1340,7 +1340,7 @@ def test_a_result_that_failed_its_check_is_never_returned(
 
 
 def balanced(net: Network, x: np.ndarray) -> Network:
-    """The network with outputs of the same mean: no class always wins."""
+    """The network with outputs of equal mean, so that no class is always predicted."""
     *hidden, last = net.layers
     last = Layer(last.weight, last.bias - net(x).mean(axis=0), last.activation)
     return Network.from_layers([*hidden, last], task=net.task)
@@ -1355,7 +1355,7 @@ def test_few_rows_show_nothing_and_the_notes_say_how_many_would(n: int, labelled
     assert fast.report is not None
     if kinds(fast) == ({"skip"}, {"f32"}):
         assert_near(fast, net, np.float32(10 * rows(50, seed=5) - 3))
-    else:  # int8 of a layer may be shown
+    else:  # int8 of a single layer may pass
         assert "gate" not in kinds(fast)[0]
         assert any(test.passed and test.upper <= 0.02 for test in fast.report.tests)
     why = [note for note in fast.report.notes if "rows in all would" in note or "costs" in note]
@@ -1381,7 +1381,7 @@ def test_a_worst_row_limits_what_is_used() -> None:
     assert kinds(none) == ({"skip"}, {"f32"})
     assert none.report is not None
     assert any("changes its worst row too much" in note for note in none.report.notes)
-    # The worst row is that of the returned network.
+    # The worst row is the worst row of the returned network.
     check = Split.of(x, None, 0).check
     outputs = np.float64(net(Split.of(x, None, 0).fit)), np.float64(net(check))
     tuned = np.float64(net(Split.of(x, None, 0).tune))
@@ -1404,7 +1404,7 @@ def test_a_higher_confidence_needs_more(net: Network) -> None:
 def test_each_class_has_its_own_precision(
     net: Network, wins: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """int8 where it is faster, f32 where it is not, in one plan."""
+    """One plan may use int8 for the batch sizes where it is faster, and f32 for others."""
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
         speeds = {"dense": 9.0, "exact": 2.0, "plain": 1.0, "fast": 5.0}

@@ -1,4 +1,4 @@
-"""Phases of a profile: what they add up to, what they count, and their bounds."""
+"""Phases of a profile: their sum, their counts, and their bounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONSTANT = Peaks(
 
 
 def small(strategy: str) -> lrgate.Network:
-    """Eight inputs, three units of which the second is always off, and two outputs."""
+    """Eight inputs, three units (the second is never active), and two outputs."""
     weight = np.ones((3, 8))
     layers = [(weight, [0.0, -100.0, 0.0]), (np.ones((2, 3)), np.zeros(2))]
     net = lrgate.Network.from_layers(layers)
@@ -46,9 +46,9 @@ def test_bytes_and_operations_of_skip() -> None:
     x[1, [1, 2, 3]] = 1
     one = found(small("skip"), x, batch_size=1)
     assert list(one)[:3] == [(0, "scan"), (0, "multiply"), (0, "epilogue")]
-    # Five values in two rows: reading 8 floats, writing 4 + 4 bytes each.
+    # Five values in two rows: reads 8 floats, writes 4 + 4 bytes for each value.
     assert one[0, "scan"].bytes == 8 * 4 + 2.5 * 8
-    # Three weights of a value, and the list.
+    # Three weights per value, and the list.
     assert one[0, "multiply"].bytes == 2.5 * (3 * 4 + 8)
     assert one[0, "multiply"].operations == 2.5 * 3 * 2
     assert one[0, "epilogue"].bytes == 3 * 4 + 3 * 4
@@ -70,7 +70,7 @@ def test_bytes_and_operations_of_dense_and_gate() -> None:
     assert [phase for layer, phase in gate if layer == 0] == names
     assert gate[0, "estimate"].operations == 2 * 2
     assert gate[0, "score+threshold"].operations == 2 * 3
-    # Two live units, of two products each, in a line of weights each, once for both rows.
+    # Two live units, with two products and one line of weights each, once for both rows.
     assert gate[0, "dots+epilogue"].operations == 2 * 2 * 2
     assert gate[0, "dots+epilogue"].bytes == 2 * 64 / 2 + 64 + 2 * 4 + 2 * 4
     assert gate[0, "clear"].bytes == 3 * 4
@@ -102,14 +102,14 @@ def test_int8_layers_have_phases(strategy: str, batch_size: int) -> None:
     assert sum(phase.seconds for (layer, _), phase in phases.items() if layer == 1) > 0
     assert product.bytes is not None
     assert product.bytes > 0
-    # A weight is one byte, a step and a bias are four: dense reads them all once a call, and for
-    # every row its inputs; outputs, for skip, are bytes.
+    # A weight takes one byte, a step and a bias take four. Dense reads all of them once per call,
+    # and the inputs of every row. Outputs are bytes for skip.
     if strategy == "dense":
         assert product.bytes == (40 + 8) * 20 / batch_size + 40 + 20
 
 
 TRIES = 5
-"""Profiles of which one must show what times are to show: a busy machine disturbs some."""
+"""Number of profiles, of which one must meet the expected times: a busy machine disturbs some."""
 
 
 def test_phases_add_up_to_the_call() -> None:
@@ -188,7 +188,7 @@ def test_bounds_follow_from_peaks() -> None:
 def test_peaks_are_measured() -> None:
     peaks = measure_peaks(0.02)
     assert list(peaks.bandwidth) == [*peaks.caches, "memory"]
-    # From a slow machine's memory to a fast one's registers.
+    # From the memory of a slow machine to the registers of a fast one.
     assert all(1e8 < rate < 1e13 for rate in peaks.bandwidth.values())
     assert all(1e8 < rate < 1e14 for rate in peaks.operations.values())
     assert peaks.bandwidth["L1"] > peaks.bandwidth["memory"]
@@ -204,7 +204,7 @@ def test_the_table_and_json_of_the_command(
     assert cli.main(options) == 0
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 79
-    assert "6 rows, 3 a call" in out
+    assert "6 rows, 3 per call" in out
     assert "dots+epilogue" in out
     assert cli.main([*options, "--json"]) == 0
     plain = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""Random networks and rows against the float64 oracle, in every strategy."""
+"""Random networks and rows against the float64 oracle, with every strategy."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_row_does_not_depend_on_the_others(
 @SETTINGS
 @given(data=st.data())
 def test_all_input_types_agree(data: st.DataObject) -> None:
-    """Numbers that every dtype holds give one answer in all of them."""
+    """Numbers that every dtype can hold give the same result in all dtypes."""
     net = make([9, 30, 3])
     x = data.draw(
         hnp.arrays(

@@ -1,4 +1,4 @@
-"""tools/prose.py: which text it reads, and when it fails."""
+"""tools/prose.py: the text that it reads, and the hits at which it fails."""
 
 from __future__ import annotations
 

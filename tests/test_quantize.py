@@ -1,6 +1,6 @@
-"""int8 from Python: how bytes are fitted to rows, and networks that mix precisions.
+"""int8 from Python: fits of quantizations to rows, and networks with mixed precisions.
 
-That the engine's arithmetic on bytes is as documented, bit for bit, rust/core/tests/int8.rs tests.
+rust/core/tests/int8.rs tests the engine's arithmetic on bytes, bit for bit.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def plain(scale: float, offset: float = 0) -> Quantization:
 
 
 def bytes_of(x: Any, quantization: Quantization) -> np.ndarray:
-    """What inputs become, in float64."""
+    """The bytes of inputs, computed in float64."""
     scale, offset = np.float64(quantization.scale), np.float64(quantization.offset)
     return np.clip(np.round(np.float64(x) / scale + offset), 0, 255)
 
 
 def taken(x: Any, quantization: Quantization) -> np.ndarray:
-    """What the bytes of inputs stand for."""
+    """The values that the bytes of inputs represent."""
     return (bytes_of(x, quantization) - quantization.offset) * np.float64(quantization.scale)
 
 
@@ -68,20 +68,20 @@ def error(x: Any, quantization: Quantization) -> float:
 
 
 def relative(got: np.ndarray, expected: np.ndarray) -> float:
-    """Root mean square of the difference, over that of the expected values."""
+    """Root mean square of the difference, divided by that of the expected values."""
     difference = got.astype(np.float64) - expected
     return float(np.sqrt(np.square(difference).mean() / np.square(expected).mean()))
 
 
 def images(n: int, width: int = 30, seed: int = 0) -> np.ndarray:
-    """uint8 rows of which half the values are zero."""
+    """uint8 rows in which half of the values are zero."""
     rng = np.random.default_rng(seed)
     return (rng.integers(0, 256, (n, width)) * (rng.random((n, width)) < 0.5)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def net() -> Network:
-    """With gates, on uint8 rows."""
+    """A network with gates for uint8 rows."""
     return gated(make([30, 50, 40, 5], input_scale=1 / 255), rank=4)
 
 
@@ -138,10 +138,10 @@ def test_columns_of_unlike_ranges_have_scales_of_their_own() -> None:
     assert (low < x.min(axis=0)).all() and (x.max(axis=0) < high).all()
     np.testing.assert_allclose(high - low, np.ptp(x, axis=0), rtol=1)
     np.testing.assert_array_equal(taken(np.zeros(6), found), np.zeros(6))
-    # The same of rows that the network scales.
+    # The same for rows that the network scales.
     mapped = of_rows(x, weight * spread, input_scale=(1 / spread).astype(np.float32))
     np.testing.assert_allclose(mapped.scale, found.scale, rtol=0.01)
-    # Scaled before they come, they are alike.
+    # If the rows are scaled in advance, the columns are alike.
     assert of_rows((x / spread).astype(np.float32), weight * spread).shape == ()
 
 
@@ -183,7 +183,7 @@ def test_columns_far_from_zero() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 2020.0, -3e5])
 @pytest.mark.parametrize("scale", [None, 1e-3, 1e3])
 def test_constant_columns_cost_the_others_nothing(value: float, scale: Any) -> None:
-    """A column that never varies may have any weight; its steps must not make others coarse."""
+    """A constant column may have any weight; its step must not make other steps coarser."""
     rng = np.random.default_rng(4)
     spread = np.array([1, 100, 0.01, 1])
     x = (rng.normal(size=(500, 4)) * spread).astype(np.float32)
@@ -195,7 +195,7 @@ def test_constant_columns_cost_the_others_nothing(value: float, scale: Any) -> N
     assert not outside(x, found, first=True).any()
     without = of_rows(x[:, :3], weight[:, :3], input_scale=factors[:3])
     np.testing.assert_allclose(found.scale[:3], without.scale, rtol=0.5)
-    # What the column adds to a sum is as exact as what others add.
+    # The terms of the column are as exact as the terms of the others.
     sizes = np.abs(found.scale * factors * np.sqrt(np.square(weight).mean(axis=0)))
     assert sizes[3] < 3 * sizes[:3].max()
 
@@ -249,7 +249,7 @@ def test_any_rows_are_within_a_step_or_recomputed(x: np.ndarray) -> None:
     assert (found is None) == bool(result.reports[0].note)
     if found is not None:
         kept = ~outside(x, found, first=True)
-        # Where the offset is large, x / scale + offset is rounded in float32.
+        # If the offset is large, x / scale + offset is rounded in float32.
         step = found.scale * (1.51 + 2.0**-22 * np.abs(found.offset))
         slack = np.abs(x) * 2.0**-21 + 1e-36
         assert (np.abs(taken(x, found) - x) <= step + slack)[kept].all()
@@ -309,7 +309,7 @@ def test_zero_is_a_byte_in_later_layers(hidden: str) -> None:
 @pytest.mark.parametrize("hidden", ["relu", "leaky_relu"])
 @pytest.mark.parametrize("spread", [1.0, 3.0])
 def test_units_of_any_size(hidden: str, spread: float) -> None:
-    """Units times a factor, and the next weights over it, are the same network."""
+    """Scaling units, and dividing the next weights by the factor, gives the same network."""
     net = make([20, 40, 30, 4], hidden=hidden)
     factors = 10.0 ** (spread * np.random.default_rng(0).normal(size=40))
     one, *others = net.layers
@@ -325,7 +325,7 @@ def test_units_of_any_size(hidden: str, spread: float) -> None:
     assert quantization is not None and quantization.scale.shape == (40,)
 
 
-# --- rows and networks as users have them --------------------------------------------------------
+# --- realistic rows and networks -----------------------------------------------------------------
 
 
 Table = tuple[np.ndarray, np.ndarray, Network, Network]
@@ -333,7 +333,7 @@ Table = tuple[np.ndarray, np.ndarray, Network, Network]
 
 @functools.cache
 def table(name: str) -> Table:
-    """Rows to calibrate on, other rows, and a network with the scaler as input map and folded."""
+    """Calibration rows, other rows, and networks with the scaler as input scale and folded."""
     x, y = {"iris": load_iris, "wine": load_wine, "digits": load_digits}[name](return_X_y=True)
     first, second, labels, _ = train_test_split(x, y, test_size=0.5, random_state=0, stratify=y)
     scaler = StandardScaler().fit(first)
@@ -349,14 +349,14 @@ def table(name: str) -> Table:
 
 
 def quantized(net: Network, x: Any, **options: Any) -> Network:
-    """Without its warnings."""
+    """Quantize the network, without warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", QuantizationWarning)
         return net.quantize(x, **options)
 
 
 def changed(net: Network, small: Network, x: Any) -> float:
-    """The share of labels that int8 changes by more than rounding could."""
+    """The share of labels that int8 changes although the margin exceeds rounding."""
     one, other = net.predict(x), small.predict(x)
     proba = np.sort(np.asarray(net(x)), axis=1)
     sure = np.log(proba[:, -1] / np.maximum(proba[:, -2], 1e-30)) > 0.05
@@ -419,7 +419,7 @@ def test_labels_hold_whatever_calibration_rows_have(name: str, dirt: str, folded
 
 
 def test_raw_columns_of_a_table() -> None:
-    """A network that learned to tell wines by columns of very unlike size: f32, or as exact."""
+    """A wine classifier with columns of very different sizes stays f32 or is as exact."""
     x, y = load_wine(return_X_y=True)
     model = MLPClassifier((32, 32), solver="lbfgs", max_iter=300, random_state=0).fit(x, y)
     layers = [(w.T, b) for w, b in zip(model.coefs_, model.intercepts_, strict=True)]
@@ -430,7 +430,7 @@ def test_raw_columns_of_a_table() -> None:
 
 @functools.cache
 def flagged() -> tuple[Network, np.ndarray, np.ndarray]:
-    """Amounts, and a flag that calibration never has, with the amounts' scaler folded."""
+    """Amounts with a folded scaler, and a flag that is never set in calibration."""
     rng = np.random.default_rng(1)
     x = np.c_[rng.gamma(2, 2e4, (6000, 8)), rng.random(6000) < 0.3].astype(np.float32)
     weight = rng.normal(size=(40, 9)) / np.append(np.full(8, 3e4), 1.0)
@@ -455,7 +455,7 @@ def test_a_category_that_calibration_lacks() -> None:
 @pytest.mark.parametrize("columns", [1, 3])
 @pytest.mark.parametrize("but", [0, 3])
 def test_a_column_that_holds_a_huge_value(value: float, columns: int, but: int) -> None:
-    """In all calibration rows but some: clean rows keep their labels, in int8 or in f32."""
+    """The value is in nearly all calibration rows; clean rows keep their labels."""
     rng = np.random.default_rng(0)
     layers = [
         (rng.normal(size=(64, 13)) / 3, np.zeros(64)),
@@ -487,7 +487,7 @@ def test_few_rows_are_not_checked_which_is_said() -> None:
 
 
 def test_what_fitted_rows_show_counts_too() -> None:
-    """A steep unit that is on in few rows, of which none is held back."""
+    """A steep unit is active in few rows, none of which is held out."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 4)).astype(np.float32)
     fitted, held = split(x)
@@ -572,7 +572,7 @@ def test_differences_of_labels() -> None:
     none = np.zeros(4, bool)
     found = difference(exact, got, none, "classification", "identity")
     assert found.changed == 0.25
-    # Margins 2, 1, 0.5 and 8; errors 0, 1.5, 0 and 0: of the margins two are below 1.5.
+    # Margins 2, 1, 0.5 and 8; errors 0, 1.5, 0 and 0. Two of the margins are below 1.5.
     assert found.expected_changed == pytest.approx((0 + 2 + 0 + 0) / 4 / 4 / 2)
     assert found.relative == pytest.approx(1.5**2 / (4 + 1 + 0.25 + 64))
     known = difference(exact, got, got[:, 1] == 0.5, "classification", "identity")
@@ -598,7 +598,7 @@ def test_a_gates_range_holds_its_sums_with_room() -> None:
 
 @pytest.mark.parametrize("shift", [0.0, 50.0])
 def test_gates_get_the_range_of_what_they_see(shift: float) -> None:
-    """The first one of mapped rows, whether the map is folded or not."""
+    """The first gate gets scaled rows, whether the scale is folded or not."""
     net = gated(make([20, 30, 25, 5], input_scale=0.5, input_shift=shift))
     x = rows(100, 20) - np.float32(2 * shift)
     small = net.quantize(x)
@@ -641,12 +641,12 @@ def test_a_gate_that_never_varies() -> None:
 @pytest.mark.parametrize("options", [{}, {"input_scale": 0.5, "input_shift": 20.0}])
 def test_the_error_is_small(hidden: Any, options: dict[str, Any]) -> None:
     net = make([40, 80, 60, 5], hidden=hidden, **options)
-    # Far from zero where the map moves them, as years are.
+    # Far from zero with a shift, as years are.
     x = rows(1500, 40) - (np.float32(40) if options else 0)
     small = net.quantize(x[:1000])
     precisions = small.plan[0].precisions
-    # A threshold makes large differences of small ones, and sigmoids of nearly constant units vary
-    # little: then layers may have to stay f32.
+    # A threshold amplifies small differences, and sigmoids of nearly constant units hardly vary, so
+    # layers may have to stay f32.
     difficult = options and (hidden == "sigmoid" or "thresholded_relu" in hidden)
     assert precisions == ("int8",) * 3 or difficult
     for strategy in ("dense", "skip"):
@@ -791,8 +791,8 @@ NAN = np.where(np.arange(30) == 3, np.nan, X)
             np.concatenate([X, X + np.float32(3e38)]),
             {},
             ValueError,
-            "x must give finite inputs to every layer, got NaN or infinity in those of layers[1] "
-            "in row 2",
+            "x must give finite inputs to every layer, got NaN or infinity in the inputs of "
+            "layers[1] in row 2",
         ),
         (X, {"layers": 1}, TypeError, "layers must be a sequence of integers, got int"),
         (X, {"layers": "01"}, TypeError, "layers must be a sequence of integers, got str"),
@@ -1018,7 +1018,7 @@ def test_signed_rows_and_rows_beyond_the_range() -> None:
         beyond = bounds + np.array([[-steps], [steps]])
         near = ((beyond - first.offset) * first.scale).astype(np.float32)
         assert outside(near, first, first=True).all() == (steps > 1)
-        # Such rows leave later layers' bytes too, unless these are f32.
+        # Such rows are also outside the windows of later layers, unless these are f32.
         only = small.with_strategies(["dense"] * 3, ["int8", "f32", "f32"])
         expected = net(near if steps > 1 else taken(near, first).astype(np.float32))
         np.testing.assert_allclose(only(near), expected, rtol=0.02)
@@ -1029,14 +1029,14 @@ def test_signed_rows_and_rows_beyond_the_range() -> None:
 
 @pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
 def test_an_outlier_does_not_cost_its_row(net: Network, strategy: str) -> None:
-    """A column that hardly varies in calibration, and then does, as in standardised tables."""
+    """A column that hardly varies in calibration varies later, as in standardised tables."""
     x = rows(500, 30).astype(np.float32)
     x[:, 7] = 0.001 * x[:, 7]
     small = net.quantize(x)
     assert small.plan[0].precisions[0] == "int8"
     small = small.with_strategies([strategy, "dense", "dense"], small.plan[0].precisions)
     x[3, 7] = x[450, 7] = 2000
-    # Skipping leaves zeros out, so that f32 rounds otherwise.
+    # Skipping leaves out zeros, so f32 rounds differently.
     expected = net.dense()(x)[[3, 450]]
     np.testing.assert_allclose(small(x)[[3, 450]], expected, rtol=1e-4, atol=1e-6)
 
@@ -1054,7 +1054,7 @@ ALL = (np.random.default_rng(5).permutation(50), np.random.default_rng(6).permut
 @pytest.mark.isa
 @pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
 def test_units_in_another_order_give_the_same_bits(net: Network, strategy: str) -> None:
-    """Sums of integers do not depend on the order."""
+    """Integer sums do not depend on the order."""
     x = images(100)
     small = net.quantize(x).with_strategies([strategy, strategy, "skip"], "int8")
     other = small.with_units(ALL)
@@ -1088,7 +1088,7 @@ def test_units_that_are_always_zero_need_not_be_computed(net: Network, strategy:
     plan = [strategy, strategy, "dense"]
     small = full.quantize(x).with_strategies(plan, "int8")
     part = small.with_units(SOME)
-    # The weights of units that are left out may have been the largest.
+    # The largest weights may belong to omitted units.
     assert relative(part(x), small(x)) < 0.02
     ordered = full.with_units(SOME).quantize(x).with_strategies(plan, "int8")
     for one, other in zip(ordered.layers, part.layers, strict=True):
@@ -1111,7 +1111,7 @@ def test_layer_inputs_are_what_bytes_stand_for(strategy: str, orders: Any, shift
     inputs = net.layer_inputs(x)
     first, *others = (layer.quantization for layer in net.layers)
     assert first is not None
-    # Far from zero, rounding in float32 may give the next byte.
+    # Far from zero, float32 rounding may give the next byte.
     atol = 0.011 * float(np.max(first.scale)) if shift == 100 else 1e-6
     np.testing.assert_allclose(inputs[0], taken(x, first) * 0.01 + shift, rtol=1e-6, atol=atol)
     for values, quantization, order in zip(inputs[1:], others, orders[:2], strict=True):
@@ -1170,7 +1170,7 @@ def test_with_quantization(net: Network) -> None:
     assert fewer.plan[0].precisions == ("int8", "f32", "int8")
     assert fewer.layers[1].quantization is None
     assert fewer.layers[0].quantization is ONE
-    # Those that stay as they are keep their precision.
+    # Unchanged layers keep their precision.
     mixed = all_of_them.with_strategies(["skip"] * 3, ["f32", "int8", "f32"])
     changed = mixed.with_quantization({1: plain(0.03)})
     assert changed.plan[0].precisions == ("f32", "int8", "f32")
@@ -1190,7 +1190,7 @@ def test_one_scale_for_each_input() -> None:
     x = np.array([[100, -20, 400], [255, 2, 1020], [300, 600, 3], [-1, -100, -9]])
     seen = np.array([[100, -20, 400], [255, 2, 1020], [255, 490, 4], [0, -20, 0]])
     np.testing.assert_array_equal(taken(x, each), seen)
-    # The last two rows are beyond the bytes.
+    # The last two rows are outside the windows.
     np.testing.assert_allclose(small(x), net(np.concatenate([seen[:2], x[2:]])), rtol=1e-6)
 
 
@@ -1198,7 +1198,7 @@ def test_one_scale_for_each_input() -> None:
 @pytest.mark.parametrize("strategy", ["dense", "skip", "gate"])
 @pytest.mark.parametrize("orders", [(None,) * 3, ALL, SOME])
 def test_one_scale_for_each_unit(strategy: str, orders: Any) -> None:
-    """The next weights times the units' sizes, and one scale, have the same bytes."""
+    """One scale, with the next weights times the sizes of the units, gives the same bytes."""
     net = gated(make([30, 50, 40, 5]), rank=4)
     factors = (2.0 ** np.random.default_rng(7).integers(-8, 9, 50)).astype(np.float32)
     first, second, last = net.layers
@@ -1282,7 +1282,7 @@ def test_other_gates_of_a_quantized_network(net: Network) -> None:
     assert ranged.plan == small.plan
     gone = small.with_gates({0: None})
     assert gone.plan == (BatchPlan(1, ("dense", "gate", "dense"), ("int8",) * 3),)
-    # Those that stay as they are keep strategy and precision.
+    # Unchanged layers keep strategy and precision.
     skips = no_range.with_strategies(["skip"] * 3, "int8")
     kept = skips.with_gates({1: None})
     assert kept.plan == (BatchPlan(1, ("skip",) * 3, ("int8",) * 3),)
@@ -1292,7 +1292,7 @@ def test_other_gates_of_a_quantized_network(net: Network) -> None:
 
 
 def everything() -> Network:
-    """A network with gates, orders, scales for each input, and a plan that mixes precisions."""
+    """A network with gates, orders, one scale per input, and a plan with mixed precisions."""
     net = gated(make([30, 50, 40, 3], classes=["a", "b", "c"], input_scale=0.5, input_shift=0.1))
     x = images(100) * np.linspace(0.01, 3, 30, dtype=np.float32)
     net = net.quantize(x).with_units(SOME)

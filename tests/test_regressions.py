@@ -1,4 +1,4 @@
-"""Cases that once went wrong."""
+"""Regressions: cases that failed in the past."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.isa
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
 @pytest.mark.parametrize("width", [1, 10, 16, 17, 63, 65])
 def test_padding_is_never_listed(value: float, width: int) -> None:
-    """An infinite sum in a padding lane is NaN, and NaN counts as a non-zero."""
+    """An infinite sum in a padding lane becomes NaN, and NaN counts as non-zero."""
     shapes = itertools.pairwise((8, width, width, 3))
     net = Network.from_layers([(np.full((h, d), 2.0), np.zeros(h)) for d, h in shapes])
     gate = Gate(np.ones((8, 1)), np.ones((1, width)), np.zeros(width))
@@ -63,7 +63,7 @@ def test_standardising_far_values_keeps_the_digits(mean: float, strategy: str) -
     if strategy == "gate":
         net = net.with_gates({0: Gate(np.eye(32), w.T, np.full(40, 1e-3))})
     net = net.with_strategies([strategy, "dense"])
-    # As float32 arithmetic maps the rows: what folding must not lose against.
+    # Scale and shift the rows in float32: folding must be at least as exact.
     mapped = (x * scale + shift).astype(np.float64)
     w, v = w.astype(np.float32).astype(np.float64), v.astype(np.float32).astype(np.float64)
     expected = np.maximum(mapped @ w.T, 0) @ v.T

@@ -1,4 +1,4 @@
-"""Reports: as data and back, and as text."""
+"""Reports: conversion to data and back, and text."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_report_comes_back(report: OptimizeReport) -> None:
 
 
 def test_a_report_of_an_earlier_version_is_read(report: OptimizeReport) -> None:
-    """It calls the reports by batch size `classes`."""
+    """Earlier versions store the reports by batch size under `classes`."""
     values = report.to_dict()
     values["classes"] = values.pop("batches")
     assert OptimizeReport.from_dict(values) == report
@@ -146,7 +146,7 @@ def test_the_dict_is_a_copy(report: OptimizeReport) -> None:
 
 
 def test_whole_numbers_are_numbers(report: OptimizeReport) -> None:
-    """As another language's JSON may write them."""
+    """JSON writers of other languages may write floats as integers."""
     values = report.to_dict()
     values["seconds"], values["order_speed_up"] = 13, 1
     read = OptimizeReport.from_dict(values)
@@ -294,8 +294,8 @@ def test_what_the_text_says(report: OptimizeReport) -> None:
         "units left out since never on, by layer: 132/158/0",
         "order of units: 1.03 times as fast without gates, used",
         "note: no gate keeps the error budget",
-        "1 row a call: 54.17 us a row dense, 6.77 without gates, 2.78 now",
-        "1024 rows a call",
+        "1 row per call: 54.17 us per row dense, 6.77 without gates, 2.78 now",
+        "1024 rows per call",
         "19.68 (18.39 to 20.32) times as fast as dense",
         "2.43 (2.33 to 2.50)",
         "predicts 4.38 over dense",

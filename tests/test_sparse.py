@@ -1,4 +1,4 @@
-"""Sparse inputs of layers against the dense ones that they stand for."""
+"""Sparse inputs of layers against the same inputs made dense."""
 
 from __future__ import annotations
 

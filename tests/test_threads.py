@@ -23,12 +23,12 @@ from oracle import gated, make, rows
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 SECONDS = 30
-"""How long a child may take before it counts as hanging."""
+"""Seconds after which a child process counts as hanging."""
 
 
 @pytest.fixture(scope="module")
 def net() -> lrgate.Network:
-    """Wide enough that 1,024 rows are shared among threads."""
+    """A network that is wide enough for 1,024 rows to be divided among threads."""
     return make([300, 500, 400, 10])
 
 
@@ -125,7 +125,7 @@ def test_the_context_manager_nests_and_restores() -> None:
         assert lrgate.get_num_threads() == 2
         with lrgate.thread_limit(3):
             assert lrgate.get_num_threads() == 3
-            lrgate.set_num_threads(7)  # the process's, which this thread does not follow here
+            lrgate.set_num_threads(7)  # the process setting, which this thread overrides
             assert lrgate.get_num_threads() == 3
         assert lrgate.get_num_threads() == 2
         with pytest.raises(KeyError), lrgate.thread_limit(4):
@@ -207,14 +207,14 @@ def _import_with(value: str) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def no_fork_warnings() -> Iterator[None]:
-    """Python 3.12 warns of forks where threads exist: here they do on purpose."""
+    """Silence the warning of Python 3.12 about forks in a process with threads."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
 
 
 def answers_in_a_fork(net: lrgate.Network, x: np.ndarray, expected: np.ndarray) -> None:
-    """Forks, computes in the child on two threads, and fails where it hangs or differs."""
+    """Fork, compute in the child on two threads, and fail if it hangs or differs."""
     with no_fork_warnings():
         child = os.fork()
     if child == 0:

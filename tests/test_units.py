@@ -1,4 +1,4 @@
-"""Units that are provably off, and orders of units."""
+"""Units that are provably inactive, and orders of units."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ ACTIVATIONS: list[Any] = [
 
 
 def groups_on(active: np.ndarray, order: Any, size: int = 4) -> int:
-    """How many groups of `size` units have one on or more, over all rows."""
+    """Number of groups of `size` units with at least one active unit, over all rows."""
     ordered = active[:, order]
     ordered = ordered[:, : ordered.shape[1] // size * size]
     return int(ordered.reshape(len(active), -1, size).any(axis=2).sum())
 
 
 def topics(n: int = 500, units: int = 64, count: int = 8, seed: int = 0) -> np.ndarray:
-    """Units in `count` groups, shuffled: a row has one or two groups on, less some units."""
+    """Units in `count` shuffled groups: in a row, most units of one or two groups are active."""
     rng = np.random.default_rng(seed)
     topic = rng.permutation(units) % count
     chosen = rng.random((n, count)) < 1.5 / count
@@ -116,18 +116,18 @@ def test_any_network_and_range(data: st.DataObject) -> None:
 def test_bounds_of_one_layer_are_exact(
     activation: Any, bias: list[float], expected: list[bool]
 ) -> None:
-    """To rounding: the largest sum is 2 and the bias, and a hair below the threshold is not off."""
+    """Up to rounding: the largest sum is 2 plus the bias; slightly more is not provably off."""
     layer = Layer([[1.0, 1.0]] * 4, bias, Activation.parse(activation))
     assert proven_dead([layer], 0.0, 1.0)[0].tolist() == expected
     assert proven_dead([layer], [0.0, 0.0], [1.0, 1.0])[0].tolist() == expected
 
 
 def test_bounds_go_through_layers() -> None:
-    """The first layer's outputs are from 0 to 1 and from -1 to 1, by its activation."""
+    """Outputs of the first layer are from 0 to 1 or from -1 to 1, depending on the activation."""
     first = [[1.0], [-1.0]]
     for name, reach in [("relu", 0.0), ("identity", -1.0), (("leaky_relu", 0.5), -0.5)]:
         layers = [Layer(first, [0.0, 0.0], Activation.parse(name))]
-        # The second unit's output is from `reach` to 0, so its negative is at most -`reach`.
+        # The output of the second unit is from `reach` to 0, so its negative is at most -`reach`.
         layers.append(Layer([[0.0, -1.0]] * 2, [reach - 0.01, reach + 0.01], RELU))
         assert proven_dead(layers, 0.0, 1.0)[1].tolist() == [True, False]
 
@@ -151,7 +151,7 @@ def test_dead_units_do_not_widen_what_follows() -> None:
 
 
 def assert_orders_are_permutations(units: int, n: int) -> None:
-    """Of units that are on by chance, never, and always."""
+    """Assert it for units that are active at random, never, and always."""
     rng = np.random.default_rng(units)
     for active in (
         rng.random((n, units)) < 0.3,
@@ -184,7 +184,7 @@ def test_fewer_groups_are_on(seed: int) -> None:
     order, natural = co_activation_order(active), np.arange(64)
     assert groups_on(active, order) < 0.6 * groups_on(active, natural)
     assert groups_on(active, order, 16) < 0.8 * groups_on(active, natural, 16)
-    # On rows that it was not made from, too.
+    # Also on rows from which the order was not made.
     other = topics(2000, seed=seed)[500:]
     assert groups_on(other, order) < 0.7 * groups_on(other, natural)
 
@@ -221,7 +221,7 @@ def test_later_rows_do_not_matter() -> None:
 
 
 def test_the_margin_grows_with_the_inputs() -> None:
-    """A bound that only float32's rounding can reach is no proof; one well beyond it is."""
+    """A bound within float32 rounding is no proof; a bound well beyond it is."""
     for inputs in (4, 784, 20_000):
         reach = inputs * 2.0**-24 * (2 * inputs)
         layer = Layer(np.ones((2, inputs)), [-inputs - reach / 2, -inputs - 4 * reach - 1], RELU)
@@ -260,7 +260,7 @@ def test_bounds_take_no_copy_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def blockwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few units count as many."""
+    """Treat few units as many, so that orders are made in blocks."""
     monkeypatch.setattr(units, "_COMPARED_UNITS", 60)
     monkeypatch.setattr(units, "_BLOCK", 64)
 
@@ -273,7 +273,7 @@ def test_a_blockwise_order_is_a_permutation(count: int, n: int) -> None:
 
 
 def test_blocks_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An order made in blocks is nearly as good as one of all units, on other rows too."""
+    """An order made in blocks is nearly as good as one of all units, also on other rows."""
     active = topics(2000, units=640, count=32)
     whole = co_activation_order(active[:1000])
     monkeypatch.setattr(units, "_COMPARED_UNITS", 60)
@@ -289,7 +289,7 @@ def test_blocks_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_blocks_of_one_are_what_all_units_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps within a block are those of few units."""
+    """The steps within a block are the same as for few units."""
     active = topics(500, units=64)
     bits = units._pack(active)
     grouped = units._grouped_each(bits[None])[0]

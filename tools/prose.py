@@ -44,6 +44,8 @@ PHRASES = (
     (r"\bforesees?\b", "predict"),
     (r"\bmuch the same\b|\bthe like\b", "similar"),
     (r"\bin a row of\b|\brows, each\b", "consecutive, row by row"),
+    (r"\bby heart\b", "memorise"),
+    (r"\bto speak of\b|\bsuch ones\b", "name the thing"),
 )
 """Pattern and alternative; case does not matter."""
 

@@ -1,4 +1,4 @@
-"""Runs trained ReLU networks on CPUs without computing what will be zero.
+"""Runs trained ReLU networks fast on CPUs by skipping work on units that are zero.
 
 ===========  =======================================================================
 load         ``Network.load(path)`` reads a file, ``Network.from_layers(...)`` takes
@@ -60,7 +60,7 @@ __all__ = [
     "thread_limit",
 ]
 
-# Imported when they are first used: who only predicts need not wait for them.
+# Imported on first use, so that prediction alone does not load them.
 _MODULES = ("estimators", "examples", "results")
 _ELSEWHERE = {"optimize": "lrgate.planner.optimizer"}
 

@@ -1,4 +1,4 @@
-"""Networks and rows that come with the package."""
+"""A network and data that come with the package."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lrgate.network import Network
 
 
 def mnist() -> tuple[Network, npt.NDArray[np.uint8], npt.NDArray[Any]]:
-    """The shipped network and 1,000 digits it has never seen.
+    """Load the network of the package and 1,000 digits that it was not trained on.
 
-    The network is 784-1000-600-400-10, trained on MNIST's 60,000 training digits by
-    ``training/train.py``; ``net.metadata`` has the command and the figures. The digits are the
-    first 1,000 of MNIST's test set (LeCun, Cortes and Burges).
+    The network has widths 784-1000-600-400-10. ``training/train.py`` trained it on MNIST's 60,000
+    training digits; ``net.metadata`` has the command and the results. The digits are the first
+    1,000 of MNIST's test set (LeCun, Cortes and Burges).
 
     Returns
     -------
     net : Network
-        Takes pixels from 0 to 255, uint8 or float.
+        A classifier of pixels from 0 to 255, uint8 or float.
     x : uint8 array (1000, 784)
-        Digits, 28 by 28 pixels, row by row.
+        Digits of 28 by 28 pixels, row by row.
     y : int64 array (1000,)
-        Their labels.
+        Labels of the digits.
     """
     data = resources.files("lrgate") / "data"
     with resources.as_file(data / "mnist.npz") as path:

@@ -1,4 +1,4 @@
-"""Threads, and what this build and process use."""
+"""Number of threads, and the configuration of this build and process."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lrgate import _core
 
 
 def set_num_threads(num_threads: int) -> None:
-    """Set how many threads a call may use, for the whole process.
+    """Set the number of threads that a call may use, for the whole process.
 
-    Results do not depend on it. The default is ``LRGATE_NUM_THREADS``, or the number of CPUs this
-    process may run on. Threads share a call's rows, or, of few rows, the units of its dense layers;
-    a call too short to gain from it stays on the calling thread. After a call the other threads
-    stay awake for 100 microseconds, so that the next one finds them.
+    Results do not depend on it. The default is ``LRGATE_NUM_THREADS``, or the number of CPUs that
+    this process may run on. Threads divide the rows of a call or, if there are few rows, the units
+    of its dense layers. A call that is too short to gain from more threads runs on the calling
+    thread. Worker threads stay awake for 100 microseconds after a call, ready for the next one.
 
     Parameters
     ----------
     num_threads : int
-        At least 1; 1 keeps all work on the calling thread.
+        At least 1. With 1, all work is done on the calling thread.
 
     Raises
     ------
@@ -65,13 +65,13 @@ def thread_limit(num_threads: int) -> Iterator[None]:
 
 
 def show_config() -> None:
-    """Print version, build, instruction set and threads: what a bug report or benchmark needs."""
+    """Print version, build, instruction set and threads, for bug reports and benchmarks."""
     for name, value in config().items():
         print(f"{name:<16} {value}")
 
 
 def config() -> dict[str, str]:
-    """What :func:`show_config` prints, as a dict."""
+    """Return the information that :func:`show_config` prints, as a dict."""
     return {
         "lrgate": _core.VERSION,
         "build profile": _core.BUILD_PROFILE,

@@ -1,1 +1,1 @@
-"""lrgate beside every engine that a user would pick instead: the command ``lrgate bench``."""
+"""Comparison of lrgate with other inference engines: the command ``lrgate bench``."""

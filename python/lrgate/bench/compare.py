@@ -1,8 +1,8 @@
-"""lrgate and every engine that is installed on the same rows, in one run, by turns.
+"""Compares lrgate with every installed engine, on the same rows and in one run.
 
-For each number of rows a call, the settings of each engine race each other first, briefly; then the
-best of each engine, and lrgate, take turns on real rows, other ones each call. Errors are those of
-all test rows. What an engine's start takes is measured in processes of its own.
+For each batch size, short races first select the fastest settings of each engine. The selected
+settings and lrgate are then timed with interleaved calls on real rows; each call gets different
+rows. Errors are computed on all test rows. Start-up is measured in separate processes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OPENBLAS: Final = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
 def run(*args: Any, **kwargs: Any) -> Comparison:
-    """:func:`measure` in a process of its own, in which libraries have the threads asked for."""
+    """Run :func:`measure` in a new process, whose libraries use the requested number of threads."""
     return process.fresh(measure, *args, **kwargs)
 
 
@@ -59,43 +59,45 @@ def measure(
     start: bool = True,
     progress: bool = False,
 ) -> Comparison:
-    """Compare a network in lrgate with the engines that are installed.
+    """Compare a network in lrgate with the installed engines.
 
-    Call it in a process whose libraries were told how many threads to use before they were loaded:
-    :func:`run` makes one. It pins the process to as many CPUs as there are threads.
+    The number of threads of many libraries must be set before they are loaded; :func:`run` starts
+    such a process. This function pins its process to as many CPUs as there are threads.
 
     Parameters
     ----------
     name : str
-        What to call it.
+        Name of the network in the results.
     net : Network
-        Peers get its weights alone.
+        Other engines use only its weights.
     x : array-like (n, d)
-        Real rows to time and to take errors on. Where they are uint8, lrgate is also timed on
-        those; all else takes them as float32.
+        Real rows for timing and for errors. If they are uint8, lrgate is also timed on the uint8
+        rows; everything else uses them as float32.
     y : array-like (n,) or (n, k), optional
-        Labels or values; without them errors are differences from the dense network.
+        Labels or values. Without them, errors are differences from the dense network.
     calibration : (rows, labels or None), optional
-        What lrgate and int8 engines are fitted to. By default one half of `x`, and the other half
-        is tested on; the same rows where they are few.
+        Data to which lrgate and the int8 engines are fitted. By default, one half of `x` is used
+        for fitting and the other half for testing; if `x` has few rows, all are used for both.
     batch_sizes : sequence of int
-        Rows a call.
+        Rows per call.
     seconds : float
-        About how long the contestants take turns, for each number of rows.
+        Approximate duration of the interleaved timing, for each batch size.
     threads : int
+        Threads that each engine may use.
     engines : sequence of str, optional
-        Beginnings of the names of those to compare with; all by default.
+        Names of the engines to compare with, or prefixes of names; all by default.
     optimized : bool
-        Whether `lrgate.optimize` plans anew. Else lrgate runs `net` as it is, and dense.
+        Whether to optimise the network with `lrgate.optimize` first. Otherwise lrgate runs `net`
+        as it is, and dense.
     start : bool
-        Whether the start of each engine is measured too.
+        Whether to measure the start-up of each engine.
     progress : bool
-        Whether to tell on stderr what is going on.
+        Whether to print progress on stderr.
 
     Raises
     ------
     ValueError, TypeError
-        For rows and labels that `lrgate.optimize` would refuse, too.
+        If an argument is out of range, or `lrgate.optimize` would reject the rows or labels.
     """
     begin = time.perf_counter()
     batch_sizes = as_list(batch_sizes, "batch_sizes")
@@ -117,7 +119,7 @@ def measure(
     with thread_limit(threads), bench:
         bench.prepare_lrgate(linear_at_the_end(net), batch_sizes, optimized)
         bench.prepare_peers(chosen)
-        # The largest first: errors that do not depend on the number of rows are taken there.
+        # The largest first: errors that do not depend on the batch size are computed only there.
         races = [bench.race(rows) for rows in sorted(batch_sizes, reverse=True)]
         bench.tell_failures(len(races))
         starts = bench.starts() if start else []

@@ -1,4 +1,4 @@
-"""The contestants of one comparison, their errors and their races."""
+"""The candidates of one comparison, their errors and their races."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ __all__ = [
 
 
 ALLOWED: Final = 0.001
-"""How much above the dense network's errors may be that are compared: a tenth of a point."""
+"""Largest error increase over the dense network at which an engine is still compared."""
 
 _ROUNDING: Final = 1e-9
 
 _TOLERANCES: Final = {"f32": 1e-6, "bf16": 1e-2, "int8": 0.1}
 
 _NARROWING: Final = 0.1
-# Each contestant's own loop, of the time that all by turns take.
+# Duration of each candidate's own loop, as a share of the interleaved timing.
 _ALONE: Final = 0.1
 
 
 def original(net: Network) -> Network:
-    """The network as it was trained: f32, dense, all units, and without a last softmax or sigmoid.
+    """The network as trained: f32, dense, with all units, without a final softmax or sigmoid.
 
-    A classifier's classes are the same without.
+    The final softmax or sigmoid does not change the predicted classes.
     """
     layers = [
         (layer.weight, layer.bias, layer.activation) for layer in linear_at_the_end(net).layers
@@ -78,7 +78,7 @@ def linear_at_the_end(net: Network) -> Network:
 
 
 class Contestants:
-    """One comparison: the contestants, and what is known of them so far."""
+    """The state of one comparison: its candidates, their errors and the engines left out."""
 
     def __init__(
         self,
@@ -95,14 +95,14 @@ class Contestants:
         self.judge = Evaluator(dense, test.x, targets)
         self.outputs = dense.forward(test.x)
         self.error_dense = self.judge.error(self.outputs).before
-        # A tenth of a point of a few hundred rows is less than one of them.
+        # With a few hundred rows, 0.1 percentage points is less than one row.
         least = 1 / len(test.x) if dense.task == "classification" else 0.0
         self.error_limit = self.error_dense + max(ALLOWED, least) + _ROUNDING
         self.calibration = fit.x[:CALIBRATION_ROWS]
         self.networks: dict[str, Network] = {}
         self.peers: list[Engine] = []
         self.errors: dict[str, float] = {}
-        """Of lrgate's networks and the peers' best settings, at the number of rows at hand."""
+        """Errors of lrgate's networks and the peers' best settings, at the current batch size."""
         self.errors_of_settings: dict[tuple[str, str], float] = {}
         self.best: dict[str, Settings] = {}
         self.failures: dict[str, dict[int, str]] = {}
@@ -112,7 +112,7 @@ class Contestants:
     def __enter__(self) -> None:
         self.stack = contextlib.ExitStack()
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
-        # What engines print of their own accord is about formats and settings.
+        # Engines warn about formats and settings; silence them.
         self.stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         level = logging.root.manager.disable
@@ -126,10 +126,10 @@ class Contestants:
         if self.progress:
             print(text, file=sys.stderr, flush=True)
 
-    # Contestants
+    # Candidates
 
     def prepare_lrgate(self, net: Network, sizes: Sequence[int], optimized: bool) -> None:
-        """lrgate's contestants: networks by name."""
+        """Fill `networks`: lrgate's candidates by name."""
         if optimized:
             for name, precision in (("lrgate", "auto"), ("lrgate f32", "f32")):
                 self.say(f"optimising, {precision} ...")
@@ -147,7 +147,7 @@ class Contestants:
         self.networks["lrgate dense"] = self.dense
 
     def prepare_peers(self, chosen: Sequence[Engine]) -> None:
-        """Which engines are there."""
+        """Fill `peers` with the engines that are installed; record why others are left out."""
         try:
             folded(self.dense)
         except ValueError as error:
@@ -161,7 +161,13 @@ class Contestants:
                 self.left_out[engine.name] = f"{engine.package} is not installed"
 
     def made(self, engine: Engine, rows: int, settings: Settings) -> Forward:
-        """The engine's function, once its answers are right."""
+        """Load the network in the engine and check its outputs.
+
+        Raises
+        ------
+        ValueError
+            If the outputs differ from the network's by more than the precision explains.
+        """
         path = engine.store(self.dense, self.calibration, self.folder, settings)
         forward: Forward = engine.load(path, rows, self.threads, settings)
         count = min(max(rows, CHECKED_ROWS), len(self.test.x))
@@ -170,16 +176,18 @@ class Contestants:
         spread = np.square(wanted - wanted.mean(0)).sum() if count > 1 else np.square(wanted).sum()
         off = float(np.square(found - wanted).sum() / max(spread, 1e-30))
         if not off <= _TOLERANCES[engine.precision]:
-            raise ValueError(f"its outputs differ from the network's: by {off:.2g}, squared")
+            raise ValueError(f"its outputs differ from the network's: relative square {off:.2g}")
         return forward
 
     def narrowed(self, engine: Engine, rows: int) -> tuple[Settings, Forward]:
-        """The fastest of an engine's settings, of those whose error is within the limit if any is.
+        """The fastest settings of an engine among those whose error is within the limit.
+
+        If none is within the limit, all settings are considered.
 
         Raises
         ------
         Exception
-            What the last of them raised, if all did.
+            The last exception, if the engine failed with all settings.
         """
         made: dict[str, tuple[Settings, Forward]] = {}
         failed: Exception = ValueError("it has no settings")
@@ -202,10 +210,10 @@ class Contestants:
         times = timing.interleaved(forwards, calls, _NARROWING * self.seconds, min_rounds=3)
         return made[min(forwards, key=lambda key: times[key].median)]
 
-    # One number of rows
+    # One batch size
 
     def race(self, rows: int) -> Race:
-        """All contestants by turns."""
+        """Time all candidates in calls of `rows` rows, interleaved, and compute their errors."""
         contestants: dict[str, Any] = dict(self.networks)
         calls = dict.fromkeys(self.networks, calls_of(self.test.x, rows))
         if self.test.bytes is not None:
@@ -213,7 +221,7 @@ class Contestants:
             calls["lrgate, uint8 rows"] = calls_of(self.test.bytes, rows)
         settings: dict[str, Settings] = {}
         for engine in self.peers:
-            self.say(f"{rows} rows a call: {engine.name} ...")
+            self.say(f"{rows} rows per call: {engine.name} ...")
             try:
                 settings[engine.name], forward = self.narrowed(engine, rows)
                 key = str(settings[engine.name])
@@ -227,7 +235,7 @@ class Contestants:
             self.best[engine.name] = settings[engine.name]
             contestants[engine.name] = forward
             calls[engine.name] = calls["lrgate dense"]
-        self.say(f"{rows} rows a call: all by turns ...")
+        self.say(f"{rows} rows per call: all engines, interleaved ...")
         times = timing.interleaved(contestants, calls, self.seconds)
         alone = timing.alone(contestants, calls, _ALONE * self.seconds) if rows == 1 else {}
         for name, net in self.networks.items():
@@ -247,11 +255,11 @@ class Contestants:
         return Race(rows, tuple(entries))
 
     def error(self, forward: Any, rows: int, x: Rows | None = None) -> float:
-        """The error on all test rows, in calls of as many rows as are timed."""
+        """The error on all test rows, computed with the same batch size as the timing."""
         return self.judge.error(outputs_of(forward, self.test.x if x is None else x, rows)).after
 
     def peer_error(self, engine: Engine, settings: str, forward: Forward, rows: int) -> float:
-        """The same; where a row's result does not depend on the others, it is taken once."""
+        """The error of an engine, cached if its results do not depend on the batch."""
         key = engine.name, settings
         if engine.batch_dependent or key not in self.errors_of_settings:
             self.errors_of_settings[key] = self.error(forward, rows)
@@ -294,7 +302,7 @@ class Contestants:
         )
 
     def over(self, name: str, times: Mapping[str, Timing]) -> dict[str, Against]:
-        """Ratios to the fastest peers whose error is within the limit."""
+        """Speed-up over the fastest peer of each precision whose error is within the limit."""
         found: dict[str, Against] = {}
         for precision in ("any", "f32", "bf16", "int8"):
             near = [
@@ -312,38 +320,38 @@ class Contestants:
         return found
 
     def tell_failures(self, races: int) -> None:
-        """What is left out of all races, or of some."""
+        """Add engines that failed in `races` races, or in some of them, to `left_out`."""
         for name, reasons in self.failures.items():
             if len(reasons) == races:
                 self.left_out[name] = next(iter(reasons.values()))
                 self.peers = [engine for engine in self.peers if engine.name != name]
             else:
                 self.left_out |= {
-                    f"{name}, {rows} rows a call": why for rows, why in reasons.items()
+                    f"{name}, {rows} rows per call": why for rows, why in reasons.items()
                 }
 
     def forget(self) -> None:
-        """Let go of what engines have compiled for this number of rows."""
+        """Free the code that engines compiled for this batch size."""
         if "torch" in sys.modules and "torch._dynamo" in sys.modules:
             sys.modules["torch._dynamo"].reset()
         gc.collect()
 
-    # The start
+    # Start-up
 
     def starts(self) -> list[Startup]:
-        """What each engine takes from its file to its first answer.
+        """Measure each engine from loading its file to its first answer.
 
-        Its settings are the best for the fewest rows, which were raced last.
+        Engines use their best settings for the smallest batch size, which was timed last.
         """
         row = self.folder / "row.npy"
         np.save(row, self.test.x[:1])
         found = []
         for name, net in self.networks.items():
-            self.say(f"{name}: its start ...")
+            self.say(f"{name}: start-up ...")
             path = LRGATE.store(net, self.calibration, self.folder, {"file": name})
             found.append(self.start(name, LRGATE, path, row, {}))
         for engine in self.peers:
-            self.say(f"{engine.name}: its start ...")
+            self.say(f"{engine.name}: start-up ...")
             settings = self.best[engine.name]
             path = engine.store(self.dense, self.calibration, self.folder, settings)
             try:

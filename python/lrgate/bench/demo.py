@@ -1,7 +1,7 @@
-"""What ``lrgate demo`` measures and prints: the strategies side by side on 1,000 real digits.
+"""The demo: compares the strategies on 1,000 real digits.
 
-The measuring runs in a process of its own, started with NumPy's BLAS limited to one thread: that
-can only be told before NumPy is loaded, and all others here have one thread too.
+It runs in a new process in which NumPy's BLAS is limited to one thread, as everything else is. The
+limit must be set before NumPy is loaded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lrgate.results.table import Column, Table
 __all__ = ["Demo", "measure", "run"]
 
 BATCH: Final = 256
-"""Rows of the larger calls."""
+"""Rows per call of the larger batch size."""
 
 _WIDTH: Final = 79
 _COLUMNS: Final = (
@@ -38,7 +38,7 @@ _COLUMNS: Final = (
     Column("dense", ".1f"),
     Column("NumPy", ".1f"),
     Column("error", ".2%"),
-    Column("a row", lambda seconds: f"{seconds * 1e6:.2f}"),
+    Column("us/row", lambda seconds: f"{seconds * 1e6:.2f}"),
     Column("dense", ".1f"),
     Column("NumPy", ".1f"),
 )
@@ -50,11 +50,11 @@ class Entry:
 
     Attributes
     ----------
-    strategies : dict from rows a call to strategies
-        Empty for NumPy.
-    wrong : dict from rows a call to int
-        Digits that are given another label than their own.
-    times : dict from rows a call to Timing
+    strategies : dict from rows per call to strategies
+        Strategy of each layer; empty for NumPy.
+    wrong : dict from rows per call to int
+        Number of misclassified digits.
+    times : dict from rows per call to Timing
     """
 
     strategies: dict[int, tuple[str, ...]]
@@ -64,19 +64,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found; ``print`` shows it.
+    """Results of the demo; ``print`` shows them as a table.
 
     Attributes
     ----------
     network : str
-        Widths of its layers.
+        Widths of the layers.
     digits : int
-        How many there are.
+        Number of digits.
     machine, numpy : dict
-        What the times depend on.
+        CPU and versions on which the times depend.
     entries : dict from name to Entry
-    profiles : dict from rows a call to Profile
-        Of the fastest mix.
+    profiles : dict from rows per call to Profile
+        Profiles of the fastest plan.
     """
 
     network: str
@@ -87,7 +87,7 @@ class Demo:
     profiles: dict[int, Profile]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, times in seconds."""
+        """Return the results as plain data, with times in seconds."""
         return {
             "network": self.network,
             "digits": self.digits,
@@ -118,7 +118,7 @@ class Demo:
     def __str__(self) -> str:
         parts = [self._head(), self._table()]
         for rows, profile in self.profiles.items():
-            called = "one row a call" if rows == 1 else f"{rows} rows a call"
+            called = "one row per call" if rows == 1 else f"{rows} rows per call"
             parts.append(f"Layers of the fastest mix, {called}:\n{profile}")
         parts.append(self._tail())
         return "\n\n".join(parts)
@@ -142,7 +142,7 @@ class Demo:
         return next(iter(self.profiles.values())).instruction_set
 
     def table(self) -> Table:
-        """NumPy and each plan: in calls of one row, then in calls of `BATCH` rows."""
+        """NumPy and each plan, in calls of one row and in calls of `BATCH` rows."""
         rows = []
         for name, entry in self.entries.items():
             single, batch = entry.times[1], entry.times[BATCH]
@@ -166,42 +166,42 @@ class Demo:
 
     def _table(self) -> str:
         return (
-            f"Calls of one row, then of {BATCH} rows. Median and p99 in us, a call; below dense\n"
-            f"and NumPy, the speed-up over them.\n{self.table()}"
+            f"Calls of one row, then of {BATCH} rows. Median and p99 are in us per call; columns\n"
+            f"dense and NumPy show the speed-up over these.\n{self.table()}"
         )
 
     def _tail(self) -> str:
         wrong = {name: entry.wrong[1] for name, entry in self.entries.items()}
-        lines = ["Skip is exact: it leaves out products with zero."]
+        lines = ["skip is exact: it only leaves out products with zero."]
         if "gate" in wrong:
-            lines.append("Gate is not: units that it wrongly predicts to be zero are lost.")
+            lines.append("gate is not exact: it loses units that it wrongly predicts to be zero.")
         if "int8" in wrong:
-            lines.append("int8 is not: it skips too, and rounds weights and activations to bytes.")
+            lines.append("int8 is not exact: it skips and rounds weights and activations to bytes.")
         counts = ", ".join(f"{name} {count}" for name, count in wrong.items() if name != "numpy")
         lines.append(f"Wrong labels of {self.digits:,}: {counts}.")
         return "\n".join(lines)
 
 
 def run(network: str | os.PathLike[str] | None = None, seconds: float = 10.0) -> Demo:
-    """:func:`measure` in a process where NumPy has one thread.
+    """Run :func:`measure` in a new process in which NumPy uses one thread.
 
     Raises
     ------
     RuntimeError
-        If that process ends before it has an answer.
+        If the process ends without a result.
     """
     return process.fresh(measure, network, seconds)
 
 
 def measure(network: str | os.PathLike[str] | None = None, seconds: float = 10.0) -> Demo:
-    """Time the shipped network, or another one, under each strategy on the shipped digits.
+    """Time a network with each strategy on the digits that come with the package.
 
     Parameters
     ----------
     network : path, optional
-        A network that takes MNIST's pixels from 0 to 255.
+        A network that takes MNIST's pixels from 0 to 255. By default, the one of the package.
     seconds : float
-        About how long to measure.
+        Approximate duration of the measurement.
 
     Raises
     ------
@@ -272,14 +272,14 @@ def _times(
 
 
 def _wrong(net: Network, x: npt.NDArray[np.float32], labels: npt.NDArray[Any], rows: int) -> int:
-    """Digits that get a wrong label in calls of `rows` rows."""
+    """Number of digits misclassified in calls of `rows` rows."""
     starts = range(0, len(x), rows)
     predicted = np.concatenate([net.predict(x[first : first + rows]) for first in starts])
     return int(np.sum(predicted != labels))
 
 
 def _numpy_config() -> dict[str, str]:
-    """NumPy's version and BLAS, and what is known of the kernels that BLAS uses."""
+    """NumPy's version and BLAS, with the BLAS kernels if threadpoolctl is installed."""
     build: Any = np.show_config(mode="dicts")  # type: ignore[call-overload, unused-ignore]
     blas = build.get("Build Dependencies", {}).get("blas", {})
     label = f"{blas.get('name', 'unknown BLAS')} {blas.get('version', '')}".strip()

@@ -1,4 +1,4 @@
-"""The rows of a comparison: what is fitted to, what is tested on, and calls of them."""
+"""The rows of a comparison: calibration and test rows, and calls on them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LEAST_SPLIT: Final = 400
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Rows, as float32 and where they are bytes as these too, and labels."""
+    """Rows as float32, the same rows as uint8 if they were given so, and labels."""
 
     x: Float32Array
     bytes: npt.NDArray[np.uint8] | None
@@ -40,7 +40,7 @@ class Part:
 
     @classmethod
     def of(cls, dense: Network, x: Rows, y: Any) -> Part:
-        # A writable copy: PyTorch warns of others.
+        # A writable copy: PyTorch warns about read-only arrays.
         rows = np.array(checked_rows(x, dense.input_size), np.float32)
         return cls(rows, np.array(x) if x.dtype == np.uint8 else None, y)
 
@@ -48,7 +48,7 @@ class Part:
 def split_rows(
     dense: Network, x: Rows, y: Any, calibration: tuple[Any, Any] | None
 ) -> tuple[Part, Part, list[str]]:
-    """Rows to fit to and rows to test on, and what a user should know of them."""
+    """Return calibration rows, test rows, and warnings for the user."""
     labels = None if y is None else label_array(y)
     if labels is not None:
         checked_targets(dense, labels, len(x))
@@ -57,7 +57,7 @@ def split_rows(
         return Part.of(dense, real_array(rows), targets), Part.of(dense, x, labels), []
     if x.ndim != 2 or len(x) < _LEAST_SPLIT:
         part = Part.of(dense, x, labels)
-        text = f"{len(x)} rows are too few to split: errors are on rows that were fitted to"
+        text = f"{len(x)} rows are too few to split: errors are measured on the calibration rows"
         return part, part, [text]
     order = np.random.default_rng(0).permutation(len(x))
     fit, test = (
@@ -68,7 +68,10 @@ def split_rows(
 
 
 def calls_of(x: Rows, rows: int) -> list[Rows]:
-    """Calls of `rows` rows, other ones each time as far as there are: in place, or all round."""
+    """Calls of `rows` rows each, with as many distinct rows as possible.
+
+    With few rows, the calls overlap and wrap around the end of `x`.
+    """
     if len(x) >= 8 * rows:
         return timing.batches(x, rows)
     twice = np.resize(x, (len(x) + rows, x.shape[1]))
@@ -76,7 +79,7 @@ def calls_of(x: Rows, rows: int) -> list[Rows]:
 
 
 def outputs_of(forward: Any, x: Rows, rows: int) -> Rows:
-    """Outputs in calls of `rows` rows; the last call is filled up and cut off again."""
+    """Outputs in calls of `rows` rows; the last call is padded and its outputs are cut off."""
     parts = [
         np.array(forward(np.resize(part, (rows, x.shape[1]))), np.float32)[: len(part)]
         for part in (x[first : first + rows] for first in range(0, len(x), rows))

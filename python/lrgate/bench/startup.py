@@ -1,4 +1,4 @@
-"""From a file on disk to the first answer: seconds and memory, in a process of its own."""
+"""Start-up of an engine: time and memory from a file on disk to the first answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Startup", "measure"]
 
 _REPEATS: Final = 3
 
-# The engine is imported before lrgate is, so that its import has all that it needs to itself.
+# The engine is imported before lrgate, so that its import time includes all shared dependencies.
 _PROGRAM: Final = """
 import importlib, json, sys, time
 begin = time.perf_counter()
@@ -40,21 +40,26 @@ def measure(
     threads: int,
     settings: Any,
 ) -> Startup:
-    """Start an engine in fresh processes, each on the CPUs of this one.
+    """Start an engine in new processes, which use the CPUs of this one.
 
     Parameters
     ----------
     name : str
-        Of the result.
+        Name of the result.
     engine : str
-        Its name in the registry.
+        Name of the engine in the registry.
     modules : tuple of str
-        What is imported first.
+        Modules to import first.
     path, row : Path
-        The network in the engine's form, and a ``.npy`` file of one row (1, d).
+        The network in the engine's format, and a ``.npy`` file of one row (1, d).
     threads : int
     settings : mapping
-        Of the engine's grid.
+        An entry of the engine's grid.
+
+    Returns
+    -------
+    Startup
+        Medians over the processes.
 
     Raises
     ------
@@ -92,7 +97,7 @@ def measure(
 
 
 def child(task: str, import_seconds: float) -> None:
-    """Load, compute one row, and print what it took: what the fresh process does."""
+    """Load a network, compute one row, and print time and memory; runs in the new process."""
     from lrgate import set_num_threads
     from lrgate.bench.engines import by_name
 
@@ -118,7 +123,7 @@ def child(task: str, import_seconds: float) -> None:
 
 
 def _resident() -> int | None:
-    """Bytes of this process that are in memory, on Linux."""
+    """Resident memory of this process in bytes; None if the system is not Linux."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

@@ -1,6 +1,6 @@
-"""The command ``lrgate``: a demo, profile and benchmark of networks, what a bug report needs.
+"""The command ``lrgate``: demo, profile, benchmark, configuration and version.
 
-Each command is a module with `SUMMARY`, `add_arguments(parser)` and `run(arguments)`.
+Each subcommand is a module with `SUMMARY`, `add_arguments(parser)` and `run(arguments)`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments; those of the process by default.
+        Arguments; by default, the arguments of the process.
 
     Returns
     -------
     int
-        The exit code: 0, or 2 after an error, which is one line on stderr.
+        The exit code: 0 on success, 2 after an error (reported in one line on stderr), 130 after
+        an interrupt.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read the output has seen enough; nothing is left to be flushed at exit.
+        # The reader closed the pipe. Redirect stdout so that the flush at exit does not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
@@ -62,7 +63,7 @@ def _fail(message: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lrgate",
-        description="Runs trained ReLU networks on CPUs without computing what will be zero.",
+        description="Runs trained ReLU networks on CPUs and skips work on units that are zero.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, module in _COMMANDS.items():

@@ -15,39 +15,39 @@ from lrgate.network import Network
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "compare a network in lrgate with every other engine that is installed"
+SUMMARY = "compare a network in lrgate with all other installed engines"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
-    parser.description = f"{parser.description} It is optimised first, as lrgate.optimize does."
+    parser.description = f"{parser.description} lrgate.optimize optimises the network first."
     parser.epilog = f"Engines: {', '.join(engine.name for engine in ENGINES)}."
     parser.add_argument("file", metavar="FILE", help="the network, .npz or .safetensors")
     parser.add_argument(
-        "--rows", metavar="FILE.npy", help="real rows (n, d); by default the network's own probe"
+        "--rows", metavar="FILE.npy", help="real rows (n, d); by default the network's probe rows"
     )
     parser.add_argument(
-        "--labels", metavar="FILE.npy", help="their labels (n,), or values (n, k) of a regressor"
+        "--labels", metavar="FILE.npy", help="labels (n,) or, for a regressor, values (n, k)"
     )
     parser.add_argument(
         "--calibration",
         metavar="FILE.npy",
-        help="other rows to optimise on; by default one half of --rows, tested on the other",
+        help="rows to optimise on; by default one half of --rows, the other half is for testing",
     )
     parser.add_argument(
-        "--batch-sizes", type=counts, default=[1, 64, 1024], metavar="N,N", help="rows a call"
+        "--batch-sizes", type=counts, default=[1, 64, 1024], metavar="N,N", help="rows per call"
     )
     parser.add_argument("--threads", type=count, default=1, metavar="N")
     parser.add_argument(
         "--engines",
         type=names,
         metavar="NAME,NAME",
-        help="engines to compare with, or beginnings of their names; all by default",
+        help="names of engines to compare with, or prefixes of names; all by default",
     )
     parser.add_argument(
-        "--no-optimize", action="store_true", help="run the network as it is in its file"
+        "--no-optimize", action="store_true", help="run the network as it is in the file"
     )
-    add_measuring(parser, seconds=5.0, each=" each batch size")
+    add_measuring(parser, seconds=5.0, each=" for each batch size")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from lrgate.cli.options import add_measuring, show
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "compare the strategies on 1,000 MNIST digits: error and time"
+SUMMARY = "compare error and time of the strategies on 1,000 MNIST digits"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network",
         metavar="FILE",
-        help="another network that takes MNIST's pixels, in place of the one that is shipped",
+        help="a network that takes MNIST's pixels, instead of the network of the package",
     )
     add_measuring(parser, seconds=10.0)
 

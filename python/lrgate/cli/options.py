@@ -21,7 +21,7 @@ def add_measuring(command: argparse.ArgumentParser, seconds: float, each: str = 
         "--seconds",
         type=duration,
         default=seconds,
-        help=f"about how long to measure{each} (default: %(default)g)",
+        help=f"approximate duration of the measurement{each} (default: %(default)g)",
     )
     command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -56,7 +56,7 @@ def counts(text: str) -> list[int]:
 def names(text: str) -> list[str]:
     names = [part.strip() for part in text.split(",")]
     if not all(names):
-        raise argparse.ArgumentTypeError(f"must be names with commas between, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be names separated by commas, got {text!r}")
     return names
 
 
@@ -70,11 +70,11 @@ def rows_of(net: Network, arguments: argparse.Namespace) -> npt.NDArray[Any]:
 
 def read_rows(path: str) -> npt.NDArray[Any]:
     try:
-        # Looks at the header, takes no memory and never unpickles.
+        # Reads only the header, allocates no memory and never unpickles.
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (EOFError, ValueError):
         # NumPy's own message advises unpickling.
-        raise ValueError(f"{path}: expected a .npy file of numbers, whole and unpickled") from None
+        raise ValueError(f"{path}: expected a .npy file of numbers, complete, no pickle") from None
     if not isinstance(rows, np.ndarray):
         raise ValueError(f"{path}: expected a .npy file of numbers, got an archive")
     return rows

@@ -9,20 +9,22 @@ from lrgate.network import Network
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "show what each layer of a network does and how long it takes"
+SUMMARY = "show the path, density and time of each layer of a network"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     parser.add_argument("file", metavar="FILE", help="the network, .npz or .safetensors")
     parser.add_argument(
-        "--rows", metavar="FILE.npy", help="input rows (n, d); by default the network's own probe"
+        "--rows", metavar="FILE.npy", help="input rows (n, d); by default the network's probe rows"
     )
-    parser.add_argument("--batch-size", type=count, metavar="N", help="rows a call; all by default")
+    parser.add_argument(
+        "--batch-size", type=count, metavar="N", help="rows per call; all rows by default"
+    )
     parser.add_argument(
         "--phases",
         action="store_true",
-        help="show each layer's phases: time, bytes, operations, and the bound that they set",
+        help="show time, bytes, operations and the resulting bound of each phase of each layer",
     )
     add_measuring(parser, seconds=1.0)
 

@@ -12,7 +12,7 @@ SUMMARY = "print the version"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command takes none."""
+    """Do nothing: the command takes no arguments."""
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,1 +1,1 @@
-"""Drift: how rows of later times differ from those that gates were fitted on."""
+"""Drift: monitors whether later data still matches the data to which the gates were fitted."""

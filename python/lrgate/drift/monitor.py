@@ -31,33 +31,34 @@ __all__ = [
 
 _log: Final = logging.getLogger("lrgate.monitor")
 
-# Sampled rows that are computed again at once, and that the window forgets at once.
+# Sampled rows that are recomputed together, and that leave the window together.
 _PIECE: Final = 64
-# What the engine counts of a layer. It follows the number of rows on which the layer was gated.
+# Counts of the engine for each layer. In the sums, the number of gated rows precedes them.
 _COUNTS: Final = ("inputs", "outputs", "computed", "active", "kept", "energy", "lost")
-# The normal distribution's quantile of two-sided 95 %.
+# Two-sided 95 % quantile of the normal distribution.
 _Z: Final = 1.959964
-# Outputs that vary by less than this share of their squares do not vary: that is rounding.
+# Outputs whose variance is below this share of their mean square count as constant: rounding.
 _ROUNDING: Final = 1e-13
 
 
 class Monitor:
-    """A network that watches itself: made by ``net.monitor(...)``, and called in its place.
+    """A network that monitors a sample of its own calls.
 
-    Calls give exactly what the network's give. Each row is sampled with probability `rate`,
-    independently; sampled rows are computed again on the calling thread, gated and dense, once the
-    call's result is there. So the cost is proportional to the rate: a call without a sampled row
-    takes a fraction of a microsecond more, one with a sampled row about as long as a few dense
-    calls. The weights' dense layout is held beside the plan's own.
+    ``net.monitor(...)`` creates it; it is called in place of the network. Results are the same as
+    the network's. Each row is sampled independently with probability `rate`. After the result of a
+    call is computed, its sampled rows are recomputed on the calling thread, gated and dense. The
+    cost is proportional to the rate: a call without a sampled row takes a fraction of a microsecond
+    more, a call with a sampled row takes about as long as a few dense calls. The weights are also
+    kept in the dense layout, in addition to the layout of the plan.
 
-    It has the network's `task`, `classes`, `layers`, `input_size` and `output_size`; everything
-    else is at its `network`.
+    It has the network's `task`, `classes`, `layers`, `input_size` and `output_size`. Other attributes
+    are those of its `network`.
 
-    Used in a ``with`` block, it samples no more rows after the block; calls still work.
+    At the end of a ``with`` block, sampling stops; calls still work.
 
-    Threads may share a monitor. After a fork each process counts for itself. An error while rows
-    are compared is logged once, with its traceback, at level ERROR, and ends the sampling; no call
-    fails from it.
+    Threads may share a monitor. After a fork, each process counts separately. An error during the
+    comparison of rows is logged once, with its traceback, at level ERROR, and stops the sampling;
+    the call does not fail.
 
     Parameters
     ----------
@@ -65,28 +66,28 @@ class Monitor:
     rate : float, default 0.001
         Share of the rows to sample: above 0, at most 1.
     max_disagreement : float, optional
-        Warn where the window's disagreement (see :class:`Drift`) is above it.
+        Warn if the disagreement in the window (see :class:`Drift`) exceeds this value.
     max_lost_energy : float, optional
-        Warn where a layer's lost energy in the window is above it.
+        Warn if the lost energy of a layer in the window exceeds this value.
     window : int, default 1000
-        Sampled rows that the latest figures are over. Rows sampled from one call leave it together,
-        up to 64 at a time, so it may hold up to 63 more.
+        Number of latest sampled rows over which the window's statistics are computed. Rows sampled
+        from one call leave the window together, up to 64 at a time, so it may hold up to 63 more.
     min_rows : int, default 100
-        Rows that the window must hold before there is a warning.
+        Number of rows that the window must hold before a warning is logged.
     seed : int, optional
-        Makes the choice of rows repeatable.
+        Seed of the sampling, for repeatable results.
 
     Raises
     ------
     ValueError
         If a number is out of range, or `window` is below `min_rows`.
     TypeError
-        If an argument is no number.
+        If an argument is not a number.
 
     Notes
     -----
-    Warnings go to the logger ``"lrgate.monitor"``, at level WARNING: one when a figure rises above
-    its threshold, and again only after it fell back.
+    Warnings go to the logger ``"lrgate.monitor"``, at level WARNING. A warning is logged when a
+    statistic rises above its threshold, and again only after it has fallen below.
 
     Examples
     --------
@@ -128,29 +129,29 @@ class Monitor:
         self._min_rows = int(min_rows)
 
         self._network = net
-        # All units: one that was left out as never on may come on.
+        # With all units: a unit that was omitted because it was never active may become active.
         self._dense = net.with_units([None] * len(net.layers)).dense()
         self._gated = {
             plan.rows: [strategy == "gate" for strategy in plan.strategies] for plan in net.plan
         }
-        # What counts needs weights that the plan does not: packed here, not by a sampled call.
+        # Counting needs weights that the plan does not use. Pack them here, not in a sampled call.
         for rows, gated in self._gated.items():
             if any(gated):
                 net.engine.count(np.zeros((1, net.input_size), np.float32), rows)
-        # Labels by class index, and the output above which the second of two classes is predicted.
+        # `_boundary` is the output above which the second of two classes is predicted.
         self._classes = net.classes
         self._task = net.task
         self._measure = MEASURES[self._task]
         self._boundary = 0.5 if net.layers[-1].activation.name == "sigmoid" else 0.0
-        # Sums are vectors: the rows; differing rows or label entries, or squared differences,
-        # squares and sums of the dense outputs; then each layer's counts.
-        # Entries of a row that may differ.
+        # Sums are vectors: the number of rows; the number of differing rows or label entries or,
+        # for a regressor, the squared differences and the squares and sums of the dense outputs;
+        # then the counts of each layer. `_entries` is the number of entries per row.
         self._entries = net.output_size if self._task == "multilabel" else 1
         self._first_count = 3 + net.output_size if self._task == "regression" else 2
 
         self._lock = threading.Lock()
         self._random = np.random.default_rng(seed)
-        self._gap = self._next_gap()  # rows to pass before the next that is sampled
+        self._gap = self._next_gap()  # rows before the next sampled row
         self._sampling = True
         self.reset()
         _monitors.add(self)
@@ -201,13 +202,13 @@ class Monitor:
         """Raw outputs of the last layer, as ``net.forward``."""
         arrays = isinstance(x, np.ndarray) and isinstance(out, np.ndarray)
         if arrays and self._sampling and np.may_share_memory(x, out):
-            x = x.copy()  # the call writes over it
+            x = x.copy()  # the call overwrites it
         y = self._network.forward(x, out=out, num_threads=num_threads)
         self._sample(x, y, y.ndim == 1, self._boundary)
         return y
 
     def predict(self, x: Any, /, *, num_threads: int | None = None, nan_label: Any = None) -> Any:
-        """Labels of a classifier, values of a regressor, as ``net.predict``."""
+        """Predicted labels or values, as ``net.predict``."""
         y = self._network.predict(x, num_threads=num_threads, nan_label=nan_label)
         one = self._task == "classification" or (
             self._task == "regression" and self._network.output_size == 1
@@ -216,17 +217,17 @@ class Monitor:
         return y
 
     def predict_proba(self, x: Any, /, *, num_threads: int | None = None) -> Float32Array:
-        """Probabilities of a classifier's classes, as ``net.predict_proba``."""
+        """Class probabilities, as ``net.predict_proba``."""
         y = self._network.predict_proba(x, num_threads=num_threads)
         self._sample(x, y, y.ndim == 1)
         return y
 
     def __enter__(self) -> Self:
-        """The monitor itself."""
+        """Return the monitor."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Sample no more rows."""
+        """Stop sampling."""
         self._sampling = False
 
     def __repr__(self) -> str:
@@ -256,7 +257,7 @@ class Monitor:
     # Results
 
     def report(self) -> MonitorReport:
-        """What was seen since the monitor was made, or since the last :meth:`reset`."""
+        """Report the statistics since the monitor was created, or since the last :meth:`reset`."""
         with self._lock:
             seen, skipped, sampling = self._seen, self._skipped, self._sampling
             window, total = self._window.sums, self._total.copy()
@@ -271,7 +272,7 @@ class Monitor:
         )
 
     def reset(self) -> None:
-        """Forget all rows, and that there were warnings."""
+        """Discard all statistics, and allow warnings to be logged again."""
         width = self._first_count + len(self._network.layers) * (1 + len(_COUNTS))
         with self._lock:
             self._seen = self._skipped = 0
@@ -282,9 +283,9 @@ class Monitor:
     # Sampling
 
     def _sample(self, x: Any, y: Any, single: bool, boundary: float = 0.5) -> None:
-        """Count the rows of a call on `x` that gave `y`, and compare those that are sampled.
+        """Count the rows of a call on `x` with result `y`, and compare the sampled rows.
 
-        Entries of `y` above the `boundary` stand for labels of a multilabel network.
+        For a multilabel network, float entries of `y` above `boundary` count as label 1.
         """
         rows = 1 if single else len(y)
         with self._lock:
@@ -308,26 +309,26 @@ class Monitor:
             with self._lock:
                 first, self._sampling = self._sampling, False
             if first:
-                with suppress(Exception):  # of a handler
+                with suppress(Exception):  # raised by a handler
                     _log.exception("comparing rows failed; no more rows are sampled")
 
     def _next_gap(self) -> int:
         return int(self._random.geometric(self._rate)) - 1
 
     def _draw(self, rows: int) -> npt.NDArray[np.int64]:
-        """Which of the latest `rows` rows are sampled, ascending, where the gap ended in them."""
+        """Ascending indices of the sampled rows of a call of `rows` rows in which the gap ended."""
         first = self._gap + rows
         self._gap = self._next_gap()
-        # Gaps have no memory: each row after the first is sampled whatever came before.
+        # Gaps are memoryless: each row after the first is sampled independently.
         after = rows - first - 1
         number = self._random.binomial(after, self._rate)
         others = self._random.choice(after, number, replace=False, shuffle=False)
         return np.append(first, first + 1 + np.sort(others))
 
     def _compare(self, x: Any, y: npt.NDArray[Any], size: int, boundary: float) -> Float64Array:
-        """Sums over the rows of `x`, from a call of `size` rows, less those that are not finite.
+        """Sums over the rows of `x`, from a call of `size` rows; non-finite rows are left out.
 
-        `y` is what the call gave: labels or values (n,), or outputs, probabilities or labels
+        `y` is the result of the call: labels or values (n,), or outputs, probabilities or labels
         (n, k).
         """
         sums = np.zeros_like(self._total)
@@ -345,7 +346,7 @@ class Monitor:
         sums[0] = len(y)
         if self._task == "multilabel":
             labels = expected > self._boundary
-            # A row's `nan_label` may be anything, and differs from either label.
+            # The `nan_label` of a row may be any value, and differs from both labels.
             differs = (y > boundary) != labels if y.dtype.kind == "f" else y != labels.astype(int)
             sums[1] = np.count_nonzero(differs)
         elif self._classes is None:
@@ -365,16 +366,16 @@ class Monitor:
             )
             for number in (gated * len(y), *(counts[name] for name in _COUNTS))
         ]
-        # A layer may overflow where the outputs are finite, under clipped_relu for one.
+        # A layer may overflow although the outputs are finite, for example with clipped_relu.
         return sums if np.isfinite(sums).all() else np.zeros_like(sums)
 
     def _predicted(self, y: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
-        """Class indices (n,) that outputs or probabilities (n, k) stand for."""
+        """Predicted class indices (n,) of outputs or probabilities (n, k)."""
         one = y.shape[1] == 1
         return np.asarray(y[:, 0] > self._boundary if one else y.argmax(axis=1), np.intp)
 
     def _record(self, sampled: int, sums: Float64Array) -> None:
-        """Add sums over `sampled` rows, and warn where that is due."""
+        """Add the sums over `sampled` rows, and log the warnings that are due."""
         with self._lock:
             self._skipped += sampled - int(sums[0])
             if sums[0] > 0:
@@ -384,10 +385,10 @@ class Monitor:
         for warning in warnings:
             _log.warning("%s is %.4g over the latest %d sampled rows, above %s=%g", *warning)
 
-    # Figures
+    # Statistics
 
     def _due_warnings(self) -> list[tuple[str, float, int, str, float]]:
-        """What rose above its threshold since it was last looked at; called under the lock."""
+        """Statistics that rose above their threshold since the last check. Needs the lock."""
         if self._max_disagreement is None and self._max_lost_energy is None:
             return []
         drift = self._drift(self._window.sums)
@@ -439,7 +440,7 @@ def _layer_drift(
     energy: float,
     lost: float,
 ) -> LayerDrift:
-    """A layer's figures; the engine's counts leave out units that count as zero."""
+    """Statistics of a layer. The engine does not count units that are zero."""
     return LayerDrift(
         inputs=layer.inputs,
         outputs=layer.outputs,
@@ -457,7 +458,7 @@ def _ratio(part: float, whole: float, empty: float | None) -> float | None:
 
 
 def _wilson(share: float, rows: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share among `rows` (Wilson 1927, JASA 22)."""
+    """Wilson's 95 % interval of a share of `rows` rows (Wilson 1927, JASA 22)."""
     weight = _Z * _Z / rows
     middle = (share + weight / 2) / (1 + weight)
     half = math.sqrt(share * (1 - share) * weight + weight * weight / 4) / (1 + weight)
@@ -477,7 +478,7 @@ _monitors: Final[weakref.WeakSet[Monitor]] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Another thread may have held a lock as the process forked, and is not there to free it."""
+    """Replace the locks: a thread that held one during the fork does not exist in the child."""
     for monitor in _monitors:
         monitor._lock = threading.Lock()
 

@@ -12,11 +12,11 @@ __all__ = [
 
 
 class SlidingSums:
-    """Sums over the latest pieces that have at least `rows` rows together.
+    """Sums over the latest pieces, which hold at least `rows` rows in total.
 
-    Nothing is ever subtracted, so that no rounding stays of a large number that left. The older
-    pieces are kept as sums from each to the last of them; where they are used up, the newer ones
-    take their place.
+    Nothing is ever subtracted, so a large value that has left the window leaves no rounding error.
+    The window is split in two. For the older pieces, the sums from each piece to the last are kept;
+    when they are used up, the newer pieces take their place.
     """
 
     def __init__(self, rows: int, width: int) -> None:

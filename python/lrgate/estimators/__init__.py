@@ -1,9 +1,9 @@
-"""Estimators: ways to fit the gate of one layer, and the judge of a fitted gate.
+"""Estimators: methods that fit the gate of a layer, and functions that evaluate a fitted gate.
 
 A layer computes ``z = x W + b`` with ``W = weight.T`` of shape (in, out). A gate predicts the sign
-of each unit's z from a product of low rank, ``x U V + c``, so that units predicted negative need
-not be computed (Davis and Arel 2013, arXiv 1312.4461). An estimator fits U, V and c once, at the
-largest rank; every smaller rank is a cut of that one fit:
+of each unit's z from a low-rank product, ``x U V + c``; units predicted to be negative are not
+computed (Davis and Arel 2013, arXiv 1312.4461). An estimator fits U, V and c once, at the largest
+rank. A gate of a smaller rank is cut from the same fit:
 
 >>> import numpy as np
 >>> from lrgate import Activation, Layer
@@ -15,11 +15,11 @@ Gate(20 -> 40, rank 8)
 >>> evaluate(layer, fit.gate(20), rng.normal(size=(100, 20))).recall
 1.0
 
-`fit_thresholds` then gives each unit the threshold that a given lost energy or computed share asks
-for, from rows held out.
+`fit_thresholds` then chooses the threshold of each unit on held-out rows, for a given lost energy
+or computed share.
 
-Rows may be arrays, CSR matrices or `SparseInputs`; sparse rows are never made dense where they are
-wide. Arithmetic is in float64 unless said, and in float32 on large weights; gates are float32.
+Rows may be arrays, CSR matrices or `SparseInputs`; wide sparse rows are never made dense. Unless
+stated otherwise, computations use float64, or float32 for large weights. Gates are float32.
 """
 
 from lrgate.estimators.base import Estimate

@@ -1,6 +1,6 @@
-"""Training of a low-rank sign estimate: a weighted logistic loss, all ranks at once, by Adam.
+"""Trains a low-rank estimate of signs with Adam: a weighted logistic loss, all ranks at once.
 
-All arrays are float32, and the loop works in place: it is what the time of a fit goes to.
+All arrays are float32 and the loop works in place, because it dominates the time of a fit.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from lrgate.types import Float32Array
 __all__ = ["batch_size", "train"]
 
 
-# Length of Adam's steps, in temperatures: half or twice as long makes no difference to speak of.
+# Step size of Adam, in temperatures. Half or twice as much makes no notable difference.
 _STEP: Final = 0.06
 _WARM_UP: Final = 20
 _DECAYS: Final = (0.9, 0.99)
-_EPSILON: Final = 1e-12  # below any gradient that matters: the pull on a unit is 1 or so
+_EPSILON: Final = 1e-12  # below any relevant gradient: the pull on a unit is about 1
 _BATCH: Final = 256
-_MIX: Final = 0.2  # of the difference of two rows is added to a third
-_SAMPLE: Final = 1000  # rows, or some more, that temperatures and weights are taken from
+_MIX: Final = 0.2  # share of the difference of two rows that is added to a third
+_SAMPLE: Final = 1000  # approximate number of rows for temperatures and weights
 
-# A share of all that could be lost or computed: where less is, there is nothing to learn from it.
+# Lower bound of the lost or computed share. With a smaller share there is nothing to learn.
 _LEAST_PULL: Final = 1e-9
-# Pulls and gradients have room for products and squares within float32. Adam takes no note of a
-# common factor of gradients, so that beyond the limit steps only get shorter.
+# Limits of pulls and gradients, so that their products and squares fit float32. Adam ignores a
+# common factor of the gradients, so clamping only shortens the steps.
 _MOST_PULL: Final = np.float32(1e15)
 _MOST_GRADIENT: Final = np.float32(1e18)
 
 
 @dataclass(frozen=True)
 class _Balance:
-    """What the loss of one rank needs, from the start's scores at that rank."""
+    """Temperature and weights of the loss of one rank, from the initial scores at that rank."""
 
     temperature: float
-    gain: float  # times its energy: the weight of a unit that is positive
-    price: float  # the weight of a unit that is not
+    gain: float  # weight of a positive unit, per energy
+    price: float  # weight of any other unit
 
     @classmethod
     def of(cls, scores: Float32Array, margins: Float32Array, energy: Float32Array) -> _Balance:
@@ -56,7 +56,7 @@ class _Balance:
 
 
 def batch_size(n: int) -> int:
-    """Rows of a minibatch, of `n` rows in all."""
+    """Number of rows of a minibatch, for `n` rows in total."""
     return max(min(n, 32), min(n // 16, _BATCH))
 
 
@@ -70,30 +70,31 @@ def train(
     seed: int,
     epochs: int,
 ) -> tuple[Float32Array, Float32Array, Float32Array]:
-    """Factors and offset whose scores ``inputs u v + offset`` have the signs of `margins`.
+    """Train factors and offset so that ``inputs u v + offset`` has the signs of `margins`.
 
     Parameters
     ----------
     inputs : float32 array of shape (n, in)
-        Overwritten.
+        Rows; overwritten.
     margins : float32 array of shape (n, out)
-        What the scores estimate, 1 at most.
+        Values that the scores estimate; their magnitude is at most 1.
     energy : callable
-        What a unit of this margin loses when it is dropped: 0 where the margin is not above 0.
+        Energy lost when a unit with this margin is dropped: 0 if the margin is not positive.
     start : float32 arrays of shape (in, rank), (rank, out) and (out,)
+        Initial factors and offset.
     ranks : sequence of int
-        Ascending; the last is `start`'s.
+        Ranks in ascending order; the last is the rank of `start`.
     seed, epochs : int
 
     Returns
     -------
     float32 arrays of shape (in, rank), (rank, out) and (out,)
-        The start itself where training leaves the range of float32.
+        Trained factors and offset, or `start` if training leaves the range of float32.
     """
     n, rank = len(inputs), ranks[-1]
     u, v, offset = (part.copy() for part in start)
-    # Inputs and components of equal size are what makes one length of step fit all parameters.
-    # Inputs that hardly vary are left small, or rare values of them would be learned by heart.
+    # Normalise inputs and components, so that one step size suits all parameters. Inputs that
+    # hardly vary stay small; otherwise their rare values would be memorised.
     spread = _deviation(inputs, 0.1)
     inputs /= spread
     u *= spread[:, None]
@@ -108,7 +109,7 @@ def train(
         scores = components @ v[:k] + offset
         balances.append(_Balance.of(scores, margins[sample], energy(margins[sample])))
     batch = batch_size(n)
-    turn = np.resize(np.arange(len(ranks)), batch)  # which of the ranks each row of it is for
+    turn = np.resize(np.arange(len(ranks)), batch)  # index of the rank of each row
     kept = (np.arange(rank) < np.array(ranks)[turn, None]).astype(np.float32)
     cold, gain, price = (
         np.minimum(values, _MOST_PULL).astype(np.float32)[turn, None]
@@ -119,8 +120,8 @@ def train(
         )
     )
 
-    # Steps are in temperatures: what is nearly exact is hardly moved. Of those of many ranks the
-    # lowest counts, unless it would hold up the others.
+    # Steps are in units of the temperature, so a nearly exact fit hardly moves. Use the lowest
+    # temperature of all ranks, limited so that it does not slow down the others.
     temperatures = [balance.temperature for balance in balances]
     step = _STEP * max(min(temperatures), 0.1 * max(temperatures))
     size = _root_mean_square(margins[sample] - margins[sample].mean(axis=0)) or 1.0
@@ -141,7 +142,7 @@ def train(
             scores *= cold
             missed = energy(margin)
             missed *= gain
-            # The derivative of the loss by the scores: weight times (estimate - truth).
+            # Derivative of the loss with respect to the scores: weight * (estimate - truth).
             pull = _sigmoid(scores)
             pull *= np.where(margin > 0, missed, price)
             pull -= missed
@@ -158,7 +159,7 @@ def train(
 
 
 def _deviation(values: Float32Array, floor: float) -> Float32Array:
-    """Standard deviation of each column, at least `floor` times their root mean square."""
+    """Standard deviation of each column, at least `floor` times the root mean square of all."""
     deviation: Float32Array = values.std(axis=0)
     return np.maximum(deviation, np.float32(floor * _root_mean_square(deviation) or 1.0))
 
@@ -168,7 +169,7 @@ def _root_mean_square(values: Float32Array) -> float:
 
 
 def _mixed(rows: Float32Array) -> Float32Array:
-    """To each row but the last two a share of the difference of the two that follow it."""
+    """Each row except the last two, plus a share of the difference of the next two rows."""
     mixed: Float32Array = rows[1:-1] - rows[2:]
     mixed *= np.float32(_MIX)
     mixed += rows[:-2]
@@ -176,7 +177,7 @@ def _mixed(rows: Float32Array) -> Float32Array:
 
 
 def _sigmoid(x: Float32Array) -> Float32Array:
-    """``1 / (1 + exp(-x))``, which does not overflow in this form."""
+    """``1 / (1 + exp(-x))``, in a form that does not overflow."""
     result: Float32Array = x * np.float32(0.5)
     np.tanh(result, out=result)
     result += 1
@@ -185,7 +186,7 @@ def _sigmoid(x: Float32Array) -> Float32Array:
 
 
 class _Adam:
-    """Kingma and Ba, "Adam: A Method for Stochastic Optimization", arXiv 1412.6980, 2014."""
+    """Adam (Kingma and Ba, "A Method for Stochastic Optimization", arXiv 1412.6980, 2014)."""
 
     def __init__(self, parameters: Sequence[Float32Array], lengths: Sequence[float]) -> None:
         self._parameters = parameters

@@ -1,4 +1,4 @@
-"""A fit of one layer's signs, from which gates of any rank are cut."""
+"""The result of an estimator, from which gates of any rank are cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Estimate:
-    """A fit of one layer's signs, from which a gate of any rank is cut.
+    """A fit of the signs of a layer, from which a gate of any rank is cut.
 
     Attributes
     ----------
@@ -29,12 +29,13 @@ class Estimate:
     v : float64 array of shape (max_rank, out)
         The factors of rank k are the first k columns of `u` and the first k rows of `v`.
     mean : float64 array of shape (in,)
-        Where the low-rank product is exact at every rank: the mean calibration row, or 0.
+        The row at which the low-rank product is exact at every rank: the mean calibration row,
+        or 0.
     offset : float64 array of shape (out,)
-        The score of `mean` at every rank: its distance from each unit's switching point, that is
-        ``mean W + b`` less the threshold of a thresholded ReLU, or what training made of it.
+        The score of `mean` at every rank: ``mean W + b``, minus the threshold of a thresholded
+        ReLU. Training may change it.
     rows : int or None
-        Number of calibration rows; None where the method uses none.
+        Number of calibration rows; None if the method uses none.
     """
 
     method: str
@@ -51,34 +52,35 @@ class Estimate:
         return full if self.rows is None else min(full, self.rows - 1)
 
     def gate(self, rank: int, threshold: float | npt.ArrayLike = 0.0) -> Gate:
-        """Cut the gate of this rank.
+        """Cut a gate of the given rank.
 
-        A unit is computed where ``x u v + bias > 0``, with ``bias = c(rank) - threshold``.
+        A unit is computed if ``x u v + bias > 0``, with ``bias = c(rank) - threshold``.
 
         Parameters
         ----------
         rank : int
             From 1 to `max_rank`.
         threshold : float or array of shape (out,), default 0
-            In units of the pre-activation: above 0 fewer units are computed, below 0 more.
+            In units of the pre-activation. A positive threshold computes fewer units, a negative
+            one more.
 
         Returns
         -------
         Gate
-            Its arrays are float32.
+            A gate with float32 arrays.
 
         Raises
         ------
         ValueError
-            For a rank out of range, or that needs more calibration rows than there were; for a
-            threshold of another shape or that is not finite.
+            If `rank` is out of range or needs more calibration rows, or `threshold` has a wrong
+            shape or is not finite.
         TypeError
-            For a rank that is no integer, or a threshold that is no number.
+            If `rank` is not an integer, or `threshold` is not a number.
         """
         rank = self._checked_rank(rank)
         u: npt.NDArray[Any] = self.u[:, :rank]
         v: npt.NDArray[Any] = self.v[:rank]
-        # x W + b = (x - m) W + (m W + b), of which only the first term is cut to the rank; so
+        # x W + b = (x - m) W + (m W + b). Only the first term is cut to the rank, so
         # c = b + m (W - U V).
         bias = self.offset - self.mean @ u @ v
         shifted: npt.NDArray[Any] = bias - self._checked_threshold(threshold)
@@ -86,7 +88,7 @@ class Estimate:
 
     def _checked_rank(self, rank: int) -> int:
         full = int(self.u.shape[1])
-        if self.rows is not None and full == self.rows - 1:  # the rows limit them
+        if self.rows is not None and full == self.rows - 1:  # limited by the number of rows
             full = min(self.u.shape[0], self.v.shape[1])
         rank = checked_integer(rank, "rank", 1, full)
         if rank > self.max_rank:

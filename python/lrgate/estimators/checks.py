@@ -1,4 +1,4 @@
-"""Checks of what estimators are given."""
+"""Checks of the arguments of estimators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 
 
 def checked_offset(layer: Layer) -> Float64Array:
-    """What the product ``x W`` must exceed the negative of for a unit to be active."""
+    """Check a layer and return its offset: a unit is active if ``x W + offset > 0``."""
     if not isinstance(layer, Layer):
         raise TypeError(f"layer must be of type Layer, got {type(layer).__name__}")
     if not layer.activation.has_hard_zero:
@@ -70,7 +70,7 @@ def checked_max_rank(layer: Layer, max_rank: int | None) -> int:
 
 
 def checked_ranks(layer: Layer, ranks: Sequence[int]) -> list[int]:
-    """Ascending, each once."""
+    """Return the distinct ranks in ascending order."""
     try:
         given = list(ranks)
     except TypeError:
@@ -83,4 +83,4 @@ def checked_ranks(layer: Layer, ranks: Sequence[int]) -> list[int]:
 
 def parameter_of(activation: Activation) -> float:
     assert activation.parameter is not None
-    return float(np.float32(activation.parameter))  # as the engine has it
+    return float(np.float32(activation.parameter))  # the engine stores it as float32

@@ -1,4 +1,4 @@
-"""Lower left corners of convex hulls, of many sets of points at once."""
+"""Lower left corners of convex hulls, for many sets of points at once."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = [
 ]
 
 
-# Passes over the points of a convex hull that settle nearly all of it.
+# Number of passes over the points that find nearly all hulls completely.
 _HULL_PASSES: Final = 12
 
 
 def hull_corners(
     scores: Float64Array, energy: Float64Array, may_lose: Float64Array
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Float64Array, Float32Array]:
-    """Which numbers of computed rows are best for some price of a row, unit by unit.
+    """For each unit, the numbers of computed rows that are optimal for some price per row.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ def hull_corners(
     Returns
     -------
     arrays of shape (points,)
-        Unit, number of rows on which it is computed, energy then lost, and threshold: the corners
-        of the lower convex hull of lost energy over rows, from few rows to many.
+        Unit, number of rows on which it is computed, lost energy, and threshold. The points are
+        the corners of the lower convex hull of lost energy over rows, in ascending order of rows.
     """
     units, n = scores.shape
     order = np.argsort(-scores, axis=1)
@@ -40,8 +40,8 @@ def hull_corners(
     energy = np.take_along_axis(energy, order, axis=1)
     lost = np.zeros((units, n + 1))
     lost[:, :n] = np.cumsum(energy[:, ::-1], axis=1)[:, ::-1]
-    # Threshold j computes the j rows of the highest scores. Where rounding to float32 or equal
-    # scores do not let it, there is none.
+    # Threshold j computes the j rows with the highest scores. It does not exist if scores are equal
+    # or too close for float32.
     largest, least = scores[:, 0], scores[:, -1]
     beyond = (largest - least) / n + 1e-5 * np.maximum(np.abs(largest), np.abs(least))
     thresholds = np.empty((units, n + 1), np.float32)
@@ -55,7 +55,7 @@ def hull_corners(
 
     unit, computed = np.nonzero(possible)
     left = lost[possible]
-    kept = np.append(True, (unit[1:] != unit[:-1]) | (left[1:] < left[:-1]))  # saves anything
+    kept = np.append(True, (unit[1:] != unit[:-1]) | (left[1:] < left[:-1]))  # saves energy
     unit, computed, left = unit[kept], computed[kept], left[kept]
     for _ in range(_HULL_PASSES):
         kept = _may_be_corners(unit, computed, left)
@@ -71,11 +71,11 @@ def hull_corners(
 def _are_corners(
     unit: npt.NDArray[np.intp], computed: npt.NDArray[np.intp], lost: Float64Array
 ) -> npt.NDArray[np.bool_]:
-    """Which points are corners of their unit's hull, one after another, in linear time.
+    """Find the corners of each unit's hull by a sequential scan, in linear time.
 
-    Where all points but the corners hide behind few steep ones, no fixed number of passes of
-    `_may_be_corners` finds them. Andrew, "Another efficient algorithm for convex hulls in two
-    dimensions", Information Processing Letters 9, 1979.
+    For some sets of points, no fixed number of passes of `_may_be_corners` is enough. The algorithm
+    is from Andrew, "Another efficient algorithm for convex hulls in two dimensions", Information
+    Processing Letters 9, 1979.
     """
     corners: list[int] = []
     points = list(zip(unit.tolist(), computed.tolist(), lost.tolist(), strict=True))
@@ -95,10 +95,10 @@ def _are_corners(
 def _may_be_corners(
     unit: npt.NDArray[np.intp], computed: npt.NDArray[np.intp], lost: Float64Array
 ) -> npt.NDArray[np.bool_]:
-    """False for points on or above the line from a point of their unit before to one after them.
+    """False for points on or above a line from an earlier to a later point of the same unit.
 
-    Lines between neighbours find all of them, if this is repeated; lines from and to the outermost
-    points make it few times.
+    Repeated passes with lines between neighbours find all such points. Lines from and to the
+    outermost points reduce the number of passes.
     """
 
     def saved(i: npt.NDArray[np.intp], j: npt.NDArray[np.intp]) -> Float64Array:

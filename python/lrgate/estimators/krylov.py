@@ -18,18 +18,19 @@ __all__ = [
 ]
 
 
-# Layers whose smaller side has this many units or inputs are wide: decompositions of its square
-# take longer than those of fewer rows, or than a Krylov subspace.
+# Layers with at least this many inputs and units are wide: decomposing a square matrix of that size
+# takes longer than decomposing one of fewer rows, or than a Krylov subspace.
 WIDE: Final = 256
 
-# Blocks of a Krylov subspace, each of a quarter of the rank or this wide. Even where inputs and
-# weights are noise, without any direction that leads, half the rank is then within 0.1 % of best.
+# Number of blocks of a Krylov subspace, and their least width; the width is a quarter of the rank
+# otherwise. Even for random inputs and weights, without any leading direction, half the rank is
+# then within 0.1 % of the optimum.
 BLOCKS: Final = 12
 _LEAST_WIDTH: Final = 8
 
 
 def leading_eigenvectors(matrix: Float64Array, rank: int) -> Float64Array:
-    """Of a symmetric matrix those of the largest eigenvalues, in columns."""
+    """Eigenvectors of the largest eigenvalues of a symmetric matrix, in columns."""
     _, vectors = np.linalg.eigh(matrix)
     return vectors[:, ::-1][:, :rank]
 
@@ -43,16 +44,16 @@ def is_small(layer: Layer, rank: int) -> bool:
 def leading_directions(
     product: Callable[[Float32Array], Float32Array], size: int, rank: int
 ) -> Float64Array:
-    """The leading eigenvectors, (size, rank), of a matrix that is known by products with it.
+    """The leading eigenvectors, (size, rank), of a matrix that is given by products with it.
 
-    The matrix is symmetric and positive semi-definite. Its block Krylov subspace is grown from
-    random columns by narrow blocks, and what the subspace holds of it is decomposed exactly.
+    The matrix is symmetric and positive semi-definite. Its block Krylov subspace grows from random
+    columns in narrow blocks; the projection of the matrix on the subspace is decomposed exactly.
     """
     width = block_width(rank)
     block = np.random.default_rng(0).standard_normal((size, width), np.float32)
     basis = images = np.empty((size, 0), np.float32)
     for _ in range(BLOCKS):
-        for _ in range(3):  # of a matrix of low rank the first leaves nothing but rounding
+        for _ in range(3):  # for a matrix of low rank, one pass leaves only rounding errors
             block, _ = np.linalg.qr(block - basis @ (basis.T @ block))
         basis = np.hstack([basis, block])
         block = product(block)

@@ -1,4 +1,4 @@
-"""Products of a layer's weight: in float64, or in float32 where it is large."""
+"""Products with the weights of a layer: in float64, or in float32 for large weights."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ __all__ = [
 
 
 def _is_large(layer: Layer) -> bool:
-    """Whether the weight is used as it is, in float32."""
+    """Whether the weights are used in float32, without a copy in float64."""
     return layer.weight.size > WEIGHT_CHUNKS * CHUNK_VALUES
 
 
 def product_with(layer: Layer) -> Callable[[Float64Array | SparseInputs], Float64Array]:
-    """``x W`` of a chunk of rows, in float64; through float32 where the weight is large."""
+    """Return a function for ``x W`` in float64; large weights are multiplied in float32."""
     if not _is_large(layer):
         weight = layer.weight.T.astype(np.float64)
         return lambda chunk: chunk @ weight
@@ -57,7 +57,7 @@ def product_with(layer: Layer) -> Callable[[Float64Array | SparseInputs], Float6
 
 
 def _sparse_product(layer: Layer, rows: SparseInputs) -> Float64Array:
-    """``x W`` in float64, some units at a time."""
+    """``x W`` in float64, computed in blocks of units."""
     product = np.empty((len(rows), layer.outputs))
     for some in blocks_of(layer.outputs, layer.inputs):
         product[:, some] = rows @ layer.weight[some].T.astype(np.float64)
@@ -73,7 +73,7 @@ def float32_outputs(layer: Layer, rows: CheckedRows) -> Float32Array:
         else:
             with np.errstate(over="ignore", invalid="ignore"):
                 z = chunk.astype(np.float32) @ layer.weight.T + layer.bias
-            z = np.nan_to_num(z, copy=False)  # sums beyond float32 are its largest value
+            z = np.nan_to_num(z, copy=False)  # overflow becomes the largest float32
         outputs[some] = activate(layer.activation, z)
     return outputs
 
@@ -106,10 +106,10 @@ def activate(activation: Activation, z: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def unit_weight(layer: Layer) -> tuple[Float32Array, float]:
-    """W in float32, in units in which sums of products do not overflow, and the unit."""
+    """W in float32, scaled so that sums of products do not overflow, and the scale."""
     weight = layer.weight.T
     largest = max(float(weight.max()), -float(weight.min()))
-    if _is_large(layer) and 1e-9 < largest < 1e9:  # no copy of it
+    if _is_large(layer) and 1e-9 < largest < 1e9:  # avoids a copy
         return weight, 1.0
     return scaled_rows(weight)
 
@@ -117,7 +117,7 @@ def unit_weight(layer: Layer) -> tuple[Float32Array, float]:
 def pre_activations(
     layer: Layer, rows: CheckedRows, mean: Float64Array
 ) -> tuple[Float32Array, float]:
-    """Pre-activations (n, out) less those of `mean`, in some unit, and that unit."""
+    """Pre-activations (n, out) minus the pre-activations of `mean`, scaled, and the scale."""
     if not isinstance(rows, SparseInputs):
         x, unit = centred_rows(rows, mean)
         near, weight_unit = unit_weight(layer)

@@ -1,4 +1,4 @@
-"""What a gate computes and what it loses, on rows held out."""
+"""Evaluation of a gate on held-out rows: computed share, recall and lost energy."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = [
 
 @dataclass(frozen=True)
 class GateReport:
-    """What a gate does to its layer on some rows.
+    """Quality of a gate on a set of rows.
 
     Attributes
     ----------
     recall : float
-        Share of the units with a positive output that the gate lets through; 1 where there are
-        none.
+        Share of the active units (with a non-zero output) that the gate computes; 1 if no unit is
+        active.
     computed_share : float
-        Share of all units that the gate lets through.
+        Share of all units that the gate computes.
     lost_energy : float
-        Sum of squares of the positive outputs that the gate drops, over the sum of squares of all
-        positive outputs; 0 where there are none.
+        Sum of squares of the outputs that the gate drops, divided by the sum of squares of all
+        outputs; 0 if no unit is active.
     rows : int
-        Number of rows it was judged on.
+        Number of rows of the evaluation.
     rank : int
-        The gate's.
+        Rank of the gate.
     """
 
     recall: float
@@ -52,15 +52,15 @@ class GateReport:
 
 
 def evaluate(layer: Layer, gate: Gate, inputs: Rows) -> GateReport:
-    """Evaluator a gate on rows, which should be none that it was fitted on.
+    """Evaluate a gate on rows to which it was not fitted.
 
     Parameters
     ----------
     layer : Layer
-        With relu, clipped_relu or thresholded_relu; a gate that it has already is not looked at.
+        A layer with relu, clipped_relu or thresholded_relu. A gate of the layer is ignored.
     gate : Gate
     inputs : array_like, CSR or SparseInputs of shape (n, in)
-        Rows as they reach this layer, one or more.
+        Inputs of this layer, at least one row.
 
     Returns
     -------
@@ -69,11 +69,10 @@ def evaluate(layer: Layer, gate: Gate, inputs: Rows) -> GateReport:
     Raises
     ------
     ValueError
-        For a layer with another activation, or a weight that is empty or not finite; for a gate of
-        other widths; for inputs of another width, no rows, or a row with a value that is not
-        finite.
+        If `layer` has another activation, or weights or biases that are empty or not finite; if the
+        widths of `gate` or `inputs` do not match; if `inputs` has no rows or a non-finite value.
     TypeError
-        For a layer or gate of another type, or inputs that are not real numbers.
+        If `layer` or `gate` has a wrong type, or `inputs` are not real numbers.
 
     Examples
     --------
@@ -94,7 +93,7 @@ def evaluate(layer: Layer, gate: Gate, inputs: Rows) -> GateReport:
     for _, chunk in chunks(rows, layer.inputs, 2 * layer.outputs):
         output = activate(layer.activation, product(chunk) + bias)
         computed = chunk @ u @ v + c > 0
-        # Under a threshold below 0 an output may be negative; dropping it is a loss all the same.
+        # With a negative threshold an output may be negative; dropping it is a loss, too.
         active = output != 0
         active_count += int(np.count_nonzero(active))
         found_count += int(np.count_nonzero(active & computed))

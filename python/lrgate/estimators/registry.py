@@ -1,4 +1,4 @@
-"""Every estimator by name, and what the planner uses it for."""
+"""All estimators by name, and their use by the planner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ESTIMATORS", "Estimator", "by_name", "of_stage"]
 
 
 class Fit(Protocol):
-    """Fits one layer on rows, for gates of these ranks."""
+    """Fits a layer on rows, for gates of the given ranks."""
 
     def __call__(
         self, layer: Layer, rows: Rows, ranks: Sequence[int], start: Estimate | None, seed: int
@@ -26,17 +26,17 @@ class Fit(Protocol):
 
 @dataclass(frozen=True)
 class Estimator:
-    """An estimator and its use.
+    """An estimator and its use by the planner.
 
     Attributes
     ----------
     name : str
     stage : {"coarse", "refine"} or None
-        ``"coarse"``: the planner fits it to every layer, at all ranks at once. ``"refine"``: it
-        trains the coarse estimate further where a gate nearly pays. None: the planner leaves it
-        alone.
+        ``"coarse"``: the planner fits it to every layer, for all ranks at once. ``"refine"``: it
+        trains the coarse estimate further if a gate is close to saving time. None: the planner does
+        not use it.
     fit : callable
-        ``fit(layer, rows, ranks, start, seed)``; `start` is an estimate to begin with.
+        ``fit(layer, rows, ranks, start, seed)``; `start` is an initial estimate.
     """
 
     name: str
@@ -70,10 +70,10 @@ ESTIMATORS: Final = (
 
 
 def by_name(name: str) -> Estimator:
-    """The estimator of that name."""
+    """Return the estimator with this name."""
     return next(each for each in ESTIMATORS if each.name == name)
 
 
 def of_stage(stage: Literal["coarse", "refine"]) -> tuple[Estimator, ...]:
-    """The estimators that the planner uses in a stage, in their order."""
+    """Return the estimators that the planner uses in a stage, in order."""
     return tuple(each for each in ESTIMATORS if each.stage == stage)

@@ -1,4 +1,4 @@
-"""Calibration rows: checked, in chunks, centred.
+"""Calibration rows: checks, chunks, means and covariances.
 
 Rows may be arrays, CSR matrices or `SparseInputs`; wide sparse rows are never made dense.
 """
@@ -28,21 +28,24 @@ __all__ = [
     "scaled_rows",
 ]
 
-# Weights of more values than this, in chunks, are used as they are, in float32.
+# Weights with more values than this number of chunks are used in float32, without a copy.
 WEIGHT_CHUNKS: Final = 8
 
 
-# Rows as callers give them: anything array-like, a CSR matrix, or sparse rows under a map.
+# Rows as passed by callers: array-like, a CSR matrix, or sparse rows with a scale and shift.
 Rows = Any
 CheckedRows = npt.NDArray[Any] | SparseInputs
 
-# Rows are taken in chunks of about this many float64 values (8 MiB), so that calibration rows are
-# never copied whole in float64.
+# Rows are processed in chunks of about this many float64 values (8 MiB), so that calibration rows
+# are never copied as a whole in float64.
 CHUNK_VALUES: Final = 1 << 20
 
 
 def blocks_of(count: int, width: int) -> Iterator[slice]:
-    """Parts of a weight's side of which copies are affordable, `width` being the other side."""
+    """Slices of `count` rows or columns of a weight that are small enough to be copied.
+
+    `width` is the other dimension of the weight.
+    """
     step = max(1, WEIGHT_CHUNKS * CHUNK_VALUES // width)
     return (slice(first, first + step) for first in range(0, count, step))
 
@@ -98,7 +101,7 @@ def covariance_of(rows: CheckedRows, mean: Float64Array) -> Float64Array:
 
 
 def centred_rows(rows: CheckedRows, mean: Float64Array) -> tuple[Float32Array, float]:
-    """The rows less the mean, in units of their largest absolute value, and that value."""
+    """The rows minus the mean, divided by their largest absolute value, and that value."""
     centred = np.empty(rows.shape, np.float32)
     first = 0
     for chunk in _dense_chunks(rows, len(mean)):
@@ -108,22 +111,22 @@ def centred_rows(rows: CheckedRows, mean: Float64Array) -> tuple[Float32Array, f
 
 
 def scaled_rows(values: npt.NDArray[Any]) -> tuple[Float32Array, float]:
-    """Values in units of the largest absolute one, and that one; 1 if all are 0."""
+    """Values divided by the largest absolute value, and that value (1 if all values are 0)."""
     unit = float(np.abs(values).max()) or 1.0
     return (values / unit).astype(np.float32, copy=False), unit
 
 
 def clipped_float32(values: Float64Array) -> Float32Array:
-    """In float32, as near as it has them."""
+    """Convert to float32; values out of range become the largest float32."""
     return np.clip(values, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
 
 
 def chunks(
     rows: CheckedRows, inputs: int, more: int = 0
 ) -> Iterator[tuple[slice, Float64Array | SparseInputs]]:
-    """The rows, a chunk at a time: arrays in float64, or sparse as they are.
+    """Iterate over chunks of rows: arrays as float64, sparse rows unchanged.
 
-    A row takes `inputs` values where it is dense, and `more` for what is computed of it.
+    The size of a chunk assumes `inputs` values per dense row, and `more` values for the results.
     """
     if isinstance(rows, SparseInputs):
         step = max(1, CHUNK_VALUES // max(more, 1))
@@ -146,7 +149,7 @@ def chunks(
 
 
 def _dense_chunks(rows: CheckedRows, width: int) -> Iterator[Float64Array]:
-    """The rows in float64, a chunk at a time, sparse ones made dense."""
+    """Iterate over chunks of rows in float64; sparse rows are made dense."""
     if isinstance(rows, SparseInputs):
         step = max(1, CHUNK_VALUES // width)
         for start in range(0, len(rows), step):

@@ -1,4 +1,4 @@
-"""An estimate trained to the sign itself, by a weighted logistic loss."""
+"""An estimate trained on signs with a weighted logistic loss."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ __all__ = [
 ]
 
 
-# About how many operations `logistic` takes at most: ten seconds on one core. Fewer epochs are then
-# made of it, but not fewer than this; then fewer rows.
+# Approximate limit on the operations of `logistic`: ten seconds on one core. If training would take
+# more, it uses fewer epochs, but at least this many, and then fewer rows.
 _MOST_WORK: Final = 2e11
 _LEAST_EPOCHS: Final = 5
 
-# Sparse rows of more values than this are trained on in their leading directions, this many, of
-# this many rows at most.
+# Sparse rows with more values than this, if they were dense, are projected on their leading
+# directions for training: on this many directions, with at most this many rows.
 _DENSE_VALUES: Final = 1 << 24
 _DIRECTIONS: Final = 512
 _SPARSE_ROWS: Final = 2000
@@ -57,65 +57,66 @@ def logistic(
     seed: int = 0,
     epochs: int = 20,
 ) -> Estimate:
-    """An estimate trained to the sign itself, where a missed unit costs what is lost with it.
+    """Train an estimate on the signs; a missed unit is weighted by the energy that it loses.
 
-    `whitened` spends its rank on whole pre-activations, also on how far below 0 they are. Here its
-    factors and offset are trained further, on the weighted logistic loss
+    `whitened` approximates whole pre-activations, including the magnitude of negative ones. This
+    function trains the factors and offset of `whitened` further, with the weighted logistic loss
     ``sum w log(1 + exp(-t s / T))`` of scores s and signs t:
 
-    - A positive unit weighs its squared output, which is the energy lost without it; a unit that is
-      zero weighs the same as any other. The two kinds are balanced so that, at the start, they pull
-      at the scores with equal force. Then about as many units are computed as at the start, and
-      training improves the choice of them. (Balanced by their sums of weights instead, the computed
-      share drifts, on trained networks to between 0.8 and 1.9 times the start's, and at an equal
-      share no less is lost.)
-    - The temperature T is half the root mean square error of the start.
-    - The rows of a minibatch are estimated at the `ranks` by turns, so that the first factors serve
-      all of them. Each rank has its own balance and temperature, and pulls at s / T as the others.
-    - To each row a fifth of the difference of two others is added: the layer tells the outputs of
-      any row, and so the fit cannot learn a few thousand of them by heart.
-    - Of wide sparse rows, U is trained in their leading directions alone, and stays elsewhere.
+    - The weight of a positive unit is its squared output, which is the energy lost without it. All
+      units that are zero have the same weight. The weights of both kinds are balanced such that
+      their gradients with respect to the scores are initially equal. The number of computed units
+      then stays about constant, and training improves their choice. (If the sums of weights are
+      balanced instead, the computed share drifts, on trained networks to between 0.8 and 1.9 times
+      the initial share, and no less energy is lost at an equal share.)
+    - The temperature T is half the root mean square error of the initial estimate.
+    - The rows of a minibatch use the `ranks` in turn, so that the first factors serve all ranks.
+      Each rank has its own balance and temperature; their gradients with respect to s / T are
+      equal.
+    - A fifth of the difference of two other rows is added to each row. The layer gives the outputs
+      of any row, so the fit cannot memorise a few thousand rows.
+    - For wide sparse rows, U is trained only in their leading directions; the rest is unchanged.
 
     Parameters
     ----------
     layer : Layer
-        With relu, clipped_relu or thresholded_relu.
+        A layer with relu, clipped_relu or thresholded_relu.
     inputs : array_like, CSR or SparseInputs of shape (n, in)
-        Rows as they reach this layer, more than the largest rank; it takes thousands to gain on
-        other rows what is gained on these.
+        Inputs of this layer, more rows than the largest rank. Thousands of rows are needed for the
+        improvement to generalise to other rows.
     ranks : sequence of int
-        The ranks at which gates will be cut, each from 1 to ``min(in, out)``. The fewer, the better
-        the fit at each.
+        The ranks at which gates will be cut, each from 1 to ``min(in, out)``. With fewer ranks the
+        fit at each is better.
     start : Estimate, optional
-        One of this layer, with a max_rank of at least the largest of `ranks`. By default
-        `whitened` on the same rows.
+        Initial estimate of this layer, whose max_rank is at least the largest of `ranks`. By
+        default, `whitened` on the same rows.
     seed : int, default 0
-        Of the order of the rows: the same seed gives the same fit.
+        Seed of the order of the rows. The same seed gives the same fit.
     epochs : int, default 20
-        How often each row is seen; less often where it would take more than some seconds, and of
-        more rows than that time is enough for, some are drawn.
+        Number of passes over the rows. If training would take more than a few seconds, fewer epochs
+        and then a sample of the rows are used.
 
     Returns
     -------
     Estimate
-        Its max_rank is the largest of `ranks`. Trained in float32.
+        An estimate whose max_rank is the largest of `ranks`, trained in float32.
 
     Raises
     ------
     ValueError
-        For a layer with another activation, or a weight that is empty or not finite; for inputs of
-        another width, fewer rows than the largest rank needs, or a row with a value that is not
-        finite; for ranks that are none or out of range; for a start of other widths or too small a
-        max_rank; for a seed below 0 or epochs below 1.
+        If `layer` has another activation, or weights or biases that are empty or not finite; if
+        `inputs` has a wrong width, too few rows for the largest rank or a non-finite value; if
+        `ranks` is empty or out of range; if `start` has wrong widths or too small a max_rank; if
+        `seed` is below 0 or `epochs` below 1.
     TypeError
-        For a layer or start of another type, inputs that are not real numbers, or ranks, a seed or
-        epochs that are no integers.
+        If `layer` or `start` has a wrong type, `inputs` are not real numbers, or `ranks`, `seed` or
+        `epochs` are not integers.
 
     References
     ----------
-    All ranks at once: Rippel, Gelbart and Adams, "Learning Ordered Representations with Nested
-    Dropout", ICML 2014. Rows with a share of others: Zhang, Cisse, Dauphin and Lopez-Paz, "mixup:
-    Beyond Empirical Risk Minimization", ICLR 2018.
+    Training of all ranks at once: Rippel, Gelbart and Adams, "Learning Ordered Representations with
+    Nested Dropout", ICML 2014. Mixing of rows: Zhang, Cisse, Dauphin and Lopez-Paz, "mixup: Beyond
+    Empirical Risk Minimization", ICLR 2018.
 
     Examples
     --------
@@ -137,7 +138,7 @@ def logistic(
     if count < len(rows):
         rows = rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])]
     space = _RowSpace(rows, start.mean) if _is_huge(rows) else None
-    # In units of the largest input and the largest pre-activation, so that squares fit float32.
+    # Scale inputs and pre-activations by their largest values, so that squares fit float32.
     if space is None:
         x, input_unit = centred_rows(rows, start.mean)
         near, weight_unit = unit_weight(layer)
@@ -152,8 +153,8 @@ def logistic(
     unit = margin_unit * pre_unit
     size = np.ones(most)
     if space is not None:
-        # Components of deviation 1, as training makes them: then it keeps the scale of U's columns,
-        # which have a part outside of the space.
+        # Normalise the components as training does. Training then keeps the scale of the columns of
+        # U, which also have a part outside of the space.
         size = np.maximum((x @ first_u).std(axis=0), np.float32(1e-6)).astype(np.float64)
     first_v = start.v[:most] * (size * (input_unit * u_unit / unit))[:, None]
     u, v, trained = train(
@@ -184,7 +185,7 @@ def logistic(
 
 
 def _energy_of(activation: Activation, unit: float) -> Callable[[Float32Array], Float32Array]:
-    """Squared output by the distance from the switching point, both in units of `unit`."""
+    """Return the squared output as a function of the margin, both in units of `unit`."""
     switch = 0.0
     if activation.parameter is not None:
         activation = Activation(activation.name, parameter_of(activation) / unit)
@@ -208,7 +209,7 @@ def _check_start(layer: Layer, start: Estimate, rank: int) -> None:
 
 
 class _RowSpace:
-    """Sparse rows in their leading directions: few coordinates for many columns."""
+    """Projection of sparse rows on their leading directions: few coordinates for many columns."""
 
     def __init__(self, rows: SparseInputs, mean: Float64Array) -> None:
         self._rows, self._shift = rows.unshifted(), rows.shift() - mean
@@ -237,12 +238,12 @@ class _RowSpace:
 
 
 def _is_huge(rows: CheckedRows) -> TypeGuard[SparseInputs]:
-    """Whether the rows would take much more memory if they were dense."""
+    """Whether the rows are sparse and too large to be made dense."""
     return isinstance(rows, SparseInputs) and rows.shape[0] * rows.shape[1] > _DENSE_VALUES
 
 
 def _affordable(layer: Layer, rows: CheckedRows, rank: int, epochs: int) -> tuple[int, int]:
-    """Epochs and rows of a training that takes no more than some seconds."""
+    """Number of epochs and rows for which training takes at most a few seconds."""
     n, d, h = len(rows), layer.inputs, layer.outputs
     product = 2.0 * d * h
     if isinstance(rows, SparseInputs):
@@ -250,7 +251,7 @@ def _affordable(layer: Layer, rows: CheckedRows, rank: int, epochs: int) -> tupl
         if _is_huge(rows):
             n, d = min(n, max(_SPARSE_ROWS, rank + 1)), _DIRECTIONS
     batch = batch_size(n)
-    # Products there and back, elementwise work on scores and inputs, a step's on parameters.
+    # Forward and backward products, elementwise work on scores and inputs, parameter updates.
     epoch = (d + h) * (4.0 * rank + 8 + 30.0 * rank / batch) + 60.0 * h
     fewer = (_MOST_WORK / n - product) / epoch
     epochs = min(epochs, max(int(fewer), _LEAST_EPOCHS))

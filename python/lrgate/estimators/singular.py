@@ -1,4 +1,4 @@
-"""The truncated singular value decomposition of the weight."""
+"""The truncated singular value decomposition of the weights."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = [
 
 
 def svd(layer: Layer, max_rank: int | None = None) -> Estimate:
-    """The truncated singular value decomposition of the weight: needs no rows.
+    """Fit by the truncated singular value decomposition of the weights, without rows.
 
-    ``W ~ U V`` is the best approximation of its rank in the Frobenius norm, that is, for inputs
-    that are white; the bias is the layer's own.
+    ``W ~ U V`` is the best approximation of its rank in the Frobenius norm, which is optimal for
+    white inputs. The bias is the bias of the layer.
 
     Parameters
     ----------
     layer : Layer
-        With relu, clipped_relu or thresholded_relu.
+        A layer with relu, clipped_relu or thresholded_relu.
     max_rank : int, optional
-        Compute this many factors only, from 1 to ``min(in, out)``. Below a quarter of that, on wide
-        layers, they are found in a Krylov subspace in float32: far faster, and as good but for the
-        last few.
+        Number of factors to compute, from 1 to ``min(in, out)``; by default, all. On wide layers,
+        fewer than a quarter of them are computed in a Krylov subspace in float32, which is much
+        faster and equally accurate except for the last few.
 
     Returns
     -------
@@ -37,10 +37,10 @@ def svd(layer: Layer, max_rank: int | None = None) -> Estimate:
     Raises
     ------
     ValueError
-        For a layer with another activation, or a weight that is empty or not finite; for a max_rank
-        out of range.
+        If `layer` has another activation, or weights or biases that are empty or not finite; if
+        `max_rank` is out of range.
     TypeError
-        For a layer of another type, or a max_rank that is no integer.
+        If `layer` has a wrong type, or `max_rank` is not an integer.
 
     References
     ----------

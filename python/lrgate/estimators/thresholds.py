@@ -1,4 +1,4 @@
-"""Each unit's threshold, for a lost energy or a computed share."""
+"""Thresholds of the units of a gate, for a given lost energy or computed share."""
 
 from __future__ import annotations
 
@@ -21,46 +21,45 @@ __all__ = [
 ]
 
 
-# A unit matters if it has this share of the energy of the mean unit, or more; thresholds then leave
-# it this share of its own energy, or more.
+# A unit matters if its energy is at least this share of the mean energy of the units. Thresholds
+# preserve at least the second share of its energy.
 _MATTERS: Final = 0.03
 _LEAST_KEPT: Final = 0.5
 
 
 class ThresholdPath:
-    """The thresholds of a gate for every target: from few computed units to all that are not zero.
+    """The thresholds of a gate for all targets, from few computed units to all non-zero units.
 
-    `fit_thresholds` says how they are chosen; this is for more than one target on the same rows,
-    which are sorted once. Each step along the path lowers the threshold of one unit, the one that
-    saves most energy for each row on which it is then computed. A path never changes.
+    `fit_thresholds` documents the method. Use this class for several targets on the same rows: the
+    rows are sorted only once. Each step along the path lowers the threshold of one unit, namely the
+    unit that saves the most energy per additionally computed row. A path is immutable.
 
     Parameters
     ----------
     layer : Layer
-        With relu, clipped_relu or thresholded_relu; a gate that it has already is not looked at.
+        A layer with relu, clipped_relu or thresholded_relu. A gate of the layer is ignored.
     gate : Gate
-        Its bias, and so whatever thresholds it has, is not looked at.
+        A gate whose bias, and with it any threshold, is ignored.
     inputs : array_like, CSR or SparseInputs of shape (n, in)
-        Rows as they reach this layer, two or more, and none that the gate was fitted on.
+        Inputs of this layer, at least two rows, to which the gate was not fitted.
     outputs : float32 array of shape (n, out), optional
-        The layer's outputs on these rows, after its activation, where they are at hand: they need
-        not be computed again for each gate.
+        Outputs of the layer on these rows, after the activation. If given, they are not recomputed.
 
     Attributes
     ----------
     lost_energy, computed_share : float64 array of shape (steps + 1,)
-        On these rows, before the first step and after each. The last lost energy is 0.
+        Values on these rows, before the first step and after each step. The last lost energy is 0.
     rows : int
-        Their number.
+        Number of rows.
 
     Raises
     ------
     ValueError
-        For a layer with another activation, or a weight that is empty or not finite; for a gate of
-        other widths or not finite; for inputs of another width, fewer than 2 rows, or a row with a
-        value that is not finite.
+        If `layer` has another activation, or weights or biases that are empty or not finite; if
+        `gate` has wrong widths or is not finite; if `inputs` has a wrong width, fewer than 2 rows
+        or a non-finite value; if `outputs` has a wrong shape.
     TypeError
-        For a layer or gate of another type, or inputs that are not real numbers.
+        If `layer` or `gate` has a wrong type, or `inputs` are not real numbers.
 
     Examples
     --------
@@ -115,8 +114,8 @@ class ThresholdPath:
             corners.append((units + first, *rest))
         units, computed, lost, thresholds = map(np.concatenate, zip(*corners, strict=True))
 
-        # A step is from one corner of a unit to its next. A multiplier for the whole layer takes
-        # all steps that save more for each row than it, so these stand in one order.
+        # A step leads from one corner of a unit to the next. A multiplier for the whole layer takes
+        # all steps that save more energy per row than the multiplier, so steps can be sorted.
         starts = np.append(True, units[1:] != units[:-1])
         ends = np.flatnonzero(~starts)
         added, saved = computed[ends] - computed[ends - 1], lost[ends - 1] - lost[ends]
@@ -133,11 +132,12 @@ class ThresholdPath:
     def gate(
         self, *, lost_energy: float | None = None, computed_share: float | None = None
     ) -> Gate:
-        """The gate with the thresholds for one of two targets, as of `fit_thresholds`.
+        """Return the gate with the thresholds for one of two targets; see `fit_thresholds`.
 
         Parameters
         ----------
         lost_energy, computed_share : float, optional
+            The target; exactly one must be given.
 
         Returns
         -------
@@ -146,9 +146,9 @@ class ThresholdPath:
         Raises
         ------
         ValueError
-            For both targets, neither, or one that is not from 0 to 1.
+            If both targets or none are given, or the target is not from 0 to 1.
         TypeError
-            For a target that is no number.
+            If the target is not a number.
         """
         if (lost_energy is None) == (computed_share is None):
             came = "neither" if lost_energy is None else "both"
@@ -160,7 +160,7 @@ class ThresholdPath:
             target = checked_share(computed_share, "computed_share")
             steps = max(0, int(np.searchsorted(self.computed_share, target, side="right")) - 1)
         bias = self._start.bias.copy()
-        bias[self._units[:steps]] = self._biases[:steps]  # of a unit's steps the last one holds
+        bias[self._units[:steps]] = self._biases[:steps]  # the last step of a unit wins
         return Gate(self._start.u, self._start.v, bias)
 
     def __repr__(self) -> str:
@@ -180,33 +180,35 @@ def fit_thresholds(
     lost_energy: float | None = None,
     computed_share: float | None = None,
 ) -> Gate:
-    """Give each unit its own threshold, by equal marginal lost energy on rows held out.
+    """Choose a threshold for each unit, by equal marginal lost energy on held-out rows.
 
-    Each unit is computed on the rows of its highest scores, on how many is chosen: such that lost
-    energy plus a multiplier times the number of computed units is least, with one multiplier for
-    the layer, the one that meets the target. No other choice loses less with as few computed units.
-    Thresholds lie midway between neighbouring scores. The layer's outputs are those of float32.
+    Each unit is computed on its rows with the highest scores. The number of these rows minimises
+    the lost energy plus a multiplier times the number of computed units. The multiplier is the same
+    for all units of the layer and is chosen to meet the target. No other choice loses less energy
+    with as few computed units. Thresholds are midway between adjacent scores. The outputs of the
+    layer are computed in float32.
 
-    - No unit that matters is switched off for good: it loses at most half of its energy on these
-      rows. It matters if it has at least 3 % of the mean unit's energy. The others, with less than
-      0.3 % of a layer's energy in all on networks trained on MNIST, may be lost whole: to keep half
-      of that, on rows of low scores, can cost more computed units than all the rest.
+    - No unit that matters is switched off permanently: it loses at most half of its energy on these
+      rows. A unit matters if it has at least 3 % of the mean energy of the units. The energy of the
+      others (less than 0.3 % of the energy of a layer, on networks trained on MNIST) may be lost
+      entirely. Keeping half of it, on rows with low scores, can cost more computed units than all
+      other units together.
     - A unit whose outputs on these rows are all zero gets a threshold just above its largest score.
 
     Parameters
     ----------
     layer : Layer
-        With relu, clipped_relu or thresholded_relu; a gate that it has already is not looked at.
+        A layer with relu, clipped_relu or thresholded_relu. A gate of the layer is ignored.
     gate : Gate
-        Its bias is replaced, so it does not matter which thresholds it has.
+        A gate whose bias, and with it any threshold, is replaced.
     inputs : array_like, CSR or SparseInputs of shape (n, in)
-        Rows as they reach this layer, two or more, and none that the gate was fitted on. Thresholds
-        fit these rows better than others: where a unit is positive on few of them, much better.
+        Inputs of this layer, at least two rows, to which the gate was not fitted. The thresholds
+        fit these rows better than other rows, especially for units that are active on few of them.
     lost_energy : float, optional
-        From 0 to 1: compute as few units as lose no more.
+        From 0 to 1: compute the fewest units that lose at most this share of the energy.
     computed_share : float, optional
-        From 0 to 1: lose as little energy as computing no more units allows. Where more are needed
-        to keep half the energy of each unit that matters, these are computed.
+        From 0 to 1: lose the least energy with at most this share of the units computed. More are
+        computed if that is needed to keep half of the energy of each unit that matters.
 
     Returns
     -------
@@ -215,12 +217,12 @@ def fit_thresholds(
     Raises
     ------
     ValueError
-        For a layer with another activation, or a weight that is empty or not finite; for a gate of
-        other widths or not finite; for inputs of another width, fewer than 2 rows, or a row with a
-        value that is not finite; for both targets, neither, or one out of range.
+        If `layer` has another activation, or weights or biases that are empty or not finite; if
+        `gate` has wrong widths or is not finite; if `inputs` has a wrong width, fewer than 2 rows
+        or a non-finite value; if both targets or none are given, or the target is out of range.
     TypeError
-        For a layer or gate of another type, inputs that are not real numbers, or a target that is
-        no number.
+        If `layer` or `gate` has a wrong type, `inputs` are not real numbers, or the target is not a
+        number.
 
     Examples
     --------

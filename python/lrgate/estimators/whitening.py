@@ -42,31 +42,33 @@ __all__ = [
 
 
 def whitened(layer: Layer, inputs: Rows, max_rank: int | None = None) -> Estimate:
-    """The product of low rank whose outputs are nearest to the layer's own on real rows.
+    """Fit the low-rank product that is closest to the layer's pre-activations on real rows.
 
-    Minimises the mean of ``|x W + b - (x U V + c)|^2`` over `inputs`. With their mean m and
-    covariance C, this is the singular value decomposition of the whitened weight,
+    Minimises the mean of ``|x W + b - (x U V + c)|^2`` over `inputs`. With mean m and covariance C
+    of the inputs, the solution is the singular value decomposition of the whitened weights,
     ``C^(1/2) W ~ P S Q^T``, with ``U = C^(-1/2) P S``, ``V = Q^T`` and ``c = b + m (W - U V)``.
 
-    Neither root is ever taken. Q holds the eigenvectors of ``W^T C W``, the covariance of the
-    layer's pre-activations, and ``C^(-1/2) P S = W Q``. So inputs that never vary, which make C
-    singular, need no floor, and rows on which they do vary later are still estimated sensibly.
+    The square roots are never computed. Q holds the eigenvectors of ``W^T C W``, the covariance of
+    the layer's pre-activations, and ``C^(-1/2) P S = W Q``. Constant inputs, which make C singular,
+    therefore need no regularisation, and later rows on which these inputs vary are still estimated
+    sensibly.
 
-    Q comes from the smallest matrix that has it: of C itself, of the pre-activations' covariance
-    or, on wide layers, of the products of their rows, (n, n).
+    Q is computed from the smallest suitable matrix: C, the covariance of the pre-activations or, on
+    wide layers, the matrix (n, n) of inner products of their rows.
 
     Parameters
     ----------
     layer : Layer
-        With relu, clipped_relu or thresholded_relu.
+        A layer with relu, clipped_relu or thresholded_relu.
     inputs : array_like, CSR or SparseInputs of shape (n, in)
-        Rows as they reach this layer, two or more: for a network's first layer after its input
-        scale and shift. A gate of rank k needs at least k + 1 of them, and many more to be good
-        on other rows.
+        Inputs of this layer, at least two rows; for the first layer of a network, after its input
+        scale and shift. A gate of rank k needs at least k + 1 rows, and many more to generalise to
+        other rows.
     max_rank : int, optional
-        Compute this many factors only, from 1 to ``min(in, out)``. Below a quarter of that, on wide
-        layers, they are found in a Krylov subspace in float32: far faster, and as good except for
-        the last few. Of fewer rows there may be one factor less than rows.
+        Number of factors to compute, from 1 to ``min(in, out)``; by default, all. On wide layers,
+        fewer than a quarter of them are computed in a Krylov subspace in float32, which is much
+        faster and equally accurate except for the last few. With n rows, fewer than ``max_rank``,
+        there may be only n - 1 factors.
 
     Returns
     -------
@@ -75,17 +77,16 @@ def whitened(layer: Layer, inputs: Rows, max_rank: int | None = None) -> Estimat
     Raises
     ------
     ValueError
-        For a layer with another activation, or a weight that is empty or not finite; for inputs of
-        another width, fewer than 2 rows, or a row with a value that is not finite; for a max_rank
-        out of range.
+        If `layer` has another activation, or weights or biases that are empty or not finite; if
+        `inputs` has a wrong width, fewer than 2 rows or a non-finite value; if `max_rank` is out of
+        range.
     TypeError
-        For a layer of another type, inputs that are not real numbers, or a max_rank that is no
-        integer.
+        If `layer` has a wrong type, `inputs` are not real numbers, or `max_rank` is not an integer.
 
     References
     ----------
     Reduced-rank regression: Izenman, "Reduced-rank regression for the multivariate linear model",
-    Journal of Multivariate Analysis 5, 1975. The Krylov subspace: as for `svd`.
+    Journal of Multivariate Analysis 5, 1975. For the Krylov subspace, see `svd`.
 
     Examples
     --------
@@ -100,8 +101,8 @@ def whitened(layer: Layer, inputs: Rows, max_rank: int | None = None) -> Estimat
     mean = mean_row(rows)
     form = _form(layer, rows, rank)
     if form == "inputs":
-        # Pre-activations vary in the row space of W alone: in a basis of it, W = (B R)^T, their
-        # covariance is a matrix of min(in, out) rows.
+        # Pre-activations vary only in the row space of W. In a basis of it, W = (B R)^T, their
+        # covariance is a matrix with min(in, out) rows.
         basis, coordinates = np.linalg.qr(layer.weight.astype(np.float64))
         covariance = coordinates @ covariance_of(rows, mean) @ coordinates.T
         vectors = leading_eigenvectors(covariance, rank)
@@ -113,11 +114,12 @@ def whitened(layer: Layer, inputs: Rows, max_rank: int | None = None) -> Estimat
 
 
 def _form(layer: Layer, rows: CheckedRows, rank: int) -> str:
-    """How the principal directions are found: the form that takes the least work.
+    """The method that finds the principal directions with the least work.
 
-    ``inputs`` and ``units``, by covariances of that many rows, give all of them. On wide layers,
-    ``rows``, by the rows' products, gives one less than there are rows; ``krylov`` and ``factors``
-    give few of them, from pre-activations or from inputs and weights.
+    ``inputs`` and ``units`` decompose a covariance matrix of that dimension and give all
+    directions. For wide layers, ``rows`` decomposes the inner products of the rows and gives one
+    direction less than rows; ``krylov`` and ``factors`` give few directions, from pre-activations
+    or from inputs and weights.
     """
     n, d, h = len(rows), layer.inputs, layer.outputs
     exact = "units" if h < d else "inputs"
@@ -131,12 +133,13 @@ def _form(layer: Layer, rows: CheckedRows, rank: int) -> str:
     if is_small(layer, rank):
         width = block_width(rank)
         products = 4.0 * BLOCKS * width
-        # Three decompositions a block, of which an operation takes as long as 20 of products.
+        # Three decompositions per block; their operations take 20 times as long as those of
+        # products.
         bases = 3.0 * BLOCKS * 4 * 20 * h * width**2
         work["krylov"] = 2.0 * stored * h + products * n * h + bases
         if not sparse or d <= h:
             work["factors"] = products * (d * h + n * d) + bases
-        if n > d and "factors" in work:  # more memory than the weights
+        if n > d and "factors" in work:  # pre-activations take more memory than the weights
             del work["krylov"]
     return min(work, key=lambda name: work[name]) if work else exact
 
@@ -151,7 +154,7 @@ def _principal(
         for _, chunk in chunks(rows, layer.inputs, layer.outputs):
             if isinstance(chunk, SparseInputs):
                 centred = product(chunk) - centre
-            else:  # before the product, whose rounding would hide what little rows far from 0 vary
+            else:  # centre first: rounding of the product would hide small variations far from 0
                 centred = product(chunk - mean)
             covariance += centred.T @ centred
         return leading_eigenvectors(covariance, rank)
@@ -171,6 +174,6 @@ def _principal(
         part = z[:, first : first + step].astype(np.float64)
         products += part @ part.T
     left = leading_eigenvectors(products, min(rank, len(rows) - 1))
-    # Directions without variance, as of equal rows, become any that are orthogonal to the others.
+    # Directions without variance (equal rows) become arbitrary orthogonal directions.
     right, _ = np.linalg.qr(z.T.astype(np.float64) @ left)
     return right

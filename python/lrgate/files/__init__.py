@@ -1,30 +1,30 @@
-"""Model files: `.npz` and `.safetensors`, the same keys in both.
+"""Model files: `.npz` and `.safetensors`, with the same keys in both.
 
 ====================================  ==================================================
-key                                   what it holds
+key                                   content
 ====================================  ==================================================
 ``layers.{i}.weight``                 (out, in)
-``layers.{i}.bias``                   (out,); zeros where it is missing
+``layers.{i}.bias``                   (out,); zeros if it is missing
 ``layers.{i}.gate.u``, ``.v``         (in, rank) and (rank, out)
 ``layers.{i}.gate.bias``              (out,)
 ``layers.{i}.gate.range``             (2, rank); see `Gate`
-``layers.{i}.kept_units``             (k,) integers; the units computed, see `Layer`
+``layers.{i}.kept_units``             (k,) integers; the computed units, see `Layer`
 ``layers.{i}.quantization.scale``     () or (in,), as ``.offset``; see `Quantization`
 ``input.scale``, ``input.shift``      () or (d,)
-``input.range``                       (2,) or (2, d); the lowest and the highest raw input
+``input.range``                       (2,) or (2, d); lowest and highest raw input
 ``probe.x``, ``probe.y``              (n, d) and (n, k)
 ``probe.planned``                     (m n, k), m times (n, k); see `PlannedOutputs`
-``lrgate``                            all else, as JSON: see `lrgate.files.header`
+``lrgate``                            everything except arrays, as JSON: `lrgate.files.header`
 ====================================  ==================================================
 
-In an `.npz` file ``lrgate`` is a 0-d array of text, in a `.safetensors` file an entry of the file's
-metadata. A file of weights, biases and input keys alone may lack it: then hidden layers are ReLU
-and the last one is linear. Since format version 2 the JSON has a checksum of the whole file, see
-`lrgate.files.checksum`; files of version 1 have none.
+In an `.npz` file, ``lrgate`` is a 0-d array of text; in a `.safetensors` file, it is an entry of
+the metadata. It may be missing in a file that has only weights, biases and input keys: hidden
+layers are then ReLU and the last layer is linear. Since format version 2, the JSON has a checksum
+of the whole file, see `lrgate.files.checksum`; files of version 1 have none.
 
-A file is not trusted. Nothing in it is unpickled; every size that it states is checked against the
-bytes that are there before memory is taken for it; and whatever is wrong with it ends in a
-`FileFormatError` that names the file and the key. tests/attacks/README.md lists what was tried.
+Files are not trusted. Nothing is unpickled. Every stated size is checked against the available
+bytes before memory is allocated. Any defect raises a `FileFormatError` that names the file and the
+key. tests/attacks/README.md lists the attacks that were tried.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ MAX_BYTES: Final = 4 << 30
 def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Model:
     """Read a model from an `.npz` or `.safetensors` file.
 
-    Arrays may be float16, float32, float64, bool or integers; all become float32, except
+    Arrays may be float16, float32, float64, bool or integers. They are converted to float32, except
     uint8 probe rows and kept units, which are integers.
 
     Parameters
     ----------
     path : str or path-like
-        Its suffix names the format.
+        Path whose suffix selects the format.
     max_bytes : int, default 4 GiB
-        The most that the file's arrays may take in memory, in bytes, as they are stored.
+        Limit on the total size of the file's arrays, in bytes, in their stored dtypes.
 
     Returns
     -------
@@ -71,15 +71,15 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Model:
     Raises
     ------
     ValueError
-        For another suffix, a path with a NUL character, or a `max_bytes` below 1.
+        If `path` has another suffix or a NUL character, or `max_bytes` is below 1.
     FileFormatError
-        For a file that is truncated, damaged, too large, from a newer lrgate, or not a model: an
-        unknown or missing key, a wrong type or shape, a checksum that does not match; for a pipe
-        or device. It is a ValueError.
+        If the file is truncated, damaged, too large, from a newer lrgate, a pipe or device, or not
+        a model: an unknown or missing key, a wrong type or shape, a checksum that does not match.
+        This is a subclass of ValueError.
     OSError
-        For a file that is missing or cannot be read.
+        If the file is missing or cannot be read.
     MemoryError
-        For a file whose arrays do not fit into memory.
+        If the arrays do not fit in memory.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Model:
     if max_bytes < 1:
         raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
     try:
-        check_kind(os.stat(path))  # before it is opened, which a pipe's writer would notice
+        check_kind(os.stat(path))  # before opening, because the writer of a pipe would notice
         with open_regular(path) as file:
             arrays, header = read(path, file, max_bytes)
         return to_model(arrays, header)
@@ -102,27 +102,26 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Model:
 def save(path: str | os.PathLike[str], model: Model) -> None:
     """Write a model to an `.npz` or `.safetensors` file.
 
-    The file appears whole or not at all: it is written beside its place under another name, synced
-    to disk and then moved there. Until then an older file of that name stays as it was. Equal
-    models give equal bytes. Arrays of `.npz` are compressed where that saves a tenth or more:
-    trained float32 weights hardly shrink, and loading would take longer. `.safetensors` is never
-    compressed.
+    The file is replaced atomically: it is written under a temporary name in the same folder, synced
+    to disk and then renamed. Until then an existing file is unchanged. Equal models give equal
+    bytes. Arrays in `.npz` are compressed if that saves at least a tenth: trained float32 weights
+    hardly shrink, and loading them would take longer. `.safetensors` files are never compressed.
 
     Parameters
     ----------
     path : str or path-like
-        Its suffix names the format. A symbolic link is followed.
+        Path whose suffix selects the format. Symbolic links are followed.
     model : Model
 
     Raises
     ------
     ValueError
-        For another suffix, a path with a NUL character, more than 10,000 layers, or classes,
-        metadata and report that take more than 4 MiB as JSON.
+        If `path` has another suffix or a NUL character, the model has more than 10,000 layers, or
+        classes, metadata and report take more than 4 MiB as JSON.
     TypeError
-        For a `model` of another type.
+        If `model` has a wrong type.
     OSError
-        For a path that cannot be written.
+        If the path cannot be written.
 
     Examples
     --------

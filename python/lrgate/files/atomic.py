@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Atomic replacement of a file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = [
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of `path` when the block ends well, and vanishes if not."""
+    """Open a temporary file that replaces `path` after the block, or is deleted on an error."""
     target = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(target), f".lrgate-{secrets.token_hex(8)}.tmp")
     try:
-        file = open(temporary, "xb")  # noqa: SIM115  (the mode that an ordinary new file gets)
+        file = open(temporary, "xb")  # noqa: SIM115  (has the mode of an ordinary new file)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
     try:

@@ -1,4 +1,4 @@
-"""The exception for files that cannot be used."""
+"""The exception for invalid model files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = [
 
 
 class FileFormatError(ValueError):
-    """A model file whose content cannot be used; the message starts with the file's path."""
+    """Raised if the content of a model file is invalid; the message starts with the path."""
 
 
 @contextmanager
 def naming(prefix: str) -> Iterator[None]:
-    """Turns what a model's own checks raise into a FileFormatError that names the key."""
+    """Convert errors of the model's checks to a FileFormatError that names the key."""
     try:
         yield
     except FileFormatError:

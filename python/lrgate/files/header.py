@@ -1,4 +1,4 @@
-"""The JSON text of a file: all that is no array."""
+"""The JSON text of a file, which holds everything except arrays."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _HEADER_KEYS: Final = (
 
 
 def parse_header(text: str | None) -> dict[str, Any]:
-    """The object in the key ``lrgate``, its version and keys checked; empty where there is none."""
+    """Parse the key ``lrgate`` and check its version and keys; empty if `text` is None."""
     if text is None:
         return {}
     if len(text) > MAX_HEADER_CHARACTERS:
@@ -94,7 +94,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise FileFormatError(f"lrgate is not valid JSON: {name} is no JSON number")
+    raise FileFormatError(f"lrgate is not valid JSON: {name} is not a JSON number")
 
 
 def entry(header: dict[str, Any], key: str, expected: type[T]) -> T | None:
@@ -120,6 +120,6 @@ def check_count(name: str, values: list[Any], count: int) -> None:
 
 
 def as_json(value: Any) -> str:
-    """`value` as the file has it, cut to a length that fits a message."""
+    """`value` as JSON, shortened for an error message."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."

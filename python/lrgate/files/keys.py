@@ -1,4 +1,4 @@
-"""The keys of a file's arrays, and what may be under them."""
+"""The keys of the arrays in a file, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-# No dimension, no number of layers, and no list of labels, of a real model comes near these.
+# Limits far above the dimensions and the number of layers of any real model.
 _MAX_DIMENSION: Final = 2**31 - 1
 MAX_LAYERS: Final = 10_000
 
@@ -30,7 +30,7 @@ MAX_LAYERS: Final = 10_000
 def checked_arrays(
     read: Iterable[tuple[str, Array]], text: str | None, header: dict[str, Any]
 ) -> dict[str, Array]:
-    """A file's arrays as models take them, by key, if they have the checksum that the file has."""
+    """Convert the arrays of a file for a model, by key, and verify the checksum if there is one."""
     stored, checksum = stored_checksum(header), Checksum()
     arrays = {}
     for key, array in read:
@@ -46,7 +46,7 @@ LAYER_KEY: Final = re.compile(
     r"layers\.(0|[1-9][0-9]{0,8})\."
     r"(weight|bias|kept_units|order|gate\.(?:u|v|bias|range)|quantization\.(?:scale|offset))"
 )
-# What files of others lack. Without its settings such a network would run, and be another.
+# Keys that only lrgate writes. Without the header, such a network would run with wrong settings.
 _OWN_KEY: Final = re.compile(r"layers\..*\.(kept_units|order|gate\..*|quantization\..*)|probe\..*")
 _SHAPES: Final = {
     "weight": "(out, in)",
@@ -55,7 +55,7 @@ _SHAPES: Final = {
     "gate.v": "(rank, out)",
     "gate.bias": "(out,)",
     "gate.range": "(2, rank)",
-    "quantization.scale": "() or (d,)",  # d is the layer's width here
+    "quantization.scale": "() or (d,)",  # here, d is the number of inputs of the layer
     "quantization.offset": "() or (d,)",
     "input.scale": "() or (d,)",
     "input.shift": "() or (d,)",
@@ -74,7 +74,7 @@ _TOP_KEYS: Final = (
 
 
 def check_settings(keys: Iterable[str], header: dict[str, Any]) -> None:
-    """Refuses a file that has lost its settings."""
+    """Raise FileFormatError if a file written by lrgate has lost its header."""
     own = next((key for key in keys if _OWN_KEY.fullmatch(key)), None)
     if not header and own is not None:
         raise FileFormatError(f"lrgate is missing, though the file has {own}")
@@ -87,7 +87,7 @@ def required(arrays: dict[str, Array], key: str, prefix: str = "") -> Array:
 
 
 def check_keys(keys: Iterable[str]) -> None:
-    """Refuses keys that mean nothing: behind a typo a gate or a bias would silently be lost."""
+    """Raise FileFormatError for unknown keys: a typo would silently drop a gate or a bias."""
     for key in keys:
         if key in _TOP_KEYS:
             continue
@@ -103,15 +103,15 @@ def check_keys(keys: Iterable[str]) -> None:
 
 
 def _converted(key: str, array: Array) -> Array:
-    """An array as models hold it: read-only float32, but for probe rows of uint8, and orders.
+    """Convert an array for a model: read-only float32, except uint8 probe rows and unit indices.
 
-    `array` is given away: nothing else may have its memory.
+    The model takes ownership of `array`; nothing else may reference its memory.
     """
     match = LAYER_KEY.fullmatch(key)
     name = match[2] if match else key
     array = read_only(array)
     if name in ("kept_units", "order"):
-        return array  # `Layer` converts it, when it is known how many units there are
+        return array  # `Layer` converts it, when the number of units is known
     with naming(""):
         if name == "input.range":
             return as_range(array, key)
@@ -120,7 +120,7 @@ def _converted(key: str, array: Array) -> Array:
 
 
 def check_dimensions(key: str, shape: tuple[int, ...]) -> None:
-    # NumPy takes True for an integer.
+    # NumPy accepts True as an integer.
     good = all(type(size) is int and 0 <= size <= _MAX_DIMENSION for size in shape)
     if len(shape) > 2 or not good:
         raise FileFormatError(

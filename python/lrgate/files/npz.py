@@ -1,4 +1,4 @@
-"""The `.npz` format: a zip file of `.npy` members, read without trust."""
+"""The `.npz` format: a zip file of `.npy` members, read as untrusted input."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ __all__ = [
 
 # Deflate's shortest code for its longest match: 2 bits for 258 bytes.
 _DEFLATE_RATIO: Final = 1032
-# Of an array, to see whether it shrinks.
+# Size of the sample that decides whether an array is compressed.
 _SAMPLE_BYTES: Final = 1 << 20
-# The last record of a zip file, less what is not looked at.
+# The last record of a zip file: signature and number of entries.
 _ZIP_END: Final = struct.Struct("<4s6xH10x")
-# Of one or two dimensions they take less than 200. Parsing this many is no work, however nested.
+# Headers of arrays with one or two dimensions take less than 200 bytes. Parsing this many bytes is
+# fast, even if they are deeply nested.
 _MAX_NPY_HEADER: Final = 1000
 
 
@@ -62,7 +63,7 @@ def read_npz(
 
 @contextmanager
 def _naming_zip_errors() -> Iterator[None]:
-    """zipfile documents BadZipFile; a damaged file makes it raise all of these."""
+    """Convert exceptions of zipfile. It documents only BadZipFile, but raises all of these."""
     try:
         yield
     except FileFormatError:
@@ -79,18 +80,18 @@ def _naming_zip_errors() -> Iterator[None]:
     ) as error:
         raise FileFormatError(f"not a readable .npz file: {error}") from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a seek to where no file reaches, not a failing disk
+        if error.errno != errno.EINVAL:  # EINVAL is a seek to an invalid offset; others are I/O
             raise
         raise FileFormatError(f"not a readable .npz file: {error}") from error
 
 
 def _check_end(file: CappedReader, entries: int) -> None:
-    """Refuses what zipfile lets pass: a directory so damaged that entries swallow others."""
+    """Check the number of entries: zipfile accepts damaged directories with lost entries."""
     file.seek(-_ZIP_END.size, os.SEEK_END)
     signature, count = _ZIP_END.unpack(file.read(_ZIP_END.size))
     if signature != b"PK\5\6":
         raise FileFormatError("not a readable .npz file: it has bytes after its zip directory")
-    if count not in (entries, 0xFFFF):  # which stands for more than fit
+    if count not in (entries, 0xFFFF):  # 0xFFFF means that the count does not fit
         raise FileFormatError(
             f"not a readable .npz file: it states {count} members, but {entries} can be found"
         )
@@ -99,14 +100,14 @@ def _check_end(file: CappedReader, entries: int) -> None:
 def _members(
     archive: zipfile.ZipFile, file_size: int, max_bytes: int
 ) -> dict[str, zipfile.ZipInfo]:
-    """The archive's members by key, with sizes that the bytes of the file can really unpack to."""
+    """The members of the archive by key, after a check that their sizes are possible."""
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         key = info.filename.removesuffix(".npy")
         if key == info.filename:
             raise FileFormatError(f"unknown member {key!r}; expected names that end in .npy")
         if key in members:
-            raise FileFormatError(f"{key} is there twice")
+            raise FileFormatError(f"{key} occurs twice")
         _check_member(info, key, file_size)
         members[key] = info
     check_total(sum(info.file_size for info in members.values()), max_bytes)
@@ -155,7 +156,7 @@ def _read_text(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
         _check_size(info, "lrgate", shape, start, dtype.itemsize)
         content = bytearray(dtype.itemsize)
         _fill(stream, memoryview(content), "lrgate")
-    # Not through NumPy: it makes str of code points that are none.
+    # Not with NumPy: it accepts invalid code points.
     encoding = "utf-32-be" if dtype.str.startswith(">") else "utf-32-le"
     try:
         return content.decode(encoding).rstrip("\0")
@@ -166,7 +167,7 @@ def _read_text(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
 def _read_npy_header(
     stream: IO[bytes], key: str
 ) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, Fortran order and dtype of an .npy member, and the length of the header read."""
+    """Shape, Fortran order and dtype of an .npy member, and the length of its header."""
     start = _read_exactly(stream, 8, key)
     if start[:6] != b"\x93NUMPY":
         raise FileFormatError(f"{key} is not a .npy array")
@@ -187,7 +188,7 @@ def _read_npy_header(
         shape, fortran_order, dtype = parse(text)
     except MemoryError:
         raise
-    except Exception as error:  # NumPy evaluates the text as a literal; which can fail in any way
+    except Exception as error:  # NumPy evaluates the text as a literal, which can raise anything
         raise FileFormatError(f"{key} has a damaged .npy header: {error}") from error
     return shape, fortran_order, dtype, 8 + len(length) + size
 
@@ -203,7 +204,7 @@ def _check_size(
 
 
 def _fill(stream: IO[bytes], target: memoryview, key: str) -> None:
-    """Fills `target` and leaves nothing behind; the last read makes zipfile check its CRC."""
+    """Read exactly `target`; the final read makes zipfile check the CRC."""
     filled = 0
     while filled < len(target):
         chunk = stream.read(min(CHUNK, len(target) - filled))
@@ -227,13 +228,13 @@ def write_npz(file: IO[bytes], arrays: dict[str, Array], text: str) -> None:
         for key, array in {"lrgate": np.array(text), **arrays}.items():
             info = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             info.compress_type = _compression(array)
-            info.create_system = 3  # Unix everywhere: the bytes must not tell where they were made
+            info.create_system = 3  # always Unix: the bytes must not depend on the system
             with archive.open(info, "w", force_zip64=array.nbytes >= 1 << 30) as member:
                 np.lib.format.write_array(member, array, version=(1, 0), allow_pickle=False)
 
 
 def _compression(array: Array) -> int:
-    """Deflate an array whose middle shrinks by a tenth or more."""
+    """Use deflate if it shrinks a sample from the middle of the array by at least a tenth."""
     flat = array.reshape(-1)
     middle, half = flat.size // 2, _SAMPLE_BYTES // 2 // max(1, flat.itemsize)
     sample = flat[max(0, middle - half) : middle + half].tobytes()

@@ -1,4 +1,4 @@
-"""Files of others, opened with care."""
+"""Safe opening of untrusted files."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = [
 
 
 def open_regular(path: Path) -> CappedReader:
-    """The file, opened without waiting, as opening a pipe does that nobody writes to."""
+    """Open a regular file. Never blocks, unlike opening a pipe that has no writer."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
     file = CappedReader(io.FileIO(path, opener=opener))
     try:
-        check_kind(os.fstat(file.fileno()))  # another one may have taken its place
+        check_kind(os.fstat(file.fileno()))  # the file may have been replaced since `stat`
     except BaseException:
         file.close()
         raise
@@ -33,17 +33,17 @@ def open_regular(path: Path) -> CappedReader:
 
 
 def check_kind(status: os.stat_result) -> None:
-    # A folder is left to `open`, which has an exception for it.
+    # `open` raises its own exception for a folder.
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         kind = "a pipe" if stat.S_ISFIFO(status.st_mode) else "a device or socket"
         raise FileFormatError(f"it must be a regular file, not {kind}")
 
 
 class CappedReader(io.BufferedReader):
-    """A file that never reads more at once than a model file needs.
+    """A file with a limit on the size of a single read.
 
-    zipfile takes the size of its directory from the file and reads that much in one call; other
-    reads stay within `CHUNK`.
+    zipfile reads its directory in one call, with a size that it takes from the file. All other
+    reads are at most `CHUNK` bytes.
     """
 
     def read(self, size: int | None = -1, /) -> bytes:

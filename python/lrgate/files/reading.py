@@ -1,4 +1,4 @@
-"""From arrays by key, and a JSON header, to a model."""
+"""Converts arrays by key and a JSON header to a model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 _MAX_LABEL_BYTES: Final = 64 << 20
 
-# JSON has one kind of number; the kind keeps 1 and 1.0 and True apart.
+# JSON does not distinguish 1 from 1.0, so the kind of the labels is stored.
 _CLASS_KINDS: Final[dict[str, type]] = {"int": int, "str": str, "bool": bool, "float": float}
 
 _DTYPE_OF_KIND: Final = {"int": np.int64, "str": np.str_, "bool": np.bool_, "float": np.float64}
@@ -56,7 +56,7 @@ def to_model(arrays: dict[str, Array], header: dict[str, Any]) -> Model:
 
 
 def _by_layer(arrays: dict[str, Array]) -> dict[int, dict[str, Array]]:
-    """The arrays of each layer, from 0 on without a gap, by what follows ``layers.{i}.``."""
+    """The arrays of each layer, by the part of the key after ``layers.{i}.``; checks for gaps."""
     parts: dict[int, dict[str, Array]] = {}
     for key, array in arrays.items():
         if match := LAYER_KEY.fullmatch(key):
@@ -72,7 +72,7 @@ def _layer(parts: dict[str, Array], i: int, activation: Activation) -> Layer:
     name = f"layers.{i}."
     weight = required(parts, "weight", name)
     bias = parts.get("bias")
-    if weight.size == 0:  # it may state more units than memory has room for their biases
+    if weight.size == 0:  # the biases of the stated number of units may not fit in memory
         raise FileFormatError(
             f"{name}weight must have at least one row and one column, got {weight.shape}"
         )
@@ -84,9 +84,9 @@ def _layer(parts: dict[str, Array], i: int, activation: Activation) -> Layer:
 
 
 def _kept_units(parts: dict[str, Array], name: str) -> Array | None:
-    """The units kept, also under the key that earlier versions wrote."""
+    """The kept units; ``order`` is the key that earlier versions wrote."""
     if "kept_units" in parts and "order" in parts:
-        raise FileFormatError(f"{name}order is the earlier key of kept_units: a layer has one")
+        raise FileFormatError(f"{name}order is the old key of kept_units: expected one of them")
     return parts.get("kept_units", parts.get("order"))
 
 
@@ -151,7 +151,7 @@ def _activations(header: dict[str, Any], count: int) -> list[Activation]:
 
 
 def _check_ranks(header: dict[str, Any], layers: tuple[Layer, ...]) -> None:
-    """Ranks are there to be read by people; they must not say other than the gates do."""
+    """Check that the ranks, which are stored for human readers, match the gates."""
     ranks = entry(header, "ranks", list)
     if ranks is None:
         return
@@ -181,7 +181,7 @@ def _classes(value: dict[str, Any]) -> Array:
                 f"lrgate.classes.values[{i}] must be of kind {kind}, got {as_json(label)}"
             )
     if kind == "str":
-        # An array of str pads each label to the longest.
+        # An array of str pads each label to the length of the longest.
         size = 4 * len(values) * max(map(len, values), default=0)
         if size > _MAX_LABEL_BYTES:
             raise FileFormatError(f"lrgate.classes.values is too large: {size} bytes")

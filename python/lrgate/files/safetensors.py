@@ -1,6 +1,6 @@
 """The `.safetensors` format.
 
-The safetensors package is imported where it is used: who reads .npz need not wait for it.
+The safetensors package is imported only when it is used, so that reading .npz does not load it.
 """
 
 from __future__ import annotations
@@ -45,14 +45,13 @@ def read_safetensors(
 
     size = os.fstat(file.fileno()).st_size
     check_total(size, max_bytes)
-    # A name of the file that is open, where the system has one, whatever is at `path` by now.
+    # If possible, use a name of the open file: `path` may have been replaced.
     name = f"/dev/fd/{file.fileno()}"
     name = name if os.path.exists(name) else str(path)
     try:
-        # It checks its header, and that the tensors fill the file without gap or overlap.
+        # `safe_open` checks the header, and that tensors have no gaps and no overlaps.
         with safe_open(name, framework="numpy") as tensors:
             metadata = tensors.metadata() or {}
-            # In the order of the file.
             keys = tensors.offset_keys()
             text = metadata.get("lrgate")
             header = parse_header(text)
@@ -64,7 +63,7 @@ def read_safetensors(
         raise FileFormatError(f"not a readable .safetensors file: {error}") from error
     if name == str(path) and not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
         raise FileFormatError("it was replaced while it was read")
-    # Straight into memory of their own: a tensor that the package gives is a copy of a copy.
+    # Read tensors directly into their arrays, in file order: the package would copy them twice.
     file.seek(min(8 + int.from_bytes(file.read(8), "little"), size))
     read = ((key, _read_tensor(file, key, *form)) for key, form in layout.items())
     return checked_arrays(read, text, header), header
@@ -79,14 +78,14 @@ def _read_tensor(file: CappedReader, key: str, shape: tuple[int, ...], dtype: st
 
 
 def _check_metadata(metadata: dict[str, str]) -> None:
-    """Refuses entries of others beside lrgate's, and lrgate's under another key."""
+    """Raise FileFormatError for foreign entries beside lrgate's, or for a renamed one."""
     for key, value in metadata.items():
         if key != "lrgate" and ("lrgate" in metadata or '"format_version"' in value):
-            raise FileFormatError(f"unknown metadata key {key!r}; expected lrgate alone")
+            raise FileFormatError(f"unknown metadata key {key!r}; expected only lrgate")
 
 
 def _checked_tensor(key: str, tensor: Any) -> tuple[tuple[int, ...], str]:
-    """Its shape and dtype."""
+    """Check a tensor and return its shape and dtype."""
     dtype = tensor.get_dtype()
     if dtype not in _SAFETENSORS_DTYPES:
         hint = "; convert it to float32 first" if dtype == "BF16" else ""

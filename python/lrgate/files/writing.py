@@ -1,4 +1,4 @@
-"""From a model to arrays by key, and a JSON header."""
+"""Converts a model to arrays by key and a JSON header."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def to_arrays(model: Model) -> dict[str, Array]:
 
 
 def header_of(model: Model) -> dict[str, Any]:
-    """What is no array: the object that the key ``lrgate`` holds as JSON text."""
+    """Everything except arrays: the object that is stored as JSON in the key ``lrgate``."""
     gates = [layer.gate for layer in model.layers]
     planned = None if model.probe is None else model.probe.planned
     return {

@@ -1,1 +1,1 @@
-"""Networks in the forms of other frameworks. Each framework is imported only where it is used."""
+"""Conversion of networks to other frameworks. Each framework is imported only when it is used."""

@@ -1,4 +1,4 @@
-"""A relu network as plain arrays, the input's scale and shift folded into the first layer."""
+"""A ReLU network as plain arrays, with the input's scale and shift folded into the first layer."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Layers = Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 
 
 def folded(net: Network) -> list[tuple[Float64Array, Float64Array]]:
-    """Weight (out, in) and bias of each layer, the input's scale and shift in the first.
+    """Weights (out, in) and biases of each layer, with the input's scale and shift folded in.
 
     Raises
     ------
     ValueError
-        For a network that is not relu on all layers but the last, and identity there.
+        If a layer except the last is not relu, or the last is not identity.
     """
     names = [layer.activation.name for layer in net.layers]
     if names != ["relu"] * (len(names) - 1) + ["identity"]:
         raise ValueError(
-            "the network must have relu on all layers but the last, and identity there, "
+            "the network must have relu on all layers except the last, and identity on the last, "
             f"got {', '.join(names)}"
         )
     layers = [

@@ -1,4 +1,4 @@
-"""A relu network as an ONNX model."""
+"""Conversion of a ReLU network to an ONNX model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = [
 
 
 def onnx_model(net: Network, *, gemm: bool = True) -> Any:
-    """A relu network as an ONNX model: Gemm, or MatMul and Add."""
+    """Convert a ReLU network to an ONNX model with Gemm, or with MatMul and Add."""
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, constants = [], []

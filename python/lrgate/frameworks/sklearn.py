@@ -1,4 +1,4 @@
-"""A relu network as a scikit-learn estimator."""
+"""Conversion of a ReLU network to a scikit-learn estimator."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["to_mlp"]
 
 
 def to_mlp(layers: Layers) -> Any:
-    """A fitted MLPRegressor of these layers: weight (out, in) and bias (out,) of each.
+    """Return a fitted MLPRegressor with these layers, given as weights (out, in) and biases (out,).
 
-    The regressor, for a classifier too: its outputs are the raw ones, with nothing on top.
+    A regressor is used for classifiers, too: its outputs are the raw outputs of the last layer.
     """
     from sklearn.neural_network import MLPRegressor
 

@@ -1,4 +1,4 @@
-"""A relu network as a PyTorch module."""
+"""Conversion of a ReLU network to a PyTorch module."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Rows and labels as users have them, as plain NumPy arrays.
+"""Conversion of the user's rows and labels to plain NumPy arrays.
 
-The compiled calls read plain NumPy arrays of bool, integers and floats, and ``scipy.sparse``
-matrices. Everything else is converted here: lists, subclasses of NumPy arrays, arrays of objects,
-and columns of pandas, polars and pyarrow. What is no real number is refused: text, dates, complex
-numbers, and cells under a mask.
+The compiled functions accept plain NumPy arrays of bool, integers and floats, and ``scipy.sparse``
+matrices. This package converts everything else: lists, subclasses of NumPy arrays, arrays of
+objects, and columns of pandas, polars and pyarrow. Values that are not real numbers are rejected:
+text, dates, complex numbers, and masked cells.
 
-pandas, polars and pyarrow are not imported: a value can only come from a package that its caller
-has imported.
+pandas, polars and pyarrow are not imported. A value can only come from a package that the caller
+has already imported.
 
 >>> real_array([[1, 2.5]])
 array([[1. , 2.5]])

@@ -26,24 +26,24 @@ __all__ = [
 
 # Kinds of dtypes that hold real numbers.
 REAL: Final = "biuf"
-# Types of real numbers in arrays of objects. Time spans are integers to NumPy.
+# Types of real numbers in arrays of objects. NumPy treats time spans as integers.
 _NUMBERS: Final = (bool, np.bool_, numbers.Real, Decimal)
 NO_NUMBERS: Final = (np.timedelta64,)
 
 
 def plain_array(value: Any, name: str, of: str = "real numbers") -> Array:
-    """`value` as a plain array of any dtype, as ``numpy.asarray``, less what that drops in silence.
+    """Convert `value` with ``numpy.asarray``, but reject values of which that silently drops parts.
 
     Parameters
     ----------
     value : array-like
     name, of : str
-        What messages call it, and what it should hold.
+        Name and expected content of the argument in error messages.
 
     Raises
     ------
     TypeError
-        For what is no array, a mapping, a sparse matrix, or masked cells.
+        If `value` cannot be converted, is a mapping or a sparse matrix, or has masked cells.
     """
     try:
         return as_array(value, name)
@@ -52,12 +52,12 @@ def plain_array(value: Any, name: str, of: str = "real numbers") -> Array:
 
 
 def as_list(values: Any, name: str, of: str = "integers") -> list[Any]:
-    """The items of a 1-D sequence, array or column; they are checked by the caller.
+    """Return the items of a 1-D sequence, array or column; the caller checks them.
 
     Raises
     ------
     TypeError
-        For text, a mapping, or what has no items.
+        If `values` is text, a mapping, not iterable, or not 1-D.
 
     Examples
     --------
@@ -76,7 +76,10 @@ def as_list(values: Any, name: str, of: str = "integers") -> list[Any]:
 
 
 class NoArray(Exception):
-    """What is no array: the end of a message, and whether rows have unequal lengths."""
+    """Raised for a value that is not an array.
+
+    Holds the end of the error message, and whether rows have unequal lengths.
+    """
 
     def __init__(self, end: str, ragged: bool = False) -> None:
         super().__init__(end)
@@ -84,7 +87,10 @@ class NoArray(Exception):
 
 
 class NotNumbers(Exception):
-    """An array or column holds something else than real numbers: its dtype, or a value in it."""
+    """Raised for an array or column that does not hold real numbers.
+
+    Holds its dtype and, if known, the first wrong value with its place.
+    """
 
     def __init__(self, dtype: str, place: str = "") -> None:
         super().__init__(dtype)
@@ -92,7 +98,7 @@ class NotNumbers(Exception):
 
 
 def as_array(value: Any, name: str) -> Array:
-    """``numpy.asarray(value)``, except where that would drop something or say nothing."""
+    """``numpy.asarray(value)`` with checks for lost data and with clear error messages."""
     if isinstance(value, Mapping):
         kind = type(value).__name__
         if not value:
@@ -115,7 +121,7 @@ def as_array(value: Any, name: str) -> Array:
         array = np.asarray(value)
     except MemoryError:
         raise
-    except Exception as error:  # whatever an object's own __array__ raises
+    except Exception as error:  # __array__ of an object may raise anything
         ragged = isinstance(error, ValueError) and isinstance(value, list | tuple)
         raise NoArray(f": {_lengths(value) or error}", ragged) from None
     if array.dtype.kind == "O" and array.ndim == 0:
@@ -137,7 +143,7 @@ def _check_unmasked(array: np.ma.MaskedArray[Any, Any], name: str) -> None:
 
 
 def _lengths(value: Any) -> str:
-    """Which rows have unequal lengths; "" where that is not what is wrong."""
+    """Describe the first rows of unequal length; "" if there are none."""
     if not isinstance(value, list | tuple) or not value:
         return ""
     lengths = [
@@ -155,23 +161,23 @@ def _lengths(value: Any) -> str:
 
 
 def numbers_of(array: Array, is_missing: Callable[[Any], Any] | None = None) -> Array:
-    """An array of objects as float64.
+    """Convert an array of objects to float64.
 
-    `is_missing` tells what stands for a missing value, which becomes NaN.
+    Values for which `is_missing` returns True become NaN.
     """
     if not all(map(is_number, set(map(type, array.flat)))):
         array = array.copy()
         for i, value in enumerate(array.flat):
             if is_number(type(value)):
                 continue
-            # A nested list is not missing, whatever is in it.
+            # For a nested list, `is_missing` returns an array: it is not missing.
             if is_missing is None or is_missing(value) is not True:
                 where = place_of(tuple(int(k) for k in np.unravel_index(i, array.shape)))
                 raise NotNumbers("object", f": {reprlib.repr(value)}{where}")
             array.flat[i] = np.nan
     try:
         return array.astype(np.float64)
-    except (ValueError, TypeError) as error:  # of a number of another package, or a signalling NaN
+    except (ValueError, TypeError) as error:  # a number type of another package, a signalling NaN
         raise NotNumbers("object", f": {error}") from None
 
 

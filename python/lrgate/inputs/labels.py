@@ -1,4 +1,4 @@
-"""Labels and target values."""
+"""Conversion of labels and target values."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ __all__ = [
 
 
 def label_array(y: Any, name: str = "y") -> Array:
-    """Labels or target values as a plain array.
+    """Convert labels or target values to a plain array.
 
     Parameters
     ----------
     y : array-like or scipy.sparse
-        Labels; also columns of pandas, polars and pyarrow: text, categories, nullable integers.
-        Sparse labels become dense.
+        Labels, including columns of pandas, polars and pyarrow with text, categories or nullable
+        integers. Sparse labels become dense.
     name : str, default "y"
-        What messages call it.
+        Name of the argument in error messages.
 
     Returns
     -------
     array of bool, integers, floats or str
-        Of objects where labels of several kinds are mixed, or text has missing values: nothing is
-        turned into text. Missing numbers are NaN.
+        An array of objects if labels of several kinds are mixed, or text has missing values:
+        nothing is converted to text. Missing numbers are NaN.
 
     Raises
     ------
     TypeError
-        For what is no array, a mapping or a set, or masked cells.
+        If `y` cannot be converted, is a mapping or a set, or has masked cells.
     ValueError
-        For text that ends in a NUL character, which NumPy would drop, or for integers that a
-        float64 array, made since others are floats, would round.
+        If text ends in a NUL character, which NumPy would drop, or integers are mixed with floats
+        and float64 cannot represent them exactly.
 
     Examples
     --------
@@ -72,33 +72,33 @@ def label_array(y: Any, name: str = "y") -> Array:
         if isinstance(y, list | tuple) and labels.ndim == 1:
             labels = _unchanged(y, labels, name)
     kind = labels.dtype.kind
-    if kind == "T":  # NumPy's own variable-width strings
+    if kind == "T":  # NumPy's variable-width strings
         labels = labels.astype(object)
     return _uniform(labels, name) if kind in "OT" else labels
 
 
 def with_nan_label(labels: Array, rows: npt.NDArray[np.bool_], nan_label: Any) -> Array:
-    """Labels with `nan_label` in the rows that have none of their own.
+    """Replace the labels of the given rows by `nan_label`.
 
     Parameters
     ----------
     labels : array (n,) or (n, k)
-        Of int64, float64, bool or str.
+        Labels of dtype int64, float64, bool or str.
     rows : array of bool (n,)
-        The rows that get `nan_label`, in each entry.
+        Rows in which every entry becomes `nan_label`.
     nan_label : scalar
         Any label.
 
     Returns
     -------
     array of the shape of `labels`
-        Of their kind, wide enough for both. Of objects where that kind cannot hold `nan_label` as
-        it is, such as text beside integers: no label is turned into another.
+        An array of the same kind, wide enough for all labels. If that kind cannot hold `nan_label`
+        unchanged, such as text among integers, an array of objects.
 
     Raises
     ------
     TypeError
-        For a `nan_label` that is an array or a sequence.
+        If `nan_label` is an array or a sequence.
 
     Examples
     --------
@@ -115,7 +115,7 @@ def with_nan_label(labels: Array, rows: npt.NDArray[np.bool_], nan_label: Any) -
 
 
 def _dtype_of_both(labels: np.dtype[Any], label: Any) -> np.dtype[Any]:
-    """A dtype of the kind of `labels` that holds `label` too; of objects where there is none."""
+    """A dtype of the kind of `labels` that can also hold `label`; object if there is none."""
     if isinstance(label, str):
         if labels.kind == "U" and not label.endswith("\0"):
             return np.result_type(labels, np.dtype(f"U{max(len(label), 1)}"))
@@ -132,7 +132,10 @@ def _dtype_of_both(labels: np.dtype[Any], label: Any) -> np.dtype[Any]:
 
 
 def _unchanged(values: Any, array: Array, name: str) -> Array:
-    """`array`, which NumPy made of `values`; as objects where that turned numbers into text."""
+    """Return `array`, which NumPy made of `values`, or an array of objects if it is text.
+
+    NumPy converts mixed labels to text.
+    """
     if array.dtype.kind in "US":
         objects = np.empty(len(values), object)
         objects[:] = values
@@ -143,7 +146,7 @@ def _unchanged(values: Any, array: Array, name: str) -> Array:
 
 
 def _uniform(array: Array, name: str) -> Array:
-    """An array of objects as one of bool, integers, floats or str, where they all are."""
+    """Convert an array of objects to bool, integers, floats or str if all objects are."""
     values = array.ravel().tolist()
     kinds = set(map(type, values))
     if not kinds:
@@ -185,7 +188,7 @@ def _check_exact(values: Any, array: Array, name: str) -> None:
 
 
 def _label_table(y: Any) -> Array | None:
-    """The labels of a column or a table of pandas, polars or pyarrow; None for others."""
+    """The labels of a column or table of pandas, polars or pyarrow; None for other types."""
     for package in PACKAGES:
         module = sys.modules.get(package.name)
         if is_one(y, module, package.columns):

@@ -1,4 +1,4 @@
-"""Rows of real numbers, checked."""
+"""Conversion and checks of rows of real numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
 
 
 def real_array(x: Any, name: str = "x") -> Array:
-    """`x` as a plain array of real numbers, of any number of dimensions.
+    """Convert `x` to a plain array of real numbers, with any number of dimensions.
 
     Parameters
     ----------
@@ -25,22 +25,23 @@ def real_array(x: Any, name: str = "x") -> Array:
         Arrays and their subclasses, lists, objects with ``__array__`` or a buffer; pandas, polars
         and pyarrow tables and columns. Arrays and columns of objects may hold int, float, bool,
         NumPy scalars, Fraction and Decimal. Missing values of columns become NaN. Columns of
-        categories are taken where the categories are numbers.
+        categories are accepted if the categories are numbers.
     name : str, default "x"
-        What messages call it.
+        Name of the argument in error messages.
 
     Returns
     -------
     array of bool, integers or floats
-        `x` itself where it is one; else without a copy where NumPy needs none. Arrays of objects
-        become float64, columns the dtype that holds them all.
+        `x` itself if possible; otherwise copied only if NumPy needs a copy. Arrays of objects
+        become float64; the columns of a table get their common dtype.
 
     Raises
     ------
     TypeError
-        For anything but real numbers (columns are named), a mapping, or masked cells.
+        If `x` has values that are not real numbers (the message names the column), is a mapping, or
+        has masked cells.
     ValueError
-        For rows of unequal length, or a number beyond float64.
+        If rows have unequal lengths, or a number does not fit float64.
 
     Examples
     --------
@@ -74,16 +75,16 @@ def real_array(x: Any, name: str = "x") -> Array:
 
 
 def checked_rows(x: Any, width: int, least: int = 1) -> Any:
-    """Rows as uint8 or float32 (n, width), or as CSR in float32; all finite, at least `least`.
+    """Convert rows to uint8 or float32 (n, width), or CSR in float32, and check them.
 
     Parameters
     ----------
     x : array-like or scipy.sparse (n, width)
-        As `real_array` takes it; sparse rows stay sparse.
+        Rows that `real_array` accepts, or sparse rows, which stay sparse.
     width : int
         Number of columns.
     least : int, default 1
-        Number of rows.
+        Minimum number of rows.
 
     Returns
     -------
@@ -92,10 +93,10 @@ def checked_rows(x: Any, width: int, least: int = 1) -> Any:
     Raises
     ------
     TypeError
-        For another kind of value.
+        If `x` does not hold real numbers.
     ValueError
-        For another shape, fewer rows, or a value that is not finite or that float32 cannot hold.
-        The first is named, with its row and column.
+        If `x` has a wrong shape, too few rows, or a value that is not finite in float32. The
+        message gives the first such value with its row and column.
     """
     sparse = hasattr(x, "tocsr")
     given: Any = x.tocsr() if sparse else real_array(x)
@@ -130,7 +131,7 @@ def checked_rows(x: Any, width: int, least: int = 1) -> Any:
 
 
 def _not_finite(value: Any, rows: Array, column: int) -> ValueError:
-    """The first of the values that are not finite in float32: `value`, as it was given."""
+    """The exception for values that are not finite in float32; `value` is the first of them."""
     where = f"in row {rows[0]}, column {column}"
     if len(rows) > 1:
         where += f", and others in {len(rows) - 1} more row{'s' * (len(rows) > 2)}"

@@ -1,8 +1,8 @@
-"""Inputs of layers for rows that are CSR matrices, which are never made dense where they are wide.
+"""Inputs of the first layer for CSR rows, without dense matrices.
 
-A network's first layer sees ``x * input_scale + input_shift``. For sparse rows that is a dense
-matrix wherever there is a shift, and always one of many columns. `SparseInputs` keeps the rows and
-the map apart.
+The first layer of a network gets ``x * input_scale + input_shift``. For sparse rows with a shift,
+this is a dense matrix, often with many columns. `SparseInputs` keeps the rows separate from scale
+and shift.
 
 >>> from scipy import sparse
 >>> rows = sparse.csr_matrix(np.array([[0, 2, 0], [1, 0, 0]], np.float32))
@@ -30,14 +30,14 @@ __all__ = ["SparseInputs"]
 
 
 class SparseInputs:
-    """CSR rows as a layer sees them, ``x * scale + shift``, without the dense matrix.
+    """The inputs ``x * scale + shift`` of a layer for CSR rows x, without the dense matrix.
 
     Parameters
     ----------
     rows : scipy.sparse CSR matrix or array of shape (n, in)
-        Of real numbers. Kept, not copied.
+        Real numbers; referenced, not copied.
     scale, shift : array_like of shape () or (in,), optional
-        By default 1 and 0.
+        1 and 0 by default.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class SparseInputs:
     Raises
     ------
     ValueError
-        For a scale or shift of another shape.
+        If `scale` or `shift` has a wrong shape.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SparseInputs:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | npt.NDArray[Any]) -> SparseInputs:
-        """Some of the rows, under the same map."""
+        """Select rows, with the same scale and shift."""
         part = SparseInputs(self.rows[rows])
         part._scale, part._shift = self._scale, self._shift
         return part
@@ -80,13 +80,13 @@ class SparseInputs:
 
     @property
     def density(self) -> float:
-        """Share of the inputs that are not zero."""
+        """Share of non-zero inputs."""
         n, width = self.shape
         if n * width == 0:
             return 0.0
         if self._shift is None or not self._shift.any():
             return int(np.count_nonzero(self.rows.data)) / (n * width)
-        # Where a row stores nothing an input is its shift.
+        # An input that is not stored equals its shift.
         shifted = int(np.count_nonzero(self._shift))
         columns = self.rows.indices
         stored = self.rows.data * self._factors() + self._shift[columns]
@@ -111,7 +111,7 @@ class SparseInputs:
         return type(rows)((data, rows.indices, rows.indptr), shape=rows.shape)
 
     def shift(self) -> Float64Array:
-        """What is added to each row of `unshifted`, of shape (in,)."""
+        """The shift, of shape (in,), that is added to each row of `unshifted`."""
         if self._shift is None:
             return np.zeros(self.shape[1])
         return self._shift.astype(np.float64)
@@ -122,7 +122,7 @@ class SparseInputs:
         return total / self.shape[0] + self.shift()
 
     def __matmul__(self, matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The product with a dense matrix (in, k): summed in float64, of the matrix' dtype."""
+        """The product with a dense matrix (in, k), summed in float64, in the dtype of `matrix`."""
         whole: Float64Array = matrix.astype(np.float64, copy=False)
         product: Float64Array = np.asarray(self.unshifted() @ whole)
         if self._shift is not None:

@@ -21,7 +21,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Package:
-    """A package whose tables and columns are taken."""
+    """A package whose tables and columns are supported."""
 
     name: str
     tables: tuple[str, ...]
@@ -29,13 +29,13 @@ class Package:
     items: Callable[[Any], Iterable[tuple[Any, Any]]]
     """Names and columns of a table."""
     numbers: Callable[[Any, Any, bool], Array]
-    """A column's numbers. With True, integers are kept exactly, and objects are not looked at."""
+    """Numbers of a column. With True, integers stay exact, and columns of objects are rejected."""
     objects: Callable[[Any], Array]
-    """A column's items, as objects."""
+    """Items of a column, as objects."""
 
 
 def table_array(x: Any, name: str) -> Array | None:
-    """The values of a table or column of pandas, polars or pyarrow; None for others."""
+    """The values of a table or column of pandas, polars or pyarrow; None for other types."""
     if isinstance(x, list | tuple | np.ndarray):
         return None
     for package in PACKAGES:
@@ -54,14 +54,17 @@ def table_array(x: Any, name: str) -> Array | None:
 
 
 def is_one(x: Any, module: Any, names: Iterable[str]) -> bool:
-    """Whether `x` is of one of these classes; a package may be half imported by another thread."""
+    """Whether `x` is an instance of one of these classes of a module.
+
+    Another thread may still be importing the module, so a class may be missing.
+    """
     return module is not None and isinstance(
         x, tuple(getattr(module, name) for name in names if hasattr(module, name))
     )
 
 
 def _stacked(module: Any, table: Any, package: Package, name: str) -> Array:
-    """A table's columns side by side, in a dtype that holds them all."""
+    """The columns of a table as an array with their common dtype."""
     if package.name == "pandas":
         kinds = set(table.dtypes.to_numpy())
         if kinds and all(isinstance(kind, np.dtype) and kind.kind in REAL for kind in kinds):
@@ -110,7 +113,7 @@ def _pandas_numbers(pandas: Any, column: Any, exact: bool) -> Array:
         if exact and not pandas.isna(column).any():
             return np.asarray(column.to_numpy(dtype=dtype.numpy_dtype))
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    if kind == "O" and not exact:  # decimals of pyarrow, for one
+    if kind == "O" and not exact:  # for example decimals of pyarrow
         try:
             return numbers_of(np.asarray(column, dtype=object), pandas.isna)
         except NotNumbers as error:

@@ -1,1 +1,1 @@
-"""Measuring: fair timing, this machine, processes with their own threads."""
+"""Measurement: interleaved timing, properties of the machine, processes with a set thread count."""

@@ -1,4 +1,4 @@
-"""What a measured plan depends on: the instruction set, the processor and its caches."""
+"""Properties of the machine on which plans depend: instruction set, processor and caches."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _SYSCTL_NAMES: Final = {
 
 
 def fingerprint() -> Machine:
-    """Tell this machine from others on which another plan may be the fastest.
+    """Identify this machine. On a machine with another fingerprint, another plan may be faster.
 
-    It is found once a process, in a few milliseconds, and never raises.
+    The fingerprint is computed once per process, within a few milliseconds, and never raises.
 
     Returns
     -------
     dict
         ``isa``, the instruction set in use; ``cpu``, the processor's name, on x86 Linux with its
-        family and model; ``l1d``, ``l2`` and ``l3``, bytes of the caches of the first core. What
-        is not known is None.
+        family and model; ``l1d``, ``l2`` and ``l3``, cache sizes of the first core in bytes.
+        Unknown values are None.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def _fingerprint() -> Machine:
     if sys.platform == "darwin":
         found |= _sysctl()
     elif sys.platform == "linux":
-        # platform.processor() would start a process.
+        # platform.processor() would start a subprocess.
         found |= {"cpu": _cpuinfo(), **_sysfs_caches()}
     else:
         found["cpu"] = platform.processor()
@@ -62,12 +62,14 @@ def _fingerprint() -> Machine:
 
 
 def _cpuinfo() -> str | None:
-    """The first processor's name with its family and model, which hypervisors' names leave out: two
-    generations may both be "AMD EPYC". On Arm its maker's and its own number.
+    """Name of the first processor; on x86 with family and model, on Arm the identification numbers.
+
+    Family and model are needed because hypervisors may use the same name, such as "AMD EPYC", for
+    two generations.
     """
     values: dict[str, str] = {}
     try:
-        # No further than its empty line: the kernel asks each processor as its lines are read.
+        # Stop at the empty line: the kernel queries each processor when its lines are read.
         with open(_CPUINFO, encoding="utf-8", errors="replace") as lines:
             for line in itertools.takewhile(str.strip, lines):
                 name, _, value = line.partition(":")
@@ -83,7 +85,7 @@ def _cpuinfo() -> str | None:
 
 
 def _sysfs_caches() -> Machine:
-    """Sizes of the first processor's caches that can hold data."""
+    """Sizes of the data and unified caches of the first processor."""
     found: Machine = {}
     try:
         for cache in sorted(_CACHES.glob("index*")):
@@ -99,13 +101,13 @@ def _sysfs_caches() -> Machine:
 
 
 def _bytes(size: str) -> int | None:
-    """``"48K"`` as 49152; None for 0, which stands for what is not known."""
+    """Parse a size such as ``"48K"`` (49152); None for 0, which means unknown."""
     unit = size[-1:] if size[-1:] in _UNITS else ""
     return int(size.removesuffix(unit)) * _UNITS.get(unit, 1) or None
 
 
 def _sysctl() -> Machine:
-    """The processor's name and its caches, as macOS tells them."""
+    """The processor's name and cache sizes on macOS."""
     import subprocess
 
     found: Machine = {}
@@ -117,7 +119,7 @@ def _sysctl() -> Machine:
             errors="replace",
             timeout=_SYSCTL_SECONDS,
         )
-        # Without -n: a name that is unknown here (there may be no L3) is left out.
+        # Without -n, the output omits unknown names (there may be no L3).
         for line in done.stdout.splitlines():
             name, _, value = line.partition(": ")
             if name in _SYSCTL_NAMES:

@@ -1,4 +1,4 @@
-"""The phases of a network's calls, timed beside the least that they could take here."""
+"""Times the phases of a network's calls and computes lower bounds for this machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lrgate.runtime import thread_limit
 
 __all__ = ["measure_peaks", "measure_phases"]
 
-# A first-level cache holds at least as much, where its size is not known.
+# Assumed size of the L1 cache if it is unknown.
 _LEAST_L1: Final = 32 << 10
-# Bytes that stand for memory: twice the largest cache, within these limits.
+# Limits on the buffer that measures memory bandwidth; it is twice as large as the largest cache.
 _MEMORY: Final = (64 << 20, 256 << 20)
 
 
 def measure_phases(net: _core.Network, x: Any, batch_size: int, seconds: float) -> Phases:
-    """Profile the phases of a network's calls: what :meth:`lrgate.Network.phases` does."""
+    """Profile the phases of a network's calls; see :meth:`lrgate.Network.phases`."""
     peaks = measure_peaks(0.2 * seconds)
     ready = _in_place(x)
     raw, call, weight_bytes = net.engine.phases(ready, batch_size, 0.5 * seconds)
@@ -39,7 +39,7 @@ def measure_phases(net: _core.Network, x: Any, batch_size: int, seconds: float) 
 
 
 def measure_peaks(seconds: float) -> Peaks:
-    """Measure what one core does at best, for about `seconds`."""
+    """Measure the peak bandwidth and operation rate of one core, for about `seconds`."""
     machine = fingerprint()
     known = {"L1": machine["l1d"] or _LEAST_L1, "L2": machine["l2"], "L3": machine["l3"]}
     caches = {name: int(size) for name, size in known.items() if size}
@@ -66,7 +66,7 @@ def _bounded(phase: dict[str, Any], peaks: Peaks, level: str) -> PhaseProfile:
 
 
 def _in_place(x: Any) -> Any:
-    """The rows as the core uses them without a copy; `x` itself where it does."""
+    """Convert the rows to a form that the core uses without a copy; return `x` if it is one."""
     if not isinstance(x, np.ndarray):
         return x
     if x.dtype in (np.float32, np.uint8) and x.strides[-1] == x.itemsize:
@@ -77,7 +77,7 @@ def _in_place(x: Any) -> Any:
 def _call_seconds(net: _core.Network, x: Any, batch_size: int, seconds: float) -> float:
     """Median seconds per row of ``net(x)``, on one thread."""
     calls = [x[first : first + batch_size] for first in range(0, x.shape[0], batch_size)]
-    # All calls of one size, but for the case of a single one.
+    # Drop a smaller last call, unless it is the only one.
     calls = [call for call in calls if call.shape[0] == calls[0].shape[0]]
     with thread_limit(1):
         return timing.interleaved({"call": net}, calls, seconds)["call"].seconds_per_row

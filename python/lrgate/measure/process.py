@@ -1,8 +1,8 @@
-"""A process of its own for what is timed: how many threads libraries use is told before they load.
+"""Runs measurements in a new process, where thread counts of libraries are set before import.
 
-Their idle threads must not run into another engine's turn either. So those of OpenMP and OpenBLAS
-wait awake for about a tenth of a millisecond after their work, enough for the next layer or call,
-and then sleep; by default it would be some milliseconds or more.
+Idle threads of a library must not disturb the timing of the next engine. OpenMP and OpenBLAS
+threads therefore spin only for about a tenth of a millisecond after their work, which is enough for
+the next layer or call, and then sleep. By default they would spin for milliseconds or longer.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _THREADS: Final = (
 )
 _WAITING: Final = {
     "GOMP_SPINCOUNT": "5000",
-    "KMP_BLOCKTIME": "0",  # in milliseconds, of which one would be too long
+    "KMP_BLOCKTIME": "0",  # in milliseconds; 1 would be too long
     "OPENBLAS_THREAD_TIMEOUT": "18",  # 2^18 cycles
 }
 _QUIET: Final = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
 def fresh(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function in a new process in which libraries have one thread each.
+    """Call a function in a new process in which each library uses one thread.
 
-    A keyword argument ``threads`` of the function is the number they have instead.
+    If the function has a keyword argument ``threads``, libraries use that number of threads.
 
     Raises
     ------
     RuntimeError
-        If that process ends before it has an answer.
+        If the process ends without a result.
     """
     threads = str(kwargs.get("threads", 1))
     with (
@@ -54,7 +54,7 @@ def fresh(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return pool.submit(function, *args, **kwargs).result()
         except BrokenProcessPool:
-            raise RuntimeError("the process that measures has ended without an answer") from None
+            raise RuntimeError("the measuring process ended without a result") from None
 
 
 @contextlib.contextmanager
@@ -72,17 +72,17 @@ def _environment(changes: dict[str, str]) -> Iterator[None]:
 
 
 def pin(threads: int) -> list[int] | None:
-    """Keep this process on as many CPUs as it has threads: the first that it may use.
+    """Pin this process to as many CPUs as it has threads: the first CPUs that it may use.
 
     Returns
     -------
     list of int or None
-        The CPUs; None where the system has no such thing.
+        The CPUs; None if the system does not support pinning.
 
     Raises
     ------
     ValueError
-        If it may use fewer.
+        If the process may use fewer than `threads` CPUs.
     """
     if not hasattr(os, "sched_setaffinity"):
         return None

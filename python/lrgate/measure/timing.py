@@ -1,11 +1,11 @@
-"""Fair timing of calls that do the same work: by turns, on other rows each call, with the spread.
+"""Interleaved timing of candidates that do the same work, with different rows in each call.
 
-Contestants that are timed one after another meet different clock speeds and neighbours; here each
-has a turn of a few calls in every round, in an order that rotates, and speed-ups are medians over
-rounds. Within a turn a contestant meets the caches as a loop of its own calls leaves them: one call
-more, and an eighth of the turn, come first, meet the last contestant's caches, and are not counted.
-What that leaves of other contestants' caches is in the slowest calls; how slow calls are on a
-machine that does nothing else, `alone` tells.
+Candidates that are timed one after another run at different clock speeds and next to different
+background work. Here, each candidate has a turn of a few calls in every round, in rotating order,
+and speed-ups are medians over rounds. Each turn starts with one call plus an eighth of the turn
+that are not counted, so that the counted calls find the caches as in a loop of the same candidate.
+Cache effects of other candidates still show in the slowest calls; use `alone` for tail latency on
+an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["Timing", "alone", "batches", "interleaved", "machine"]
 
 Rows = npt.NDArray[Any]
 
-# How long a turn lasts, and its most calls.
+# Duration of a turn, and its maximum number of calls.
 _TURN_SECONDS: Final = 0.002
 _TURN_CALLS: Final = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Timing:
-    """What one contestant took.
+    """Times of one candidate.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Timing:
 
     @property
     def p99(self) -> float:
-        """Seconds that 99 of 100 calls stay below."""
+        """99th percentile of the seconds per call."""
         return float(np.percentile(self.calls, 99))
 
     @property
@@ -73,15 +73,15 @@ class Timing:
         return float(low), float(high)
 
     def speed_up_over(self, other: Timing) -> Ratio:
-        """How many times faster per row than a contestant of the same run, round by round."""
+        """Speed-up per row over another candidate of the same run, from the ratio of each round."""
         ratios = (other.rounds / other.rows) / (self.rounds / self.rows)
         return Ratio.of(ratios)
 
 
 def batches(x: Rows, rows: int) -> list[Rows]:
-    """`x` cut into calls of `rows` rows, in place; repeated first where it has too few.
+    """Split `x` into views of `rows` rows; rows are repeated if there are too few.
 
-    Every batch is full: what is left over at the end is not used.
+    Every batch is full: the remaining rows are not used.
     """
     if len(x) < rows:
         x = np.ascontiguousarray(np.resize(x, (rows, *x.shape[1:])))
@@ -89,38 +89,38 @@ def batches(x: Rows, rows: int) -> list[Rows]:
 
 
 def interleaved(
-    contestants: Mapping[str, Callable[[Rows], object]],
+    candidates: Mapping[str, Callable[[Rows], object]],
     calls: Sequence[Rows] | Mapping[str, Sequence[Rows]],
     seconds: float,
     *,
     min_rounds: int = 5,
 ) -> dict[str, Timing]:
-    """Time contestants by turns.
+    """Time candidates with interleaved calls.
 
     Parameters
     ----------
-    contestants : mapping from name to callable
-        Each is called with one of `calls`.
+    candidates : mapping from name to callable
+        The candidates; each is called with one of `calls`.
     calls : sequence of arrays (n, d) or scipy.sparse
-        All with as many rows; taken in order, another one each call. Or a mapping from name to
-        such a sequence, where contestants take the same rows in other forms.
+        Batches with an equal number of rows, used in order, a different one for each call. Or a
+        mapping from name to such a sequence, if candidates need the rows in different forms.
     seconds : float
-        About how long to measure, all together.
+        Approximate total duration of the measurement.
     min_rounds : int
-        Turns of each contestant, however long they take.
+        Minimum number of turns of each candidate, regardless of the duration.
 
     Returns
     -------
     dict from name to Timing
-        What reading the clock takes is subtracted.
+        Times, minus the time to read the clock.
     """
     clock_cost = _clock_cost()
-    own = calls if isinstance(calls, Mapping) else dict.fromkeys(contestants, calls)
-    streams = {name: itertools.cycle(own[name]) for name in contestants}
-    turns = {name: _calls_per_turn(call, streams[name]) for name, call in contestants.items()}
-    counted: dict[str, list[float]] = {name: [] for name in contestants}
-    medians: dict[str, list[float]] = {name: [] for name in contestants}
-    order = list(contestants)
+    own = calls if isinstance(calls, Mapping) else dict.fromkeys(candidates, calls)
+    streams = {name: itertools.cycle(own[name]) for name in candidates}
+    turns = {name: _calls_per_turn(call, streams[name]) for name, call in candidates.items()}
+    counted: dict[str, list[float]] = {name: [] for name in candidates}
+    medians: dict[str, list[float]] = {name: [] for name in candidates}
+    order = list(candidates)
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -131,7 +131,7 @@ def interleaved(
             for name in order:
                 uncounted = 1 + turns[name] // 8
                 turn = list(itertools.islice(streams[name], uncounted + turns[name]))
-                times = _turn(contestants[name], turn, clock_cost)[uncounted:]
+                times = _turn(candidates[name], turn, clock_cost)[uncounted:]
                 counted[name] += times
                 medians[name].append(statistics.median(times))
             order.append(order.pop(0))
@@ -141,19 +141,19 @@ def interleaved(
             gc.enable()
     return {
         name: Timing(own[name][0].shape[0], np.array(counted[name]), np.array(medians[name]))
-        for name in contestants
+        for name in candidates
     }
 
 
 def alone(
-    contestants: Mapping[str, Callable[[Rows], object]],
+    candidates: Mapping[str, Callable[[Rows], object]],
     calls: Mapping[str, Sequence[Rows]],
     seconds: float,
 ) -> dict[str, Timing]:
-    """Time contestants one after another, each in a loop of its own of about `seconds`.
+    """Time candidates one after another, each in a separate loop of about `seconds`.
 
-    For medians and 99th percentiles of one contestant; between contestants, clock speeds and
-    neighbours may differ. An eighth more comes first and is not counted.
+    Use it for medians and 99th percentiles of a single candidate. Clock speeds and background work
+    may differ between candidates. An additional eighth of the calls comes first and is not counted.
     """
     clock_cost = _clock_cost()
     found = {}
@@ -161,7 +161,7 @@ def alone(
     gc.collect()
     gc.disable()
     try:
-        for name, call in contestants.items():
+        for name, call in candidates.items():
             stream = itertools.cycle(calls[name])
             count = max(int(seconds / _median_seconds(call, stream)), 1)
             uncounted = 1 + count // 8
@@ -186,13 +186,13 @@ def _turn(call: Callable[[Rows], object], turn: list[Rows], clock_cost: float) -
 
 
 def _calls_per_turn(call: Callable[[Rows], object], stream: itertools.cycle[Rows]) -> int:
-    """How many counted calls make a turn."""
+    """Number of counted calls per turn."""
     seconds = _median_seconds(call, stream)
     return int(min(max(_TURN_SECONDS / seconds, 1), _TURN_CALLS))
 
 
 def _median_seconds(call: Callable[[Rows], object], stream: itertools.cycle[Rows]) -> float:
-    """About what a call takes; calling it for a while also warms it up."""
+    """Approximate seconds per call; the calls also warm up the candidate."""
     times: list[float] = []
     end = perf_counter() + 10 * _TURN_SECONDS
     while len(times) < 3 or perf_counter() < end:
@@ -204,7 +204,7 @@ def _median_seconds(call: Callable[[Rows], object], stream: itertools.cycle[Rows
 
 
 def _clock_cost() -> float:
-    """Nanoseconds that a call of nothing is measured to take."""
+    """Nanoseconds that are measured for an empty call."""
     times: list[int] = []
     for _ in range(1001):
         start = perf_counter_ns()
@@ -213,5 +213,5 @@ def _clock_cost() -> float:
 
 
 def machine() -> dict[str, str]:
-    """What a time depends on: the processor, and what :func:`lrgate.show_config` prints."""
+    """The processor and the output of :func:`lrgate.show_config`, on which times depend."""
     return {"cpu": str(fingerprint()["cpu"] or "unknown"), **config()}

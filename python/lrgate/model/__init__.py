@@ -1,9 +1,9 @@
-"""The model as plain data: what files hold, what the engine is built from.
+"""The model as plain data, as stored in files and used to build the engine.
 
-Everything here is immutable and knows neither the engine nor a file format. Arrays are taken over
-as read-only, C-contiguous float32 (an array that its owner could still write to is copied), and
-their kinds and shapes are checked; whether widths chain, values are finite and gates sit where they
-may is the engine's to check, once, for every source of models.
+Everything here is immutable and independent of the engine and of file formats. Arrays become
+read-only, C-contiguous float32 (an array that its owner could still modify is copied), and their
+dtypes and shapes are checked. The engine checks once, for all sources of models, whether the widths
+of layers match, values are finite and gates are allowed.
 """
 
 from lrgate.model.activation import Activation

@@ -1,4 +1,4 @@
-"""Activations: their names, parameters and the forms in which users and files write them."""
+"""Activations: names, parameters, and conversion from and to the forms of users and files."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ _HARD_ZERO: Final = ("relu", "clipped_relu", "thresholded_relu")
 
 @dataclass(frozen=True)
 class Activation:
-    """What a layer applies to its pre-activation ``z = x weight.T + bias``.
+    """The function that a layer applies to its pre-activation ``z = x weight.T + bias``.
 
     Parameters
     ----------
     name : str
         ``identity``, ``relu``, ``clipped_relu`` (``min(max(0, z), upper)``), ``thresholded_relu``
-        (z where ``z > threshold``, else 0), ``leaky_relu`` (z where ``z > 0``, else ``slope z``),
+        (z if ``z > threshold``, else 0), ``leaky_relu`` (z if ``z > 0``, else ``slope z``),
         ``tanh``, ``sigmoid``, ``gelu`` (the exact form) or ``softmax``.
     parameter : float, optional
-        ``upper`` (above 0, required), ``threshold`` (required) or ``slope`` (default 0.01) of the
-        three activations that have one.
+        ``upper`` of clipped_relu (above 0, required), ``threshold`` of thresholded_relu (required)
+        or ``slope`` of leaky_relu (default 0.01).
 
     Raises
     ------
     ValueError
-        For an unknown name, or a parameter that is missing, out of range, or not wanted.
+        If `name` is unknown, or `parameter` is missing, out of range, or not supported.
     TypeError
-        For a name that is not a str, or a parameter that is not a number.
+        If `name` is not a str, or `parameter` is not a number.
 
     Examples
     --------
@@ -94,14 +94,14 @@ class Activation:
 
     @classmethod
     def parse(cls, value: object, name: str = "activation") -> Activation:
-        """An activation from any of the forms that users and files write it in.
+        """Parse an activation from any of the forms used by users and files.
 
         Parameters
         ----------
         value : Activation, str, tuple or mapping
             ``"relu"``, ``("clipped_relu", 6.0)`` or ``{"name": "clipped_relu", "upper": 6.0}``.
         name : str, default "activation"
-            What messages call the argument.
+            Name of the argument in error messages.
 
         Returns
         -------
@@ -110,7 +110,7 @@ class Activation:
         Raises
         ------
         ValueError, TypeError
-            With `name`, what was expected and what came.
+            If `value` has another form or is not a valid activation.
         """
         if isinstance(value, Activation):
             return value
@@ -141,11 +141,11 @@ class Activation:
 
     @property
     def has_hard_zero(self) -> bool:
-        """Whether a whole half-line of pre-activations becomes exactly 0, so a gate makes sense."""
+        """Whether a half-line of pre-activations becomes exactly 0, so that a gate is useful."""
         return self.name in _HARD_ZERO
 
     def to_json(self) -> str | dict[str, Any]:
-        """The form that files hold and that `parse` reads: a str, or a dict with the parameter."""
+        """The form for files, which `parse` reads: a str, or a dict with the parameter."""
         if self.parameter is None:
             return self.name
         return {"name": self.name, _PARAMETERS[self.name][0]: self.parameter}

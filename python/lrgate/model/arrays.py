@@ -1,4 +1,4 @@
-"""Arrays as models hold them: checked, C-contiguous and read-only."""
+"""Conversion of arrays for models: checked, C-contiguous and read-only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-# Numbers of dimensions by the text that messages give for the shape.
+# Allowed numbers of dimensions, by the shape as it appears in error messages.
 _DIMENSIONS: Final[dict[str, tuple[int, ...]]] = {
     "(out, in)": (2,),
     "(in, rank)": (2,),
@@ -41,16 +41,16 @@ _DIMENSIONS: Final[dict[str, tuple[int, ...]]] = {
 
 
 def as_float32(value: object, name: str, shape: str) -> Float32Array:
-    """`value` as a read-only, C-contiguous float32 array, copied only where that takes a copy.
+    """Convert `value` to a read-only, C-contiguous float32 array, with a copy only if needed.
 
     Parameters
     ----------
     value : array_like
         bool, integers or floats.
     name : str
-        What messages call it.
+        Name of the argument in error messages.
     shape : str
-        The shape expected, as messages say it: ``(out, in)``, ``(out,)`` or ``() or (d,)``.
+        Expected shape, as in error messages: ``(out, in)``, ``(out,)`` or ``() or (d,)``.
 
     Returns
     -------
@@ -59,9 +59,9 @@ def as_float32(value: object, name: str, shape: str) -> Float32Array:
     Raises
     ------
     TypeError
-        For another kind of value.
+        If `value` does not hold real numbers.
     ValueError
-        For another number of dimensions, or a finite value that float32 cannot hold.
+        If the number of dimensions is wrong, or a finite value does not fit float32.
     """
     array = _real_array(value, name, shape)
     with np.errstate(over="ignore"):
@@ -71,13 +71,13 @@ def as_float32(value: object, name: str, shape: str) -> Float32Array:
 
 
 def as_rows(value: object, name: str, shape: str) -> npt.NDArray[np.uint8] | Float32Array:
-    """As `as_float32`, but uint8 stays uint8.
+    """Convert `value` like `as_float32`, but keep uint8.
 
     Parameters
     ----------
     value : array_like
     name, shape : str
-        As for `as_float32`.
+        See `as_float32`.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def as_rows(value: object, name: str, shape: str) -> npt.NDArray[np.uint8] | Flo
     Raises
     ------
     ValueError, TypeError
-        As `as_float32`.
+        See `as_float32`.
     """
     array = _real_array(value, name, shape)
     if array.dtype != np.uint8:
@@ -95,14 +95,14 @@ def as_rows(value: object, name: str, shape: str) -> npt.NDArray[np.uint8] | Flo
 
 
 def as_classes(value: object, name: str = "classes") -> npt.NDArray[Any]:
-    """`value` as a read-only 1-D array of distinct int64, str, bool or finite float64 labels.
+    """Convert `value` to a read-only 1-D array of distinct int64, str, bool or float64 labels.
 
     Parameters
     ----------
     value : array_like
         int, str, bool or float; all str or all numbers. Integers of any width become int64.
     name : str, default "classes"
-        What messages call it.
+        Name of the argument in error messages.
 
     Returns
     -------
@@ -111,10 +111,10 @@ def as_classes(value: object, name: str = "classes") -> npt.NDArray[Any]:
     Raises
     ------
     TypeError
-        For another kind of value, str mixed with numbers, or labels in no order.
+        If labels have another type, str is mixed with numbers, or `value` is not ordered.
     ValueError
-        For another number of dimensions, repeated labels, labels that are not finite, integers that
-        float64 would round beside floats, or text that ends in a NUL character.
+        If the number of dimensions is wrong, labels are repeated or not finite, integers are mixed
+        with floats and float64 cannot represent them exactly, or text ends in a NUL character.
     """
     array = inputs.label_array(value, name)
     if array.ndim != 1:
@@ -143,15 +143,15 @@ def as_classes(value: object, name: str = "classes") -> npt.NDArray[Any]:
 
 
 def as_units(value: object, name: str, units: int) -> Int32Array:
-    """`value` as a read-only 1-D int32 array of distinct units.
+    """Convert `value` to a read-only 1-D int32 array of distinct unit indices.
 
     Parameters
     ----------
     value : array_like of int
     name : str
-        What messages call it.
+        Name of the argument in error messages.
     units : int
-        How many there are to name.
+        Number of units of the layer.
 
     Returns
     -------
@@ -160,9 +160,9 @@ def as_units(value: object, name: str, units: int) -> Int32Array:
     Raises
     ------
     TypeError
-        For another kind of value.
+        If `value` does not hold integers.
     ValueError
-        For another number of dimensions, no unit, one that is not there, or one named twice.
+        If `value` is empty or not 1-D, or an index is out of range or repeated.
     """
     array = inputs.plain_array(value, name, "integers")
     if array.ndim != 1 or array.size == 0:
@@ -173,7 +173,7 @@ def as_units(value: object, name: str, units: int) -> Int32Array:
     if outside.size:
         raise ValueError(f"{name} must name units from 0 to {units - 1}, got {outside[0]}")
     order = array.astype(np.int32, order="C", copy=needs_copy(array))
-    # By sorting: a file may state more units than memory has room to count.
+    # Sort instead of counting: a file may state more units than counters fit in memory.
     ascending = np.sort(order)
     repeated = ascending[1:][ascending[1:] == ascending[:-1]]
     if repeated.size:
@@ -182,14 +182,14 @@ def as_units(value: object, name: str, units: int) -> Int32Array:
 
 
 def as_range(value: Any, name: str = "input_range") -> Float32Array:
-    """A pair of bounds as one read-only float32 array.
+    """Convert a pair of bounds to a read-only float32 array.
 
     Parameters
     ----------
     value : (low, high)
-        Each a number or an array (d,); or both in one array of shape (2,) or (2, d).
+        Numbers or arrays (d,), or one array of shape (2,) or (2, d).
     name : str, default "input_range"
-        What messages call it.
+        Name of the argument in error messages.
 
     Returns
     -------
@@ -198,9 +198,9 @@ def as_range(value: Any, name: str = "input_range") -> Float32Array:
     Raises
     ------
     TypeError
-        For a value that is no pair, or bounds that are not real numbers.
+        If `value` is not a pair, or the bounds are not real numbers.
     ValueError
-        For another shape, bounds that are not finite, or a low bound above the high one.
+        If a shape is wrong, a bound is not finite, or a low bound exceeds the high bound.
     """
     if isinstance(value, np.ndarray) and (value.ndim not in (1, 2) or len(value) != 2):
         raise ValueError(f"{name} must have shape (2,) or (2, d), got {value.shape}")
@@ -219,7 +219,7 @@ def as_range(value: Any, name: str = "input_range") -> Float32Array:
 
 
 def _mixed(labels: npt.NDArray[Any], name: str) -> TypeError:
-    """What to raise for labels that no dtype holds: the first that does not fit."""
+    """The exception for labels that have no common dtype; it names the first that does not fit."""
     text = [isinstance(label, str) for label in labels]
     fits = text if any(text) else [_is_label(label) for label in labels]
     at = fits.index(False)
@@ -245,8 +245,8 @@ def _real_array(value: object, name: str, shape: str) -> npt.NDArray[Any]:
 
 
 def needs_copy(array: npt.NDArray[Any], made_here: bool = False) -> bool:
-    # What its owner can write to, or make writable again, would change under us and the engine,
-    # which needs alignment besides. What was `made_here` and owns its memory has no other owner.
+    # The engine needs aligned arrays that nobody modifies. An array must be copied if its owner can
+    # write to it or make it writable again, unless it was `made_here` and owns its memory.
     if not array.flags.aligned:
         return True
     base: object = array
@@ -258,7 +258,7 @@ def needs_copy(array: npt.NDArray[Any], made_here: bool = False) -> bool:
 
 
 class _Owner:
-    """Owns an array's memory, which nothing else writes to: see `read_only`."""
+    """Owns the memory of an array, to which nothing else writes; see `read_only`."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         address, _ = array.__array_interface__["data"]
@@ -267,10 +267,10 @@ class _Owner:
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """An array of the same memory that cannot be made writable.
+    """Return an array with the same memory that cannot be made writable.
 
-    For memory that nothing else writes to from now on: models, and engines, which read weights
-    where they are, copy whatever else somebody might write to.
+    The caller must not write to the memory afterwards. Models, and engines, which use weights in
+    place, copy every other array that could still be modified.
     """
     return array if isinstance(array.base, _Owner) else np.asarray(_Owner(array))
 
@@ -305,7 +305,7 @@ def check_type(name: str, value: object, expected: type) -> None:
 
 
 def set_field(instance: object, name: str, value: object) -> None:
-    """Sets a field of a frozen dataclass, for `__post_init__` alone."""
+    """Set a field of a frozen dataclass; only for use in `__post_init__`."""
     object.__setattr__(instance, name, value)
 
 

@@ -1,4 +1,4 @@
-"""JSON values of a model: notes, and the machine that a plan was measured on."""
+"""JSON values of a model: metadata, and the machine on which a plan was measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["as_machine", "json_object"]
 
 Machine = dict[str, str | int | None]
 
-# What `lrgate.measure.machine.fingerprint` tells.
+# Keys of `lrgate.measure.machine.fingerprint`.
 MACHINE_KEYS: Final = ("isa", "cpu", "l1d", "l2", "l3")
 MAX_MACHINE_CHARACTERS: Final = 200
 
@@ -23,13 +23,13 @@ _JSON_DEPTH: Final = 100
 
 
 def as_machine(value: Any, name: str = "machine") -> Machine:
-    """A copy of what `lrgate.measure.machine.fingerprint` tells, checked, its keys in their order.
+    """Check and copy a result of `lrgate.measure.machine.fingerprint`, with keys in a fixed order.
 
     Parameters
     ----------
     value : dict
     name : str, default "machine"
-        What messages call it.
+        Name of the argument in error messages.
 
     Returns
     -------
@@ -38,9 +38,9 @@ def as_machine(value: Any, name: str = "machine") -> Machine:
     Raises
     ------
     TypeError
-        For another type, or a value that is no str, int or None.
+        If `value` is not a dict, or one of its values is not a str, int or None.
     ValueError
-        For other keys, a str that is too long, or an int out of range.
+        If the keys differ, a str is too long, or an int is out of range.
     """
     if not isinstance(value, dict):
         raise TypeError(f"{name} must be a dict, got {type(value).__name__}")
@@ -74,7 +74,7 @@ def json_object(value: object, name: str) -> dict[str, Any]:
 
 
 def _json_copy(value: Any, name: str, depth: int) -> Any:
-    """A deep copy that holds nothing but JSON values; `depth` bounds the recursion."""
+    """A deep copy that holds only JSON values; `depth` limits the recursion."""
     if depth > _JSON_DEPTH:
         raise ValueError(f"{name.partition('[')[0]} must be nested at most {_JSON_DEPTH} deep")
     if isinstance(value, np.generic):

@@ -1,4 +1,4 @@
-"""One layer as data: its weights, activation, gate and quantization."""
+"""A layer as data: weights, activation, gate and quantization."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["Gate", "Layer", "Quantization", "ReadOnlyArrays"]
 
 
 class ReadOnlyArrays:
-    """Keeps the arrays of a frozen dataclass read-only through pickle and deepcopy."""
+    """Keeps the arrays of a frozen dataclass read-only after pickle and deepcopy."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             if isinstance(value, np.ndarray):
-                # What else is in the pickle may have the same array.
+                # Other objects in the pickle may share the array.
                 value.flags.writeable = False
                 value = read_only(value.copy() if needs_copy(value, made_here=True) else value)
             self.__dict__[name] = value
@@ -37,26 +37,26 @@ class ReadOnlyArrays:
 
 @dataclass(frozen=True, eq=False)
 class Gate(ReadOnlyArrays):
-    """The sign estimate of one layer: a unit is computed where ``x u v + bias > 0``.
+    """The sign estimate of a layer: a unit is computed if ``x u v + bias > 0``.
 
     Parameters
     ----------
     u : array of shape (in, rank)
     v : array of shape (rank, out)
     bias : array of shape (out,)
-        Thresholds are folded into it.
+        Bias of the scores, with the thresholds folded in.
     range : array of shape (2, rank), optional
-        The least and the greatest of each of ``x u`` on calibration rows. With it, scores are
-        computed from bytes of these sums, which is faster and moves a score by about a hundredth of
-        its spread; sums beyond count as the ends. A gate needs it to run in int8.
+        Minimum and maximum of each of ``x u`` on calibration rows. With it, ``x u`` is quantised to
+        bytes, clamped to the range. This is faster and changes a score by about a hundredth of its
+        spread. A gate needs it to run in int8.
 
     Raises
     ------
     TypeError
-        For an array that does not hold real numbers.
+        If an array does not hold real numbers.
     ValueError
-        For a wrong shape, a finite value beyond float32, or a `range` that is not finite or has a
-        least value above the greatest.
+        If a shape is wrong, a finite value does not fit float32, or `range` is not finite or has a
+        minimum above the maximum.
 
     References
     ----------
@@ -82,17 +82,17 @@ class Gate(ReadOnlyArrays):
 
     @property
     def rank(self) -> int:
-        """Inner width of the factors."""
+        """Inner dimension of the factors."""
         return int(self.u.shape[1])
 
     @property
     def inputs(self) -> int:
-        """Width of a row going in."""
+        """Number of inputs."""
         return int(self.u.shape[0])
 
     @property
     def outputs(self) -> int:
-        """Number of units estimated."""
+        """Number of units."""
         return int(self.v.shape[1])
 
     def __repr__(self) -> str:
@@ -101,29 +101,29 @@ class Gate(ReadOnlyArrays):
 
 @dataclass(frozen=True, eq=False)
 class Quantization(ReadOnlyArrays):
-    """How the inputs of an int8 layer become bytes.
+    """Quantisation of the inputs of an int8 layer to bytes.
 
-    An input x becomes the byte ``round(x / scale + offset)``, brought within 0 to 255; a byte q
-    stands for ``(q - offset) * scale``. So 0 stays exactly 0 where `offset` is an integer from 0 to
-    255; where it is 0, a byte of 0 can be skipped. For a network's first layer x is the raw input,
-    before the network's scale and shift. A row with a value more than a step beyond the bytes is
-    recomputed in float32. In later layers byte 255 means out of range: a row is recomputed if it
-    has a value of that byte, or one more than half a step below byte 0.
+    An input x becomes the byte ``round(x / scale + offset)``, clamped to 0 to 255; a byte q
+    represents ``(q - offset) * scale``. If `offset` is an integer from 0 to 255, 0 is represented
+    exactly; if it is 0, bytes of 0 can be skipped. In a network's first layer, x is the raw input,
+    before the network's scale and shift, and a row with a value more than one step outside the
+    range of the bytes is recomputed in float32. In later layers, byte 255 means out of range: a row
+    is recomputed if it has a value with that byte, or a value more than half a step below byte 0.
 
     Parameters
     ----------
     scale : array of shape () or (d,)
-        One for all inputs, or one each.
+        One value for all inputs, or one per input.
     offset : array of shape () or (d,)
-        One for all inputs, or, in a network's first layer, one each.
+        One value for all inputs or, in a network's first layer, one per input.
 
     Raises
     ------
     TypeError
-        For an array that does not hold real numbers.
+        If an array does not hold real numbers.
     ValueError
-        For a wrong shape, a value that is not finite in float32, or a `scale` that is not above 0,
-        or so small that ``1 / scale`` is not finite in float32.
+        If a shape is wrong, a value is not finite in float32, or `scale` is not above 0 or so small
+        that ``1 / scale`` is not finite in float32.
 
     Examples
     --------
@@ -151,7 +151,7 @@ class Quantization(ReadOnlyArrays):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """() where all inputs have one scale and one offset, (d,) where they have one each."""
+        """() if all inputs share one scale and offset, otherwise (d,)."""
         return np.broadcast_shapes(self.scale.shape, self.offset.shape)
 
     def __repr__(self) -> str:
@@ -162,32 +162,32 @@ class Quantization(ReadOnlyArrays):
 
 @dataclass(frozen=True, eq=False)
 class Layer(ReadOnlyArrays):
-    """One fully connected layer: ``activation(x weight.T + bias)``.
+    """A fully connected layer: ``activation(x weight.T + bias)``.
 
     Parameters
     ----------
     weight : array of shape (out, in)
     bias : array of shape (out,)
-        None stands for zeros.
+        None means zeros.
     activation : Activation
     gate : Gate, optional
-        Its sign estimate.
+        Sign estimate of the layer.
     kept_units : array of int of shape (k,), optional
-        The units that the engine computes, in the order in which it computes them: distinct, from 0
-        to out - 1. The others count as constant zero and are never computed, so only an activation
-        with a hard zero may lack any. All else here keeps the full width and the user's order of
-        units. Not for softmax, nor for a network's last layer.
+        Distinct indices, from 0 to out - 1, of the units that the engine computes, in the order of
+        computation. All other units are treated as constant zero and are never computed, so they
+        are allowed only if the activation has a hard zero. All other arrays keep the full width and
+        the original order of units. Not supported for softmax and for a network's last layer.
     quantization : Quantization, optional
-        How its inputs become bytes, so that it can run in int8.
+        Quantisation of the inputs, which the layer needs to run in int8.
 
     Raises
     ------
     TypeError
-        For an array that does not hold real numbers (integers in `kept_units`), or an activation,
-        gate or quantization of another type.
+        If an array does not hold real numbers (`kept_units`: integers), or the activation, gate or
+        quantization has a wrong type.
     ValueError
-        For a wrong shape (where it looks like a weight of shape (in, out), the message says so), a
-        finite value beyond float32, or `kept_units` that are not such ones.
+        If a shape is wrong (the message says whether `weight` looks transposed), a finite value
+        does not fit float32, or `kept_units` is invalid.
 
     Examples
     --------
@@ -241,7 +241,7 @@ class Layer(ReadOnlyArrays):
 
     @property
     def inputs(self) -> int:
-        """Width of a row going in."""
+        """Number of inputs."""
         return int(self.weight.shape[1])
 
     @property

@@ -1,4 +1,4 @@
-"""The whole model: layers, task, labels, input map, plan and notes."""
+"""The complete model: layers, task, labels, input scale and shift, plan and metadata."""
 
 from __future__ import annotations
 
@@ -30,39 +30,40 @@ TASKS: Final = ("classification", "regression", "multilabel")
 
 @dataclass(frozen=True, eq=False)
 class Model(ReadOnlyArrays):
-    """A trained network with all that a file keeps beside its weights.
+    """A trained network with everything that a model file stores.
 
     Parameters
     ----------
     layers : tuple of Layer
-        In order; at least one.
+        Layers in order; at least one.
     task : {"classification", "regression", "multilabel"}, optional
     classes : 1-D array of int, str, bool or float, optional
-        A classifier's labels: one for each output, or two where there is one output.
+        Labels of a classifier: one per output, or two for a single output.
     input_scale, input_shift : array of shape () or (d,), optional
-        The first layer sees ``x * input_scale + input_shift``.
+        The first layer gets ``x * input_scale + input_shift``.
     plan : tuple of BatchPlan, optional
-        By batch size; each names a strategy and a precision for every layer: int8 only where the
-        layer has a quantization, and its gate, if it is used, a range.
+        Strategies and precisions of the layers, for each batch size. int8 requires a quantization
+        of the layer and, if the layer uses its gate, a range of the gate.
     probe : Probe, optional
     metadata : dict, optional
         JSON values: None, bool, int, finite float, str, list, and dict with str keys. NumPy scalars
-        and tuples are turned into these.
+        and tuples are converted.
     input_range : (low, high), optional
-        What callers promise about raw inputs, each a number or an array (d,). Units that no row in
-        the range can switch on may be left out of `kept_units`; rows outside it may then give other
-        results. Stored as an array of shape (2,) or (2, d).
+        Range of raw inputs that callers guarantee; numbers or arrays (d,). Units that no row in the
+        range can activate may be left out of `kept_units`; results may differ for rows outside the
+        range. Stored as an array of shape (2,) or (2, d).
     machine : dict, optional
-        Where the plan was measured, as `lrgate.measure.machine.fingerprint` gives it; None where it
-        was not. The keys are ``isa``, ``cpu``, ``l1d``, ``l2`` and ``l3``, the values str of up to
-        200 characters, int from 0 to 2**63 - 1, or None.
+        The machine on which the plan was measured, as returned by
+        `lrgate.measure.machine.fingerprint`; None if the plan was not measured. The keys are
+        ``isa``, ``cpu``, ``l1d``, ``l2`` and ``l3``; the values are str of up to 200 characters,
+        int from 0 to 2**63 - 1, or None.
     report : dict, optional
-        JSON values, as `metadata`: what was done to make the network fast.
+        JSON values, like `metadata`: the report of the optimisation.
 
     Raises
     ------
     ValueError, TypeError
-        With the argument's name, what was expected and what came.
+        If an argument is invalid; the message names it.
     """
 
     layers: tuple[Layer, ...]
@@ -83,8 +84,7 @@ class Model(ReadOnlyArrays):
             raise ValueError(f"task must be one of {joined(TASKS)} or None, got {self.task!r}")
         if self.task == "multilabel" and self.layers[-1].activation.name == "softmax":
             raise ValueError(
-                'task must be "classification" where the last activation is softmax, '
-                'got "multilabel"'
+                'task must be "classification" if the last activation is softmax, got "multilabel"'
             )
         if self.classes is not None:
             set_field(self, "classes", as_classes(self.classes))
@@ -132,7 +132,7 @@ class Model(ReadOnlyArrays):
 
     def _check_classes(self, got: int) -> None:
         if self.task in ("regression", "multilabel"):
-            raise ValueError(f'classes must be None where task is "{self.task}"')
+            raise ValueError(f'classes must be None if task is "{self.task}"')
         outputs = self.layers[-1].outputs
         expected = 2 if outputs == 1 else outputs
         if got != expected:

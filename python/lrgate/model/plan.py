@@ -1,4 +1,4 @@
-"""Plans: the strategy and precision of each layer, by batch size."""
+"""Plans: strategy and precision of each layer, by batch size."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _MAX_ROWS: Final = 2**31 - 1
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How each layer is computed for calls of about this many rows.
+    """Strategies and precisions of the layers for calls of about `rows` rows.
 
     Parameters
     ----------
     rows : int
-        The number of rows that the plan was made for, from 1 to 2147483647.
+        Number of rows for which the plan was made, from 1 to 2147483647.
     strategies : tuple of str
         ``dense``, ``skip`` or ``gate``, one per layer.
     precisions : tuple of str
@@ -32,7 +32,7 @@ class BatchPlan:
     Raises
     ------
     ValueError, TypeError
-        For a value that is none of these, or tuples of unequal length.
+        If a value is invalid, or the tuples have unequal lengths.
     """
 
     rows: int

@@ -1,4 +1,4 @@
-"""Rows stored with a model, and its outputs on them."""
+"""Rows that are stored with a model, and its outputs on them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ __all__ = ["PlannedOutputs", "Probe"]
 
 @dataclass(frozen=True, eq=False)
 class PlannedOutputs(ReadOnlyArrays):
-    """What a network gives on its probe's rows under a plan that is not dense in f32.
+    """Outputs of a network on its probe rows with a plan that has gates or int8 layers.
 
     Parameters
     ----------
     strategies : tuple of str
-        ``gate`` where the plan has gates, else ``dense``: skip gives the same outputs.
+        ``gate`` or ``dense``, one per layer. ``dense`` also covers skip, which gives the same
+        outputs.
     precisions : tuple of str
         ``f32`` or ``int8``, one per layer.
     y : array of shape (n, k)
-        The last layer's raw outputs.
+        Raw outputs of the last layer.
     tolerance : float
-        How far outputs may be from `y` on another machine or with skip for dense, relative to the
-        largest; finite and at least 0.
+        Largest allowed difference from `y` on another machine, or with skip instead of dense,
+        relative to the largest output; finite and at least 0.
 
     Raises
     ------
     ValueError, TypeError
-        As for `BatchPlan` and `Layer`; for another strategy, or another tolerance.
+        If an argument is invalid.
     """
 
     strategies: tuple[str, ...]
@@ -60,23 +61,23 @@ class PlannedOutputs(ReadOnlyArrays):
 
 @dataclass(frozen=True, eq=False)
 class Probe(ReadOnlyArrays):
-    """A few real input rows with the network's outputs, for measuring and checking after a load.
+    """A few real input rows with the network's outputs, for timing and for checks after loading.
 
     Parameters
     ----------
     x : array of shape (n, d)
-        Raw input rows, before the network's scale and shift; uint8 stays uint8, all else becomes
+        Raw input rows, before the network's scale and shift. uint8 stays uint8, other dtypes become
         float32.
     y : array of shape (n, k)
-        The last layer's raw outputs for them, dense in f32.
+        Raw outputs of the last layer for these rows, dense in f32.
     planned : tuple of PlannedOutputs, optional
-        The same under plans with gates or in int8, each with other gates or precisions. None where
-        nobody computed them, as for files of format version 1.
+        Outputs with plans that have gates or int8 layers, one for each combination. None if they
+        were not computed, as in files of format version 1.
 
     Raises
     ------
     ValueError, TypeError
-        As for `Layer`.
+        If an argument is invalid.
     """
 
     x: npt.NDArray[np.uint8] | Float32Array

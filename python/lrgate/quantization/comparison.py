@@ -1,4 +1,4 @@
-"""How far int8 outputs are from f32 ones."""
+"""Differences between int8 and f32 outputs of a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Difference:
-    """How far int8 outputs are from f32 ones; see `QuantizationReport`."""
+    """Difference between int8 and f32 outputs; see `QuantizationReport`."""
 
     changed: float
     expected_changed: float
@@ -26,12 +26,12 @@ class Difference:
     surely_changed: float = 0.0
 
     def worst(self, other: Difference) -> Difference:
-        """The larger of both differences, figure by figure."""
+        """The element-wise maximum of both differences."""
         pairs = zip(astuple(self), astuple(other), strict=True)
         return Difference(*(max(a, b) for a, b in pairs))
 
     def within(self, part: float = 1.0) -> bool:
-        """Whether it is within this part of the documented limits."""
+        """Whether the difference is within this share of the documented limits."""
         regresses = math.isnan(self.changed)
         most = MOST_OUTPUT_ERROR if regresses else MOST_MARGIN_ERROR
         shares = max(self.surely_changed, self.expected_changed)
@@ -45,21 +45,22 @@ def difference(
     task: str | None,
     activation: str,
 ) -> Difference:
-    """How far a network's outputs in int8 are from those in f32.
+    """Compare the outputs of a network in int8 with those in f32.
 
     Parameters
     ----------
     exact, got : float32 arrays of shape (n, k)
+        Outputs in f32 and in int8.
     recomputed : bool array of shape (n,)
-        Rows that int8 has no part in.
+        Rows that were recomputed in f32.
     task : str, optional
-        "classification", "multilabel", or else regression.
+        "classification", "multilabel", or any other value for regression.
     activation : str
-        The last layer's.
+        Activation of the last layer.
     """
     one, other = _unbounded(exact, activation), _unbounded(got, activation)
     kept = ~recomputed
-    # A recomputed row is dense, where f32 may have gates: that is no doing of int8.
+    # A recomputed row is dense, but f32 may use gates. This difference is not caused by int8.
     other = np.where(recomputed[:, None], one, other)
     if task not in ("classification", "multilabel"):
         variance = one.var(axis=0)
@@ -78,7 +79,7 @@ def difference(
         others = top - rest.max(axis=1, keepdims=True)
     changed = float((others < 0).mean())
     errors = np.abs(others - margins)[kept]
-    # Each error raises or lowers each margin.
+    # Combine every error with every margin; an error may raise or lower a margin.
     share = 0.0
     if errors.size:
         counts = np.searchsorted(np.sort(margins, axis=None), errors.ravel(), side="left")
@@ -92,7 +93,7 @@ def difference(
 
 
 def _unbounded(outputs: Float32Array, activation: str) -> Float64Array:
-    """Outputs before the last activation, as far as they tell, where margins are compared."""
+    """Invert a last softmax (up to a constant) or sigmoid, so that margins can be compared."""
     values = outputs.astype(np.float64)
     tiny = 1e-30
     if activation == "softmax":

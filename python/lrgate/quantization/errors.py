@@ -1,4 +1,4 @@
-"""What a layer's bytes cost its sums: a model of the error, and its measurement."""
+"""The error of a layer's sums in int8: a model, and the measurement."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ __all__ = [
 ]
 
 
-# Rows for spreads of sums, and for measured errors, where candidates are compared and at the end;
-# units for the error model. Fewer where inputs are many, but 16.
+# Numbers of rows for the spread of sums, for errors of candidates and for the final error, and of
+# units for the error model. With many inputs fewer are used, but at least 16.
 SPREAD_ROWS: Final = 1024
 TRIAL_ROWS: Final = 128
 ERROR_ROWS: Final = 256
 _UNITS: Final = 256
 
-# The smallest size of a unit's sums that counts, relative to the median unit, both as the next
-# layer weighs them.
+# Lower bound of the spread of a unit's sums relative to the median unit, both weighted as in the
+# next layer.
 _LEAST_SPREAD: Final = 0.1
-# Sums vary if their spread is more than this share of their terms: some roundings in float32.
+# Sums vary if their spread exceeds this share of their terms, a few float32 rounding errors.
 _ROUNDING: Final = 16 * 2.0**-24
 
 
 @dataclass
 class Part:
-    """What the error model knows of a layer.
+    """The error model of a layer.
 
     Parameters
     ----------
     weight : float32 array of shape (units, in)
-        Of some units, times the input map's scale, over the spread of their sums.
+        Weights of a sample of units, times the input scale, divided by the spread of their sums.
     gain : float array of shape (in,)
-        Root mean square of all units' such weights.
+        Root mean square of such weights over all units.
     density : float array of shape (in,)
         Share of typical rows on which an input is not zero.
     square, variance : float arrays of shape (in,)
         Mean square and variance of an input in typical rows.
     used : bool array of shape (in,)
-        Whether any unit has a weight for an input.
+        Whether any unit has a non-zero weight for an input.
     shown : bool
-        Whether the sums vary on typical rows, by more than f32 rounds them: else errors have
-        nothing to be compared with.
+        Whether the sums vary on typical rows by more than float32 rounding. Otherwise the relative
+        error is undefined.
     """
 
     weight: npt.NDArray[np.float32]
@@ -66,9 +66,9 @@ class Part:
     shown: bool
 
     def error(self, step: Float64Array, with_zero: BoolArray, levels: int) -> float:
-        """The error of the sums, relative to their spread, with these steps.
+        """Predict the error of the sums relative to their spread for the given steps.
 
-        `with_zero` says in which windows zero is.
+        `with_zero` marks the windows that contain zero.
         """
         moment = np.where(with_zero, self.square, self.variance)
         used = self.gain > 0
@@ -83,7 +83,7 @@ class Part:
         return math.sqrt((rounding + weights) / 12)
 
     def measured(self, values: Any, quantization: Quantization) -> float:
-        """The error of the sums on rows inside the windows, by the engine's arithmetic."""
+        """Measure the error of the sums on rows inside the windows, with the engine's rounding."""
         d = self.weight.shape[1]
         scale = np.broadcast_to(quantization.scale, (d,))
         offset = np.broadcast_to(quantization.offset, (d,))
@@ -115,10 +115,10 @@ def parts_of(
     classifies: bool,
     rng: np.random.Generator,
 ) -> list[Part]:
-    """The error model of each layer, by typical rows."""
+    """The error model of each layer, from typical rows."""
     signals = signals_of(typical, layer_inputs, set(range(len(layers))))
     parts: list[Part] = []
-    after: Float64Array | None = None  # how the next layer weighs this one's units
+    after: Float64Array | None = None  # weights of this layer's units in the next layer
     for i in range(len(layers) - 1, -1, -1):
         layer = layers[i]
         weight = layer.weight

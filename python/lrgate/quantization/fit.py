@@ -1,4 +1,4 @@
-"""Layers in int8, fitted one after another to real rows."""
+"""Fits the quantisations of layers, one after another, to real rows."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ __all__ = [
 ]
 
 
-# A gate's sums get this share of their range as room at either end.
+# Headroom at both ends of the range of a gate's sums, as a share of the range.
 _ROOM: Final = 0.1
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Layers with the quantisations found, and how well each one fits."""
+    """Layers with their quantisations, and a report for each."""
 
     layers: tuple[Layer, ...]
     reports: tuple[LayerFit, ...]
 
 
 def selected(quantization: Quantization | None, order: npt.NDArray[Any]) -> Quantization | None:
-    """The quantisation of these inputs alone, in this order."""
+    """The quantisation of the inputs with the indices `order`."""
     if quantization is None or not quantization.scale.ndim:
         return quantization
     return replace(quantization, scale=quantization.scale[order])
@@ -60,7 +60,7 @@ def selected(quantization: Quantization | None, order: npt.NDArray[Any]) -> Quan
 def widened(
     quantization: Quantization | None, inputs: npt.NDArray[Any], width: int
 ) -> Quantization | None:
-    """The quantisation of `width` inputs, of which it is one of these; the others are always 0."""
+    """Extend the quantisation of the given `inputs` to `width` inputs; the others are always 0."""
     if quantization is None or not quantization.scale.ndim:
         return quantization
     scale = np.full(width, np.median(quantization.scale), np.float32)
@@ -76,27 +76,30 @@ def fit_layers(
     input_scale: Float32Array | None = None,
     classifies: bool = False,
 ) -> Fit:
-    """Quantisations of the `chosen` layers, and ranges of their gates; no check, no warnings.
+    """Fit the quantisations of the `chosen` layers and the ranges of their gates.
+
+    Arguments are not checked, and no warnings are issued.
 
     Parameters
     ----------
     layers : sequence of Layer
-        A network's.
+        The layers of a network.
     rows : uint8 or float32 array of shape (n, d), or CSR
-        Real rows, from `checked_rows`.
+        Real rows from `checked_rows`.
     chosen : set of int
-        Layers to quantise.
+        Indices of the layers to quantise.
     layer_inputs : callable
-        Gives each layer's inputs in float32, the first's scaled and shifted, of some rows.
+        Returns the inputs of every layer for some rows, in float32; the inputs of the first layer
+        are scaled and shifted.
     input_scale : array of shape () or (d,), optional
-        The network's.
+        Input scale of the network.
     classifies : bool, default False
-        Whether the last layer's outputs are compared with each other.
+        Whether the outputs of the last layer are compared with each other.
 
     Returns
     -------
     Fit
-        A chosen layer that cannot be int8 has no quantization, and a note.
+        The layers; a chosen layer that cannot be int8 has no quantization, and a note.
 
     Raises
     ------
@@ -134,13 +137,13 @@ def fit_layers(
 def gate_range(
     gate: Gate, inputs: Float32Array | SparseInputs | Iterable[Float32Array]
 ) -> Float32Array:
-    """The least and the greatest of each of ``x u``, with some room: what a gate's `range` is.
+    """Compute a gate's `range`: minimum and maximum of each of ``x u``, with headroom.
 
     Parameters
     ----------
     gate : Gate
     inputs : float32 array or SparseInputs of shape (n, in), or iterable of such arrays
-        Rows as they reach the gate's layer, all finite; at least one.
+        Inputs of the gate's layer, all finite; at least one row.
 
     Returns
     -------
@@ -164,12 +167,12 @@ def _fit_layer(
     i: int,
     signed: bool,
 ) -> tuple[Quantization | None, LayerFit]:
-    """The quantisation of a layer's inputs; None where it must stay f32."""
+    """Fit the quantisation of a layer's inputs; None if the layer must stay f32."""
     n = values.shape[0]
     if n == 0:
-        return None, LayerFit(i, "f32", math.nan, 0.0, "no row is left to fit it on")
+        return None, LayerFit(i, "f32", math.nan, 0.0, "no rows are left to fit it")
     if not part.shown:
-        note = "the rows do not tell it from rounding: its sums hardly vary"
+        note = "its sums vary no more than rounding errors on these rows"
         return None, LayerFit(i, "f32", math.nan, 0.0, note)
     first = i == 0
     rng = np.random.default_rng(2)
@@ -199,7 +202,7 @@ def _fit_layer(
         if shares[kind] > MOST_RECOMPUTED:
             note = f"{shares[kind]:.0%} of the rows would be recomputed in f32"
         else:
-            note = f"its bytes would be off by {errors[kind]:.2g} of the spread of its sums"
+            note = f"the error of its sums would be {errors[kind]:.2g} of their spread"
         return None, LayerFit(i, "f32", errors[kind], shares[kind], note)
     least, fewest = min(errors[k] for k in able), min(fresh[k] for k in able)
     kind = next(

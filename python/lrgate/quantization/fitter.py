@@ -1,4 +1,4 @@
-"""The windows of one layer that cost least: in error, and in rows that are recomputed."""
+"""Finds the windows of a layer with the least cost in error and recomputed rows."""
 
 from __future__ import annotations
 
@@ -30,33 +30,34 @@ __all__ = [
 ]
 
 
-# What error is worth in recomputed rows: the windows of least cost are taken, of the natural ones
-# and those cut until the error is one of these; see `cost_of`.
+# Weights of error and recomputed rows in `cost_of`. Natural windows, and windows that are cut until
+# the error is one of the targets, are compared by their cost.
 _ERROR: Final = 0.015
 _SHARE: Final = 0.01
 _LARGE_ERROR: Final = 0.03
-# Fresh rows that leave cut windows, and natural ones do not, beside those that fitting rows show.
+# Additional share of new rows outside cut windows, beyond the share of the fitting rows.
 _CUT: Final = 0.005
 _TARGETS: Final = (0.03, 0.025, 0.02, 0.015, 0.01, 0.007)
-# Headroom may let the error grow by this factor.
+# Widening may increase the error by this factor.
 _HEADROOM: Final = 1.15
-# Rows that fresh data may have outside natural windows.
+# Target share of new rows outside natural windows.
 _FRESH: Final = 2e-4
 
-# One scale for all is taken where the sums are at most so many times as inexact as with one each,
-# or twice, where that is little; and at most this share more of fresh rows are recomputed.
+# One scale for all inputs is preferred to one per input if the error grows at most by the factor
+# WORSE (or 2, if the error stays below LITTLE), and the share of recomputed new rows grows at most
+# by MORE.
 WORSE: Final = 1.25
 LITTLE: Final = 0.012
 MORE: Final = 1e-3
 
-# An error of a layer's sums that is small anyway.
+# An error of a layer's sums that is negligible.
 FREE: Final = 0.004
-# Fewer rows are not split to compare kinds of windows.
+# Minimum number of rows that are split to compare kinds of windows.
 LEAST_TO_SPLIT: Final = 60
 
 
 class Fitter:
-    """Candidates for the windows of a layer's inputs, by some rows."""
+    """Candidates for the windows of a layer's inputs, fitted to rows."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Fitter:
         self.whole = first and bool(self.columns.whole().all())
 
     def quantizations(self) -> dict[str, Quantization]:
-        """The candidates, from simple to fine."""
+        """The candidates by kind, from simple to fine."""
         low, high = self.bounds
         found = {}
         if self.whole and low.min() >= 0 and 127 < high.max() <= 255:
@@ -88,7 +89,7 @@ class Fitter:
         return float(outside(self.values, quantization, first=self.first).mean())
 
     def _best(self, kind: str) -> Quantization | None:
-        """The natural windows, or the cut ones that cost less in error and recomputed rows."""
+        """The natural or cut windows with the least cost in error and recomputed rows."""
         best, least = None, math.inf
         for offset in self._offsets():
             natural = self._natural(kind, offset)
@@ -103,7 +104,7 @@ class Fitter:
                 try:
                     wide = self._widened(kind, windows)
                     quantization = self._quantization(kind, windows, wide, offset)
-                except ValueError:  # beyond float32
+                except ValueError:  # does not fit float32
                     continue
                 beyond = outside(self.values, quantization, first=self.first)
                 error = max(self._measured(quantization, beyond), error / 2)
@@ -138,10 +139,11 @@ class Fitter:
         return lower, np.where(high > 0, upper, np.minimum(upper, 0.0))
 
     def _room(self, below: Float64Array, above: Float64Array) -> float:
-        """How many mean excesses beyond their extremes windows reach.
+        """The headroom of windows beyond the extreme values, in mean excesses.
 
-        If excesses are exponential, each end of each column is passed by one row in n e^-room.
-        Columns that vary together need less, which one half of the rows shows on the other.
+        For exponential excesses, one row in ``n e^-room`` is beyond each end of each column.
+        Correlated columns need less headroom, which is estimated by fitting one half of the rows
+        and testing the other.
         """
         n, d = self.values.shape
         most = math.log1p(2 * d / (max(n, 1) * _FRESH))
@@ -182,7 +184,7 @@ class Fitter:
         return np.full(low.shape, lower), np.full(high.shape, upper)
 
     def _offsets(self) -> list[float | None]:
-        """The offsets to try; None where each window has its own."""
+        """The offsets to try; None if each window has its own offset."""
         if self.first:
             return [None]
         if not self.signed:
@@ -201,10 +203,10 @@ class Fitter:
             found.append(float(grid[int(np.argmin(costs))]))
         return list(dict.fromkeys(found))
 
-    # Cuts and headroom
+    # Cuts and widening
 
     def _cut(self, kind: str, natural: Windows, offset: float | None, target: float) -> Windows:
-        """Narrower windows, such that the error of the sums is `target`."""
+        """Narrow the windows until the error of the sums is `target`."""
         zero = natural.with_zero(self.levels)
 
         def steps(level: float) -> Float64Array:
@@ -229,7 +231,7 @@ class Fitter:
             low[:] = placed(pooled, step[0] * self.levels)
             return Windows(low, step)
         cut = step < natural.step
-        # Where most values are 0, the window has 0, and its ends are as far apart as values are.
+        # If most values are 0, the window contains 0, at the same relative position as the values.
         mostly_zero = cut & (2 * self.columns.zeros > self.columns.n)
         least, most = (np.abs(end) for end in self.columns.bounds())
         share = np.divide(least, least + most, out=np.zeros_like(least), where=least + most > 0)
@@ -244,7 +246,7 @@ class Fitter:
         return Windows(low, step)
 
     def _widened(self, kind: str, windows: Windows) -> Windows:
-        """Wider windows of inputs that can have them without more error."""
+        """Widen the windows of inputs as far as the error hardly grows."""
         gain, used = self.part.gain, self.part.used
         low, step = windows.low, windows.step
         if kind == "one":
@@ -285,7 +287,7 @@ class Fitter:
         whole = self.columns.whole() if self.first else np.zeros(step.shape, bool)
         if kind == "one":
             whole = np.full(step.shape, bool(whole.all()))
-        # Whole numbers are exact where a step is one over a whole number.
+        # Integers are exact if the step is the inverse of an integer.
         most = np.floor(1 / np.maximum(narrow.step, 1e-9) * (1 + 1e-9))
         parts = np.minimum(np.ceil(1 / step * (1 - 1e-9)), most)
         fine = whole & (step <= 1) & (parts >= 1) & (parts < 2**20)
@@ -296,14 +298,14 @@ class Fitter:
         start = np.where(exact, np.rint(start), start) + 0.0
         if kind == "one":
             return Quantization(np.array(step[0]), np.array(start[0]))
-        with np.errstate(over="ignore"):  # which is refused
+        with np.errstate(over="ignore"):  # Quantization rejects infinite values
             return Quantization(step.astype(np.float32), start.astype(np.float32))
 
 
 def cost_of(error: float, share: float) -> float:
-    """Of windows with this error of the sums, and this share of rows outside.
+    """The cost of windows with this error of the sums, and this share of rows outside.
 
-    A large error costs more than a tenth of the rows, where it can be had smaller.
+    The penalty of large errors exceeds the cost of recomputing a tenth of the rows.
     """
     return (error / _ERROR) ** 2 + max(error - _LARGE_ERROR, 0.0) * 2000 + share / _SHARE
 
@@ -311,7 +313,7 @@ def cost_of(error: float, share: float) -> float:
 def _largest_passing(
     values: Any, low: Float64Array, high: Float64Array, below: Float64Array, above: Float64Array
 ) -> Float64Array:
-    """How far each row is beyond `low` and `high` at most, in units of `below` and `above`."""
+    """Largest distance of each row beyond `low` or `high`, in units of `below` or `above`."""
     below = np.where(below > 0, below, np.inf)
     above = np.where(above > 0, above, np.inf)
     if hasattr(values, "tocsr"):

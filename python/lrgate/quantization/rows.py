@@ -1,4 +1,4 @@
-"""Calibration rows: which of them fit, which are held back, and layers' inputs on them."""
+"""Calibration rows: split into fitting and held-out rows, sampling, and inputs of layers."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ __all__ = [
 MODEL_VALUES: Final = 1 << 21
 
 
-# Of the rows given, a quarter is held back to check on, if there are enough.
+# One row in four is held out for the check, if there are enough rows.
 _HELD: Final = 4
 _MOST_HELD: Final = 2000
 _LEAST_TO_HOLD: Final = 8
 
-# At most so many rows, and about so many values of them, fit a layer; with rows of the extremes.
+# Limits on the number of rows and of values to which layers are fitted, and on additional rows that
+# hold the extreme values of columns.
 _ROWS: Final = 8192
 _VALUES: Final = 1 << 23
 _EXTREME_ROWS: Final = 1024
 
-# Rows that are made dense at a time have about so many values.
+# Approximate number of values of a chunk of rows that is made dense.
 _CHUNK: Final = 1 << 21
 
 
 def canonical(rows: Any) -> Any:
-    """The rows; sparse ones with each entry once, and without room behind them."""
+    """Convert sparse rows to canonical format, without duplicate entries or unused memory."""
     if not hasattr(rows, "tocsr"):
         return rows
     used = int(rows.indptr[-1])
@@ -59,12 +60,12 @@ def canonical(rows: Any) -> Any:
 def check_signals(
     rows: Any, chosen: set[int], layer_inputs: Callable[[Any], Sequence[Float32Array]]
 ) -> None:
-    """Refuses rows that make NaN or infinity in the inputs of `chosen` layers.
+    """Check that rows cause no NaN or infinity in the inputs of the `chosen` layers.
 
     Raises
     ------
     ValueError
-        Naming the first such layer of some rows, and the row.
+        If they do; the message gives the layer and the row.
     """
     later = sorted(i for i in chosen if i > 0)
     for at in chunks(*rows.shape) if later else ():
@@ -74,7 +75,10 @@ def check_signals(
 
 
 def split(rows: Any) -> tuple[Any, Any]:
-    """Rows to fit to, and a random quarter to check on, at most 2,000; all and none of few rows."""
+    """Split rows into fitting rows and a random quarter, at most 2,000, of held-out rows.
+
+    With few rows, none are held out.
+    """
     n = rows.shape[0]
     if n < _LEAST_TO_HOLD:
         return rows, rows[:0]
@@ -84,13 +88,13 @@ def split(rows: Any) -> tuple[Any, Any]:
 
 
 def at_most_held(rows: Any) -> Any:
-    """As many of the rows, at random, as may be held back at most."""
+    """A random sample of the rows, of at most the maximum number of held-out rows."""
     order = np.random.default_rng(4).permutation(rows.shape[0])
     return rows[np.sort(order[:_MOST_HELD])]
 
 
 def taken_rows(rows: Any, index: npt.NDArray[np.intp]) -> Any:
-    """Rows at ascending indices; the array itself where those are all."""
+    """The rows at ascending indices; the array itself if these are all rows."""
     return rows if len(index) == rows.shape[0] else rows[index]
 
 
@@ -101,7 +105,7 @@ def chunks(n: int, width: int) -> Iterator[slice]:
 
 
 def at_most_rows(count: int, width: int) -> int:
-    """`count`, or fewer where so many rows of this width are many values."""
+    """`count`, reduced for wide rows to limit the number of values, but at least 16."""
     return max(16, min(count, MODEL_VALUES // max(width, 1)))
 
 
@@ -110,7 +114,7 @@ def as_dense(rows: Any) -> npt.NDArray[Any]:
 
 
 def bounds_of(rows: Any) -> tuple[Float64Array, Float64Array]:
-    """The least and the greatest value of each column."""
+    """Minimum and maximum of each column."""
     low, high = rows.min(axis=0), rows.max(axis=0)
     if hasattr(low, "toarray"):
         low, high = low.toarray().ravel(), high.toarray().ravel()
@@ -118,7 +122,7 @@ def bounds_of(rows: Any) -> tuple[Float64Array, Float64Array]:
 
 
 def fitting_rows(rows: Any, rng: np.random.Generator) -> npt.NDArray[np.intp]:
-    """A random sample of rows, ascending, in which are those of columns' extremes."""
+    """Ascending indices of a random sample of rows, plus rows with extreme values of columns."""
     n, d = rows.shape
     stored = rows.nnz // max(n, 1) + 1 if hasattr(rows, "tocsr") else d
     most = int(np.clip(_VALUES // stored, 512, _ROWS))
@@ -134,7 +138,7 @@ def fitting_rows(rows: Any, rng: np.random.Generator) -> npt.NDArray[np.intp]:
 def signals_of(
     rows: Any, layer_inputs: Callable[[Any], Sequence[Float32Array]], wanted: set[int]
 ) -> dict[int, Float32Array]:
-    """The inputs of layers after the first."""
+    """The inputs of the `wanted` layers, except the first layer."""
     parts: dict[int, list[Float32Array]] = {i: [] for i in sorted(wanted) if i > 0}
     if not parts:
         return {}
@@ -150,7 +154,7 @@ def _check_finite(inputs: Float32Array, i: int, first_row: int) -> None:
     bad = np.flatnonzero(~np.isfinite(inputs).all(axis=1))
     if len(bad):
         raise ValueError(
-            "x must give finite inputs to every layer, got NaN or infinity in those of "
+            "x must give finite inputs to every layer, got NaN or infinity in the inputs of "
             f"layers[{i}] in row {first_row + bad[0]}"
         )
 
@@ -163,7 +167,7 @@ def first_inputs(
 
 
 def moments_of(values: Any) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """Each column's mean, mean square, and share that is not zero."""
+    """Mean, mean square and share of non-zeros of each column."""
     n = values.shape[0]
     if hasattr(values, "tocsr"):
         squares = values.copy()

@@ -1,4 +1,4 @@
-"""Rows without their outliers: how int8 does where later rows have none."""
+"""Typical rows: rows without outliers, for the error of int8 on such rows."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = [
 ]
 
 
-# Rows are left out of typical ones where a sum is so many times as far from the middle as usual.
+# A row is an outlier if the largest deviation of its sums exceeds the median by this factor.
 _FAR: Final = 20
-# Values far from a column's bulk that are looked for in other columns.
+# Maximum number of markers (repeated values far from a column's bulk) to look for in other columns.
 _MARKS: Final = 16
 
 
 class Columns:
-    """The values of each column, sorted: of a dense array, or the non-zeros of a sparse one.
+    """Sorted values of each column of a dense array, or stored values of a sparse one.
 
-    `values[start[j]:start[j + 1]]` are column j's; it has `zeros[j]` zeros besides.
+    `values[start[j]:start[j + 1]]` are the values of column j, which also has `zeros[j]` zeros.
     """
 
     def __init__(self, rows: Any) -> None:
@@ -49,7 +49,7 @@ class Columns:
         return values
 
     def sums(self, of_values: npt.NDArray[Any]) -> Float64Array:
-        """Sums over each column of what its values give."""
+        """Sums over each column of an array that has one entry per value."""
         total = np.concatenate([[0.0], np.cumsum(of_values, dtype=np.float64)])
         return np.asarray(total[self.start[1:]] - total[self.start[:-1]])
 
@@ -62,9 +62,10 @@ class Columns:
         return low, np.where(self.zeros > 0, np.maximum(high, 0.0), high)
 
     def excess(self) -> tuple[Float64Array, Float64Array]:
-        """How much the most extreme values at each end exceed the next ones, on average.
+        """Mean excess of the most extreme values at each end over the next ones.
 
-        Of an end on this side of 0, zeros are no part: they are as common as the column is sparse.
+        For a positive maximum, only positive values are used, and for a negative minimum, only
+        negative values: the number of zeros only shows how sparse the column is.
         """
         positive = self.sums(self.values > 0).astype(np.intp)
         negative = self.sums(self.values < 0).astype(np.intp)
@@ -94,20 +95,20 @@ class Columns:
 
 
 def typical_rows(rows: Any, weight: Float32Array, input_scale: Float32Array | None) -> Any:
-    """Rows in float32 without outliers.
+    """Convert rows to float32 and remove outliers.
 
-    Cells far from a column's bulk are replaced by its middle. The bulk is the shortest interval of
-    half the distinct values, and four times its length at either side; zeros stay. Distinct values,
-    since a marker of missing values is one, however many cells have it. Rows whose sums are still
-    far from the others' are left out.
+    Cells far from the bulk of a column are replaced by the middle of the bulk. The bulk is the
+    shortest interval that holds half of the distinct values, extended by four times its length on
+    both sides; zeros are kept. Distinct values are used because a marker of missing values may
+    occur in many cells. Rows whose sums are still far from the others are left out.
 
     Parameters
     ----------
     rows : uint8 or float32 array of shape (n, d), or CSR
     weight : float32 array of shape (out, d)
-        The first layer's.
+        Weights of the first layer.
     input_scale : float32 array of shape () or (d,), optional
-        The network's.
+        Input scale of the network.
 
     Returns
     -------
@@ -125,10 +126,9 @@ def typical_rows(rows: Any, weight: Float32Array, input_scale: Float32Array | No
 
 
 def centred_sums(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
-    """``values @ weight.T`` less its mean, in float64.
+    """``values @ weight.T`` minus its mean, in float64.
 
-    Columns are centred before they are multiplied: a huge constant would leave no digits for the
-    others.
+    Dense columns are centred before the product, because a huge constant would cause cancellation.
     """
     if hasattr(values, "tocsr"):
         sums = np.asarray(values.astype(np.float64) @ weight.T.astype(np.float64))
@@ -139,7 +139,7 @@ def centred_sums(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
 
 
 def sizes_of(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
-    """How large the terms of each sum of ``values @ weight.T`` are together, on average."""
+    """Mean sum of the absolute terms of ``values @ weight.T``, for each unit."""
     mean = np.asarray(abs(values).mean(axis=0, dtype=np.float64)).ravel()
     return np.asarray(np.abs(weight).astype(np.float64) @ mean)
 
@@ -169,7 +169,7 @@ def _without_far_cells(some: Any) -> Any:
     data = some.data if sparse else some
     of = some.indices if sparse else np.broadcast_to(np.arange(columns.d), some.shape)
     far = ((data < low[of]) | (data > high[of])) & (data != 0)
-    # What is a marker in one column is one in columns that have no more than it and another value.
+    # A marker of one column is also a marker in columns that hold only it and one other value.
     marks, counts = np.unique(data[far], return_counts=True)
     marks = marks[counts > 1]
     if len(marks):

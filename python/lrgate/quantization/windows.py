@@ -1,4 +1,4 @@
-"""Windows: the values that the bytes of a layer's inputs stand for."""
+"""Windows: the ranges of values that the bytes of a layer's inputs represent."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ __all__ = [
 ]
 
 
-# Steps below are as good as none: their inverse is hardly finite in float32.
+# Smallest step: the inverse of a smaller step is hardly finite in float32.
 LEAST_STEP: Final = 1e-36
-# The step of an input whose weights are all 0: any value fits.
+# Step of an input whose weights are all 0: every value fits.
 UNUSED_STEP: Final = 1e37
 
 
 def outside(values: Any, quantization: Quantization, *, first: bool) -> BoolArray:
-    """Which rows leave the windows of a layer's inputs, so that the engine recomputes them.
+    """Find the rows outside the windows of a layer's inputs, which the engine recomputes.
 
     Parameters
     ----------
     values : array of shape (n, in), or CSR
-        The layer's inputs: raw rows for a network's first layer.
+        Inputs of the layer: raw rows for a network's first layer.
     quantization : Quantization
     first : bool
-        Whether the layer is a network's first: its values may be up to one step beyond the bytes.
-        Other layers' bytes must be below 255, and above 0 where the offset is not 0. The engine
-        recomputes rows with byte 255, and those more than half a step below byte 0.
+        Whether the layer is the first layer of a network. Its values may be up to one step outside
+        the range of the bytes. Bytes of other layers must be below 255 and, if the offset is not 0,
+        above 0. The engine recomputes rows with byte 255, or more than half a step below byte 0.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def outside(values: Any, quantization: Quantization, *, first: bool) -> BoolArra
 
 @dataclass
 class Windows:
-    """Windows of a layer's inputs: from `low` to `low + step * levels`."""
+    """Windows of a layer's inputs, from `low` to `low + step * levels`."""
 
     low: Float64Array
     step: Float64Array
@@ -86,11 +86,11 @@ class Windows:
 
 
 def _usable(offset: Float32Array, first: bool) -> tuple[Float32Array, Float32Array]:
-    """What is inside, before rounding."""
+    """Lowest and highest values, before rounding, that are inside the window."""
     if first:
         return np.full_like(offset, -1), np.full_like(offset, 256)
-    # The engine's range is -0.5 to 254.5: a step is spared at the lower end. With an offset of 0
-    # nothing is negative.
+    # The engine's range is -0.5 to 254.5; one step at the lower end is a reserve. With an offset of
+    # 0, no value is negative.
     low = np.where(offset == 0, -np.inf, np.nextafter(np.float32(0.5), np.float32(1)))
     return low.astype(np.float32), np.full_like(offset, 254.5)
 
@@ -102,7 +102,7 @@ def may_be_negative(activation: Activation) -> bool:
 
 
 def step_at(low: Float64Array, high: Float64Array, offset: float) -> Float64Array:
-    """The steps of a later layer's inputs from `low` to `high`, whose zero is the byte `offset`."""
+    """Steps of a later layer's inputs from `low` to `high`, with zero at the byte `offset`."""
     top = high / (254 - offset)
     return top if offset == 0 else np.maximum(top, -low / (offset - 1))
 
@@ -112,14 +112,14 @@ def low_at(step: Float64Array, offset: float) -> Float64Array:
 
 
 def some_step(low: Float64Array) -> Float64Array | float:
-    """The step of an input that never varies, and that nothing is known of."""
+    """The default step of an input that never varies."""
     return np.maximum(np.abs(low), 1.0) / 127
 
 
 def placed(values: npt.NDArray[Any], width: float) -> float:
-    """Where the window of this width begins that holds most of the sorted `values`.
+    """The start of the window of this width that holds the most of the sorted `values`.
 
-    It begins at 0 where it can.
+    The start is 0 if possible.
     """
     values = values.astype(np.float64)
     ends = np.searchsorted(values, values + width, side="right")
@@ -132,7 +132,7 @@ def placed(values: npt.NDArray[Any], width: float) -> float:
 
 
 def largest_good(good: Callable[[float], bool], start: float) -> float:
-    """The largest level, to some percent, that is `good`: as all below it are."""
+    """The largest level that is `good`, within a few percent; all lower levels are good, too."""
     low, high = start, start
     for _ in range(100):
         if good(low):

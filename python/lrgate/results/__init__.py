@@ -1,7 +1,7 @@
-"""What calls report: profiles, phases, quantization, optimization, drift.
+"""Results of calls: reports of profiles, phases, quantization, optimization and drift.
 
-Each result prints as text, shows as a table in notebooks, and has plain data in ``to_dict()`` or a
-table in ``to_dataframe()``.
+Results are printed as text and shown as tables in notebooks. ``to_dict()`` returns plain data,
+``to_dataframe()`` a table.
 """
 
 from lrgate.results.drift import Drift, LayerDrift, MonitorReport

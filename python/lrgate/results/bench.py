@@ -1,4 +1,4 @@
-"""lrgate beside other engines: the result of ``lrgate bench``."""
+"""The result of ``lrgate bench``: a comparison of lrgate with other engines."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = [
 
 
 P99_FROM: Final = 100
-"""Calls from which on their 99th percentile is told."""
+"""Minimum number of calls for which the 99th percentile is reported."""
 
 
 @dataclass(frozen=True)
 class Against(Ratio):
-    """How many times faster than a peer, round by round: the median and its quartiles."""
+    """Speed-up over a peer: median and quartiles of the ratios of the rounds."""
 
     peer: str
 
@@ -35,7 +35,7 @@ class Against(Ratio):
 
 @dataclass(frozen=True)
 class Alone:
-    """Calls in a loop that nothing else interrupts: how many were counted, seconds a call."""
+    """Times of a candidate in a separate loop: number of calls, and seconds per call."""
 
     calls: int
     median: float
@@ -44,37 +44,38 @@ class Alone:
 
 @dataclass(frozen=True)
 class Entry:
-    """One contestant at one number of rows a call.
+    """Results of one candidate with one batch size.
 
     Attributes
     ----------
     name : str
     lrgate : bool
-        Whether it is one of lrgate's, not a peer.
+        Whether the candidate is a network in lrgate, not a peer.
     precision : {"f32", "bf16", "int8"}
-        int8 where any layer is.
+        Precision of the engine; int8 if any layer of an lrgate network is int8.
     settings : dict
-        Of the peer's grid, the fastest.
+        The fastest settings of a peer's grid.
     error : float
-        On all test rows.
+        Error on all test rows.
     within_limit : bool
-        Whether that is within the comparison's limit.
+        Whether the error is within the limit of the comparison.
     calls : int
-        How many were counted.
+        Number of counted calls.
     median, p99, low, high : float
-        Seconds a call: of all counted calls, and quartiles of the rounds' medians.
+        Seconds per call: median and 99th percentile of all counted calls, and the quartiles of the
+        medians of the rounds.
     alone : Alone or None
-        Of one row a call: the same in a loop of this contestant alone.
+        Times in a separate loop, with one row per call.
     seconds_per_row : float
-        Median.
+        Median seconds per row.
     rows_per_second : float
     over : dict from precision to Against
-        lrgate's alone: over the fastest peer with an error within the comparison's limit, of
-        ``"any"`` precision, or of one.
+        lrgate only: speed-up over the fastest peer whose error is within the limit, for ``"any"``
+        precision and for each precision.
     plan : tuple of str
-        lrgate's alone: how each layer is computed: a strategy, and the precision unless f32.
+        lrgate only: strategy of each layer, with the precision unless it is f32.
     predicted : float or None
-        Speed-up over dense that the paper's cost model predicts, where the network has a report.
+        Speed-up over dense predicted by the paper's cost model, if the network has a report.
     """
 
     name: str
@@ -98,14 +99,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Race:
-    """All contestants at one number of rows a call."""
+    """Results of all candidates with one batch size."""
 
     rows: int
     entries: tuple[Entry, ...]
 
     def table(self) -> Table:
-        """One row per contestant, the fastest first; times in seconds."""
-        called = "1 row a call" if self.rows == 1 else f"{self.rows} rows a call"
+        """One row per candidate, the fastest first; times in seconds."""
+        called = "1 row per call" if self.rows == 1 else f"{self.rows} rows per call"
 
         def quartiles(ends: tuple[float, float]) -> str:
             return f"({ends[0] * 1e6:.2f} to {ends[1] * 1e6:.2f})"
@@ -113,9 +114,9 @@ class Race:
         columns = (
             Column(called, left=True),
             Column("error", ".3%"),
-            Column("us a row", lambda seconds: f"{seconds * 1e6:.2f}"),
+            Column("us per row", lambda seconds: f"{seconds * 1e6:.2f}"),
             Column("(quartiles)", quartiles, left=True),
-            Column("p99, us a call", lambda seconds: f"{seconds * 1e6:.1f}"),
+            Column("p99, us per call", lambda seconds: f"{seconds * 1e6:.1f}"),
             Column("rows/s", ",.0f"),
         )
         return Table(
@@ -150,36 +151,36 @@ class Race:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared, and what came out; ``print`` shows it.
+    """The complete result of a comparison; ``print`` shows it.
 
     Attributes
     ----------
     name, network : str
-        What the user calls it; its widths.
+        Name given by the user, and widths of the layers.
     measure : str
-        What `error` is: see :class:`lrgate.Report`.
+        Definition of `error`: see :class:`lrgate.results.OptimizeReport`.
     error_dense : float
-        Of the network itself, dense in f32.
+        Error of the network, dense in f32.
     error_limit : float
-        Above which neither peers nor lrgate's networks are compared: :data:`ALLOWED` more, or one
-        row where that is less than one.
+        Largest error at which peers and lrgate's networks are compared: `error_dense` plus
+        :data:`lrgate.bench.contestants.ALLOWED`, or plus one row of a classifier if that is more.
     test_rows, calibration_rows, threads : int
     cpus : list of int or None
-        The CPUs that the run was pinned to.
+        The CPUs to which the run was pinned.
     machine, versions : dict
     blas : str
-        NumPy's.
+        The BLAS of NumPy.
     warnings : tuple of str
     left_out : dict from engine to reason
     races : tuple of Race
-        By ascending rows.
+        Results by ascending batch size.
     starts : tuple of Startup
-    network_bytes : dict from lrgate's contestant to int
-        Bytes of weights that it holds, in all layouts that these calls packed.
+    network_bytes : dict from name to int
+        Bytes of weights that each of lrgate's networks holds, in all layouts that were packed.
     multiply_adds : int
-        Of the dense network, for a row.
+        Multiply-adds of the dense network per row.
     seconds : float
-        What it all took.
+        Duration of the whole comparison.
     """
 
     name: str
@@ -203,13 +204,13 @@ class Comparison:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, as JSON takes it."""
+        """Return the result as plain data for JSON."""
         return asdict(self)
 
     def start_table(self) -> Table:
-        """One row per engine whose start was measured."""
+        """One row per engine whose start-up was measured."""
         columns = (
-            Column("start", left=True),
+            Column("start-up", left=True),
             Column("import, s", ".2f"),
             Column("file to answer, ms", lambda seconds: f"{seconds * 1e3:.1f}"),
             Column("memory, MB", lambda size: f"{size / 1e6:.1f}"),
@@ -231,7 +232,7 @@ class Comparison:
             f"{self.machine['cpu']}, {self.machine['instruction set']}",
             f"NumPy's BLAS: {self.blas}",
             f"error: {self.measure} on {self.test_rows} rows, {self.error_dense:.3%} dense; "
-            "times: of the fastest settings",
+            "times: with the fastest settings",
             *(f"warning: {text}" for text in self.warnings),
             *(f"left out: {name}: {why}" for name, why in self.left_out.items()),
         ]
@@ -247,19 +248,19 @@ def _wrapped(text: str) -> str:
 
 @dataclass(frozen=True)
 class Startup:
-    """What the start of one engine takes; medians over fresh processes.
+    """Start-up of one engine; medians over new processes.
 
     Attributes
     ----------
     name : str
     import_seconds : float
-        Importing the engine's packages: not in `seconds`.
+        Time to import the engine's packages; not included in `seconds`.
     seconds : float
-        From the file on disk, which is in the page cache, to the outputs of one row.
+        Time from the file, which is in the page cache, to the outputs of one row.
     memory : int or None
-        Bytes by which the process's resident memory grew meanwhile; None where that is not told.
+        Growth of the process's resident memory in bytes; None if the system does not report it.
     file_bytes : int
-        The file's size.
+        Size of the file.
     """
 
     name: str

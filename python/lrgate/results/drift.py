@@ -1,4 +1,4 @@
-"""How far a network was from the dense one on rows of its use: what a monitor reports."""
+"""Reports of a monitor: differences between a network and the dense network in use."""
 
 from __future__ import annotations
 
@@ -33,24 +33,26 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class LayerDrift:
-    """One layer's shares, over some sampled rows. What there were no rows for is None.
+    """Statistics of a layer over sampled rows; None if there are no rows for a statistic.
+
+    `recall`, `lost_energy` and `disagreement` are over the rows on which the layer was gated. They
+    compare it with the dense layer on the same input.
 
     Attributes
     ----------
     inputs, outputs : int
-        Width of the layer's input and number of its units.
+        Number of inputs and of units.
     density_in, density_out : float or None
-        Share of inputs and outputs that were not zero.
+        Share of non-zero inputs and outputs.
     computed_share : float or None
         Share of the units that were computed.
     recall : float or None
-        Share of the truly active units that were computed. This and what follows is over the rows
-        on which the layer was gated, and compares it with its dense self on the same input.
+        Share of the active units that were computed.
     lost_energy : float or None
-        Squares of the outputs it wrongly dropped, over the squares of all dense outputs.
+        Sum of squares of the wrongly dropped outputs, divided by that of all dense outputs.
     disagreement : float or None
-        Units whose sign was wrong, dropped though active, as a share of all units. A unit that is
-        computed in vain is no error: its output is zero all the same.
+        Share of all units that were active but dropped. A unit that is computed although it is
+        inactive is no error: its output is zero in either case.
     """
 
     inputs: int
@@ -65,23 +67,23 @@ class LayerDrift:
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the network was from its dense self, over some sampled rows.
+    """Difference between the network and the dense network over sampled rows.
 
     Attributes
     ----------
     rows : int
-        Rows compared.
+        Number of compared rows.
     disagreement : float or None
         Classification: share of the rows whose predicted class differs. Multilabel: share of the
-        label entries, rows times labels, that differ. Regression: relative squared difference,
+        label entries (rows times labels) that differ. Regression: relative squared difference,
         ``sum((y - dense)**2) / sum((dense - dense.mean(axis=0))**2)``, both sums over rows and
-        outputs; None where the dense outputs do not vary. None without rows.
+        outputs; None if the dense outputs are constant. None if there are no rows.
     disagreement_low, disagreement_high : float or None
-        Classification: Wilson's 95 % confidence interval of the share. Multilabel: the same, with
-        as many observations as rows, since the labels of a row may differ together; where they do
-        not, it is wider than it need be.
+        Classification: Wilson's 95 % confidence interval of the share. Multilabel: the same
+        interval with one observation per row, because the labels of a row may be correlated; for
+        uncorrelated labels it is wider than necessary.
     layers : tuple of LayerDrift
-        In order.
+        Statistics of the layers in order.
     """
 
     rows: int
@@ -129,26 +131,26 @@ class Drift:
 
 @dataclass(frozen=True)
 class MonitorReport:
-    """What a monitor saw; ``print`` shows tables.
+    """Statistics of a monitor; ``print`` shows tables.
 
     Attributes
     ----------
     measure : str
-        What ``disagreement`` is: ``"disagreement with the dense network"`` of a classifier,
-        ``"relative squared difference from the dense network"`` of a regressor, ``"share of label
-        entries that differ from the dense network"`` of a multilabel network.
+        Definition of ``disagreement``: ``"disagreement with the dense network"`` for a classifier,
+        ``"relative squared difference from the dense network"`` for a regressor, ``"share of label
+        entries that differ from the dense network"`` for a multilabel network.
     rows_seen : int
-        Rows of all calls, while rows were sampled.
+        Number of rows of all calls during sampling.
     rows_sampled : int
-        Rows that were computed again.
+        Number of rows that were recomputed.
     rows_skipped : int
-        Those of them that count nowhere else, since an output was not finite: the call's, the dense
-        one, or a layer's. Rows of a call that raised an error, as ``predict`` does where outputs
-        are NaN and no ``nan_label`` is given, are not seen at all.
+        Number of sampled rows that are left out of all statistics, because an output of the call,
+        of the dense network or of a layer was not finite. Rows of a call that raised an error are
+        not counted at all; ``predict`` raises one for NaN outputs without a ``nan_label``.
     sampling : bool
-        Whether rows are still sampled: not after the ``with`` block, nor after an error.
+        Whether sampling is active. It stops at the end of the ``with`` block and after an error.
     window, total : Drift
-        Over the latest rows, and over all that were compared.
+        Statistics over the latest rows, and over all compared rows.
     """
 
     measure: str
@@ -160,7 +162,7 @@ class MonitorReport:
     total: Drift
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """Return the report as plain data."""
         return asdict(self)
 
     def _head(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What :func:`lrgate.optimize` did and what it brought: ``net.report``."""
+"""The report of :func:`lrgate.optimize`, which is stored as ``net.report``."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ _LAYER_COLUMNS = (
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One layer under the plan of one batch size.
+    """One layer in the plan for one batch size.
 
     Attributes
     ----------
     inputs, outputs : int
-        Width of the layer's input and number of its units.
+        Number of inputs and of units.
     computed_units : int
-        Units that are ever computed: all but those proven dead or dropped.
+        Number of units that may be computed: all except those proven dead or dropped.
     strategy : str
         ``"dense"``, ``"skip"`` or ``"gate"``.
     precision : str
         ``"f32"`` or ``"int8"``.
     rank : int or None
-        Rank of the gate, where it is used.
+        Rank of the gate, if it is used.
     estimator : str or None
-        How the gate was fitted, where it is used.
+        Estimator that fitted the gate, if it is used.
     computed_share : float
         Share of the units that are computed, averaged over rows.
     recall : float or None
-        Gate: share of the truly active units that are computed.
+        Gate: share of the active units that are computed.
     lost_energy : float or None
-        Gate: squares of the outputs it wrongly drops, over the squares of all outputs.
+        Gate: sum of squares of the wrongly dropped outputs, divided by that of all outputs.
     density_in, density_out : float
-        Share of inputs and outputs that are not zero.
+        Share of non-zero inputs and outputs.
     flop_share : float
-        Multiply-adds done, over those of the dense layer; the estimate's included.
+        Multiply-adds, including those of the gate, divided by those of the dense layer.
     seconds_before, seconds_after : float
-        Per row, on one thread, under the dense plan and under this one.
+        Seconds per row on one thread, with the dense plan and with this plan.
     """
 
     inputs: int
@@ -86,7 +86,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What calls of about this many rows gained.
+    """Speed-ups for calls of about `rows` rows.
 
     Attributes
     ----------
@@ -94,13 +94,14 @@ class BatchReport:
         Rows per call.
     layers : tuple of LayerReport
     seconds_dense, seconds_exact, seconds_after : float
-        Per row, medians over whole calls: dense everywhere, in f32; the fastest plan without gates
-        that was found, int8 or not as the optimised network is; this plan.
+        Seconds per row, as medians over whole calls: of the dense plan in f32; of the fastest plan
+        without gates that was found, in int8 if the optimised network is; of this plan.
     over_dense, over_exact : Ratio
-        How many times faster this plan is, round by round.
+        Speed-up of this plan over these plans, from the ratio of each round.
     predicted_speed_up : float
-        What the cost model of Davis and Arel (2013) predicts over dense: a gated layer costs
-        ``rank (d + h) / (d h) + computed share`` of dense, any other layer as much as dense.
+        Speed-up over dense predicted by the cost model of Davis and Arel (2013): the cost of a
+        gated layer is ``rank (d + h) / (d h) + computed share`` of the dense layer; other layers
+        cost as much as dense.
     """
 
     rows: int
@@ -115,8 +116,8 @@ class BatchReport:
     def __str__(self) -> str:
         """A table of at most 80 columns."""
         lines = [
-            f"{self.rows} row{'s' * (self.rows != 1)} a call: "
-            f"{self.seconds_dense * 1e6:.2f} us a row dense, "
+            f"{self.rows} row{'s' * (self.rows != 1)} per call: "
+            f"{self.seconds_dense * 1e6:.2f} us per row dense, "
             f"{self.seconds_exact * 1e6:.2f} without gates, {self.seconds_after * 1e6:.2f} now",
             f"    {self.over_dense} times as fast as dense,",
             f"    {self.over_exact} times as fast as without gates;",
@@ -149,18 +150,18 @@ class BatchReport:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """One network that was tried on the rows held back, as it would be returned.
+    """The check of one candidate network on the held-out rows.
 
     Attributes
     ----------
     network : str
-        What it was: ``"int8 without gates"``, ``"gates for 50% of the budget"``, ...
+        Description, such as ``"int8 without gates"`` or ``"gates for 50% of the budget"``.
     increase, upper : float
-        Of its worst batch size: the expected increase, and its upper bound.
+        Expected increase of the error, and its upper bound, for the worst batch size.
     worst_row : float
-        As `OptimizeReport.worst_row_error`.
+        See `OptimizeReport.worst_row_error`.
     passed : bool
-        Whether it was shown to keep the budget. The first that was not ends the check.
+        Whether the network was shown to keep the budget. The first failure ends the check.
     """
 
     network: str
@@ -172,59 +173,59 @@ class CheckReport:
 
 @dataclass(frozen=True)
 class OptimizeReport:
-    """What :func:`lrgate.optimize` did; ``print`` shows it.
+    """Report of :func:`lrgate.optimize`; ``print`` shows it.
 
     Attributes
     ----------
     batches : tuple of BatchReport
         One per batch size, by ascending rows.
     measure : str
-        What the budget counts: ``"classification error"`` or ``"relative squared error"`` where
-        there were labels, ``"disagreement with the dense network"`` or ``"relative squared
-        difference from the dense network"`` where there were none.
+        The error that the budget limits. With labels, ``"classification error"`` or ``"relative
+        squared error"``; without labels, ``"disagreement with the dense network"`` or ``"relative
+        squared difference from the dense network"``.
     error_before, error_after : float
-        On the rows held back, as counted: of the dense network, and of this one. All figures of
-        the error are those of the batch size with the largest bound.
+        Observed errors of the dense network and of this network on the held-out rows. All error
+        statistics are for the batch size with the largest bound.
     error_increase, error_increase_low, error_increase_high : float
-        The difference as counted, and its 95 % confidence interval.
+        Observed increase of the error, and its 95 % confidence interval.
     expected_increase : float
-        The increase as it is expected from margins and outputs: with less noise than the count.
-        0 for a plan that is exact.
+        Increase expected from margins and outputs, which has less noise than the observed increase.
+        0 for an exact plan.
     increase_bound : float
-        Upper bound of the increase, one-sided, at the level `confidence`: what must be within the
+        One-sided upper bound of the increase, with confidence `confidence`. It must be within the
         budget.
     confidence : float
     budget : float
-        The error increase that was allowed.
+        Allowed increase of the error.
     worst_row_error : float
-        Of the worst row held back, compared with the dense network: how far its outputs are, in
-        standard deviations of the outputs; for a classifier the largest change of a probability.
-        0 for a plan that is exact.
+        Largest difference from the dense network of any held-out row: in standard deviations of the
+        outputs or, for a classifier, the largest change of a probability. 0 for an exact plan.
     max_row_error : float or None
-        The most of it that was allowed.
+        Allowed `worst_row_error`.
     tests : tuple of CheckReport
-        The networks that were tried on the rows held back, in order.
+        Candidate networks that were checked on the held-out rows, in order.
     prune : str
-        Which units might be left out: ``"proven"``, ``"never_on"`` or ``"none"``.
+        Units that could be left out: ``"proven"``, ``"never_on"`` or ``"none"``.
     rows_fitted, rows_tuned, rows_checked : int
-        Rows that estimators were fitted on, that thresholds and plans were chosen on, and that
-        checked and chose nothing: those that the errors are of.
+        Number of rows to which estimators were fitted, on which thresholds and plans were chosen,
+        and which were held out for the check. All errors are measured on the held-out rows.
     dead_units, dropped_units : tuple of int
-        Per layer: units proven to be zero on the whole input range; units never on in calibration.
+        Per layer: number of units proven to be zero on the whole input range, and of units that
+        were never active in calibration.
     order_speed_up : float or None
-        How many times faster the fastest plan without gates is at the smallest batch size than
-        with the units as they were. None where there was nothing to order.
+        Speed-up by reordering units, with the fastest plan without gates at the smallest batch
+        size. None if there was nothing to reorder.
     order_used : bool
-        Whether that order is used.
+        Whether the reordered units are used.
     num_threads : int
-        Threads that whole calls were measured with.
+        Number of threads for the timing of whole calls.
     machine : dict
-        What it was measured on, as in a network's file.
+        The machine on which times were measured, as in a model file.
     seed : int
     seconds : float
-        What the optimisation took.
+        Duration of the optimisation.
     notes : tuple of str
-        What a user should know: that nothing paid, that nothing held the budget.
+        Notes for the user, for example that nothing saved time or that nothing kept the budget.
     """
 
     batches: tuple[BatchReport, ...]
@@ -256,18 +257,18 @@ class OptimizeReport:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data: dicts, lists, numbers and text."""
+        """Return the report as plain data: dicts, lists, numbers and text."""
         result: dict[str, Any] = _plain(asdict(self))
         return result
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> OptimizeReport:
-        """The inverse of :meth:`to_dict`.
+        """Create a report from the result of :meth:`to_dict`.
 
         Raises
         ------
         ValueError
-            If a value is missing, unknown or of another type.
+            If a value is missing, unknown or has a wrong type.
         """
         if isinstance(values, Mapping) and "classes" in values and "batches" not in values:
             # The key that earlier versions wrote.
@@ -356,7 +357,7 @@ def _plain(value: Any) -> Any:
 
 
 def _parse(expected: Any, value: Any, name: str) -> Any:
-    """`value` as the type `expected`, which a report's annotation names."""
+    """Convert `value` to the type `expected`, an annotation of a report."""
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if is_dataclass(expected):
         return _parse_dataclass(expected, value, name)

@@ -1,4 +1,4 @@
-"""Names of how layers are computed, as tables, plans and messages show them."""
+"""Names of the paths of layers (strategy and precision) in tables, plans and messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["path_name", "path_names"]
 
 
 def path_name(strategy: str, precision: str, rank: int | None = None) -> str:
-    """A strategy with its precision, and the rank of its gate.
+    """Name of a strategy with its precision and the rank of its gate.
 
     >>> path_name("gate", "int8", 64), path_name("skip", "f32")
     ('gate-int8 64', 'skip')
@@ -18,7 +18,7 @@ def path_name(strategy: str, precision: str, rank: int | None = None) -> str:
 
 
 def path_names(strategies: Iterable[str], precisions: Iterable[str]) -> tuple[str, ...]:
-    """The names of a plan's layers.
+    """Names of the paths of a plan's layers.
 
     >>> path_names(["gate", "skip"], ["int8", "f32"])
     ('gate-int8', 'skip')

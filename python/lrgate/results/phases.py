@@ -1,4 +1,4 @@
-"""Where the time of calls goes: the result of :meth:`lrgate.Network.phases`."""
+"""The result of :meth:`lrgate.Network.phases`: times and bounds of the phases of calls."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True)
 class Peaks:
-    """What one core does at best with the instruction set in use, measured.
+    """Measured peak rates of one core with the instruction set in use.
 
     Attributes
     ----------
     caches : dict from str to int
-        Bytes that ``"L1"``, ``"L2"`` and ``"L3"`` hold, as far as they are known.
+        Sizes of ``"L1"``, ``"L2"`` and ``"L3"`` in bytes, if known.
     bandwidth : dict from str to float
-        Bytes loaded a second from half of each of them, and from ``"memory"``.
+        Bytes loaded per second from a buffer of half the size of each cache, and from ``"memory"``.
     operations : dict from str to float
-        Operations a second, a multiply-add being two, on ``"f32"`` and on ``"int8"``.
+        Operations per second in ``"f32"`` and ``"int8"``; a multiply-add counts as two.
     """
 
     caches: dict[str, int]
@@ -51,22 +51,23 @@ class Peaks:
 
 @dataclass(frozen=True)
 class PhaseProfile:
-    """One phase of one layer; all figures are per row, averages over the rows.
+    """One phase of one layer; all values are per row, averaged over the rows.
 
     Attributes
     ----------
     layer : int or None
-        The layer it works for; None for what belongs to the whole call.
+        Index of the layer; None for a phase of the whole call.
     phase : str
-        What it does; two names joined by ``+`` are one kernel, whose parts cannot be told apart.
+        Name of the phase. Two names joined by ``+`` are one kernel, whose parts cannot be timed
+        separately.
     seconds : float
-        Median time, on one thread.
+        Median time on one thread.
     bytes, operations : float or None
-        What it must read, write and compute, a multiply-add being two operations.
+        Bytes to read and write, and operations to compute; a multiply-add counts as two.
     bound_seconds : float or None
-        The least time that this takes here: the longer of loading and computing.
+        Lower bound of the time on this machine: the larger of the load time and the compute time.
     bound_by : str or None
-        Which of the two: ``"memory"`` or ``"compute"``.
+        The larger of the two: ``"memory"`` or ``"compute"``.
     """
 
     layer: int | None
@@ -79,13 +80,13 @@ class PhaseProfile:
 
     @property
     def share_of_bound(self) -> float | None:
-        """The bound over the time: 1 where nothing is left to gain."""
+        """The bound divided by the time; 1 if no improvement is possible."""
         if self.bound_seconds is None or self.seconds == 0:
             return None
         return self.bound_seconds / self.seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """Return the phase as plain data."""
         return {**asdict(self), "share_of_bound": self.share_of_bound}
 
 
@@ -96,18 +97,19 @@ class Phases:
     Attributes
     ----------
     phases : tuple of PhaseProfile
-        In the order of layers; then the rest of the core's call, the conversion of the rows, where
-        they cannot be used in place, and Python.
+        Phases in the order of layers; then the rest of the core's call, the conversion of the rows
+        (if they cannot be used in place), and Python.
     rows, batch_size : int
-        Rows profiled, and rows per call.
+        Number of profiled rows, and rows per call.
     instruction_set : str
-        What ran.
+        Instruction set in use.
     weight_bytes : float
         Bytes of the weights that any of the rows needs.
     level : str
-        The cache that holds them: weights are taken to be loaded from it, all else from L1.
+        The cache level that holds these weights. Bounds assume that weights are loaded from it, and
+        everything else from L1.
     peaks : Peaks
-        What bounds rest on.
+        Peak rates from which bounds are computed.
     """
 
     phases: tuple[PhaseProfile, ...]
@@ -120,11 +122,11 @@ class Phases:
 
     @property
     def seconds_per_row(self) -> float:
-        """Sum of the phases: what ``net(x)`` takes, on one thread."""
+        """Sum of the phases, which is the time of ``net(x)`` on one thread."""
         return sum(phase.seconds for phase in self.phases)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """Return the result as plain data."""
         phases = [phase.to_dict() for phase in self.phases]
         return {**asdict(self), "phases": phases, "seconds_per_row": self.seconds_per_row}
 
@@ -151,7 +153,7 @@ class Phases:
         bandwidth = ", ".join(f"{name} {rate * 1e-9:.0f}" for name, rate in peaks.bandwidth.items())
         rates = ", ".join(f"{name} {rate * 1e-9:,.0f}" for name, rate in peaks.operations.items())
         return [
-            f"{self.rows} rows, {self.batch_size} a call, {self.instruction_set}, one thread",
+            f"{self.rows} rows, {self.batch_size} per call, {self.instruction_set}, one thread",
             f"weights in use: {self.weight_bytes * 1e-6:.2f} MB, in {self.level}",
             f"measured here, GB/s: {bandwidth}",
             f"measured here, 1e9 operations/s: {rates}",

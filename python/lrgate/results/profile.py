@@ -1,4 +1,4 @@
-"""What each layer of a network did on some rows: the result of :meth:`lrgate.Network.profile`."""
+"""The result of :meth:`lrgate.Network.profile`: path, density and time of each layer."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One layer's strategy, shares and time.
+    """Strategy, densities and time of one layer.
 
     Attributes
     ----------
     inputs, outputs : int
-        Width of the layer's input and number of its units.
+        Number of inputs and of units.
     strategy : str
         ``"dense"``, ``"skip"`` or ``"gate"``.
     precision : str
         ``"f32"`` or ``"int8"``.
     rank : int or None
-        Rank of the gate, where it was used.
+        Rank of the gate, if it was used.
     density_in, density_out : float
-        Share of inputs and outputs that were not zero.
+        Share of non-zero inputs and outputs.
     computed_share : float
         Share of the units that were computed.
     recall : float or None
-        Gate: share of the truly positive units that were computed.
+        Gate: share of the positive units that were computed.
     lost_energy : float or None
-        Gate: squares of the positive outputs it wrongly dropped, over the squares of all positive
-        outputs.
+        Gate: sum of squares of the wrongly dropped positive outputs, divided by that of all
+        positive outputs.
     flop_share : float
-        Multiply-adds done, over those of the dense layer; the estimate's included. The paper's cost
-        model is ``rank (d + h) / (d h) + computed share`` (Davis and Arel 2013).
+        Multiply-adds, including those of the gate, divided by those of the dense layer. The paper's
+        cost model is ``rank (d + h) / (d h) + computed share`` (Davis and Arel 2013).
     seconds_per_row : float
-        Median, on one thread. The first layer's leaves out reading the rows: finding their
+        Median time on one thread. For the first layer, it excludes reading the rows: finding
         non-zeros, converting uint8.
     """
 
@@ -76,11 +76,11 @@ class Profile:
     Attributes
     ----------
     layers : tuple of LayerProfile
-        In order.
+        Profiles of the layers in order.
     rows, batch_size : int
-        Rows profiled, and rows per call.
+        Number of profiled rows, and rows per call.
     instruction_set : str
-        What ran.
+        Instruction set in use.
     """
 
     layers: tuple[LayerProfile, ...]
@@ -90,11 +90,11 @@ class Profile:
 
     @property
     def seconds_per_row(self) -> float:
-        """Sum of the layers' times, on one thread."""
+        """Sum of the times of the layers on one thread."""
         return sum(layer.seconds_per_row for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """Return the profile as plain data."""
         return asdict(self)
 
     def table(self) -> Table:
@@ -120,7 +120,7 @@ class Profile:
 
     def _about(self) -> str:
         total = microseconds(self.seconds_per_row)
-        what = f"{self.rows} rows, {self.batch_size} a call, {self.instruction_set}, one thread"
+        what = f"{self.rows} rows, {self.batch_size} per call, {self.instruction_set}, one thread"
         return f"{what}: {total} us/row"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""How a network in int8 compares with f32: the report of :meth:`lrgate.Network.quantize`."""
+"""The report of :meth:`lrgate.Network.quantize`: comparison of the int8 network with f32."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class LayerFit:
-    """How a layer was fitted.
+    """Result of the quantisation of one layer.
 
     Parameters
     ----------
     layer : int
     precision : {"f32", "int8"}
     error : float
-        Root mean square error of the layer's sums by its bytes, relative to their spread, measured
-        on rows that are not recomputed; NaN where nothing was fitted.
+        Root mean square error of the layer's pre-activations in int8, relative to their spread, on
+        rows that are not recomputed; NaN if nothing was fitted.
     recomputed : float
-        Share of the fitting rows that leave the layer's windows.
+        Share of the fitting rows that are outside the layer's windows.
     note : str
-        Why the layer stays f32; else empty.
+        Reason why the layer stays f32; otherwise empty.
     """
 
     layer: int
@@ -49,29 +49,29 @@ class LayerFit:
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What :meth:`lrgate.Network.quantize` found; ``print`` shows it.
+    """Report of :meth:`lrgate.Network.quantize`; ``print`` shows it.
 
     Parameters
     ----------
     task : str
     rows : int
-        Rows that quantisations were fitted to.
+        Number of rows to which quantisations were fitted.
     held_rows : int
-        Other rows, on which the int8 network is compared with float32. Where there are none,
-        figures of the network are NaN.
+        Number of other rows, on which the int8 network is compared with float32. If it is 0, all
+        values for the whole network are NaN.
     changed : float
-        Share of held rows whose label int8 changes; of entries, for several labels. NaN for
-        regression.
+        Share of held-out rows whose label changes in int8; for several labels, share of entries.
+        NaN for regression.
     expected_changed : float
-        The same share with less noise: each margin between labels against the errors of all
-        margins. NaN for regression.
+        An estimate of the same share with less noise, from the margins between labels and the
+        errors of all margins. NaN for regression.
     difference : float
-        Mean squared difference of the outputs, relative to their variance (of a classifier: of the
-        margins, relative to their mean square), over rows that are not recomputed.
+        Mean squared difference of the outputs relative to their variance, over rows that are not
+        recomputed. For a classifier: of the margins, relative to their mean square.
     recomputed : float
-        Share of held rows that leave the range of the bytes, and are recomputed in float32.
+        Share of held-out rows that are outside the range of the bytes and recomputed in float32.
     layers : tuple of LayerFit
-        The layers that were to be quantised.
+        The layers that were selected for quantisation.
     """
 
     task: str
@@ -102,7 +102,7 @@ class QuantizationReport:
         return "\n".join(lines)
 
     def table(self) -> Table:
-        """One row per layer that was to be quantised."""
+        """One row per layer that was selected for quantisation."""
         return Table(
             _COLUMNS,
             [

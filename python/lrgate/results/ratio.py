@@ -1,4 +1,4 @@
-"""Ratios of times, with their spread."""
+"""Ratios of times with their spread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Ratio"]
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster: the median over rounds and its quartiles."""
+    """A speed-up: the median and quartiles of the ratios of all rounds."""
 
     median: float
     low: float
@@ -21,7 +21,7 @@ class Ratio:
 
     @classmethod
     def of(cls, ratios: npt.NDArray[Any]) -> Self:
-        """The median and quartiles of the rounds' ratios (n,)."""
+        """Create it from the ratios (n,) of the rounds."""
         low, median, high = np.percentile(ratios, (25, 50, 75))
         return cls(float(median), float(low), float(high))
 

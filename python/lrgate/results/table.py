@@ -1,4 +1,4 @@
-"""One table for all results: as text, as HTML and as a DataFrame."""
+"""The table of all results, which converts to text, HTML and a DataFrame."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Column:
     ----------
     title : str
     form : str or callable, default ""
-        How a cell becomes text: a format specification, or a function. None becomes ``-``, or
-        `missing`.
+        Format specification, or a function that converts a value to text.
     left : bool, default False
         Whether text is aligned to the left.
     missing : str, default "-"
+        Text for the value None.
     """
 
     title: str
@@ -31,7 +31,7 @@ class Column:
     missing: str = "-"
 
     def text(self, value: Any) -> str:
-        """A cell as text."""
+        """The text of a cell."""
         if value is None:
             return self.missing
         return self.form(value) if callable(self.form) else format(value, self.form)
@@ -39,7 +39,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values under titles; ``print`` shows text, notebooks show HTML.
+    """Rows of values with column titles; ``print`` shows text, notebooks show HTML.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Table:
     gap: int = 1
 
     def cells(self) -> list[list[str]]:
-        """The cells as text, row by row, without the titles."""
+        """The texts of the cells, row by row, without the titles."""
         return [
             [column.text(value) for column, value in zip(self.columns, row, strict=True)]
             for row in self.rows
@@ -96,7 +96,7 @@ class Table:
         return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
 
     def to_dataframe(self) -> Any:
-        """The values, not their text, as a ``pandas.DataFrame``.
+        """The values, not their texts, as a ``pandas.DataFrame``.
 
         Raises
         ------
@@ -111,6 +111,6 @@ class Table:
 
 
 def microseconds(seconds: float) -> str:
-    """Seconds as microseconds with two decimals, and none from 1,000 on."""
+    """Format seconds as microseconds: with two decimals below 1,000, otherwise without."""
     value = seconds * 1e6
     return f"{value:.2f}" if value < 999.995 else f"{value:.0f}"

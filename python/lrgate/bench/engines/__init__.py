@@ -1,10 +1,10 @@
-"""What lrgate is compared with: each engine a user might run the same network in.
+"""The engines that lrgate is compared with.
 
-An engine stores a network in its own form, and loads that file as a function from float32 rows to
-raw outputs. So what is timed, what is started in a fresh process and whose size is told are the
-same file and the same code. An engine has a small grid of settings; who compares takes the fastest.
+An engine writes a network in its own format and loads the file as a function from float32 rows to
+raw outputs. Timing, start-up and file size therefore refer to the same file and the same code. Each
+engine has a small grid of settings; the comparison uses the fastest.
 
-Engines know relu networks alone. The input's scale and shift are in the first layer's weights.
+Engines support only ReLU networks. The input's scale and shift are folded into the first layer.
 """
 
 from lrgate.bench.engines.base import Engine, Forward, Settings, make

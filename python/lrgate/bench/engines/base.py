@@ -1,4 +1,4 @@
-"""What an engine is, and how a network is made ready in one."""
+"""The interface of an engine, and the function that loads a network in one."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Engine:
-    """One way to run a relu network.
+    """One way to run a ReLU network.
 
     Attributes
     ----------
     name : str
     package : str
-        The distribution whose version counts.
+        The distribution whose version is reported.
     precision : {"f32", "bf16", "int8"}
-        Of the products.
+        Precision of the matrix products.
     modules : tuple of str
-        What is imported before `load`.
+        Modules to import before `load`.
     store : callable (net, calibration rows, folder, settings) -> Path
-        Writes the network's file, unless the folder has it.
-    load : callable (path, rows a call, threads, settings) -> callable
-        The result maps float32 (rows, d) to raw outputs, float32 (rows, k); it may overwrite them
-        in its next call.
+        Writes the network's file, unless it exists in the folder.
+    load : callable (path, rows per call, threads, settings) -> callable
+        Returns a function from float32 (rows, d) to raw outputs, float32 (rows, k). Its next call
+        may overwrite the outputs.
     grid : tuple of dict
-        Settings to choose from. Those with ``spinning`` are for more than one thread.
+        Settings to choose from. Settings with ``spinning`` are tried only on several threads.
     batch_dependent : bool
-        Whether a row's result depends, beyond rounding, on the other rows of its call.
+        Whether the result of a row depends, beyond rounding, on the other rows of the call.
     """
 
     name: str
@@ -67,12 +67,12 @@ class Engine:
         return [{k: v for k, v in each.items() if k != "spinning"} for each in alone]
 
     def version(self) -> str:
-        """The version installed.
+        """The installed version.
 
         Raises
         ------
         ImportError
-            If it is not.
+            If the package is not installed.
         """
         return importlib.metadata.version(self.package)
 
@@ -86,39 +86,39 @@ def make(
     *,
     rows: int = 1,
 ) -> Forward:
-    """A network in an engine: float32 (rows, d) to raw outputs (rows, k).
+    """Load a network in an engine: a function from float32 (rows, d) to raw outputs (rows, k).
 
     Parameters
     ----------
     engine : Engine
     net : Network
-        Of relu layers, the last linear; gates, plan and precision do not count.
+        A network of ReLU layers and a linear last layer. Gates, plan and precision are ignored.
     calibration : float32 array (n, d)
-        Real rows that int8 engines fit scales to.
+        Real rows to which int8 engines fit their scales.
     threads : int
     settings : mapping, optional
-        Of the engine's grid; its first by default.
+        An entry of the engine's grid; the first by default.
     rows : int
-        Rows of each call, for engines that compile for them.
+        Rows per call, for engines that compile for a fixed shape.
 
     Raises
     ------
     ImportError
         If the engine is not installed.
     ValueError
-        For another network.
+        If the engine does not support the network.
     """
     settings = engine.grid[0] if settings is None else settings
     with tempfile.TemporaryDirectory() as folder:
         path = engine.store(net, calibration, Path(folder), settings)
         forward: Forward = engine.load(path, rows, threads, settings)
-        # Some engines read their file as it is needed.
+        # Some engines read their file lazily: call once before the folder is deleted.
         forward(np.zeros((rows, net.input_size), np.float32))
         return forward
 
 
 def combinations_of(**values: Sequence[Any]) -> tuple[Settings, ...]:
-    """Every combination."""
+    """Every combination of the values, as settings."""
     return tuple(
         dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())
     )

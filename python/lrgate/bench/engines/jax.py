@@ -1,4 +1,4 @@
-"""JAX."""
+"""JAX in f32."""
 
 from __future__ import annotations
 

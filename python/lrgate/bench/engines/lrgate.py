@@ -1,4 +1,4 @@
-"""lrgate's own, as far as its start is compared."""
+"""lrgate as an engine, for the comparison of start-up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lrgate.types import Float32Array
 def _store_lrgate(
     net: Network, calibration: Float32Array, folder: Path, settings: Settings
 ) -> Path:
-    path = folder / f"{settings['file']}.safetensors"  # uncompressed, so that it loads faster
+    path = folder / f"{settings['file']}.safetensors"  # uncompressed, loads faster
     net.save(path)
     return path
 
@@ -23,4 +23,4 @@ def _load_lrgate(path: Path, rows: int, threads: int, settings: Settings) -> Net
 
 
 LRGATE: Final = Engine("lrgate", "lrgate", "int8", ("lrgate",), _store_lrgate, _load_lrgate)
-"""lrgate's own, as far as its start is compared."""
+"""lrgate as an engine, for the comparison of start-up."""

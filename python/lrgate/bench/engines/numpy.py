@@ -1,4 +1,4 @@
-"""NumPy alone."""
+"""NumPy without other packages."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = [
 
 
 class NumpyForward:
-    """A relu network in NumPy alone: ``maximum(x W + b, 0)`` into arrays that are kept.
+    """A ReLU network in NumPy: ``maximum(x W + b, 0)``, written into arrays that are reused.
 
     Parameters
     ----------
     layers : sequence of (weight, bias)
-        weight (out, in), bias (out,).
+        Weights (out, in) and biases (out,).
     transposed : bool
-        Whether W is a transposed view of weight, or a copy in the order (in, out): which is faster
-        depends on the BLAS and on the number of rows.
+        Whether W is a transposed view of the weights instead of a contiguous copy (in, out). The
+        faster one depends on the BLAS and on the number of rows.
     """
 
     def __init__(self, layers: Layers, transposed: bool = False) -> None:
@@ -41,7 +41,7 @@ class NumpyForward:
         self._outputs: dict[int, list[Float32Array]] = {}
 
     def __call__(self, x: Float32Array) -> Float32Array:
-        """Raw outputs (n, k) for x (n, d); overwritten by the next call with as many rows."""
+        """Raw outputs (n, k) for x (n, d). The next call with `n` rows overwrites them."""
         outputs = self._outputs.get(len(x))
         if outputs is None:
             outputs = [np.empty((len(x), len(bias)), np.float32) for _, bias in self._layers]
@@ -56,13 +56,13 @@ class NumpyForward:
 
 
 def blas() -> str:
-    """NumPy's BLAS, with the kernels it has chosen where threadpoolctl is there to tell."""
+    """Name, version and kernels of NumPy's BLAS, as reported by threadpoolctl."""
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
         return "unknown: threadpoolctl is not installed"
     found = [pool for pool in threadpool_info() if pool.get("user_api") == "blas"]
-    # SciPy may have one of its own; wheels of both call its file after SciPy.
+    # SciPy may have its own BLAS. The file of NumPy's BLAS has "numpy" in its path.
     found.sort(key=lambda pool: "numpy" not in pool.get("filepath", ""))
     return ", ".join(
         " ".join(

@@ -79,7 +79,7 @@ def _load_onnxruntime(path: Path, rows: int, threads: int, settings: Settings) -
     entries = {
         "session.disable_prepacking": "0" if settings.get("prepacking", True) else "1",
         "session.intra_op.allow_spinning": "1" if settings.get("spinning") else "0",
-        # Threads that spin within a call, but not into the next engine's turn.
+        # Threads spin within a call, but not while the next engine is timed.
         "session.force_spinning_stop": "1",
     }
     for key, value in entries.items():
@@ -91,7 +91,7 @@ def _load_onnxruntime(path: Path, rows: int, threads: int, settings: Settings) -
 
 _SPINNING: Final = (False, True)
 _GRAPHS: Final = ("Gemm", "MatMul")
-# The precision of the first layer of int8 engines that fit scales to rows: inputs may need more.
+# Precision of the first layer of int8 engines with fitted scales: inputs may need more than int8.
 _FIRST: Final = ("int8", "f32")
 
 _ORT: Final = ("onnxruntime",)

@@ -39,7 +39,7 @@ def _load_openvino(path: Path, rows: int, threads: int, settings: Settings) -> F
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        # Of what is not int8.
+        # Precision of the layers that are not int8.
         "INFERENCE_PRECISION_HINT": settings.get("rest", settings["precision"]),
     }
     request = core.compile_model(model, "CPU", config).create_infer_request()

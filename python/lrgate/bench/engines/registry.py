@@ -30,30 +30,30 @@ ENGINES: Final[tuple[Engine, ...]] = (
 
 
 def by_name(name: str) -> Engine:
-    """The engine of that name, lrgate among them."""
+    """Return the engine with this name; ``"lrgate"`` is one of them."""
     return next(engine for engine in (*ENGINES, LRGATE) if engine.name == name)
 
 
 def selected(names: Sequence[str] | None) -> tuple[Engine, ...]:
-    """The engines whose names begin with one of `names`, whatever the case; all by default.
+    """Return the engines whose names start with one of `names`, ignoring case; all by default.
 
     Raises
     ------
     ValueError
-        If a name begins none.
+        If no engine's name starts with one of the names.
     """
     if names is None:
         return ENGINES
     for name in names:
         if not any(engine.name.lower().startswith(name.lower()) for engine in ENGINES):
             known = ", ".join(engine.name for engine in ENGINES)
-            raise ValueError(f"engines must be names, or beginnings, of {known}; got {name!r}")
+            raise ValueError(f"engines must be names or prefixes of {known}; got {name!r}")
     begins = tuple(name.lower() for name in names)
     return tuple(engine for engine in ENGINES if engine.name.lower().startswith(begins))
 
 
 def versions() -> dict[str, str]:
-    """Versions of the engines' packages that are installed."""
+    """Versions of the installed engines, by package."""
     found = {}
     for package in dict.fromkeys(engine.package for engine in ENGINES):
         with contextlib.suppress(ImportError):

@@ -1,4 +1,4 @@
-"""scikit-learn."""
+"""scikit-learn in f32, with and without input checks."""
 
 from __future__ import annotations
 

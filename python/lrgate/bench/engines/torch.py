@@ -50,8 +50,8 @@ def _compiled(module: Any, threads: int, mode: str) -> Any:
 
     inductor.freezing = True
     inductor.cpp.threads = threads
-    inductor.compile_threads = 1  # no processes that stay
-    # One shape each, but for as many networks and numbers of rows as there are.
+    inductor.compile_threads = 1  # starts no worker processes
+    # Each module has one shape, but there are many networks and batch sizes.
     torch._dynamo.config.recompile_limit = 1000
     algorithms.PRINT_AUTOTUNE = False
     return torch.compile(module, mode=mode, dynamic=False)
@@ -84,7 +84,7 @@ def _torch_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    with contextlib.suppress(RuntimeError):  # told before
+    with contextlib.suppress(RuntimeError):  # already set
         torch.set_num_interop_threads(1)
 
 
