@@ -8,6 +8,7 @@
 
 mod config;
 mod queue;
+mod sync;
 mod team;
 mod workers;
 

@@ -3,10 +3,10 @@
 use std::any::Any;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Mutex, pause};
 
 /// The queue from which the threads of a team take parts of a job.
 #[derive(Default)]
@@ -141,18 +141,5 @@ impl WorkQueue {
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
-    }
-}
-
-/// Waits briefly for another thread, for the `idle`th time: spins at first, then yields, and
-/// finally sleeps.
-fn pause(idle: &mut usize) {
-    *idle += 1;
-    if *idle < 1000 {
-        std::hint::spin_loop();
-    } else if *idle < 2000 {
-        thread::yield_now();
-    } else {
-        thread::sleep(Duration::from_micros(50));
     }
 }
