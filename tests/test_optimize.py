@@ -67,8 +67,11 @@ def wins(monkeypatch: pytest.MonkeyPatch) -> None:
         return {name: timing.Timing(size, times, times) for name, times in each.items()}
 
     def layer_seconds(self: Any, network: Network) -> np.ndarray:
-        found = network.profile(self.split.tune, seconds=0).layers
-        costs = [y.computed_share / 2 + y.rank / 1000 if y.rank else 1.0 for y in found]
+        rows = self.split.tune
+        found = network.engine.profile(rows, rows.shape[0], 0.0)  # shares of the computed units
+        ranks = [layer["rank"] for layer in found]
+        shares = [layer["computed_share"] for layer in found]
+        costs = [s / 2 + k / 1000 if k else 1.0 for s, k in zip(shares, ranks, strict=True)]
         return np.tile(np.array(costs)[:, None], len(self.sizes))
 
     def tuned(self: Any, network: Network) -> Network:

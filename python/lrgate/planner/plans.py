@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from lrgate.model.layer import Gate, Layer
-from lrgate.model.model import Model
 from lrgate.network import Network
-from lrgate.quantization.fit import selected
 from lrgate.types import IntArray
 
 __all__ = [
@@ -24,14 +22,12 @@ __all__ = [
     "only_plan",
     "plan_key",
     "plan_of",
-    "reduced",
-    "reordered",
     "uniform",
-    "used_bytes",
-    "widened_gate",
     "with_always_on",
     "with_gates_in_use",
+    "with_kept_units",
     "without_gates",
+    "without_unused",
 ]
 
 
@@ -41,56 +37,13 @@ def without_gates(model: Network, input_range: Any) -> Network:
     return of_layers(model, layers, model.input_range if input_range is None else input_range)
 
 
-def reduced(base: Network, orders: list[IntArray]) -> Network:
-    """A network of only these units, in this order: what the engine would compute."""
-    layers = []
-    before: IntArray | None = None
-    for layer, order in zip(base.layers, orders, strict=True):
-        weight = layer.weight[order]
-        weight = weight if before is None else weight[:, before]
-        layers.append(Layer(weight, layer.bias[order], layer.activation))
-        before = order
-    model = Model(
-        layers=tuple(layers),
-        task=base.task,
-        classes=base._model.classes,
-        input_scale=base.input_scale,
-        input_shift=base.input_shift,
-    )
-    return Network(model)
-
-
-def reordered(
-    fast: Network, base: Network, orders: list[IntArray], natural: list[IntArray]
-) -> Network:
-    """The same gates and plan with the units in their natural order."""
-    network = reduced(base, natural)
-    gates: dict[int, Gate] = {}
-    for i, layer in enumerate(fast.layers):
-        if layer.gate is not None:
-            rows = np.arange(layer.inputs) if i == 0 else np.argsort(orders[i - 1])
-            columns = np.argsort(orders[i])
-            gate = layer.gate
-            gates[i] = replace(gate, u=gate.u[rows], v=gate.v[:, columns], bias=gate.bias[columns])
-    bytes_of = [
-        layer.quantization if i == 0 else selected(layer.quantization, np.argsort(orders[i - 1]))
-        for i, layer in enumerate(fast.layers)
+def with_kept_units(network: Network, units: Sequence[IntArray]) -> Network:
+    """The network of which the engine computes these units alone, in this order."""
+    kept = [
+        None if np.array_equal(order, np.arange(layer.outputs)) else order
+        for order, layer in zip(units, network.layers, strict=True)
     ]
-    network = network.with_quantization(bytes_of)
-    if gates:
-        network = network.with_gates(gates)
-    return network._with_engine_plan(network.engine.with_plan(fast.engine.plan()))
-
-
-def widened_gate(gate: Gate, before: IntArray, order: IntArray, layer: Layer) -> Gate:
-    """A gate of the computed units at full width: the other units are off."""
-    u = np.zeros((layer.inputs, gate.rank), np.float32)
-    u[before] = gate.u
-    v = np.zeros((gate.rank, layer.outputs), np.float32)
-    v[:, order] = gate.v
-    bias = np.full(layer.outputs, -1.0, np.float32)
-    bias[order] = gate.bias
-    return replace(gate, u=u, v=v, bias=bias)
+    return network.with_units(kept)
 
 
 def uniform(network: Network, name: str) -> Network:
@@ -131,12 +84,17 @@ def with_gates_in_use(plain: Network, gates: dict[int, Gate]) -> Network:
     return network._with_engine_plan(network.engine.with_plan(plan))
 
 
-def used_bytes(network: Network) -> list[Any]:
-    """The quantization of layers that some class runs in int8."""
-    return [
-        layer.quantization if any(plan.precisions[i] == "int8" for plan in network.plan) else None
+def without_unused(network: Network) -> Network:
+    """The network without gates and quantizations that no batch plan uses."""
+    gated = gated_layers(network)
+    gates = {i: None for i, layer in enumerate(network.layers) if layer.gate and i not in gated}
+    int8 = {i for plan in network.plan for i, word in enumerate(plan.precisions) if word == "int8"}
+    quantization = {
+        i: None
         for i, layer in enumerate(network.layers)
-    ]
+        if layer.quantization is not None and i not in int8
+    }
+    return network.with_gates(gates).with_quantization(quantization)
 
 
 def distinct_sizes(network: Network) -> list[int]:

@@ -34,9 +34,8 @@ from lrgate import estimators
 from lrgate.estimators import registry
 from lrgate.inputs.sparse import SparseInputs
 from lrgate.measure import machine, timing
-from lrgate.model.layer import Gate, Layer
+from lrgate.model.layer import Layer
 from lrgate.network import Network
-from lrgate.network.quantizing import fit_int8
 from lrgate.planner import merging, units
 from lrgate.planner.arguments import (
     RANKS,
@@ -54,6 +53,8 @@ from lrgate.planner.candidates import (
 from lrgate.planner.divergence import Divergence
 from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.evidence import Evidence
+from lrgate.planner.int8 import Int8Fit
+from lrgate.planner.kept import KeptLayer
 from lrgate.planner.plans import (
     distinct_sizes,
     gated_layers,
@@ -64,16 +65,14 @@ from lrgate.planner.plans import (
     only_plan,
     plan_key,
     plan_of,
-    reduced,
-    reordered,
     uniform,
-    used_bytes,
-    widened_gate,
     with_always_on,
     with_gates_in_use,
+    with_kept_units,
+    without_unused,
 )
 from lrgate.planner.split import CHECK_SHARE, MOST_ROWS, Split
-from lrgate.quantization.fit import gate_range, widened
+from lrgate.quantization.fit import gate_range
 from lrgate.quantization.limits import MOST_INPUTS
 from lrgate.results.optimization import BatchReport, CheckReport, LayerReport, OptimizeReport
 from lrgate.results.profile import LayerProfile
@@ -211,25 +210,27 @@ class Search:
         orders, always = self._orders(signals[0], kept)
 
         self._step("measuring dense and skip")
-        core = reduced(self.base, orders)
+        core = with_kept_units(self.base, orders)
         exact = self._exact(core)
         plain = self._quantized(core, exact)
         plainly = all(np.array_equal(a, b) for a, b in zip(orders, natural, strict=True))
         plainly = plainly or self.work > _LARGE
-        speed_up = None if plainly else self._order_speed_up(exact, orders, natural)
-        ordered = not plainly and self._order_pays(plain, orders, natural)
+        speed_up = None if plainly else self._order_speed_up(exact, natural)
+        ordered = not plainly and self._order_pays(plain, natural)
         path: list[Choice] | None = None
         chosen: list[tuple[int, int]] = []
 
         def made(name: str, network: Network, choice: Choice) -> _Trial:
-            full = [self._in_full(each, orders, natural, ordered) for each in (network, exact)]
-            unused = full[0]._with_engine_plan(full[0].engine.with_plan(full[1].engine.plan()))
-            return _Trial(name, full[0], unused, choice, self.pruned)
+            network = without_unused(network)
+            if not ordered:
+                network = with_kept_units(network, natural)
+            unused = network._with_engine_plan(network.engine.with_plan(exact.engine.plan()))
+            return _Trial(name, network, unused, choice, self.pruned)
 
         def gated(share: float) -> _Trial | None:
             nonlocal path, chosen
             if path is None:
-                path = self._choices(core, plain, signals, orders, always)
+                path = self._choices(core, plain, signals, always)
             choice = self._fastest_within(plain, path, share)
             if not choice or names_of(choice) == chosen:
                 return None
@@ -346,7 +347,7 @@ class Search:
             self.notes.append("a budget of 0 keeps units that were never on")
         if not any(mask.any() for mask in silent):
             return silent
-        trial = reduced(
+        trial = with_kept_units(
             self.base, [np.flatnonzero(~(a | b)) for a, b in zip(dead, silent, strict=True)]
         )
         self.pruned = True
@@ -377,7 +378,7 @@ class Search:
     def _all_units(self, dead: Masks) -> _Trial:
         """The exact network of all units that are not proven off."""
         natural = [np.flatnonzero(~mask) for mask in dead]
-        exact = self._in_full(self._exact(reduced(self.base, natural)), natural, natural, False)
+        exact = self._exact(with_kept_units(self.base, natural))
         return _Trial("f32 without gates", exact, exact, {}, False)
 
     # Precision
@@ -397,14 +398,15 @@ class Search:
             return exact
         layers = [i for i, layer in enumerate(core.layers) if layer.inputs <= MOST_INPUTS]
         damage = Divergence(core, self._damage_rows())
+        int8 = Int8Fit(core, self.split.fit)
         alone: dict[int, float] = {}
         while layers:
-            quantized = self._int8(core, layers)
+            quantized = int8.network(layers)
             found = self._chosen_evidence(quantized)
             if self._likely(found, 1.0):
                 break
             if not alone:
-                alone = {i: damage.of(self._int8(core, [i])) for i in layers}
+                alone = {i: damage.of(int8.network([i])) for i in layers}
             worst = max(layers, key=lambda i: alone[i])
             layers.remove(worst)
             self.notes.append(f"layer {worst} stays f32: int8 {self._lacking(found, _SPARE)}")
@@ -420,10 +422,6 @@ class Search:
             self.notes.append("int8 is not faster here: all layers are f32")
             return exact
         return quantized._with_engine_plan(quantized.engine.with_plan(plan))
-
-    def _int8(self, core: Network, layers: list[int]) -> Network:
-        """The network with these layers in int8, as far as they can be."""
-        return fit_int8(core, self.split.fit, layers)[0]
 
     # What rows say
 
@@ -505,7 +503,7 @@ class Search:
     # Candidates and their choice
 
     def _choices(
-        self, core: Network, plain: Network, signals: Any, orders: list[IntArray], always: list[int]
+        self, core: Network, plain: Network, signals: Any, always: list[int]
     ) -> list[Choice]:
         """Choices of gates, from the fastest to the least damaging."""
         seconds = self._exact_seconds(plain)
@@ -513,35 +511,31 @@ class Search:
         options: dict[int, list[Candidate]] = {}
         fits: dict[int, estimators.Estimate] = {}
 
-        def inputs(i: int) -> tuple[Inputs, Inputs]:
-            parts = [part[i] if i == 0 else part[i][:, orders[i - 1]] for part in signals]
-            return parts[0], parts[1]
-
-        for i, layer in enumerate(core.layers[:-1]):
+        for i in range(len(core.layers) - 1):
             self._step(f"fitting layer {i}")
-            rows = inputs(i)
-            if not layer.activation.has_hard_zero or always[i] >= layer.outputs:
+            layer = KeptLayer.of(core, i, signals)
+            if not layer.layer.activation.has_hard_zero or always[i] >= layer.layer.outputs:
                 continue
-            ranks = self._ranks(layer, rows[0])
+            ranks = self._ranks(layer.layer, layer.fit)
             if ranks:
                 options[i] = []
                 for coarse in registry.of_stage("coarse"):
-                    estimate = coarse.fit(layer, rows[0], ranks, None, self.seed)
+                    estimate = coarse.fit(layer.layer, layer.fit, ranks, None, self.seed)
                     fits.setdefault(i, estimate)
-                    options[i] += self._candidates(estimate, ranks, layer, rows, always[i])
+                    options[i] += self._candidates(estimate, ranks, layer, always[i])
         self._step("measuring gates")
         options = self._measured(plain, options)
         refined: dict[int, list[Candidate]] = {}
         for i, found in options.items():
             self._step(f"refining layer {i}")
-            layer, rows = core.layers[i], inputs(i)
+            layer = KeptLayer.of(core, i, signals)
             near = {c.gate.rank for c in found if (c.seconds < _NEAR * seconds[i]).any()}
-            ranks = [k for k in sorted(near) if self._may_refine(layer, len(rows[0]), k)]
+            ranks = [k for k in sorted(near) if self._may_refine(layer, k)]
             if ranks:
                 refined[i] = []
                 for fine in registry.of_stage("refine"):
-                    estimate = fine.fit(layer, rows[0], ranks, fits[i], self.seed)
-                    refined[i] += self._candidates(estimate, ranks, layer, rows, always[i])
+                    estimate = fine.fit(layer.layer, layer.fit, ranks, fits[i], self.seed)
+                    refined[i] += self._candidates(estimate, ranks, layer, always[i])
         for i, found in self._measured(plain, refined).items():
             options[i] = options[i] + found
         self._step("judging gates")
@@ -554,9 +548,10 @@ class Search:
         return choices_by_price(kept, seconds)
 
     @staticmethod
-    def _may_refine(layer: Layer, rows: int, rank: int) -> bool:
+    def _may_refine(kept: KeptLayer, rank: int) -> bool:
         """Whether training an estimate of this rank, 20 epochs, is a fair share of the time."""
-        return 120 * rows * rank * (layer.inputs + layer.outputs) <= _REFINEMENT_WORK
+        width = kept.layer.inputs + kept.layer.outputs
+        return 120 * len(kept.fit) * rank * width <= _REFINEMENT_WORK
 
     def _damage_rows(self) -> Any:
         """Rows that choose, as many as a network of this size is looked at often."""
@@ -578,21 +573,21 @@ class Search:
         self,
         estimate: estimators.Estimate,
         ranks: Sequence[int],
-        layer: Layer,
-        rows: tuple[Inputs, Inputs],
+        kept: KeptLayer,
         always: int,
     ) -> list[Candidate]:
         """Gates of several ranks and thresholds, not measured yet."""
         found = []
+        layer = kept.layer
         for rank in ranks:
             gate = estimate.gate(rank)
-            gate = replace(gate, range=gate_range(gate, rows[0]))
+            gate = replace(gate, range=gate_range(gate, kept.fit))
             gate = with_always_on(gate, always)
-            path = estimators.ThresholdPath(layer, gate, rows[1])
+            path = estimators.ThresholdPath(layer, gate, kept.tune)
             wide = layer.inputs * layer.outputs > _WIDE
             for lost in _WIDE_LOST_ENERGIES if wide else _LOST_ENERGIES:
                 tuned = replace(path.gate(lost_energy=lost), range=gate.range)
-                tuned = with_always_on(tuned, always)
+                tuned = kept.in_full(with_always_on(tuned, always))
                 found.append(Candidate(tuned, estimate.method, lost, np.zeros(len(self.sizes))))
         return found
 
@@ -705,54 +700,24 @@ class Search:
         }
         return timing.interleaved(contestants, calls, seconds, min_rounds=3)
 
-    def _order_speed_up(
-        self, exact: Network, orders: list[IntArray], natural: list[IntArray]
-    ) -> float:
+    def _order_speed_up(self, exact: Network, natural: list[IntArray]) -> float:
         """What the order of units brings without gates, at the smallest class."""
-        plain = reordered(exact, self.base, orders, natural)
-        times = self._race(self.sizes[0], _RACE_SECONDS, ordered=exact, unordered=plain)
+        unordered = with_kept_units(exact, natural)
+        times = self._race(self.sizes[0], _RACE_SECONDS, ordered=exact, unordered=unordered)
         return times["ordered"].speed_up_over(times["unordered"]).median
 
-    def _order_pays(self, plain: Network, orders: list[IntArray], natural: list[IntArray]) -> bool:
+    def _order_pays(self, plain: Network, natural: list[IntArray]) -> bool:
         """Whether the plan is faster in the order found than in the user's own, and nowhere slower.
 
         Over all classes together it must gain as much as any other choice.
         """
-        unordered = reordered(plain, self.base, orders, natural)
+        unordered = with_kept_units(plain, natural)
         gains = []
         for size in self.sizes:
             times = self._race(size, _RACE_SECONDS, ordered=plain, unordered=unordered)
             gains.append(times["ordered"].speed_up_over(times["unordered"]).median)
         least = _MUST_GAIN ** (1 / len(gains))
         return math.prod(gains) ** (1 / len(gains)) >= least and min(gains) >= 1 / _MUST_GAIN
-
-    def _in_full(
-        self, fast: Network, orders: list[IntArray], natural: list[IntArray], ordered: bool
-    ) -> Network:
-        """The result: the whole layers, with orders, gates and plan."""
-        layers = self.base.layers
-        computed = orders if ordered else natural
-        named = {
-            i: order
-            for i, order in enumerate(computed)
-            if not np.array_equal(order, np.arange(layers[i].outputs))
-        }
-        used = gated_layers(fast)
-        gates: dict[int, Gate] = {}
-        for i in used:
-            gate = fast.layers[i].gate
-            assert gate is not None
-            before = np.arange(layers[0].inputs) if i == 0 else orders[i - 1]
-            gates[i] = widened_gate(gate, before, orders[i], layers[i])
-        result = self.base.with_units(named) if named else self.base
-        bytes_of = [
-            quantization if i == 0 else widened(quantization, orders[i - 1], layer.inputs)
-            for i, (quantization, layer) in enumerate(zip(used_bytes(fast), layers, strict=True))
-        ]
-        result = result.with_quantization(bytes_of)
-        if gates:
-            result = result.with_gates(gates)
-        return result._with_engine_plan(result.engine.with_plan(fast.engine.plan()))
 
     # The report
 
