@@ -20,6 +20,13 @@ T = TypeVar("T")
 _COLUMNS = 80
 
 
+# Keys of reports that earlier versions wrote.
+_EARLIER_KEYS = {
+    "classes": "batches",
+    "order_speed_up": "units_speed_up",
+    "order_used": "units_reordered",
+}
+
 _LAYER_COLUMNS = (
     Column("#"),
     Column("layer", left=True),
@@ -211,11 +218,11 @@ class OptimizeReport:
         checked and chose nothing: those that the errors are of.
     dead_units, dropped_units : tuple of int
         Per layer: units proven to be zero on the whole input range; units never on in calibration.
-    order_speed_up : float or None
+    units_speed_up : float or None
         How many times faster the fastest plan without gates is at the smallest batch size than
         with the units as they were. None where there was nothing to order.
-    order_used : bool
-        Whether that order is used.
+    units_reordered : bool
+        Whether the units are computed in the order found.
     num_threads : int
         Threads that whole calls were measured with.
     machine : dict
@@ -247,8 +254,8 @@ class OptimizeReport:
     rows_checked: int
     dead_units: tuple[int, ...]
     dropped_units: tuple[int, ...]
-    order_speed_up: float | None
-    order_used: bool
+    units_speed_up: float | None
+    units_reordered: bool
     num_threads: int
     machine: dict[str, Any]
     seed: int
@@ -269,9 +276,11 @@ class OptimizeReport:
         ValueError
             If a value is missing, unknown or of another type.
         """
-        if isinstance(values, Mapping) and "classes" in values and "batches" not in values:
-            # The key that earlier versions wrote.
-            values = {"batches" if key == "classes" else key: v for key, v in values.items()}
+        if isinstance(values, Mapping):
+            values = {
+                new if (new := _EARLIER_KEYS.get(key, key)) not in values else key: value
+                for key, value in values.items()
+            }
         report: OptimizeReport = _parse(cls, values, "report")
         return report
 
@@ -324,10 +333,10 @@ class OptimizeReport:
         for name, counts in (("proven dead", self.dead_units), ("never on", self.dropped_units)):
             if any(counts):
                 lines.append(f"units left out since {name}, by layer: {_slashed(counts)}")
-        if self.order_speed_up is not None:
+        if self.units_speed_up is not None:
             lines.append(
-                f"order of units: {self.order_speed_up:.2f} times as fast without gates, "
-                f"{'used' if self.order_used else 'not used'}"
+                f"order of units: {self.units_speed_up:.2f} times as fast without gates, "
+                f"{'used' if self.units_reordered else 'not used'}"
             )
         lines += [f"note: {note}" for note in self.notes]
         isa, cpu = self.machine.get("isa"), self.machine.get("cpu")
