@@ -33,13 +33,14 @@ import numpy.typing as npt
 import lrgate
 from lrgate.measure import timing
 from lrgate.model.model import TASKS
-from lrgate.planner import search
+from lrgate.planner import clock, reporting
+from lrgate.planner.clock import Clock
+from lrgate.planner.plans import only_plan, plan_of
 
 Array = npt.NDArray[Any]
 
 FRESH = 40_000
-MODULE = search
-MEASURED = (MODULE.Search._race, MODULE.Search._layer_seconds, MODULE.Search._tuned)
+MEASURED = (Clock.race, Clock.layer_seconds, Clock.tuned)
 
 
 @dataclass(frozen=True)
@@ -195,12 +196,12 @@ def run(job: tuple[str, int]) -> dict[str, Any]:
 
 def quick(forced: bool) -> None:
     """Short times; where forced, a clock by which every more complex plan wins."""
-    for name in ("_LAYER", "_PLAN", "_RACE", "_LAST_RACE", "_PROFILE"):
-        setattr(MODULE, f"{name}_SECONDS", 1e-3 if forced else 0.02)
+    seconds = 1e-3 if forced else 0.02
+    clock._LAYER_SECONDS = clock._PLAN_SECONDS = clock._RACE_SECONDS = seconds  # type: ignore[misc]
+    reporting._LAST_RACE_SECONDS = reporting._PROFILE_SECONDS = seconds  # type: ignore[misc]
     timing._TURN_SECONDS = 1e-4 if forced else 1e-3  # type: ignore[misc]
     clocks = (race, layer_seconds, tuned) if forced else MEASURED
-    search = MODULE.Search
-    search._race, search._layer_seconds, search._tuned = clocks
+    Clock.race, Clock.layer_seconds, Clock.tuned = clocks  # type: ignore[method-assign]
 
 
 def race(self: Any, size: int, _seconds: float, rows: Any = None, **networks: Any) -> Any:
@@ -215,15 +216,16 @@ def race(self: Any, size: int, _seconds: float, rows: Any = None, **networks: An
 
 def layer_seconds(self: Any, network: Any) -> Array:
     """A gate costs its rank and the units that it computes."""
-    found = network.profile(self.split.tune[:512], seconds=0).layers
-    costs = [y.computed_share / 2 + y.rank / 1000 if y.rank else 1.0 for y in found]
+    rows = self.rows[:512]
+    found = network.engine.profile(rows, rows.shape[0], 0.0)  # shares of the kept units
+    costs = [y["computed_share"] / 2 + y["rank"] / 1000 if y["rank"] else 1.0 for y in found]
     return np.tile(np.array(costs)[:, None], len(self.sizes))
 
 
 def tuned(self: Any, network: Any) -> Any:
     plan = []
     for size in self.sizes:
-        _, names, words = MODULE.plan_of(network, size)
+        _, names, words = plan_of(network, size)
         chosen = ["gate" if layer.gate else "skip" for layer in network.layers]
         plan.append((size, chosen, words))
         assert len(names) == len(chosen)
@@ -231,7 +233,7 @@ def tuned(self: Any, network: Any) -> Any:
 
 
 def only(network: Any, size: int) -> Any:
-    return MODULE.only_plan(network, size)
+    return only_plan(network, size)
 
 
 # --- tasks ----------------------------------------------------------------------------------------

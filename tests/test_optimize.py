@@ -29,17 +29,22 @@ from lrgate.inputs.sparse import SparseInputs
 from lrgate.measure import timing
 from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation
-from lrgate.planner import search
+from lrgate.planner import clock, reporting, search, signals
 from lrgate.planner.arguments import checked_ranks, checked_targets
+from lrgate.planner.budget import BudgetCheck
+from lrgate.planner.clock import Clock
 from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.evidence import Evidence
-from lrgate.planner.plans import without_gates
+from lrgate.planner.gates import GateSearch
+from lrgate.planner.plans import only_plan, plan_key, plan_of, without_gates
+from lrgate.planner.problem import Problem, Request
 from lrgate.planner.progress import NoBar
+from lrgate.planner.reporting import Reporter
+from lrgate.planner.search import Search
 from lrgate.planner.split import Split
 from lrgate.quantization.fit import selected
 from oracle import gated, make
 
-MODULE = search
 D = 20
 RELU = Activation("relu")
 
@@ -51,10 +56,16 @@ DEAD, SILENT, ALWAYS = [3, 17], [5, 30], [8, 9]
 def quick() -> Any:
     """Reduce the duration of measurements."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_LAYER", "_PLAN", "_RACE", "_LAST_RACE", "_PROFILE"):
-            patch.setattr(MODULE, f"{name}_SECONDS", 1e-4)
+        patch_seconds(patch)
         patch.setattr(timing, "_TURN_SECONDS", 1e-4)
         yield
+
+
+def patch_seconds(patch: pytest.MonkeyPatch) -> None:
+    for name in ("_LAYER", "_PLAN", "_RACE"):
+        patch.setattr(clock, f"{name}_SECONDS", 1e-4)
+    for name in ("_LAST_RACE", "_PROFILE"):
+        patch.setattr(reporting, f"{name}_SECONDS", 1e-4)
 
 
 @pytest.fixture
@@ -67,17 +78,21 @@ def wins(monkeypatch: pytest.MonkeyPatch) -> None:
         return {name: timing.Timing(size, times, times) for name, times in each.items()}
 
     def layer_seconds(self: Any, network: Network) -> np.ndarray:
-        found = network.profile(self.split.tune, seconds=0).layers
-        costs = [y.computed_share / 2 + y.rank / 1000 if y.rank else 1.0 for y in found]
+        found = network.engine.profile(
+            self.rows, self.rows.shape[0], 0.0
+        )  # shares of the computed units
+        ranks = [layer["rank"] for layer in found]
+        shares = [layer["computed_share"] for layer in found]
+        costs = [s / 2 + k / 1000 if k else 1.0 for s, k in zip(shares, ranks, strict=True)]
         return np.tile(np.array(costs)[:, None], len(self.sizes))
 
     def tuned(self: Any, network: Network) -> Network:
         names = ["gate" if layer.gate else "skip" for layer in network.layers]
-        plan = [(size, names, MODULE.plan_of(network, size)[2]) for size in self.sizes]
+        plan = [(size, names, plan_of(network, size)[2]) for size in self.sizes]
         return network._with_engine_plan(network.engine.with_plan(plan))
 
-    for name, fake in (("_race", race), ("_layer_seconds", layer_seconds), ("_tuned", tuned)):
-        monkeypatch.setattr(MODULE.Search, name, fake)
+    for name, fake in (("race", race), ("layer_seconds", layer_seconds), ("tuned", tuned)):
+        monkeypatch.setattr(Clock, name, fake)
 
 
 def network(
@@ -182,7 +197,7 @@ def check(
     named = "error" if y is not None else "difference" if net.task == "regression" else "disagree"
     assert named in report.measure
     assert report.seconds > 0
-    assert (report.order_speed_up is not None) or not report.order_used
+    assert (report.units_speed_up is not None) or not report.units_reordered
     assert (
         lrgate.results.OptimizeReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
     )
@@ -357,7 +372,7 @@ def test_rows_too_wide_to_be_dense_stay_sparse(
         return whitened(layer, inputs, **more)
 
     monkeypatch.setattr(registry, "whitened", spy)
-    monkeypatch.setattr(MODULE, "_MOST_VALUES", 4000)
+    monkeypatch.setattr(signals, "_MOST_VALUES", 4000)
     fast = lrgate.optimize(net, sparse.csr_array(x), labels(net, x), 0.3, **options)
     assert seen == [SparseInputs, np.ndarray]
     assert fast.plan == plain.plan and kinds(fast)[0] == {"gate", "skip"}
@@ -558,13 +573,13 @@ def by_hand(fast: Network) -> Network:
 def test_everything_at_once(
     net: Network, precision: str, ordered: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(MODULE.Search, "_order_pays", lambda *_: ordered)
+    monkeypatch.setattr(Clock, "units_pay", lambda *_: ordered)
     x = rows()
     options = {"precision": precision, "input_range": (0, 1), "prune": "never_on"}
     fast = optimized(net, x, labels(net, x), 0.3, **options)
     assert kinds(fast) == ({"gate", "skip"}, {precision})
     report = fast.report
-    assert report is not None and report.order_used is ordered
+    assert report is not None and report.units_reordered is ordered
     assert report.dead_units[0] >= len(DEAD) and report.dropped_units[0] >= len(SILENT)
     for layer in fast.layers[:1]:
         assert layer.kept_units is not None
@@ -589,7 +604,7 @@ def test_both_orders_compute_the_same(net: Network, monkeypatch: pytest.MonkeyPa
     results = []
     for ordered in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(MODULE.Search, "_order_pays", lambda *_, ordered=ordered: ordered)
+            patch.setattr(Clock, "units_pay", lambda *_, ordered=ordered: ordered)
             results.append(optimized(net, x, None, 0.3, precision="f32"))
     np.testing.assert_allclose(results[0](x), results[1](x), rtol=1e-5, atol=1e-5)
     assert (results[0].layers[0].kept_units is None) is False and results[1].layers[
@@ -654,7 +669,7 @@ class Seen:
 def costs(monkeypatch: pytest.MonkeyPatch, cost: Any) -> None:
     """Replace the evidence on which networks are chosen by `cost`."""
     found = lambda self, network: [Seen(float(cost(network)))]  # noqa: E731
-    monkeypatch.setattr(MODULE.Search, "_chosen_evidence", found)
+    monkeypatch.setattr(BudgetCheck, "evidence", found)
 
 
 @pytest.mark.usefixtures("wins")
@@ -683,7 +698,7 @@ def test_nothing_keeps_the_budget(
         assert kinds(fast) == ({"skip"}, {"f32"})
         assert fast.report is not None
         notes = fast.report.notes
-        assert f"no gate is used: the least damaging {reason}" in notes
+        assert f"no gate is used: the least divergent {reason}" in notes
         assert "no gate pays within the budget here" in notes
         stay = sorted(note[6] for note in notes if f"stays f32: int8 {reason}" in note)
         assert stay == ([] if precision == "f32" else ["0", "1", "2"])
@@ -711,7 +726,7 @@ def slower(monkeypatch: pytest.MonkeyPatch, **speeds: float) -> None:
         each = {name: np.full(3, speeds.get(name, 1.0) * 1e-6) for name in networks}
         return {name: timing.Timing(size, times, times) for name, times in each.items()}
 
-    monkeypatch.setattr(MODULE.Search, "_race", race)
+    monkeypatch.setattr(Clock, "race", race)
 
 
 @pytest.mark.usefixtures("wins")
@@ -722,7 +737,7 @@ def test_nothing_is_faster(net: Network, monkeypatch: pytest.MonkeyPatch) -> Non
     assert fast.report is not None
     assert "nothing is faster than dense here: the plan is dense" in fast.report.notes
     assert "int8 is not faster here: all layers are f32" in fast.report.notes
-    assert not fast.report.order_used
+    assert not fast.report.units_reordered
 
 
 @pytest.mark.usefixtures("wins")
@@ -753,7 +768,7 @@ def test_errors_are_of_what_any_class_does(monkeypatch: pytest.MonkeyPatch) -> N
         each = {name: np.full(3, speeds.get(name, 1) * 1e-6) for name in networks}
         return {name: timing.Timing(size, times, times) for name, times in each.items()}
 
-    monkeypatch.setattr(MODULE.Search, "_race", race)
+    monkeypatch.setattr(Clock, "race", race)
     net, x = network(), rows()
     fast = optimized(net, x, None, 0.5)
     small, large = fast.plan
@@ -772,15 +787,23 @@ def test_errors_are_of_what_any_class_does(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    "place", ["_dead", "_quantized", "_choices", "_passes", "_batch_report", "_finished"]
+    ("part", "place"),
+    [
+        (Search, "_prune"),
+        (search, "fastest_without_gates"),
+        (GateSearch, "choices"),
+        (BudgetCheck, "passes"),
+        (Reporter, "_batch_report"),
+        (Reporter, "finished"),
+    ],
 )
 def test_an_interrupt_leaves_nothing_behind(
-    net: Network, place: str, monkeypatch: pytest.MonkeyPatch, wins: None
+    net: Network, part: Any, place: str, monkeypatch: pytest.MonkeyPatch, wins: None
 ) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(MODULE.Search, place, interrupt)
+    monkeypatch.setattr(part, place, interrupt)
     with pytest.raises(KeyboardInterrupt):
         lrgate.optimize(net, rows(), None, 0.5, ranks=(4,), batch_sizes=[1], progress=True)
     assert not list(getattr(tqdm, "_instances", ()))
@@ -802,7 +825,7 @@ def test_an_interrupt_while_calls_are_timed(net: Network, monkeypatch: pytest.Mo
 
         return call
 
-    monkeypatch.setattr(MODULE, "_caller", caller)
+    monkeypatch.setattr(clock, "_caller", caller)
     with pytest.raises(KeyboardInterrupt):
         lrgate.optimize(net, rows(150), ranks=(4,), batch_sizes=[1], progress=False)
     assert gc.isenabled()
@@ -1151,13 +1174,13 @@ def test_calls_of_any_size_are_raced_in_parts(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(timing, "interleaved", interleaved)
     _, exact = two_plans()
     tune = np.zeros((10, 4), np.float32)
-    search = SimpleNamespace(threads=2, split=SimpleNamespace(tune=tune), work=24)
-    MODULE.Search._race(search, 1 << 20, 0.0, exact=exact)
-    MODULE.Search._race(search, 3, 0.0, exact=exact)
+    small = SimpleNamespace(threads=2, rows=tune, work=24)
+    Clock.race(small, 1 << 20, 0.0, exact=exact)
+    Clock.race(small, 3, 0.0, exact=exact)
     assert raced == [2 * 4096, 3]
     # Calls of large networks have fewer rows.
-    search.work = 10**7
-    MODULE.Search._race(search, 1 << 20, 0.0, exact=exact)
+    large = SimpleNamespace(threads=2, rows=tune, work=10**7)
+    Clock.race(large, 1 << 20, 0.0, exact=exact)
     assert raced[2:] == [500]
 
 
@@ -1171,22 +1194,22 @@ def test_layers_of_classes_that_are_measured_alike_are_timed_once(
         timed.append(size)
         return before(network, size)
 
-    before = MODULE.only_plan
-    monkeypatch.setattr(MODULE, "only_plan", only)
+    before = only_plan
+    monkeypatch.setattr(clock, "only_plan", only)
     dense, skip = ["dense"] * 3, ["skip"] * 3
     plans = [(1, skip), (200, dense), (300, dense), (1000, skip), (5000, dense)]
     words = ["f32"] * 3
     net = network()
     net = net._with_engine_plan(net.engine.with_plan([(n, p, words) for n, p in plans]))
     tune = sparse.csr_array(rows()) if as_csr else rows()
-    search = SimpleNamespace(sizes=[n for n, _ in plans], split=SimpleNamespace(tune=tune), work=1)
-    seconds = MODULE.Search._layer_seconds(search, net)
+    timer = SimpleNamespace(sizes=[n for n, _ in plans], rows=tune, work=1)
+    seconds = Clock.layer_seconds(timer, net)
     assert timed == [1, 200, 300, 1000]
     assert seconds.shape == (3, 5)
     assert (seconds > 0).all()
     np.testing.assert_array_equal(seconds[:, 4], seconds[:, 2])
-    few = SimpleNamespace(sizes=[1, 300], split=SimpleNamespace(tune=tune[:7]), work=1)
-    assert MODULE.Search._layer_seconds(few, net).shape == (3, 2)
+    few = SimpleNamespace(sizes=[1, 300], rows=tune[:7], work=1)
+    assert Clock.layer_seconds(few, net).shape == (3, 2)
 
 
 # --- held-out rows --------------------------------------------------------------------------------
@@ -1195,7 +1218,7 @@ def test_layers_of_classes_that_are_measured_alike_are_timed_once(
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record accesses to the held-out rows and checks of networks, in order."""
     events: list[str] = []
-    split_of, passes = Split.of, MODULE.Search._passes
+    split_of, passes = Split.of, BudgetCheck.passes
 
     class Spy:
         def __init__(self, split: Split) -> None:
@@ -1212,10 +1235,8 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         events.append("checked")
         return result
 
-    monkeypatch.setattr(
-        MODULE.Split, "of", classmethod(lambda cls, *arguments: Spy(split_of(*arguments)))
-    )
-    monkeypatch.setattr(MODULE.Search, "_passes", checked)
+    monkeypatch.setattr(Split, "of", classmethod(lambda cls, *arguments: Spy(split_of(*arguments))))
+    monkeypatch.setattr(BudgetCheck, "passes", checked)
     return events
 
 
@@ -1224,8 +1245,7 @@ def test_rows_held_back_choose_nothing(
     net: Network, labelled: bool, monkeypatch: pytest.MonkeyPatch, wins: None
 ) -> None:
     monkeypatch.undo()  # use the clock, so that races are run
-    for name in ("_LAYER", "_PLAN", "_RACE", "_LAST_RACE", "_PROFILE"):
-        monkeypatch.setattr(MODULE, f"{name}_SECONDS", 1e-4)
+    patch_seconds(monkeypatch)
     events = spied(monkeypatch)
     x = rows(600)
     y = labels(net, x) if labelled else None
@@ -1255,7 +1275,7 @@ def test_the_first_that_fails_ends_the_check(
     def within(self: Evidence, *arguments: Any) -> bool:
         return real(self, *arguments) and tried <= failing
 
-    passes = MODULE.Search._passes
+    passes = BudgetCheck.passes
 
     def counted(self: Any, trial: Any) -> bool:
         nonlocal tried
@@ -1263,18 +1283,18 @@ def test_the_first_that_fails_ends_the_check(
         result: bool = passes(self, trial)
         return result
 
-    monkeypatch.setattr(MODULE.Search, "_passes", counted)
+    monkeypatch.setattr(BudgetCheck, "passes", counted)
     monkeypatch.setattr(Evidence, "within", within)
-    monkeypatch.setattr(MODULE, "_BUDGET_SHARES", (0.3, 1.0))
+    monkeypatch.setattr(search, "_BUDGET_SHARES", (0.3, 1.0))
     # After the check only the stored result is used.
-    report_of = MODULE.Search._report
+    report_of = Reporter._report
 
     def reported(self: Any, *arguments: Any) -> Any:
         nonlocal tried
         tried = 0
         return report_of(self, *arguments)
 
-    monkeypatch.setattr(MODULE.Search, "_report", reported)
+    monkeypatch.setattr(Reporter, "_report", reported)
     names[2] = "gates for 30% of the budget"
     fast = lrgate.optimize(
         net, rows(2000), None, 0.3, prune="never_on", ranks=(2, 4, 8), progress=False
@@ -1304,21 +1324,16 @@ def test_what_is_returned_is_what_was_checked(task: str, labelled: bool) -> None
     report = fast.report
     assert report is not None and "gate" in kinds(fast)[0]
     split = Split.of(x, None if y is None else checked_targets(net, y, len(x)), 0)
-    search = MODULE.Search(
-        without_gates(net, None),
-        split,
-        MODULE.Asked(0.2, 0.9, None, (1, 16), "auto", "proven", 1, 0),
-        (4,),
-        NoBar(),
-    )
-    judge = Evaluator(
-        net, split.check, split.targets, others=search.chooser.all, calibration=search.calibration
+    request = Request(0.2, 0.9, None, (1, 16), "auto", "proven", 1, 0, (4,))
+    chooser = BudgetCheck(Problem.of(without_gates(net, None), split, request, NoBar())).chooser
+    evaluator = Evaluator(
+        net, split.check, split.targets, others=chooser.all, calibration=chooser.calibration
     )
     for size in (1, 16):
         calls = [split.check[at : at + size] for at in range(0, len(split.check), size)]
         outputs = np.concatenate([fast(call) for call in calls])
-        reach = search.chooser.evidence(fast(split.tune)).largest
-        evidence = judge.evidence(outputs, reach=reach)
+        reach = chooser.evidence(fast(split.tune)).largest
+        evidence = evaluator.evidence(outputs, reach=reach)
         assert evidence.upper(0.9) == pytest.approx(report.increase_bound, rel=1e-5)
         assert evidence.worst == pytest.approx(report.worst_row_error, rel=1e-5)
         assert evidence.plain.increase == pytest.approx(report.error_increase, rel=1e-5)
@@ -1331,10 +1346,10 @@ def test_a_result_that_failed_its_check_is_never_returned(
 
     def passes(self: Any, trial: Any) -> bool:
         evidence = Evaluator(net, rows(50), None).evidence(-net(rows(50)))
-        trial.shown.update({MODULE.plan_key(trial.network, size): evidence for size in self.sizes})
+        trial.shown.update({plan_key(trial.network, 1): evidence})
         return True
 
-    monkeypatch.setattr(MODULE.Search, "_passes", passes)
+    monkeypatch.setattr(BudgetCheck, "passes", passes)
     with pytest.raises(RuntimeError, match="failed its check"):
         lrgate.optimize(net, rows(), None, 0.1, batch_sizes=[1], ranks=(4,), progress=False)
 
@@ -1412,12 +1427,12 @@ def test_each_class_has_its_own_precision(
         each = {name: np.full(3, 1e-6 * speeds.get(name, 1.0)) for name in networks}
         return {name: timing.Timing(size, times, times) for name, times in each.items()}
 
-    monkeypatch.setattr(MODULE.Search, "_race", race)
+    monkeypatch.setattr(Clock, "race", race)
     x = rows(1000)
     fast = optimized(net, x, None, 0.1, batch_sizes=(1, 32))
     small, large = fast.plan
     assert set(small.precisions) == {"f32"} and set(large.precisions) == {"int8"}
-    assert_near(MODULE.only_plan(fast, 1), net, x[:50])
+    assert_near(only_plan(fast, 1), net, x[:50])
     assert np.abs(fast(x[:32]) - net(x[:32])).max() > 0
 
 
@@ -1425,7 +1440,7 @@ def test_each_class_has_its_own_precision(
 def test_a_class_that_is_slower_in_the_last_race_goes_back_to_exact(
     net: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = MODULE.Search._race
+    before = Clock.race
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
         times = before(self, size, seconds, rows, **networks)
@@ -1433,7 +1448,7 @@ def test_a_class_that_is_slower_in_the_last_race_goes_back_to_exact(
             times["after"] = timing.Timing(size, times["dense"].calls, 2 * times["dense"].rounds)
         return times
 
-    monkeypatch.setattr(MODULE.Search, "_race", race)
+    monkeypatch.setattr(Clock, "race", race)
     fast = optimized(net, rows(1000), None, 0.3)
     small, large = fast.plan
     assert "gate" in small.strategies

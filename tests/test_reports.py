@@ -90,8 +90,8 @@ def report() -> OptimizeReport:
         rows_checked=400,
         dead_units=(3, 0, 0),
         dropped_units=(132, 158, 0),
-        order_speed_up=1.03,
-        order_used=True,
+        units_speed_up=1.03,
+        units_reordered=True,
         num_threads=1,
         machine={"isa": "avx512vnni", "cpu": "AMD EPYC", "l1d": 32768, "l2": None, "l3": 2**25},
         seed=0,
@@ -116,15 +116,21 @@ def test_a_report_comes_back(report: OptimizeReport) -> None:
     assert through == values
     assert OptimizeReport.from_dict(through) == report
     assert pickle.loads(pickle.dumps(report)) == report  # noqa: S301
-    none = replace(report, order_speed_up=None, notes=(), batches=(), machine={})
+    none = replace(report, units_speed_up=None, notes=(), batches=(), machine={})
     assert OptimizeReport.from_dict(none.to_dict()) == none
 
 
 def test_a_report_of_an_earlier_version_is_read(report: OptimizeReport) -> None:
-    """Earlier versions store the reports by batch size under `classes`."""
+    """Earlier versions store batch sizes and units under other keys."""
     values = report.to_dict()
     values["classes"] = values.pop("batches")
     assert OptimizeReport.from_dict(values) == report
+    values["order_speed_up"] = values.pop("units_speed_up")
+    values["order_used"] = values.pop("units_reordered")
+    assert OptimizeReport.from_dict(values) == report
+    values["units_reordered"] = True  # not both keys
+    with pytest.raises(ValueError, match="report must have the keys"):
+        OptimizeReport.from_dict(values)
 
 
 def test_tables_are_text_html_and_frames(report: OptimizeReport) -> None:
@@ -148,10 +154,10 @@ def test_the_dict_is_a_copy(report: OptimizeReport) -> None:
 def test_whole_numbers_are_numbers(report: OptimizeReport) -> None:
     """JSON writers of other languages may write floats as integers."""
     values = report.to_dict()
-    values["seconds"], values["order_speed_up"] = 13, 1
+    values["seconds"], values["units_speed_up"] = 13, 1
     read = OptimizeReport.from_dict(values)
-    assert (read.seconds, read.order_speed_up) == (13.0, 1.0)
-    assert type(read.seconds) is type(read.order_speed_up) is float
+    assert (read.seconds, read.units_speed_up) == (13.0, 1.0)
+    assert type(read.seconds) is type(read.units_speed_up) is float
 
 
 @pytest.mark.parametrize(
@@ -188,8 +194,8 @@ def test_keys_must_be_all_and_no_other(report: OptimizeReport, path: tuple[Any, 
         (("budget",), 10**400, "report.budget must be a float, got one beyond its range"),
         (("seed",), 1.0, "report.seed must be int, got float"),
         (("seed",), False, "report.seed must be int, got bool"),
-        (("order_used",), 1, "report.order_used must be bool, got int"),
-        (("order_speed_up",), "1", "report.order_speed_up must be float, got str"),
+        (("units_reordered",), 1, "report.units_reordered must be bool, got int"),
+        (("units_speed_up",), "1", "report.units_speed_up must be float, got str"),
         (("machine",), [], "report.machine must be dict, got list"),
         (("notes",), "text", "report.notes must be a list, got str"),
         (("notes", 0), 1, r"report.notes\[0\] must be str, got int"),
@@ -305,9 +311,9 @@ def test_what_the_text_says(report: OptimizeReport) -> None:
     ):
         assert part in text
     assert [text.count(str(batch)) for batch in report.batches] == [1, 1, 1]
-    silent = replace(report, order_speed_up=None, dead_units=(0, 0), dropped_units=(0, 0))
+    silent = replace(report, units_speed_up=None, dead_units=(0, 0), dropped_units=(0, 0))
     assert "order of units" not in str(silent) and "left out" not in str(silent)
-    assert "not used" in str(replace(report, order_used=False))
+    assert "not used" in str(replace(report, units_reordered=False))
     regressor = replace(report, measure="relative squared error", max_row_error=0.7)
     assert "worst row 0.605 standard deviations off, 0.7 allowed;" in str(regressor)
 

@@ -51,8 +51,8 @@ class Monitor:
     more, a call with a sampled row takes about as long as a few dense calls. The weights are also
     kept in the dense layout, in addition to the layout of the plan.
 
-    It has the network's `task`, `classes`, `layers`, `input_size` and `output_size`. Other attributes
-    are those of its `network`.
+    It has the network's `task`, `classes`, `layers`, `input_size` and `output_size`. Other
+    attributes are those of its `network`.
 
     At the end of a ``with`` block, sampling stops; calls still work.
 

@@ -1,4 +1,4 @@
-"""What `optimize` is given, checked."""
+"""Checks of the arguments of `optimize`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RANKS: Final = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 PRECISIONS: Final = ("auto", "f32", "int8")
 PRUNES: Final = ("proven", "never_on", "none")
 
-# Values that are looked at to see whether an input range is one in scaled units.
+# The most values used to find out whether an input range is in scaled units.
 _SCALED_VALUES: Final = 1 << 22
 
 
@@ -62,7 +62,7 @@ def checked_sizes(batch_sizes: Any) -> list[int]:
 
 
 def check_range(rows: Any, network: Network) -> None:
-    """Refuses rows outside the network's input range, which is what units are proven off on."""
+    """Refuses rows outside the network's input range, on which units are proven off."""
     if network.input_range is None:
         return
     low, high = (np.broadcast_to(end, (network.input_size,)) for end in network.input_range)
@@ -110,7 +110,7 @@ def _outside(rows: Any, low: Any, high: Any) -> tuple[int, int, float, int] | No
 def checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[Any]:
     """Class indices (n,) of a classifier, float64 (n, k) of a regressor.
 
-    Of a multilabel network int64 (n, k), whose entries are 0 and 1.
+    For a multilabel network int64 (n, k), with entries 0 and 1.
     """
     targets = label_array(y)
     if model.task == "multilabel":

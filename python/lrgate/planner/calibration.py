@@ -1,4 +1,4 @@
-"""Log odds of a classifier's outputs, and what margins between them mean by the labels."""
+"""Log odds of a classifier's outputs, and the meaning of their margins according to labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-# Outputs of so many values, at most, calibrate.
+# The most output values used for calibration.
 _CALIBRATED: Final = 200_000
 
 # Probabilities are taken to be at least this far from 0 and 1.
@@ -34,18 +34,17 @@ _MOST: Final = 1.0 - 2.0**-24
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a classifier's margin says of its chance to be right.
+    """The meaning of a classifier's margin for its chance to be right.
 
-    The class with a margin of m over another is that much more likely to be right than the other:
-    ``factor * (p - q)``, with the probabilities p and q at the temperature. Without labels every
-    changed class counts as 1.
+    A class is more likely to be right than another by ``factor * (p - q)``, where p and q are
+    their probabilities at the temperature. Without labels every changed class counts as 1.
 
     Attributes
     ----------
     temperature : float
-        What log probabilities are divided by: the least that the labels do not contradict.
+        Divisor of log probabilities: the smallest that the labels do not contradict.
     factor : float
-        Above 1 where rows near a boundary are right more often than the probabilities say.
+        Above 1 if rows near a boundary are right more often than the probabilities say.
     labelled : bool
     """
 
@@ -58,7 +57,7 @@ class Calibration:
         """Fitted to log odds (n, k) and classes (n,).
 
         The temperature is the lower end of its likelihood interval (one-sided, 95 %), so that few
-        labels give sharper probabilities, which count a changed class as dearer.
+        labels give sharper probabilities, at which a changed class is more expensive.
         """
         good = np.isfinite(logits).all(axis=1)
         logits, labels = logits[good], labels[good]
@@ -73,7 +72,7 @@ class Calibration:
         return cls(temperature, fitted._near_boundaries(logits, labels), labelled=True)
 
     def _near_boundaries(self, logits: Float64Array, labels: IntArray) -> float:
-        """How much more often the third of the rows with the least margins is right than said."""
+        """How much more often rows with margins in the lowest third are right than predicted."""
         margins, rivals = margins_of(logits, logits.argmax(axis=1), 1)
         count = min(len(labels), max(len(labels) // 3, 50))
         near = np.argsort(margins[:, 0])[:count]
@@ -112,7 +111,7 @@ def calibrated(
 
 
 def log_odds(outputs: Float32Array, activation: str) -> Float64Array:
-    """What of a classifier's outputs decides: logits, whatever its last activation is."""
+    """Log odds from a classifier's outputs: logits, whatever its last activation is."""
     odds = outputs.astype(np.float64)
     if activation == "sigmoid":
         odds = np.clip(odds, _LEAST, _MOST)

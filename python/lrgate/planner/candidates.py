@@ -25,13 +25,27 @@ PROMISE: Final = 0.97
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A gate for one layer: what it loses, damages and takes (seconds a row, by class)."""
+    """A gate for one layer.
+
+    Attributes
+    ----------
+    gate : Gate
+        For all units of the layer.
+    estimator : str
+        The method that fitted it.
+    lost_energy : float
+        Asked of the threshold, on the rows that choose.
+    seconds : float64 array (batch sizes,)
+        Time of the layer per row.
+    divergence : float
+        Of the network's outputs from the dense ones where this gate alone is used.
+    """
 
     gate: Gate
     estimator: str
     lost_energy: float
     seconds: Float64Array
-    damage: float = 0.0
+    divergence: float = 0.0
 
     def beats(self, other: Candidate) -> bool:
         """Whether it is nowhere worse and somewhere better."""
@@ -47,10 +61,10 @@ Inputs = Float32Array | SparseInputs
 
 
 def choices_by_price(options: dict[int, list[Candidate]], exact: Float64Array) -> list[Choice]:
-    """Choices for prices on damage from none to a high one, without repeats: fastest first.
+    """Choices for prices on divergence from none to a high one, without repeats: fastest first.
 
-    A class uses a layer's gate where that is worth its damage; a layer has one gate for all
-    classes. Times count relative to the class's fastest exact plan.
+    A batch size uses a layer's gate where the gain in time is worth the divergence; a layer has
+    one gate for all batch sizes. Times are relative to the fastest exact plan of the batch size.
     """
     totals = exact.sum(axis=0)
     choices: list[Choice] = []
@@ -59,7 +73,7 @@ def choices_by_price(options: dict[int, list[Candidate]], exact: Float64Array) -
         for i, found in options.items():
             least = float((exact[i] / totals).sum())
             for candidate in found:
-                gated = (candidate.seconds + price * candidate.damage * totals) / totals
+                gated = (candidate.seconds + price * candidate.divergence * totals) / totals
                 promised = candidate.seconds < PROMISE * exact[i]
                 cost = float(
                     np.where(

@@ -26,10 +26,10 @@ __all__ = [
 ]
 
 
-# A classifier's margins are looked at for this many of the nearest other classes.
+# A classifier's margins are computed for this many of the nearest other classes.
 _RIVALS: Final = 3
 
-# What a row costs whose outputs are NaN, for a regressor.
+# The loss of a regressor's row whose outputs are NaN.
 _WORST: Final = float(np.finfo(np.float32).max)
 
 
@@ -40,13 +40,13 @@ class Evaluator:
     ----------
     dense : Network
     rows : array or CSR (n, d)
-        The rows that are judged.
+        The rows to evaluate.
     targets : int64 (n,) classes, float64 (n, k) values, (n, k) of 0 and 1 for a multilabel network
         None: the dense network's own outputs are the truth.
     others : float32 array (m, k), optional
         The dense network's outputs on other rows of the same kind: more margins.
     calibration : Calibration, optional
-        By default what the rows and their labels say themselves.
+        By default fitted to the rows and their labels.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Evaluator:
 
     @property
     def measure(self) -> str:
-        """What the budget counts."""
+        """Name of the error that the budget counts."""
         if self.classifies:
             named = "classification error", "disagreement with the dense network"
         elif self.task == "multilabel":
@@ -103,10 +103,10 @@ class Evaluator:
     def evidence(
         self, outputs: Float32Array, *, unseen: bool = False, reach: float = 0.0
     ) -> Evidence:
-        """What the rows say of these outputs.
+        """The evidence of the rows for these outputs.
 
-        `unseen`: rows that these do not show may get any outputs, as where units are left out that
-        were never on. `reach`: the largest perturbation of other rows.
+        `unseen`: other rows may get any outputs, because units are left out that were never on.
+        `reach`: the largest perturbation of other rows.
         """
         before, after = self._losses(self.dense), self._losses(outputs)
         change, worst = after - before, self._worst(outputs)
@@ -128,10 +128,10 @@ class Evaluator:
         return float(np.square(outputs - outputs.mean(axis=0)).sum(axis=1).max())
 
     def _losses(self, outputs: Float32Array) -> Float64Array:
-        """What each row costs; as much as can be where an output is NaN."""
+        """Each row's loss; the largest possible if an output is NaN."""
         if self.task == "regression":
             reference = self.dense if self.targets is None else self.targets
-            # A row that overflows costs as much as can be.
+            # A row that overflows has the largest possible loss.
             with np.errstate(over="ignore", invalid="ignore"):
                 losses = np.square(outputs.astype(np.float64) - reference).sum(axis=1)
                 losses /= self.variance

@@ -1,8 +1,8 @@
-"""What a faster network may cost: the error's increase, and how sure that is.
+"""The increase of the error by a faster network, with its uncertainty.
 
-The error is what a user's budget counts. Its plain difference moves in steps of a row, which is too
+A user's budget limits the error. Its plain difference changes in steps of one row, which is too
 coarse for a budget of a thousandth on some hundreds of rows. `Evidence` therefore bounds the
-expected increase by stand-ins with less noise; docs/guarantees.md explains them and gives their
+expected increase by substitutes with less noise; docs/guarantees.md explains them and gives their
 measured bias.
 """
 
@@ -26,17 +26,17 @@ __all__ = [
 ]
 
 
-# Below this many margins their number is not counted: it is taken as proportional to the distance
-# from 0, through the point that has so many.
+# Fewer margins than this are not counted: their number is taken as proportional to the distance
+# from 0, through the point below which there are this many.
 _COUNTED: Final = 10
 
-# Perturbations that the rows have not shown are taken to be up to this many times the largest.
+# Unseen perturbations are assumed to be at most this many times the largest one seen.
 _BEYOND: Final = 2.0
 
 
 @dataclass(frozen=True)
 class Increase:
-    """What a network's outputs cost on some rows: the plain figures."""
+    """The error on some rows before and after, as counted."""
 
     before: float
     after: float
@@ -48,9 +48,9 @@ class Increase:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Margins of many rows and perturbations of the rows that are judged, of one boundary.
+    """Margins of many rows, and perturbations of the evaluated rows, at one boundary.
 
-    `margins` and `gains` (N,) begin with those of the judged rows, `moves` (n,).
+    `margins` and `gains` (N,) begin with those of the evaluated rows; `moves` is (n,).
     """
 
     margins: Float64Array
@@ -67,12 +67,12 @@ class Pairs:
         return self.margins[order], sums / len(order)
 
     def counted(self, moves: Float64Array) -> Float64Array:
-        """What a perturbation costs in the mean over all margins, as these are."""
+        """The mean cost of a perturbation over all margins, as they are."""
         margins, sums = self._sorted
         return sums[np.searchsorted(margins, moves, side="left")]
 
     def lost(self, moves: Float64Array) -> Float64Array:
-        """The same, with as many margins near 0 as the least of them let expect."""
+        """The same, with as many margins near 0 as the smallest margins suggest."""
         margins, found = self._sorted[0], self.counted(moves)
         counted = min(_COUNTED, len(margins))
         reach = margins[counted - 1]
@@ -85,19 +85,19 @@ class Pairs:
 
     @cached_property
     def moved(self) -> Float64Array:
-        """What each row's perturbation costs."""
+        """The cost of each row's perturbation."""
         return self.lost(self.moves)
 
     @cached_property
     def share(self) -> Float64Array:
-        """What each margin contributes to the mean."""
+        """The contribution of each margin to the mean."""
         below = np.searchsorted(np.sort(self.moves), self.margins, side="right")
         return self.gains * (1.0 - below / len(self.moves))
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What some rows say of a network's increase of the error.
+    """The evidence of some rows for a network's increase of the error.
 
     Attributes
     ----------
@@ -106,12 +106,12 @@ class Evidence:
     change : float64 array (n,)
         Each row's plain change of the loss.
     expected : float64 array (n,)
-        Each row's expected change: the stand-in. For a regressor the same as `change`.
+        Each row's expected change: the substitute. For a regressor the same as `change`.
     worst : float
         The worst row: the largest change of a probability; for a regressor the distance of its
         outputs from the dense ones, in standard deviations of the outputs.
     reach : float
-        `largest` on other rows, where that is known.
+        `largest` on other rows, if it is known.
     """
 
     plain: Increase
@@ -124,7 +124,7 @@ class Evidence:
 
     @property
     def rows(self) -> int:
-        """How many rows they are."""
+        """The number of rows."""
         return len(self.change)
 
     @property
@@ -145,7 +145,7 @@ class Evidence:
         ----------
         confidence : float
         rows : int, optional
-            What the bound would be with so many rows like these.
+            Number of rows like these to give the bound for; by default that of these rows.
         spare : float
             Standard errors to spare.
         """
@@ -172,7 +172,7 @@ class Evidence:
 
     @property
     def _beyond(self) -> float:
-        """What rows cost that these have not shown."""
+        """The cost of a row unlike those seen."""
         if self.pairs:
             reach = np.array([math.inf if self.unseen is not None else _BEYOND * self._farthest])
             return sum(max(float(p.lost(reach)[0]) for p in column) for column in self.columns)
@@ -184,11 +184,11 @@ class Evidence:
         moved = np.sum([pairs.moved for pairs in self.pairs], axis=0)
         share = np.sum([pairs.share for pairs in self.pairs], axis=0)
         size = n / self.rows
-        judged = share[: self.rows]
+        evaluated = share[: self.rows]
         variance = (
             share.var() / (len(share) * size)
             + moved.var() / n
-            + 2 * max(float(np.cov(judged, moved)[0, 1]), 0.0) / (len(share) * size)
+            + 2 * max(float(np.cov(evaluated, moved)[0, 1]), 0.0) / (len(share) * size)
         )
         if self._is_sparse(size):
             variance = max(variance, moved.mean() ** 2 / _COUNTED)
@@ -209,19 +209,19 @@ class Evidence:
     def within(self, budget: float, confidence: float, most: float | None = None) -> bool:
         """Whether the increase is shown to be within the budget, and no row is worse than `most`.
 
-        The bound must be, and the plain figures must not say otherwise.
+        The bound must be within it, and the plain figures must not contradict it.
         """
         fits = most is None or self.worst <= most
         return fits and self.upper(confidence) <= budget and self.lower(confidence) <= budget
 
     def needed(self, budget: float, confidence: float, spare: float = 0.0) -> int | None:
-        """About how many rows like these would show it; None where no number would."""
+        """About how many rows like these would show it; None if no number would."""
         rows = self.rows
         if not self.estimate < budget:
             seen = sum(float(pairs.counted(pairs.moves).mean()) for pairs in self.pairs)
             if not max(float(self.expected.mean()), seen) < budget or budget == 0:
                 return None
-            # Too few margins are small to say how many are smaller still: so many rows would be.
+            # Too few margins are small to estimate how many are smaller: this many rows would do.
             share = self.rows / len(self.pairs[0].margins)
             return max(2 * rows, math.ceil(_COUNTED / budget * share))
         while self.upper(confidence, rows, spare) > budget:

@@ -1,4 +1,4 @@
-"""Linear layers in a row, multiplied out where that is less work.
+"""Consecutive linear layers, multiplied out where that is less work.
 
 Two layers without an activation between them are one linear map: ``W2 (W1 x + b1) + b2``. Its
 product is taken in float64 and rounded once, so that the merged layer is at least as exact as the
@@ -17,12 +17,12 @@ __all__ = ["merged"]
 
 
 def merged(layers: Sequence[Layer]) -> tuple[list[Layer], list[tuple[int, int]]]:
-    """The layers with linear runs multiplied out, and which of them each one is of.
+    """The layers with linear runs multiplied out, and the given layers that each one replaces.
 
     Parameters
     ----------
     layers : sequence of Layer
-        Without gates, orders and quantization.
+        Without gates, kept units and quantization.
 
     Returns
     -------

@@ -24,8 +24,9 @@ from lrgate.planner.arguments import (
     checked_targets,
 )
 from lrgate.planner.plans import without_gates
+from lrgate.planner.problem import Problem, Request
 from lrgate.planner.progress import progress_bar
-from lrgate.planner.search import Asked, Search
+from lrgate.planner.search import Search
 from lrgate.planner.split import Split
 
 __all__ = [
@@ -55,10 +56,10 @@ def optimize(
     """The fastest network on this machine whose error is shown to stay within a budget.
 
     Gates are fitted to the hidden layers on `x`, thresholds and the order of units are chosen, and
-    each layer's strategy and precision are decided by measuring, for each batch size. What cannot
-    be shown to keep the budget, on rows that chose nothing, is not used. What it did is in the
-    result's ``report``. By measurement the result is never slower than dense in f32, unless int8
-    is asked for.
+    each layer's strategy and precision are decided by measuring, for each batch size. Nothing is
+    used that is not shown to keep the budget on rows that chose nothing. The result's ``report``
+    has the details. By measurement the result is never slower than dense in f32, unless int8 is
+    asked for.
 
     Parameters
     ----------
@@ -103,12 +104,12 @@ def optimize(
     num_threads : int, optional
         Threads that calls will use; by default those of :func:`lrgate.get_num_threads`.
     input_range : (low, high), optional
-        What raw inputs are promised to stay within, numbers or arrays (d,); by default the
+        Bounds that raw inputs are promised to stay within, numbers or arrays (d,); by default the
         network's own `input_range`. Units that are provably off in it are left out.
     ranks : sequence of int, optional
         Ranks of gates to try. By default some from 8 to 256.
     seed : int
-        Of the split of the rows and of what is random in fitting. Times are measured, so that two
+        Seed of the split of the rows and of random numbers in fitting. Times are measured, so two
         runs may still choose differently.
     progress : bool, optional
         Whether to show a progress bar on stderr; by default where that is a terminal.
@@ -164,14 +165,23 @@ def optimize(
     user = without_gates(taken, input_range)
     check_range(rows, user)
     split = Split.of(rows, targets, seed)
-    asked = Asked(budget, level, most, tuple(sizes), precision, prune, threads, seed)
-    tried = checked_ranks(ranks, split.count)
+    request = Request(
+        budget=budget,
+        confidence=level,
+        max_row_error=most,
+        sizes=tuple(sizes),
+        precision=precision,
+        prune=prune,
+        threads=threads,
+        seed=seed,
+        ranks=checked_ranks(ranks, split.count),
+    )
     with progress_bar(progress, steps=10 + 2 * (len(user.layers) - 1)) as bar:
-        search = Search(user, split, asked, tried, bar)
+        problem = Problem.of(user, split, request, bar)
         if taken is not model:
-            search.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
-        fast = search.run(begin)
-    # Only targets show a task that was left open.
+            problem.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
+        fast = Search(problem).run(begin)
+    # Only targets determine a task that was left open.
     return fast._with(fast.engine, task=model._model.task) if y is None else fast
 
 

@@ -1,4 +1,4 @@
-"""Networks under other plans, and of other units."""
+"""Networks under other plans, and of other units: nothing is measured here."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from lrgate.model.layer import Gate, Layer
-from lrgate.model.model import Model
 from lrgate.network import Network
-from lrgate.quantization.fit import selected
 from lrgate.types import IntArray
 
 __all__ = [
+    "EnginePlan",
     "distinct_sizes",
     "gated_layers",
     "is_dense",
@@ -24,83 +23,48 @@ __all__ = [
     "only_plan",
     "plan_key",
     "plan_of",
-    "reduced",
-    "reordered",
     "uniform",
-    "used_bytes",
-    "widened_gate",
     "with_always_on",
     "with_gates_in_use",
+    "with_kept_units",
+    "with_plan",
     "without_gates",
+    "without_unused",
 ]
 
 
+EnginePlan = tuple[int, list[str], list[str]]
+"""Rows per call, and the strategy and the precision of each layer."""
+
+
 def without_gates(model: Network, input_range: Any) -> Network:
-    """The network without gates, orders and plan, with the input range asked for."""
+    """The network of all units without gates and plan, with the input range asked for."""
     layers = [Layer(layer.weight, layer.bias, layer.activation) for layer in model.layers]
     return of_layers(model, layers, model.input_range if input_range is None else input_range)
 
 
-def reduced(base: Network, orders: list[IntArray]) -> Network:
-    """A network of only these units, in this order: what the engine would compute."""
-    layers = []
-    before: IntArray | None = None
-    for layer, order in zip(base.layers, orders, strict=True):
-        weight = layer.weight[order]
-        weight = weight if before is None else weight[:, before]
-        layers.append(Layer(weight, layer.bias[order], layer.activation))
-        before = order
-    model = Model(
-        layers=tuple(layers),
-        task=base.task,
-        classes=base._model.classes,
-        input_scale=base.input_scale,
-        input_shift=base.input_shift,
-    )
-    return Network(model)
-
-
-def reordered(
-    fast: Network, base: Network, orders: list[IntArray], natural: list[IntArray]
-) -> Network:
-    """The same gates and plan with the units in their natural order."""
-    network = reduced(base, natural)
-    gates: dict[int, Gate] = {}
-    for i, layer in enumerate(fast.layers):
-        if layer.gate is not None:
-            rows = np.arange(layer.inputs) if i == 0 else np.argsort(orders[i - 1])
-            columns = np.argsort(orders[i])
-            gate = layer.gate
-            gates[i] = replace(gate, u=gate.u[rows], v=gate.v[:, columns], bias=gate.bias[columns])
-    bytes_of = [
-        layer.quantization if i == 0 else selected(layer.quantization, np.argsort(orders[i - 1]))
-        for i, layer in enumerate(fast.layers)
+def with_kept_units(network: Network, units: Sequence[IntArray]) -> Network:
+    """The network of which the engine computes these units alone, in this order."""
+    kept = [
+        None if np.array_equal(order, np.arange(layer.outputs)) else order
+        for order, layer in zip(units, network.layers, strict=True)
     ]
-    network = network.with_quantization(bytes_of)
-    if gates:
-        network = network.with_gates(gates)
-    return network._with_engine_plan(network.engine.with_plan(fast.engine.plan()))
+    return network.with_units(kept)
 
 
-def widened_gate(gate: Gate, before: IntArray, order: IntArray, layer: Layer) -> Gate:
-    """A gate of the computed units at full width: the other units are off."""
-    u = np.zeros((layer.inputs, gate.rank), np.float32)
-    u[before] = gate.u
-    v = np.zeros((gate.rank, layer.outputs), np.float32)
-    v[:, order] = gate.v
-    bias = np.full(layer.outputs, -1.0, np.float32)
-    bias[order] = gate.bias
-    return replace(gate, u=u, v=v, bias=bias)
-
-
-def uniform(network: Network, name: str) -> Network:
-    """The network with one strategy in all layers and classes, at the precisions it has."""
-    plan = [(rows, [name] * len(names), kinds) for rows, names, kinds in network.engine.plan()]
+def with_plan(network: Network, plan: list[EnginePlan]) -> Network:
+    """The network under another plan."""
     return network._with_engine_plan(network.engine.with_plan(plan))
 
 
+def uniform(network: Network, name: str) -> Network:
+    """The network with one strategy in all layers and batch plans, at the precisions it has."""
+    plan = [(rows, [name] * len(names), words) for rows, names, words in network.engine.plan()]
+    return with_plan(network, plan)
+
+
 def with_always_on(gate: Gate, count: int) -> Gate:
-    """The gate with its last units on whatever the row: they need no score."""
+    """The gate with its last `count` units on for every row: they need no score."""
     if count == 0:
         return gate
     v, bias = gate.v.copy(), gate.bias.copy()
@@ -109,7 +73,7 @@ def with_always_on(gate: Gate, count: int) -> Gate:
 
 
 def of_layers(network: Network, layers: Sequence[Layer], input_range: Any) -> Network:
-    """A network of other layers and range with all else that `network` has."""
+    """A network of other layers and another range; all else is that of `network`."""
     made = Network.from_layers(
         list(layers),
         task=network.task,
@@ -122,25 +86,29 @@ def of_layers(network: Network, layers: Sequence[Layer], input_range: Any) -> Ne
 
 
 def with_gates_in_use(plain: Network, gates: dict[int, Gate]) -> Network:
-    """The network with gates in every class, at the precisions that it has there."""
-    network = plain.with_gates(gates)
+    """The network with these gates in every batch plan, at the precisions that it has there."""
     plan = [
         (rows, ["gate" if i in gates else name for i, name in enumerate(names)], words)
         for rows, names, words in plain.engine.plan()
     ]
-    return network._with_engine_plan(network.engine.with_plan(plan))
+    return with_plan(plain.with_gates(gates), plan)
 
 
-def used_bytes(network: Network) -> list[Any]:
-    """The quantization of layers that some class runs in int8."""
-    return [
-        layer.quantization if any(plan.precisions[i] == "int8" for plan in network.plan) else None
+def without_unused(network: Network) -> Network:
+    """The network without gates and quantizations that no batch plan uses."""
+    gated = gated_layers(network)
+    gates = {i: None for i, layer in enumerate(network.layers) if layer.gate and i not in gated}
+    int8 = {i for plan in network.plan for i, word in enumerate(plan.precisions) if word == "int8"}
+    quantization = {
+        i: None
         for i, layer in enumerate(network.layers)
-    ]
+        if layer.quantization is not None and i not in int8
+    }
+    return network.with_gates(gates).with_quantization(quantization)
 
 
 def distinct_sizes(network: Network) -> list[int]:
-    """Sizes of classes whose plans differ."""
+    """Batch sizes whose plans differ."""
     sizes: dict[str, int] = {}
     for plan in network.plan:
         sizes.setdefault(plan_key(network, plan.rows), plan.rows)
@@ -148,7 +116,7 @@ def distinct_sizes(network: Network) -> list[int]:
 
 
 def plan_key(network: Network, size: int) -> str:
-    """Strategies and precisions of a class, as text."""
+    """Strategies and precisions of the plan for `size` rows, as text."""
     _, names, words = plan_of(network, size)
     return " ".join([*names, *words])
 
@@ -165,7 +133,7 @@ def is_int8(network: Network, size: int) -> bool:
 
 
 def gated_layers(network: Network) -> list[int]:
-    """Layers whose gate some class uses."""
+    """Layers whose gate some batch plan uses."""
     return [
         i
         for i in range(len(network.layers))
@@ -175,8 +143,7 @@ def gated_layers(network: Network) -> list[int]:
 
 def only_plan(network: Network, size: int) -> Network:
     """The network with its plan for `size` rows in calls of any size."""
-    plan = [plan_of(network, size)]
-    return network._with_engine_plan(network.engine.with_plan(plan))
+    return with_plan(network, [plan_of(network, size)])
 
 
 def is_dense(network: Network, size: int) -> bool:
@@ -185,7 +152,8 @@ def is_dense(network: Network, size: int) -> bool:
     return set(names) == {"dense"} and set(precisions) == {"f32"}
 
 
-def plan_of(network: Network, size: int) -> tuple[int, list[str], list[str]]:
+def plan_of(network: Network, size: int) -> EnginePlan:
+    """The plan for calls of `size` rows: `size`, strategies, precisions."""
     chosen = network.engine.class_for(size)
     _, names, precisions = next(c for c in network.engine.plan() if c[0] == chosen)
     return size, names, precisions

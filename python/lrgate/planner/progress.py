@@ -14,7 +14,7 @@ __all__ = [
 
 
 class NoBar:
-    """Stands for a progress bar where none is wanted."""
+    """A progress bar that shows nothing."""
 
     def set_description(self, text: str) -> None:
         """Shows nothing."""

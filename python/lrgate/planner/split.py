@@ -1,4 +1,4 @@
-"""The rows of the three parts: they fit, choose and check."""
+"""The three parts of the rows: those that fit, choose and check."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = [
 
 
 # Shares of the rows that estimators are fitted on and that thresholds are chosen on; the rest
-# checks. More rows than the limit do not make gates better; those beyond it check.
+# checks. More rows than the limit do not improve gates; those beyond it check.
 FIT_SHARE: Final = 0.4
 _TUNE_SHARE: Final = 0.2
 CHECK_SHARE: Final = 1.0 - FIT_SHARE - _TUNE_SHARE

@@ -1,7 +1,7 @@
-"""Hidden units: which can never be on, which are on together.
+"""Hidden units that can never be on, and an order of the others by their activity.
 
 Units that no row of the declared input range switches on are left out of the computation, exactly.
-The others may be computed in any order; in one where units that are on together sit together, a
+The others may be computed in any order. If units that are on together are next to each other, a
 sparse row leaves more whole groups of units at zero, and kernels that skip by groups skip more.
 """
 
@@ -26,11 +26,11 @@ Counts = npt.NDArray[np.int16]
 # one; so groups of four, in groups of four.
 _GROUP: Final = 4
 
-# More rows than this do not make the order better; they are bits in words that are compared.
+# More rows than this do not improve the order. Rows are bits of words that are compared.
 _ORDER_ROWS: Final = 2048
 
-# Up to so many units each is compared with every other one. More are first split into blocks of
-# units that are on together, each compared within its block alone, on fewer rows.
+# Up to this many units, each is compared with every other one. More units are first split into
+# blocks that are on together; a unit is then compared within its block only, on fewer rows.
 _COMPARED_UNITS: Final = 4096
 _BLOCK: Final = 256
 _BLOCK_ROWS: Final = 1024
@@ -39,7 +39,7 @@ _BLOCK_ROWS: Final = 1024
 _DIRECTIONS: Final = 32
 _CHUNK_UNITS: Final = 4096
 
-# Blocks are exchanged within at once, of about so many units: what is compared stays in cache.
+# Units are exchanged in several blocks at once, of about this many units: they stay in cache.
 _BATCH_UNITS: Final = 1 << 14
 _BLOCK_PASSES: Final = 4
 
@@ -59,8 +59,8 @@ def proven_dead(
 ) -> list[BoolArray]:
     """The units that no row between two bounds can switch on, by interval arithmetic.
 
-    The bounds go through the layers one after another, as if inputs varied independently, so what
-    is proven holds, and little is proven in deep layers. Margins cover float32 rounding.
+    The bounds go through the layers one after another, as if inputs varied independently, so the
+    proof holds, but few units of deep layers are proven dead. Margins cover float32 rounding.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def proven_dead(
     low, high : array_like of shape () or (d,)
         Bounds of the first layer's inputs, that is, after a network's input scale and shift.
     shift : array_like of shape () or (d,)
-        The network's input shift, which is rounded apart from what it is added to.
+        The network's input shift, which is rounded separately from its addend.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def _through(
 
 
 def co_activation_order(active: npt.ArrayLike) -> IntArray:
-    """An order of units in which units that are on together sit together.
+    """An order of units in which units that are on together are next to each other.
 
     Groups of four are made so that as few as possible are on per row (a group is on where one or
     more of its units are), greedily from the rarest unit on, each time adding the unit that is on
@@ -203,8 +203,8 @@ def _grouped(bits: Words) -> IntArray:
         group = np.zeros_like(bits[0])
         for place in range(min(_GROUP, len(left))):
             if place:
-                # Mostly within the group; of two that are equally so, the more frequent one; of
-                # those wholly outside, the rarest.
+                # The unit with the largest share within the group; on a tie the more frequent one;
+                # of units wholly outside the group, the rarest.
                 shared, count = _count(bits[left] & group), counts[left]
                 at = int(np.argmax(shared / np.maximum(count, 1) + 1e-9 * shared - 1e-12 * count))
             order.append(int(left[at]))
@@ -220,7 +220,7 @@ def _exchanged(bits: Words, order: IntArray) -> IntArray:
     if len(groups) < 2:
         return order
     members: Any = bits[groups]
-    # What a group is without its member m.
+    # Each group without its member m.
     others = np.stack([_or(np.delete(members, m, axis=1)) for m in range(_GROUP)], axis=1)
     costs = _count(others[:, 0] | members[:, 0])
     total = int(costs.sum(dtype=np.int64))
@@ -257,7 +257,7 @@ def _blockwise(active: BoolArray) -> IntArray:
     """`co_activation_order` of many units: within blocks of units that are on together."""
     if not len(active):
         return np.arange(active.shape[1])
-    # Every n-th row, since rows may come in some order.
+    # Every n-th row, because rows may be sorted.
     active = active[:: -(-len(active) // _BLOCK_ROWS)]
     order = _in_blocks(_directions(active))
     whole = len(order) // _BLOCK * _BLOCK
@@ -276,7 +276,7 @@ def _blockwise(active: BoolArray) -> IntArray:
 
 
 def _directions(active: BoolArray) -> npt.NDArray[np.float32]:
-    """Each unit's activity (units, k) in the directions in which units' activities vary most."""
+    """Each unit's activity (units, k) in the directions of largest variation."""
     n, units = active.shape
     random = np.random.default_rng(0)
     basis = random.standard_normal((n, _DIRECTIONS)).astype(np.float32)
@@ -287,7 +287,7 @@ def _directions(active: BoolArray) -> npt.NDArray[np.float32]:
         for first in range(0, units, _CHUNK_UNITS):
             some = slice(first, first + _CHUNK_UNITS)
             chunk = active[:, some].T.astype(np.float32)
-            # Of unit length: what rare units have in common counts as much.
+            # Of unit length, so that rows shared by rare units count as much.
             chunk /= np.maximum(np.sqrt(chunk.sum(axis=1, keepdims=True)), 1)
             images[some, : basis.shape[1]] = chunk @ basis
             if not last:
@@ -405,7 +405,7 @@ def _exchanged_each(bits: Words, units: IntArray) -> IntArray:
 
 
 def _without_each(members: Words) -> Words:
-    """What groups (..., 4) are without each of their members."""
+    """Groups (..., 4) without each of their members."""
     a, b, c, d = (members[..., m] for m in range(_GROUP))
     return np.stack([b | c | d, a | c | d, a | b | d, a | b | c], axis=-1)
 

@@ -20,6 +20,13 @@ T = TypeVar("T")
 _COLUMNS = 80
 
 
+# Keys of reports that earlier versions wrote.
+_EARLIER_KEYS = {
+    "classes": "batches",
+    "order_speed_up": "units_speed_up",
+    "order_used": "units_reordered",
+}
+
 _LAYER_COLUMNS = (
     Column("#"),
     Column("layer", left=True),
@@ -212,10 +219,10 @@ class OptimizeReport:
     dead_units, dropped_units : tuple of int
         Per layer: number of units proven to be zero on the whole input range, and of units that
         were never active in calibration.
-    order_speed_up : float or None
+    units_speed_up : float or None
         Speed-up by reordering units, with the fastest plan without gates at the smallest batch
         size. None if there was nothing to reorder.
-    order_used : bool
+    units_reordered : bool
         Whether the reordered units are used.
     num_threads : int
         Number of threads for the timing of whole calls.
@@ -248,8 +255,8 @@ class OptimizeReport:
     rows_checked: int
     dead_units: tuple[int, ...]
     dropped_units: tuple[int, ...]
-    order_speed_up: float | None
-    order_used: bool
+    units_speed_up: float | None
+    units_reordered: bool
     num_threads: int
     machine: dict[str, Any]
     seed: int
@@ -270,9 +277,11 @@ class OptimizeReport:
         ValueError
             If a value is missing, unknown or has a wrong type.
         """
-        if isinstance(values, Mapping) and "classes" in values and "batches" not in values:
-            # The key that earlier versions wrote.
-            values = {"batches" if key == "classes" else key: v for key, v in values.items()}
+        if isinstance(values, Mapping):
+            values = {
+                new if (new := _EARLIER_KEYS.get(key, key)) not in values else key: value
+                for key, value in values.items()
+            }
         report: OptimizeReport = _parse(cls, values, "report")
         return report
 
@@ -325,10 +334,10 @@ class OptimizeReport:
         for name, counts in (("proven dead", self.dead_units), ("never on", self.dropped_units)):
             if any(counts):
                 lines.append(f"units left out since {name}, by layer: {_slashed(counts)}")
-        if self.order_speed_up is not None:
+        if self.units_speed_up is not None:
             lines.append(
-                f"order of units: {self.order_speed_up:.2f} times as fast without gates, "
-                f"{'used' if self.order_used else 'not used'}"
+                f"order of units: {self.units_speed_up:.2f} times as fast without gates, "
+                f"{'used' if self.units_reordered else 'not used'}"
             )
         lines += [f"note: {note}" for note in self.notes]
         isa, cpu = self.machine.get("isa"), self.machine.get("cpu")

@@ -1,0 +1,196 @@
+"""The error budget: whether rows show that a network keeps it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from lrgate.network import Network
+from lrgate.planner.calibration import Calibration, calibrated
+from lrgate.planner.candidates import Choice
+from lrgate.planner.evaluation import Evaluator
+from lrgate.planner.evidence import Evidence
+from lrgate.planner.plans import distinct_sizes, is_exact, only_plan, plan_key
+from lrgate.planner.problem import Problem
+from lrgate.planner.split import CHECK_SHARE, MOST_ROWS
+from lrgate.results.optimization import CheckReport
+
+__all__ = [
+    "BudgetCheck",
+    "Trial",
+]
+
+
+# Standard errors to spare in a choice, so that the rows that check are likely to agree: their
+# estimate and that of the rows that choose, which are half as many, differ by 1.7 standard errors
+# of the check.
+_SPARE: Final = 1.5
+_ROW_SPARE: Final = 0.8
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A network to check, as it would be returned.
+
+    Attributes
+    ----------
+    name : str
+        For the report.
+    network : Network
+    exact : Network
+        The same units in f32 without gates.
+    choice : Choice
+        The gates.
+    pruned : bool
+        Whether units are left out that other rows may switch on.
+    shown : dict from plan key to Evidence
+        The result of the check for each batch plan.
+    """
+
+    name: str
+    network: Network
+    exact: Network
+    choice: Choice
+    pruned: bool
+    shown: dict[str, Evidence] = field(default_factory=dict)
+
+
+class BudgetCheck:
+    """Evaluates networks: on the rows that choose at any time, on those that check in `passes`.
+
+    Attributes
+    ----------
+    pruned : bool
+        Whether the networks leave out units that other rows may switch on.
+    rows : int
+        Rows that check.
+    tests : list of CheckReport
+        The checks so far.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem, self._request = problem, problem.request
+        self.rows = int(problem.split.check.shape[0])
+        self.tests: list[CheckReport] = []
+        self.pruned = False
+        self.chooser = self._chooser()
+        self._checker: Evaluator | None = None
+
+    def _chooser(self) -> Evaluator:
+        """The evaluator on the rows that choose, calibrated by all labels but those that check."""
+        user, split = self._problem.user, self._problem.split
+        fitted = user.forward(split.fit)
+        calibration = Calibration()
+        if split.tune_targets is not None and user.task != "regression":
+            outputs = np.concatenate([user.forward(split.tune), fitted])
+            assert split.fit_targets is not None
+            targets = np.concatenate([split.tune_targets, split.fit_targets])
+            activation = user.layers[-1].activation.name
+            calibration = calibrated(outputs, targets, user.task, activation)
+        return Evaluator(
+            user, split.tune, split.tune_targets, others=fitted, calibration=calibration
+        )
+
+    @property
+    def checker(self) -> Evaluator:
+        """The evaluator on the rows that check."""
+        if self._checker is None:
+            split = self._problem.split
+            self._checker = Evaluator(
+                self._problem.user,
+                split.check,
+                split.targets,
+                others=self.chooser.all,  # the dense outputs on the other rows
+                calibration=self.chooser.calibration,
+            )
+        return self._checker
+
+    # The rows that choose
+
+    def evidence(self, network: Network) -> list[Evidence]:
+        """The evidence of the rows that choose for each of the network's batch plans."""
+        rows = self._problem.split.tune
+        return [
+            self.chooser.evidence(only_plan(network, size).forward(rows), unseen=self.pruned)
+            for size in distinct_sizes(network)
+        ]
+
+    def likely(self, found: list[Evidence], share: float = 1.0) -> bool:
+        """Whether the rows that check are likely to show that a share of the budget is kept."""
+        level, most = self._request.confidence, self._request.max_row_error
+        return all(
+            evidence.upper(level, self.rows, _SPARE) <= share * self._request.budget
+            and (most is None or evidence.worst <= _ROW_SPARE * most)
+            for evidence in found
+        )
+
+    def unlikely(self, found: list[Evidence]) -> str:
+        """Why the rows that check are not likely to show that the budget is kept."""
+        return self._reason(found, _SPARE, _ROW_SPARE)
+
+    # The rows that check
+
+    def passes(self, trial: Trial) -> bool:
+        """Whether the rows that check show that every batch plan keeps the budget."""
+        self._problem.step("checking")
+        found = []
+        for size in distinct_sizes(trial.network):
+            if trial.pruned or not is_exact(trial.network, size):
+                evidence = self._checked(only_plan(trial.network, size), trial.pruned)
+                trial.shown[plan_key(trial.network, size)] = evidence
+                found.append(evidence)
+        failed = [evidence for evidence in found if not self.keeps(evidence)]
+        level = self._request.confidence
+        self.tests.append(
+            CheckReport(
+                network=trial.name,
+                increase=max(each.estimate for each in found),
+                upper=max(each.upper(level) for each in found),
+                worst_row=max(each.worst for each in found),
+                passed=not failed,
+            )
+        )
+        if failed:
+            reason = self._reason(failed, 0.0, 1.0)
+            self._problem.notes.append(f"{trial.name}: not used, {reason}")
+        return not failed
+
+    def keeps(self, evidence: Evidence) -> bool:
+        """Whether evidence of the rows that check shows that the budget is kept."""
+        request = self._request
+        return evidence.within(request.budget, request.confidence, request.max_row_error)
+
+    def _checked(self, network: Network, pruned: bool) -> Evidence:
+        split = self._problem.split
+        checker = self.checker
+        before = self.chooser.evidence(network.forward(split.tune), unseen=pruned)
+        return checker.evidence(network.forward(split.check), unseen=pruned, reach=before.largest)
+
+    def _reason(self, found: list[Evidence], spare: float, row_spare: float) -> str:
+        """Why a network is not used: its error, or the number of rows that would be enough."""
+        budget, level = self._request.budget, self._request.confidence
+        most = self._request.max_row_error
+        worst = max(each.worst for each in found)
+        if most is not None and worst > row_spare * most:
+            return f"changes its worst row too much ({worst:.3g}, {most:g} allowed)"
+        needed = [each.needed(budget, level, spare) for each in found]
+        known = [count for count in needed if count is not None]
+        if len(known) < len(needed) or any(each.lower(level) > budget for each in found):
+            expected = max(each.estimate for each in found)
+            return f"costs too much error, about {100 * expected:.2g} points"
+        total = max(known) / CHECK_SHARE
+        if total > MOST_ROWS:
+            total = max(known) + (1 - CHECK_SHARE) * MOST_ROWS
+        return (
+            f"cannot be shown to keep the budget by {self.rows} rows held back; "
+            f"about {_rounded(total):,} rows in all would show it"
+        )
+
+
+def _rounded(rows: float) -> int:
+    """A number of rows with two digits, rounded up."""
+    step = 10 ** max(int(math.log10(max(rows, 1))) - 1, 0)
+    return int(math.ceil(rows / step) * step)

@@ -1,0 +1,200 @@
+"""Gates for the hidden layers: fitted, measured, and combined into choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from lrgate import estimators
+from lrgate.estimators import registry
+from lrgate.inputs.sparse import SparseInputs
+from lrgate.network import Network
+from lrgate.planner.arguments import RANKS
+from lrgate.planner.candidates import PROMISE, Candidate, Choice, Inputs, choices_by_price
+from lrgate.planner.clock import Clock
+from lrgate.planner.kept import KeptLayer
+from lrgate.planner.plans import with_always_on, with_gates_in_use
+from lrgate.planner.precision import divergence_from
+from lrgate.planner.problem import Problem
+from lrgate.planner.signals import Signals
+from lrgate.quantization.fit import gate_range
+from lrgate.types import Float64Array
+
+__all__ = [
+    "GateSearch",
+]
+
+
+_LOST_ENERGIES: Final = (1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3e-2, 6e-2)
+
+# On layers with more weights than this only these of the usual ranks are tried.
+_WIDE: Final = 4_000_000
+_WIDE_RANKS: Final = (16, 32, 64, 128, 256)
+_WIDE_LOST_ENERGIES: Final = (3e-4, 1e-3, 4e-3, 1.6e-2)
+
+# Estimators must cost at most this share of the multiply-adds of skip.
+_MOST_ESTIMATE: Final = 0.6
+
+# Layers with a gate within this factor of the exact time get a finer estimator.
+_NEAR: Final = 1.15
+
+# The most multiply-adds for the refinement of one estimator, which is 20 epochs.
+_REFINEMENT_WORK: Final = 1.5e11
+_REFINEMENT_COST: Final = 120
+
+Options = dict[int, list[Candidate]]
+"""Candidates by layer."""
+
+
+class GateSearch:
+    """Finds choices of gates for a network.
+
+    Parameters
+    ----------
+    problem : Problem
+    clock : Clock
+    core : Network
+        The network of the kept units, dense in f32.
+    plain : Network
+        The same under its fastest plan without gates.
+    signals : pair of Signals
+        Inputs of all layers of `problem.base` on the rows that fit, and on those that choose.
+    always : list of int
+        Number of units that are always on, by layer: the last kept units.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        clock: Clock,
+        core: Network,
+        plain: Network,
+        signals: tuple[Signals, Signals],
+        always: list[int],
+    ) -> None:
+        self._problem, self._clock = problem, clock
+        self._core, self._plain = core, plain
+        self._signals, self._always = signals, always
+        self._ranks, self._seed = problem.request.ranks, problem.request.seed
+        self._coarse: dict[int, estimators.Estimate] = {}
+
+    def choices(self) -> list[Choice]:
+        """Choices of gates, from the fastest to the least divergent."""
+        seconds = self._clock.exact_layer_seconds(self._plain)
+        options = self._fitted()
+        self._problem.step("measuring gates")
+        options = self._measured(options)
+        for i, found in self._measured(self._refined(options, seconds)).items():
+            options[i] = options[i] + found
+        self._problem.step("evaluating gates")
+        divergence = divergence_from(self._core, self._problem)
+        kept = {i: _frontier(found, seconds[i]) for i, found in options.items()}
+        kept = {
+            i: [
+                replace(c, divergence=divergence.of(self._core.with_gates({i: c.gate})))
+                for c in found
+            ]
+            for i, found in kept.items()
+        }
+        self._problem.step("choosing")
+        return choices_by_price(kept, seconds)
+
+    def _fitted(self) -> Options:
+        """Candidates by the coarse estimators, not measured yet."""
+        options: Options = {}
+        for i in range(len(self._core.layers) - 1):
+            self._problem.step(f"fitting layer {i}")
+            kept = self._kept(i)
+            layer = kept.layer
+            if not layer.activation.has_hard_zero or self._always[i] >= layer.outputs:
+                continue
+            ranks = self._ranks_for(kept)
+            if ranks:
+                options[i] = []
+                for coarse in registry.of_stage("coarse"):
+                    estimate = coarse.fit(layer, kept.fit, ranks, None, self._seed)
+                    self._coarse.setdefault(i, estimate)
+                    options[i] += self._candidates(estimate, ranks, kept, self._always[i])
+        return options
+
+    def _refined(self, options: Options, seconds: Float64Array) -> Options:
+        """Candidates by finer estimators, for layers and ranks where a gate may pay."""
+        refined: Options = {}
+        for i, found in options.items():
+            self._problem.step(f"refining layer {i}")
+            kept = self._kept(i)
+            near = {c.gate.rank for c in found if (c.seconds < _NEAR * seconds[i]).any()}
+            ranks = [rank for rank in sorted(near) if _may_refine(kept, rank)]
+            if ranks:
+                refined[i] = []
+                for fine in registry.of_stage("refine"):
+                    estimate = fine.fit(kept.layer, kept.fit, ranks, self._coarse[i], self._seed)
+                    refined[i] += self._candidates(estimate, ranks, kept, self._always[i])
+        return refined
+
+    def _kept(self, i: int) -> KeptLayer:
+        return KeptLayer.of(self._core, i, self._signals)
+
+    def _ranks_for(self, kept: KeptLayer) -> list[int]:
+        """Ranks whose estimate costs little enough of the layer's multiply-adds under skip."""
+        d, h = kept.layer.inputs, kept.layer.outputs
+        density = _density(kept.fit)
+        work = min(density, 1.0) * d * h
+        usual = self._ranks == tuple(rank for rank in RANKS if rank <= max(self._ranks))
+        wide = d * h > _WIDE and usual
+        tried = [rank for rank in self._ranks if rank in _WIDE_RANKS] if wide else self._ranks
+        return [
+            rank
+            for rank in tried
+            if rank <= min(d, h) and rank * (density * d + h) <= _MOST_ESTIMATE * work
+        ]
+
+    def _candidates(
+        self, estimate: estimators.Estimate, ranks: Sequence[int], kept: KeptLayer, always: int
+    ) -> list[Candidate]:
+        """Gates of several ranks and thresholds, not measured yet."""
+        layer = kept.layer
+        wide = layer.inputs * layer.outputs > _WIDE
+        found = []
+        for rank in ranks:
+            gate = estimate.gate(rank)
+            gate = replace(gate, range=gate_range(gate, kept.fit))
+            path = estimators.ThresholdPath(layer, with_always_on(gate, always), kept.tune)
+            for lost in _WIDE_LOST_ENERGIES if wide else _LOST_ENERGIES:
+                tuned = replace(path.gate(lost_energy=lost), range=gate.range)
+                tuned = kept.in_full(with_always_on(tuned, always))
+                times = np.zeros(len(self._clock.sizes))
+                found.append(Candidate(tuned, estimate.method, lost, times))
+        return found
+
+    def _measured(self, options: Options) -> Options:
+        """The candidates with their times: one of each layer is measured at once."""
+        measured: Options = {i: [] for i in options}
+        for at in range(max(map(len, options.values()), default=0)):
+            now = {i: found[at] for i, found in options.items() if at < len(found)}
+            gates = {i: candidate.gate for i, candidate in now.items()}
+            seconds = self._clock.layer_seconds(with_gates_in_use(self._plain, gates))
+            for i, candidate in now.items():
+                measured[i].append(replace(candidate, seconds=seconds[i]))
+        return measured
+
+
+def _may_refine(kept: KeptLayer, rank: int) -> bool:
+    """Whether training an estimate of this rank takes little enough of the time."""
+    width = kept.layer.inputs + kept.layer.outputs
+    return _REFINEMENT_COST * len(kept.fit) * rank * width <= _REFINEMENT_WORK
+
+
+def _density(inputs: Inputs) -> float:
+    if isinstance(inputs, SparseInputs):
+        return inputs.density
+    return float((inputs != 0).mean())
+
+
+def _frontier(found: list[Candidate], exact: Float64Array) -> list[Candidate]:
+    """Candidates that are faster than exact somewhere and that no other one beats."""
+    fast = [c for c in found if (c.seconds < PROMISE * exact).any()]
+    return [c for c in fast if not any(other.beats(c) for other in fast)]

@@ -1,0 +1,78 @@
+"""Layers as the engine computes them, which gates and int8 forms are fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lrgate.model.layer import Gate, Layer
+from lrgate.network import Network
+from lrgate.planner.candidates import Inputs
+from lrgate.types import Int32Array
+
+__all__ = [
+    "KeptLayer",
+    "kept_layers",
+]
+
+
+def kept_layers(network: Network) -> list[Layer]:
+    """The layers as the engine computes them: their kept units alone, in its order."""
+    return [_kept_layer(network, i) for i in range(len(network.layers))]
+
+
+def _kept_layer(network: Network, i: int) -> Layer:
+    layer = network.layers[i]
+    before = network.layers[i - 1].kept_units if i else None
+    weight, bias = layer.weight, layer.bias
+    if layer.kept_units is not None:
+        weight, bias = weight[layer.kept_units], bias[layer.kept_units]
+    if before is not None:
+        weight = weight[:, before]
+    return Layer(weight, bias, layer.activation)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptLayer:
+    """The kept units of a layer, in the order of the engine, with their inputs.
+
+    Gates are fitted to these alone: a unit that is left out must not take up any of a gate's rank.
+
+    Attributes
+    ----------
+    layer : Layer
+        Its kept units, with the weights of the kept inputs.
+    fit, tune : array or SparseInputs (n, kept inputs)
+        Inputs on the rows that fit estimators, and on the rows that choose thresholds.
+    """
+
+    layer: Layer
+    fit: Inputs
+    tune: Inputs
+    _whole: Layer
+    _before: Int32Array | None
+
+    @classmethod
+    def of(cls, network: Network, i: int, signals: Sequence[Sequence[Any]]) -> KeptLayer:
+        """Layer `i` of the network; `signals` are all layers' inputs, at full width."""
+        whole = network.layers[i]
+        before = network.layers[i - 1].kept_units if i else None
+        fit, tune = (part[i] if before is None else part[i][:, before] for part in signals)
+        return cls(_kept_layer(network, i), fit, tune, whole, before)
+
+    def in_full(self, gate: Gate) -> Gate:
+        """A gate of the kept units as one of all units: the others are off."""
+        units = self._whole.kept_units
+        u, v, bias = gate.u, gate.v, gate.bias
+        if self._before is not None:
+            u = np.zeros((self._whole.inputs, gate.rank), np.float32)
+            u[self._before] = gate.u
+        if units is not None:
+            v = np.zeros((gate.rank, self._whole.outputs), np.float32)
+            v[:, units] = gate.v
+            bias = np.full(self._whole.outputs, -1.0, np.float32)
+            bias[units] = gate.bias
+        return replace(gate, u=u, v=v, bias=bias)

@@ -1,0 +1,88 @@
+"""The problem that one run of `optimize` solves: network, rows and request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+from lrgate.network import Network
+from lrgate.planner import merging
+from lrgate.planner.plans import of_layers
+from lrgate.planner.split import Split
+
+__all__ = [
+    "LARGE",
+    "Problem",
+    "Request",
+]
+
+
+# Multiply-adds per row. Networks with more keep the order of their units, and fewer rows are
+# profiled for the report.
+LARGE: Final = 8_000_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `optimize`, checked."""
+
+    budget: float
+    confidence: float
+    max_row_error: float | None
+    sizes: tuple[int, ...]
+    precision: str
+    prune: str
+    threads: int
+    seed: int
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Networks, rows and request, with the notes and the progress of the run.
+
+    Attributes
+    ----------
+    user : Network
+        The caller's network, without gates.
+    base : Network
+        The same with consecutive linear layers merged: layers are counted in it.
+    split : Split
+    request : Request
+    bar : progress bar
+    notes : list of str
+        For the report.
+    """
+
+    user: Network
+    base: Network
+    split: Split
+    request: Request
+    bar: Any
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, user: Network, split: Split, request: Request, bar: Any) -> Problem:
+        layers, spans = merging.merged(user.layers)
+        if len(layers) == len(user.layers):
+            return cls(user, user, split, request, bar)
+        named = ", ".join(f"{first} to {last}" for first, last in spans if first < last)
+        note = f"layers {named} are linear in a row and merged: layers are counted after that"
+        base = of_layers(user, layers, user.input_range)
+        return cls(user, base, split, request, bar, [note])
+
+    @cached_property
+    def work(self) -> int:
+        """Multiply-adds per row."""
+        return sum(layer.inputs * layer.outputs for layer in self.base.layers)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a row takes more than `LARGE` multiply-adds."""
+        return self.work > LARGE
+
+    def step(self, text: str) -> None:
+        """Shows the next step of the run."""
+        self.bar.update(1)
+        self.bar.set_description(text)

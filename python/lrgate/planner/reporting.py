@@ -1,0 +1,285 @@
+"""The result and its report: last times, and the evidence of the check."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from lrgate.measure import machine, timing
+from lrgate.network import Network
+from lrgate.planner.budget import BudgetCheck, Trial
+from lrgate.planner.candidates import Choice
+from lrgate.planner.clock import LAYER_ROWS, Clock, cycled
+from lrgate.planner.evidence import Evidence
+from lrgate.planner.plans import (
+    distinct_sizes,
+    is_dense,
+    is_exact,
+    plan_key,
+    plan_of,
+    with_plan,
+)
+from lrgate.planner.problem import Problem
+from lrgate.planner.pruning import Masks
+from lrgate.planner.split import MOST_ROWS
+from lrgate.results.optimization import BatchReport, LayerReport, OptimizeReport
+from lrgate.results.profile import LayerProfile
+
+__all__ = [
+    "Found",
+    "Reporter",
+]
+
+
+_PROBE_ROWS: Final = 64
+
+# The most rows on which the layers' times in the report are measured; shares are of all rows held
+# back.
+_PROFILE_ROWS: Final = 1024
+
+# How long the last race of whole calls and the reported layers are measured.
+_LAST_RACE_SECONDS: Final = 0.6
+_PROFILE_SECONDS: Final = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Findings of the search for the report.
+
+    Attributes
+    ----------
+    proven_off, never_on : Masks
+        Units that are left out.
+    units_speed_up, units_reordered
+        As in `OptimizeReport`.
+    gates_tried : bool
+        Whether gates were fitted.
+    """
+
+    proven_off: Masks
+    never_on: Masks
+    units_speed_up: float | None
+    units_reordered: bool
+    gates_tried: bool
+
+
+class Reporter:
+    """Measures the best trial for the last time, and reports it."""
+
+    def __init__(self, problem: Problem, clock: Clock, check: BudgetCheck) -> None:
+        self._problem, self._request = problem, problem.request
+        self._clock, self._check = clock, check
+
+    def finished(self, best: Trial, tried: Sequence[Trial], found: Found, begin: float) -> Network:
+        """The network of the best trial with everything that a file keeps.
+
+        `tried` are all trials that were checked; `begin` is when the run began.
+        """
+        network, batches = self._last_race(best)
+        report = self._report(best, tried, network, batches, found, begin)
+        # Units may have been left out since an older probe's outputs were stored.
+        rows = self._problem.split.check[:_PROBE_ROWS] if network.probe is None else network.probe.x
+        network = network.with_probe(rows.toarray() if hasattr(rows, "toarray") else rows)
+        return network._with(network.engine, machine=machine.fingerprint(), report=report.to_dict())
+
+    # Times
+
+    def _last_race(self, best: Trial) -> tuple[Network, tuple[BatchReport, ...]]:
+        """The result and its times: exact at batch sizes at which that is not slower after all.
+
+        This race is on other rows than those that chose. Only plans without error, or with an
+        error that was shown before, replace the checked ones.
+        """
+        plan, reports = [], []
+        for size in self._request.sizes:
+            networks = {"dense": best.exact.dense(), "exact": best.exact, "after": best.network}
+            times = self._clock.race(
+                size,
+                _LAST_RACE_SECONDS,
+                self._problem.split.fit,
+                dense=self._problem.user.dense(),
+                exact=best.exact,
+                after=best.network,
+            )
+            used = self._fastest(size, networks, times)
+            plan.append(plan_of(networks[used], size))
+            timed = {"dense": times["dense"], "exact": times["exact"], "after": times[used]}
+            final = with_plan(best.network, plan[-1:])
+            reports.append(self._batch_report(size, final, timed, best.choice))
+        return with_plan(best.network, plan), tuple(reports)
+
+    def _fastest(
+        self, size: int, networks: dict[str, Network], times: dict[str, timing.Timing]
+    ) -> str:
+        """The network whose plan to use; int8 that was asked for stays whatever the time."""
+        after = networks["after"]
+        if self._request.precision == "int8" or is_dense(after, size):
+            return "after"
+        fastest = max(("after", "exact", "dense"), key=lambda name: _rate(times[name]))
+        same = plan_of(networks[fastest], size) == plan_of(after, size)
+        return "after" if same else fastest
+
+    def _batch_report(
+        self, size: int, result: Network, times: dict[str, timing.Timing], choice: Choice
+    ) -> BatchReport:
+        layers = self._layer_reports(size, result, choice)
+        return BatchReport(
+            rows=size,
+            layers=layers,
+            seconds_dense=times["dense"].seconds_per_row,
+            seconds_exact=times["exact"].seconds_per_row,
+            seconds_after=times["after"].seconds_per_row,
+            over_dense=times["after"].speed_up_over(times["dense"]),
+            over_exact=times["after"].speed_up_over(times["exact"]),
+            predicted_speed_up=_predicted_speed_up(layers),
+        )
+
+    def _layer_reports(self, size: int, result: Network, choice: Choice) -> tuple[LayerReport, ...]:
+        large = self._problem.is_large
+        rows = cycled(self._problem.split.check, min(max(size, 256), _PROFILE_ROWS))
+        rows = rows[: _PROFILE_ROWS if large else MOST_ROWS]
+        few = rows[: LAYER_ROWS if large else _PROFILE_ROWS]
+        # Shares are of all rows, times of the same few before and after.
+        shares = result.profile(rows, batch_size=size, seconds=0.0).layers
+        before, after = (
+            network.profile(few, batch_size=size, seconds=_PROFILE_SECONDS).layers
+            for network in (self._problem.base.dense(), result)
+        )
+        return tuple(
+            _layer_report(
+                shares[i],
+                computed=layer.outputs if layer.kept_units is None else len(layer.kept_units),
+                estimator=choice[i].estimator if shares[i].strategy == "gate" else None,
+                before=before[i].seconds_per_row,
+                after=after[i].seconds_per_row,
+            )
+            for i, layer in enumerate(result.layers)
+        )
+
+    # Errors
+
+    def _report(
+        self,
+        best: Trial,
+        tried: Sequence[Trial],
+        network: Network,
+        batches: tuple[BatchReport, ...],
+        found: Found,
+        begin: float,
+    ) -> OptimizeReport:
+        """The report: its errors are those that the check showed, of the worst batch size."""
+        request, split = self._request, self._problem.split
+        shown = self._shown(best, tried, network)
+        level = request.confidence
+        worst = max(shown, key=lambda each: each.upper(level), default=None)
+        checker = self._check.checker
+        error = checker.error(checker.dense) if worst is None else worst.plain
+        return OptimizeReport(
+            batches=batches,
+            measure=checker.measure,
+            error_before=error.before,
+            error_after=error.after,
+            error_increase=error.increase,
+            error_increase_low=error.low,
+            error_increase_high=error.high,
+            expected_increase=0.0 if worst is None else worst.estimate,
+            increase_bound=0.0 if worst is None else worst.upper(level),
+            confidence=level,
+            budget=request.budget,
+            worst_row_error=max((each.worst for each in shown), default=0.0),
+            max_row_error=request.max_row_error,
+            tests=tuple(self._check.tests),
+            prune=request.prune,
+            rows_fitted=split.count,
+            rows_tuned=int(split.tune.shape[0]),
+            rows_checked=self._check.rows,
+            dead_units=tuple(int(mask.sum()) for mask in found.proven_off),
+            dropped_units=tuple(int(mask.sum()) for mask in found.never_on),
+            units_speed_up=found.units_speed_up,
+            units_reordered=found.units_reordered,
+            num_threads=request.threads,
+            machine=machine.fingerprint(),
+            seed=request.seed,
+            seconds=time.perf_counter() - begin,
+            notes=(*self._problem.notes, *_unit_notes(found), *_verdict(network, found)),
+        )
+
+    def _shown(self, best: Trial, tried: Sequence[Trial], network: Network) -> list[Evidence]:
+        """The check's evidence for each batch plan that is not exact."""
+        shown = []
+        for size in distinct_sizes(network):
+            if best.pruned or not is_exact(network, size):
+                # In f32 without gates only units are left out: that was the first trial.
+                exact = next(iter(tried[0].shown.values()))
+                shown.append(best.shown.get(plan_key(network, size), exact))
+        if not all(self._check.keeps(evidence) for evidence in shown):
+            raise RuntimeError("a network would be returned that failed its check")
+        return shown
+
+
+def _rate(times: timing.Timing) -> float:
+    return 1.0 / float(np.median(times.rounds))
+
+
+def _layer_report(
+    layer: LayerProfile, *, computed: int, estimator: str | None, before: float, after: float
+) -> LayerReport:
+    return LayerReport(
+        inputs=layer.inputs,
+        outputs=layer.outputs,
+        computed_units=computed,
+        strategy=layer.strategy,
+        precision=layer.precision,
+        rank=layer.rank,
+        estimator=estimator,
+        computed_share=layer.computed_share,
+        recall=layer.recall,
+        lost_energy=layer.lost_energy,
+        density_in=layer.density_in,
+        density_out=layer.density_out,
+        flop_share=layer.flop_share,
+        seconds_before=before,
+        seconds_after=after,
+    )
+
+
+def _predicted_speed_up(layers: Sequence[LayerReport]) -> float:
+    """The speed-up over dense by the paper's model of cost."""
+    costs = [layer.inputs * layer.outputs for layer in layers]
+    shares = [_paper_share(layer) for layer in layers]
+    return sum(costs) / sum(cost * share for cost, share in zip(costs, shares, strict=True))
+
+
+def _paper_share(layer: LayerReport) -> float:
+    """A layer's cost relative to dense, by the paper's model."""
+    if layer.rank is None:
+        return 1.0
+    d, h = layer.inputs, layer.outputs
+    return layer.rank * (d + h) / (d * h) + layer.computed_share
+
+
+def _unit_notes(found: Found) -> list[str]:
+    notes = []
+    if any(mask.any() for mask in found.proven_off):
+        notes.append(
+            "units proven off on input_range are left out: rows outside it may give other "
+            "results than the full network"
+        )
+    if any(mask.any() for mask in found.never_on):
+        notes.append(
+            "units never on in these rows are left out: rows that switch them on give other "
+            'results than the full network, in f32 too; prune="proven" keeps them'
+        )
+    return notes
+
+
+def _verdict(network: Network, found: Found) -> list[str]:
+    if all(is_dense(network, plan.rows) for plan in network.plan):
+        return ["nothing is faster than dense here: the plan is dense"]
+    if found.gates_tried and not any("gate" in plan.strategies for plan in network.plan):
+        return ["no gate pays within the budget here"]
+    return []
