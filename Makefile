@@ -3,6 +3,7 @@
 #   make demo    install lrgate and run the demo
 #   make test    all Rust and Python tests, on every instruction set of this machine
 #   make lint    formatting, lints, types, documentation, spelling, prose
+#   make loom    model checks of the thread pool's work queue
 #   make counts  instructions of kernels against those on record (x86-64 Linux, valgrind)
 #   make bench   all benchmarks
 #   make bench-peers  lrgate beside every other engine; hours; writes docs/benchmarks.md
@@ -31,7 +32,7 @@ EXTRAS_lint := [lint]
 EXTRAS_bench := [bench]
 EXTRAS_bench-peers := [bench-peers]
 
-.PHONY: help demo test lint counts bench bench-peers clean
+.PHONY: help demo test lint loom counts bench bench-peers clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -66,6 +67,8 @@ lint: export PYO3_PYTHON := $(abspath $(BIN)/python)
 lint: export RUSTDOCFLAGS := -D warnings
 lint: $(VENV)/installed-lint
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --check --manifest-path rust/loom/Cargo.toml
+	$(CARGO) fmt --check --manifest-path benches/pool/Cargo.toml
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) doc --locked --workspace --no-deps
 	$(BIN)/ruff check .
@@ -76,6 +79,9 @@ lint: $(VENV)/installed-lint
 	git ls-files -z '*.md' | xargs -0 $(BIN)/pymarkdown scan
 	$(BIN)/python tools/prose.py
 	PYTHONPATH=python $(BIN)/lint-imports
+
+loom:
+	$(CARGO) test --locked --manifest-path rust/loom/Cargo.toml
 
 counts: | $(BIN)/python
 	CARGO=$(CARGO) $(BIN)/python benches/counts.py

@@ -141,7 +141,8 @@ class Reporter:
     def _layer_reports(self, size: int, result: Network, choice: Choice) -> tuple[LayerReport, ...]:
         large = self._problem.is_large
         rows = cycled(self._problem.split.check, min(max(size, 256), _PROFILE_ROWS))
-        rows = rows[: _PROFILE_ROWS if large else MOST_ROWS]
+        # Single rows of large networks take tens of milliseconds each.
+        rows = rows[: min(max(size, LAYER_ROWS), _PROFILE_ROWS) if large else MOST_ROWS]
         few = rows[: LAYER_ROWS if large else _PROFILE_ROWS]
         # Shares are of all rows, times of the same few before and after.
         shares = result.profile(rows, batch_size=size, seconds=0.0).layers
