@@ -104,8 +104,8 @@ def test_a_monitor_stands_in_for_its_network(net: Network) -> None:
     for name in ("save", "plan", "quantize"):
         with pytest.raises(AttributeError, match=rf"'{name}': write monitor\.network\.{name}$"):
             getattr(monitor, name)
-    with pytest.raises(AttributeError, match=r"'Monitor' object has no attribute 'sav'$"):
-        _ = monitor.sav
+    with pytest.raises(AttributeError, match=r"'Monitor' object has no attribute 'nothing'$"):
+        _ = monitor.nothing
     assert not hasattr(monitor, "__array__")
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lrgate.estimators.checks import parameter_of
 from lrgate.estimators.rows import (
     CHUNK_VALUES,
     WEIGHT_CHUNKS,
@@ -20,12 +17,10 @@ from lrgate.estimators.rows import (
     scaled_rows,
 )
 from lrgate.inputs.sparse import SparseInputs
-from lrgate.model.activation import Activation
 from lrgate.model.layer import Layer
 from lrgate.types import Float32Array, Float64Array
 
 __all__ = [
-    "activate",
     "float32_outputs",
     "folded_back",
     "pre_activations",
@@ -74,7 +69,7 @@ def float32_outputs(layer: Layer, rows: CheckedRows) -> Float32Array:
             with np.errstate(over="ignore", invalid="ignore"):
                 z = chunk.astype(np.float32) @ layer.weight.T + layer.bias
             z = np.nan_to_num(z, copy=False)  # overflow becomes the largest float32
-        outputs[some] = activate(layer.activation, z)
+        outputs[some] = layer.activation.gated(z)
     return outputs
 
 
@@ -92,17 +87,6 @@ def folded_back(layer: Layer, right: Float64Array) -> Float64Array:
     for some in blocks_of(layer.inputs, layer.outputs):
         product[some] = layer.weight[:, some].T.astype(np.float64) @ right
     return product
-
-
-def activate(activation: Activation, z: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    output: npt.NDArray[Any]
-    if activation.name == "clipped_relu":
-        output = np.clip(z, 0.0, parameter_of(activation))
-    elif activation.name == "thresholded_relu":
-        output = np.where(z > parameter_of(activation), z, z.dtype.type(0))
-    else:
-        output = np.maximum(z, 0.0)
-    return output
 
 
 def unit_weight(layer: Layer) -> tuple[Float32Array, float]:

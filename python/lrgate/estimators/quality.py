@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrgate.estimators.checks import check_gate, checked_offset
-from lrgate.estimators.products import activate, product_with
+from lrgate.estimators.products import product_with
 from lrgate.estimators.rows import Rows, checked_inputs, chunks
 from lrgate.model.layer import Gate, Layer
 
@@ -91,7 +91,7 @@ def evaluate(layer: Layer, gate: Gate, inputs: Rows) -> GateReport:
     active_count = found_count = computed_count = 0
     energy = lost = 0.0
     for _, chunk in chunks(rows, layer.inputs, 2 * layer.outputs):
-        output = activate(layer.activation, product(chunk) + bias)
+        output = layer.activation.gated(product(chunk) + bias)
         computed = chunk @ u @ v + c > 0
         # With a negative threshold an output may be negative; dropping it is a loss, too.
         active = output != 0

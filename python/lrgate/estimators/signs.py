@@ -15,7 +15,7 @@ from lrgate.estimators.checks import (
     checked_ranks,
     parameter_of,
 )
-from lrgate.estimators.products import activate, pre_activations, row_product, unit_weight
+from lrgate.estimators.products import pre_activations, row_product, unit_weight
 from lrgate.estimators.rows import (
     CheckedRows,
     Rows,
@@ -193,7 +193,7 @@ def _energy_of(activation: Activation, unit: float) -> Callable[[Float32Array], 
             switch = parameter_of(activation)
 
     def energy(margins: Float32Array) -> Float32Array:
-        output = activate(activation, margins + np.float32(switch) if switch else margins)
+        output = activation.gated(margins + np.float32(switch) if switch else margins)
         output *= output
         return output
 

@@ -1,4 +1,7 @@
-"""Activations: names, parameters, and conversion from and to the forms of users and files."""
+"""Activations: names, parameters, bounds, and conversion from and to the forms of users and files.
+
+Fitters and the planner ask `Activation` for bounds, signs and thresholds.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from lrgate.model.arrays import joined
+from lrgate.types import Float64Array
 
 __all__ = ["Activation"]
 
@@ -143,6 +148,57 @@ class Activation:
     def has_hard_zero(self) -> bool:
         """Whether a half-line of pre-activations becomes exactly 0, so that a gate is useful."""
         return self.name in _HARD_ZERO
+
+    @property
+    def threshold(self) -> float:
+        """Largest pre-activation whose output is 0, for an activation with a hard zero."""
+        if self.name == "thresholded_relu":
+            return float(np.float32(self.parameter or 0.0))
+        return 0.0
+
+    @property
+    def may_be_negative(self) -> bool:
+        """Whether an output can be below 0."""
+        if self.name == "thresholded_relu":
+            return self.threshold < 0
+        return self.name not in ("relu", "clipped_relu", "sigmoid", "softmax")
+
+    def gated(self, z: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Outputs of an activation with a hard zero, in the dtype of the pre-activations `z`."""
+        output: npt.NDArray[Any]
+        if self.name == "clipped_relu":
+            output = np.clip(z, 0.0, float(np.float32(self.parameter or 0.0)))
+        elif self.name == "thresholded_relu":
+            output = np.where(z > self.threshold, z, z.dtype.type(0))
+        else:
+            output = np.maximum(z, 0.0)
+        return output
+
+    def bounds(self, low: Float64Array, high: Float64Array) -> tuple[Float64Array, Float64Array]:
+        """Bounds of the outputs from bounds of the pre-activations."""
+        parameter = self.parameter or 0.0
+        match self.name:
+            case "relu":
+                return np.maximum(low, 0.0), np.maximum(high, 0.0)
+            case "clipped_relu":
+                return np.clip(low, 0.0, parameter), np.clip(high, 0.0, parameter)
+            case "thresholded_relu":
+                # Zero, or between the threshold and the upper bound.
+                on = high > parameter
+                least = np.where(low > parameter, low, np.minimum(0.0, parameter))
+                return np.where(on, least, 0.0), np.where(on, np.maximum(high, 0.0), 0.0)
+            case "leaky_relu":
+                ends = [np.where(z > 0, z, parameter * z) for z in (low, high)]
+                inside = (low < 0) & (high > 0)
+                least = np.where(inside, np.minimum(np.minimum(*ends), 0.0), np.minimum(*ends))
+                return least, np.maximum(*ends)
+            case "identity":
+                return low, high
+            case "gelu":
+                # z times a share: it has its least value, above -0.17, between -1 and 0.
+                return np.minimum(np.maximum(low, -0.17), 0.0), np.maximum(high, 0.0)
+            case _:  # tanh, sigmoid, softmax
+                return np.full_like(low, -1.0), np.ones_like(high)
 
     def to_json(self) -> str | dict[str, Any]:
         """The form for files, which `parse` reads: a str, or a dict with the parameter."""

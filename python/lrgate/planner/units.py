@@ -13,9 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.model.activation import Activation
 from lrgate.model.layer import Layer
-from lrgate.types import BoolArray, Float64Array, IntArray
+from lrgate.types import BoolArray, IntArray
 
 __all__ = ["co_activation_order", "proven_dead"]
 
@@ -104,43 +103,11 @@ def proven_dead(
         extra = np.zeros(layer.outputs)
         least, most = middle - spread, middle + spread
         if layer.activation.has_hard_zero:
-            threshold = 0.0
-            if layer.activation.name == "thresholded_relu":
-                threshold = float(np.float32(layer.activation.parameter or 0.0))
-            dead.append(most <= threshold)
+            dead.append(most <= layer.activation.threshold)
         else:
             dead.append(np.zeros(layer.outputs, np.bool_))
-        least, most = _through(layer.activation, least, most)
+        least, most = layer.activation.bounds(least, most)
     return dead
-
-
-def _through(
-    activation: Activation, low: Float64Array, high: Float64Array
-) -> tuple[Float64Array, Float64Array]:
-    """Bounds of an activation's outputs from bounds of its inputs."""
-    parameter = activation.parameter or 0.0
-    match activation.name:
-        case "relu":
-            return np.maximum(low, 0.0), np.maximum(high, 0.0)
-        case "clipped_relu":
-            return np.clip(low, 0.0, parameter), np.clip(high, 0.0, parameter)
-        case "thresholded_relu":
-            # Zero, or between the threshold and the upper bound.
-            on = high > parameter
-            least = np.where(low > parameter, low, np.minimum(0.0, parameter))
-            return np.where(on, least, 0.0), np.where(on, np.maximum(high, 0.0), 0.0)
-        case "leaky_relu":
-            ends = [np.where(z > 0, z, parameter * z) for z in (low, high)]
-            inside = (low < 0) & (high > 0)
-            least = np.where(inside, np.minimum(np.minimum(*ends), 0.0), np.minimum(*ends))
-            return least, np.maximum(*ends)
-        case "identity":
-            return low, high
-        case "gelu":
-            # z times a share: it has its least value, above -0.17, between -1 and 0.
-            return np.minimum(np.maximum(low, -0.17), 0.0), np.maximum(high, 0.0)
-        case _:  # tanh, sigmoid, softmax
-            return np.full_like(low, -1.0), np.ones_like(high)
 
 
 def co_activation_order(active: npt.ArrayLike) -> IntArray:

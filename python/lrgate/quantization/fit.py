@@ -25,7 +25,7 @@ from lrgate.quantization.rows import (
     taken_rows,
 )
 from lrgate.quantization.typical import typical_rows
-from lrgate.quantization.windows import may_be_negative, outside
+from lrgate.quantization.windows import outside
 from lrgate.results.quantization import LayerFit
 from lrgate.types import Float32Array, Float64Array
 
@@ -119,7 +119,7 @@ def fit_layers(
     for i in sorted(chosen):
         kept = np.flatnonzero(inside)
         values = taken_rows(rows if i == 0 else signals[i], kept)
-        signed = i > 0 and may_be_negative(layers[i - 1].activation)
+        signed = i > 0 and layers[i - 1].activation.may_be_negative
         ends = bounds if i == 0 else None
         quantization, report = _fit_layer(parts[i], values, ends, i, signed)
         reports.append(report)

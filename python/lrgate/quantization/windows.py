@@ -10,7 +10,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.model.activation import Activation
 from lrgate.model.layer import Quantization
 from lrgate.quantization.rows import chunks
 from lrgate.types import BoolArray, Float32Array, Float64Array
@@ -19,7 +18,6 @@ __all__ = [
     "Windows",
     "largest_good",
     "low_at",
-    "may_be_negative",
     "outside",
     "placed",
     "some_step",
@@ -93,12 +91,6 @@ def _usable(offset: Float32Array, first: bool) -> tuple[Float32Array, Float32Arr
     # 0, no value is negative.
     low = np.where(offset == 0, -np.inf, np.nextafter(np.float32(0.5), np.float32(1)))
     return low.astype(np.float32), np.full_like(offset, 254.5)
-
-
-def may_be_negative(activation: Activation) -> bool:
-    if activation.name == "thresholded_relu":
-        return activation.parameter is None or activation.parameter < 0
-    return activation.name not in ("relu", "clipped_relu", "sigmoid", "softmax")
 
 
 def step_at(low: Float64Array, high: Float64Array, offset: float) -> Float64Array:

@@ -457,19 +457,8 @@ fn batch_plan((rows, strategies, precisions): BatchPlanArgs) -> PyResult<BatchPl
 }
 
 fn activation_by_name(name: &str, parameter: Option<f32>) -> PyResult<Activation> {
-    Ok(match (name, parameter) {
-        ("identity", None) => Activation::Identity,
-        ("relu", None) => Activation::Relu,
-        ("clipped_relu", Some(upper)) => Activation::ClippedRelu { upper },
-        ("thresholded_relu", Some(threshold)) => Activation::ThresholdedRelu { threshold },
-        ("leaky_relu", Some(slope)) => Activation::LeakyRelu { slope },
-        ("tanh", None) => Activation::Tanh,
-        ("sigmoid", None) => Activation::Sigmoid,
-        ("gelu", None) => Activation::Gelu,
-        ("softmax", None) => Activation::Softmax,
-        _ => {
-            let message = format!("activation {name:?} with parameter {parameter:?} is unknown");
-            return Err(PyValueError::new_err(message));
-        }
+    Activation::by_name(name, parameter).ok_or_else(|| {
+        let message = format!("activation {name:?} with parameter {parameter:?} is unknown");
+        PyValueError::new_err(message)
     })
 }

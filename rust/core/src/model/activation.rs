@@ -59,6 +59,22 @@ impl Activation {
         }
     }
 
+    /// The activation with this name, and the parameter that it takes, if any.
+    pub fn by_name(name: &str, parameter: Option<f32>) -> Option<Activation> {
+        Some(match (name, parameter) {
+            ("identity", None) => Activation::Identity,
+            ("relu", None) => Activation::Relu,
+            ("clipped_relu", Some(upper)) => Activation::ClippedRelu { upper },
+            ("thresholded_relu", Some(threshold)) => Activation::ThresholdedRelu { threshold },
+            ("leaky_relu", Some(slope)) => Activation::LeakyRelu { slope },
+            ("tanh", None) => Activation::Tanh,
+            ("sigmoid", None) => Activation::Sigmoid,
+            ("gelu", None) => Activation::Gelu,
+            ("softmax", None) => Activation::Softmax,
+            _ => return None,
+        })
+    }
+
     pub(crate) fn check(self, layer: usize) -> Result<()> {
         let (parameter, value, good, expected) = match self {
             Activation::ClippedRelu { upper } => {
