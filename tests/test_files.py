@@ -517,9 +517,6 @@ def test_one_layer_is_linear(path: Path) -> None:
     assert model.layers[0].activation == Activation("identity")
 
 
-@pytest.mark.parametrize(
-    "dtype", ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "?", ">f4", ">i2"]
-)
 def test_units_under_the_key_of_earlier_versions(path: Path) -> None:
     arrays = full_arrays()
     units = arrays.pop("layers.0.kept_units")
@@ -529,6 +526,9 @@ def test_units_under_the_key_of_earlier_versions(path: Path) -> None:
     assert refused(write(path, both)).startswith("layers.0.order is the old key of")
 
 
+@pytest.mark.parametrize(
+    "dtype", ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8", "?", ">f4", ">i2"]
+)
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_weights_of_any_real_dtype_become_float32(npz: Path, dtype: str, order: Any) -> None:
     weight = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype, order=order)
