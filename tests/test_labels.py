@@ -384,7 +384,7 @@ def test_the_task(outputs: int, last: str, options: dict[str, Any], task: str) -
 def test_what_is_no_multilabel_network_is_refused() -> None:
     with pytest.raises(ValueError, match=r'^classes must be None if task is "multilabel"$'):
         make([D, 3], last="sigmoid", task="multilabel", classes=["a", "b", "c"])
-    with pytest.raises(ValueError, match=r'^task must be "classification" where the last '):
+    with pytest.raises(ValueError, match=r'^task must be "classification" if the last '):
         make([D, 3], last="softmax", task="multilabel")
 
 
