@@ -78,6 +78,7 @@ lint: $(VENV)/installed-lint
 	git ls-files -z | xargs -0 $(BIN)/codespell
 	git ls-files -z '*.md' | xargs -0 $(BIN)/pymarkdown scan
 	$(BIN)/python tools/prose.py
+	$(BIN)/python tools/cycles.py
 	PYTHONPATH=python $(BIN)/lint-imports
 
 loom:
