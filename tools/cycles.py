@@ -1,7 +1,7 @@
 """Refuse import cycles among the modules of the Rust core: ``python tools/cycles.py``.
 
-Two graphs are checked: the top-level modules of the crate, by ``crate::name``, and the files of each
-folder, by ``super::name``. Comments and test modules do not count.
+Two graphs are checked: the top-level modules of the crate, by ``crate::name``, and the files of
+each folder, by ``super::name``. Comments and test modules do not count.
 """
 
 from __future__ import annotations
