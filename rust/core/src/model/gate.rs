@@ -20,7 +20,7 @@ pub struct Gate {
 impl Gate {
     /// A gate from `u` (inputs, rank), `v` (rank, outputs) and `bias` (outputs,), the matrices row
     /// by row. Thresholds are folded into `bias`. The values are checked by
-    /// [`Network::with_gates`].
+    /// [`Network::with_gates`](crate::Network::with_gates).
     pub fn new(u: Vec<f32>, v: Vec<f32>, bias: Vec<f32>, rank: usize) -> Gate {
         Gate { u, v, bias, rank, range: Vec::new() }
     }

@@ -17,7 +17,7 @@ pub struct InputMap {
 
 impl InputMap {
     /// A map from `scale` and `shift`, each of length 1 or the input width. Checked by
-    /// [`Network::new`].
+    /// [`Network::new`](crate::Network::new).
     pub fn new(scale: Vec<f32>, shift: Vec<f32>) -> InputMap {
         InputMap { scale, shift }
     }

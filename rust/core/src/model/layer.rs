@@ -42,7 +42,7 @@ impl fmt::Debug for Layer {
 impl Layer {
     /// A layer from its weight `(outputs, inputs)`, row by row, and bias `(outputs,)`.
     ///
-    /// Lengths and values are checked by [`Network::new`].
+    /// Lengths and values are checked by [`Network::new`](crate::Network::new).
     pub fn new(weight: Vec<f32>, bias: Vec<f32>, inputs: usize, activation: Activation) -> Layer {
         Layer::from_shared(Arc::new(weight), bias, inputs, activation)
     }

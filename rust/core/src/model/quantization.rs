@@ -7,7 +7,8 @@ use crate::error::{Error, Extent, Index, Result, Subject};
 /// Quantisation of a layer's inputs to bytes: `x / scale + offset`, rounded to nearest and clamped
 /// to 0 to 255. A byte q represents `(q - offset) scale`; if the offset is 0, byte 0 represents 0.
 ///
-/// For a network's first layer x is the raw input, before the network's [`InputMap`].
+/// For a network's first layer x is the raw input, before the network's
+/// [`InputMap`](crate::InputMap).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quantization {
     scale: Vec<f32>,
@@ -16,7 +17,8 @@ pub struct Quantization {
 
 impl Quantization {
     /// One scale for all inputs or one per input; one offset for all or, for a network's first
-    /// layer, one per input. Checked by [`Network::with_quantization`].
+    /// layer, one per input. Checked by
+    /// [`Network::with_quantization`](crate::Network::with_quantization).
     pub fn new(scale: Vec<f32>, offset: Vec<f32>) -> Quantization {
         Quantization { scale, offset }
     }
