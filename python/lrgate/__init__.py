@@ -8,8 +8,8 @@ predict      ``net.predict(x)``, ``net.predict_proba(x)``; ``net(x)`` gives raw 
 save         ``net.save(path)`` keeps weights, gates and plan
 ===========  =======================================================================
 
-``lrgate.estimators`` fits gates one by one, ``lrgate.results`` has the classes of reports,
-``lrgate.examples`` a network and rows to try.
+``lrgate.estimators`` fits single gates, ``lrgate.results`` has the classes of reports, and
+``lrgate.examples`` has a network and rows to try.
 
 >>> import lrgate
 >>> net, x, y = lrgate.examples.mnist()

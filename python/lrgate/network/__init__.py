@@ -1,4 +1,4 @@
-"""Networks: `Network`, what it is built from, its engine, and its checks."""
+"""The class `Network`: construction, compilation to an engine, quantisation and checks."""
 
 from lrgate.network.network import Network
 

@@ -1,4 +1,4 @@
-"""Stored rows and outputs: does a network still give what it gave?"""
+"""Probes: storing a network's outputs on a few rows, and checking that it still gives them."""
 
 from __future__ import annotations
 
@@ -40,31 +40,33 @@ __all__ = [
 
 
 CHECK_TOLERANCE = 1e-4
-"""How far :meth:`Network.check` lets outputs be from the stored ones, relative to the largest.
+"""Largest difference from stored outputs that :meth:`Network.check` allows.
 
-With gates or int8 more may be allowed: see there.
+It is relative to the largest stored output. Plans with gates or int8 may have a larger tolerance.
 """
 
-# How far a plan's outputs may be from the dense ones where none of its own are stored: the root of
-# their mean square, relative to that of the dense outputs. Plans that serve are at 0.1 at most.
+# Largest difference of a plan's outputs from the dense ones that is allowed if none are stored for
+# the plan, as root mean square relative to that of the dense outputs. Useful plans are at 0.1 at
+# most.
 _MOST_UNLIKE_DENSE: Final = 0.5
 
-# What a probe of sparse rows may take when it is made dense, in values.
+# Maximum number of values of a probe that is made from sparse rows and stored dense.
 _MOST_PROBE_VALUES: Final = 1 << 26
 
-# Rounding moves outputs as inputs do that change by this much, at most; with gates and int8 it
-# moves single units or bytes in few rows, so several such changes are tried.
+# Rounding is assumed to change outputs at most as much as a relative change of the inputs by
+# `_NUDGE`. With gates and int8 it changes single units or bytes in few rows. Therefore several
+# random changes are tried, and the largest effect is multiplied by `_NUDGE_MARGIN`.
 _NUDGE: Final = 1e-6
 _NUDGES: Final = 3
 _NUDGE_MARGIN: Final = 4
-# The most plans whose outputs are stored with a probe.
+# Maximum number of plans whose outputs are stored with a probe.
 _MOST_PLANNED: Final = 16
 
 Form = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def form_of(plan: Form) -> Form:
-    """What of a plan its outputs depend on: its strategies, with dense for skip, and precisions."""
+    """The part of a plan that determines outputs: precisions, and strategies with skip as dense."""
     strategies, precisions = plan
     return tuple("dense" if name == "skip" else name for name in strategies), precisions
 
@@ -74,7 +76,7 @@ def is_dense_form(form: Form) -> bool:
 
 
 def can_run(layers: Sequence[Layer], planned: PlannedOutputs) -> bool:
-    """Whether layers have the gates and quantizations of a plan."""
+    """Whether the layers have the gates and quantizations that the plan of these outputs needs."""
     return len(layers) == len(planned.strategies) and all(
         (name != "gate" or layer.gate is not None)
         and (word != "int8" or layer.quantization is not None)
@@ -84,7 +86,7 @@ def can_run(layers: Sequence[Layer], planned: PlannedOutputs) -> bool:
 
 
 def largest_difference(y: Float32Array, expected: Float32Array) -> float:
-    """The largest difference, over the largest that is expected; NaN where it cannot be told."""
+    """Largest difference relative to the largest expected output; NaN if a difference is NaN."""
     largest = max(float(np.max(np.abs(expected))), float(np.finfo(np.float32).tiny))
     with np.errstate(over="ignore", invalid="ignore"):
         return float(np.max(np.abs(y - expected))) / largest
@@ -115,7 +117,7 @@ def check_likeness(y: Float32Array, dense: Float32Array, plan: Form) -> None:
 
 
 def probe_rows(x: Any, width: int) -> npt.NDArray[Any]:
-    """Rows for a probe: uint8 or float32, finite, in memory of their own."""
+    """Check the rows of a probe and copy them to a dense array of uint8 or float32."""
     if hasattr(x, "tocsr"):
         if len(x.shape) == 2 and x.shape[0] * x.shape[1] > _MOST_PROBE_VALUES:
             raise ValueError(
@@ -123,7 +125,7 @@ def probe_rows(x: Any, width: int) -> npt.NDArray[Any]:
                 f"values, got {x.shape}"
             )
         x = x.tocsr()
-        x.check_format(full_check=True)  # SciPy trusts the indices when it makes rows dense
+        x.check_format(full_check=True)  # SciPy does not check indices in toarray
     rows = inputs.checked_rows(x, width)
     return np.array(rows.toarray() if hasattr(rows, "toarray") else rows)
 
@@ -135,12 +137,12 @@ def check_rows(rule: str, rows: npt.NDArray[Any]) -> None:
 
 
 def plan_text(plan: BatchPlan) -> str:
-    """A plan on one line."""
+    """The paths of a plan's layers on one line."""
     return "/".join(path_names(plan.strategies, plan.precisions))
 
 
 def planned_outputs(net: Network, probe: Probe) -> tuple[PlannedOutputs, ...]:
-    """The probe's outputs by plan, with those that this network's plan has and it lacks."""
+    """The outputs stored with the probe by plan, plus those missing for the network's own plan."""
     planned = list(probe.planned or ())
     if len(probe.x) == 0:
         return ()
@@ -170,7 +172,7 @@ def _tolerance(
     strategies: Sequence[str],
     precisions: Sequence[str],
 ) -> float:
-    """How far rounding may move outputs of a plan, relative to the largest."""
+    """Largest change of a plan's outputs by rounding, relative to the largest output."""
     skipped = ["skip" if name == "dense" else name for name in strategies]
     moved = [outputs_under(net, x, skipped, precisions)]
     draw = np.random.default_rng(0)
@@ -180,13 +182,13 @@ def _tolerance(
         nudged = np.clip(nudged, -limit, limit).astype(np.float32)
         moved.append(outputs_under(net, nudged, strategies, precisions))
     most = max(largest_difference(one, y) for one in moved)
-    # Not finite where rounding decides whether outputs are.
+    # If this is not finite, rounding decides whether an output is finite.
     tolerance = _NUDGE_MARGIN * most if np.isfinite(most) else 1.0
     return max(CHECK_TOLERANCE, tolerance)
 
 
 def check_probe(net: Network) -> float:
-    """What `Network.check` does."""
+    """Implement `Network.check`."""
     probe = net._model.probe
     if probe is None or len(probe.x) == 0:
         raise ValueError("check needs a network with a probe; see with_probe")

@@ -1,4 +1,4 @@
-"""What users build networks from: weights, activations, tasks."""
+"""Conversion and checks of arguments from which networks are built."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def not_a_model(given: Any) -> str:
-    """The message for `Network(given)`, with the call that makes a network of it."""
+    """The error message for `Network(given)`, with the call to use instead."""
     message = (
         "Network must be made by Network.load(path) or Network.from_layers([(weight, bias), ...])"
     )
@@ -51,7 +51,10 @@ def where(kept: Sequence[bool], old: list[str], new: list[str]) -> list[str]:
 
 
 def one_per_layer(new: Any, old: list[Any], name: str) -> list[Any]:
-    """`new` as a list; where it is a mapping from layer index, other layers keep the `old`."""
+    """Convert `new` to a list with one entry per layer.
+
+    If `new` is a mapping from layer index, the other layers keep their `old` entry.
+    """
     count = len(old)
     if isinstance(new, Mapping):
         result = list(old)
@@ -70,7 +73,7 @@ def one_per_layer(new: Any, old: list[Any], name: str) -> list[Any]:
 
 
 def changed(layer: Layer, name: str, **changes: Any) -> Layer:
-    """`layer` with other fields; refusals start with `name`."""
+    """Replace fields of `layer`; error messages start with `name`."""
     try:
         return replace(layer, **changes)
     except (TypeError, ValueError) as error:
@@ -90,7 +93,7 @@ def listed(layers: Any) -> list[Any]:
 
 
 def check_transposed(layers: Sequence[Layer]) -> None:
-    """Refuse weights that follow each other only as (in, out)."""
+    """Reject weights whose shapes match from layer to layer only if they are (in, out)."""
     pairs = list(pairwise(layers))
     if all(a.outputs == b.inputs for a, b in pairs):
         return
@@ -103,7 +106,7 @@ def check_transposed(layers: Sequence[Layer]) -> None:
 
 
 def activations_of(given: Any, usual: list[Any]) -> list[Activation]:
-    """One activation per layer from what `from_layers` is given."""
+    """Convert the argument `activations` of `from_layers` to one activation per layer."""
     if given is None:
         given = usual
     elif isinstance(given, str | Activation | Mapping) or _is_pair(given):
@@ -128,7 +131,7 @@ def activations_of(given: Any, usual: list[Any]) -> list[Activation]:
 
 
 def _is_pair(given: Any) -> bool:
-    """Whether it is one (name, parameter), not a sequence of activations."""
+    """Whether `given` is a (name, parameter) pair rather than a sequence of activations."""
     return (
         isinstance(given, tuple)
         and len(given) == 2
@@ -138,7 +141,8 @@ def _is_pair(given: Any) -> bool:
 
 
 def layer_of(pair: Any, i: int) -> Layer:
-    if isinstance(pair, np.ndarray) and pair.ndim > 0:  # rows of it would pass for the two
+    # An array of two rows would unpack into a weight and a bias.
+    if isinstance(pair, np.ndarray) and pair.ndim > 0:
         raise TypeError(
             f"layers[{i}] must be (weight, bias) or a Layer, got an array of shape {pair.shape}"
         )

@@ -1,7 +1,8 @@
-"""From a model to the compiled network.
+"""Compilation of a model to an engine.
 
-The model keeps full widths and the user's order of units. `_units_before` and `_taken` are the one
-place where weights, gates and scales are cut to the units that are kept, and put in their order.
+A model keeps the full width of every layer and the user's order of units. An engine has only the
+kept units, in the order of computation. `units_before` and `_taken` select and order the entries of
+gates and scales; the compiled engine does so for weights and biases.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ __all__ = [
 
 
 def build_engine(model: Model) -> _core.Engine:
-    """A model's engine: checks everything. It has the units that are computed, in their order."""
+    """Compile a model to an engine with the kept units in their order. Checks all values."""
     layers = []
     for i, layer in enumerate(model.layers):
         if layer.kept_units is not None:
-            _check_finite(f"layers[{i}].bias", layer.bias)  # the engine does not see all of it
+            # The engine checks only the biases of kept units.
+            _check_finite(f"layers[{i}].bias", layer.bias)
         activation = layer.activation
         layers.append((layer.weight, layer.bias, activation.name, activation.parameter))
     engine = _core.Engine(
@@ -56,7 +58,7 @@ def _planned(engine: _core.Engine, plan: tuple[BatchPlan, ...]) -> _core.Engine:
 
 
 def engine_gates(layers: Sequence[Layer]) -> list[Any]:
-    """The gates for an engine: of the units that are computed, in their order."""
+    """The gates for an engine, with only the kept units, in their order."""
     return [
         None if layer.gate is None else _gate_arrays(layer, layer.gate, before, i)
         for i, (layer, before) in enumerate(zip(layers, units_before(layers), strict=True))
@@ -79,7 +81,7 @@ def _gate_arrays(layer: Layer, gate: Gate, before: Int32Array | None, i: int) ->
 
 
 def engine_quantization(layers: Sequence[Layer]) -> list[Any]:
-    """Scales and offsets for an engine: of the inputs that are computed, in their order."""
+    """Scales and offsets for an engine, with only the kept inputs, in their order."""
     pairs: list[Any] = []
     for layer, before in zip(layers, units_before(layers), strict=True):
         quantization = layer.quantization
@@ -94,7 +96,7 @@ def engine_quantization(layers: Sequence[Layer]) -> list[Any]:
 
 
 def units_before(layers: Sequence[Layer]) -> list[Int32Array | None]:
-    """What each layer's inputs are in the engine: the order of the layer before it."""
+    """The indices of each layer's inputs in the engine: the kept units of the previous layer."""
     return [None, *(layer.kept_units for layer in layers[:-1])]
 
 
@@ -103,7 +105,7 @@ def _taken(array: Float32Array, order: Int32Array | None, axis: int) -> Float32A
 
 
 def full_width(values: Float32Array, order: Int32Array | None, width: int) -> Float32Array:
-    """An engine's signals (n, k) at full width, in the user's order."""
+    """Expand an engine's signals (n, k) to (n, width), in the user's order of units."""
     if order is None:
         return values
     result = np.zeros((len(values), width), np.float32)
@@ -112,7 +114,7 @@ def full_width(values: Float32Array, order: Int32Array | None, width: int) -> Fl
 
 
 def layer_profile(layer: Layer, before: Int32Array | None, values: dict[str, Any]) -> LayerProfile:
-    """An engine's figures for a layer, as shares of the full layer."""
+    """Convert an engine's statistics of a layer to shares of the full layer."""
     inputs = 1.0 if before is None else len(before) / layer.inputs
     outputs = 1.0 if layer.kept_units is None else len(layer.kept_units) / layer.outputs
     done, dense = values.pop("multiply_adds"), values.pop("dense_multiply_adds")
@@ -124,7 +126,7 @@ def layer_profile(layer: Layer, before: Int32Array | None, values: dict[str, Any
 
 
 def _check_finite(name: str, array: Float32Array) -> None:
-    # A sum is never finite if a value is not; it may overflow if all are.
+    # A finite sum shows that all values are finite. The sum of finite values may overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(array.sum()):
             return

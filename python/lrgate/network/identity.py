@@ -17,7 +17,7 @@ __all__ = ["array_bytes", "token_of"]
 
 
 def array_bytes(model: Model) -> int:
-    """The bytes of a model's arrays, except the weights, which the engine reads in place."""
+    """Number of bytes of a model's arrays, except the weights, which the engine counts."""
     arrays = to_arrays(model)
     held = [array for key, array in arrays.items() if not key.endswith(".weight")]
     if model.classes is not None:
@@ -26,10 +26,10 @@ def array_bytes(model: Model) -> int:
 
 
 def token_of(model: Model, plan: Sequence[BatchPlan]) -> str:
-    """A hash of all that a file of the model under `plan` would hold.
+    """Compute a hash of everything that a file of the model with this `plan` would hold.
 
-    Outputs that are stored for plans with gates or int8 are left out: they follow from the rest,
-    and a network that was saved and loaded has more of them.
+    Outputs stored for plans with gates or int8 are excluded, because they follow from the rest and
+    :meth:`Network.save` adds those that are missing.
     """
     probe = None if model.probe is None else replace(model.probe, planned=None)
     model = replace(model, plan=tuple(plan), probe=probe)

@@ -1,7 +1,7 @@
-"""`Network`: a trained network, loaded or built, that answers calls.
+"""`Network`: a trained network, loaded from a file or built from arrays.
 
-The calls themselves (``net(x)``, ``forward``, ``predict``, ``predict_proba``) are in the compiled
-base class; here is everything around them.
+The compiled base class implements the calls ``net(x)``, ``forward``, ``predict`` and
+``predict_proba``. This module adds all other methods.
 """
 
 from __future__ import annotations
@@ -77,69 +77,72 @@ __all__ = [
 ]
 
 
-# Time for measuring the plan of a file from another machine, and the most batch sizes that such a
-# plan may have: each takes a few calls at least.
+# Time for measuring the plan of a file from another machine, and the maximum number of batch sizes
+# of such a plan, because each takes at least a few calls.
 _RETUNE_SECONDS: Final = 0.06
 _RETUNE_BATCH_SIZES: Final = 16
 
 
 class Network(_core.Network):
-    """A trained fully connected network. It never changes; its methods return new networks.
+    """A trained, fully connected network.
 
-    :meth:`load` reads one from a file, :meth:`from_layers` builds one from weights and biases. It
-    may be shared by threads, pickled, and used after a fork.
+    :meth:`load` reads a network from a file, :meth:`from_layers` builds one from weights and
+    biases. A network is immutable: methods such as :meth:`tune` return new networks. It can be
+    shared between threads, pickled, and used after a fork.
 
     Methods
     -------
     __call__(x)
-        The raw outputs of the last layer: float32 (n, k) for rows `x` of shape (n, d), (k,) for one
-        row (d,). The same as :meth:`forward` without options, with less overhead.
+        Raw outputs of the last layer: float32 (n, k) for `x` of shape (n, d), or (k,) for one row
+        of shape (d,). The same as :meth:`forward` without options, with less overhead.
     forward(x, *, out=None, num_threads=None)
-        The same, float32 (n, k). `out`, a C-contiguous float32 array of the shape of the result,
-        receives the outputs and is returned; it may overlap `x`.
+        Raw outputs, float32 (n, k). If `out` is given, the outputs are written to it and it is
+        returned. It must be a C-contiguous float32 array of the shape of the result, and may
+        overlap `x`.
     predict(x, *, num_threads=None, nan_label=None)
-        The labels of a classifier, entries of :attr:`classes`, (n,). The labels 0 and 1 of a
-        multilabel network, int64 (n, k). The values of a regressor, float32 (n, k), or (n,) if it
-        has one output. For one row the result has no batch axis: a label is a NumPy scalar.
+        For a classifier, labels from :attr:`classes`, (n,). For a multilabel network, 0 or 1 for
+        each label, int64 (n, k). For a regressor, values, float32 (n, k), or (n,) if it has one
+        output. For one row, the result has no batch axis; the label of a classifier is then a
+        NumPy scalar.
     predict_proba(x, *, num_threads=None)
-        The probabilities of a classifier or of each label of a multilabel network: float32 (n, k),
-        or (k,) for one row. A classifier with one output has k = 2.
+        Probabilities of the classes, or of each label of a multilabel network: float32 (n, k), or
+        (k,) for one row. A classifier with one output has k = 2.
     quantize(x), tune(x), profile(x), monitor(), save(path)
         See their own documentation, as for all other methods.
 
     Raises
     ------
     TypeError
-        By the calls above, if `x` does not hold real numbers, or `out` is not a float32 array.
+        Raised by calls if `x` does not hold real numbers, or `out` is not a float32 array.
     ValueError
-        By the calls above, if the shape of `x` or `out` does not fit, `num_threads` is below 1,
-        :meth:`predict` meets outputs that are NaN and has no `nan_label`, or :meth:`predict_proba`
-        is called on a regressor.
+        Raised by calls if the shape of `x` or `out` is wrong, `num_threads` is below 1, outputs are
+        NaN in :meth:`predict` of a classifier or multilabel network without `nan_label`, or
+        :meth:`predict_proba` is called on a regressor.
     MemoryError
-        By the calls above, if there is no memory for the outputs or for packed weights.
+        Raised by calls if there is not enough memory for the outputs or packed weights.
 
     Notes
     -----
-    **Rows.** `x` is (n, d), or (d,) for one row. float32 rows whose values are side by side are
-    used in place, as are uint8 rows; float16, float64, integers, bool, other strides and byte
-    orders are copied and converted to float32 as ``numpy.astype`` does. ``scipy.sparse`` rows are
-    used as CSR, in place if they are CSR with float32 data.
+    **Rows.** `x` has shape (n, d), or (d,) for one row. float32 and uint8 arrays with contiguous
+    rows are used in place. Arrays of float16, float64, other integers or bool, and arrays with
+    other strides or byte orders, are copied and converted to float32, as by ``numpy.astype``.
+    ``scipy.sparse`` matrices are used as CSR, in place if they are CSR with float32 data.
 
-    DataFrames, Series and tables of pandas, polars and pyarrow are taken if their columns hold
-    numbers or bool, also nullable ones, sparse ones, categories that are numbers, and objects that
-    are numbers; missing values become NaN. Other columns are refused by name. Arrays of objects are
-    taken if all objects are numbers. Complex numbers, text and dates are refused, as are masked
-    arrays with a masked cell: fill them first.
+    DataFrames, Series and tables of pandas, polars and pyarrow are accepted if their columns hold
+    numbers or bool. Columns may be nullable or sparse, and may hold categories or objects that are
+    numbers. Missing values become NaN. For any other column, the error message names the column.
+    Arrays of objects are accepted if all objects are numbers. Complex numbers, text and dates are
+    rejected, as are masked arrays with masked cells; fill these first.
 
-    **Missing values.** NaN in a row gives NaN in that row's outputs and probabilities, and changes
-    no other row. :meth:`predict` of a classifier or a multilabel network raises ValueError for rows
-    whose outputs are NaN, and names them. With `nan_label` these rows get that label instead (a
-    multilabel network: in each of their k entries); labels are then objects if it is of another
-    kind than the classes. A regressor gives NaN.
+    **Missing values.** NaN in a row gives NaN in the outputs and probabilities of that row, and
+    changes no other row. If outputs are NaN, :meth:`predict` of a classifier or multilabel network
+    raises ValueError; the message lists the first such rows. With `nan_label`, these rows get that
+    label instead (in a multilabel network, in each of the k entries); if it is of another kind than
+    the classes, the result is an array of objects. A regressor returns NaN.
 
-    **Multilabel networks.** With the task ``"multilabel"`` each output is a label of its own:
-    present if the output of a sigmoid is above 0.5, or the raw output of another activation above
-    0. Probabilities are the outputs of a sigmoid, or the sigmoid of the raw outputs.
+    **Multilabel networks.** With the task ``"multilabel"``, each output is a separate label. It is
+    present if the output is above 0.5 for a last layer with sigmoid, or above 0 for any other
+    activation. Probabilities are the outputs of the sigmoid, or the sigmoid of the raw outputs.
 
     Examples
     --------
@@ -174,7 +177,7 @@ class Network(_core.Network):
         net._model = model
         return net
 
-    # Making and storing
+    # Construction and files
 
     @classmethod
     def load(
@@ -190,16 +193,17 @@ class Network(_core.Network):
         Parameters
         ----------
         path : str or path-like
-            The file. One with only ``layers.{i}.weight`` and ``layers.{i}.bias`` arrays loads too:
-            relu on all layers but the last, dense plan.
+            Path of the file. A file with only ``layers.{i}.weight`` and ``layers.{i}.bias`` arrays
+            is also accepted; it gives a network with a dense plan and relu on all layers except the
+            last.
         tune : bool, default True
-            Where the file's plan was measured on another machine, and the file has a probe, measure
-            it again on the probe's rows, for about a tenth of a second. A layer uses its gate only
-            if the file's plan does in some batch size. False keeps the plan as it is.
+            If the file's plan was measured on another machine and the file has a probe, measure the
+            plan again on the probe's rows, in about a tenth of a second. A layer uses its gate only
+            if the file's plan uses it for some batch size. False keeps the plan.
         task : {"classification", "regression", "multilabel"}, optional
-            The task, for a file that does not have one.
+            Task of the network, if the file does not have one.
         classes : array-like (k,), optional
-            Labels as in :meth:`from_layers`, for a file that does not have them. They make the task
+            Labels as in :meth:`from_layers`, if the file does not have them. The task is then
             classification.
 
         Returns
@@ -209,18 +213,18 @@ class Network(_core.Network):
         Raises
         ------
         FileFormatError
-            If the file is not what lrgate writes, or is damaged, too large, or of a newer format. A
-            file is never unpickled, sizes are checked before memory is taken, and the checksum is
-            checked.
+            If the file is not a model, is damaged or too large, or has a newer format. Files are
+            never unpickled. Sizes are checked before memory is allocated, and the checksum is
+            verified.
         ValueError
-            If the suffix is neither of the two, `path` has a NUL character, or `task` or `classes`
-            do not fit the network or differ from those of the file.
+            If `path` has another suffix or a NUL character, or `task` or `classes` do not fit the
+            network or differ from those in the file.
         TypeError
             If `classes` are not labels of one kind.
         OSError
             If the file cannot be read.
         MemoryError
-            If the network does not fit into memory.
+            If the network does not fit in memory.
 
         Examples
         --------
@@ -232,26 +236,27 @@ class Network(_core.Network):
         try:
             net = cls(model)
             if tune and model.machine not in (None, fingerprint()):
-                with suppress(OSError, RuntimeError, MemoryError):  # the file's plan serves too
+                with suppress(OSError, RuntimeError, MemoryError):  # keep the file's plan
                     net = net._retune(_RETUNE_SECONDS)
         except ValueError as error:
             raise FileFormatError(f"{os.fspath(path)}: {error}") from error
         return net
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save the network, with all that it has, as ``.npz`` or ``.safetensors``.
+        """Save the complete network to a ``.npz`` or ``.safetensors`` file.
 
-        The file is complete or not there: it is written beside `path` and then moved. It has a
-        checksum, which :meth:`load` checks, and with a probe the outputs of the plan for
-        :meth:`check`, which are computed now where the probe lacks them.
+        The file is replaced atomically: it is written under a temporary name in the same folder and
+        then renamed. It has a checksum, which :meth:`load` verifies. If the network has a probe,
+        the outputs of the plan that :meth:`check` needs are stored too, and are computed first if
+        the probe lacks them.
 
         Raises
         ------
         ValueError
-            If the suffix is neither of the two, `path` has a NUL character, or the network has more
-            than 10,000 layers.
+            If `path` has another suffix or a NUL character, or the network has more than 10,000
+            layers.
         OSError
-            If the file cannot be written; an older file then stays as it was.
+            If the file cannot be written. An existing file is then unchanged.
         """
         model, probe = self._model, self._model.probe
         if probe is not None:
@@ -269,47 +274,49 @@ class Network(_core.Network):
         input_shift: npt.ArrayLike | None = None,
         input_range: tuple[npt.ArrayLike, npt.ArrayLike] | Float32Array | None = None,
     ) -> Self:
-        """Build a network from weights and biases. Its plan is dense; see :meth:`tune`.
+        """Build a network from weights and biases.
 
-        A Layer that has a gate is gated, one that has a quantization runs in int8.
+        The plan is dense; :meth:`tune` measures a faster one. The gate and the quantization of a
+        Layer are used as after :meth:`with_gates` and :meth:`with_quantization`.
 
         Parameters
         ----------
         layers : sequence of (weight, bias) or of Layer
-            weight (out, in), as in ``torch.nn.Linear``; bias (out,), or None for no bias.
-            scikit-learn and Keras have weights (in, out): pass ``weight.T``. Where shapes show
-            that, such weights are refused; where all layers are square, they cannot be told.
+            Weight (out, in), as in ``torch.nn.Linear``, and bias (out,), or None for no bias. The
+            weights of scikit-learn and Keras are (in, out): pass ``weight.T``. Transposed weights
+            raise an error if the shapes show it; with square layers, they cannot be detected.
         activations : sequence, or one of its entries, optional
             One per layer: ``"relu"``, ``("clipped_relu", upper)``, ``("thresholded_relu",
             threshold)``, ``("leaky_relu", slope)``, ``"tanh"``, ``"sigmoid"``, ``"gelu"``,
-            ``"softmax"`` or ``"identity"``. By default a Layer keeps its own, and others have relu
-            on all layers except the last, which has identity. A single entry, such as ``"relu"``
-            or ``("clipped_relu", 6)``, is that of all hidden layers; the last layer has its
-            default.
+            ``"softmax"`` or ``"identity"``. By default, a Layer keeps its activation; for pairs,
+            hidden layers have relu and the last layer has identity. A single entry, such as
+            ``"relu"`` or ``("clipped_relu", 6)``, applies to all hidden layers; the last layer
+            then has its default.
         task : {"classification", "regression", "multilabel"}, optional
-            By default classification where `classes` is given or the last activation is softmax or
-            the sigmoid of one output; multilabel where several outputs are sigmoids. Otherwise it
-            is left open: a regressor, unless :func:`lrgate.optimize` is given labels. With
-            ``"classification"``, or `classes`, several sigmoids are one class of many: the largest.
+            By default, classification if `classes` is given or the last activation is softmax or
+            sigmoid with one output, and multilabel if it is sigmoid with several outputs. Otherwise
+            the task is undeclared: the network is a regressor, but :func:`lrgate.optimize` makes it
+            a classifier if it is given labels. With ``"classification"`` or `classes`, several
+            sigmoid outputs are exclusive classes: the largest output gives the label.
         classes : array-like (k,), optional
-            Labels that :meth:`predict` gives; two for a network with one output. By default
+            Labels that :meth:`predict` returns; two for a network with one output. By default
             0, 1, ... All str or all numbers; integers of any width become int64. A multilabel
-            network has none.
+            network has no classes.
         input_scale, input_shift : float or array-like (d,), optional
-            The network computes on ``x * input_scale + input_shift``: callers pass raw values. It
-            costs nothing at run time, but where a shift is above 16: then rows are mapped as they
-            are read, and sparse rows are made dense.
+            The network computes on ``x * input_scale + input_shift``: callers pass raw values. This
+            is free at run time, except if the magnitude of a shift exceeds 16: rows are then mapped
+            while they are read, and sparse rows become dense.
         input_range : (low, high), optional
-            Raw inputs are promised to be from `low` to `high`, each a number or array-like (d,).
-            Units that no row in the range can switch on may be removed when the network is
-            optimized; rows outside the range may then give other results than the full network.
+            Range of raw inputs that callers guarantee; each limit is a number or array-like (d,).
+            :func:`lrgate.optimize` may remove units that no row in the range can activate. For rows
+            outside the range, results may then differ from those of the full network.
 
         Raises
         ------
         ValueError
             If there is no layer, shapes do not fit, values are not finite, or a name is unknown.
         TypeError
-            If an array is not one of real numbers, or classes are text and numbers mixed.
+            If an array does not hold real numbers, or classes are a mixture of text and numbers.
         """
         layers = listed(layers)
         made = [
@@ -342,24 +349,25 @@ class Network(_core.Network):
         return cls(model)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the model; packed weights are made again."""
+        """Pickle the model. Weights are packed again after unpickling."""
         return (type(self), (self._model,))
 
     def __sizeof__(self) -> int:
         """Bytes in memory: arrays, weights in all layouts packed so far, and the object itself.
 
-        Networks made from one another share arrays, which count in each of them.
+        Networks derived from one another share arrays. These count in each of the networks.
         """
         return object.__sizeof__(self) + self.nbytes + array_bytes(self._model)
 
     def __dask_tokenize__(self) -> tuple[str, str]:
         """A deterministic hash of the weights, the plan, the task and the rest of the model.
 
-        Equal networks have the same hash in every process, also after they are saved and loaded.
+        Equal networks have the same hash in every process, including networks that were saved and
+        loaded.
         """
         return ("lrgate.Network", token_of(self._model, self.plan))
 
-    # What it is
+    # Properties
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -373,14 +381,14 @@ class Network(_core.Network):
     def task(self) -> str:
         """``"classification"``, ``"regression"`` or ``"multilabel"``.
 
-        A network whose task is left open, by its file or by :meth:`from_layers`, is a regressor.
-        :func:`lrgate.optimize` takes it for a classifier if it is given labels.
+        If neither the file nor :meth:`from_layers` declares a task, the network is a regressor.
+        :func:`lrgate.optimize` makes it a classifier if it is given labels.
         """
         return self._model.task or "regression"
 
     @property
     def classes(self) -> npt.NDArray[Any] | None:
-        """Labels by class index, of a classifier; None for a regressor or a multilabel network."""
+        """Labels of a classifier by class index; None for a regressor or a multilabel network."""
         if self._model.task != "classification":
             return None
         if self._model.classes is not None:
@@ -399,32 +407,32 @@ class Network(_core.Network):
 
     @property
     def input_scale(self) -> npt.NDArray[np.float32] | None:
-        """Factor of raw inputs, () or (d,)."""
+        """Factor by which raw inputs are multiplied, () or (d,); None if there is none."""
         return self._model.input_scale
 
     @property
     def input_shift(self) -> npt.NDArray[np.float32] | None:
-        """Addend of scaled inputs, () or (d,)."""
+        """Value that is added to scaled inputs, () or (d,); None if there is none."""
         return self._model.input_shift
 
     @property
     def input_range(self) -> npt.NDArray[np.float32] | None:
-        """Lowest and highest raw inputs that callers promise, (2,) or (2, d)."""
+        """Minimum and maximum of raw inputs that callers guarantee, (2,) or (2, d), or None."""
         return self._model.input_range
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights the engine holds or reads in place, in all layouts packed so far."""
+        """Bytes of weights, held by the engine or read in place, in all layouts packed so far."""
         return self.engine.nbytes
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the maker of the file noted: JSON values."""
+        """Notes that are stored with the network: JSON values."""
         return dict(self._model.metadata)
 
     @property
     def plan(self) -> tuple[BatchPlan, ...]:
-        """Strategy and precision of each layer, for each batch size, by ascending rows."""
+        """Strategy and precision of each layer for each batch size, in ascending order of rows."""
         return batch_plans(self.engine)
 
     @property
@@ -434,17 +442,20 @@ class Network(_core.Network):
 
     @property
     def machine(self) -> Machine | None:
-        """The machine that the plan was measured on; None for a plan that was not measured."""
+        """The machine on which the plan was measured; None for a plan that was not measured."""
         return None if self._model.machine is None else dict(self._model.machine)
 
     @property
     def report(self) -> OptimizeReport | None:
-        """What :func:`lrgate.optimize` did, if this network comes from it; ``print`` shows it.
+        """The report of :func:`lrgate.optimize`, if the network results from it; otherwise None.
+
+        ``print`` shows it.
 
         Raises
         ------
         ValueError
-            If the network's file holds a report of another form, as another version may write it.
+            If the report in the network's file has an unknown form, for example because another
+            version of lrgate wrote it.
         """
         if self._report is None and self._model.report is not None:
             self._report = OptimizeReport.from_dict(self._model.report)
@@ -452,9 +463,9 @@ class Network(_core.Network):
 
     @property
     def quantization_report(self) -> QuantizationReport | None:
-        """How :meth:`quantize` compared this network with f32; ``print`` shows it.
+        """The comparison with f32, if :meth:`quantize` returned this network; otherwise None.
 
-        Only of the network that it returned: neither files nor copies have it.
+        ``print`` shows it. Files, copies and derived networks do not have it.
         """
         return self._quantization_report
 
@@ -470,7 +481,7 @@ class Network(_core.Network):
         -------
         BatchPlan
             The entry of :attr:`plan` whose number of rows is nearest on a log scale. Its ``rows``
-            is the batch size that it was made for.
+            is the batch size for which it was made.
 
         Raises
         ------
@@ -499,44 +510,46 @@ class Network(_core.Network):
             f"<lrgate.Network {widths}, {self.task}, plan {{{plans}}}, {self.nbytes / 1e6:.1f} MB>"
         )
 
-    # Other plans, gates, orders, precisions, notes
+    # Networks with other plans, gates, units, precisions and notes
 
     def _with(self, engine: _core.Engine | None, **changes: Any) -> Self:
         probe = changes.get("probe", self._model.probe)
         if probe is not None and "layers" in changes and "probe" not in changes:
             changes["probe"] = replace(probe, planned=())  # other layers give other outputs
         elif probe is not None and probe.planned:
-            # A probe of another network may have outputs of gates.
+            # A probe of another network may have outputs that need its gates or quantizations.
             planned = tuple(one for one in probe.planned if can_run(self.layers, one))
             changes["probe"] = replace(probe, planned=planned)
         return type(self)(replace(self._model, **changes), engine)
 
     def dense(self) -> Self:
-        """The same weights, dense in f32 in every layer: what other plans are compared with.
+        """Return the network with every layer dense in f32, the reference for other plans.
 
-        Units that are left out stay so; ``with_units([None] * len(layers))`` has all.
+        Units that were left out are still left out; ``with_units([None] * len(layers))`` restores
+        them.
         """
         return self.with_strategies(["dense"] * len(self.layers))
 
     def with_strategies(
         self, strategies: Sequence[str], precision: str | Sequence[str] = "f32"
     ) -> Self:
-        """The same weights under a plan of one batch size.
+        """Return the network with a plan that is the same for all batch sizes.
 
         Parameters
         ----------
         strategies : sequence of {"dense", "skip", "gate"}
-            One per layer; "gate" only where the layer has a gate.
+            One per layer; "gate" only for layers with a gate.
         precision : {"f32", "int8"} or sequence of them
-            One for all layers, or one per layer; "int8" only where the layer has a quantization,
-            and its gate, if it is used, a range: see :meth:`quantize`.
+            One for all layers, or one per layer. "int8" requires a quantization of the layer and,
+            if the layer uses its gate, a range of the gate; see :meth:`quantize`.
 
         Raises
         ------
         TypeError
             If an argument is not a sequence of names.
         ValueError
-            If the number or a name is wrong, a layer has no gate, or is not quantised.
+            If the number of names or a name is wrong, or a layer does not have the gate, the range
+            of the gate or the quantization that it needs.
         """
         names = checked_strategies(strategies, self.layers)
         plan = [(1, names, checked_precisions(precision, names, self.layers))]
@@ -546,20 +559,20 @@ class Network(_core.Network):
         return self._with(engine, plan=batch_plans(engine), machine=machine, report=None)
 
     def with_gates(self, gates: Mapping[int, Gate | None] | Sequence[Gate | None]) -> Self:
-        """The same network with other gates; layers that get one use it in every batch size.
+        """Return the network with other gates. Layers with a new gate use it at every batch size.
 
         Parameters
         ----------
         gates : mapping from layer index to Gate or None, or sequence of them, one per layer
-            With a mapping, layers it does not name keep what they have. None takes a gate away.
-            A layer whose gate stays as it is keeps its strategy and its precision. One that gets a
-            gate without a range runs in f32.
+            Layers that a mapping does not contain keep their gate. None removes a gate. A layer
+            whose gate does not change keeps its strategy and precision. A layer that gets a gate
+            without a range runs in f32.
 
         Raises
         ------
         ValueError
-            If a gate is on the last layer or on a layer without a hard zero, its rank is not from 1
-            to min(in, out), its shapes do not fit the layer, or a value is not finite.
+            If the last layer or a layer without a hard zero gets a gate, the rank of a gate is not
+            from 1 to min(in, out), its shapes do not fit the layer, or a value is not finite.
         """
         old = [layer.gate for layer in self.layers]
         new = one_per_layer(gates, old, "gates")
@@ -577,7 +590,7 @@ class Network(_core.Network):
     def _with_layers(
         self, layers: tuple[Layer, ...], engine: _core.Engine, kept: Sequence[bool]
     ) -> Self:
-        """`layers` under the plan of their `engine`; the `kept` ones are planned as before."""
+        """Replace the layers and the engine. Layers marked in `kept` keep their present plan."""
         if any(kept):
             plan = [
                 (rows, where(kept, s0, s), where(kept, p0, p))
@@ -590,25 +603,25 @@ class Network(_core.Network):
     def with_units(
         self, units: Mapping[int, npt.ArrayLike | None] | Sequence[npt.ArrayLike | None]
     ) -> Self:
-        """The same network, of which the engine computes these units alone, in this order.
+        """Return the network with only these units of each layer, computed in this order.
 
-        Units that are not named count as constant zero. So results stay the same, to rounding,
-        where only units are left out that are zero on every row. A probe stays as it is: where
-        others are left out, store it again by :meth:`with_probe`. :attr:`layers` keep the full
-        width and the user's order.
+        All other units are treated as constant zero. If they are zero on every row, results stay
+        the same up to rounding. Otherwise store a probe again by :meth:`with_probe`, because it
+        still has the old outputs of the dense network. The arrays in :attr:`layers` keep the full
+        width and the original order.
 
         Parameters
         ----------
         units : mapping from layer index to array of int or None, or sequence, one per layer
-            Distinct units, from 0 to out - 1. With a mapping, layers it does not name keep what
-            they have. None computes all units, in the order they have.
+            Distinct indices of units, from 0 to out - 1. Layers that a mapping does not contain
+            keep their units. None stands for all units in the original order.
 
         Raises
         ------
         ValueError
-            If units are named for the last layer or for softmax, a unit is not there, or is named
-            twice, none is left, units of an activation without a hard zero are left out, or fewer
-            are left than the rank of a gate.
+            If units are given for the last layer or for softmax, an index is out of range or
+            repeated, no unit is left, units are left out although the activation has no hard zero,
+            or fewer units are left than the rank of a gate.
         TypeError
             If the units of a layer are not integers.
         """
@@ -623,23 +636,24 @@ class Network(_core.Network):
         self,
         quantization: Mapping[int, Quantization | None] | Sequence[Quantization | None],
     ) -> Self:
-        """The same network with other int8 forms; layers that get one use it in every batch size.
+        """Return the network with other quantizations, which :meth:`quantize` computes.
 
-        :meth:`quantize` finds them. Gates need a range to run in int8: a layer that runs a gate
-        without one stays in f32.
+        Layers with a new quantization run in int8 at every batch size, except layers that have a
+        gate without a range, which run in f32.
 
         Parameters
         ----------
         quantization : mapping from layer index to Quantization or None, or sequence, one per layer
-            How a layer's inputs become bytes. With a mapping, layers it does not name keep what
-            they have. None takes a layer's int8 form away. A layer whose quantization stays as it
-            is keeps its precision.
+            Quantisation of each layer's inputs. Layers that a mapping does not contain keep theirs.
+            None removes a quantization. A layer whose quantization does not change keeps its
+            precision.
 
         Raises
         ------
         ValueError
-            If a layer gets another number of scales or offsets than one or one for each input, a
-            layer but the first one offset for each, or a layer of more than 65,536 inputs any.
+            If the number of scales or offsets of a layer is neither one nor the number of its
+            inputs, a layer other than the first has one offset per input, a layer has more than
+            65,536 inputs, or a product of a scale and a weight overflows.
         """
         old = [layer.quantization for layer in self.layers]
         new = one_per_layer(quantization, old, "quantization")
@@ -657,46 +671,53 @@ class Network(_core.Network):
         return self._with_layers(layers, engine, kept)
 
     def quantize(self, x: Any, *, layers: Sequence[int] | None = None) -> Self:
-        """The same network in int8: weights and inputs as bytes, fitted to real rows.
+        """Return the network in int8, with weights and inputs quantised to bytes.
 
-        The inputs of every layer on these rows choose its scales and offsets; weights become bytes
-        with a scale for each unit. Gates stay, and get the `range` that int8 needs; strategies stay
-        as they are. Calls take the same rows as before.
+        The scales and offsets of each layer are fitted to its inputs on these rows. Weights have
+        one scale per unit. Gates are kept and get the `range` that int8 requires; strategies do not
+        change. Calls accept the same rows as before.
 
-        A row with a value that does not fit the bytes, in the first layer or a later one, is
-        recomputed in float32, without gates; the first such row packs the float32 weights, which
-        are held from then on. So outliers and markers of missing values, here or in later rows,
-        cost time and no accuracy. Order and size of columns and units do not matter.
+        A row with a value outside the range of the bytes, in any layer, is recomputed in float32
+        without gates. The first such row packs the float32 weights, which then stay in memory.
+        Outliers and markers of missing values, in these or in later rows, therefore cost time but
+        no accuracy. The order and magnitude of columns and units do not matter.
 
-        A quarter of the rows, at most 2,000, is held back and compared with float32:
-        :attr:`quantization_report` has the result. A layer stays float32 where the error of its
-        sums would be above 10 % of their spread, or where more than 10 % of the rows would be
-        recomputed. Where int8 is expected to change more than 2.5 % of the labels, or moves the
-        margins between labels by more than 6 % of their size, or a regressor's outputs by more than
-        10 % of their standard deviation, the layers that do most damage go back to float32. This
-        is checked on the held rows as they are, and without their outliers.
+        A layer stays float32 if the error of its sums would exceed 10 % of their spread, or if more
+        than 10 % of the rows would be recomputed. A quarter of the rows, at most 2,000, is held out
+        to compare int8 with float32; :attr:`quantization_report` has the result. If int8 exceeds
+        one of the following limits, layers return to float32 until it is within 40 % of them; the
+        layer that causes the largest difference goes first.
+
+        - Labels that change: 2.5 %, both as estimated from the margins between labels and as
+          observed with 95 % confidence.
+        - Change of the margins between labels: 6 % of their size.
+        - Change of a regressor's outputs: 10 % of their standard deviation.
+
+        The limits apply to the held-out rows, to the same rows without outliers, and to a sample of
+        the other rows.
 
         Parameters
         ----------
         x : array-like or scipy.sparse (n, d)
-            Real input rows; some hundreds, better a few thousand.
+            Real input rows: at least a few hundred, preferably a few thousand.
         layers : sequence of int, optional
-            The layers to quantise; others stay as they are. By default all of at most 65,536
-            inputs.
+            Indices of the layers to quantise; other layers do not change. By default, all layers
+            with at most 65,536 inputs.
 
         Warns
         -----
         QuantizationWarning
-            If a layer stays float32, int8 is still beyond a limit, or more than 5 % of the held
-            rows are recomputed.
+            If a layer stays float32, int8 still exceeds a limit, more than 5 % of the held-out rows
+            are recomputed, or `x` has fewer than 8 rows, so that none are held out.
 
         Raises
         ------
         TypeError
-            If `x` is not an array of real numbers, or `layers` not a sequence of integers.
+            If `x` is not an array of real numbers, or `layers` is not a sequence of integers.
         ValueError
-            If `x` has no rows, another width, or a value that is not finite, or makes one in the
-            network; if there is no such layer, or it has more than 65,536 inputs.
+            If `x` has no rows, another width, or a value that is not finite or causes such a value
+            in the inputs of a selected layer, or if an index in `layers` is out of range or that of
+            a layer with more than 65,536 inputs.
 
         Examples
         --------
@@ -721,22 +742,23 @@ class Network(_core.Network):
         return net
 
     def with_probe(self, x: Any) -> Self:
-        """The same network with these rows and its outputs on them stored, for :meth:`check`.
+        """Return the network with these rows and its outputs on them, for :meth:`check`.
 
-        Stored are the outputs of the dense network, and of the plan where it has gates or int8.
+        The outputs of the dense network are stored, and those of plans with gates or int8.
 
         Parameters
         ----------
         x : array-like or scipy.sparse (n, d)
-            A few real input rows, uint8 or converted to float32. Sparse rows are stored dense.
+            A few real input rows. uint8 rows stay uint8, others are converted to float32. Sparse
+            rows are stored dense.
 
         Raises
         ------
         TypeError
             If `x` is not an array of real numbers.
         ValueError
-            If `x` has no rows or another width, a value that is masked or not finite, or makes an
-            output that is not finite; if sparse rows have more than 2**26 values when made dense.
+            If `x` has no rows, another width, a value that is not finite, or a row whose outputs
+            are not finite, or if sparse rows have more than 2**26 values as a dense array.
 
         Examples
         --------
@@ -752,7 +774,7 @@ class Network(_core.Network):
         return self._with(self.engine, probe=replace(probe, planned=planned_outputs(self, probe)))
 
     def with_metadata(self, metadata: Mapping[str, Any]) -> Self:
-        """The same network with these notes (JSON values) in place of the old ones."""
+        """Return the network with these notes (JSON values) instead of the present ones."""
         return self._with(self.engine, metadata=dict(metadata))
 
     def tune(
@@ -762,27 +784,31 @@ class Network(_core.Network):
         *,
         seconds: float = 0.5,
     ) -> Self:
-        """Choose the fastest strategy of each layer by measuring on this machine.
+        """Return the network with the plan that is measured to be fastest on this machine.
 
-        The plan is stored with what tells this :attr:`machine` from others. Precisions stay.
+        The plan is stored together with a description of this :attr:`machine`. Precisions do not
+        change.
 
-        Gates that the network has are used where they are faster than dense and skip. For each
-        batch size the layers are timed under each strategy, then whole calls decide between the
-        mix, its neighbours and dense, one thread each.
+        For each batch size, the layers are timed with each strategy. Calls of the whole network, on
+        one thread, then decide between the combination of the fastest strategies, its neighbours
+        that differ in one layer, and dense. A layer with a gate uses it only if it is faster than
+        dense and skip.
 
         Parameters
         ----------
         x : array-like or scipy.sparse (n, d)
             Real input rows; a few hundred are enough.
         batch_sizes : sequence or array of int
-            Batch sizes: a call uses the plan of the nearest number of rows, on a log scale.
+            Batch sizes to measure. A call uses the plan of the batch size nearest to its number of
+            rows on a log scale.
         seconds : float
-            About how long to measure for each batch size.
+            Approximate measuring time for each batch size.
 
         Raises
         ------
         ValueError
-            If `x` has no rows or another width, or a batch size is below 1 or given twice.
+            If `x` has no rows or another width, a batch size is below 1, above 2**20 or repeated,
+            or `seconds` is below 0.
         TypeError
             If a batch size is not an integer.
         """
@@ -792,10 +818,10 @@ class Network(_core.Network):
         return self._with_engine_plan(engine, fingerprint())
 
     def _retune(self, seconds: float) -> Self:
-        """The same network, its plan measured here on its probe, in about `seconds` in all.
+        """Measure the plan again on the network's probe, within about `seconds` in total.
 
-        Gates stay off if they are off in all batch sizes of the plan. A batch size that there is no
-        time for keeps its plan.
+        A gate that the plan uses for no batch size stays off. A batch size that cannot be measured
+        within its share of the time keeps its plan.
         """
         probe, plan = self._model.probe, self._model.plan
         if probe is None or len(probe.x) == 0 or plan is None or len(plan) > _RETUNE_BATCH_SIZES:
@@ -803,25 +829,25 @@ class Network(_core.Network):
         engine = self.engine.retune(probe.x, seconds)
         return self._with(engine, plan=batch_plans(engine), machine=fingerprint())
 
-    # Looking inside
+    # Inspection and checks
 
     def profile(self, x: Any, *, batch_size: int | None = None, seconds: float = 0.1) -> Profile:
-        """What each layer does on these rows, and how long it takes.
+        """Measure the time, densities and gate statistics of each layer on these rows.
 
         Parameters
         ----------
         x : array-like or scipy.sparse (n, d)
             Real input rows.
         batch_size : int, optional
-            Rows per call; all of them by default. 1 shows the plan and time of single rows.
+            Rows per call; by default all rows. With 1, the profile is that of single rows.
         seconds : float
-            Repeat for about this long; times are medians.
+            Approximate measuring time. Times are medians of repeated calls.
 
         Returns
         -------
         Profile
             Per layer: strategy, precision, densities, computed share, recall, lost energy, share of
-            dense multiply-adds, time per row. ``print`` shows a table.
+            the dense multiply-adds, and time per row. ``print`` shows a table.
         """
         x, rows, size = _sample(x, batch_size)
         raw = self.engine.profile(x, size, seconds)
@@ -834,21 +860,21 @@ class Network(_core.Network):
         return Profile(layers, rows, size, _core.isa())
 
     def phases(self, x: Any, *, batch_size: int | None = None, seconds: float = 1.0) -> Phases:
-        """Where the time of calls goes, phase by phase, beside the least that it could be here.
+        """Measure the time of each phase of calls, and its lower bound on this machine.
 
         Each phase of each layer (finding non-zeros, a gate's estimate and scores, products, bias
-        and activation, ...) is timed inside real forward passes. Its bound is the longer of loading
-        the bytes that it must read and doing the operations that it must do on these rows, at rates
-        that are measured too.
+        and activation, ...) is timed during real forward passes. Its bound is the time to load the
+        bytes that it must read on these rows, or to execute the operations that it must do,
+        whichever is longer, at measured peak rates.
 
         Parameters
         ----------
         x : array-like or scipy.sparse (n, d)
             Real input rows.
         batch_size : int, optional
-            Rows per call; all of them by default.
+            Rows per call; by default all rows.
         seconds : float
-            Measure for about this long.
+            Approximate measuring time.
 
         Returns
         -------
@@ -864,7 +890,9 @@ class Network(_core.Network):
         return measure_phases(self, x, size, seconds)
 
     def layer_inputs(self, x: Any) -> list[npt.NDArray[np.float32]]:
-        """Every layer's input on these rows: what gates are fitted on.
+        """Compute the inputs of every layer on these rows, for example to fit gates.
+
+        They are those of a call with these rows, under the plan for their number.
 
         Parameters
         ----------
@@ -874,7 +902,7 @@ class Network(_core.Network):
         -------
         list of float32 arrays (n, in)
             One per layer; the first is ``x * input_scale + input_shift``. Units that are not
-            computed are zero. Bytes, of int8 layers, are the values they stand for.
+            computed are zero. Inputs of int8 layers are the values that the bytes represent.
         """
         return [
             full_width(values, order, layer.inputs)
@@ -893,32 +921,32 @@ class Network(_core.Network):
         min_rows: int = 100,
         seed: int | None = None,
     ) -> Monitor:
-        """A stand-in for the network that compares a sample of the rows with the dense network.
+        """Return a monitor, which compares a sample of its rows with the dense network.
 
-        Use it in place of the network, and as a context manager where the sampling is to end:
-        drift of the inputs shows in its :meth:`~lrgate.Monitor.report`, and in warnings
-        of the logger ``lrgate.monitor``.
+        Call it instead of the network. As a context manager, it stops sampling at the end of the
+        block. Drift of the inputs shows in its :meth:`~lrgate.Monitor.report` and in warnings of
+        the logger ``lrgate.monitor``.
 
         Parameters
         ----------
         rate : float
-            Share of the rows that are sampled, above 0 and at most 1. A sampled row costs about two
-            dense calls more.
+            Share of the rows to sample, above 0 and at most 1. A sampled row costs about as much as
+            two additional dense calls.
         max_disagreement : float, optional
-            Warn where the sample's disagreement with the dense network is above this.
+            Warn if the disagreement with the dense network in the window exceeds this value.
         max_lost_energy : float, optional
-            Warn where a gated layer's lost energy on the sample is above this.
+            Warn if the lost energy of a gated layer in the window exceeds this value.
         window : int
-            How many of the latest sampled rows the warnings and the report's window look at.
+            Number of latest sampled rows on which warnings and the report's window are based.
         min_rows : int
-            Sampled rows that a warning needs.
+            Minimum number of sampled rows for a warning.
         seed : int, optional
-            Of the sampling.
+            Seed of the sampling.
 
         Raises
         ------
         ValueError
-            For a value out of range.
+            If a value is out of range.
 
         Examples
         --------
@@ -940,29 +968,32 @@ class Network(_core.Network):
         )
 
     def check(self) -> float:
-        """Recompute the stored probe and compare: does the network still give what it gave?
+        """Check that the network still gives the outputs that are stored with its probe.
 
-        Compared are the outputs on the probe's rows
+        On the probe's rows,
 
-        - of the dense network, and of each plan with gates or int8 that they were stored for,
-          with the stored ones;
-        - of each batch size of the plan in use, with those stored for the same gates and
-          precisions. Where there are none, because :meth:`load` measured the plan again and it
-          has some of its gates alone, or because gates, units or quantizations changed since
-          :meth:`with_probe`, with what they are with dense for skip.
+        - the outputs of the dense network, and of each plan with gates or int8 whose outputs are
+          stored, are compared with the stored outputs;
+        - the outputs of the present plan, for each batch size, are compared with those stored for
+          the same gates and precisions. If none are stored, they are compared with the outputs of
+          the same plan with dense instead of skip. This happens if :meth:`load` measured the plan
+          again and the new plan uses only some of the gates, or if gates, units or quantizations
+          changed after :meth:`with_probe`.
 
-        They may differ by 1e-4 of the largest. With gates and int8 rounding can move a unit across
-        its threshold or an input to the next byte, so there more is allowed if the outputs moved by
-        more than a quarter of that when they were stored, for inputs changed by a millionth and for
-        skip in place of dense.
+        The tolerance is 1e-4 of the largest output. With gates or int8, it may be larger, because
+        rounding can move a unit across its threshold or an input to the next byte: it is four times
+        the largest change of the outputs that was seen when they were stored, with inputs changed
+        by a millionth and with skip instead of dense, if this exceeds 1e-4. For outputs that are
+        not stored, it is the largest tolerance of those that are.
 
-        Files of format version 1 have no outputs of plans. There the plan in use is checked
-        loosely: its outputs may be off the dense ones by half of those, both as root mean squares.
+        Files of format version 1 have no outputs of plans with gates or int8. The check of such
+        plans is then loose: the difference from the dense outputs may be up to half of these, as
+        root mean squares.
 
         Returns
         -------
         float
-            The largest difference from stored outputs, over the largest stored output.
+            The largest difference from stored outputs, relative to the largest stored output.
 
         Raises
         ------
@@ -980,7 +1011,7 @@ class Network(_core.Network):
 
 
 def _sample(x: Any, batch_size: int | None) -> tuple[Any, int, int]:
-    """Rows to profile, how many they are, and rows a call."""
+    """Rows to profile, their number, and the number of rows per call."""
     if not hasattr(x, "tocsr"):
         x = inputs.real_array(x)
         if x.ndim == 0:

@@ -14,13 +14,13 @@ __all__ = ["checked_precisions", "checked_strategies"]
 
 
 def checked_strategies(strategies: Any, layers: Sequence[Layer]) -> list[str]:
-    """One strategy per layer; `"gate"` only where the layer has a gate."""
+    """Check that there is one strategy per layer, and `"gate"` only for layers with a gate."""
     if isinstance(strategies, str):
         usage = _for_all(strategies, layers)
         raise TypeError(
             f"strategies must be a sequence of names, one per layer, got {strategies!r}{usage}"
         )
-    if isinstance(strategies, Set):  # without an order
+    if isinstance(strategies, Set):  # has no order
         raise TypeError("strategies must be a sequence of names, got set")
     names = inputs.as_list(strategies, "strategies", "names")
     if not all(isinstance(name, str) for name in names):
@@ -40,7 +40,7 @@ def checked_strategies(strategies: Any, layers: Sequence[Layer]) -> list[str]:
 
 
 def _for_all(name: str, layers: Sequence[Layer]) -> str:
-    """The argument to write for one strategy in all layers that can have it, for a message."""
+    """A hint for an error message: how to use one strategy in all layers that support it."""
     if name in ("dense", "skip"):
         return f": write {[name]} * {len(layers)}"
     if name != "gate":
@@ -53,7 +53,7 @@ def _for_all(name: str, layers: Sequence[Layer]) -> str:
 def checked_precisions(
     precision: str | Sequence[str], strategies: Sequence[str], layers: Sequence[Layer]
 ) -> list[str]:
-    """One precision per layer; `"int8"` only where the layer can run in int8."""
+    """Check that there is one precision per layer, and `"int8"` only where int8 is possible."""
     if isinstance(precision, str):
         precisions = [precision] * len(layers)
     elif isinstance(precision, Sequence):

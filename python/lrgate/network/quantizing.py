@@ -1,4 +1,4 @@
-"""A network in int8: which layers, and whether it does well."""
+"""Quantisation of a network: the choice of layers, and the comparison with f32."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from lrgate.network.network import Network
 
 
-# Where int8 is beyond a limit, layers go back to f32 until it is within this part of the limits.
+# If int8 exceeds a limit, layers return to f32 until the error is within this share of the limits.
 _WITHIN: Final = 0.4
 
 N = TypeVar("N", bound="Network")
 
 
 def warn_of(report: QuantizationReport, difference: Difference) -> None:
-    """Says what of a quantised network is not as wished."""
+    """Warn of layers that stay f32, of large or unchecked errors, and of many recomputed rows."""
     said = [f"layer {fit.layer} stays f32: {fit.note}" for fit in report.layers if fit.note]
     if report.held_rows and not difference.within():
         if report.task == "regression":
@@ -78,7 +78,10 @@ def to_quantize(wanted: Sequence[int] | None, layers: Sequence[Layer]) -> set[in
 
 
 def fit_int8(net: N, rows: Any, chosen: Iterable[int]) -> tuple[N, tuple[LayerFit, ...]]:
-    """The `chosen` layers in int8, as far as they can be; no check, no warnings."""
+    """Quantise those of the `chosen` layers that can run in int8.
+
+    Outputs are not compared with f32, and no warnings are issued.
+    """
     chosen = set(chosen)
     fit = fit_layers(
         net.layers,
@@ -108,7 +111,7 @@ def fit_int8(net: N, rows: Any, chosen: Iterable[int]) -> tuple[N, tuple[LayerFi
 def _with_precisions(
     net: N, engine: _core.Engine, layers: Sequence[Layer], chosen: Iterable[int]
 ) -> N:
-    """`layers` by their `engine`; the `chosen` ones that have a quantization in int8."""
+    """Replace the layers and the engine. Chosen layers run in int8 if they have a quantization."""
     words = {i: "f32" if layers[i].quantization is None else "int8" for i in chosen}
     plan = [
         (n, s, [words.get(i, word) for i, word in enumerate(p)]) for n, s, p in net.engine.plan()
@@ -119,7 +122,7 @@ def _with_precisions(
 
 
 def _with_int8(net: N, chosen: set[int], int8: set[int]) -> N:
-    """Of the `chosen` layers only those in int8 stay quantised."""
+    """Remove the quantization of chosen layers that are not in `int8`."""
     layers = [
         layer if i in int8 or i not in chosen else replace(layer, quantization=None)
         for i, layer in enumerate(net.layers)
@@ -131,11 +134,12 @@ def _with_int8(net: N, chosen: set[int], int8: set[int]) -> N:
 def compare_int8(
     net: N, fitted: Any, held: Any, fits: tuple[LayerFit, ...]
 ) -> tuple[QuantizationReport, Difference]:
-    """The report of this network on the `held` rows, and its difference from f32.
+    """Compare a quantised network with f32.
 
-    Gates are not used: what they cost is not the bytes' doing. The difference is the largest of
-    that on the rows as they are, without their outliers, since rows to come may have none, and
-    on the `fitted` rows, which are more and show what is rare.
+    Both run without gates, because int8 does not cause the error of gates. The report is on the
+    `held` rows. The difference is the element-wise maximum over three sets of rows: the `held`
+    rows, these rows without outliers, because later rows may have none, and a sample of the
+    `fitted` rows, which show rarer cases because there are more of them.
     """
     nan = float("nan")
     n, recomputed = held.shape[0], nan
@@ -161,7 +165,7 @@ def compare_int8(
 
 
 def _int8_difference(net: Network, rows: Any) -> tuple[float, Difference]:
-    """The share of recomputed rows, and the difference from f32 on the others."""
+    """The share of recomputed rows, and the difference from f32 that the other rows cause."""
     _, strategies, precisions = net.engine.plan()[-1]
     strategies = ["dense" if name == "gate" else name for name in strategies]
     int8 = net.with_strategies(strategies, precisions)
@@ -179,7 +183,10 @@ def _int8_difference(net: Network, rows: Any) -> tuple[float, Difference]:
 def with_fewer_layers(
     base: N, fitted: Any, held: Any, fits: tuple[LayerFit, ...]
 ) -> tuple[N, tuple[QuantizationReport, Difference]]:
-    """Fewer layers in int8: those that do most damage go back to f32 until little is left."""
+    """Return layers to f32 one by one until the difference is well within the limits.
+
+    The layers that cause the largest difference if they alone are int8 go first.
+    """
     chosen = {one.layer for one in fits}
     left = {one.layer for one in fits if one.precision == "int8"}
     damage = {

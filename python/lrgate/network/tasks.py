@@ -1,4 +1,4 @@
-"""The task of a network that nobody declared, from an argument or from the targets of its rows."""
+"""The task of a network: implied by its layers, declared, or derived from targets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_task(task: str) -> None:
 
 
 def usual_task(layers: Sequence[Layer], has_classes: bool) -> str | None:
-    """The task that classes and the last activation stand for; None if they leave it open."""
+    """The task implied by classes and the last activation; None if they do not imply one."""
     if has_classes:
         return "classification"
     last = layers[-1] if layers else None
@@ -39,7 +39,7 @@ def usual_task(layers: Sequence[Layer], has_classes: bool) -> str | None:
 
 
 def declared(model: Model, task: str | None, classes: npt.ArrayLike | None) -> Model:
-    """`model` with this task and these classes, which must not contradict its own."""
+    """Set the task and classes of `model`. They must agree with those that it already has."""
     if task is None and classes is None:
         return model
     if task is not None:
@@ -67,16 +67,19 @@ def declared(model: Model, task: str | None, classes: npt.ArrayLike | None) -> M
 
 
 def for_targets(net: N, y: npt.NDArray[Any]) -> N:
-    """The network as a classifier if `y` holds labels of its outputs and its task is open.
+    """Make a network with an undeclared task a classifier if `y` holds labels.
 
-    Integers from 0 to k - 1 are the classes of k outputs. Otherwise the distinct labels in
-    ascending order are, if there are exactly k of them. A network with one output stays a
-    regressor.
+    For a network with k outputs, the classes are 0 to k - 1 if all labels are such integers.
+    Otherwise they are the distinct labels in ascending order, of which there must be exactly k. A
+    network with one output stays a regressor.
 
     Raises
     ------
-    TypeError, ValueError
-        If `y` holds labels and the network cannot be taken for their classifier.
+    TypeError
+        If `y` holds text and the network has one output.
+    ValueError
+        If the network has several outputs and its declared task is regression, or the distinct
+        labels do not fit its outputs.
     """
     if net.task != "regression" or y.ndim != 1 or y.dtype.kind not in "iubU":
         return net
