@@ -77,6 +77,7 @@ def proven_dead(
 
     Examples
     --------
+    >>> from lrgate import Activation
     >>> layer = Layer([[1.0, 1.0], [1.0, -1.0]], [-3.0, 0.0], Activation("relu"))
     >>> proven_dead([layer], 0.0, 1.0)
     [array([ True, False])]
