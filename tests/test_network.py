@@ -1812,7 +1812,7 @@ def test_load_declares_a_task_that_is_open(tmp_path: Path) -> None:
         (
             {},
             {"task": "regression", "classes": [1, 2, 3]},
-            'classes must be None where task is "regression"',
+            'classes must be None if task is "regression"',
         ),
         (
             {"task": "regression"},
