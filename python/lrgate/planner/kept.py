@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lrgate.model.arrays import read_only
 from lrgate.model.layer import Gate, Layer
 from lrgate.network import Network
 from lrgate.planner.candidates import Inputs
@@ -29,9 +30,9 @@ def _kept_layer(network: Network, i: int) -> Layer:
     before = network.layers[i - 1].kept_units if i else None
     weight, bias = layer.weight, layer.bias
     if layer.kept_units is not None:
-        weight, bias = weight[layer.kept_units], bias[layer.kept_units]
+        weight, bias = read_only(weight[layer.kept_units]), read_only(bias[layer.kept_units])
     if before is not None:
-        weight = weight[:, before]
+        weight = read_only(weight[:, before])
     return Layer(weight, bias, layer.activation)
 
 

@@ -139,12 +139,17 @@ def parts_of(
         )
         spread = np.maximum(spread, least)
         per_spread = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
-        scaled = (weight * per_spread[:, None].astype(np.float32)).astype(np.float32)
-        gain = np.sqrt(np.einsum("oj,oj->j", scaled, scaled, dtype=np.float64) / len(scaled))
+        factor = per_spread[:, None].astype(np.float32)
+        squares = np.zeros(layer.inputs)
+        for at in chunks(*weight.shape):
+            scaled = (weight[at] * factor[at]).astype(np.float32)
+            squares += np.einsum("oj,oj->j", scaled, scaled, dtype=np.float64)
+        gain = np.sqrt(squares / layer.outputs)
         some = np.sort(rng.permutation(layer.outputs)[: at_most_rows(_UNITS, layer.inputs)])
         mean, square, density = moments_of(values)
         variance = np.maximum(square - mean**2, 0.0)
         used = (weight != 0).any(axis=0)
-        parts.append(Part(scaled[some], gain, density, square, variance, used, shown))
+        scaled = (weight[some] * factor[some]).astype(np.float32)
+        parts.append(Part(scaled, gain, density, square, variance, used, shown))
         after = gain
     return parts[::-1]

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.quantization.rows import taken_rows
+from lrgate.quantization.rows import chunks, taken_rows
 from lrgate.types import BoolArray, Float32Array, Float64Array
 
 __all__ = [
@@ -129,19 +129,25 @@ def centred_sums(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
     """``values @ weight.T`` minus its mean, in float64.
 
     Dense columns are centred before the product, because a huge constant would cause cancellation.
+    Weights are converted in chunks of units.
     """
-    if hasattr(values, "tocsr"):
-        sums = np.asarray(values.astype(np.float64) @ weight.T.astype(np.float64))
-        return np.asarray(sums - sums.mean(axis=0))
+    sparse = hasattr(values, "tocsr")
     centred = values.astype(np.float64)
-    centred -= centred.mean(axis=0)
-    return np.asarray(centred @ weight.T.astype(np.float64))
+    if not sparse:
+        centred -= centred.mean(axis=0)
+    sums = np.empty((values.shape[0], len(weight)))
+    for at in chunks(*weight.shape):
+        sums[:, at] = centred @ weight[at].T.astype(np.float64)
+    return sums - sums.mean(axis=0) if sparse else sums
 
 
 def sizes_of(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
     """Mean sum of the absolute terms of ``values @ weight.T``, for each unit."""
     mean = np.asarray(abs(values).mean(axis=0, dtype=np.float64)).ravel()
-    return np.asarray(np.abs(weight).astype(np.float64) @ mean)
+    sizes = np.empty(len(weight))
+    for at in chunks(*weight.shape):
+        sizes[at] = np.abs(weight[at]).astype(np.float64) @ mean
+    return sizes
 
 
 def _without_far_cells(some: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from lrgate.results.table import Column, Table
+from lrgate.results.table import Column, Table, Tabular
 
 __all__ = [
     "Drift",
@@ -66,7 +66,7 @@ class LayerDrift:
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(Tabular):
     """Difference between the network and the dense network over sampled rows.
 
     Attributes
@@ -111,16 +111,6 @@ class Drift:
             ],
             gap=2,
         )
-
-    def to_dataframe(self) -> Any:
-        """One row per layer, as a ``pandas.DataFrame``.
-
-        Raises
-        ------
-        ImportError
-            If pandas is not installed.
-        """
-        return self.table().to_dataframe()
 
     def _title(self) -> str:
         figure = "-" if self.disagreement is None else f"{self.disagreement:.4g}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
-from lrgate.results.paths import path_name
+from lrgate.results.profile import layer_cells
 from lrgate.results.ratio import Ratio
 from lrgate.results.table import Column, Table, microseconds
 
@@ -137,19 +137,7 @@ class BatchReport:
         return Table(
             _LAYER_COLUMNS,
             [
-                (
-                    i,
-                    f"{layer.inputs}-{layer.outputs}",
-                    path_name(layer.strategy, layer.precision, layer.rank),
-                    layer.density_in,
-                    layer.density_out,
-                    layer.computed_share,
-                    layer.recall,
-                    layer.lost_energy,
-                    layer.flop_share,
-                    layer.seconds_before,
-                    layer.seconds_after,
-                )
+                (*layer_cells(i, layer), layer.seconds_before, layer.seconds_after)
                 for i, layer in enumerate(self.layers)
             ],
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from lrgate.results.table import Column, Table
+from lrgate.results.table import Column, Table, Tabular
 
 __all__ = [
     "Peaks",
@@ -91,7 +91,7 @@ class PhaseProfile:
 
 
 @dataclass(frozen=True)
-class Phases:
+class Phases(Tabular):
     """All phases of a network; ``print`` shows them as a table.
 
     Attributes
@@ -158,21 +158,3 @@ class Phases:
             f"measured here, GB/s: {bandwidth}",
             f"measured here, 1e9 operations/s: {rates}",
         ]
-
-    def __str__(self) -> str:
-        """A table of at most 80 columns."""
-        return "\n".join([str(self.table()), *self._about()])
-
-    def _repr_html_(self) -> str:
-        """The table in a notebook."""
-        return f"{self.table()._repr_html_()}<p>{'<br>'.join(self._about())}</p>"
-
-    def to_dataframe(self) -> Any:
-        """One row per phase, as a ``pandas.DataFrame``.
-
-        Raises
-        ------
-        ImportError
-            If pandas is not installed.
-        """
-        return self.table().to_dataframe()

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lrgate.results.paths import path_name
-from lrgate.results.table import Column, Table, microseconds
+from lrgate.results.table import Column, Table, Tabular, microseconds
 
-__all__ = ["LayerProfile", "Profile"]
+__all__ = ["LayerProfile", "Profile", "layer_cells"]
 
 _COLUMNS = (
     Column("#"),
@@ -70,7 +70,7 @@ class LayerProfile:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Tabular):
     """A profile of all layers; ``print`` shows it as a table.
 
     Attributes
@@ -102,41 +102,27 @@ class Profile:
         return Table(
             _COLUMNS,
             [
-                (
-                    i,
-                    f"{layer.inputs}-{layer.outputs}",
-                    path_name(layer.strategy, layer.precision, layer.rank),
-                    layer.density_in,
-                    layer.density_out,
-                    layer.computed_share,
-                    layer.recall,
-                    layer.lost_energy,
-                    layer.flop_share,
-                    layer.seconds_per_row,
-                )
+                (*layer_cells(i, layer), layer.seconds_per_row)
                 for i, layer in enumerate(self.layers)
             ],
         )
 
-    def _about(self) -> str:
+    def _about(self) -> list[str]:
         total = microseconds(self.seconds_per_row)
-        what = f"{self.rows} rows, {self.batch_size} per call, {self.instruction_set}, one thread"
-        return f"{what}: {total} us/row"
+        run = f"{self.rows} rows, {self.batch_size} per call, {self.instruction_set}, one thread"
+        return [f"{run}: {total} us/row"]
 
-    def __str__(self) -> str:
-        """A table of at most 80 columns."""
-        return f"{self.table()}\n{self._about()}"
 
-    def _repr_html_(self) -> str:
-        """The table in a notebook."""
-        return f"{self.table()._repr_html_()}<p>{self._about()}</p>"
-
-    def to_dataframe(self) -> Any:
-        """One row per layer, as a ``pandas.DataFrame``.
-
-        Raises
-        ------
-        ImportError
-            If pandas is not installed.
-        """
-        return self.table().to_dataframe()
+def layer_cells(i: int, layer: Any) -> tuple[Any, ...]:
+    """The cells that the tables of profiles and of optimize have in common for layer `i`."""
+    return (
+        i,
+        f"{layer.inputs}-{layer.outputs}",
+        path_name(layer.strategy, layer.precision, layer.rank),
+        layer.density_in,
+        layer.density_out,
+        layer.computed_share,
+        layer.recall,
+        layer.lost_energy,
+        layer.flop_share,
+    )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from lrgate.results.table import Column, Table
+from lrgate.results.table import Column, Table, Tabular
 
 __all__ = [
     "LayerFit",
@@ -48,7 +47,7 @@ class LayerFit:
 
 
 @dataclass(frozen=True)
-class QuantizationReport:
+class QuantizationReport(Tabular):
     """Report of :meth:`lrgate.Network.quantize`; ``print`` shows it.
 
     Parameters
@@ -115,16 +114,6 @@ class QuantizationReport:
     def _repr_html_(self) -> str:
         """The table in a notebook."""
         return f"<p>{'<br>'.join(self._head())}</p>{self.table()._repr_html_()}"
-
-    def to_dataframe(self) -> Any:
-        """One row per layer, as a ``pandas.DataFrame``.
-
-        Raises
-        ------
-        ImportError
-            If pandas is not installed.
-        """
-        return self.table().to_dataframe()
 
 
 class QuantizationWarning(UserWarning):

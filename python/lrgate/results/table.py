@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Column", "Table", "microseconds"]
+__all__ = ["Column", "Table", "Tabular", "microseconds"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,37 @@ class Table:
         return pd.DataFrame(
             [tuple(row) for row in self.rows], columns=[column.title for column in self.columns]
         )
+
+
+class Tabular:
+    """A result with one table, which is its text, its HTML and its DataFrame."""
+
+    def table(self) -> Table:
+        """The table of the result."""
+        raise NotImplementedError
+
+    def _about(self) -> list[str]:
+        """Lines below the table."""
+        return []
+
+    def __str__(self) -> str:
+        """The table and the lines below it."""
+        return "\n".join([str(self.table()), *self._about()])
+
+    def _repr_html_(self) -> str:
+        """The same in a notebook."""
+        about = "<br>".join(map(html.escape, self._about()))
+        return self.table()._repr_html_() + (f"<p>{about}</p>" if about else "")
+
+    def to_dataframe(self) -> Any:
+        """The rows of `table`, as a ``pandas.DataFrame``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        return self.table().to_dataframe()
 
 
 def microseconds(seconds: float) -> str:
