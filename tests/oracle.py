@@ -75,6 +75,9 @@ def forward(
             t, t_bound = _affine(value, size, error, gate.u, np.zeros(gate.rank))
             score, doubt = _affine(t, np.abs(t) + t_bound, t_bound, gate.v, gate.bias)
             y, after = _keep_where_positive(y, after, score, doubt)
+        if layer.kept_units is not None:
+            omitted = np.setdiff1d(np.arange(layer.outputs), layer.kept_units)
+            y[:, omitted] = after[:, omitted] = 0.0
         value, size, error = y, np.abs(y) + after, after
         results.append((y, after))
     return results
