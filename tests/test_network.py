@@ -84,7 +84,7 @@ def test_engines_put_units_in_order_where_weights_are(how: str) -> None:
         layers.append((weight, bias, "relu", None))
         before = units
     x = rng.standard_normal((70, 7), dtype=np.float32)
-    engine, copy = lrgate._core.Engine(layers, orders=orders), lrgate._core.Engine(copied)
+    engine, copy = lrgate._core.Engine(layers, kept_units=orders), lrgate._core.Engine(copied)
     for strategy in ("dense", "skip"):
         plan = [(1, [strategy] * 3, ["f32"] * 3)]
         got, expected = (
@@ -101,10 +101,10 @@ def test_engines_refuse_orders_that_do_not_fit() -> None:
 
     some, none = np.int32([0, 2]), None
     for layers, orders, message in [
-        ([layer(3, 2)], [], "orders must have 1 entries, got 0"),
-        ([layer(3, 2)], [np.int32([0, 3])], "orders[0]: units must be below 3, got 3"),
-        ([layer(3, 2)], [np.int32([2, 2])], "orders[0]: units must be distinct, got 2 twice"),
-        ([layer(3, 2)], [np.int32([-1])], "orders[0] must name units from 0 on, got -1"),
+        ([layer(3, 2)], [], "kept_units must have 1 entries, got 0"),
+        ([layer(3, 2)], [np.int32([0, 3])], "kept_units[0]: units must be below 3, got 3"),
+        ([layer(3, 2)], [np.int32([2, 2])], "kept_units[0]: units must be distinct, got 2 twice"),
+        ([layer(3, 2)], [np.int32([-1])], "kept_units[0] must name units from 0 on, got -1"),
         *(
             (
                 [layer(3, 2), layer(outputs, columns)],
@@ -115,7 +115,7 @@ def test_engines_refuse_orders_that_do_not_fit() -> None:
         ),
     ]:
         with pytest.raises(ValueError) as error:
-            lrgate._core.Engine(layers, orders=orders)
+            lrgate._core.Engine(layers, kept_units=orders)
         assert str(error.value) == message
 
 
@@ -124,7 +124,7 @@ def test_weights_in_order_are_not_copied(order: list[int]) -> None:
     weight = np.ones((3, 2), np.float32)
     bias = np.ones(3, np.float32)
     weight.flags.writeable = False
-    engine = lrgate._core.Engine([(weight, bias, "relu", None)], orders=[np.int32(order)])
+    engine = lrgate._core.Engine([(weight, bias, "relu", None)], kept_units=[np.int32(order)])
     alive = weakref.ref(weight)
     del weight
     gc.collect()
@@ -709,6 +709,35 @@ def test_a_gate_needs_a_hard_zero(hidden: str) -> None:
     with pytest.raises(ValueError) as error:
         make([4, 6, 2], hidden=hidden).with_gates({0: gate(4, 6)})
     assert str(error.value) == f"layers[0]: {HIDDEN} {hidden}"
+
+
+@pytest.mark.parametrize("name", lrgate._core.ACTIVATIONS)
+def test_every_activation_of_the_core(name: str) -> None:
+    """The table of the package and the oracle agree with the core."""
+    try:
+        activation = Activation(name)
+    except ValueError:
+        activation = Activation(name, 0.5)
+    net = make([20, 30], last=activation)
+    x = 4 * rows(200, 20)
+    z = forward(make([20, 30]), x)[-1][0]
+    expected = forward(net, x, ("dense",))[-1]
+    assert_close(net(x), expected)
+    y, error = expected
+    least, most = activation.bounds(z.min(axis=0), z.max(axis=0))
+    assert (least <= (y + error).min(axis=0)).all()
+    assert (most >= (y - error).max(axis=0)).all()
+    assert activation.may_be_negative == (y.min() < 0)
+    if activation.has_hard_zero:
+        np.testing.assert_allclose(activation.gated(z), y, rtol=1e-6)
+        assert (y[z <= activation.threshold] == 0).all()
+        assert (y[z > activation.threshold] > 0).all()
+
+
+def test_the_package_has_the_activations_of_the_core() -> None:
+    names = ", ".join(lrgate._core.ACTIVATIONS)
+    with pytest.raises(ValueError, match=f"^activation must be one of {names}, got 'none'$"):
+        Activation("none")
 
 
 def test_each_batch_size_uses_its_class(net: Network) -> None:

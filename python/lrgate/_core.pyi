@@ -7,9 +7,13 @@ import numpy.typing as npt
 from typing_extensions import disjoint_base
 
 __all__ = [
+    "ACTIVATIONS",
     "BUILD_PROFILE",
+    "PRECISIONS",
+    "STRATEGIES",
     "VERSION",
     "Engine",
+    "Head",
     "Network",
     "available_isas",
     "get_num_threads",
@@ -21,12 +25,15 @@ __all__ = [
 
 VERSION: Final[str]
 BUILD_PROFILE: Final[str]
+ACTIVATIONS: Final[tuple[str, ...]]
+PRECISIONS: Final[tuple[str, ...]]
+STRATEGIES: Final[tuple[str, ...]]
 
 _F32 = npt.NDArray[np.float32]
 _LayerArgs = tuple[_F32, _F32, str, float | None]
 _GateArgs = tuple[_F32, _F32, _F32, _F32 | None]
 _QuantizationArgs = tuple[_F32, _F32]
-_ClassArgs = tuple[int, list[str], list[str]]
+_BatchPlanArgs = tuple[int, list[str], list[str]]
 
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
@@ -41,15 +48,16 @@ class Engine:
         cls,
         layers: Sequence[_LayerArgs],
         *,
-        orders: Sequence[npt.NDArray[np.int32] | None] | None = None,
+        kept_units: Sequence[npt.NDArray[np.int32] | None] | None = None,
         input_scale: _F32 | None = None,
         input_shift: _F32 | None = None,
     ) -> Self: ...
     def with_gates(self, gates: Sequence[_GateArgs | None]) -> Engine: ...
     def with_quantization(self, layers: Sequence[_QuantizationArgs | None]) -> Engine: ...
-    def with_plan(self, classes: Sequence[_ClassArgs]) -> Engine: ...
-    def plan(self) -> list[_ClassArgs]: ...
-    def class_for(self, rows: int) -> int: ...
+    def with_plan(self, batch_plans: Sequence[_BatchPlanArgs]) -> Engine: ...
+    def plan(self) -> list[_BatchPlanArgs]: ...
+    def batch_size_for(self, rows: int) -> int: ...
+    def head(self, task: str) -> Head: ...
     def tune(
         self, x: Any, batch_sizes: Sequence[int], seconds: float, num_threads: int = 1
     ) -> Engine: ...
@@ -69,6 +77,12 @@ class Engine:
     def output_size(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
+
+@final
+class Head:
+    def labels(self, outputs: _F32) -> npt.NDArray[np.int64]: ...
+    def probabilities(self, outputs: _F32) -> _F32: ...
+    def of_probabilities(self) -> Head: ...
 
 @disjoint_base
 class Network:

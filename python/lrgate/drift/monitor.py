@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import numbers
 import os
 import threading
 import weakref
@@ -15,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate.drift.window import SlidingSums
-from lrgate.inputs import is_real, real_array
+from lrgate.inputs import checked_integer, is_real, real_array
 from lrgate.results.drift import MEASURES, Drift, LayerDrift, MonitorReport
 from lrgate.types import Float64Array
 
 if TYPE_CHECKING:
+    from lrgate._core import Head
     from lrgate.model.layer import Layer
     from lrgate.network import Network
     from lrgate.types import Float32Array
@@ -118,15 +118,13 @@ class Monitor:
         for name, limit in limits.items():
             if not (limit is None or (is_real(limit) and float(limit) >= 0)):
                 raise _refusal(name, "None or a number of at least 0", limit)
-        if not (_is_integer(min_rows) and min_rows >= 1):
-            raise _refusal("min_rows", "an integer of at least 1", min_rows)
-        if not (_is_integer(window) and window >= min_rows):
-            raise _refusal("window", f"an integer of at least min_rows={min_rows}", window)
+        self._min_rows = checked_integer(min_rows, "min_rows")
+        self._window_rows = checked_integer(window, "window")
+        if self._window_rows < self._min_rows:
+            raise ValueError(f"window must be at least min_rows={min_rows}, got {window}")
         self._rate = float(rate)
         self._max_disagreement = None if max_disagreement is None else float(max_disagreement)
         self._max_lost_energy = None if max_lost_energy is None else float(max_lost_energy)
-        self._window_rows = int(window)
-        self._min_rows = int(min_rows)
 
         self._network = net
         # With all units: a unit that was omitted because it was never active may become active.
@@ -138,11 +136,11 @@ class Monitor:
         for rows, gated in self._gated.items():
             if any(gated):
                 net.engine.count(np.zeros((1, net.input_size), np.float32), rows)
-        # `_boundary` is the output above which the second of two classes is predicted.
         self._classes = net.classes
         self._task = net.task
         self._measure = MEASURES[self._task]
-        self._boundary = 0.5 if net.layers[-1].activation.name == "sigmoid" else 0.0
+        self._head = net.engine.head(self._task)
+        self._head_of_probabilities = self._head.of_probabilities()
         # Sums are vectors: the number of rows; the number of differing rows or label entries or,
         # for a regressor, the squared differences and the squares and sums of the dense outputs;
         # then the counts of each layer. `_entries` is the number of entries per row.
@@ -193,7 +191,7 @@ class Monitor:
     def __call__(self, x: Any, /) -> Float32Array:
         """Raw outputs of the last layer, as ``net(x)``."""
         y = self._network(x)
-        self._sample(x, y, y.ndim == 1, self._boundary)
+        self._sample(x, y, y.ndim == 1, self._head)
         return y
 
     def forward(
@@ -204,7 +202,7 @@ class Monitor:
         if arrays and self._sampling and np.may_share_memory(x, out):
             x = x.copy()  # the call overwrites it
         y = self._network.forward(x, out=out, num_threads=num_threads)
-        self._sample(x, y, y.ndim == 1, self._boundary)
+        self._sample(x, y, y.ndim == 1, self._head)
         return y
 
     def predict(self, x: Any, /, *, num_threads: int | None = None, nan_label: Any = None) -> Any:
@@ -219,7 +217,7 @@ class Monitor:
     def predict_proba(self, x: Any, /, *, num_threads: int | None = None) -> Float32Array:
         """Class probabilities, as ``net.predict_proba``."""
         y = self._network.predict_proba(x, num_threads=num_threads)
-        self._sample(x, y, y.ndim == 1)
+        self._sample(x, y, y.ndim == 1, self._head_of_probabilities)
         return y
 
     def __enter__(self) -> Self:
@@ -282,10 +280,10 @@ class Monitor:
 
     # Sampling
 
-    def _sample(self, x: Any, y: Any, single: bool, boundary: float = 0.5) -> None:
+    def _sample(self, x: Any, y: Any, single: bool, head: Head | None = None) -> None:
         """Count the rows of a call on `x` with result `y`, and compare the sampled rows.
 
-        For a multilabel network, float entries of `y` above `boundary` count as label 1.
+        `head` converts `y` to labels; None if it has labels or values already.
         """
         rows = 1 if single else len(y)
         with self._lock:
@@ -304,7 +302,7 @@ class Monitor:
             x, y = x[at], y[at]
             for start in range(0, len(at), _PIECE):
                 piece = slice(start, start + _PIECE)
-                self._record(len(y[piece]), self._compare(x[piece], y[piece], rows, boundary))
+                self._record(len(y[piece]), self._compare(x[piece], y[piece], rows, head))
         except Exception:
             with self._lock:
                 first, self._sampling = self._sampling, False
@@ -325,7 +323,7 @@ class Monitor:
         others = self._random.choice(after, number, replace=False, shuffle=False)
         return np.append(first, first + 1 + np.sort(others))
 
-    def _compare(self, x: Any, y: npt.NDArray[Any], size: int, boundary: float) -> Float64Array:
+    def _compare(self, x: Any, y: npt.NDArray[Any], size: int, head: Head | None) -> Float64Array:
         """Sums over the rows of `x`, from a call of `size` rows; non-finite rows are left out.
 
         `y` is the result of the call: labels or values (n,), or outputs, probabilities or labels
@@ -344,35 +342,29 @@ class Monitor:
         if len(y) == 0:
             return sums
         sums[0] = len(y)
-        if self._task == "multilabel":
-            labels = expected > self._boundary
-            # The `nan_label` of a row may be any value, and differs from both labels.
-            differs = (y > boundary) != labels if y.dtype.kind == "f" else y != labels.astype(int)
-            sums[1] = np.count_nonzero(differs)
-        elif self._classes is None:
+        if self._task == "regression":
             expected = expected.astype(np.float64)
             sums[1] = np.sum((y - expected) ** 2)
             sums[2] = np.sum(expected**2)
             sums[3 : self._first_count] = expected.sum(axis=0)
-        elif y.ndim == 1:
-            sums[1] = np.count_nonzero(y != self._classes[self._predicted(expected)])
         else:
-            sums[1] = np.count_nonzero(self._predicted(y) != self._predicted(expected))
+            labels: npt.NDArray[Any] = self._head.labels(expected)
+            if head is not None:
+                y = head.labels(y)
+            elif self._classes is not None:
+                labels = self._classes[labels]
+            # The `nan_label` of a row may be any value, and differs from all labels.
+            sums[1] = np.count_nonzero(y != labels)
         engine = self._network.engine
         sums[self._first_count :] = [
             number
             for gated, counts in zip(
-                self._gated[engine.class_for(size)], engine.count(x, size), strict=True
+                self._gated[engine.batch_size_for(size)], engine.count(x, size), strict=True
             )
             for number in (gated * len(y), *(counts[name] for name in _COUNTS))
         ]
         # A layer may overflow although the outputs are finite, for example with clipped_relu.
         return sums if np.isfinite(sums).all() else np.zeros_like(sums)
-
-    def _predicted(self, y: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
-        """Predicted class indices (n,) of outputs or probabilities (n, k)."""
-        one = y.shape[1] == 1
-        return np.asarray(y[:, 0] > self._boundary if one else y.argmax(axis=1), np.intp)
 
     def _record(self, sampled: int, sums: Float64Array) -> None:
         """Add the sums over `sampled` rows, and log the warnings that are due."""
@@ -463,10 +455,6 @@ def _wilson(share: float, rows: int) -> tuple[float, float]:
     middle = (share + weight / 2) / (1 + weight)
     half = math.sqrt(share * (1 - share) * weight + weight * weight / 4) / (1 + weight)
     return max(middle - half, 0.0), min(middle + half, 1.0)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _refusal(name: str, expected: str, got: object) -> Exception:

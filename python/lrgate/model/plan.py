@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from lrgate import _core
+from lrgate.inputs import checked_integer
 from lrgate.model.arrays import joined, set_field
 
 __all__ = ["BatchPlan"]
 
 
-STRATEGIES: Final = ("dense", "skip", "gate")
-PRECISIONS: Final = ("f32", "int8")
+# "dense", "skip" and "gate"; "f32" and "int8".
+STRATEGIES: Final = _core.STRATEGIES
+PRECISIONS: Final = _core.PRECISIONS
 
 _MAX_ROWS: Final = 2**31 - 1
 
@@ -40,10 +43,7 @@ class BatchPlan:
     precisions: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if isinstance(self.rows, bool) or not isinstance(self.rows, int):
-            raise TypeError(f"rows must be an integer, got {self.rows!r}")
-        if not 1 <= self.rows <= _MAX_ROWS:
-            raise ValueError(f"rows must be from 1 to {_MAX_ROWS}, got {self.rows}")
+        set_field(self, "rows", checked_integer(self.rows, "rows", 1, _MAX_ROWS))
         for name, known in (("strategies", STRATEGIES), ("precisions", PRECISIONS)):
             words = getattr(self, name)
             if isinstance(words, str) or not isinstance(words, tuple | list):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lrgate.inputs import checked_number
 from lrgate.model.arrays import as_float32, as_rows, check_shape, check_type, set_field
 from lrgate.model.layer import ReadOnlyArrays
 from lrgate.model.plan import BatchPlan
@@ -52,11 +53,10 @@ class PlannedOutputs(ReadOnlyArrays):
         set_field(self, "strategies", plan.strategies)
         set_field(self, "precisions", plan.precisions)
         set_field(self, "y", as_float32(self.y, "y", "(n, k)"))
-        tolerance = self.tolerance
-        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float):
-            raise TypeError(f"tolerance must be a number, got {tolerance!r}")
+        tolerance = checked_number(self.tolerance, "tolerance")
         if not 0 <= tolerance < math.inf:
             raise ValueError(f"tolerance must be finite and at least 0, got {tolerance}")
+        set_field(self, "tolerance", tolerance)
 
 
 @dataclass(frozen=True, eq=False)

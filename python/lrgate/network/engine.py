@@ -42,7 +42,7 @@ def build_engine(model: Model) -> _core.Engine:
         layers.append((layer.weight, layer.bias, activation.name, activation.parameter))
     engine = _core.Engine(
         layers,
-        orders=[layer.kept_units for layer in model.layers],
+        kept_units=[layer.kept_units for layer in model.layers],
         input_scale=None if model.input_scale is None else model.input_scale.reshape(-1),
         input_shift=None if model.input_shift is None else model.input_shift.reshape(-1),
     )

@@ -499,7 +499,7 @@ class Network(_core.Network):
         >>> net.dense().plan_for(80).strategies
         ('dense', 'dense', 'dense', 'dense')
         """
-        chosen = self.engine.class_for(inputs.checked_integer(rows, "rows", 0))
+        chosen = self.engine.batch_size_for(inputs.checked_integer(rows, "rows", 0))
         return next(plan for plan in self.plan if plan.rows == chosen)
 
     def __repr__(self) -> str:

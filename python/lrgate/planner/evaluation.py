@@ -13,13 +13,12 @@ from lrgate.planner.calibration import (
     Calibration,
     calibrated,
     log_odds,
-    log_probabilities,
     margins_of,
     of_two,
 )
 from lrgate.planner.divergence import variance_of
 from lrgate.planner.evidence import Evidence, Increase, Pairs
-from lrgate.types import Float32Array, Float64Array, IntArray
+from lrgate.types import Float32Array, Float64Array
 
 __all__ = [
     "Evaluator",
@@ -62,6 +61,7 @@ class Evaluator:
         self.classifies = dense.task == "classification"
         self.targets = targets
         self.activation = dense.layers[-1].activation.name
+        self._head = dense.engine.head(dense.task)
         self.dense = dense.forward(rows)
         self.all = self.dense if others is None else np.concatenate([self.dense, others])
         self.variance = self.spread = 1.0
@@ -136,13 +136,12 @@ class Evaluator:
                 losses = np.square(outputs.astype(np.float64) - reference).sum(axis=1)
                 losses /= self.variance
             return np.where(np.isfinite(losses), np.minimum(losses, _WORST), _WORST)
-        bad = np.isnan(outputs)
+        missing = np.isnan(outputs)
         if self.classifies:
-            labels = self._classes(self.dense) if self.targets is None else self.targets
-            wrong = (self._classes(outputs) != labels) | bad.any(axis=1)
-            return np.asarray(wrong, np.float64)
-        labels = self._on(self.dense) if self.targets is None else self.targets != 0
-        return np.asarray(((self._on(outputs) != labels) | bad).mean(axis=1), np.float64)
+            missing = np.asarray(missing.any(axis=1))
+        labels = self._head.labels(self.dense) if self.targets is None else self.targets
+        wrong = (self._head.labels(outputs) != labels) | missing
+        return np.asarray(wrong if self.classifies else wrong.mean(axis=1), np.float64)
 
     def _worst(self, outputs: Float32Array) -> float:
         """The worst row's change."""
@@ -158,7 +157,7 @@ class Evaluator:
         return float(np.nan_to_num(changes[known], nan=1.0).max())
 
     def _probabilities(self, outputs: Float32Array) -> Float64Array:
-        return _probabilities(outputs, self.task, self.activation)
+        return self._head.probabilities(outputs).astype(np.float64)
 
     def _changes(self, outputs: Float32Array) -> tuple[Float64Array, Any]:
         """Each row's expected change, and margins with perturbations for each column."""
@@ -197,25 +196,6 @@ class Evaluator:
             for k in range(margins.shape[1])
         )
         return expected, pairs
-
-    def _classes(self, outputs: Float32Array) -> IntArray:
-        if outputs.shape[1] == 1:
-            return np.asarray(self._on(outputs)[:, 0], np.int64)
-        return np.asarray(outputs.argmax(axis=1), np.int64)
-
-    def _on(self, outputs: Float32Array) -> npt.NDArray[np.bool_]:
-        return np.asarray(outputs > (0.5 if self.activation == "sigmoid" else 0.0))
-
-
-def _probabilities(outputs: Float32Array, task: str | None, activation: str) -> Float64Array:
-    """A classifier's probabilities."""
-    values = outputs.astype(np.float64)
-    if activation in ("softmax", "sigmoid"):
-        return values
-    if task == "multilabel" or values.shape[1] == 1:
-        return np.asarray(0.5 * (1.0 + np.tanh(values / 2)))
-    with np.errstate(invalid="ignore"):
-        return np.exp(log_probabilities(values))
 
 
 def _paired_interval(worse: int, better: int, n: int) -> tuple[float, float]:

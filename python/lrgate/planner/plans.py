@@ -154,6 +154,6 @@ def is_dense(network: Network, size: int) -> bool:
 
 def plan_of(network: Network, size: int) -> EnginePlan:
     """The plan for calls of `size` rows: `size`, strategies, precisions."""
-    chosen = network.engine.class_for(size)
+    chosen = network.engine.batch_size_for(size)
     _, names, precisions = next(c for c in network.engine.plan() if c[0] == chosen)
     return size, names, precisions

@@ -72,6 +72,14 @@ impl Head {
         raw
     }
 
+    /// The head of outputs that are the probabilities of this head.
+    #[must_use]
+    pub fn of_probabilities(&self) -> Head {
+        let several = self.task == Task::Multilabel;
+        let last = if several { Activation::Sigmoid } else { Activation::Softmax };
+        Head { task: self.task, outputs: self.probability_count(), last }
+    }
+
     fn is_binary(&self) -> bool {
         self.outputs == 1 && self.task == Task::Classification
     }
@@ -126,6 +134,20 @@ mod tests {
         let sigmoid = head(Task::Multilabel, 2, Activation::Sigmoid);
         assert_eq!(sigmoid.labels(&[0.4, 0.5, 0.6, 0.0]), [0, 0, 1, 0]);
         assert_eq!(sigmoid.probabilities(vec![0.4, 0.6]), [0.4, 0.6]);
+    }
+
+    #[test]
+    fn probabilities_have_the_labels_of_their_outputs() {
+        let raw = [-3.0, -0.25, 0.0, 0.25, 3.0, 0.5];
+        let tasks = [(Task::Classification, 1), (Task::Classification, 3), (Task::Multilabel, 3)];
+        for (task, outputs) in tasks {
+            let head = head(task, outputs, Activation::Identity);
+            let of_probabilities = head.of_probabilities();
+            let probabilities = head.probabilities(raw.to_vec());
+            assert_eq!(of_probabilities.labels(&probabilities), head.labels(&raw));
+            assert_eq!(of_probabilities.probabilities(probabilities.clone()), probabilities);
+            assert_eq!(of_probabilities.of_probabilities(), of_probabilities);
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::{guarded, to_py, without_gil};
+use crate::head::{Head, task_by_name};
 use crate::messages::message;
 use crate::rows::PyRows;
 
@@ -44,17 +45,17 @@ impl Engine {
     /// Builds a network from (weight (out, in), bias (out,), activation, parameter) per layer.
     ///
     /// Read-only C-contiguous weights are used in place, so nobody may write to them afterwards.
-    /// Other weights are copied. `orders` has the kept units of each layer in their order, or None;
-    /// weights contain all units.
+    /// Other weights are copied. `kept_units` has the kept units of each layer in their order, or
+    /// None; weights contain all units.
     #[new]
-    #[pyo3(signature = (layers, *, orders=None, input_scale=None, input_shift=None))]
+    #[pyo3(signature = (layers, *, kept_units=None, input_scale=None, input_shift=None))]
     fn new(
         layers: Vec<LayerArgs<'_>>,
-        orders: Option<Vec<KeptUnits<'_>>>,
+        kept_units: Option<Vec<KeptUnits<'_>>>,
         input_scale: Option<PyReadonlyArray1<'_, f32>>,
         input_shift: Option<PyReadonlyArray1<'_, f32>>,
     ) -> PyResult<Self> {
-        guarded(|| Self::build(layers, orders, input_scale, input_shift))
+        guarded(|| Self::build(layers, kept_units, input_scale, input_shift))
     }
 
     /// The same network with a gate (u (in, rank), v (rank, out), bias (out,), range (2, rank) or
@@ -100,8 +101,8 @@ impl Engine {
     }
 
     /// The same network under a plan: (rows, strategies, precisions) per batch size.
-    fn with_plan(&self, py: Python<'_>, classes: Vec<BatchPlanArgs>) -> PyResult<Self> {
-        let batch_plans = classes.into_iter().map(batch_plan).collect::<PyResult<Vec<_>>>()?;
+    fn with_plan(&self, py: Python<'_>, batch_plans: Vec<BatchPlanArgs>) -> PyResult<Self> {
+        let batch_plans = batch_plans.into_iter().map(batch_plan).collect::<PyResult<Vec<_>>>()?;
         let plan = Plan::new(batch_plans).map_err(to_py)?;
         Ok(Engine { network: without_gil(py, || self.network.with_plan(plan))? })
     }
@@ -117,8 +118,13 @@ impl Engine {
     }
 
     /// The batch size of the plan that a call with this many rows uses.
-    fn class_for(&self, rows: usize) -> usize {
+    fn batch_size_for(&self, rows: usize) -> usize {
         self.network.plan().for_rows(rows).rows
+    }
+
+    /// Conversion of the outputs for this task.
+    fn head(&self, task: &str) -> PyResult<Head> {
+        Ok(Head { head: self.network.head(task_by_name(task)?) })
     }
 
     /// Measures the fastest plan on these rows, in about `seconds` per batch size.
@@ -305,17 +311,17 @@ impl Engine {
 impl Engine {
     fn build(
         layers: Vec<LayerArgs<'_>>,
-        orders: Option<Vec<KeptUnits<'_>>>,
+        kept_units: Option<Vec<KeptUnits<'_>>>,
         input_scale: Option<PyReadonlyArray1<'_, f32>>,
         input_shift: Option<PyReadonlyArray1<'_, f32>>,
     ) -> PyResult<Self> {
-        let orders = match orders {
+        let kept = match kept_units {
             None => vec![None; layers.len()],
-            Some(orders) => orders.iter().enumerate().map(units).collect::<PyResult<_>>()?,
+            Some(kept) => kept.iter().enumerate().map(units).collect::<PyResult<_>>()?,
         };
-        if orders.len() != layers.len() {
+        if kept.len() != layers.len() {
             let message =
-                format!("orders must have {} entries, got {}", layers.len(), orders.len());
+                format!("kept_units must have {} entries, got {}", layers.len(), kept.len());
             return Err(PyValueError::new_err(message));
         }
         let mut made = Vec::with_capacity(layers.len());
@@ -339,11 +345,11 @@ impl Engine {
                 return Err(to_py(error));
             }
             before = Some(rows);
-            let inputs = i.checked_sub(1).and_then(|before| orders[before].as_deref());
+            let inputs = i.checked_sub(1).and_then(|before| kept[before].as_deref());
             let layer = Layer::from_shared(shared(&array)?, bias, columns, activation);
             // The inputs are kept units of the previous layer, which were checked there.
-            made.push(layer.pick(orders[i].as_deref(), inputs).map_err(|error| {
-                PyValueError::new_err(format!("orders[{i}]: {}", message(&error)))
+            made.push(layer.pick(kept[i].as_deref(), inputs).map_err(|error| {
+                PyValueError::new_err(format!("kept_units[{i}]: {}", message(&error)))
             })?);
         }
         let map = match (input_scale, input_shift) {
@@ -414,7 +420,7 @@ fn shared(array: &PyReadonlyArray2<'_, f32>) -> PyResult<Weights> {
 fn units((layer, kept): (usize, &KeptUnits<'_>)) -> PyResult<Option<Vec<u32>>> {
     let Some(kept) = kept else { return Ok(None) };
     let unit = |i: &i32| {
-        let message = || format!("orders[{layer}] must name units from 0 on, got {i}");
+        let message = || format!("kept_units[{layer}] must name units from 0 on, got {i}");
         u32::try_from(*i).map_err(|_| PyValueError::new_err(message()))
     };
     kept.as_array().iter().map(unit).collect::<PyResult<_>>().map(Some)
@@ -443,12 +449,14 @@ fn batch_plan((rows, strategies, precisions): BatchPlanArgs) -> PyResult<BatchPl
         .enumerate()
         .map(|(i, (strategy, precision))| {
             let strategy = Strategy::by_name(strategy).ok_or_else(|| {
-                let message = "must be 'dense', 'skip' or 'gate'";
-                PyValueError::new_err(format!("strategies[{i}] {message}, got {strategy:?}"))
+                let known = Strategy::ALL.map(Strategy::name).join(", ");
+                let message = format!("strategies[{i}] must be one of {known}, got {strategy:?}");
+                PyValueError::new_err(message)
             })?;
             let precision = Precision::by_name(precision).ok_or_else(|| {
-                let message = "must be 'f32' or 'int8'";
-                PyValueError::new_err(format!("precisions[{i}] {message}, got {precision:?}"))
+                let known = Precision::ALL.map(Precision::name).join(", ");
+                let message = format!("precisions[{i}] must be one of {known}, got {precision:?}");
+                PyValueError::new_err(message)
             })?;
             Ok(LayerPlan { strategy, precision })
         })

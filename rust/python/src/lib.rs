@@ -3,6 +3,7 @@
 
 mod engine;
 mod errors;
+mod head;
 mod messages;
 mod network;
 mod rows;
@@ -15,10 +16,13 @@ mod core_module {
     #[pymodule_export]
     use crate::engine::Engine;
     #[pymodule_export]
+    use crate::head::Head;
+    #[pymodule_export]
     use crate::network::Network;
 
-    use lrgate::{Isa, Peaks, pool};
+    use lrgate::{Activation, Isa, Peaks, Precision, Strategy, pool};
     use pyo3::prelude::*;
+    use pyo3::types::PyTuple;
 
     use crate::engine::duration;
     use crate::errors::{check_threads, to_py, without_gil};
@@ -74,9 +78,14 @@ mod core_module {
         pool::set_thread_override(threads).map_err(to_py)
     }
 
-    /// Reports a wrong `LRGATE_ISA` or `LRGATE_NUM_THREADS` at import, not at the first call.
+    /// Adds the names of activations, precisions and strategies, and reports a wrong `LRGATE_ISA` or
+    /// `LRGATE_NUM_THREADS` at import, not at the first call.
     #[pymodule_init]
-    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        module.add("ACTIVATIONS", PyTuple::new(py, Activation::NAMES)?)?;
+        module.add("PRECISIONS", PyTuple::new(py, Precision::ALL.map(Precision::name))?)?;
+        module.add("STRATEGIES", PyTuple::new(py, Strategy::ALL.map(Strategy::name))?)?;
         Isa::detect().map_err(to_py)?;
         pool::num_threads().map_err(to_py)?;
         Ok(())

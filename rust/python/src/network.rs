@@ -18,6 +18,7 @@ use pyo3::types::PySlice;
 
 use crate::engine::Engine;
 use crate::errors::{check_threads, guarded, without_gil};
+use crate::head::task_by_name;
 use crate::rows::{PyRows, shape_text};
 
 /// A trained network that answers calls.
@@ -253,17 +254,6 @@ impl Network {
             }
             Ok(flat.reshape([x.len(), width])?.into_any())
         })
-    }
-}
-
-fn task_by_name(name: &str) -> PyResult<Task> {
-    match name {
-        "regression" => Ok(Task::Regression),
-        "classification" => Ok(Task::Classification),
-        "multilabel" => Ok(Task::Multilabel),
-        _ => Err(PyValueError::new_err(format!(
-            "task must be 'classification', 'regression' or 'multilabel', got {name:?}"
-        ))),
     }
 }
 

@@ -21,10 +21,9 @@ impl Activation {
         }
     }
 
-    /// Whether the activation needs [`FinishRows`].
+    /// Whether the activation needs [`FinishRows`]: no kernel applies it.
     pub(crate) fn needs_finish(self) -> bool {
-        use Activation::{Gelu, Sigmoid, Softmax, Tanh};
-        matches!(self, Tanh | Sigmoid | Gelu | Softmax)
+        self.fused() == Fused::Identity && self != Activation::Identity
     }
 }
 

@@ -44,6 +44,19 @@ impl Activation {
         )
     }
 
+    /// All names.
+    pub const NAMES: [&'static str; 9] = [
+        "identity",
+        "relu",
+        "clipped_relu",
+        "thresholded_relu",
+        "leaky_relu",
+        "tanh",
+        "sigmoid",
+        "gelu",
+        "softmax",
+    ];
+
     /// Name in files and messages.
     pub fn name(self) -> &'static str {
         match self {
@@ -95,5 +108,22 @@ impl Activation {
             expected: expected.to_owned(),
             got: value.to_string(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for name in Activation::NAMES {
+            let found = [None, Some(0.5)].map(|parameter| Activation::by_name(name, parameter));
+            let ([Some(activation), None] | [None, Some(activation)]) = found else {
+                panic!("{name} must take a parameter or none: {found:?}");
+            };
+            assert_eq!(activation.name(), name);
+        }
+        assert_eq!(Activation::by_name("dense", None), None);
     }
 }
