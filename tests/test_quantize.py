@@ -796,10 +796,10 @@ NAN = np.where(np.arange(30) == 3, np.nan, X)
         ),
         (X, {"layers": 1}, TypeError, "layers must be a sequence of integers, got int"),
         (X, {"layers": "01"}, TypeError, "layers must be a sequence of integers, got str"),
-        (X, {"layers": [0.0]}, TypeError, "layers must be a sequence of integers, got 0.0"),
-        (X, {"layers": [True]}, TypeError, "layers must be a sequence of integers, got True"),
-        (X, {"layers": [3]}, ValueError, "layers must name layers from 0 to 2, got 3"),
-        (X, {"layers": [-1]}, ValueError, "layers must name layers from 0 to 2, got -1"),
+        (X, {"layers": [0.0]}, TypeError, "layers must be an integer, got 0.0"),
+        (X, {"layers": [True]}, TypeError, "layers must be an integer, got True"),
+        (X, {"layers": [3]}, ValueError, "layers must be from 0 to 2, got 3"),
+        (X, {"layers": [-1]}, ValueError, "layers must be from 0 to 2, got -1"),
     ],
 )
 def test_quantize_refuses(

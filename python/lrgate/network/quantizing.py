@@ -63,18 +63,16 @@ def to_quantize(wanted: Sequence[int] | None, layers: Sequence[Layer]) -> set[in
     """Indices of the layers to quantise."""
     if wanted is None:
         return {i for i, layer in enumerate(layers) if layer.inputs <= limits.MOST_INPUTS}
+    last = len(layers) - 1
     indices = inputs.as_list(wanted, "layers")
-    for i in indices:
-        if isinstance(i, bool) or not isinstance(i, int | np.integer):
-            raise TypeError(f"layers must be a sequence of integers, got {i!r}")
-        if not 0 <= i < len(layers):
-            raise ValueError(f"layers must name layers from 0 to {len(layers) - 1}, got {i}")
-        if layers[int(i)].inputs > limits.MOST_INPUTS:
+    chosen = {inputs.checked_integer(i, "layers", 0, last) for i in indices}
+    for i in sorted(chosen):
+        if layers[i].inputs > limits.MOST_INPUTS:
             raise ValueError(
                 f"layers[{i}] must have at most {limits.MOST_INPUTS} inputs for int8, "
-                f"got {layers[int(i)].inputs}"
+                f"got {layers[i].inputs}"
             )
-    return {int(i) for i in indices}
+    return chosen
 
 
 def fit_int8(net: N, rows: Any, chosen: Iterable[int]) -> tuple[N, tuple[LayerFit, ...]]:
