@@ -141,6 +141,6 @@ def measure(
             races=tuple(reversed(races)),
             starts=tuple(starts),
             network_bytes={name: each.nbytes for name, each in bench.networks.items()},
-            multiply_adds=sum(layer.weight.size for layer in dense.layers),
+            multiply_adds=sum(layer.multiply_adds for layer in dense.layers),
             seconds=time.perf_counter() - begin,
         )

@@ -249,6 +249,11 @@ class Layer(ReadOnlyArrays):
         """Number of units."""
         return int(self.weight.shape[0])
 
+    @property
+    def multiply_adds(self) -> int:
+        """Number of multiply-adds per row if nothing is skipped."""
+        return self.inputs * self.outputs
+
     def __repr__(self) -> str:
         gate = "" if self.gate is None else f", gate of rank {self.gate.rank}"
         kept = "" if self.kept_units is None else f", {len(self.kept_units)} units kept"

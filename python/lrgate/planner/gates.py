@@ -157,7 +157,7 @@ class GateSearch:
     ) -> list[Candidate]:
         """Gates of several ranks and thresholds, not measured yet."""
         layer = kept.layer
-        wide = layer.inputs * layer.outputs > _WIDE
+        wide = layer.multiply_adds > _WIDE
         found = []
         for rank in ranks:
             gate = estimate.gate(rank)

@@ -75,7 +75,7 @@ class Problem:
     @cached_property
     def work(self) -> int:
         """Multiply-adds per row."""
-        return sum(layer.inputs * layer.outputs for layer in self.base.layers)
+        return sum(layer.multiply_adds for layer in self.base.layers)
 
     @property
     def is_large(self) -> bool:

@@ -8,6 +8,7 @@ use crate::error::{Error, Result, Subject};
 use crate::exec::TILE;
 use crate::interrupt;
 use crate::memory;
+use crate::model::Layer;
 use crate::network::Network;
 use crate::plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};
 use crate::rows::{OwnedRows, Rows};
@@ -103,8 +104,8 @@ impl Network {
 
     /// A lower estimate of the time per row if every layer is dense.
     fn dense_row_time(&self) -> Duration {
-        let weights = self.layers().map(|layer| layer.inputs() * layer.outputs());
-        Duration::from_nanos(weights.sum::<usize>() as u64 / 100)
+        let products = self.layers().map(Layer::multiply_adds);
+        Duration::from_nanos(products.sum::<usize>() as u64 / 100)
     }
 }
 

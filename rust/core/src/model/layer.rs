@@ -83,6 +83,10 @@ impl Layer {
     pub fn outputs(&self) -> usize {
         self.bias.len()
     }
+    /// Number of multiply-adds per row if nothing is skipped.
+    pub(crate) fn multiply_adds(&self) -> usize {
+        self.inputs() * self.outputs()
+    }
     /// `(outputs, inputs)`, row by row. A copy if units or inputs are picked.
     pub fn weight(&self) -> Cow<'_, [f32]> {
         if self.rows.is_none() && self.columns.is_none() {

@@ -50,8 +50,8 @@ pub(crate) trait Path {
     /// A lower estimate of the nanoseconds that `rows` rows of this form take on one thread. Skip
     /// and gate are assumed to do a tenth of the products, at 100 per nanosecond.
     fn least_time(&self, _input: Form, rows: usize) -> u64 {
-        let weights = (self.layer().inputs() * self.layer().outputs()) as u64;
-        weights.saturating_mul(rows as u64) / 10 / 100
+        let products = self.layer().multiply_adds() as u64;
+        products.saturating_mul(rows as u64) / 10 / 100
     }
     /// Whether the path can list its outputs as bytes, given that a unit it does not compute is
     /// byte 0.

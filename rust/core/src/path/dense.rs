@@ -62,11 +62,11 @@ impl<W: Weights> Path for Dense<W> {
     /// Assumes at most 100 (f32) or 200 (int8) multiply-adds per nanosecond, and at least the time
     /// to read the weights at 100 bytes per nanosecond.
     fn least_time(&self, input: Form, rows: usize) -> u64 {
-        let weights = (self.layer().inputs() * self.layer().outputs()) as u64;
+        let products = self.layer().multiply_adds() as u64;
         if input.rows {
-            weights.saturating_mul((rows as u64).max(W::LEAST_ROWS)) / W::PER_NANOSECOND
+            products.saturating_mul((rows as u64).max(W::LEAST_ROWS)) / W::PER_NANOSECOND
         } else {
-            weights.saturating_mul(rows as u64) / 10 / 100
+            products.saturating_mul(rows as u64) / 10 / 100
         }
     }
 
@@ -96,7 +96,7 @@ impl<W: Weights> Path for Dense<W> {
     }
 
     fn multiply_adds(&self, _density: f64, _computed: f64) -> f64 {
-        self.layer().inputs() as f64 * self.layer().outputs() as f64
+        self.layer().multiply_adds() as f64
     }
 }
 
