@@ -42,26 +42,30 @@ help:
 demo: $(VENV)/installed-demo
 	$(BIN)/lrgate demo
 
-# The core's and the Python tests once for each instruction set; the whole of the Python suite on
-# the best one, last, and on the others what is marked `isa`. LRGATE_ISA is an order, not a wish: a
-# set that is not in use fails tests/test_isa.py.
+# Everything on the best instruction set. The core's tests name the sets they compute with, all of
+# them for kernels, so on the other sets only those run that make networks for the set in use. Of
+# the Python tests, those marked `isa` run on every set. LRGATE_ISA is an order, not a wish: a set
+# that is not in use fails tests/test_isa.py.
+CORE_TESTS := rust/core/tests
+ISA_TESTS := $(basename $(notdir $(shell grep -lE 'Network::new|Isa::detect' $(CORE_TESTS)/*.rs)))
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 test: export LRGATE_REQUIRE_TORCH := 1
 test: $(VENV)/installed-test
 	@set -eu; \
 	isas=$$($(BIN)/python -c 'import lrgate; print(*lrgate.available_isas())'); \
 	echo "instruction sets, best first: $$isas"; \
-	for isa in $$isas; do \
-		echo "== Rust tests, LRGATE_ISA=$$isa"; \
-		LRGATE_ISA=$$isa $(CARGO) test --locked -p lrgate; \
-	done; \
 	best=$${isas%% *}; \
+	echo "== Rust tests, LRGATE_ISA=$$best"; \
+	LRGATE_ISA=$$best $(CARGO) test --locked -p lrgate; \
 	for isa in $$isas; do \
 		[ $$isa = $$best ] && continue; \
+		echo "== Rust tests of the set in use, LRGATE_ISA=$$isa"; \
+		LRGATE_ISA=$$isa $(CARGO) test --locked -p lrgate $(ISA_TESTS:%=--test %); \
 		echo "== Python tests marked isa, LRGATE_ISA=$$isa"; \
-		LRGATE_ISA=$$isa $(BIN)/python -m pytest -q -m isa; \
+		LRGATE_ISA=$$isa $(PYTEST) -q -m isa; \
 	done; \
 	echo "== Python tests, LRGATE_ISA=$$best"; \
-	LRGATE_ISA=$$best $(BIN)/python -m pytest
+	LRGATE_ISA=$$best $(PYTEST)
 
 lint: export PYO3_PYTHON := $(abspath $(BIN)/python)
 lint: export RUSTDOCFLAGS := -D warnings

@@ -935,12 +935,13 @@ fn a_gate_without_a_range_is_not_tried_in_int8() {
 
 #[test]
 fn refusals() {
-    let network = Network::new(
+    let network = Network::with_isa(
         vec![
             Layer::new(vec![1.0; 6], vec![0.0; 3], 2, Activation::Relu),
             Layer::new(vec![1.0; 3], vec![0.0], 3, Activation::Identity),
         ],
         None,
+        Isa::best(),
     )
     .unwrap();
     let refused = |first: Quantization, second: Quantization, message: &str| {
@@ -972,7 +973,7 @@ fn refusals() {
         assert!(network.with_quantization(vec![Some(bad), None]).is_err());
     }
     let heavy = Layer::new(vec![0.0, -1e3], vec![0.0], 2, Activation::Identity);
-    let heavy = Network::new(vec![heavy], None).unwrap();
+    let heavy = Network::with_isa(vec![heavy], None, Isa::best()).unwrap();
     // With one factor, and with terms per input.
     for offset in [0.0, 1.0] {
         let error = heavy.with_quantization(vec![Some(plain(3e38, offset))]).err().unwrap();
