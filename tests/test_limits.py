@@ -258,3 +258,50 @@ def test_an_empty_variable_counts_as_not_set(name: str, monkeypatch: pytest.Monk
     monkeypatch.setenv(name, "")
     done = subprocess.run([sys.executable, "-c", "import lrgate"], check=False)
     assert done.returncode == 0
+
+
+# A search with short measurements, and the peak of its memory above that at its start, in bytes.
+SEARCH = """
+import lrgate.planner.clock as clock
+import lrgate.planner.problem as problem
+import lrgate.planner.reporting as reporting
+
+problem.LARGE = 10**6
+clock._PLAN_SECONDS = clock._RACE_SECONDS = reporting._LAST_RACE_SECONDS = 0.02
+clock._LAYER_SECONDS = 0.001
+
+
+def kilobytes(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+
+def grown(width, rows, **options):
+    # In MB, with the size of the weights and of the rows.
+    net = network(width, width, width, 10, task="classification")
+    x = np.random.default_rng(1).standard_normal((rows, width), np.float32)
+    open("/proc/self/clear_refs", "w").write("5")  # resets the peak
+    start = kilobytes("VmRSS")
+    lrgate.optimize(net, x, batch_sizes=(1, 64), progress=False, **options)
+    weights = sum(layer.weight.nbytes for layer in net.layers)
+    return (kilobytes("VmHWM") - start) * 1024 / 1e6, weights / 1e6, x.nbytes / 1e6
+"""
+
+
+@linux
+def test_a_search_without_gates_packs_no_weights_again() -> None:
+    code = """
+    growth, weights, rows = grown(2000, 500, max_error_increase=0)
+    assert growth < 1.5 * weights + 3 * rows + 8, (growth, weights, rows)
+    """
+    run(SEARCH + textwrap.dedent(code), timeout=600)
+
+
+@linux
+def test_a_search_takes_three_times_the_weights_and_rows() -> None:
+    # Chunks of 8 and 16 MiB and the buffer of BLAS do not grow with the network.
+    code = """
+    growth, weights, rows = grown(1500, 1000, max_error_increase=0.01, ranks=(16, 128))
+    assert growth < 3 * (weights + rows) + 64, (growth, weights, rows)
+    """
+    run(SEARCH + textwrap.dedent(code), timeout=600)

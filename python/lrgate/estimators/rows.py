@@ -40,13 +40,16 @@ CheckedRows = npt.NDArray[Any] | SparseInputs
 # are never copied as a whole in float64.
 CHUNK_VALUES: Final = 1 << 20
 
+# Weights are converted to float64 in blocks of about this many values (16 MiB).
+_BLOCK_VALUES: Final = 2 << 20
+
 
 def blocks_of(count: int, width: int) -> Iterator[slice]:
     """Slices of `count` rows or columns of a weight that are small enough to be copied.
 
     `width` is the other dimension of the weight.
     """
-    step = max(1, WEIGHT_CHUNKS * CHUNK_VALUES // width)
+    step = max(1, _BLOCK_VALUES // width)
     return (slice(first, first + step) for first in range(0, count, step))
 
 
@@ -107,13 +110,20 @@ def centred_rows(rows: CheckedRows, mean: Float64Array) -> tuple[Float32Array, f
     for chunk in _dense_chunks(rows, len(mean)):
         centred[first : first + len(chunk)] = clipped_float32(chunk - mean)
         first += len(chunk)
-    return scaled_rows(centred)
+    unit = _largest(centred)
+    centred /= np.float32(unit)
+    return centred, unit
 
 
 def scaled_rows(values: npt.NDArray[Any]) -> tuple[Float32Array, float]:
     """Values divided by the largest absolute value, and that value (1 if all values are 0)."""
-    unit = float(np.abs(values).max()) or 1.0
+    unit = _largest(values)
     return (values / unit).astype(np.float32, copy=False), unit
+
+
+def _largest(values: npt.NDArray[Any]) -> float:
+    """The largest absolute value; 1 if all values are 0."""
+    return max(float(values.max()), -float(values.min())) or 1.0
 
 
 def clipped_float32(values: Float64Array) -> Float32Array:

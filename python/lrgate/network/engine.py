@@ -26,6 +26,7 @@ __all__ = [
     "engine_gates",
     "engine_quantization",
     "full_width",
+    "has_same_units",
     "layer_profile",
     "units_before",
 ]
@@ -102,6 +103,12 @@ def units_before(layers: Sequence[Layer]) -> list[Int32Array | None]:
 
 def _taken(array: Float32Array, order: Int32Array | None, axis: int) -> Float32Array:
     return array if order is None else read_only(array.take(order, axis))
+
+
+def has_same_units(one: Layer, other: Layer) -> bool:
+    """Whether two layers compute the same units in the same order."""
+    a, b = one.kept_units, other.kept_units
+    return a is b or (a is not None and b is not None and np.array_equal(a, b))
 
 
 def full_width(values: Float32Array, order: Int32Array | None, width: int) -> Float32Array:

@@ -52,6 +52,7 @@ from lrgate.network.engine import (
     engine_gates,
     engine_quantization,
     full_width,
+    has_same_units,
     layer_profile,
     units_before,
 )
@@ -583,7 +584,8 @@ class Network(_core.Network):
             changed(layer, f"gates[{i}]", gate=gate)
             for i, (layer, gate) in enumerate(zip(self.layers, new, strict=True))
         )
-        engine = self.engine.with_gates(engine_gates(layers))
+        same = all(a is b for a, b in zip(old, new, strict=True))
+        engine = self.engine if same else self.engine.with_gates(engine_gates(layers))
         kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
         return self._with_layers(layers, engine, kept)
 
@@ -630,7 +632,9 @@ class Network(_core.Network):
             changed(layer, f"units[{i}]", kept_units=kept)
             for i, (layer, kept) in enumerate(zip(self.layers, new, strict=True))
         )
-        return self._with(None, layers=layers, plan=self.plan, machine=None, report=None)
+        same = all(map(has_same_units, self.layers, layers))
+        engine = self.engine if same else None
+        return self._with(engine, layers=layers, plan=self.plan, machine=None, report=None)
 
     def with_quantization(
         self,

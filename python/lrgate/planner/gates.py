@@ -11,6 +11,7 @@ import numpy as np
 from lrgate import estimators
 from lrgate.estimators import registry
 from lrgate.inputs.sparse import SparseInputs
+from lrgate.model.arrays import read_only
 from lrgate.network import Network
 from lrgate.planner.arguments import RANKS
 from lrgate.planner.candidates import PROMISE, Candidate, Choice, Inputs, choices_by_price
@@ -21,7 +22,7 @@ from lrgate.planner.precision import divergence_from
 from lrgate.planner.problem import Problem
 from lrgate.planner.signals import Signals
 from lrgate.quantization.fit import gate_range
-from lrgate.types import Float64Array
+from lrgate.types import Float64Array, IntArray
 
 __all__ = [
     "GateSearch",
@@ -62,8 +63,8 @@ class GateSearch:
         The same under its fastest plan without gates.
     signals : pair of Signals
         Inputs of all layers of `problem.base` on the rows that fit, and on those that choose.
-    always : list of int
-        Number of units that are always on, by layer: the last kept units.
+    always : list of int arrays
+        Positions of the kept units that are always on, by layer.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class GateSearch:
         core: Network,
         plain: Network,
         signals: tuple[Signals, Signals],
-        always: list[int],
+        always: list[IntArray],
     ) -> None:
         self._problem, self._clock = problem, clock
         self._core, self._plain = core, plain
@@ -109,7 +110,7 @@ class GateSearch:
             self._problem.step(f"fitting layer {i}")
             kept = self._kept(i)
             layer = kept.layer
-            if not layer.activation.has_hard_zero or self._always[i] >= layer.outputs:
+            if not layer.activation.has_hard_zero or len(self._always[i]) >= layer.outputs:
                 continue
             ranks = self._ranks_for(kept)
             if ranks:
@@ -153,19 +154,25 @@ class GateSearch:
         ]
 
     def _candidates(
-        self, estimate: estimators.Estimate, ranks: Sequence[int], kept: KeptLayer, always: int
+        self, estimate: estimators.Estimate, ranks: Sequence[int], kept: KeptLayer, always: IntArray
     ) -> list[Candidate]:
-        """Gates of several ranks and thresholds, not measured yet."""
+        """Gates of several ranks and thresholds, not measured yet.
+
+        Gates of the same rank share their factors.
+        """
         layer = kept.layer
         wide = layer.multiply_adds > _WIDE
         found = []
         for rank in ranks:
             gate = estimate.gate(rank)
             gate = replace(gate, range=gate_range(gate, kept.fit))
-            path = estimators.ThresholdPath(layer, with_always_on(gate, always), kept.tune)
+            gate = with_always_on(gate, always)
+            path = estimators.ThresholdPath(layer, gate, kept.tune)
+            whole = kept.in_full(gate)
             for lost in _WIDE_LOST_ENERGIES if wide else _LOST_ENERGIES:
-                tuned = replace(path.gate(lost_energy=lost), range=gate.range)
-                tuned = kept.in_full(with_always_on(tuned, always))
+                bias = path.gate(lost_energy=lost).bias.copy()
+                bias[always] = 1.0
+                tuned = replace(whole, bias=read_only(kept.bias_in_full(bias)))
                 times = np.zeros(len(self._clock.sizes))
                 found.append(Candidate(tuned, estimate.method, lost, times))
         return found

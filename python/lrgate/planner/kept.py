@@ -12,7 +12,7 @@ from lrgate.model.arrays import read_only
 from lrgate.model.layer import Gate, Layer
 from lrgate.network import Network
 from lrgate.planner.candidates import Inputs
-from lrgate.types import Int32Array
+from lrgate.types import Float32Array, Int32Array
 
 __all__ = [
     "KeptLayer",
@@ -67,13 +67,20 @@ class KeptLayer:
     def in_full(self, gate: Gate) -> Gate:
         """A gate of the kept units as one of all units: the others are off."""
         units = self._whole.kept_units
-        u, v, bias = gate.u, gate.v, gate.bias
+        u, v = gate.u, gate.v
         if self._before is not None:
             u = np.zeros((self._whole.inputs, gate.rank), np.float32)
             u[self._before] = gate.u
         if units is not None:
             v = np.zeros((gate.rank, self._whole.outputs), np.float32)
             v[:, units] = gate.v
-            bias = np.full(self._whole.outputs, -1.0, np.float32)
-            bias[units] = gate.bias
-        return replace(gate, u=u, v=v, bias=bias)
+        return replace(gate, u=read_only(u), v=read_only(v), bias=self.bias_in_full(gate.bias))
+
+    def bias_in_full(self, bias: Float32Array) -> Float32Array:
+        """The bias of a gate of the kept units as one of all units: the others are off."""
+        units = self._whole.kept_units
+        if units is None:
+            return bias
+        whole = np.full(self._whole.outputs, -1.0, np.float32)
+        whole[units] = bias
+        return whole

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lrgate.model.arrays import read_only
 from lrgate.model.layer import Gate, Layer
 from lrgate.network import Network
 from lrgate.types import IntArray
@@ -38,9 +39,28 @@ EnginePlan = tuple[int, list[str], list[str]]
 
 
 def without_gates(model: Network, input_range: Any) -> Network:
-    """The network of all units without gates and plan, with the input range asked for."""
-    layers = [Layer(layer.weight, layer.bias, layer.activation) for layer in model.layers]
-    return of_layers(model, layers, model.input_range if input_range is None else input_range)
+    """The network of all units without gates and plan, with the input range asked for.
+
+    It shares the packed weights of `model`, unless `model` leaves out or reorders units.
+    """
+    layers = tuple(Layer(layer.weight, layer.bias, layer.activation) for layer in model.layers)
+    engine = None
+    if all(layer.kept_units is None for layer in model.layers):
+        nothing = [None] * len(layers)
+        bare = model.engine.with_gates(nothing).with_quantization(nothing)
+        engine = bare.with_plan([(1, ["dense"] * len(layers), ["f32"] * len(layers))])
+    changes: dict[str, Any] = {} if input_range is None else {"input_range": input_range}
+    made = model._with(
+        engine,
+        layers=layers,
+        task=model.task,
+        plan=None,
+        probe=None,
+        machine=None,
+        report=None,
+        **changes,
+    )
+    return made._with(made.engine, probe=model.probe)
 
 
 def with_kept_units(network: Network, units: Sequence[IntArray]) -> Network:
@@ -63,13 +83,13 @@ def uniform(network: Network, name: str) -> Network:
     return with_plan(network, plan)
 
 
-def with_always_on(gate: Gate, count: int) -> Gate:
-    """The gate with its last `count` units on for every row: they need no score."""
-    if count == 0:
+def with_always_on(gate: Gate, units: IntArray) -> Gate:
+    """The gate with these units on for every row: they need no score."""
+    if len(units) == 0:
         return gate
     v, bias = gate.v.copy(), gate.bias.copy()
-    v[:, -count:], bias[-count:] = 0.0, 1.0
-    return replace(gate, v=v, bias=bias)
+    v[:, units], bias[units] = 0.0, 1.0
+    return replace(gate, v=read_only(v), bias=read_only(bias))
 
 
 def of_layers(network: Network, layers: Sequence[Layer], input_range: Any) -> Network:

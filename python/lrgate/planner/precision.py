@@ -79,6 +79,7 @@ def _quantized(core: Network, problem: Problem, check: BudgetCheck) -> Network |
         if check.likely(found):
             has_int8 = any(quantized.layers[i].quantization is not None for i in layers)
             return quantized if has_int8 else None
+        del quantized  # the next one is packed without it
         if not alone:
             divergence = divergence_from(core, problem)
             alone = {i: divergence.of(int8.network([i])) for i in layers}

@@ -66,25 +66,28 @@ def units_without(*masks: Masks) -> list[IntArray]:
 
 def co_active_units(
     problem: Problem, inputs: Sequence[Any], kept: list[IntArray]
-) -> tuple[list[IntArray], list[int]]:
+) -> tuple[list[IntArray], list[IntArray]]:
     """Each layer's kept units, those that are on together next to each other.
 
-    `inputs` are those of all layers on the rows that fit. Units that are always on are at the end;
-    the second list has their number for each layer.
+    `inputs` are those of all layers on the rows that fit. The second list has, for each layer, the
+    positions of the units that are always on. These are at the end, except that large networks keep
+    the order of their units: another order takes another packed copy of the weights.
     """
     ordered, always = [], []
     for i, layer in enumerate(problem.base.layers):
-        found, count = kept[i], 0
+        found, positions = kept[i], np.arange(0)
         if i + 1 < len(inputs) and layer.activation.has_hard_zero:
-            active = inputs[i + 1][:, found] != 0
+            active = (inputs[i + 1] != 0)[:, found]
             on = active.mean(axis=0) >= _ALWAYS_ON
-            count = int(on.sum())
-            changing = found[~on]
-            if len(changing) and not problem.is_large:
-                changing = changing[units.co_activation_order(active[:, ~on])]
-            found = np.concatenate([changing, found[on]])
+            positions = np.flatnonzero(on)
+            if not problem.is_large:
+                changing = found[~on]
+                if len(changing):
+                    changing = changing[units.co_activation_order(active[:, ~on])]
+                found = np.concatenate([changing, found[on]])
+                positions = np.arange(len(changing), len(found))
         ordered.append(found)
-        always.append(count)
+        always.append(positions)
     return ordered, always
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lrgate.model.layer import Layer, Quantization
 from lrgate.quantization.rows import as_dense, at_most_rows, chunks, moments_of, signals_of
-from lrgate.quantization.typical import centred_sums, sizes_of
+from lrgate.quantization.typical import sizes_of, spreads_of
 from lrgate.quantization.windows import LEAST_STEP
 from lrgate.types import BoolArray, Float32Array, Float64Array
 
@@ -125,7 +125,7 @@ def parts_of(
         if i == 0 and input_scale is not None:
             weight = weight * input_scale
         values: Any = typical if i == 0 else signals[i]
-        spread = np.std(centred_sums(values, weight), axis=0)
+        spread = spreads_of(values, weight)
         spread = np.where(spread > _ROUNDING * sizes_of(values, weight), spread, 0.0)
         if after is None:
             after = np.ones(layer.outputs)
@@ -141,14 +141,15 @@ def parts_of(
         per_spread = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
         factor = per_spread[:, None].astype(np.float32)
         squares = np.zeros(layer.inputs)
+        used = np.zeros(layer.inputs, np.bool_)
         for at in chunks(*weight.shape):
             scaled = (weight[at] * factor[at]).astype(np.float32)
             squares += np.einsum("oj,oj->j", scaled, scaled, dtype=np.float64)
+            used |= (weight[at] != 0).any(axis=0)
         gain = np.sqrt(squares / layer.outputs)
         some = np.sort(rng.permutation(layer.outputs)[: at_most_rows(_UNITS, layer.inputs)])
         mean, square, density = moments_of(values)
         variance = np.maximum(square - mean**2, 0.0)
-        used = (weight != 0).any(axis=0)
         scaled = (weight[some] * factor[some]).astype(np.float32)
         parts.append(Part(scaled, gain, density, square, variance, used, shown))
         after = gain

@@ -112,13 +112,15 @@ def fit_layers(
     rows = taken_rows(rows, fitting_rows(rows, rng))
     signals = signals_of(rows, layer_inputs, chosen)
     some = rows[np.sort(rng.permutation(rows.shape[0])[:SPREAD_ROWS])]
-    typical = typical_rows(some, layers[0].weight, input_scale)
-    parts = parts_of(layers, typical, layer_inputs, input_scale, classifies, rng)
+    some = typical_rows(some, layers[0].weight, input_scale)
+    parts = parts_of(layers, some, layer_inputs, input_scale, classifies, rng)
+    del some
     inside = np.ones(rows.shape[0], bool)
     fitted, reports = list(layers), []
     for i in sorted(chosen):
         kept = np.flatnonzero(inside)
-        values = taken_rows(rows if i == 0 else signals[i], kept)
+        whole = rows if i == 0 else signals.pop(i)
+        values = taken_rows(whole, kept)
         signed = i > 0 and layers[i - 1].activation.may_be_negative
         ends = bounds if i == 0 else None
         quantization, report = _fit_layer(parts[i], values, ends, i, signed)
@@ -129,7 +131,7 @@ def fit_layers(
             gate = layers[i].gate
             if gate is not None:
                 within = np.flatnonzero(inside)
-                seen = first_inputs(rows, within, layer_inputs) if i == 0 else [signals[i][within]]
+                seen = first_inputs(rows, within, layer_inputs) if i == 0 else [whole[within]]
                 fitted[i] = replace(fitted[i], gate=replace(gate, range=gate_range(gate, seen)))
     return Fit(tuple(fitted), tuple(reports))
 

@@ -139,15 +139,16 @@ def signals_of(
     rows: Any, layer_inputs: Callable[[Any], Sequence[Float32Array]], wanted: set[int]
 ) -> dict[int, Float32Array]:
     """The inputs of the `wanted` layers, except the first layer."""
-    parts: dict[int, list[Float32Array]] = {i: [] for i in sorted(wanted) if i > 0}
-    if not parts:
-        return {}
-    for at in chunks(*rows.shape):
+    later = sorted(i for i in wanted if i > 0)
+    signals: dict[int, Float32Array] = {}
+    for at in chunks(*rows.shape) if later else ():
         all_inputs = layer_inputs(rows[at])
-        for i, part in parts.items():
+        for i in later:
             _check_finite(all_inputs[i], i, at.start)
-            part.append(all_inputs[i])
-    return {i: np.concatenate(part) for i, part in parts.items()}
+            if i not in signals:
+                signals[i] = np.empty((rows.shape[0], all_inputs[i].shape[1]), np.float32)
+            signals[i][at] = all_inputs[i]
+    return signals
 
 
 def _check_finite(inputs: Float32Array, i: int, first_row: int) -> None:

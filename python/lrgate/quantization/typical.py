@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ __all__ = [
     "Columns",
     "centred_sums",
     "sizes_of",
+    "spreads_of",
     "typical_rows",
 ]
 
@@ -39,7 +41,9 @@ class Columns:
             self.values = columns.data[np.lexsort((columns.data, owner))]
             self.start = columns.indptr.astype(np.intp)
         else:
-            self.values = np.sort(np.ascontiguousarray(np.asarray(rows).T), axis=1).ravel()
+            values = np.array(np.asarray(rows).T, order="C")
+            values.sort(axis=1)
+            self.values = values.ravel()
             self.start = np.arange(self.d + 1) * self.n
         self.count = np.diff(self.start)
         self.zeros = self.n - self.count
@@ -48,16 +52,23 @@ class Columns:
         values: npt.NDArray[Any] = self.values[self.start[j] : self.start[j + 1]]
         return values
 
-    def sums(self, of_values: npt.NDArray[Any]) -> Float64Array:
-        """Sums over each column of an array that has one entry per value."""
-        total = np.concatenate([[0.0], np.cumsum(of_values, dtype=np.float64)])
+    def _counted(self, which: BoolArray) -> npt.NDArray[np.intp]:
+        """The number of values of each column that an array with one entry per value marks."""
+        if len(which) == self.n * self.d:
+            return np.asarray(np.count_nonzero(which.reshape(self.d, self.n), axis=1))
+        total = np.concatenate([[0], np.cumsum(which, dtype=np.intp)])
         return np.asarray(total[self.start[1:]] - total[self.start[:-1]])
 
+    def _at(self, index: npt.NDArray[np.intp]) -> Float64Array:
+        """The values at these indices."""
+        values: Float64Array = self.values[index].astype(np.float64)
+        return values
+
     def bounds(self) -> tuple[Float64Array, Float64Array]:
-        padded = np.append(self.values.astype(np.float64), 0.0)
         some = self.count > 0
-        low = np.where(some, padded[np.where(some, self.start[:-1], 0)], 0.0)
-        high = np.where(some, padded[np.where(some, self.start[1:] - 1, 0)], 0.0)
+        low, high = np.zeros(self.d), np.zeros(self.d)
+        low[some] = self._at(self.start[:-1][some])
+        high[some] = self._at(self.start[1:][some] - 1)
         low = np.where(self.zeros > 0, np.minimum(low, 0.0), low)
         return low, np.where(self.zeros > 0, np.maximum(high, 0.0), high)
 
@@ -67,30 +78,29 @@ class Columns:
         For a positive maximum, only positive values are used, and for a negative minimum, only
         negative values: the number of zeros only shows how sparse the column is.
         """
-        positive = self.sums(self.values > 0).astype(np.intp)
-        negative = self.sums(self.values < 0).astype(np.intp)
+        positive = self._counted(self.values > 0)
+        negative = self._counted(self.values < 0)
         low, high = self.bounds()
         above = np.where(high > 0, positive, self.count)
         below = np.where(low < 0, negative, self.count)
         return self._mean_excess(below, 1), self._mean_excess(above, -1)
 
     def _mean_excess(self, count: npt.NDArray[np.intp], sign: int) -> Float64Array:
-        values = self.values.astype(np.float64)
-        if len(values) == 0:
+        if len(self.values) == 0:
             return np.zeros(self.d)
         taken = np.clip(count // 10, 1, 10)
         first = self.start[:-1] if sign > 0 else self.start[1:] - 1
-        limit = len(values) - 1
-        base = values[np.clip(first + sign * taken, 0, limit)]
+        limit = len(self.values) - 1
+        base = self._at(np.clip(first + sign * taken, 0, limit))
         total = np.zeros(self.d)
         for k in range(int(taken.max(initial=1))):
-            value = values[np.clip(first + sign * k, 0, limit)]
+            value = self._at(np.clip(first + sign * k, 0, limit))
             total += np.where(k < taken, np.abs(value - base), 0.0)
-        alone = np.where(self.count > 0, np.abs(values[np.clip(first, 0, limit)]) / 2, 0.0)
+        alone = np.where(self.count > 0, np.abs(self._at(np.clip(first, 0, limit))) / 2, 0.0)
         return np.where(count > taken, total / taken, np.where(count == 1, alone, 0.0))
 
     def whole(self) -> BoolArray:
-        result: BoolArray = self.sums(self.values != np.floor(self.values)) == 0
+        result: BoolArray = self._counted(self.values != np.floor(self.values)) == 0
         return result
 
 
@@ -131,14 +141,29 @@ def centred_sums(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
     Dense columns are centred before the product, because a huge constant would cause cancellation.
     Weights are converted in chunks of units.
     """
+    sums = np.empty((values.shape[0], len(weight)))
+    for at, part in _centred_parts(values, weight):
+        sums[:, at] = part
+    return sums
+
+
+def spreads_of(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
+    """Standard deviation of ``values @ weight.T``, for each unit."""
+    spreads = np.empty(len(weight))
+    for at, part in _centred_parts(values, weight):
+        spreads[at] = np.std(part, axis=0)
+    return spreads
+
+
+def _centred_parts(values: Any, weight: npt.NDArray[Any]) -> Iterator[tuple[slice, Float64Array]]:
+    """Chunks of units, and their part of `centred_sums`."""
     sparse = hasattr(values, "tocsr")
     centred = values.astype(np.float64)
     if not sparse:
         centred -= centred.mean(axis=0)
-    sums = np.empty((values.shape[0], len(weight)))
     for at in chunks(*weight.shape):
-        sums[:, at] = centred @ weight[at].T.astype(np.float64)
-    return sums - sums.mean(axis=0) if sparse else sums
+        part = centred @ weight[at].T.astype(np.float64)
+        yield at, part - part.mean(axis=0) if sparse else part
 
 
 def sizes_of(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
@@ -151,6 +176,7 @@ def sizes_of(values: Any, weight: npt.NDArray[Any]) -> Float64Array:
 
 
 def _without_far_cells(some: Any) -> Any:
+    """Replace cells far from the bulk of their column, in place."""
     columns = Columns(some)
     low = np.full(columns.d, -np.inf)
     high = np.full(columns.d, np.inf)
@@ -173,7 +199,8 @@ def _without_far_cells(some: Any) -> Any:
         middle[j] = (distinct[k] + distinct[k + half - 1]) / 2
     sparse = hasattr(some, "tocsr")
     data = some.data if sparse else some
-    of = some.indices if sparse else np.broadcast_to(np.arange(columns.d), some.shape)
+    # The column of each entry of `data`; arrays of one entry per column fit dense rows as they are.
+    of = some.indices if sparse else slice(None)
     far = ((data < low[of]) | (data > high[of])) & (data != 0)
     # A marker of one column is also a marker in columns that hold only it and one other value.
     marks, counts = np.unique(data[far], return_counts=True)
@@ -185,8 +212,5 @@ def _without_far_cells(some: Any) -> Any:
             far |= marked
             rest = np.where(least == mark, most, least)
             middle = np.where(few & ((least == mark) | (most == mark)), rest, middle)
-    data = np.where(far, middle[of], data).astype(np.float32)
-    if not sparse:
-        return data
-    some.data = data
+    np.copyto(data, middle[of], where=far, casting="same_kind")
     return some
