@@ -447,6 +447,23 @@ def test_provably_dead_units_are_left_out(own: bool) -> None:
 
 
 @pytest.mark.usefixtures("wins")
+def test_rounding_of_the_input_shift_proves_nothing() -> None:
+    """Sums that cancel the shift are on by rounding alone: their units are not left out."""
+    rng = np.random.default_rng(0)
+    shift = rng.uniform(8, 16, D).astype(np.float32)
+    layers = [(rng.normal(size=(128, D)), np.zeros(128)), (rng.normal(size=(4, 128)), np.zeros(4))]
+    net = Network.from_layers(layers, input_shift=shift, task="classification")
+    x = np.tile(-shift, (200, 1))
+    on = net.layer_inputs(x[:1])[1][0] > 0
+    assert on.any()
+    # All sums cancel, so relative errors are large: `optimized` would check those.
+    options: dict[str, Any] = {"batch_sizes": (1,), "progress": False}
+    fast = lrgate.optimize(net, x, None, 0.0, input_range=(-shift, -shift), **options)
+    kept = fast.layers[0].kept_units
+    assert kept is None or set(np.flatnonzero(on)) <= set(kept)
+
+
+@pytest.mark.usefixtures("wins")
 def test_silent_units_are_dropped(net: Network) -> None:
     fast = optimized(net, rows(), None, 0.1, precision="f32", prune="never_on")
     assert fast.report is not None
