@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from decimal import Decimal
 from fractions import Fraction
@@ -386,6 +387,20 @@ def test_what_is_no_multilabel_network_is_refused() -> None:
         make([D, 3], last="sigmoid", task="multilabel", classes=["a", "b", "c"])
     with pytest.raises(ValueError, match=r'^task must be "classification" if the last '):
         make([D, 3], last="softmax", task="multilabel")
+
+
+def test_a_softmax_of_one_output_is_refused(tmp_path: Path) -> None:
+    refusal = r"^layers\[1\].activation must be sigmoid or identity for a network of one output, got "
+    for task in (None, "classification", "regression"):
+        with pytest.raises(ValueError, match=refusal):
+            make([D, 4, 1], last="softmax", task=task)
+    make([D, 1, 2], hidden="softmax")
+    path = tmp_path / "net.npz"
+    header = json.dumps({"format_version": 1, "activations": ["softmax"]})
+    arrays = {"layers.0.weight": np.ones((1, D), np.float32), "layers.0.bias": np.zeros(1)}
+    np.savez(path, **arrays, lrgate=np.array(header))
+    with pytest.raises(lrgate.FileFormatError, match="one output, got softmax"):
+        Network.load(path)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
