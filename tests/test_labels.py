@@ -390,7 +390,9 @@ def test_what_is_no_multilabel_network_is_refused() -> None:
 
 
 def test_a_softmax_of_one_output_is_refused(tmp_path: Path) -> None:
-    refusal = r"^layers\[1\].activation must be sigmoid or identity for a network of one output, got "
+    refusal = (
+        r"^layers\[1\].activation must be sigmoid or identity for a network of one output, got "
+    )
     for task in (None, "classification", "regression"):
         with pytest.raises(ValueError, match=refusal):
             make([D, 4, 1], last="softmax", task=task)

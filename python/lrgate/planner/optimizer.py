@@ -23,6 +23,7 @@ from lrgate.planner.arguments import (
     checked_sizes,
     checked_targets,
 )
+from lrgate.planner.clock import Clock
 from lrgate.planner.plans import without_gates
 from lrgate.planner.problem import Problem, Request
 from lrgate.planner.progress import progress_bar
@@ -178,6 +179,9 @@ def optimize(
     )
     with progress_bar(progress, steps=10 + 2 * (len(user.layers) - 1)) as bar:
         problem = Problem.of(user, split, request, bar)
+        if problem.base is not user and not Clock(problem).merging_pays(user, problem.base):
+            note = "linear layers in a row are kept: merged they are slower here"
+            problem = Problem(user, user, split, request, bar, [note])
         if taken is not model:
             problem.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
         fast = Search(problem).run(begin)
