@@ -10,6 +10,7 @@ use lrgate::interrupt;
 use lrgate::memory::OutOfMemory;
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 
 use crate::messages::message;
 
@@ -78,9 +79,12 @@ pub(crate) fn without_gil<R: Send>(
     })
 }
 
-/// A number of threads, at least 1, from any integer.
+/// A number of threads, at least 1, from any integer except bool.
 pub(crate) fn check_threads(threads: &Bound<'_, PyAny>) -> PyResult<usize> {
     let refusal = || format!("num_threads must be an integer of at least 1, got {threads}");
+    if threads.is_instance_of::<PyBool>() {
+        return Err(PyTypeError::new_err(refusal()));
+    }
     match threads.extract::<i64>() {
         Ok(n) if n > 0 => Ok(n as usize),
         Err(error) if error.is_instance_of::<PyTypeError>(threads.py()) => {
