@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use lrgate::interrupt;
@@ -70,10 +70,12 @@ pub(crate) fn without_gil<R: Send>(
                     }
                 }
             };
-            let result = interrupt::with_check(&check, f);
-            match raised.take() {
-                Some(error) => Err(error),
-                None => result.map_err(to_py),
+            let call = AssertUnwindSafe(|| interrupt::with_check(&check, f));
+            let result = catch_unwind(call);
+            match (raised.take(), result) {
+                (Some(error), _) => Err(error),
+                (None, Ok(result)) => result.map_err(to_py),
+                (None, Err(payload)) => resume_unwind(payload),
             }
         })
     })
