@@ -984,6 +984,20 @@ def test_an_order_is_undone() -> None:
     np.testing.assert_array_equal(one(x), net.with_units(SOME)(x))
 
 
+def test_other_units_give_the_probe_other_outputs() -> None:
+    net = gated(make([20, 40, 30, 5])).with_probe(inputs()[0])
+    part = net.with_units({0: range(10)})
+    assert np.abs(part(inputs()[0]) - net.dense()(inputs()[0])).max() > 1e-2
+    assert part.check() <= 1e-4
+    assert part.with_probe(inputs()[0]).check() <= 1e-4
+    again = part.with_units({0: None})
+    assert again.check() <= 1e-4
+    # The same units in another order: the stored outputs still hold, and are kept.
+    ordered = net.with_units({0: np.arange(40)[::-1]})
+    assert model_of(ordered).probe.y is model_of(net).probe.y
+    assert ordered.check() <= 1e-4
+
+
 def test_layers_stay_as_they_are_beside_an_order() -> None:
     net = gated(make([20, 40, 30, 5]))
     part = net.with_units(SOME)

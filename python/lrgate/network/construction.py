@@ -20,6 +20,7 @@ __all__ = [
     "activations_of",
     "changed",
     "check_transposed",
+    "have_same_units",
     "input_map",
     "layer_of",
     "listed",
@@ -78,6 +79,15 @@ def changed(layer: Layer, name: str, **changes: Any) -> Layer:
         return replace(layer, **changes)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
+
+
+def have_same_units(one: Layer, other: Layer) -> bool:
+    """Whether two forms of a layer compute the same units, in any order."""
+    first, second = (
+        np.arange(layer.outputs) if layer.kept_units is None else np.sort(layer.kept_units)
+        for layer in (one, other)
+    )
+    return np.array_equal(first, second)
 
 
 def listed(layers: Any) -> list[Any]:

@@ -39,6 +39,7 @@ from lrgate.network.construction import (
     activations_of,
     changed,
     check_transposed,
+    have_same_units,
     input_map,
     layer_of,
     listed,
@@ -606,9 +607,8 @@ class Network(_core.Network):
         """Return the network with only these units of each layer, computed in this order.
 
         All other units are treated as constant zero. If they are zero on every row, results stay
-        the same up to rounding. Otherwise store a probe again by :meth:`with_probe`, because it
-        still has the old outputs of the dense network. The arrays in :attr:`layers` keep the full
-        width and the original order.
+        the same up to rounding. The arrays in :attr:`layers` keep the full width and the original
+        order. If other units are computed than before, the outputs of a probe are recomputed.
 
         Parameters
         ----------
@@ -625,6 +625,18 @@ class Network(_core.Network):
         TypeError
             If the units of a layer are not integers.
         """
+        new = self._with_units(units)
+        probe, both = self._model.probe, zip(self.layers, new.layers, strict=True)
+        if probe is None or all(have_same_units(*layers) for layers in both):
+            return new
+        y = np.asarray(new.dense()(probe.x))
+        check_rows("the probe must have finite outputs", y)
+        return new._with(new.engine, probe=Probe(probe.x, y, ()))
+
+    def _with_units(
+        self, units: Mapping[int, npt.ArrayLike | None] | Sequence[npt.ArrayLike | None]
+    ) -> Self:
+        """As :meth:`with_units`, without recomputing the outputs of a probe."""
         new = one_per_layer(units, [layer.kept_units for layer in self.layers], "units")
         layers = tuple(
             changed(layer, f"units[{i}]", kept_units=kept)
