@@ -819,13 +819,39 @@ def test_a_profile_prints_and_exports(net: Network) -> None:
         ((np.zeros((3, 19)),), {}, "x must have shape (n, 20), got (3, 19)"),
         ((np.zeros((3, 20)),), {"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ((np.zeros((3, 20)),), {"batch_size": -2}, "batch_size must be at least 1, got -2"),
-        ((np.zeros((3, 20)),), {"seconds": -1}, "seconds must be at least 0, got -1"),
+        ((np.zeros((3, 20)),), {"seconds": -1}, "seconds must be from 0 to 1000000000, got -1"),
     ],
 )
 def test_profile_refuses(net: Network, arguments: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
         net.profile(*arguments, **options)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("size", [2.5, True, "1", np.float32(2)])
+def test_batch_sizes_are_integers(net: Network, size: Any) -> None:
+    for call in (net.profile, net.phases):
+        with pytest.raises(TypeError, match=r"^batch_size must be an integer, got "):
+            call(rows(3, 20), batch_size=size)
+    assert net.profile(rows(3, 20), batch_size=np.int8(2), seconds=0).batch_size == 2
+
+
+@pytest.mark.parametrize("seconds", [np.inf, -1, np.nan, 1e300, "1", True, None])
+def test_seconds_are_a_finite_time(net: Network, seconds: Any) -> None:
+    is_number = isinstance(seconds, float | int) and seconds is not True
+    for call in (net.profile, net.phases, net.tune):
+        refusal = "from 0 to 1000000000" if is_number else "a number"
+        with pytest.raises(ValueError if is_number else TypeError) as error:
+            call(rows(3, 20), seconds=seconds)
+        assert str(error.value) == f"seconds must be {refusal}, got {seconds!r}"
+
+
+@pytest.mark.parametrize("layer", [True, -1, 3, 0.0, "0"])
+def test_layers_are_named_by_integers(net: Network, layer: Any) -> None:
+    with pytest.raises(ValueError) as error:
+        net.with_gates({layer: None})
+    assert str(error.value) == f"gates must name layers from 0 to 2, got {layer!r}"
+    assert net.with_gates({np.uint8(1): None}).layers[1].gate is None
 
 
 @pytest.mark.parametrize("count", [1, 70])

@@ -123,7 +123,7 @@ def checked_rows(x: Any, width: int, least: int = 1) -> Any:
 def narrowed(values: Array) -> Array:
     """`values` as a C-contiguous float32 array; those that do not fit become infinite."""
     with np.errstate(over="ignore"):
-        return np.require(values, np.float32, "CA")
+        return np.require(values, np.float32, ["C", "A"])
 
 
 def check_narrowed(given: Any, values: Array) -> None:

@@ -237,7 +237,7 @@ def _is_label(value: object) -> bool:
 
 def _real_array(value: object, name: str, shape: str) -> npt.NDArray[Any]:
     array = inputs.plain_array(value, name)
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in inputs.REAL:
         raise TypeError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
     if array.ndim not in _DIMENSIONS[shape]:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")

@@ -60,9 +60,11 @@ def one_per_layer(new: Any, old: list[Any], name: str) -> list[Any]:
     if isinstance(new, Mapping):
         result = list(old)
         for i, value in new.items():
-            if not isinstance(i, int | np.integer) or not 0 <= i < count:
-                raise ValueError(f"{name} must name layers from 0 to {count - 1}, got {i!r}")
-            result[i] = value
+            try:
+                result[inputs.checked_integer(i, name, 0, count - 1)] = value
+            except (TypeError, ValueError):
+                message = f"{name} must name layers from 0 to {count - 1}, got {i!r}"
+                raise ValueError(message) from None
         return result
     if not isinstance(new, Sequence) or isinstance(new, str):
         raise TypeError(

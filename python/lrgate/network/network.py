@@ -826,7 +826,7 @@ class Network(_core.Network):
         """
         sizes = inputs.as_list(batch_sizes, "batch_sizes")
         checked = [inputs.checked_integer(size, "batch_sizes") for size in sizes]
-        engine = self.engine.tune(x, checked, seconds)
+        engine = self.engine.tune(x, checked, inputs.checked_seconds(seconds))
         return self._with_engine_plan(engine, fingerprint())
 
     def _retune(self, seconds: float) -> Self:
@@ -862,7 +862,7 @@ class Network(_core.Network):
             the dense multiply-adds, and time per row. ``print`` shows a table.
         """
         x, rows, size = _sample(x, batch_size)
-        raw = self.engine.profile(x, size, seconds)
+        raw = self.engine.profile(x, size, inputs.checked_seconds(seconds))
         layers = tuple(
             layer_profile(layer, before, values)
             for layer, before, values in zip(
@@ -899,7 +899,7 @@ class Network(_core.Network):
             If `x` has no rows or rows of another width, or `batch_size` is below 1.
         """
         x, _, size = _sample(x, batch_size)
-        return measure_phases(self, x, size, seconds)
+        return measure_phases(self, x, size, inputs.checked_seconds(seconds))
 
     def layer_inputs(self, x: Any) -> list[npt.NDArray[np.float32]]:
         """Compute the inputs of every layer on these rows, for example to fit gates.
@@ -1031,7 +1031,6 @@ def _sample(x: Any, batch_size: int | None) -> tuple[Any, int, int]:
         if x.ndim == 1:
             x = x[None]
     rows = x.shape[0]
-    size = max(rows, 1) if batch_size is None else batch_size
-    if size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {size}")
-    return x, rows, size
+    if batch_size is None:
+        return x, rows, max(rows, 1)
+    return x, rows, inputs.checked_integer(batch_size, "batch_size")

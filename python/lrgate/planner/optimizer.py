@@ -75,9 +75,9 @@ def optimize(
         Labels, of the network's ``classes``; 0 and 1 for each label of a multilabel network;
         values for a regressor. Columns of pandas, polars and pyarrow are taken too. Without them
         the budget is one of disagreement with the dense network. If the network's task was left
-        open and it has k > 1 outputs, integer or text labels (n,) make it a classifier: its classes
-        are 0 to k - 1 if all labels are such integers, otherwise the distinct labels in ascending
-        order, of which there must be k.
+        open and it has k > 1 outputs, labels (n,) make it a classifier: integers, whole numbers as
+        floats, bool or text. Its classes are 0 to k - 1 if all labels are such integers, otherwise
+        the distinct labels in ascending order, of which there must be k.
     max_error_increase : float
         The budget. A classifier: increase of the share of wrong rows (0.001 is a tenth of a
         percentage point), or without `y` the share of rows whose class changes. A multilabel
