@@ -89,7 +89,7 @@ fn a_check_ends_calls_with_rows_out_of_range() {
     assert!(with_check(&always, || network.phases(rows, 1, time)).is_err());
 }
 
-/// A call that packs ends in each of its steps, and packs what is missing when it is repeated.
+/// A call that packs ends in each of its steps. A repeated call packs the rest.
 #[test]
 fn a_check_ends_packing() {
     let bytes = Some(Quantization::new(vec![1e-3], vec![0.0]));
