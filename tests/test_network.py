@@ -26,7 +26,7 @@ import lrgate
 from lrgate import Gate, Layer, Network
 from lrgate.files.writing import header_of
 from lrgate.measure.machine import fingerprint
-from lrgate.model import Activation, BatchPlan, Model, Probe, Quantization
+from lrgate.model import Activation, BatchPlan, Model, Probe, Quantization, arrays
 from lrgate.network import checking, network
 from oracle import assert_close, forward, gated, make, rows
 
@@ -998,6 +998,24 @@ def test_units_without_a_place_in_the_order_count_as_zero(strategy: str) -> None
         for n in (1, 9, 70):
             got = net.with_units(SOME)(x[:n])
             assert_close(got, forward(expected, dense_rows(x[:n]))[-1])
+
+
+def test_large_weights_are_converted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = np.random.default_rng(0).normal(size=(7, 6))
+    for size in (1, 6, 13, 41, 1000):
+        monkeypatch.setattr(arrays, "_PIECE", size)
+        for given in (weight, np.float32(weight), np.asfortranarray(weight), weight.astype(">f4")):
+            got = arrays.as_float32(given, "weight", "(out, in)")
+            assert got.dtype == np.float32 and got.flags.c_contiguous and not got.flags.writeable
+            np.testing.assert_array_equal(got, weight.astype(np.float32))
+            assert not np.shares_memory(got, given)
+            assert arrays.as_float32(got, "weight", "(out, in)") is got
+        with pytest.raises(
+            ValueError, match=r"^weight must fit float32, got 1e\+300 at index \(6, 5\)"
+        ):
+            arrays.as_float32(
+                np.where(weight == weight[6, 5], 1e300, weight), "weight", "(out, in)"
+            )
 
 
 def test_an_order_is_undone() -> None:
