@@ -208,7 +208,7 @@ def test_arrays_are_copied_and_read_only() -> None:
     ],
 )
 def test_activations_are_taken_in_all_forms(activation: Any, text: str) -> None:
-    net = Network.from_layers([(W, B), OUT], [activation, "softmax"])
+    net = Network.from_layers([(W, B), (np.eye(3), B)], [activation, "softmax"])
     assert [str(layer.activation) for layer in net.layers] == [text, "softmax"]
 
 
