@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import lrgate
-from lrgate.results import OptimizeReport
+from lrgate.results import BatchReport, LayerReport, OptimizeReport, Ratio
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/usage.md", "docs/optimize.md")
@@ -38,6 +38,42 @@ def test_the_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             exec(compile("\n" * line + code, str(path), "exec"), namespace)
     finally:
         lrgate.set_num_threads(threads)
+
+
+def test_the_sample_report_has_the_form_of_a_report() -> None:
+    page = ROOT / "docs" / "optimize.md"
+    if not page.exists():
+        pytest.skip("no docs here")
+    samples = re.findall(r"^```text\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    (sample,) = [text for text in samples if "paper's cost model" in text]
+    lines = sample.splitlines()
+    (at,) = [i for i, line in enumerate(lines) if line.startswith(" #  layer")]
+    layer = LayerReport(
+        inputs=784,
+        outputs=1000,
+        computed_units=868,
+        strategy="gate",
+        precision="f32",
+        rank=32,
+        estimator="whitened",
+        computed_share=0.022,
+        recall=0.58,
+        lost_energy=0.0799,
+        density_in=0.177,
+        density_out=0.018,
+        flop_share=0.063,
+        seconds_before=25.74e-6,
+        seconds_after=1.08e-6,
+    )
+    ratio = Ratio(19.68, 18.39, 20.32)
+    batch = BatchReport(1, (layer,), 54.17e-6, 6.77e-6, 2.78e-6, ratio, ratio, 4.38)
+    printed = str(batch).splitlines()
+    header, row = printed[-2:]
+    assert lines[at].split() == header.split()
+    assert lines[at + 1].split() == row.split()
+    numbers = re.compile(r"[\d.]+")
+    for shown, made in zip(lines[at - 4 : at], printed[:-2], strict=True):
+        assert numbers.sub("0", shown) == numbers.sub("0", made)
 
 
 def stale(name: str, path: str) -> bool:

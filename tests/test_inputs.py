@@ -610,6 +610,36 @@ def test_sparse_rows_stay_sparse() -> None:
 # --- refused ------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("error")
+def test_values_beyond_float32_are_refused(net: lrgate.Network) -> None:
+    """float64 rows, dense or sparse, in any byte order; infinities that were given pass."""
+    x = np.random.default_rng(0).normal(size=(6, D))
+    x[4, 3], x[4, 1], x[1, 2] = 1e300, -1e39, np.inf
+    message = r"^x must fit float32, got -1e\+39 in row 4, column 1$"
+    unsorted = sparse.csr_array(x)
+    last = slice(*unsorted.indptr[4:6])
+    unsorted.indices[last], unsorted.data[last] = (
+        unsorted.indices[last][::-1].copy(),
+        unsorted.data[last][::-1].copy(),
+    )
+    wider = (x, x.astype(">f8"), np.asfortranarray(x), x.astype(np.longdouble), x.tolist())
+    for given in (*wider, sparse.csr_array(x), sparse.csc_matrix(x), unsorted):
+        for call in calls(net):
+            with pytest.raises(ValueError, match=message):
+                call(given)
+    with pytest.raises(ValueError, match=r"^x must fit float32, got 1e\+300 in row 0, column 3$"):
+        net(np.abs(x[4]) * (np.arange(D) != 1))
+    others = r"got 1e\+39 in row 0, column 0, and others in 2 more rows$"
+    with pytest.raises(ValueError, match=others):
+        net(np.where(np.arange(D) == 0, 1e39, x[[0, 2, 3]]))
+    exact = np.finfo(np.float32).max.astype(np.float64)
+    for value in (np.inf, -np.inf, np.nan, exact, -exact):
+        rows = np.where(np.arange(D) == 0, value, x[:1])
+        same = np.array_equal(net.layer_inputs(rows)[0], rows.astype(np.float32), equal_nan=True)
+        assert same, value
+        net.layer_inputs(sparse.csr_array(rows))
+
+
 def calls(net: lrgate.Network) -> list[Callable[[Any], Any]]:
     """All functions that take rows."""
     return [net, net.forward, net.predict, net.predict_proba, net.layer_inputs, net.profile]

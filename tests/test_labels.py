@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from decimal import Decimal
 from fractions import Fraction
@@ -16,6 +17,7 @@ from lrgate import Network
 from lrgate.drift.monitor import Monitor
 from lrgate.inputs import label_array
 from lrgate.model import Activation, Layer, Model
+from lrgate.network.tasks import for_targets
 from lrgate.planner.arguments import checked_targets
 from oracle import gated, make, rows
 
@@ -150,6 +152,39 @@ def test_targets_are_taken_from_columns_of_all_kinds() -> None:
     for dtype in ("boolean", bool, object):
         column = pandas.Series([True, False]).astype(dtype)
         assert checked_targets(two, column, 2).tolist() == [1, 0]
+
+
+def test_whole_floats_are_labels() -> None:
+    """As in scikit-learn; a column of integers with a missing value was once one of floats."""
+    net = make([D, 30, 3])
+    y = np.array([0.0, 2.0, 1.0, 2.0], np.float32)
+    made = for_targets(net, y)
+    assert made.task == "classification" and made.predict(rows(1, D)).dtype == np.int64
+    assert checked_targets(made, y, 4).tolist() == [0, 2, 1, 2]
+    made = for_targets(net, np.array([7.0, -1.0, 2.0**53]))
+    assert made.classes is not None and made.classes.tolist() == [-1, 7, 2**53]
+    assert made.classes.dtype == np.int64
+    for value in (0.5, np.nan, np.inf, 2.0**54):
+        with pytest.raises(ValueError, match=r"^y must have shape \(3, 3\), got \(3,\): labels "):
+            for_targets(net, np.array([0.0, value, 1.0]))
+    declared = make([D, 30, 3], task="regression")
+    with pytest.raises(ValueError, match=r"^y must have shape \(4, 3\) for a regressor, got "):
+        for_targets(declared, y)
+    one = make([D, 1])
+    assert for_targets(one, y).task == "regression"
+
+
+def test_bool_labels_are_those_of_two_classes() -> None:
+    y = np.array([True, False, True])
+    for options in ({}, {"classes": [0, 1]}, {"classes": [1, 0]}, {"classes": [False, True]}):
+        net = make([D, 2], task="classification", **options)
+        classes = [0, 1] if net.classes is None else net.classes.tolist()
+        assert checked_targets(net, y, 3).tolist() == [classes.index(value) for value in y]
+    for net in (classifier(), make([D, 2], classes=[1, 2])):
+        with pytest.raises(
+            TypeError, match=r"^y must hold labels like the network's classes, of d"
+        ):
+            checked_targets(net, y, 3)
 
 
 def test_missing_labels_are_refused() -> None:
@@ -386,6 +421,22 @@ def test_what_is_no_multilabel_network_is_refused() -> None:
         make([D, 3], last="sigmoid", task="multilabel", classes=["a", "b", "c"])
     with pytest.raises(ValueError, match=r'^task must be "classification" if the last '):
         make([D, 3], last="softmax", task="multilabel")
+
+
+def test_a_softmax_of_one_output_is_refused(tmp_path: Path) -> None:
+    refusal = (
+        r"^layers\[1\].activation must be sigmoid or identity for a network of one output, got "
+    )
+    for task in (None, "classification", "regression"):
+        with pytest.raises(ValueError, match=refusal):
+            make([D, 4, 1], last="softmax", task=task)
+    make([D, 1, 2], hidden="softmax")
+    path = tmp_path / "net.npz"
+    header = json.dumps({"format_version": 1, "activations": ["softmax"]})
+    arrays = {"layers.0.weight": np.ones((1, D), np.float32), "layers.0.bias": np.zeros(1)}
+    np.savez(path, **arrays, lrgate=np.array(header))
+    with pytest.raises(lrgate.FileFormatError, match="one output, got softmax"):
+        Network.load(path)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])

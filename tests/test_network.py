@@ -26,7 +26,7 @@ import lrgate
 from lrgate import Gate, Layer, Network
 from lrgate.files.writing import header_of
 from lrgate.measure.machine import fingerprint
-from lrgate.model import Activation, BatchPlan, Model, Probe, Quantization
+from lrgate.model import Activation, BatchPlan, Model, Probe, Quantization, arrays
 from lrgate.network import checking, network
 from oracle import assert_close, forward, gated, make, rows
 
@@ -208,7 +208,7 @@ def test_arrays_are_copied_and_read_only() -> None:
     ],
 )
 def test_activations_are_taken_in_all_forms(activation: Any, text: str) -> None:
-    net = Network.from_layers([(W, B), OUT], [activation, "softmax"])
+    net = Network.from_layers([(W, B), (np.eye(3), B)], [activation, "softmax"])
     assert [str(layer.activation) for layer in net.layers] == [text, "softmax"]
 
 
@@ -819,13 +819,39 @@ def test_a_profile_prints_and_exports(net: Network) -> None:
         ((np.zeros((3, 19)),), {}, "x must have shape (n, 20), got (3, 19)"),
         ((np.zeros((3, 20)),), {"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ((np.zeros((3, 20)),), {"batch_size": -2}, "batch_size must be at least 1, got -2"),
-        ((np.zeros((3, 20)),), {"seconds": -1}, "seconds must be at least 0, got -1"),
+        ((np.zeros((3, 20)),), {"seconds": -1}, "seconds must be from 0 to 1000000000, got -1"),
     ],
 )
 def test_profile_refuses(net: Network, arguments: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError) as error:
         net.profile(*arguments, **options)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("size", [2.5, True, "1", np.float32(2)])
+def test_batch_sizes_are_integers(net: Network, size: Any) -> None:
+    for call in (net.profile, net.phases):
+        with pytest.raises(TypeError, match=r"^batch_size must be an integer, got "):
+            call(rows(3, 20), batch_size=size)
+    assert net.profile(rows(3, 20), batch_size=np.int8(2), seconds=0).batch_size == 2
+
+
+@pytest.mark.parametrize("seconds", [np.inf, -1, np.nan, 1e300, "1", True, None])
+def test_seconds_are_a_finite_time(net: Network, seconds: Any) -> None:
+    is_number = isinstance(seconds, float | int) and seconds is not True
+    for call in (net.profile, net.phases, net.tune):
+        refusal = "from 0 to 1000000000" if is_number else "a number"
+        with pytest.raises(ValueError if is_number else TypeError) as error:
+            call(rows(3, 20), seconds=seconds)
+        assert str(error.value) == f"seconds must be {refusal}, got {seconds!r}"
+
+
+@pytest.mark.parametrize("layer", [True, -1, 3, 0.0, "0"])
+def test_layers_are_named_by_integers(net: Network, layer: Any) -> None:
+    with pytest.raises(ValueError) as error:
+        net.with_gates({layer: None})
+    assert str(error.value) == f"gates must name layers from 0 to 2, got {layer!r}"
+    assert net.with_gates({np.uint8(1): None}).layers[1].gate is None
 
 
 @pytest.mark.parametrize("count", [1, 70])
@@ -974,6 +1000,24 @@ def test_units_without_a_place_in_the_order_count_as_zero(strategy: str) -> None
             assert_close(got, forward(expected, dense_rows(x[:n]))[-1])
 
 
+def test_large_weights_are_converted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = np.random.default_rng(0).normal(size=(7, 6))
+    for size in (1, 6, 13, 41, 1000):
+        monkeypatch.setattr(arrays, "_PIECE", size)
+        for given in (weight, np.float32(weight), np.asfortranarray(weight), weight.astype(">f4")):
+            got = arrays.as_float32(given, "weight", "(out, in)")
+            assert got.dtype == np.float32 and got.flags.c_contiguous and not got.flags.writeable
+            np.testing.assert_array_equal(got, weight.astype(np.float32))
+            assert not np.shares_memory(got, given)
+            assert arrays.as_float32(got, "weight", "(out, in)") is got
+        with pytest.raises(
+            ValueError, match=r"^weight must fit float32, got 1e\+300 at index \(6, 5\)"
+        ):
+            arrays.as_float32(
+                np.where(weight == weight[6, 5], 1e300, weight), "weight", "(out, in)"
+            )
+
+
 def test_an_order_is_undone() -> None:
     net = gated(make([20, 40, 30, 5]))
     x = inputs()[0]
@@ -982,6 +1026,20 @@ def test_an_order_is_undone() -> None:
     np.testing.assert_array_equal(again(x), net(x))
     one = net.with_units([SOME[0], None, None]).with_units({1: SOME[1].tolist()})
     np.testing.assert_array_equal(one(x), net.with_units(SOME)(x))
+
+
+def test_other_units_give_the_probe_other_outputs() -> None:
+    net = gated(make([20, 40, 30, 5])).with_probe(inputs()[0])
+    part = net.with_units({0: range(10)})
+    assert np.abs(part(inputs()[0]) - net.dense()(inputs()[0])).max() > 1e-2
+    assert part.check() <= 1e-4
+    assert part.with_probe(inputs()[0]).check() <= 1e-4
+    again = part.with_units({0: None})
+    assert again.check() <= 1e-4
+    # The same units in another order: the stored outputs still hold, and are kept.
+    ordered = net.with_units({0: np.arange(40)[::-1]})
+    assert model_of(ordered).probe.y is model_of(net).probe.y
+    assert ordered.check() <= 1e-4
 
 
 def test_layers_stay_as_they_are_beside_an_order() -> None:

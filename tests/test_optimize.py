@@ -71,7 +71,7 @@ def patch_seconds(patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make gates, orders and int8 faster, so that the search is deterministic."""
-    speeds = {"dense": 9, "unordered": 8, "exact": 5, "plain": 5}
+    speeds = {"dense": 9, "own_dense": 9, "unordered": 8, "exact": 5, "plain": 5}
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
         each = {name: np.full(3, speeds.get(name, 1) * 1e-6 * size) for name in networks}
@@ -444,6 +444,23 @@ def test_provably_dead_units_are_left_out(own: bool) -> None:
     assert set(order) >= {*SILENT, *ALWAYS}
     corners = np.random.default_rng(0).integers(0, 2, (300, D)).astype(np.float32)
     assert_near(fast, net, np.concatenate([corners, np.ones((1, D), np.float32)]))
+
+
+@pytest.mark.usefixtures("wins")
+def test_rounding_of_the_input_shift_proves_nothing() -> None:
+    """Sums that cancel the shift are on by rounding alone: their units are not left out."""
+    rng = np.random.default_rng(0)
+    shift = rng.uniform(8, 16, D).astype(np.float32)
+    layers = [(rng.normal(size=(128, D)), np.zeros(128)), (rng.normal(size=(4, 128)), np.zeros(4))]
+    net = Network.from_layers(layers, input_shift=shift, task="classification")
+    x = np.tile(-shift, (200, 1))
+    on = net.layer_inputs(x[:1])[1][0] > 0
+    assert on.any()
+    # All sums cancel, so relative errors are large: `optimized` would check those.
+    options: dict[str, Any] = {"batch_sizes": (1,), "progress": False}
+    fast = lrgate.optimize(net, x, None, 0.0, input_range=(-shift, -shift), **options)
+    kept = fast.layers[0].kept_units
+    assert kept is None or set(np.flatnonzero(on)) <= set(kept)
 
 
 @pytest.mark.usefixtures("wins")
@@ -1475,6 +1492,57 @@ def test_linear_pairs_are_merged(budget: float) -> None:
     if budget == 0:
         assert_near(fast, net, np.float32(100 * rng.normal(size=(300, D))))
         assert fast.check() <= 1e-4
+
+
+def timed(seconds: dict[str, float]) -> Any:
+    """Races as before, except that calls of these networks take these times if they all race."""
+    before = Clock.race
+
+    def race(self: Any, size: int, *args: Any, **networks: Network) -> Any:
+        if not set(seconds) <= set(networks):
+            return before(self, size, *args, **networks)
+        each = {name: np.full(3, seconds[name]) for name in networks}
+        return {name: timing.Timing(size, times, times) for name, times in each.items()}
+
+    return race
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.parametrize("faster", [True, False])
+def test_layers_that_are_slower_merged_are_kept(
+    faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Clock, "race", timed({"merged": 2.0, "user": 1.0 if faster else 3.0}))
+    rng = np.random.default_rng(0)
+    sizes = [(30, D), (25, 30), (4, 25)]
+    layers = [(rng.normal(size=size) / size[1] ** 0.5, rng.normal(size=size[0])) for size in sizes]
+    net, x = Network.from_layers(layers, ["identity", "relu", "identity"]), rows(200)
+    fast = lrgate.optimize(net, x, None, 0.0, batch_sizes=(1, 32), progress=False)
+    assert len(fast.layers) == (3 if faster else 2)
+    assert fast.report is not None
+    kept = "linear layers in a row are kept: merged they are slower here"
+    assert (kept in fast.report.notes) == faster
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.parametrize(
+    ("seconds", "after"),
+    [
+        ({"dense": 0.1, "own_dense": 9.0, "exact": 6.0, "after": 5.0}, 5.0),
+        ({"dense": 9.0, "own_dense": 0.5, "exact": 5.0, "after": 6.0}, 0.5),
+    ],
+)
+def test_the_time_reported_is_that_of_the_network_returned(
+    seconds: dict[str, float], after: float, net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller's dense network is in the report's race, but is not the result's dense plan."""
+    monkeypatch.setattr(Clock, "race", timed(seconds))
+    fast = optimized(net, rows(), None, 0.0, input_range=(0, 1), precision="f32")
+    assert fast.report is not None and fast.report.dead_units[0] == len(DEAD)
+    for plan, batch in zip(fast.plan, fast.report.batches, strict=True):
+        assert set(plan.strategies) == {"dense" if after == 0.5 else "skip"}
+        assert batch.seconds_after * batch.rows == pytest.approx(after)
+        assert batch.seconds_dense * batch.rows == pytest.approx(seconds["dense"])
 
 
 @pytest.mark.filterwarnings("error")

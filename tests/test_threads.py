@@ -169,7 +169,7 @@ def test_numbers_below_1_are_refused(net: lrgate.Network, number: int) -> None:
     assert lrgate.get_num_threads() == before
 
 
-@pytest.mark.parametrize("number", [1.0, "2", [1]])
+@pytest.mark.parametrize("number", [1.0, "2", [1], True, False, np.True_])
 def test_other_types_are_refused_by_name(net: lrgate.Network, number: object) -> None:
     x = np.zeros(300, np.float32)
     with pytest.raises(TypeError, match="num_threads"):

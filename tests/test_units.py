@@ -63,7 +63,7 @@ def test_a_dead_unit_is_never_on(hidden: Any, span: tuple[float, float]) -> None
         layers = [Layer(y.weight, y.bias - 0.8, y.activation) for y in net.layers]
         layers[-1] = Layer(layers[-1].weight, layers[-1].bias - np.arange(8) * 2, RELU)
         net = type(net).from_layers(layers)
-        dead = proven_dead(layers, low, high)
+        dead = proven_dead(layers, low, high, shift=0.0)
         assert [mask.shape for mask in dead] == [(12,), (10,), (8,)]
         corners = np.stack(np.meshgrid(*[[low, high]] * d), axis=-1).reshape(-1, d)
         x = np.concatenate([corners, rng.uniform(low, high, (2000, d))]).astype(np.float32)
@@ -94,7 +94,7 @@ def test_any_network_and_range(data: st.DataObject) -> None:
     x = rng.uniform(low, high, (300, 2)).astype(np.float32)
     x[:4] = [[a, b] for a in (low[0], high[0]) for b in (low[1], high[1])]
     outputs = [*net.layer_inputs(x)[1:], net(x)]
-    for mask, output in zip(proven_dead(layers, low, high), outputs, strict=True):
+    for mask, output in zip(proven_dead(layers, low, high, shift=0.0), outputs, strict=True):
         assert not output[:, mask].any()
 
 
@@ -118,8 +118,8 @@ def test_bounds_of_one_layer_are_exact(
 ) -> None:
     """Up to rounding: the largest sum is 2 plus the bias; slightly more is not provably off."""
     layer = Layer([[1.0, 1.0]] * 4, bias, Activation.parse(activation))
-    assert proven_dead([layer], 0.0, 1.0)[0].tolist() == expected
-    assert proven_dead([layer], [0.0, 0.0], [1.0, 1.0])[0].tolist() == expected
+    assert proven_dead([layer], 0.0, 1.0, shift=0.0)[0].tolist() == expected
+    assert proven_dead([layer], [0.0, 0.0], [1.0, 1.0], shift=0.0)[0].tolist() == expected
 
 
 def test_bounds_go_through_layers() -> None:
@@ -129,19 +129,19 @@ def test_bounds_go_through_layers() -> None:
         layers = [Layer(first, [0.0, 0.0], Activation.parse(name))]
         # The output of the second unit is from `reach` to 0, so its negative is at most -`reach`.
         layers.append(Layer([[0.0, -1.0]] * 2, [reach - 0.01, reach + 0.01], RELU))
-        assert proven_dead(layers, 0.0, 1.0)[1].tolist() == [True, False]
+        assert proven_dead(layers, 0.0, 1.0, shift=0.0)[1].tolist() == [True, False]
 
 
 def test_each_input_has_its_own_range() -> None:
     layer = Layer(np.eye(3), [0.0] * 3, RELU)
-    dead = proven_dead([layer], [-2.0, -1.0, 0.0], [-1.0, 1.0, 0.0])[0]
+    dead = proven_dead([layer], [-2.0, -1.0, 0.0], [-1.0, 1.0, 0.0], shift=0.0)[0]
     assert dead[0] and not dead[1]
 
 
 def test_dead_units_do_not_widen_what_follows() -> None:
     hidden = Layer([[1.0], [1.0]], [0.0, -100.0], RELU)
     last = Layer([[0.0, 1.0], [1.0, 0.0]], [-0.5, -0.5], RELU)
-    assert [mask.tolist() for mask in proven_dead([hidden, last], 0.0, 1.0)] == [
+    assert [mask.tolist() for mask in proven_dead([hidden, last], 0.0, 1.0, shift=0.0)] == [
         [False, True],
         [True, False],
     ]
@@ -225,9 +225,9 @@ def test_the_margin_grows_with_the_inputs() -> None:
     for inputs in (4, 784, 20_000):
         reach = inputs * 2.0**-24 * (2 * inputs)
         layer = Layer(np.ones((2, inputs)), [-inputs - reach / 2, -inputs - 4 * reach - 1], RELU)
-        assert proven_dead([layer], 0.0, 1.0)[0].tolist() == [False, True]
+        assert proven_dead([layer], 0.0, 1.0, shift=0.0)[0].tolist() == [False, True]
     shifted = Layer(np.ones((1, 4)), [-4.00001], RELU)
-    assert proven_dead([shifted], 0.0, 1.0)[0].tolist() == [True]
+    assert proven_dead([shifted], 0.0, 1.0, shift=0.0)[0].tolist() == [True]
     assert proven_dead([shifted], 0.0, 1.0, shift=16.0)[0].tolist() == [False]
 
 
@@ -235,11 +235,11 @@ def test_chunks_of_a_layer_change_no_bounds(monkeypatch: pytest.MonkeyPatch) -> 
     rng = np.random.default_rng(5)
     sizes = [(60, 8), (40, 60), (30, 40)]
     layers = [Layer(rng.normal(size=size), rng.normal(size=size[0]) - 5, RELU) for size in sizes]
-    whole = proven_dead(layers, 0.0, 1.0)
+    whole = proven_dead(layers, 0.0, 1.0, shift=0.0)
     assert 0 < sum(mask.sum() for mask in whole) < 130
     for values in (1, 100, 1000):
         monkeypatch.setattr(units, "_CHUNK_VALUES", values)
-        for mask, expected in zip(proven_dead(layers, 0.0, 1.0), whole, strict=True):
+        for mask, expected in zip(proven_dead(layers, 0.0, 1.0, shift=0.0), whole, strict=True):
             np.testing.assert_array_equal(mask, expected)
 
 
@@ -248,7 +248,7 @@ def test_bounds_take_no_copy_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> 
     layer = Layer(np.ones((2000, 500), np.float32), np.zeros(2000), RELU)
     tracemalloc.start()
     try:
-        proven_dead([layer], 0.0, 1.0)
+        proven_dead([layer], 0.0, 1.0, shift=0.0)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

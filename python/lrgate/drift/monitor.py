@@ -128,7 +128,7 @@ class Monitor:
 
         self._network = net
         # With all units: a unit that was omitted because it was never active may become active.
-        self._dense = net.with_units([None] * len(net.layers)).dense()
+        self._dense = net._with_units([None] * len(net.layers)).dense()
         self._gated = {
             plan.rows: [strategy == "gate" for strategy in plan.strategies] for plan in net.plan
         }

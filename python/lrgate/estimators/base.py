@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.inputs import checked_integer, plain_array
+from lrgate.inputs import REAL, checked_integer, plain_array
 from lrgate.model.layer import Gate
 from lrgate.types import Float64Array
 
@@ -97,7 +97,7 @@ class Estimate:
 
     def _checked_threshold(self, threshold: float | npt.ArrayLike) -> Float64Array:
         array = plain_array(threshold, "threshold")
-        if array.dtype.kind not in "biuf":
+        if array.dtype.kind not in REAL:
             raise TypeError(f"threshold must be real numbers, got dtype {array.dtype}")
         if array.shape not in ((), self.offset.shape):
             expected = f"() or {self.offset.shape}"

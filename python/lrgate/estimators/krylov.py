@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from lrgate.estimators.waiting import waited
 from lrgate.model.layer import Layer
 from lrgate.types import Float32Array, Float64Array
 
@@ -31,7 +32,7 @@ _LEAST_WIDTH: Final = 8
 
 def leading_eigenvectors(matrix: Float64Array, rank: int) -> Float64Array:
     """Eigenvectors of the largest eigenvalues of a symmetric matrix, in columns."""
-    _, vectors = np.linalg.eigh(matrix)
+    _, vectors = waited(np.linalg.eigh, matrix)
     return vectors[:, ::-1][:, :rank]
 
 
@@ -54,12 +55,12 @@ def leading_directions(
     basis = images = np.empty((size, 0), np.float32)
     for _ in range(BLOCKS):
         for _ in range(3):  # for a matrix of low rank, one pass leaves only rounding errors
-            block, _ = np.linalg.qr(block - basis @ (basis.T @ block))
+            block, _ = waited(np.linalg.qr, block - basis @ (basis.T @ block))
         basis = np.hstack([basis, block])
         block = product(block)
         images = np.hstack([images, block])
     within = (basis.T @ images).astype(np.float64)
-    _, vectors = np.linalg.eigh((within + within.T) / 2)
+    _, vectors = waited(np.linalg.eigh, (within + within.T) / 2)
     leading: Float64Array = basis.astype(np.float64) @ vectors[:, ::-1][:, :rank]
     return leading
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate.estimators.checks import FLOAT32_MAX, check_finite
-from lrgate.inputs import plain_array
+from lrgate.inputs import REAL, plain_array
 from lrgate.inputs.sparse import SparseInputs
 from lrgate.model.layer import Layer
 from lrgate.types import Float32Array, Float64Array
@@ -62,7 +62,7 @@ def checked_inputs(layer: Layer, inputs: Rows, method: str, at_least: int) -> Ch
     else:
         rows = plain_array(inputs, "inputs")
         dtype = rows.dtype
-    if dtype.kind not in "biuf":
+    if dtype.kind not in REAL:
         raise TypeError(f"inputs must be an array of real numbers, got dtype {dtype}")
     if len(rows.shape) != 2 or rows.shape[1] != layer.inputs:
         raise ValueError(f"inputs must have shape (n, {layer.inputs}), got {rows.shape}")

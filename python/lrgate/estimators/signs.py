@@ -24,6 +24,7 @@ from lrgate.estimators.rows import (
     clipped_float32,
     scaled_rows,
 )
+from lrgate.estimators.waiting import waited
 from lrgate.estimators.whitening import whitened
 from lrgate.inputs import checked_integer
 from lrgate.inputs.sparse import SparseInputs
@@ -216,7 +217,7 @@ class _RowSpace:
         products = np.asarray((self._rows @ self._rows.T).todense(), np.float64)
         common = np.asarray(self._rows @ self._shift)
         products += common[:, None] + common + self._shift @ self._shift
-        values, vectors = np.linalg.eigh(products)
+        values, vectors = waited(np.linalg.eigh, products)
         values, vectors = values[::-1][:_DIRECTIONS], vectors[:, ::-1][:, :_DIRECTIONS]
         live = values > 1e-9 * max(float(values[0]), 0.0)
         live[0] = True

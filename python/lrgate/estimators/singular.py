@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from lrgate.estimators.base import Estimate
 from lrgate.estimators.checks import checked_max_rank, checked_offset
 from lrgate.estimators.krylov import is_small, leading_directions
 from lrgate.estimators.products import folded_back, unit_weight
+from lrgate.estimators.waiting import waited
 from lrgate.model.layer import Layer
 
 __all__ = [
@@ -66,6 +69,6 @@ def svd(layer: Layer, max_rank: int | None = None) -> Estimate:
         u, v = folded_back(layer, right), right.T
     else:
         weight = layer.weight.T.astype(np.float64)
-        left, values, right = np.linalg.svd(weight, full_matrices=False)
+        left, values, right = waited(partial(np.linalg.svd, full_matrices=False), weight)
         u, v = left[:, :rank] * values[:rank], right[:rank]
     return Estimate("svd", u, v, np.zeros(layer.inputs), offset)

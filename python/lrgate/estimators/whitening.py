@@ -32,6 +32,7 @@ from lrgate.estimators.rows import (
     mean_row,
     scaled_rows,
 )
+from lrgate.estimators.waiting import waited
 from lrgate.inputs.sparse import SparseInputs
 from lrgate.model.layer import Layer
 from lrgate.types import Float64Array
@@ -103,10 +104,12 @@ def whitened(layer: Layer, inputs: Rows, max_rank: int | None = None) -> Estimat
     if form == "inputs":
         # Pre-activations vary only in the row space of W. In a basis of it, W = (B R)^T, their
         # covariance is a matrix with min(in, out) rows.
-        basis, coordinates = np.linalg.qr(layer.weight.astype(np.float64))
-        covariance = coordinates @ covariance_of(rows, mean) @ coordinates.T
+        basis, coordinates = waited(np.linalg.qr, layer.weight.astype(np.float64))
+        covariance = waited(np.matmul, coordinates, covariance_of(rows, mean))
+        covariance = waited(np.matmul, covariance, coordinates.T)
         vectors = leading_eigenvectors(covariance, rank)
-        u, right = coordinates.T @ vectors, basis @ vectors
+        u = waited(np.matmul, coordinates.T, vectors)
+        right = waited(np.matmul, basis, vectors)
     else:
         right = _principal(form, layer, rows, mean, rank)
         u = folded_back(layer, right)
@@ -175,5 +178,5 @@ def _principal(
         products += part @ part.T
     left = leading_eigenvectors(products, min(rank, len(rows) - 1))
     # Directions without variance (equal rows) become arbitrary orthogonal directions.
-    right, _ = np.linalg.qr(z.T.astype(np.float64) @ left)
+    right, _ = waited(np.linalg.qr, z.T.astype(np.float64) @ left)
     return right

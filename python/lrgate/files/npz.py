@@ -27,6 +27,7 @@ from lrgate.files.keys import (
     checked_arrays,
 )
 from lrgate.files.opening import CappedReader
+from lrgate.inputs import REAL
 from lrgate.types import Array
 
 __all__ = [
@@ -135,7 +136,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str) -> Ar
         shape, fortran_order, dtype, start = _read_npy_header(stream, key)
         if dtype.hasobject:
             raise FileFormatError(f"{key} holds Python objects, which lrgate never unpickles")
-        if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        if dtype.kind not in REAL or dtype.itemsize > 8:
             raise FileFormatError(f"{key} must be an array of real numbers, got dtype {dtype}")
         check_dimensions(key, shape)
         _check_size(info, key, shape, start, dtype.itemsize)

@@ -14,19 +14,29 @@ array([[1. , 2.5]])
 array(['cat', 'dog'], dtype='<U3')
 """
 
-from lrgate.inputs.arrays import as_list, plain_array
+from lrgate.inputs.arrays import REAL, as_list, plain_array
 from lrgate.inputs.labels import label_array, with_nan_label
-from lrgate.inputs.rows import checked_rows, real_array
-from lrgate.inputs.scalars import checked_integer, checked_number, checked_share, is_real
+from lrgate.inputs.rows import check_narrowed, checked_rows, narrowed, real_array
+from lrgate.inputs.scalars import (
+    checked_integer,
+    checked_number,
+    checked_seconds,
+    checked_share,
+    is_real,
+)
 
 __all__ = [
+    "REAL",
     "as_list",
+    "check_narrowed",
     "checked_integer",
     "checked_number",
     "checked_rows",
+    "checked_seconds",
     "checked_share",
     "is_real",
     "label_array",
+    "narrowed",
     "plain_array",
     "real_array",
     "with_nan_label",

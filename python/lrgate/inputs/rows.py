@@ -11,7 +11,9 @@ from lrgate.inputs.tables import table_array
 from lrgate.types import Array
 
 __all__ = [
+    "check_narrowed",
     "checked_rows",
+    "narrowed",
     "real_array",
 ]
 
@@ -114,27 +116,53 @@ def checked_rows(x: Any, width: int, least: int = 1) -> Any:
         return given
     with np.errstate(over="ignore"):
         rows: Any = given.astype(np.float32, copy=False)
-    if sparse:
-        entries = np.flatnonzero(~np.isfinite(rows.data[: rows.indptr[-1]]))
-        if len(entries):
-            row = np.searchsorted(rows.indptr, entries, side="right") - 1
-            order = np.lexsort((rows.indices[entries], row))
-            at = entries[order[0]]
-            bad, column = np.unique(row), int(rows.indices[at])
-            raise _not_finite(given.data[at], bad, column)
-    else:
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if len(bad):
-            column = int(np.flatnonzero(~np.isfinite(rows[bad[0]]))[0])
-            raise _not_finite(given[bad[0], column], bad, column)
+    _refuse(given, ~np.isfinite(rows.data if sparse else rows))
     return rows
 
 
-def _not_finite(value: Any, rows: Array, column: int) -> ValueError:
-    """The exception for values that are not finite in float32; `value` is the first of them."""
-    where = f"in row {rows[0]}, column {column}"
-    if len(rows) > 1:
-        where += f", and others in {len(rows) - 1} more row{'s' * (len(rows) > 2)}"
+def narrowed(values: Array) -> Array:
+    """`values` as a C-contiguous float32 array; those that do not fit become infinite."""
+    with np.errstate(over="ignore"):
+        return np.require(values, np.float32, ["C", "A"])
+
+
+def check_narrowed(given: Any, values: Array) -> None:
+    """Check that float32 can hold rows.
+
+    Parameters
+    ----------
+    given : array (n, d) or (d,), or CSR matrix
+    values : float32 array
+        The values of `given`, by `narrowed`.
+
+    Raises
+    ------
+    ValueError
+        If a finite value became infinite. The message gives the first with its row and column.
+    """
+    wide = given.data if hasattr(given, "tocsr") else given
+    _refuse(given, np.isinf(values) & np.isfinite(wide))
+
+
+def _refuse(given: Any, bad: Array) -> None:
+    """Raise ValueError if a value of rows is `bad`, and name the first in order of rows."""
+    if hasattr(given, "tocsr"):
+        entries = np.flatnonzero(bad[: given.indptr[-1]])
+        rows = np.searchsorted(given.indptr, entries, side="right") - 1
+        columns = given.indices[entries]
+        first = np.lexsort((columns, rows))[:1]
+        columns, values = columns[first], given.data[entries[first]]
+    else:
+        given, bad = np.atleast_2d(given), np.atleast_2d(bad)
+        rows = np.flatnonzero(bad.any(axis=1))
+        columns = np.flatnonzero(bad[rows[0]])[:1] if len(rows) else rows
+        values = given[rows[:1], columns]
+    if not len(rows):
+        return
+    value, bad_rows = values[0], np.unique(rows)
+    where = f"in row {rows[0]}, column {columns[0]}"
+    if len(bad_rows) > 1:
+        where += f", and others in {len(bad_rows) - 1} more row{'s' * (len(bad_rows) > 2)}"
     if np.isfinite(value):
-        return ValueError(f"x must fit float32, got {value} {where}")
-    return ValueError(f"x must be finite, got {'NaN' if np.isnan(value) else value} {where}")
+        raise ValueError(f"x must fit float32, got {value} {where}")
+    raise ValueError(f"x must be finite, got {'NaN' if np.isnan(value) else value} {where}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numbers
 import operator
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["checked_integer", "checked_number", "checked_share", "is_real"]
+__all__ = ["checked_integer", "checked_number", "checked_seconds", "checked_share", "is_real"]
+
+_MOST_SECONDS: Final = 10**9
 
 
 def checked_integer(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
@@ -84,6 +86,27 @@ def checked_share(value: Any, name: str) -> float:
     if not 0 <= share <= 1:
         raise ValueError(f"{name} must be from 0 to 1, got {value}")
     return share
+
+
+def checked_seconds(value: Any) -> float:
+    """The argument `seconds`, a duration, as a float.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a real number.
+    ValueError
+        If it is below 0, above 1e9 or NaN.
+
+    Examples
+    --------
+    >>> checked_seconds(1)
+    1.0
+    """
+    seconds = checked_number(value, "seconds")
+    if not 0 <= seconds <= _MOST_SECONDS:
+        raise ValueError(f"seconds must be from 0 to {_MOST_SECONDS}, got {value}")
+    return seconds
 
 
 def is_real(value: object) -> bool:

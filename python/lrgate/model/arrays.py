@@ -39,6 +39,9 @@ _DIMENSIONS: Final[dict[str, tuple[int, ...]]] = {
     "() or (d,)": (0, 1),
 }
 
+# Values that are converted at once.
+_PIECE: Final = 1 << 22
+
 
 def as_float32(value: object, name: str, shape: str) -> Float32Array:
     """Convert `value` to a read-only, C-contiguous float32 array, with a copy only if needed.
@@ -65,9 +68,23 @@ def as_float32(value: object, name: str, shape: str) -> Float32Array:
     """
     array = _real_array(value, name, shape)
     with np.errstate(over="ignore"):
-        result = array.astype(np.float32, order="C", copy=needs_copy(array))
+        if array.ndim == 2 and array.size > _PIECE:
+            result = _converted(array)
+        else:
+            result = array.astype(np.float32, order="C", copy=needs_copy(array))
     _check_overflow(array, result, name)
     return read_only(result)
+
+
+def _converted(array: npt.NDArray[Any]) -> Float32Array:
+    """A large matrix in float32, in pieces: Python handles Ctrl-C between them."""
+    if not needs_copy(array) and array.dtype == np.float32 and array.flags.c_contiguous:
+        return array
+    result = np.empty(array.shape, np.float32)
+    step = max(1, _PIECE // array.shape[1])
+    for first in range(0, len(array), step):
+        result[first : first + step] = array[first : first + step]
+    return result
 
 
 def as_rows(value: object, name: str, shape: str) -> npt.NDArray[np.uint8] | Float32Array:
@@ -237,7 +254,7 @@ def _is_label(value: object) -> bool:
 
 def _real_array(value: object, name: str, shape: str) -> npt.NDArray[Any]:
     array = inputs.plain_array(value, name)
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in inputs.REAL:
         raise TypeError(f"{name} must be an array of real numbers, got dtype {array.dtype}")
     if array.ndim not in _DIMENSIONS[shape]:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")

@@ -122,6 +122,11 @@ class Model(ReadOnlyArrays):
                 f"layers[{len(self.layers) - 1}].kept_units must be None: it is the last layer, "
                 "whose units are the outputs"
             )
+        if self.layers[-1].outputs == 1 and self.layers[-1].activation.name == "softmax":
+            raise ValueError(
+                f"layers[{len(self.layers) - 1}].activation must be sigmoid or identity for a "
+                "network of one output, got softmax, which is always 1"
+            )
         for i, layer in enumerate(self.layers[1:], start=1):
             if layer.quantization is not None and layer.quantization.offset.shape != ():
                 raise ValueError(

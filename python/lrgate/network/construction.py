@@ -20,6 +20,7 @@ __all__ = [
     "activations_of",
     "changed",
     "check_transposed",
+    "have_same_units",
     "input_map",
     "layer_of",
     "listed",
@@ -59,9 +60,11 @@ def one_per_layer(new: Any, old: list[Any], name: str) -> list[Any]:
     if isinstance(new, Mapping):
         result = list(old)
         for i, value in new.items():
-            if not isinstance(i, int | np.integer) or not 0 <= i < count:
-                raise ValueError(f"{name} must name layers from 0 to {count - 1}, got {i!r}")
-            result[i] = value
+            try:
+                result[inputs.checked_integer(i, name, 0, count - 1)] = value
+            except (TypeError, ValueError):
+                message = f"{name} must name layers from 0 to {count - 1}, got {i!r}"
+                raise ValueError(message) from None
         return result
     if not isinstance(new, Sequence) or isinstance(new, str):
         raise TypeError(
@@ -78,6 +81,15 @@ def changed(layer: Layer, name: str, **changes: Any) -> Layer:
         return replace(layer, **changes)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
+
+
+def have_same_units(one: Layer, other: Layer) -> bool:
+    """Whether two forms of a layer compute the same units, in any order."""
+    first, second = (
+        np.arange(layer.outputs) if layer.kept_units is None else np.sort(layer.kept_units)
+        for layer in (one, other)
+    )
+    return np.array_equal(first, second)
 
 
 def listed(layers: Any) -> list[Any]:

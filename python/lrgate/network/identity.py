@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from lrgate.model.model import Model
 from lrgate.model.plan import BatchPlan
 
 __all__ = ["array_bytes", "token_of"]
+
+# Bytes that are hashed at once.
+_PIECE: Final = 8 << 20
 
 
 def array_bytes(model: Model) -> int:
@@ -37,5 +41,8 @@ def token_of(model: Model, plan: Sequence[BatchPlan]) -> str:
     digest = hashlib.sha256(text.encode())
     for key, array in sorted(to_arrays(model).items()):
         digest.update(f"\n{key} {array.dtype.str} {array.shape}:".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        values = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        # Python handles Ctrl-C between the pieces.
+        for first in range(0, len(values), _PIECE):
+            digest.update(values[first : first + _PIECE].data)
     return digest.hexdigest()

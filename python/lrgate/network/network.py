@@ -39,6 +39,7 @@ from lrgate.network.construction import (
     activations_of,
     changed,
     check_transposed,
+    have_same_units,
     input_map,
     layer_of,
     listed,
@@ -608,9 +609,8 @@ class Network(_core.Network):
         """Return the network with only these units of each layer, computed in this order.
 
         All other units are treated as constant zero. If they are zero on every row, results stay
-        the same up to rounding. Otherwise store a probe again by :meth:`with_probe`, because it
-        still has the old outputs of the dense network. The arrays in :attr:`layers` keep the full
-        width and the original order.
+        the same up to rounding. The arrays in :attr:`layers` keep the full width and the original
+        order. If other units are computed than before, the outputs of a probe are recomputed.
 
         Parameters
         ----------
@@ -627,6 +627,18 @@ class Network(_core.Network):
         TypeError
             If the units of a layer are not integers.
         """
+        new = self._with_units(units)
+        probe, both = self._model.probe, zip(self.layers, new.layers, strict=True)
+        if probe is None or all(have_same_units(*layers) for layers in both):
+            return new
+        y = np.asarray(new.dense()(probe.x))
+        check_rows("the probe must have finite outputs", y)
+        return new._with(new.engine, probe=Probe(probe.x, y, ()))
+
+    def _with_units(
+        self, units: Mapping[int, npt.ArrayLike | None] | Sequence[npt.ArrayLike | None]
+    ) -> Self:
+        """As :meth:`with_units`, without recomputing the outputs of a probe."""
         new = one_per_layer(units, [layer.kept_units for layer in self.layers], "units")
         layers = tuple(
             changed(layer, f"units[{i}]", kept_units=kept)
@@ -818,7 +830,7 @@ class Network(_core.Network):
         """
         sizes = inputs.as_list(batch_sizes, "batch_sizes")
         checked = [inputs.checked_integer(size, "batch_sizes") for size in sizes]
-        engine = self.engine.tune(x, checked, seconds)
+        engine = self.engine.tune(x, checked, inputs.checked_seconds(seconds))
         return self._with_engine_plan(engine, fingerprint())
 
     def _retune(self, seconds: float) -> Self:
@@ -854,7 +866,7 @@ class Network(_core.Network):
             the dense multiply-adds, and time per row. ``print`` shows a table.
         """
         x, rows, size = _sample(x, batch_size)
-        raw = self.engine.profile(x, size, seconds)
+        raw = self.engine.profile(x, size, inputs.checked_seconds(seconds))
         layers = tuple(
             layer_profile(layer, before, values)
             for layer, before, values in zip(
@@ -891,7 +903,7 @@ class Network(_core.Network):
             If `x` has no rows or rows of another width, or `batch_size` is below 1.
         """
         x, _, size = _sample(x, batch_size)
-        return measure_phases(self, x, size, seconds)
+        return measure_phases(self, x, size, inputs.checked_seconds(seconds))
 
     def layer_inputs(self, x: Any) -> list[npt.NDArray[np.float32]]:
         """Compute the inputs of every layer on these rows, for example to fit gates.
@@ -1023,7 +1035,6 @@ def _sample(x: Any, batch_size: int | None) -> tuple[Any, int, int]:
         if x.ndim == 1:
             x = x[None]
     rows = x.shape[0]
-    size = max(rows, 1) if batch_size is None else batch_size
-    if size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {size}")
-    return x, rows, size
+    if batch_size is None:
+        return x, rows, max(rows, 1)
+    return x, rows, inputs.checked_integer(batch_size, "batch_size")

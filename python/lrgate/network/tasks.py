@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lrgate.model.arrays import as_classes, joined
 from lrgate.model.layer import Layer
 from lrgate.model.model import TASKS, Model
+from lrgate.types import IntArray
 
 if TYPE_CHECKING:
     from lrgate.network.network import Network
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["check_task", "declared", "for_targets", "usual_task"]
 
 N = TypeVar("N", bound="Network")
+
+# Floats up to this are integers without gaps.
+_MOST_WHOLE: Final = 2.0**53
 
 
 def check_task(task: str) -> None:
@@ -70,20 +74,25 @@ def for_targets(net: N, y: npt.NDArray[Any]) -> N:
     """Make a network with an undeclared task a classifier if `y` holds labels.
 
     For a network with k outputs, the classes are 0 to k - 1 if all labels are such integers.
-    Otherwise they are the distinct labels in ascending order, of which there must be exactly k. A
-    network with one output stays a regressor.
+    Otherwise they are the distinct labels in ascending order, of which there must be exactly k.
+    Floats are labels if all are whole numbers, and count as integers. A network with one output
+    stays a regressor.
 
     Raises
     ------
     TypeError
         If `y` holds text and the network has one output.
     ValueError
-        If the network has several outputs and its declared task is regression, or the distinct
-        labels do not fit its outputs.
+        If the network has several outputs and its declared task is regression, the distinct labels
+        do not fit its outputs, or `y` holds floats that are not whole.
     """
-    if net.task != "regression" or y.ndim != 1 or y.dtype.kind not in "iubU":
+    if net.task != "regression" or y.ndim != 1:
         return net
     outputs = net.output_size
+    if y.dtype.kind == "f" and outputs > 1:
+        y = _whole(y, outputs)
+    if y.dtype.kind not in "iubU":
+        return net
     if outputs == 1:
         if y.dtype.kind == "U":
             _refuse_text(y)
@@ -106,6 +115,17 @@ def for_targets(net: N, y: npt.NDArray[Any]) -> N:
             "Network.load(path, classes=[...])"
         )
     return net._with(net.engine, task="classification", classes=classes)
+
+
+def _whole(y: npt.NDArray[Any], outputs: int) -> IntArray:
+    """Floats that are labels, as integers."""
+    others = np.flatnonzero((y != np.rint(y)) | ~(np.abs(y) <= _MOST_WHOLE))
+    if len(others):
+        raise ValueError(
+            f"y must have shape ({len(y)}, {outputs}), got ({len(y)},): labels are integers, whole "
+            f"numbers, bool or text, but row {others[0]} has {y[others[0]]}"
+        )
+    return y.astype(np.int64)
 
 
 def _refuse_text(y: npt.NDArray[np.str_]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.inputs import as_list, checked_integer, checked_number, is_real, label_array
+from lrgate.inputs import REAL, as_list, checked_integer, checked_number, is_real, label_array
 from lrgate.network import Network
 from lrgate.planner.split import FIT_SHARE, MOST_ROWS
 from lrgate.types import IntArray
@@ -120,7 +120,9 @@ def checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[
             raise ValueError(f"y must have shape ({rows},), one label a row, got {targets.shape}")
         order = np.argsort(model.classes)
         known = model.classes[order]
-        if targets.dtype.kind not in ("OUS" if known.dtype.kind == "U" else "biuf"):
+        # A bool is a label of bool classes, and of the two classes 0 and 1.
+        is_other = targets.dtype.kind == "b" and not np.array_equal(known, [0, 1])
+        if is_other or targets.dtype.kind not in ("OUS" if known.dtype.kind == "U" else REAL):
             raise TypeError(
                 f"y must hold labels like the network's classes, of dtype {known.dtype}, "
                 f"got dtype {targets.dtype}"
@@ -141,7 +143,7 @@ def checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[
                 f"in row {wrong[0]}"
             )
         return np.asarray(order[at], np.int64)
-    if targets.dtype.kind not in "biuf":
+    if targets.dtype.kind not in REAL:
         raise TypeError(f"y must be an array of real numbers, got dtype {targets.dtype}")
     outputs = model.output_size
     shapes = [(rows, outputs)] + [(rows,)] * (outputs == 1)
@@ -164,7 +166,7 @@ def checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[
 
 
 def _label_matrix(targets: npt.NDArray[Any], rows: int, outputs: int) -> IntArray:
-    if targets.dtype.kind not in "biuf":
+    if targets.dtype.kind not in REAL:
         raise TypeError(f"y must be an array of 0 and 1, got dtype {targets.dtype}")
     if targets.shape != (rows, outputs):
         raise ValueError(

@@ -101,6 +101,14 @@ class Clock:
         }
         return timing.interleaved(callers, calls, seconds, min_rounds=3)
 
+    def merging_pays(self, user: Network, merged: Network) -> bool:
+        """Whether dense calls of the `merged` network are not slower than the user's, over all."""
+        gains = []
+        for size in self.sizes:
+            times = self.race(size, _RACE_SECONDS, merged=merged.dense(), user=user.dense())
+            gains.append(times["merged"].speed_up_over(times["user"]).median)
+        return math.prod(gains) ** (1 / len(gains)) >= 1 / _MUST_GAIN
+
     # The order of units
 
     def units_speed_up(self, network: Network, natural: list[IntArray]) -> float:

@@ -23,6 +23,7 @@ from lrgate.planner.arguments import (
     checked_sizes,
     checked_targets,
 )
+from lrgate.planner.clock import Clock
 from lrgate.planner.plans import without_gates
 from lrgate.planner.problem import Problem, Request
 from lrgate.planner.progress import progress_bar
@@ -74,9 +75,9 @@ def optimize(
         Labels, of the network's ``classes``; 0 and 1 for each label of a multilabel network;
         values for a regressor. Columns of pandas, polars and pyarrow are taken too. Without them
         the budget is one of disagreement with the dense network. If the network's task was left
-        open and it has k > 1 outputs, integer or text labels (n,) make it a classifier: its classes
-        are 0 to k - 1 if all labels are such integers, otherwise the distinct labels in ascending
-        order, of which there must be k.
+        open and it has k > 1 outputs, labels (n,) make it a classifier: integers, whole numbers as
+        floats, bool or text. Its classes are 0 to k - 1 if all labels are such integers, otherwise
+        the distinct labels in ascending order, of which there must be k.
     max_error_increase : float
         The budget. A classifier: increase of the share of wrong rows (0.001 is a tenth of a
         percentage point), or without `y` the share of rows whose class changes. A multilabel
@@ -178,6 +179,9 @@ def optimize(
     )
     with progress_bar(progress, steps=10 + 2 * (len(user.layers) - 1)) as bar:
         problem = Problem.of(user, split, request, bar)
+        if problem.base is not user and not Clock(problem).merging_pays(user, problem.base):
+            note = "linear layers in a row are kept: merged they are slower here"
+            problem = Problem(user, user, split, request, bar, [note])
         if taken is not model:
             problem.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
         fast = Search(problem).run(begin)

@@ -69,7 +69,7 @@ def with_kept_units(network: Network, units: Sequence[IntArray]) -> Network:
         None if np.array_equal(order, np.arange(layer.outputs)) else order
         for order, layer in zip(units, network.layers, strict=True)
     ]
-    return network.with_units(kept)
+    return network._with_units(kept)
 
 
 def with_plan(network: Network, plan: list[EnginePlan]) -> Network:

@@ -43,7 +43,7 @@ def proven_off_units(problem: Problem) -> Masks:
     scale = 1.0 if base.input_scale is None else base.input_scale.astype(np.float64)
     shift = 0.0 if base.input_shift is None else base.input_shift.astype(np.float64)
     ends = np.stack(np.broadcast_arrays(*(end * scale + shift for end in span)))
-    *off, _ = units.proven_dead(layers, ends.min(axis=0), ends.max(axis=0))
+    *off, _ = units.proven_dead(layers, ends.min(axis=0), ends.max(axis=0), shift)
     return [_keep_one(mask) for mask in off] + [np.zeros(layers[-1].outputs, np.bool_)]
 
 

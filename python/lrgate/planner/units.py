@@ -54,7 +54,7 @@ def proven_dead(
     layers: Sequence[Layer],
     low: npt.ArrayLike,
     high: npt.ArrayLike,
-    shift: npt.ArrayLike = 0.0,
+    shift: npt.ArrayLike,
 ) -> list[BoolArray]:
     """The units that no row between two bounds can switch on, by interval arithmetic.
 
@@ -79,7 +79,7 @@ def proven_dead(
     --------
     >>> from lrgate import Activation
     >>> layer = Layer([[1.0, 1.0], [1.0, -1.0]], [-3.0, 0.0], Activation("relu"))
-    >>> proven_dead([layer], 0.0, 1.0)
+    >>> proven_dead([layer], 0.0, 1.0, shift=0.0)
     [array([ True, False])]
     """
     width = layers[0].inputs

@@ -24,7 +24,7 @@ _COLUMNS: Final = (
     Column("layer", left=True),
     Column("in", ".3f"),
     Column("out", ".3f"),
-    Column("computed", ".3f"),
+    Column("units", ".3f"),
     Column("recall", ".3f"),
     Column("lost", ".4f"),
     Column("wrong", ".4f"),

@@ -16,7 +16,7 @@ _COLUMNS = (
     Column("strategy", left=True),
     Column("in", ".3f"),
     Column("out", ".3f"),
-    Column("computed", ".3f"),
+    Column("units", ".3f"),
     Column("recall", ".3f"),
     Column("lost", ".4f"),
     Column("FLOPs", ".3f"),

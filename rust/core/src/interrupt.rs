@@ -1,10 +1,11 @@
 //! Interruption of long calls.
 //!
 //! A caller that may need to end a call early installs a check. The check is called on the caller's
-//! thread only: between tiles and measurements, and inside tiles of large layers. The Python
-//! binding uses this for Ctrl-C.
+//! thread only: between tiles and measurements, inside tiles of large layers, and while weights are
+//! packed. The Python binding uses this for Ctrl-C.
 
 use std::cell::Cell;
+use std::panic::resume_unwind;
 use std::ptr;
 
 use crate::error::{Error, Result};
@@ -15,8 +16,13 @@ thread_local! {
     static CHECK: Cell<Option<*const Check<'static>>> = const { Cell::new(None) };
 }
 
+/// The payload with which the crate unwinds if a call ends while weights are packed.
+#[derive(Clone, Copy, Debug)]
+pub struct Interrupted;
+
 /// Calls `f`. Calls of this crate within it end with [`Error::Interrupted`] soon after `check`
-/// returns true.
+/// returns true. If they are packing weights, they unwind with [`Interrupted`], without calling the
+/// panic hook; nothing is left half packed.
 ///
 /// `check` is called often and should be fast. Once it has returned true it must keep returning
 /// true.
@@ -54,4 +60,11 @@ pub(crate) fn is_long(weights: usize, rows: usize) -> bool {
 /// Returns an error if this thread's call should end.
 pub(crate) fn check() -> Result<()> {
     if requested() { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// Unwinds with [`Interrupted`] if this thread's call should end.
+pub(crate) fn check_or_unwind() {
+    if requested() {
+        resume_unwind(Box::new(Interrupted));
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::error::{Error, Extent, Result, Subject};
 use crate::exec::{self, Inputs, Parts, Program};
 use crate::head::{Head, Task};
+use crate::interrupt;
 use crate::model::{Gate, InputMap, Layer, Quantization};
 use crate::path::{self, PackedForms, PackedGate, PackedLayer, QuantizedLayer};
 use crate::plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};
@@ -54,6 +55,7 @@ impl Network {
         }
         let mut largest = Vec::new();
         for (i, layer) in layers.iter().enumerate() {
+            interrupt::check()?;
             layer.check_widths(i)?;
             largest.push(path::largest_of_rows(i, layer, isa)?);
             layer.check_values(i)?;

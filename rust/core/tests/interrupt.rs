@@ -1,13 +1,14 @@
-//! Calls that are ended by a caller's check: long forward passes of one tile or many, and
-//! measurements.
+//! Calls that are ended by a caller's check: long forward passes of one tile or many, measurements,
+//! and packing.
 
 mod common;
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use common::Random;
-use lrgate::interrupt::with_check;
+use lrgate::interrupt::{Interrupted, with_check};
 use lrgate::{Activation, Error, Layer, Network, Plan, Quantization, Rows, Strategy};
 
 const WIDTH: usize = 2048;
@@ -86,4 +87,34 @@ fn a_check_ends_calls_with_rows_out_of_range() {
     assert_eq!(with_check(&always, || network.profile(rows, 1, time)).err(), interrupted);
     assert!(with_check(&always, || network.tune(rows, &[1], time, 1)).is_err());
     assert!(with_check(&always, || network.phases(rows, 1, time)).is_err());
+}
+
+/// A call that packs ends in each of its steps. A repeated call packs the rest.
+#[test]
+fn a_check_ends_packing() {
+    let bytes = Some(Quantization::new(vec![1e-3], vec![0.0]));
+    let f32 = network();
+    let int8 = f32.with_quantization(vec![bytes.clone(), bytes]).unwrap();
+    for (name, network) in [("f32", f32), ("int8", int8)] {
+        let asked = Cell::new(0);
+        let end = Cell::new(1);
+        let at_end = || {
+            asked.set(asked.get() + 1);
+            asked.get() >= end.get()
+        };
+        while let Err(payload) = catch_unwind(AssertUnwindSafe(|| {
+            asked.set(0);
+            with_check(&at_end, || network.pack());
+        })) {
+            assert!(payload.is::<Interrupted>());
+            assert_eq!(asked.get(), end.get(), "{name}");
+            end.set(end.get() + 7);
+        }
+        assert!(end.get() > WIDTH / 64, "{name}: asked {} times", asked.get());
+        let data = Random(3).rows(5, WIDTH);
+        assert_eq!(forward(&network, &data, 1).unwrap().len(), data.len());
+    }
+    let layers = vec![Layer::new(vec![1.0], vec![0.0], 1, Activation::Relu)];
+    let made = with_check(&|| true, || Network::new(layers, None));
+    assert_eq!(made.err(), Some(Error::Interrupted));
 }

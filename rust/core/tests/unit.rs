@@ -9,6 +9,8 @@
 mod error;
 #[path = "../src/head.rs"]
 mod head;
+#[path = "../src/interrupt.rs"]
+mod interrupt;
 #[path = "../src/kernels/mod.rs"]
 mod kernels;
 #[path = "../src/layout/mod.rs"]

@@ -50,12 +50,14 @@ impl Engine {
     #[new]
     #[pyo3(signature = (layers, *, kept_units=None, input_scale=None, input_shift=None))]
     fn new(
+        py: Python<'_>,
         layers: Vec<LayerArgs<'_>>,
         kept_units: Option<Vec<KeptUnits<'_>>>,
         input_scale: Option<PyReadonlyArray1<'_, f32>>,
         input_shift: Option<PyReadonlyArray1<'_, f32>>,
     ) -> PyResult<Self> {
-        guarded(|| Self::build(layers, kept_units, input_scale, input_shift))
+        let (layers, map) = guarded(|| Self::parts(layers, kept_units, input_scale, input_shift))?;
+        Ok(Engine { network: without_gil(py, || Network::new(layers, map))? })
     }
 
     /// The same network with a gate (u (in, rank), v (rank, out), bias (out,), range (2, rank) or
@@ -309,12 +311,13 @@ impl Engine {
 }
 
 impl Engine {
-    fn build(
+    /// The layers and the input map of a network.
+    fn parts(
         layers: Vec<LayerArgs<'_>>,
         kept_units: Option<Vec<KeptUnits<'_>>>,
         input_scale: Option<PyReadonlyArray1<'_, f32>>,
         input_shift: Option<PyReadonlyArray1<'_, f32>>,
-    ) -> PyResult<Self> {
+    ) -> PyResult<(Vec<Layer>, Option<InputMap>)> {
         let kept = match kept_units {
             None => vec![None; layers.len()],
             Some(kept) => kept.iter().enumerate().map(units).collect::<PyResult<_>>()?,
@@ -361,7 +364,7 @@ impl Engine {
                 Some(InputMap::new(or(scale, 1.0), or(shift, 0.0)))
             }
         };
-        Ok(Engine { network: Network::new(made, map).map_err(to_py)? })
+        Ok((made, map))
     }
 }
 

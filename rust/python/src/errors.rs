@@ -3,13 +3,14 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use lrgate::interrupt;
 use lrgate::memory::OutOfMemory;
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 
 use crate::messages::message;
 
@@ -69,18 +70,23 @@ pub(crate) fn without_gil<R: Send>(
                     }
                 }
             };
-            let result = interrupt::with_check(&check, f);
-            match raised.take() {
-                Some(error) => Err(error),
-                None => result.map_err(to_py),
+            let call = AssertUnwindSafe(|| interrupt::with_check(&check, f));
+            let result = catch_unwind(call);
+            match (raised.take(), result) {
+                (Some(error), _) => Err(error),
+                (None, Ok(result)) => result.map_err(to_py),
+                (None, Err(payload)) => resume_unwind(payload),
             }
         })
     })
 }
 
-/// A number of threads, at least 1, from any integer.
+/// A number of threads, at least 1, from any integer except bool.
 pub(crate) fn check_threads(threads: &Bound<'_, PyAny>) -> PyResult<usize> {
     let refusal = || format!("num_threads must be an integer of at least 1, got {threads}");
+    if threads.is_instance_of::<PyBool>() {
+        return Err(PyTypeError::new_err(refusal()));
+    }
     match threads.extract::<i64>() {
         Ok(n) if n > 0 => Ok(n as usize),
         Err(error) if error.is_instance_of::<PyTypeError>(threads.py()) => {

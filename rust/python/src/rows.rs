@@ -4,7 +4,7 @@
 //! |---|---|
 //! | float32, contiguous rows | used in place |
 //! | uint8, contiguous rows | used in place |
-//! | other real dtypes, other strides, other byte orders | one copy, converted to float32 |
+//! | other real dtypes, other strides, other byte orders | one copy, converted to float32; values that do not fit are refused |
 //! | scipy.sparse | CSR with float32 data, which is used in place; its indices are copied |
 //! | anything else | passed to `lrgate.inputs.real_array`, which converts or refuses it |
 
@@ -12,7 +12,8 @@ use std::ffi::c_int;
 
 use numpy::npyffi::NPY_TYPES;
 use numpy::{
-    PyArray1, PyArrayDescrMethods, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, dtype,
+    PyArray1, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray,
+    PyUntypedArrayMethods, dtype,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -91,9 +92,7 @@ impl<'py> PyRows<'py> {
             return Ok(PyRows { kind, rows, columns, single });
         }
         // Contiguous arrays may be misaligned. Then they are copied too.
-        let numpy = py.import(intern!(py, "numpy"))?;
-        let copy = numpy.call_method1(intern!(py, "require"), (array, "float32", "CA"))?;
-        let array = copy.cast_into::<PyUntypedArray>()?;
+        let array = narrowed(array, array)?.cast_into::<PyUntypedArray>()?;
         Ok(PyRows { kind: Kind::F32 { array, stride: columns }, rows, columns, single })
     }
 
@@ -144,7 +143,7 @@ impl<'py> PyRows<'py> {
         let kind = Kind::Csr {
             starts,
             index: integers("indices")?,
-            value: convert(data, "float32")?.cast_into::<PyArray1<f32>>()?,
+            value: narrowed(data.cast()?, &csr)?.cast_into::<PyArray1<f32>>()?,
         };
         Ok(PyRows { kind, rows, columns, single: false })
     }
@@ -219,6 +218,35 @@ fn in_place(array: &Bound<'_, PyUntypedArray>, columns: usize, size: usize) -> O
 /// Whether an array holds bool, integers or real floats.
 fn is_real(array: &Bound<'_, PyUntypedArray>) -> bool {
     matches!(array.dtype().kind(), b'b' | b'i' | b'u' | b'f')
+}
+
+/// `values` as float32, contiguous and aligned. They are the values of `x`: finite ones that do not
+/// fit are an error.
+fn narrowed<'py>(
+    values: &Bound<'py, PyUntypedArray>,
+    x: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (py, kind) = (values.py(), values.dtype());
+    if kind.kind() != b'f' || kind.itemsize() <= size_of::<f32>() {
+        let numpy = py.import(intern!(py, "numpy"))?;
+        return numpy.call_method1(intern!(py, "require"), (values, "float32", "CA"));
+    }
+    let inputs = py.import(intern!(py, "lrgate.inputs"))?;
+    let narrow = inputs.call_method1(intern!(py, "narrowed"), (values,))?;
+    if has_infinity(&narrow)? {
+        inputs.call_method1(intern!(py, "check_narrowed"), (x, &narrow))?;
+    }
+    Ok(narrow)
+}
+
+/// Whether a contiguous float32 array has an infinite value.
+fn has_infinity(array: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let array = array.cast::<PyArrayDyn<f32>>()?;
+    // SAFETY: the array is new, and no other code has a reference to it.
+    let values = unsafe { array.as_slice()? };
+    // In whole blocks, because the compiler does not vectorise a loop that may end anywhere.
+    let bad = |block: &[f32]| block.iter().fold(false, |bad, value| bad | value.is_infinite());
+    Ok(values.chunks(256).any(bad))
 }
 
 /// A copy of the values.

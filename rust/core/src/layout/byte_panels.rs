@@ -1,6 +1,7 @@
 //! Panels of bytes in which every input has its own line.
 
 use super::size::{BLOCK, PANEL};
+use crate::interrupt;
 use crate::memory::{self, Aligned, with_weight_capacity, zeros};
 use crate::simd::{Isa, Kernel, LANES, Simd};
 
@@ -31,6 +32,7 @@ impl BytePanels {
         let mut words = memory::filled(0, PANEL.min(outputs) * columns);
         let mut reordering = selected.map(|selected| (selected, zeros(4 * columns * LANES)));
         for first in (0..outputs).step_by(PANEL) {
+            interrupt::check_or_unwind();
             let units = first..outputs.min(first + PANEL);
             let words = &mut words[..units.len() * columns];
             for (unit, words) in units.zip(words.chunks_exact_mut(columns)) {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::size::{BLOCK, PANEL, padded};
+use crate::interrupt;
 use crate::memory::{self, Aligned, with_weight_capacity};
 use crate::simd::LANES;
 
@@ -20,6 +21,7 @@ impl<W: Copy + Default> Panels<W> {
     pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> W) -> Self {
         let mut data = with_weight_capacity(inputs * padded(outputs));
         for first in (0..outputs).step_by(PANEL) {
+            interrupt::check_or_unwind();
             let (start, used) = (data.len(), (outputs - first).min(PANEL));
             data.resize(start + inputs * padded(used), W::default());
             Self::pack_panel(inputs, used, &mut data[start..], |i, o| weight(i, first + o));
@@ -35,6 +37,7 @@ impl<W: Copy + Default> Panels<W> {
     ) -> Self {
         let mut data = with_weight_capacity(inputs * padded(outputs));
         for first in (0..outputs).step_by(PANEL) {
+            interrupt::check_or_unwind();
             let (start, used) = (data.len(), (outputs - first).min(PANEL));
             data.resize(start + inputs * padded(used), W::default());
             let lines = data[start..].chunks_exact_mut(padded(used));
@@ -58,6 +61,7 @@ impl<W: Copy + Default> Panels<W> {
         let mut data = with_weight_capacity(selected.len() * padded(outputs));
         let mut lines = memory::filled(W::default(), columns * padded(outputs).min(PANEL));
         for first in (0..outputs).step_by(PANEL) {
+            interrupt::check_or_unwind();
             let used = (outputs - first).min(PANEL);
             let width = padded(used);
             let lines = &mut lines[..columns * width];
@@ -81,6 +85,7 @@ impl<W: Copy + Default> Panels<W> {
         let mut data = with_weight_capacity(inputs * padded(outputs));
         let mut units = memory::filled(W::default(), PANEL.min(outputs) * inputs);
         for first in (0..outputs).step_by(PANEL) {
+            interrupt::check_or_unwind();
             let (start, used) = (data.len(), (outputs - first).min(PANEL));
             for (o, unit) in units.chunks_exact_mut(inputs).take(used).enumerate() {
                 fill(first + o, unit);

@@ -1,6 +1,7 @@
 //! Weight rows, one per unit.
 
-use super::size::padded;
+use super::size::{PANEL, padded};
+use crate::interrupt;
 use crate::memory::{Aligned, with_weight_capacity};
 
 /// A weight matrix as one zero-padded row per unit: `[unit][input]`.
@@ -21,6 +22,9 @@ impl<W: Copy + Default> UnitRows<W> {
         let stride = padded(inputs);
         let mut data = with_weight_capacity(outputs * stride);
         for unit in 0..outputs {
+            if unit % PANEL == 0 {
+                interrupt::check_or_unwind();
+            }
             let start = data.len();
             data.resize(start + stride, W::default());
             fill(unit, &mut data[start..][..filled]);
