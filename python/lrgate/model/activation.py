@@ -1,7 +1,7 @@
 """Activations: names, parameters, bounds, and conversion from and to the forms of users and files.
 
-Fitters and the planner ask `Activation` for bounds, signs and thresholds. The table of
-`lrgate.model.functions` has what differs between activations.
+Fitters and the planner ask `Activation` for bounds, signs and thresholds. The differences between
+activations are in the table of `lrgate.model.functions`.
 """
 
 from __future__ import annotations
