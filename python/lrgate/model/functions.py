@@ -138,7 +138,7 @@ def _clipped(z: Any, upper: float) -> Any:
 
 
 def _thresholded(z: npt.NDArray[Any], threshold: float) -> Any:
-    return np.where(z > threshold, z, z.dtype.type(0))
+    return np.where(z <= threshold, z.dtype.type(0), z)
 
 
 def _thresholded_bounds(low: Float64Array, high: Float64Array, threshold: float) -> Bounds:
