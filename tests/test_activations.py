@@ -23,6 +23,7 @@ from lrgate.model import Layer, Model
 from lrgate.model.functions import FUNCTIONS
 from lrgate.planner.kept import kept_layers
 from lrgate.planner.merging import merged
+from lrgate.planner.units import proven_dead
 
 # All activations, with parameters that are not the default where there are any.
 PARAMETERS: dict[str, list[tuple[Any, ...]]] = {
@@ -93,9 +94,11 @@ def test_int8_is_near(activation: Activation) -> None:
         ):
             continue
         for strategy in ("dense", "skip"):
-            planned = with_int8.with_strategies(strategy, precisions)
+            planned = with_int8.with_strategies([strategy] * 2, precisions)
             for n in (1, 3, 64):
-                assert np.abs(planned(x[:n]) - expected[:n]).max() < 0.06 * spread
+                errors = np.abs(planned(x[:n]) - expected[:n])
+                jumps = activation.name == "thresholded_relu"  # an output may be lost
+                assert (errors.mean() if jumps else errors.max()) < 0.06 * spread
 
 
 @pytest.mark.parametrize("precision", ["f32", "int8"])
@@ -159,8 +162,9 @@ def test_optimize_and_int8_of_log_softmax() -> None:
     reports = []
     for last in ("softmax", "log_softmax"):
         net = lrgate.Network.from_layers(layers, ["relu", last])
-        report = net.quantize(x).quantization_report(x)
-        reports.append((report.changed, round(report.relative_error, 5)))
+        report = net.quantize(x).quantization_report
+        assert report is not None
+        reports.append((report.changed, report.difference))
         fast = lrgate.optimize(net, x, max_error_increase=0.02)
         assert (fast.predict(x) != net.predict(x)).mean() < 0.1
     np.testing.assert_allclose(reports[0], reports[1], rtol=0.05, atol=1e-4)
@@ -216,7 +220,7 @@ def test_torch_modules_agree() -> None:
         (nn.Hardsigmoid(), Activation("hard_sigmoid")),
         (nn.Hardswish(), Activation("hard_swish")),
         (nn.PReLU(), Activation("prelu", 0.25)),
-        (prelu, Activation("prelu", prelu.weight.detach().numpy())),
+        (prelu, Activation("prelu", prelu.weight.detach().float().numpy())),
         (nn.LogSoftmax(dim=1), Activation("log_softmax")),
         (nn.GELU(), Activation("gelu")),
         (nn.GELU(approximate="tanh"), Activation("gelu_tanh")),
@@ -226,7 +230,7 @@ def test_torch_modules_agree() -> None:
     for module, activation in pairs:
         net = lrgate.Network.from_layers([Layer(np.eye(7), np.zeros(7), activation)])
         with torch.no_grad():
-            expected = module(torch.from_numpy(x).double()).numpy()
+            expected = module.double()(torch.from_numpy(x).double()).numpy()
         # Softplus is z itself above the threshold, and the slope of selu and prelu is rounded.
         np.testing.assert_allclose(activation.apply(x), expected, rtol=1e-7, atol=3e-9)
         np.testing.assert_allclose(net(x), expected, rtol=2e-6, atol=2e-6)
@@ -350,6 +354,20 @@ def test_bounds_hold(
         got = net(np.zeros((1, 1), np.float32)).astype(np.float64)
         assert (got >= least).all()
         assert (got <= most).all()
+
+
+def test_no_unit_is_proven_off_after_an_overflow() -> None:
+    """Bounds that are infinite, or unknown, prove nothing."""
+    relu = Activation("relu")
+    for off in (relu, Activation("squared_relu"), Activation("thresholded_relu", 0.5)):
+        layers = [
+            Layer(np.full((2, 1), 1000.0), np.zeros(2), Activation("exp")),
+            Layer([[1.0, -1.0], [-1.0, -1.0]], [0.0, 0.0], off),
+            Layer([[1.0, -1.0]], [0.0], relu),
+        ]
+        _, hidden, last = proven_dead(layers, 0.0, 1.0)
+        assert not hidden[0]
+        assert not last.any()
 
 
 @pytest.mark.parametrize("activation", ALL, ids=str)

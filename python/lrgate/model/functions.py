@@ -80,10 +80,14 @@ def _never(*_: float) -> bool:
 # Relative error of the engine's functions, with room, and a few units of the smallest float32.
 _ERROR: Final = 2.0**-20
 _TINY: Final = 2.0**-140
+_OVERFLOW: Final = float(np.finfo(np.float32).max)
 
 
 def _widened(low: Float64Array, high: Float64Array) -> Bounds:
-    return low - _ERROR * np.abs(low) - _TINY, high + _ERROR * np.abs(high) + _TINY
+    """Bounds of float32 outputs from exact bounds. Outputs may overflow to infinity."""
+    low = low * np.where(low > 0, 1 - _ERROR, 1 + _ERROR) - _TINY
+    high = high * np.where(high > 0, 1 + _ERROR, 1 - _ERROR) + _TINY
+    return np.where(low < -_OVERFLOW, -math.inf, low), np.where(high > _OVERFLOW, math.inf, high)
 
 
 def _rising(formula: Callable[..., Any], *, exact: bool = False) -> Callable[..., Bounds]:
@@ -154,8 +158,8 @@ def _squared(z: Any) -> Any:
 
 
 def _squared_bounds(low: Float64Array, high: Float64Array) -> Bounds:
-    # Relative margins alone, so that 0 stays 0.
-    return _squared(low) * (1 - _ERROR), _squared(high) * (1 + _ERROR)
+    least, most = _widened(_squared(low), _squared(high))
+    return np.maximum(least, 0.0), np.where(high > 0, most, 0.0)
 
 
 def _leaky(z: Any, slope: Any) -> Any:
