@@ -53,7 +53,7 @@ def test_engines_use_read_only_weights_where_they_are(how: str) -> None:
     weight = owner.T if how == "by columns" else owner.view()
     weight.flags.writeable = how == "writable"
     expected = weight.sum(axis=1)
-    layers = [(weight, np.zeros(len(weight), np.float32), "identity", None)]
+    layers = [(weight, np.zeros(len(weight), np.float32), "identity", [])]
     engine = lrgate._core.Engine(layers)
     owner[:] = 2.0 * values  # not allowed, but it shows which memory is read
     x = np.ones(weight.shape[1], np.float32)
@@ -64,7 +64,7 @@ def test_engines_use_read_only_weights_where_they_are(how: str) -> None:
 def test_engines_refuse_misaligned_weights() -> None:
     weight = np.frombuffer(bytearray(17), np.float32, 4, offset=1).reshape(2, 2)
     with pytest.raises(ValueError, match=r"^layers\[0\].weight must be aligned"):
-        lrgate._core.Engine([(weight, np.zeros(2, np.float32), "identity", None)])
+        lrgate._core.Engine([(weight, np.zeros(2, np.float32), "identity", [])])
     net = Network.from_layers([(weight, np.ones(2))])  # copies the array
     assert net(np.ones(2)).tolist() == [1, 1]
 
@@ -78,10 +78,10 @@ def test_engines_put_units_in_order_where_weights_are(how: str) -> None:
         weight = rng.standard_normal((outputs, inputs), dtype=np.float32)
         bias = rng.standard_normal(outputs, dtype=np.float32)
         units = slice(None) if order is None else order
-        copied.append((weight[units][:, before].copy(), bias[units], "relu", None))
+        copied.append((weight[units][:, before].copy(), bias[units], "relu", []))
         weight = np.asfortranarray(weight) if how == "by columns" else weight
         weight.flags.writeable = how == "writable"
-        layers.append((weight, bias, "relu", None))
+        layers.append((weight, bias, "relu", []))
         before = units
     x = rng.standard_normal((70, 7), dtype=np.float32)
     engine, copy = lrgate._core.Engine(layers, kept_units=orders), lrgate._core.Engine(copied)
@@ -97,7 +97,7 @@ def test_engines_put_units_in_order_where_weights_are(how: str) -> None:
 
 def test_engines_refuse_orders_that_do_not_fit() -> None:
     def layer(outputs: int, inputs: int) -> tuple[Any, ...]:
-        return np.ones((outputs, inputs), np.float32), np.ones(outputs, np.float32), "relu", None
+        return np.ones((outputs, inputs), np.float32), np.ones(outputs, np.float32), "relu", []
 
     some, none = np.int32([0, 2]), None
     for layers, orders, message in [
@@ -124,7 +124,7 @@ def test_weights_in_order_are_not_copied(order: list[int]) -> None:
     weight = np.ones((3, 2), np.float32)
     bias = np.ones(3, np.float32)
     weight.flags.writeable = False
-    engine = lrgate._core.Engine([(weight, bias, "relu", None)], kept_units=[np.int32(order)])
+    engine = lrgate._core.Engine([(weight, bias, "relu", [])], kept_units=[np.int32(order)])
     alive = weakref.ref(weight)
     del weight
     gc.collect()
@@ -661,7 +661,9 @@ def test_a_gate_that_lets_all_through_is_dense(net: Network) -> None:
     np.testing.assert_array_equal(closed(x), np.tile(net.layers[2].bias, (70, 1)))
 
 
-HIDDEN = "a gate needs a hidden layer with relu, clipped_relu or thresholded_relu, got"
+HIDDEN = (
+    "a gate needs a hidden layer with relu, clipped_relu, thresholded_relu or squared_relu, got"
+)
 
 
 @pytest.mark.parametrize(

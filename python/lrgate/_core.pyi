@@ -30,7 +30,7 @@ PRECISIONS: Final[tuple[str, ...]]
 STRATEGIES: Final[tuple[str, ...]]
 
 _F32 = npt.NDArray[np.float32]
-_LayerArgs = tuple[_F32, _F32, str, float | None]
+_LayerArgs = tuple[_F32, _F32, str, Sequence[_F32]]
 _GateArgs = tuple[_F32, _F32, _F32, _F32 | None]
 _QuantizationArgs = tuple[_F32, _F32]
 _BatchPlanArgs = tuple[int, list[str], list[str]]

@@ -82,9 +82,11 @@ class Model(ReadOnlyArrays):
         self._check_layers()
         if self.task is not None and self.task not in TASKS:
             raise ValueError(f"task must be one of {joined(TASKS)} or None, got {self.task!r}")
-        if self.task == "multilabel" and self.layers[-1].activation.name == "softmax":
+        last = self.layers[-1].activation
+        if self.task == "multilabel" and last.mixes_units:
             raise ValueError(
-                'task must be "classification" if the last activation is softmax, got "multilabel"'
+                f'task must be "classification" if the last activation is {last.name}, '
+                'got "multilabel"'
             )
         if self.classes is not None:
             set_field(self, "classes", as_classes(self.classes))
@@ -122,10 +124,12 @@ class Model(ReadOnlyArrays):
                 f"layers[{len(self.layers) - 1}].kept_units must be None: it is the last layer, "
                 "whose units are the outputs"
             )
-        if self.layers[-1].outputs == 1 and self.layers[-1].activation.name == "softmax":
+        last = self.layers[-1]
+        if last.outputs == 1 and last.activation.name in ("softmax", "log_softmax"):
+            always = 1 if last.activation.name == "softmax" else 0
             raise ValueError(
                 f"layers[{len(self.layers) - 1}].activation must be sigmoid or identity for a "
-                "network of one output, got softmax, which is always 1"
+                f"network of one output, got {last.activation.name}, which is always {always}"
             )
         for i, layer in enumerate(self.layers[1:], start=1):
             if layer.quantization is not None and layer.quantization.offset.shape != ():

@@ -89,20 +89,26 @@ def proven_dead(
     dead = []
     for layer in layers:
         bias = layer.bias.astype(np.float64)
-        centre, radius = (least + most) / 2, (most - least) / 2
+        with np.errstate(invalid="ignore"):
+            centre, radius = (least + most) / 2, (most - least) / 2
         inputs = np.maximum(np.abs(least), np.abs(most)) + 2 * extra
         middle, spread, size = (np.empty(layer.outputs) for _ in range(3))
         step = max(1, _CHUNK_VALUES // max(layer.inputs, 1))
         for first in range(0, layer.outputs, step):
             some = slice(first, first + step)
             weight = layer.weight[some].astype(np.float64)
-            middle[some] = weight @ centre + bias[some]
-            np.abs(weight, out=weight)
-            spread[some] = weight @ radius
-            size[some] = weight @ inputs + np.abs(bias[some])
+            with np.errstate(invalid="ignore"):
+                middle[some] = weight @ centre + bias[some]
+                np.abs(weight, out=weight)
+                spread[some] = weight @ radius
+                size[some] = weight @ inputs + np.abs(bias[some])
         spread = spread + (layer.inputs + 8) * _ROUNDOFF * size
         extra = np.zeros(layer.outputs)
-        least, most = middle - spread, middle + spread
+        with np.errstate(invalid="ignore"):
+            least, most = middle - spread, middle + spread
+        # Where the bounds of inputs are infinite, those of their sums may be unknown.
+        least = np.where(np.isnan(least), -np.inf, least)
+        most = np.where(np.isnan(most), np.inf, most)
         if layer.activation.has_hard_zero:
             dead.append(most <= layer.activation.threshold)
         else:
