@@ -96,8 +96,8 @@ impl Head {
     #[must_use]
     pub fn of_probabilities(&self) -> Head {
         let several = self.task == Task::Multilabel;
-        let last = if several { Activation::Sigmoid } else { Activation::Softmax };
-        Head { task: self.task, outputs: self.probability_count(), last }
+        let scale = if several { Scale::Sigmoid } else { Scale::Softmax };
+        Head { task: self.task, outputs: self.probability_count(), scale }
     }
 
     fn is_binary(&self) -> bool {

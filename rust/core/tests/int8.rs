@@ -205,7 +205,7 @@ fn every_bit_is_as_documented() {
     .into_iter()
     .enumerate()
     {
-        let activation = hidden[case % hidden.len()];
+        let activation = hidden[case % hidden.len()].clone();
         let model = Model {
             gates: vec![None, None],
             ..Model::random(case as u64, &widths, activation, Activation::Identity)
@@ -853,7 +853,7 @@ fn far_row(network: &Network, activation: &Activation, row: &[f32]) {
                     s => s,
                 })))
                 .unwrap();
-            if activation == Activation::Tanh && first == Precision::F32 {
+            if *activation == Activation::Tanh && first == Precision::F32 {
                 continue; // saturated values have bytes
             }
             let marks = int8.out_of_range(rows).unwrap();
