@@ -576,7 +576,7 @@ fn precisions_mix() {
     for hidden in [Activation::Relu, Activation::Tanh, Activation::Gelu] {
         let model = Model {
             gates: vec![None; 3],
-            ..Model::random(17, &[40, 60, 50, 6], hidden, Activation::Softmax)
+            ..Model::random(17, &[40, 60, 50, 6], hidden.clone(), Activation::Softmax)
         };
         let quantization =
             [plain(1.0 / 255.0, 0.0), plain(4.0 / 255.0, 64.0), plain(4.0 / 255.0, 64.0)];
