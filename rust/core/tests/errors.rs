@@ -300,7 +300,7 @@ fn gates_need_a_hard_zero() {
         Activation::Softmax,
     ] {
         assert!(!hidden.has_hard_zero());
-        let layers = Model::random(1, &[3, 4, 2], hidden, Activation::Identity).layers;
+        let layers = Model::random(1, &[3, 4, 2], hidden.clone(), Activation::Identity).layers;
         let gate = Gate::new(vec![1.0; 3], vec![1.0; 4], vec![0.0; 4], 1);
         refused(
             Network::new(layers, None).unwrap().with_gates(vec![Some(gate), None]),

@@ -205,7 +205,7 @@ fn every_bit_is_as_documented() {
     .into_iter()
     .enumerate()
     {
-        let activation = hidden[case % hidden.len()];
+        let activation = hidden[case % hidden.len()].clone();
         let model = Model {
             gates: vec![None, None],
             ..Model::random(case as u64, &widths, activation, Activation::Identity)
@@ -576,7 +576,7 @@ fn precisions_mix() {
     for hidden in [Activation::Relu, Activation::Tanh, Activation::Gelu] {
         let model = Model {
             gates: vec![None; 3],
-            ..Model::random(17, &[40, 60, 50, 6], hidden, Activation::Softmax)
+            ..Model::random(17, &[40, 60, 50, 6], hidden.clone(), Activation::Softmax)
         };
         let quantization =
             [plain(1.0 / 255.0, 0.0), plain(4.0 / 255.0, 64.0), plain(4.0 / 255.0, 64.0)];
@@ -853,7 +853,7 @@ fn far_row(network: &Network, activation: &Activation, row: &[f32]) {
                     s => s,
                 })))
                 .unwrap();
-            if activation == Activation::Tanh && first == Precision::F32 {
+            if *activation == Activation::Tanh && first == Precision::F32 {
                 continue; // saturated values have bytes
             }
             let marks = int8.out_of_range(rows).unwrap();
