@@ -72,7 +72,8 @@ fn threads_that_share_units_do_not_change_bits() {
     let starts: Vec<i32> = (0..=n).map(|row| (row * inputs) as i32).collect();
     let index: Vec<i32> = (0..n * inputs).map(|at| (at % inputs) as i32).collect();
     for hidden in [Activation::Relu, Activation::Tanh] {
-        let model = Model::random(9, &[inputs, 3000, 1010, 10], hidden, Activation::Identity);
+        let model =
+            Model::random(9, &[inputs, 3000, 1010, 10], hidden.clone(), Activation::Identity);
         for strategies in [[Dense, Dense, Dense], [Dense, Skip, Dense], [Dense, Gate, Skip]] {
             if strategies.contains(&Gate) && hidden != Activation::Relu {
                 continue;
