@@ -365,7 +365,7 @@ def test_no_unit_is_proven_off_after_an_overflow() -> None:
             Layer([[1.0, -1.0], [-1.0, -1.0]], [0.0, 0.0], off),
             Layer([[1.0, -1.0]], [0.0], relu),
         ]
-        _, hidden, last = proven_dead(layers, 0.0, 1.0)
+        _, hidden, last = proven_dead(layers, 0.0, 1.0, shift=0.0)
         assert not hidden[0]
         assert not last.any()
 

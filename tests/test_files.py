@@ -315,6 +315,8 @@ activations = st.one_of(
     st.floats(-1, 1).map(lambda slope: Activation("prelu", slope)),
     st.floats(-3, 0).map(lambda lower: Activation("hard_tanh", lower)),
 )
+# Of a network with one output.
+last_activations = activations.filter(lambda activation: activation.name != "softmax")
 json_values = st.recursive(
     st.none()
     | st.booleans()
@@ -386,8 +388,8 @@ def models(draw: st.DrawFn) -> Model:
         rank = draw(st.integers(0, min(inputs, outputs)))
         parts = (floats(inputs, rank), floats(rank, outputs), floats(outputs), gate_ranges(rank))
         gate = Gate(*(draw(part) for part in parts)) if rank else None
-        activation = draw(activations)
         last = len(layers) == len(widths) - 2
+        activation = draw(last_activations if last and outputs == 1 else activations)
         order = None if last else draw(orders(outputs, activation))
         weight, bias = draw(floats(outputs, inputs)), draw(floats(outputs))
         quantization = draw(quantizations(inputs, first=not layers))
@@ -1509,8 +1511,8 @@ def without(*keys: str) -> dict[str, np.ndarray]:
 
 
 ALL_KEYS = (
-    "expected lrgate, layers.{i}.weight, .bias, .gate.u, .gate.v, .gate.bias, .gate.range, "
-    ".kept_units, .quantization.scale, .quantization.offset, input.scale, input.shift, "
+    "expected lrgate, layers.{i}.weight, .bias, .activation.slope, .gate.u, .gate.v, .gate.bias, "
+    ".gate.range, .kept_units, .quantization.scale, .quantization.offset, input.scale, input.shift, "
     "input.range, probe.x, probe.y, probe.planned"
 )
 LAST = "it is the last layer, whose units are the outputs"
