@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +97,7 @@ def _resolved(stage: Stage) -> tuple[Rows, Activation, Float64Array, Float64Arra
     if stage.activation is not None and len(line) == 1:
         return stage.inputs, stage.activation, one, zero
     for _, (function, variants) in reversed(line):
-        for variant in variants:
+        for variant in _arguments(variants):
             found = recognised(_of(function, variant), stage.size, stage.breaks)
             if found is not None:
                 activation, scale, offset = found
@@ -104,6 +105,19 @@ def _resolved(stage: Stage) -> tuple[Rows, Activation, Float64Array, Float64Arra
     if stage.activation is not None:
         return stage.inputs, stage.activation, one, zero
     raise Refused(f"the function that ends at {stage.where} is none of lrgate's activations")
+
+
+def _arguments(variants: tuple[Rows, ...]) -> Iterator[Rows]:
+    """Rows that may be the argument of an activation: the variants, and each without its scale.
+
+    ``(x / 2) * (1 + erf(x * 0.7))`` is a function of x, which is neither operand.
+    """
+    yield from variants
+    for variant in variants:
+        if variant.scale is None or not variant.scale.all():
+            continue
+        offset = None if variant.offset is None else variant.offset / variant.scale
+        yield variant.with_map(None, offset, variant.shape)
 
 
 def _of(function: Function, variant: Rows) -> Function:

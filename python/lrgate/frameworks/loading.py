@@ -76,7 +76,8 @@ def load(
     if suffix in (".npz", ".safetensors"):
         return Network.load(name, tune=tune, task=task, classes=classes)
     raise ValueError(
-        f"path must end in .npz, .safetensors, .onnx, .pt2 or .keras, got {name!r}{_instead(suffix)}"
+        "path must end in .npz, .safetensors, .onnx, .pt2 or .keras, "
+        f"got {name!r}{_instead(suffix)}"
     )
 
 
