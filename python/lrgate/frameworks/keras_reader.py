@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lrgate.frameworks.building import built, refusal, verified
 from lrgate.frameworks.chain import Chain, Value
 from lrgate.frameworks.errors import Refused
-from lrgate.frameworks.optional import required
+from lrgate.inputs.optional import required
 from lrgate.frameworks.values import Rows
 from lrgate.model.activation import Activation
 from lrgate.network import Network
