@@ -13,8 +13,8 @@ import numpy.typing as npt
 from lrgate.frameworks.building import built, refusal, verified
 from lrgate.frameworks.chain import Chain, Value
 from lrgate.frameworks.errors import Refused
-from lrgate.inputs.optional import required
 from lrgate.frameworks.values import Rows
+from lrgate.inputs.optional import required
 from lrgate.model.activation import Activation
 from lrgate.network import Network
 from lrgate.types import Float64Array

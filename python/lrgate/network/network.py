@@ -18,6 +18,7 @@ import numpy.typing as npt
 from lrgate import _core, files, inputs
 from lrgate.drift.monitor import Monitor
 from lrgate.files.errors import FileFormatError
+from lrgate.inputs.optional import required
 from lrgate.measure.machine import fingerprint
 from lrgate.measure.phases import measure_phases
 from lrgate.model.activation import Activation
@@ -64,7 +65,6 @@ from lrgate.network.quantizing import (
     warn_of,
     with_fewer_layers,
 )
-from lrgate.inputs.optional import required
 from lrgate.network.tasks import check_task, declared, usual_task
 from lrgate.quantization.rows import canonical, check_signals, split
 from lrgate.results.optimization import OptimizeReport
