@@ -103,8 +103,7 @@ _MOVES: Final = frozenset(
 
 _REASONS: Final[dict[str, str]] = {
     **dict.fromkeys(
-        "conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d "
-        "_convolution".split(),
+        "conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d _convolution".split(),
         "it is a convolution, and lrgate runs fully connected networks: import the part behind it",
     ),
     **dict.fromkeys(
@@ -311,9 +310,9 @@ def _stack(call: Call, values: Any, dim: Any = 1) -> Any:
             parts.append(
                 call.chain.moved(
                     value,
-                    lambda numbers, rows: torch.from_numpy(np.array(numbers))
-                    .unsqueeze(axis)
-                    .numpy(),
+                    lambda numbers, rows: (
+                        torch.from_numpy(np.array(numbers)).unsqueeze(axis).numpy()
+                    ),
                 )
             )
         else:
@@ -640,9 +639,7 @@ def _of_labels(call: Call, name: str) -> Labels:
 def _elementwise(call: Call) -> Any:
     import torch
 
-    places = [
-        i for i, v in enumerate(call.values) if isinstance(v, Rows | PerRow | torch.Tensor)
-    ]
+    places = [i for i, v in enumerate(call.values) if isinstance(v, Rows | PerRow | torch.Tensor)]
     numbers = [
         np.asarray(float(v))
         for v in call.values
@@ -668,13 +665,18 @@ def _elementwise(call: Call) -> Any:
 def constant_call(target: Any, values: list[Any], run: Callable[[list[Any]], Any]) -> Any:
     """A constant whose shape or values contain the number of rows."""
     name = target._schema.name.partition("::")[2]
-    if name not in (
-        "zeros ones full new_zeros new_ones new_full expand repeat broadcast_to"
-    ).split():
+    if (
+        name
+        not in ("zeros ones full new_zeros new_ones new_full expand repeat broadcast_to").split()
+    ):
         raise Refused("it makes a constant that depends on the number of rows")
     sizes = [v for v in values if isinstance(v, list | tuple)]
     single = len(sizes) == 1 and sizes[0] and sizes[0][0] == BATCH
-    if not single or holds_batch(sizes[0][1:]) or holds_batch([v for v in values if v not in sizes]):
+    if (
+        not single
+        or holds_batch(sizes[0][1:])
+        or holds_batch([v for v in values if v not in sizes])
+    ):
         raise Refused("it makes a constant that depends on the number of rows")
     result = run([_with_rows(v, 1) for v in values])
     if not result.ndim or len(result) != 1:
