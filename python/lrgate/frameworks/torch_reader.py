@@ -17,7 +17,7 @@ import numpy.typing as npt
 from lrgate.frameworks.building import built, refusal, verified
 from lrgate.frameworks.chain import BATCH, MAX_ELEMENTS, Chain, Labels
 from lrgate.frameworks.errors import Refused, UnsupportedModelError
-from lrgate.frameworks.optional import required
+from lrgate.inputs.optional import required
 from lrgate.frameworks.torch_files import load_program
 from lrgate.frameworks.torch_operators import (
     Call,
