@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lrgate.export.layers import dense_layers
 from lrgate.model.activation import Activation
 from lrgate.model.model import Model
 
@@ -91,14 +92,13 @@ def to_module(model: Model) -> nn.Sequential:
     parts: list[nn.Module] = []
     if model.input_scale is not None or model.input_shift is not None:
         parts.append(InputMap(_tensor(model.input_scale), _tensor(model.input_shift)))
-    for layer in model.layers:
+    for weight, bias, activation in dense_layers(model):
         # On the meta device no random weights are drawn.
-        linear = nn.Linear(layer.inputs, layer.outputs, device="meta")
-        state = {"weight": _tensor(layer.weight), "bias": _tensor(layer.bias)}
-        linear.load_state_dict(state, assign=True)
+        linear = nn.Linear(weight.shape[1], len(weight), device="meta")
+        linear.load_state_dict({"weight": _tensor(weight), "bias": _tensor(bias)}, assign=True)
         parts.append(linear)
-        if layer.activation.name != "identity":
-            parts.append(_activation(layer.activation))
+        if activation.name != "identity":
+            parts.append(_activation(activation))
     return nn.Sequential(*parts).eval().requires_grad_(False)
 
 

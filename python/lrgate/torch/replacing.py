@@ -29,7 +29,8 @@ _LEAST_ROWS: Final = 50
 _MOST_ROWS: Final = 100_000
 # Of a network's outputs from the part's, relative to the largest, before it is optimised.
 _MOST_DIFFERENCE: Final = 1e-3
-_NO_MATRIX: Final = "it is a function of single inputs: there is no matrix before it"
+# A run of modules that is too short so far: more of them may make a network.
+_TOO_SHORT: Final = "it is a function of single inputs: there is no matrix before it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +289,7 @@ class _Search:
                 part = self._part(f"{name}[{start}:{stop}]", places, run, modules[0])
                 if part is not None:
                     best, end = part, stop
-                elif self._reason != _NO_MATRIX and best is None:
+                elif self._reason != _TOO_SHORT and best is None:
                     break
             if best is not None:
                 yield best
@@ -310,7 +311,7 @@ class _Search:
         self._reason = ""
         inputs = None if first is None else self._inputs.get(first)
         if not inputs or not any(isinstance(m, nn.Linear) for m in module.modules()):
-            self._reason = _NO_MATRIX if inputs else ""
+            self._reason = _TOO_SHORT if inputs else ""
             return None
         rows = inputs[0].reshape(-1, inputs[0].shape[-1])[:2]
         try:
@@ -320,8 +321,11 @@ class _Search:
             self._reason = error.reason
             return None
         part = _Part(name, places, module, network, inputs)
-        # Nothing is skipped in one layer alone. Modules may treat axes of larger tensors otherwise.
-        if len(network.layers) < 2 or not part.difference() <= _MOST_DIFFERENCE:
+        if len(network.layers) < 2:  # nothing is skipped in one layer alone
+            self._reason = _TOO_SHORT
+            return None
+        # Modules may treat the axes of larger tensors in another way.
+        if not part.difference() <= _MOST_DIFFERENCE:
             return None
         return part
 
