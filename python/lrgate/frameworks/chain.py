@@ -314,6 +314,9 @@ class Chain:
 
     def activation(self, x: Rows, activation: Activation) -> Rows:
         """An activation of the rows; softmax and log_softmax are over all elements of a row."""
+        if activation.name == "hard_tanh" and activation.parameters[0] == 0.0:
+            # The same function, which has a hard zero.
+            activation = Activation("clipped_relu", activation.parameters[1])
         row_wise = activation.name in ("softmax", "log_softmax")
         function: Function | None = None if row_wise else activation.apply
         stage = Stage(x.size, x, function, activation, where=self.where)
