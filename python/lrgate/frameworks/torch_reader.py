@@ -263,8 +263,9 @@ def _example(torch: Any, module: Any, x: Any) -> Any:
         else:
             return example
     _explain(module)
+    reason = "" if failure is None else f" (the last attempt failed: {_first_line(failure)})"
     raise Refused(
-        "the shape of its input cannot be found out: pass x, rows of data (two are enough)"
+        f"the shape of its input cannot be found out{reason}: pass x, rows of data (two are enough)"
     ) from failure
 
 
@@ -315,8 +316,8 @@ def _explain(module: Any) -> None:
         kind = type(part).__name__
         if kind in _OTHER_LAYERS and type(part).__module__.startswith("torch.nn"):
             raise Refused(
-                f"its part {name!r} ({kind}) {_OTHER_LAYERS[kind]}, and lrgate runs fully connected "
-                "networks: pass the part behind it"
+                f"its part {name!r} ({kind}) {_OTHER_LAYERS[kind]}, and lrgate runs fully "
+                "connected networks: pass the part behind it"
             )
 
 
@@ -457,12 +458,6 @@ class _Reader:
 
     def _live_nodes(self) -> set[Any]:
         live = _needed([self._output])
-        for spec in self._program.graph_signature.input_specs:
-            used = any(n.op == "placeholder" and n.name == spec.arg.name for n in live)
-            if used and spec.target in self._changed:
-                raise Refused(
-                    f"its output depends on the buffer {spec.target!r}, which each call changes"
-                )
         self._count = sum(n.op == "call_function" for n in live)
         return live
 
@@ -479,6 +474,12 @@ class _Reader:
     def read(self) -> Rows | Labels:
         """The output as a value of the chain."""
         value = self._values(self._chain.input, self._step)[self._output]
+        used = {node.name for node in self._live if node.op == "placeholder"}
+        for spec in self._program.graph_signature.input_specs:
+            if spec.arg.name in used and spec.target in self._changed:
+                raise Refused(
+                    f"its output depends on the buffer {spec.target!r}, which each call changes"
+                )
         if not isinstance(value, Rows | Labels):
             raise Refused("its output does not depend on its input")
         return value
@@ -601,9 +602,8 @@ class _Reader:
             return result
         if target.namespace != "aten" or "from_file" in target._schema.name:
             raise Refused("lrgate does not know operations outside of ATen")
-        if torch.Tag.nondeterministic_seeded in target.tags and values[-1:] != [False]:
-            name = target._schema.name
-            if not name.endswith("dropout") or values[2] is not False:
+        if torch.Tag.nondeterministic_seeded in target.tags:
+            if not target._schema.name.endswith("dropout") or values[2] is not False:
                 raise Refused("it makes random numbers")
         if holds_batch(values):
             return constant_call(target, values, call.run)
@@ -665,7 +665,7 @@ def _source_line(node: Any) -> str:
         if not text.startswith('File "') or place + 1 >= len(lines):
             continue
         file, _, rest = text[6:].partition('"')
-        if f"{os.sep}torch{os.sep}" in file or file.startswith("<"):
+        if f"{os.sep}torch{os.sep}" in file or file.startswith("<") or file == __file__:
             continue
         number = rest.removeprefix(", line ").partition(",")[0]
         return f' ("{lines[place + 1].strip()}" in {Path(file).name}, line {number})'
