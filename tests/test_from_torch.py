@@ -136,7 +136,7 @@ class Pieces(nn.Module):
 
     def forward(self, x: Any) -> Any:
         a, b = x[:, :2], x[:, self.order]
-        b, c = b.split([3, 1], dim=1)
+        b, _ = b.split([3, 1], dim=1)
         ones = torch.ones(x.size(0), 1)
         joined = torch.cat([b, a * 2 - 1, ones], dim=1)
         z = torch.addmm(self.bias, joined, self.weight)
@@ -438,7 +438,7 @@ def test_hostile_files_run_nothing(tmp_path: Path) -> None:
         with pytest.raises(UnsupportedModelError, match=text):
             from_torch(path)
     (tmp_path / "no.pt2").write_bytes(b"no archive")
-    with pytest.raises(UnsupportedModelError, match="no file of torch.export.save"):
+    with pytest.raises(UnsupportedModelError, match=r"no file of torch\.export\.save"):
         from_torch(tmp_path / "no.pt2")
     with pytest.raises(FileNotFoundError):
         from_torch(tmp_path / "missing.pt2")
@@ -594,7 +594,7 @@ def test_refusals(name: str) -> None:
 
 
 def test_refuses_other_kinds() -> None:
-    with pytest.raises(TypeError, match="module must be a torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module"):
         from_torch(3)
     with pytest.raises(ValueError, match="at least one row"):
         from_torch(Functional(), np.zeros((0, 4)))
@@ -659,6 +659,8 @@ def test_stable_baselines3(algorithm: str) -> None:
             gym.spaces.Discrete(3) if discrete else gym.spaces.Box(-2, 2, (2,), np.float32)
         )
 
+    if algorithm in ("PPO", "A2C") and _lacks_activations():
+        pytest.skip("log_softmax is not in lrgate yet")
     model = getattr(sb3, algorithm.split()[0])("MlpPolicy", Env(), device="cpu")
     x = np.random.default_rng(0).uniform(-3, 3, (60, 5)).astype(np.float32)
     actions = model.predict(x, deterministic=True)[0]

@@ -80,142 +80,34 @@ class Call:
 Handler = Callable[..., Any]
 _HANDLERS: Final[dict[str, Handler]] = {}
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Functions of single elements, which need no knowledge of their own.
-_ELEMENTWISE: Final = frozenset(
-    [
-        "abs",
-        "absolute",
-        "addcdiv",
-        "addcmul",
-        "bitwise_and",
-        "bitwise_not",
-        "bitwise_or",
-        "ceil",
-        "clamp",
-        "clamp_max",
-        "clamp_min",
-        "clip",
-        "eq",
-        "erf",
-        "erfc",
-        "exp",
-        "exp2",
-        "expm1",
-        "floor",
-        "ge",
-        "greater",
-        "greater_equal",
-        "gt",
-        "hardshrink",
-        "hardtanh",
-        "le",
-        "less",
-        "less_equal",
-        "lt",
-        "log10",
-        "log1p",
-        "log2",
-        "logaddexp",
-        "logical_and",
-        "logical_not",
-        "logical_or",
-        "max",
-        "maximum",
-        "min",
-        "minimum",
-        "ne",
-        "not_equal",
-        "pow",
-        "reciprocal",
-        "relu6",
-        "rsqrt",
-        "sign",
-        "softshrink",
-        "sqrt",
-        "square",
-        "where",
-        "nan_to_num",
-        "__and__",
-        "__or__",
-        "heaviside",
-    ]
+_ELEMENTWISE: Final = _names(
+    "abs absolute addcdiv addcmul bitwise_and bitwise_not bitwise_or ceil clamp clamp_max "
+    "clamp_min clip eq erf erfc exp exp2 expm1 floor ge greater greater_equal gt hardshrink "
+    "hardtanh le less less_equal lt log10 log1p log2 logaddexp logical_and logical_not "
+    "logical_or max maximum min minimum ne not_equal pow reciprocal relu6 rsqrt sign "
+    "softshrink sqrt square where nan_to_num __and__ __or__ heaviside"
 )
 
 # Operations that give elements in another order or shape.
-_MOVES: Final = frozenset(
-    [
-        "_reshape_alias",
-        "_unsafe_view",
-        "alias",
-        "chunk",
-        "clone",
-        "contiguous",
-        "detach",
-        "expand",
-        "flatten",
-        "flip",
-        "index",
-        "index_select",
-        "lift_fresh",
-        "lift_fresh_copy",
-        "matrix_H",
-        "mT",
-        "movedim",
-        "narrow",
-        "numpy_T",
-        "permute",
-        "repeat",
-        "repeat_interleave",
-        "reshape",
-        "roll",
-        "select",
-        "slice",
-        "split",
-        "split_with_sizes",
-        "squeeze",
-        "swapaxes",
-        "swapdims",
-        "t",
-        "tensor_split",
-        "tile",
-        "transpose",
-        "unbind",
-        "unflatten",
-        "unsafe_chunk",
-        "unsafe_split",
-        "unsqueeze",
-        "view",
-        "broadcast_to",
-        "moveaxis",
-        "unsafe_split_with_sizes",
-        "select_copy",
-        "slice_copy",
-        "view_copy",
-        "expand_copy",
-        "permute_copy",
-        "squeeze_copy",
-        "unsqueeze_copy",
-        "transpose_copy",
-        "t_copy",
-        "alias_copy",
-        "detach_copy",
-        "unbind_copy",
-        "split_copy",
-        "split_with_sizes_copy",
-    ]
+_MOVES: Final = _names(
+    "_reshape_alias _unsafe_view alias chunk clone contiguous detach expand flatten flip "
+    "index index_select lift_fresh lift_fresh_copy matrix_H mT movedim narrow numpy_T permute "
+    "repeat repeat_interleave reshape roll select slice split split_with_sizes squeeze "
+    "swapaxes swapdims t tensor_split tile transpose unbind unflatten unsafe_chunk "
+    "unsafe_split unsqueeze view broadcast_to moveaxis unsafe_split_with_sizes select_copy "
+    "slice_copy view_copy expand_copy permute_copy squeeze_copy unsqueeze_copy transpose_copy "
+    "t_copy alias_copy detach_copy unbind_copy split_copy split_with_sizes_copy"
 )
 
 _REASONS: Final[dict[str, str]] = {
     **dict.fromkeys(
-        [
-            "conv1d",
-            "conv2d",
-            "conv3d",
-            "convolution",
-            "conv_transpose1d",
-            "conv_transpose2d",
-            "_convolution",
-        ],
+        _names("conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d _convolution"),
         "it is a convolution, and lrgate runs fully connected networks: import the part behind it",
     ),
     **dict.fromkeys(
@@ -223,29 +115,22 @@ _REASONS: Final[dict[str, str]] = {
         "it looks rows up in a table: apply it before, and import the part behind it",
     ),
     **dict.fromkeys(
-        [
-            "scaled_dot_product_attention",
-            "_scaled_dot_product_flash_attention_for_cpu",
-            "multi_head_attention_forward",
-            "_native_multi_head_attention",
-        ],
+        _names(
+            "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu "
+            "multi_head_attention_forward _native_multi_head_attention"
+        ),
         "it is attention, which multiplies values that depend on the input",
     ),
     **dict.fromkeys(
-        [
-            "layer_norm",
-            "native_layer_norm",
-            "group_norm",
-            "native_group_norm",
-            "rms_norm",
-            "_fused_rms_norm",
-            "instance_norm",
-        ],
+        _names(
+            "layer_norm native_layer_norm group_norm native_group_norm rms_norm "
+            "_fused_rms_norm instance_norm"
+        ),
         "it divides each row by a norm of that row, which layers of a matrix and an activation "
         "cannot do: import the parts before and behind it",
     ),
     **dict.fromkeys(
-        ["lstm", "gru", "rnn_tanh", "rnn_relu"],
+        _names("lstm gru rnn_tanh rnn_relu"),
         "it is recurrent, and lrgate runs fully connected networks",
     ),
     **dict.fromkeys(
@@ -587,7 +472,12 @@ def _batch_norm_inference(
     return _batch_norm(call, x, w, b, mean, variance, False, momentum, epsilon)
 
 
-@operator("_native_batch_norm_legit", "_batch_norm_with_update", "batch_norm_with_update")
+@operator(
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_functional",
+    "_batch_norm_with_update",
+    "_batch_norm_with_update_functional",
+)
 def _batch_norm_training(call: Call, x: Any, *_: Any) -> Any:
     return _batch_norm(call, x, None, None, None, None, True, None, None)
 
@@ -606,7 +496,7 @@ def _activated(call: Call, x: Any, name: str, *parameters: Any) -> Rows:
     try:
         activation = Activation(name, *parameters)
     except (TypeError, ValueError) as error:
-        raise Refused(str(error)) from None
+        raise Refused(str(error)) from error
     return call.chain.activation(_rows(x), activation)
 
 

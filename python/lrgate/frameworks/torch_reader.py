@@ -287,7 +287,7 @@ def _two_rows(torch: Any, x: Any) -> Any:
 
 def _widths(torch: Any, module: Any) -> Iterator[int]:
     """Possible numbers of inputs, those of early layers first."""
-    found: list[int] = []
+    found: list[Any] = []
     for part in module.modules():
         for attribute in ("in_features", "num_features"):
             found.append(getattr(part, attribute, None))
@@ -418,7 +418,7 @@ class _Reader:
         first, *others = fake.shape or [None]
         if any(not isinstance(n, int) for n in others):
             raise Refused("only its first axis, that of the rows, may have any length")
-        self.batch = BATCH if not isinstance(first, int) else first
+        self.batch: int | None = BATCH if not isinstance(first, int) else first
         shape = tuple(int(n) for n in others)
         if fake.ndim == 1:
             if not isinstance(first, int):
@@ -466,7 +466,7 @@ class _Reader:
 
         values = [n.meta.get("val") for n in self._live]
         return max(
-            torch.finfo(v.dtype).eps
+            float(torch.finfo(v.dtype).eps)
             for v in values
             if isinstance(v, torch.Tensor) and v.is_floating_point()
         )
@@ -602,9 +602,9 @@ class _Reader:
             return result
         if target.namespace != "aten" or "from_file" in target._schema.name:
             raise Refused("lrgate does not know operations outside of ATen")
-        if torch.Tag.nondeterministic_seeded in target.tags:
-            if not target._schema.name.endswith("dropout") or values[2] is not False:
-                raise Refused("it makes random numbers")
+        is_random = torch.Tag.nondeterministic_seeded in target.tags
+        if is_random and not (target._schema.name.endswith("dropout") and values[2] is False):
+            raise Refused("it makes random numbers")
         if holds_batch(values):
             return constant_call(target, values, call.run)
         for value in fake if several else [fake]:
