@@ -306,7 +306,7 @@ def _relu(chain: Chain, layer: Any, x: Rows) -> Value:
     slope, upper = float(layer.negative_slope), layer.max_value
     threshold = float(layer.threshold)
 
-    def relu(z: Float64Array) -> Float64Array:
+    def relu(z: Float64Array, threshold: Any = 0.0) -> Float64Array:
         y = np.where(z > threshold, z, slope * (z - threshold))
         return y if upper is None else np.minimum(y, upper)
 

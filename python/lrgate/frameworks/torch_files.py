@@ -17,7 +17,7 @@ from lrgate.frameworks.errors import Refused
 
 __all__ = ["load_program"]
 
-# Members that hold plain tensors or descriptions. Before all of them stands the name of the archive.
+# Members that hold plain tensors or descriptions, behind the name of the archive.
 _MEMBERS: Final = re.compile(
     r"[^/]+/(archive_format|archive_version|version|byteorder|\.data/(version|serialization_id)"
     r"|\.format_version|\.storage_alignment|models/model\.json|extra/.*"
@@ -36,7 +36,10 @@ _NAMES: Final = re.compile(
 )
 _CHARACTERS: Final = re.compile(r"[\w\s'(),=+*/<>-]*")
 _CONTAINERS: Final = (None, "builtins.tuple", "builtins.list", "builtins.dict")
-_LOAD_IT: Final = "if you trust the file, load it with torch.export.load and pass the program to lrgate.from_torch"
+_LOAD_IT: Final = (
+    "if you trust the file, load it with torch.export.load, and pass the program to "
+    "lrgate.from_torch"
+)
 
 
 def load_program(path: str) -> Any:

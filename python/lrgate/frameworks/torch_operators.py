@@ -80,30 +80,34 @@ class Call:
 Handler = Callable[..., Any]
 _HANDLERS: Final[dict[str, Handler]] = {}
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Functions of single elements, which need no knowledge of their own.
-_ELEMENTWISE: Final = frozenset(
+_ELEMENTWISE: Final = _names(
     "abs absolute addcdiv addcmul bitwise_and bitwise_not bitwise_or ceil clamp clamp_max "
-    "clamp_min clip eq erf erfc exp exp2 expm1 floor ge greater greater_equal gt "
-    "hardshrink hardtanh le less less_equal lt log10 log1p log2 logaddexp logical_and logical_not "
-    "logical_or max maximum min minimum ne not_equal pow reciprocal relu6 rsqrt sign softshrink "
-    "sqrt square threshold where nan_to_num __and__ __or__ "
-    "heaviside".split()
+    "clamp_min clip eq erf erfc exp exp2 expm1 floor ge greater greater_equal gt hardshrink "
+    "hardtanh le less less_equal lt log10 log1p log2 logaddexp logical_and logical_not "
+    "logical_or max maximum min minimum ne not_equal pow reciprocal relu6 rsqrt sign "
+    "softshrink sqrt square where nan_to_num __and__ __or__ heaviside"
 )
 
 # Operations that give elements in another order or shape.
-_MOVES: Final = frozenset(
-    "_reshape_alias _unsafe_view alias chunk clone contiguous detach expand flatten flip index "
-    "index_select lift_fresh lift_fresh_copy matrix_H mT movedim narrow numpy_T permute repeat "
-    "repeat_interleave reshape roll select slice split split_with_sizes squeeze swapaxes swapdims t "
-    "tensor_split tile transpose unbind unflatten unsafe_chunk unsafe_split unsqueeze view "
-    "broadcast_to moveaxis unsafe_split_with_sizes select_copy slice_copy view_copy expand_copy "
-    "permute_copy squeeze_copy unsqueeze_copy transpose_copy t_copy alias_copy detach_copy "
-    "unbind_copy split_copy split_with_sizes_copy".split()
+_MOVES: Final = _names(
+    "_reshape_alias _unsafe_view alias chunk clone contiguous detach expand flatten flip "
+    "index index_select lift_fresh lift_fresh_copy matrix_H mT movedim narrow numpy_T permute "
+    "repeat repeat_interleave reshape roll select slice split split_with_sizes squeeze "
+    "swapaxes swapdims t tensor_split tile transpose unbind unflatten unsafe_chunk "
+    "unsafe_split unsqueeze view broadcast_to moveaxis unsafe_split_with_sizes select_copy "
+    "slice_copy view_copy expand_copy permute_copy squeeze_copy unsqueeze_copy transpose_copy "
+    "t_copy alias_copy detach_copy unbind_copy split_copy split_with_sizes_copy"
 )
 
 _REASONS: Final[dict[str, str]] = {
     **dict.fromkeys(
-        "conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d _convolution".split(),
+        _names("conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d _convolution"),
         "it is a convolution, and lrgate runs fully connected networks: import the part behind it",
     ),
     **dict.fromkeys(
@@ -111,18 +115,22 @@ _REASONS: Final[dict[str, str]] = {
         "it looks rows up in a table: apply it before, and import the part behind it",
     ),
     **dict.fromkeys(
-        "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu "
-        "multi_head_attention_forward _native_multi_head_attention".split(),
+        _names(
+            "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu "
+            "multi_head_attention_forward _native_multi_head_attention"
+        ),
         "it is attention, which multiplies values that depend on the input",
     ),
     **dict.fromkeys(
-        "layer_norm native_layer_norm group_norm native_group_norm rms_norm _fused_rms_norm "
-        "instance_norm".split(),
+        _names(
+            "layer_norm native_layer_norm group_norm native_group_norm rms_norm "
+            "_fused_rms_norm instance_norm"
+        ),
         "it divides each row by a norm of that row, which layers of a matrix and an activation "
         "cannot do: import the parts before and behind it",
     ),
     **dict.fromkeys(
-        "lstm gru rnn_tanh rnn_relu".split(),
+        _names("lstm gru rnn_tanh rnn_relu"),
         "it is recurrent, and lrgate runs fully connected networks",
     ),
     **dict.fromkeys(
@@ -154,7 +162,8 @@ def called(call: Call) -> Any:
         return _of_labels(call, name)
     if not any(isinstance(v, Rows | LogSumExp) for v in _flat(call.values)):
         return _of_per_row(call, name)
-    handler = _HANDLERS.get(f"{name}.{schema.overload_name}", _HANDLERS.get(name))
+    overload = schema.overload_name or "default"
+    handler = _HANDLERS.get(f"{name}.{overload}", _HANDLERS.get(name))
     if handler is not None:
         return handler(call, *call.values)
     if any(isinstance(v, LogSumExp) for v in _flat(call.values)):
@@ -419,7 +428,7 @@ def _addmm(call: Call, bias: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1)
 @operator("sum.dim_IntList", "mean.dim", "sum.default", "mean.default")
 def _sum(call: Call, x: Any, *arguments: Any) -> Any:
     name = call.target._schema
-    dims, keep = (arguments[0], arguments[1]) if name.overload_name != "default" else (None, False)
+    dims, keep = (arguments[0], arguments[1]) if name.overload_name else (None, False)
     axes = [dims] if isinstance(dims, int) else list(dims or ())
     return call.chain.total(_rows(x), axes, bool(keep), mean=name.name.endswith("mean"))
 
@@ -463,7 +472,12 @@ def _batch_norm_inference(
     return _batch_norm(call, x, w, b, mean, variance, False, momentum, epsilon)
 
 
-@operator("_native_batch_norm_legit", "_batch_norm_with_update", "batch_norm_with_update")
+@operator(
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_functional",
+    "_batch_norm_with_update",
+    "_batch_norm_with_update_functional",
+)
 def _batch_norm_training(call: Call, x: Any, *_: Any) -> Any:
     return _batch_norm(call, x, None, None, None, None, True, None, None)
 
@@ -482,7 +496,7 @@ def _activated(call: Call, x: Any, name: str, *parameters: Any) -> Rows:
     try:
         activation = Activation(name, *parameters)
     except (TypeError, ValueError) as error:
-        raise Refused(str(error)) from None
+        raise Refused(str(error)) from error
     return call.chain.activation(_rows(x), activation)
 
 
@@ -507,6 +521,15 @@ for _name, _activation in {
 @operator("gelu")
 def _gelu(call: Call, x: Any, approximate: str = "none") -> Any:
     return _activated(call, x, "gelu_tanh" if approximate == "tanh" else "gelu")
+
+
+@operator("threshold")
+def _threshold(call: Call, x: Any, threshold: Any, value: Any) -> Any:
+    if value != 0:
+        return _elementwise(call)
+    if threshold == 0:
+        return _activated(call, x, "relu")
+    return _activated(call, x, "thresholded_relu", float(threshold))
 
 
 @operator("leaky_relu")
@@ -665,10 +688,7 @@ def _elementwise(call: Call) -> Any:
 def constant_call(target: Any, values: list[Any], run: Callable[[list[Any]], Any]) -> Any:
     """A constant whose shape or values contain the number of rows."""
     name = target._schema.name.partition("::")[2]
-    if (
-        name
-        not in ("zeros ones full new_zeros new_ones new_full expand repeat broadcast_to").split()
-    ):
+    if name not in _CONSTANTS:
         raise Refused("it makes a constant that depends on the number of rows")
     sizes = [v for v in values if isinstance(v, list | tuple)]
     single = len(sizes) == 1 and sizes[0] and sizes[0][0] == BATCH
@@ -686,6 +706,8 @@ def constant_call(target: Any, values: list[Any], run: Callable[[list[Any]], Any
 
 _LIKE: Final = ("zeros_like", "ones_like", "full_like")
 _NEW: Final = ("new_zeros", "new_ones", "new_full")
+# Operations that make a constant of a given shape.
+_CONSTANTS: Final = ("zeros", "ones", "full", "expand", "repeat", "broadcast_to", *_NEW)
 
 
 @operator(*_LIKE)
@@ -712,15 +734,17 @@ def _filled(call: Call, shape: Sequence[int], value: Any) -> Any:
 
 def _of_per_row(call: Call, name: str) -> Any:
     """An elementwise function of constants that all rows have and of numbers."""
-    import torch
 
     if name == "sym_size":
         x, dim = call.values[0].tensor, call.values[1]
         return BATCH if dim % x.ndim == 0 else x.shape[dim]
     same = name in ("to", "_to_copy", "clone", "detach", "alias", "contiguous")
     simple = name in _ELEMENTWISE or name in ("add", "sub", "mul", "div", "neg", "log")
-    others = [v for v in call.values if isinstance(v, torch.Tensor) and v.ndim]
-    if not (same or simple) or others or not isinstance(call.values[0], PerRow):
+    if not (same or simple):
         raise Refused("it changes a constant that depends on the number of rows")
     values = [v.tensor if isinstance(v, PerRow) else v for v in call.values]
-    return PerRow(call.run(values))
+    rank = max(v.tensor.ndim for v in call.values if isinstance(v, PerRow))
+    result = call.run(values)
+    if result.ndim != rank or len(result) != 1:
+        raise Refused("it changes a constant that depends on the number of rows")
+    return PerRow(result)

@@ -263,8 +263,9 @@ def _example(torch: Any, module: Any, x: Any) -> Any:
         else:
             return example
     _explain(module)
+    reason = "" if failure is None else f" (the last attempt failed: {_first_line(failure)})"
     raise Refused(
-        "the shape of its input cannot be found out: pass x, rows of data (two are enough)"
+        f"the shape of its input cannot be found out{reason}: pass x, rows of data (two are enough)"
     ) from failure
 
 
@@ -286,7 +287,7 @@ def _two_rows(torch: Any, x: Any) -> Any:
 
 def _widths(torch: Any, module: Any) -> Iterator[int]:
     """Possible numbers of inputs, those of early layers first."""
-    found: list[int] = []
+    found: list[Any] = []
     for part in module.modules():
         for attribute in ("in_features", "num_features"):
             found.append(getattr(part, attribute, None))
@@ -315,8 +316,8 @@ def _explain(module: Any) -> None:
         kind = type(part).__name__
         if kind in _OTHER_LAYERS and type(part).__module__.startswith("torch.nn"):
             raise Refused(
-                f"its part {name!r} ({kind}) {_OTHER_LAYERS[kind]}, and lrgate runs fully connected "
-                "networks: pass the part behind it"
+                f"its part {name!r} ({kind}) {_OTHER_LAYERS[kind]}, and lrgate runs fully "
+                "connected networks: pass the part behind it"
             )
 
 
@@ -417,7 +418,7 @@ class _Reader:
         first, *others = fake.shape or [None]
         if any(not isinstance(n, int) for n in others):
             raise Refused("only its first axis, that of the rows, may have any length")
-        self.batch = BATCH if not isinstance(first, int) else first
+        self.batch: int | None = BATCH if not isinstance(first, int) else first
         shape = tuple(int(n) for n in others)
         if fake.ndim == 1:
             if not isinstance(first, int):
@@ -457,12 +458,6 @@ class _Reader:
 
     def _live_nodes(self) -> set[Any]:
         live = _needed([self._output])
-        for spec in self._program.graph_signature.input_specs:
-            used = any(n.op == "placeholder" and n.name == spec.arg.name for n in live)
-            if used and spec.target in self._changed:
-                raise Refused(
-                    f"its output depends on the buffer {spec.target!r}, which each call changes"
-                )
         self._count = sum(n.op == "call_function" for n in live)
         return live
 
@@ -471,7 +466,7 @@ class _Reader:
 
         values = [n.meta.get("val") for n in self._live]
         return max(
-            torch.finfo(v.dtype).eps
+            float(torch.finfo(v.dtype).eps)
             for v in values
             if isinstance(v, torch.Tensor) and v.is_floating_point()
         )
@@ -479,6 +474,12 @@ class _Reader:
     def read(self) -> Rows | Labels:
         """The output as a value of the chain."""
         value = self._values(self._chain.input, self._step)[self._output]
+        used = {node.name for node in self._live if node.op == "placeholder"}
+        for spec in self._program.graph_signature.input_specs:
+            if spec.arg.name in used and spec.target in self._changed:
+                raise Refused(
+                    f"its output depends on the buffer {spec.target!r}, which each call changes"
+                )
         if not isinstance(value, Rows | Labels):
             raise Refused("its output does not depend on its input")
         return value
@@ -601,10 +602,9 @@ class _Reader:
             return result
         if target.namespace != "aten" or "from_file" in target._schema.name:
             raise Refused("lrgate does not know operations outside of ATen")
-        if torch.Tag.nondeterministic_seeded in target.tags and values[-1:] != [False]:
-            name = target._schema.name
-            if not name.endswith("dropout") or values[2] is not False:
-                raise Refused("it makes random numbers")
+        is_random = torch.Tag.nondeterministic_seeded in target.tags
+        if is_random and not (target._schema.name.endswith("dropout") and values[2] is False):
+            raise Refused("it makes random numbers")
         if holds_batch(values):
             return constant_call(target, values, call.run)
         for value in fake if several else [fake]:
@@ -665,7 +665,7 @@ def _source_line(node: Any) -> str:
         if not text.startswith('File "') or place + 1 >= len(lines):
             continue
         file, _, rest = text[6:].partition('"')
-        if f"{os.sep}torch{os.sep}" in file or file.startswith("<"):
+        if f"{os.sep}torch{os.sep}" in file or file.startswith("<") or file == __file__:
             continue
         number = rest.removeprefix(", line ").partition(",")[0]
         return f' ("{lines[place + 1].strip()}" in {Path(file).name}, line {number})'

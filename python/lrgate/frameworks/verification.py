@@ -91,5 +91,6 @@ def _rounding_error(net: Network, x: Float64Array, epsilon: float) -> Float64Arr
             change = change.max(axis=1, keepdims=True) + 2.0 * spread.max(axis=1, keepdims=True) * (
                 value if layer.activation.name == "softmax" else 1.0
             )
-        error = change + np.abs(value) * epsilon + 1e-30
+        # Formulas such as that of gelu have the rounding error of their argument near zero.
+        error = change + (np.abs(value) + np.minimum(np.abs(z), 8.0)) * epsilon + 1e-30
     return error
