@@ -143,11 +143,12 @@ class _Reader:
     def network(self) -> Network:
         read = self._predictor_of(self.estimator, "")
         width = first_of(self.estimator, "n_features_in_")
-        if width is None:
-            raise not_fitted(self.estimator)
         try:
-            self.chain = Chain((int(width),))
+            self.chain = Chain((1 if width is None else int(width),))
             result = read(self.chain.input)
+            if width is None:
+                # The part that does not know its width should have raised.
+                raise not_fitted(self.estimator)
             return built(result.rows, task=result.task, classes=result.classes)
         except (Refused, ValueError, TypeError) as error:
             if isinstance(error, UnsupportedModelError) or is_not_fitted(error):
