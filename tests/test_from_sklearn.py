@@ -58,8 +58,7 @@ from sklearn.preprocessing import (  # noqa: E402
     StandardScaler,
 )
 
-from lrgate import Activation, Network, UnsupportedModelError  # noqa: E402
-from lrgate.frameworks.sklearn_reader import from_sklearn  # noqa: E402
+from lrgate import Activation, Network, UnsupportedModelError, from_sklearn  # noqa: E402
 
 COLUMNS = 6
 

@@ -92,6 +92,7 @@ def test_enough_rows_are_optimised() -> None:
     model = wrapped(max_error_increase=0.05).fit(x, y)
     assert model.note_ is None
     assert model.report_ is model.network_.report is not None
+    assert lrgate.from_sklearn(model) is model.network_
     assert model.estimator_.predict(x).shape == model.predict(x).shape
     assert abs(model.score(x, y) - model.estimator_.score(x, y)) < 0.05
     assert np.allclose(model.predict_proba(x).sum(axis=1), 1.0, atol=1e-5)

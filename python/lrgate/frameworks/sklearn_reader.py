@@ -67,6 +67,7 @@ def from_sklearn(estimator: Any, *, verify: bool = True) -> Network:
         ``TruncatedSVD``, every feature selector, ``FunctionTransformer`` without a function,
         ``ColumnTransformer``, ``FeatureUnion`` and ``Pipeline``. Each of these must be
         scikit-learn's own, or a subclass that does not override prediction or transformation.
+        An estimator of :mod:`lrgate.sklearn` gives its `network_`.
     verify : bool, default True
         Compare the network with the estimator on random rows.
 
@@ -115,6 +116,9 @@ def from_sklearn(estimator: Any, *, verify: bool = True) -> Network:
         raise TypeError(
             f"estimator must be a fitted scikit-learn estimator, got {type(estimator).__name__}"
         )
+    network = getattr(estimator, "network_", None)
+    if isinstance(network, Network):
+        return network
     reader = _Reader(estimator)
     net = reader.network()
     if verify:
@@ -146,14 +150,15 @@ class _Reader:
         try:
             self.chain = Chain((1 if width is None else int(width),))
             result = read(self.chain.input)
-            if width is None:
-                # The part that does not know its width should have raised.
-                raise not_fitted(self.estimator)
+        except Refused as error:
+            raise self._refused(str(error), self.estimator, "") from None
+        if width is None:
+            # The part that does not know its width should have raised.
+            raise not_fitted(self.estimator)
+        try:
             return built(result.rows, task=result.task, classes=result.classes)
         except (Refused, ValueError, TypeError) as error:
-            if isinstance(error, UnsupportedModelError) or is_not_fitted(error):
-                raise
-            raise refusal(Refused(str(error)), source="sklearn", name=self.name) from None
+            raise self._refused(str(error), self.estimator, "") from None
 
     # Predictors
 
@@ -496,6 +501,7 @@ class _Source:
         if self.net.task == "regression":
             return
         x = random_rows(self.net)
+        x = x[np.isfinite(self.net(x)).all(axis=1)]
         labels, probabilities = self._call("predict", x), self._call("predict_proba", x)
         with np.errstate(invalid="ignore"):
             if self.net.task == "multilabel":
