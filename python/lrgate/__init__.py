@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 # Imported on first use, so that prediction alone does not load them.
-_MODULES = ("estimators", "examples", "results")
+_MODULES = ("estimators", "examples", "results", "sklearn")
 _ELSEWHERE = {
     "UnsupportedModelError": "lrgate.frameworks.errors",
     "from_sklearn": "lrgate.frameworks.sklearn_reader",

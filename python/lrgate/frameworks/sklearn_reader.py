@@ -105,7 +105,7 @@ def from_sklearn(estimator: Any, *, verify: bool = True) -> Network:
     >>> from sklearn.preprocessing import StandardScaler
     >>> x = np.random.default_rng(0).normal(5.0, 2.0, (200, 3))
     >>> y = np.where(x.sum(axis=1) > 15.0, "high", "low")
-    >>> model = make_pipeline(StandardScaler(), MLPClassifier([16], random_state=0, max_iter=500))
+    >>> model = make_pipeline(StandardScaler(), MLPClassifier([8], solver="lbfgs", random_state=0))
     >>> net = from_sklearn(model.fit(x, y))
     >>> net.predict(x[:3]).tolist() == model.predict(x[:3]).tolist()
     True
