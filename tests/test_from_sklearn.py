@@ -75,6 +75,8 @@ def has(activation: str) -> bool:
 def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "Features .* are constant")
+        warnings.filterwarnings("ignore", "invalid value encountered in divide")
         yield
 
 

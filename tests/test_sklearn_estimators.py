@@ -56,7 +56,9 @@ class SteadyRegressor(LrgateRegressor):
 @parametrize_with_checks(
     [
         SteadyClassifier(
-            MLPClassifier([16], solver="lbfgs", max_iter=100, random_state=0), random_state=0
+            MLPClassifier([16], solver="lbfgs", max_iter=100, random_state=0),
+            batch_sizes=[1],
+            random_state=0,
         ),
         SteadyRegressor(
             MLPRegressor(hidden_layer_sizes=[16], solver="lbfgs", max_iter=100, random_state=0),
