@@ -75,7 +75,7 @@ __all__ = [
 ]
 
 # Imported on first use, so that prediction alone does not load them.
-_MODULES = ("estimators", "examples", "results")
+_MODULES = ("estimators", "examples", "results", "sklearn", "torch")
 _ELSEWHERE = {
     "UnsupportedModelError": "lrgate.frameworks.errors",
     "from_keras": "lrgate.frameworks.keras_reader",

@@ -110,6 +110,7 @@ def refusal(
     op: str | None = None,
     place: tuple[int, int] | None = None,
     matrices: int | None = None,
+    noun: str = "node",
 ) -> UnsupportedModelError:
     """The error for users: which node, which operation, why, and how far the reader came.
 
@@ -124,6 +125,8 @@ def refusal(
         Number of the node, from 1, and of all nodes.
     matrices : int, optional
         Number of matrices read before the node.
+    noun : str, default "node"
+        The framework's word for a node.
     """
     reason = str(error)
     where = ""
@@ -132,7 +135,7 @@ def refusal(
         if place is not None:
             details.append(f"{place[0]} of {place[1]}")
         quoted = "" if node is None else f'"{node}" '
-        where = f" node {quoted}({', '.join(details)}) is not supported:"
+        where = f" {noun} {quoted}({', '.join(details)}) is not supported:"
     far = ""
     if matrices is not None:
         far = f" ({matrices} {'matrix was' if matrices == 1 else 'matrices were'} read before it)"
