@@ -84,7 +84,7 @@ def _grid(breaks: tuple[float, ...]) -> Float64Array:
 
 def _on(function: Function, z: Float64Array, size: int) -> Float64Array:
     """The function's values (len(z), size)."""
-    return function(np.broadcast_to(z[:, None], (len(z), size)))
+    return np.asarray(function(np.broadcast_to(z[:, None], (len(z), size))))
 
 
 def _fitted(activation: Activation, z: Float64Array, values: Float64Array) -> Recognised | None:
@@ -144,7 +144,7 @@ def _candidates(z: Float64Array, values: Float64Array, function: Function) -> It
 
 def _made(name: str, *parameters: Any) -> Iterator[Activation]:
     """The activation, if it takes these parameters."""
-    with suppress(TypeError, ValueError):
+    with suppress(ValueError):
         yield Activation(name, *parameters)
 
 
