@@ -878,8 +878,16 @@ LABELS = np.arange(100) % 5
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        ({"model": "net"}, TypeError, "model must be a Network, got str"),
-        ({"model": None}, TypeError, "model must be a Network, got NoneType"),
+        (
+            {"model": "net"},
+            ValueError,
+            "path must end in .npz, .safetensors, .onnx, .pt2 or .keras",
+        ),
+        (
+            {"model": None},
+            TypeError,
+            "model must be a Network, a path, or a model of .*, got NoneType",
+        ),
         # x
         ({"x": np.zeros((100, 19))}, ValueError, "x must have shape (n, 20), got (100, 19)"),
         ({"x": np.zeros(20)}, ValueError, "x must have shape (n, 20), got (20,)"),

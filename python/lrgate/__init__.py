@@ -1,9 +1,11 @@
 """Runs trained ReLU networks fast on CPUs by skipping work on units that are zero.
 
 ===========  =======================================================================
-load         ``Network.load(path)`` reads a file, ``Network.from_layers(...)`` takes
-             weights and biases
-optimize     ``optimize(net, x, y)`` finds the fastest network within an error budget
+load         ``load(path)`` reads .npz, .safetensors, .onnx, .pt2 and .keras files;
+             ``from_sklearn``, ``from_torch``, ``from_onnx`` and ``from_keras`` take
+             models, ``Network.from_layers(...)`` weights and biases
+optimize     ``optimize(model, x, y)`` takes any of these and finds the fastest network
+             within an error budget
 predict      ``net.predict(x)``, ``net.predict_proba(x)``; ``net(x)`` gives raw outputs
 save         ``net.save(path)`` keeps weights, gates and plan
 ===========  =======================================================================
@@ -35,6 +37,12 @@ from lrgate.runtime import set_num_threads, show_config, thread_limit
 
 if TYPE_CHECKING:
     from lrgate import estimators, examples, results
+    from lrgate.frameworks.errors import UnsupportedModelError
+    from lrgate.frameworks.keras_reader import from_keras
+    from lrgate.frameworks.loading import load
+    from lrgate.frameworks.onnx_reader import from_onnx
+    from lrgate.frameworks.sklearn_reader import from_sklearn
+    from lrgate.frameworks.torch_reader import from_torch
     from lrgate.planner.optimizer import optimize
 
 __all__ = [
@@ -47,12 +55,18 @@ __all__ = [
     "Network",
     "Quantization",
     "QuantizationWarning",
+    "UnsupportedModelError",
     "__version__",
     "available_isas",
     "estimators",
     "examples",
+    "from_keras",
+    "from_onnx",
+    "from_sklearn",
+    "from_torch",
     "get_num_threads",
     "isa",
+    "load",
     "optimize",
     "results",
     "set_num_threads",
@@ -61,8 +75,16 @@ __all__ = [
 ]
 
 # Imported on first use, so that prediction alone does not load them.
-_MODULES = ("estimators", "examples", "results")
-_ELSEWHERE = {"optimize": "lrgate.planner.optimizer"}
+_MODULES = ("estimators", "examples", "results", "sklearn", "torch")
+_ELSEWHERE = {
+    "UnsupportedModelError": "lrgate.frameworks.errors",
+    "from_keras": "lrgate.frameworks.keras_reader",
+    "from_onnx": "lrgate.frameworks.onnx_reader",
+    "from_sklearn": "lrgate.frameworks.sklearn_reader",
+    "from_torch": "lrgate.frameworks.torch_reader",
+    "load": "lrgate.frameworks.loading",
+    "optimize": "lrgate.planner.optimizer",
+}
 
 
 def __getattr__(name: str) -> Any:

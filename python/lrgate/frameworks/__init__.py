@@ -1,1 +1,1 @@
-"""Conversion of networks to other frameworks. Each framework is imported only when it is used."""
+"""Conversion of models from other frameworks, which are imported only when they are used."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from lrgate import _core, files, inputs
 from lrgate.drift.monitor import Monitor
 from lrgate.files.errors import FileFormatError
+from lrgate.inputs.optional import required
 from lrgate.measure.machine import fingerprint
 from lrgate.measure.phases import measure_phases
 from lrgate.model.activation import Activation
@@ -350,6 +351,33 @@ class Network(_core.Network):
             input_range=None if input_range is None else as_range(input_range),
         )
         return cls(model)
+
+    def to_torch(self) -> Any:
+        """The dense network as a PyTorch module.
+
+        Returns
+        -------
+        torch.nn.Sequential
+            Linear layers and activations in float32, in inference mode and without gradients. Its
+            outputs are the raw outputs of :meth:`dense`. If the network has an input scale or
+            shift, the first module applies it. Gates, int8, labels and plan are left out;
+            :class:`lrgate.torch.Accelerated` is a module that runs the network itself.
+
+        Raises
+        ------
+        ImportError
+            If PyTorch is not installed.
+
+        Examples
+        --------
+        >>> net, x, y = lrgate.examples.mnist()
+        >>> module = net.to_torch()
+        >>> module(torch.from_numpy(x)).argmax(1)  # doctest: +SKIP
+        """
+        required("torch", "torch", "Network.to_torch")
+        from lrgate.export.torch import to_module
+
+        return to_module(self._model)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the model. Weights are packed again after unpickling."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy.typing as npt
 
 from lrgate._core import get_num_threads
+from lrgate.frameworks.loading import as_network
 from lrgate.inputs import checked_integer, checked_rows, checked_share, label_array
 from lrgate.network import Network
 from lrgate.network.tasks import for_targets
@@ -38,7 +39,7 @@ _LEAST_ROWS: Final = 50
 
 
 def optimize(
-    model: Network,
+    model: Any,
     x: Any,
     y: npt.ArrayLike | None = None,
     max_error_increase: float = 0.001,
@@ -64,8 +65,10 @@ def optimize(
 
     Parameters
     ----------
-    model : Network
-        Its own gates and plan are not used.
+    model : Network, path, or model of scikit-learn, PyTorch, ONNX or Keras
+        Anything that :func:`lrgate.load`, :func:`lrgate.from_sklearn`, :func:`lrgate.from_torch`,
+        :func:`lrgate.from_onnx` or :func:`lrgate.from_keras` takes. Gates and plan of a network are
+        not used.
     x : array-like or scipy.sparse (n, d)
         Real input rows, best 5,000 or more; 50 at least. Two fifths fit, a fifth chooses, and two
         fifths check the budget. Of more than 20,000 rows 12,000 fit and choose; up to 100,000
@@ -125,6 +128,10 @@ def optimize(
     ------
     TypeError
         For another type of model, or arguments that are not numbers.
+    UnsupportedModelError
+        For a model that lrgate cannot run with the same results.
+    ImportError
+        If a package that reads the model is not installed.
     ValueError
         For rows of another width, too few, not finite, or outside the input range; for labels of
         another length or that the network does not have; for a budget outside 0 to 1; for ranks
@@ -143,8 +150,7 @@ def optimize(
     >>> print(fast.report)  # doctest: +SKIP
     """
     begin = time.perf_counter()
-    if not isinstance(model, Network):
-        raise TypeError(f"model must be a Network, got {type(model).__name__}")
+    net = as_network(model, x)
     budget = checked_share(max_error_increase, "max_error_increase")
     sizes = checked_sizes(batch_sizes)
     if precision not in PRECISIONS:
@@ -157,11 +163,11 @@ def optimize(
         raise ValueError(f"prune must be one of {', '.join(PRUNES)}, got {prune!r}")
     level = checked_confidence(confidence)
     most = checked_row_error(max_row_error)
-    rows = checked_rows(x, model.input_size, _LEAST_ROWS)
-    taken, targets = model, None
+    rows = checked_rows(x, net.input_size, _LEAST_ROWS)
+    taken, targets = net, None
     if y is not None:
         labels = label_array(y)
-        taken = for_targets(model, labels)
+        taken = for_targets(net, labels)
         targets = checked_targets(taken, labels, rows.shape[0])
     user = without_gates(taken, input_range)
     check_range(rows, user)
@@ -182,11 +188,11 @@ def optimize(
         if problem.base is not user and not Clock(problem).merging_pays(user, problem.base):
             note = "linear layers in a row are kept: merged they are slower here"
             problem = Problem(user, user, split, request, bar, [note])
-        if taken is not model:
+        if taken is not net:
             problem.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
         fast = Search(problem).run(begin)
     # Only targets determine a task that was left open.
-    return fast._with(fast.engine, task=model._model.task) if y is None else fast
+    return fast._with(fast.engine, task=net._model.task) if y is None else fast
 
 
 def _listed(classes: npt.NDArray[Any] | None) -> str:

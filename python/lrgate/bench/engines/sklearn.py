@@ -7,7 +7,7 @@ from typing import Final
 
 from lrgate.bench.engines.base import Engine, Forward, Settings, combinations_of
 from lrgate.bench.engines.numpy import load_npz, store_npz
-from lrgate.frameworks.sklearn import to_mlp
+from lrgate.frameworks.sklearn_writer import to_mlp
 
 
 def _load_sklearn(path: Path, rows: int, threads: int, settings: Settings) -> Forward:

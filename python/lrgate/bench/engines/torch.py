@@ -10,9 +10,13 @@ import numpy as np
 
 from lrgate.bench.engines.base import Engine, Forward, Settings, combinations_of
 from lrgate.frameworks.arrays import folded
-from lrgate.frameworks.torch import to_module
 from lrgate.network import Network
 from lrgate.types import Float32Array
+
+
+def _module(net: Network) -> Any:
+    """The network without an input map, so that its modules are Linear and ReLU by turns."""
+    return Network.from_layers(folded(net)).to_torch()
 
 
 def _store_torch(net: Network, calibration: Float32Array, folder: Path, settings: Settings) -> Path:
@@ -20,7 +24,7 @@ def _store_torch(net: Network, calibration: Float32Array, folder: Path, settings
 
     path = folder / f"state-{settings['dtype']}.pt"
     if not path.exists():
-        module = to_module(folded(net), getattr(torch, settings["dtype"]))
+        module = _module(net).to(getattr(torch, settings["dtype"]))
         torch.save(module.state_dict(), path)
     return path
 
@@ -64,7 +68,7 @@ def _store_torchscript(
 
     path = folder / "script.pt"
     if not path.exists():
-        module = to_module(folded(net), torch.float32)
+        module = _module(net)
         example = torch.from_numpy(np.zeros((2, net.input_size), np.float32))
         torch.jit.save(torch.jit.freeze(torch.jit.trace(module, example)), path)
     return path

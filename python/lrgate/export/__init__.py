@@ -1,0 +1,1 @@
+"""Conversion of models to other frameworks. Each framework is imported only when it is used."""

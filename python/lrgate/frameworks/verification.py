@@ -1,0 +1,96 @@
+"""Comparison of a network with the model from which it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lrgate.network import Network
+from lrgate.types import Float32Array, Float64Array
+
+__all__ = ["difference", "random_rows"]
+
+# A difference is an error if it exceeds the expected rounding error by this factor.
+_FACTOR: Final = 100.0
+
+
+def difference(
+    net: Network, reference: Callable[[Float32Array], npt.NDArray[Any]], epsilon: float
+) -> float | None:
+    """The largest difference of raw outputs on random rows; None if rounding explains all."""
+    x = random_rows(net)
+    with np.errstate(all="ignore"):
+        expected = np.asarray(reference(x), np.float64).reshape(len(x), -1)
+        got = net.forward(x).astype(np.float64)
+        if expected.shape != got.shape:
+            return float("inf")
+        limit = _FACTOR * _rounding_error(net, x.astype(np.float64), epsilon)
+        apart = np.abs(got - expected)
+    same = (got == expected) | (np.isnan(got) & np.isnan(expected)) | ~np.isfinite(limit)
+    wrong = ~same & ~(apart <= limit)
+    if not wrong.any():
+        return None
+    worst = apart[wrong]
+    return float("inf") if np.isnan(worst).any() else float(worst.max())
+
+
+def random_rows(net: Network, seed: int = 0) -> Float32Array:
+    """Rows of several magnitudes before the first weights, float32 (8, d)."""
+    rng = np.random.default_rng(seed)
+    d = net.input_size
+    z = np.concatenate(
+        [
+            rng.standard_normal((3, d)),
+            10.0 * rng.standard_normal((1, d)),
+            0.01 * rng.standard_normal((1, d)),
+            rng.random((1, d)),
+            rng.integers(0, 2, (1, d)).astype(np.float64),
+            np.zeros((1, d)),
+        ]
+    )
+    if net.input_shift is not None:
+        z = z - net.input_shift.astype(np.float64)
+    if net.input_scale is not None:
+        scale = net.input_scale.astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.where(scale == 0.0, z, z / scale)
+    return z.astype(np.float32)
+
+
+def _rounding_error(net: Network, x: Float64Array, epsilon: float) -> Float64Array:
+    """Expected rounding error of the outputs (n, k), if errors are independent.
+
+    Each value has a relative error of `epsilon`. Squared errors add up through the weights, and
+    pass an activation with its largest slope between neighbouring values.
+    """
+    value, error = x, np.abs(x) * epsilon
+    for part, operation in ((net.input_scale, np.multiply), (net.input_shift, np.add)):
+        if part is None:
+            continue
+        other = part.astype(np.float64)
+        if operation is np.multiply:
+            value, error = value * other, error * np.abs(other)
+        else:
+            value = value + other
+            error = error + (np.abs(value) + np.abs(other)) * epsilon
+    for layer in net.layers:
+        weight, bias = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
+        squares = weight * weight
+        terms = (value * value) @ squares.T + bias * bias
+        z = value @ weight.T + bias
+        spread = np.sqrt((error * error) @ squares.T + 4.0 * epsilon**2 * terms)
+        apply = layer.activation.apply
+        value = apply(z)
+        width = np.maximum(spread, 1e-7 * np.abs(z))
+        change = np.maximum(np.abs(apply(z + width) - value), np.abs(apply(z - width) - value))
+        if layer.activation.name in ("softmax", "log_softmax"):
+            # Each output depends on all pre-activations.
+            change = change.max(axis=1, keepdims=True) + 2.0 * spread.max(axis=1, keepdims=True) * (
+                value if layer.activation.name == "softmax" else 1.0
+            )
+        # Formulas such as that of gelu have the rounding error of their argument near zero.
+        error = change + (np.abs(value) + np.minimum(np.abs(z), 8.0)) * epsilon + 1e-30
+    return error

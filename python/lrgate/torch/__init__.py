@@ -1,0 +1,16 @@
+"""Networks of lrgate inside PyTorch models.
+
+===============  ===================================================================
+``Accelerated``  a module that runs a network
+``accelerate``   replaces the fully connected parts of a larger model
+===============  ===================================================================
+
+:func:`lrgate.from_torch` converts a whole module, and :meth:`lrgate.Network.to_torch` returns one.
+"""
+
+from __future__ import annotations
+
+from lrgate.torch.accelerated import Accelerated
+from lrgate.torch.replacing import Replacement, accelerate
+
+__all__ = ["Accelerated", "Replacement", "accelerate"]
