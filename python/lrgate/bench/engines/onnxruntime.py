@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from lrgate.bench.engines.base import Engine, Forward, Settings, combinations_of
-from lrgate.frameworks.onnx import onnx_model
+from lrgate.frameworks.onnx_writer import onnx_model
 from lrgate.network import Network
 from lrgate.types import Float32Array
 
