@@ -35,6 +35,8 @@ from lrgate.runtime import set_num_threads, show_config, thread_limit
 
 if TYPE_CHECKING:
     from lrgate import estimators, examples, results
+    from lrgate.frameworks.errors import UnsupportedModelError
+    from lrgate.frameworks.onnx_reader import from_onnx
     from lrgate.planner.optimizer import optimize
 
 __all__ = [
@@ -47,10 +49,12 @@ __all__ = [
     "Network",
     "Quantization",
     "QuantizationWarning",
+    "UnsupportedModelError",
     "__version__",
     "available_isas",
     "estimators",
     "examples",
+    "from_onnx",
     "get_num_threads",
     "isa",
     "optimize",
@@ -62,7 +66,11 @@ __all__ = [
 
 # Imported on first use, so that prediction alone does not load them.
 _MODULES = ("estimators", "examples", "results")
-_ELSEWHERE = {"optimize": "lrgate.planner.optimizer"}
+_ELSEWHERE = {
+    "UnsupportedModelError": "lrgate.frameworks.errors",
+    "from_onnx": "lrgate.frameworks.onnx_reader",
+    "optimize": "lrgate.planner.optimizer",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -83,7 +83,7 @@ def from_tensor(tensor: Any, folder: Path | None = None) -> Array:
     else:
         stored, expected = _typed_size(tensor, bits), size
         unit = "values"
-        if bits < 8:
+        if 0 < bits < 8:
             expected = (size * bits + 7) // 8
     if stored != expected:
         raise Refused(
