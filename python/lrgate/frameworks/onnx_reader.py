@@ -163,9 +163,7 @@ def _inputs(graph: Graph) -> list[tuple[tuple[int, ...], int | None]]:
 class _Reading:
     """The values of a graph, read with one shape of its input."""
 
-    def __init__(
-        self, graph: Graph, name: str, shape: tuple[int, ...], batch: int | None
-    ) -> None:
+    def __init__(self, graph: Graph, name: str, shape: tuple[int, ...], batch: int | None) -> None:
         self.graph, self.name = graph, name
         self.chain = Chain(shape, batch)
         self.shape, self.batch = shape, batch

@@ -143,5 +143,7 @@ def _evaluated(node: Node, inputs: list[Any], opsets: dict[str, int]) -> list[An
     outputs = [name for name in node.outputs if name]
     for name in outputs:
         graph.output.add().name = name
-    found = dict(zip(outputs, ReferenceEvaluator(graph, opsets=opsets).run(None, feeds), strict=True))
+    found = dict(
+        zip(outputs, ReferenceEvaluator(graph, opsets=opsets).run(None, feeds), strict=True)
+    )
     return [found.get(name) for name in node.outputs]

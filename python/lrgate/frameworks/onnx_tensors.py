@@ -86,9 +86,7 @@ def from_tensor(tensor: Any, folder: Path | None = None) -> Array:
         if 0 < bits < 8:
             expected = (size * bits + 7) // 8
     if stored != expected:
-        raise Refused(
-            f"a {name} tensor of shape {shape} needs {expected} {unit}, but has {stored}"
-        )
+        raise Refused(f"a {name} tensor of shape {shape} needs {expected} {unit}, but has {stored}")
     if tensor.data_type == 8:
         return np.array([_text(value) for value in tensor.string_data], np.str_).reshape(shape)
     array: Array = numpy_helper.to_array(tensor)
@@ -175,7 +173,13 @@ def from_sparse(tensor: Any, folder: Path | None, limit: int) -> Array:
 
 def cast(array: Array, element_type: int) -> Array:
     """A constant as Cast converts it; half precision is rounded, but stored as float32."""
-    if element_type not in ELEMENT_TYPES or ELEMENT_TYPES[element_type][1] not in (0, 8, 16, 32, 64):
+    if element_type not in ELEMENT_TYPES or ELEMENT_TYPES[element_type][1] not in (
+        0,
+        8,
+        16,
+        32,
+        64,
+    ):
         raise Refused(f"a conversion to the type number {element_type} is not supported")
     name, _, dtype = ELEMENT_TYPES[element_type]
     if name.startswith("float8"):
