@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ Matrix = npt.NDArray[Any]
 Factor = tuple[Matrix, Float64Array]
 
 
+# Of arguments in spelled-out activations: gelu may begin with z / 2 and z / sqrt(2) only.
+_FACTORS: Final = (2.0, math.sqrt(2.0))
 # Multiplications that folding may take.
 _MAX_WORK: Final = 2**38
 
@@ -116,7 +119,7 @@ def _resolved(stage: Stage) -> tuple[Rows, Activation, Float64Array, Float64Arra
     if stage.activation is not None and len(line) == 1:
         return stage.inputs, stage.activation, one, zero
     for _, (function, variants) in reversed(line):
-        for variant in variants:
+        for variant in _with_factors(variants):
             found = recognised(_of(function, variant), stage.size, stage.breaks)
             if found is not None:
                 activation, scale, offset = found
@@ -124,6 +127,13 @@ def _resolved(stage: Stage) -> tuple[Rows, Activation, Float64Array, Float64Arra
     if stage.activation is not None:
         return stage.inputs, stage.activation, one, zero
     raise Refused(f"the function that ends at {stage.where} is none of lrgate's activations")
+
+
+def _with_factors(variants: tuple[Rows, ...]) -> Iterator[Rows]:
+    yield from variants
+    for factor in _FACTORS:
+        for variant in variants:
+            yield variant.scaled(np.full(variant.size, factor))
 
 
 def _of(function: Function, variant: Rows) -> Function:

@@ -8,18 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
 from lrgate.frameworks.errors import Refused
 from lrgate.frameworks.onnx_tensors import from_sparse, from_tensor
 
-__all__ = ["MAX_NODES", "Graph", "Node", "Variable", "read_graph", "read_model"]
+__all__ = ["MAX_NODES", "Graph", "Node", "Variable", "read_graph", "read_model", "shortest"]
 
 Array = npt.NDArray[Any]
 
 MAX_NODES: Final = 100_000
 _MAX_SPARSE: Final = 2**26
 _OLDEST: Final = 6
+
+
+def shortest(value: float) -> float:
+    """The number with the fewest digits that is this float32: 0.1, not 0.10000000149."""
+    return float(str(np.float32(value)))
 
 
 @dataclass(eq=False)
@@ -82,7 +88,7 @@ class Node:
         value = self.get(name, default)
         if not isinstance(value, int | float):
             raise Refused(f'its attribute "{name}" must be a number')
-        return float(value)
+        return shortest(value)
 
     def list(self, name: str) -> list[Any] | None:
         value = self.get(name)
@@ -111,9 +117,9 @@ class Graph:
     constants: dict[str, Array]
     inputs: list[Variable]
     outputs: list[str]
-    #: Nodes in the file, before those without use were removed.
-    total: int
     opsets: dict[str, int]
+    #: What `Network.to_onnx` noted in the file: "task", and "raw", the name of the raw outputs.
+    notes: dict[str, str]
 
 
 def read_model(path: str | os.PathLike[str]) -> Any:
@@ -170,7 +176,12 @@ def read_graph(model: Any, folder: Path | None, wanted: str | None) -> Graph:
         for value in graph.input
         if value.name not in constants and value.name in needed
     ]
-    return Graph(nodes, arrays, inputs, outputs, len(protos), opsets)
+    notes = {
+        entry.key.removeprefix("lrgate."): entry.value
+        for entry in model.metadata_props
+        if entry.key.startswith("lrgate.")
+    }
+    return Graph(nodes, arrays, inputs, outputs, opsets, notes)
 
 
 def _quoted(names: Iterable[str]) -> str:

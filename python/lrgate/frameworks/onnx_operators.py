@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lrgate.frameworks.chain import BATCH, Chain, Labels, Value, as_constant
 from lrgate.frameworks.errors import Refused
-from lrgate.frameworks.onnx_graph import Node
+from lrgate.frameworks.onnx_graph import Node, shortest
 from lrgate.frameworks.onnx_tensors import ELEMENT_TYPES, cast, from_sparse, from_tensor, is_float
 from lrgate.frameworks.values import Rows
 from lrgate.model.activation import Activation
@@ -848,8 +848,8 @@ def _clip(chain: Chain, node: Node, inputs: Inputs) -> Result:
 def _clipped(chain: Chain, value: Value, low: Array | None, high: Array | None) -> Value:
     # Limits that exclude no float32 number.
     greatest = float(np.finfo(np.float32).max)
-    low = None if low is None or (low <= -greatest).all() else low.reshape(())
-    high = None if high is None or (high >= greatest).all() else high.reshape(())
+    low = None if low is None or (low <= -greatest).all() else np.array(shortest(low.item()))
+    high = None if high is None or (high >= greatest).all() else np.array(shortest(high.item()))
     if low is not None and high is None and not low:
         return _activation(chain, value, "relu")
     if low is not None:

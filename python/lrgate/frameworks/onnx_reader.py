@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from lrgate.frameworks.onnx_reference import Reference
 from lrgate.frameworks.onnx_tensors import ELEMENT_TYPES, is_float
 from lrgate.frameworks.optional import required
 from lrgate.frameworks.values import Rows, Taken
+from lrgate.model.model import TASKS
 from lrgate.network import Network
 
 __all__ = ["from_onnx"]
@@ -96,7 +98,7 @@ def from_onnx(
         proto = model if folder is None else read_model(model)
         graph = read_graph(proto, folder, output)
         reading = _read(graph, name)
-        net = built(reading.result, task=task, classes=classes)
+        net = built(reading.result, task=reading.task(task), classes=classes)
         if not verify:
             return net
         return verified(net, reading.reference(net), source=_SOURCE, name=name)
@@ -251,9 +253,26 @@ class _Reading:
                 names = ", ".join(f'"{name}"' for name in kept)
                 raise Refused(f"it has the outputs {names}: choose one by output=")
             result = joined
+        if isinstance(result, Labels):
+            result = self._with_raw(result)
         raw = result.of if isinstance(result, Labels) else result
         names = [name for name, value in self.values.items() if value is raw]
         return result, names[0]
+
+    def _with_raw(self, labels: Labels) -> Labels:
+        """Labels of the raw outputs that a file of `Network.to_onnx` names, if they belong to them."""
+        raw = self.values.get(self.graph.notes.get("raw", ""))
+        if not isinstance(raw, Rows):
+            return labels
+        inputs = labels.of.stage.inputs
+        binary = raw.size == 1 and inputs is not None and _same(inputs, raw)
+        return replace(labels, of=raw) if binary or _same_order(raw, labels.of) else labels
+
+    def task(self, given: str | None) -> str | None:
+        """The task: that of the caller, or the one that a file of `Network.to_onnx` names."""
+        noted = self.graph.notes.get("task")
+        usable = given is None and isinstance(self.result, Rows) and noted in TASKS
+        return noted if usable else given
 
     def reference(self, net: Network) -> Any:
         model = Reference(self.graph, self.raw, self.shape, self.batch, self.widest)

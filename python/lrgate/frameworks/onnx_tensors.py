@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,8 +76,11 @@ def from_tensor(tensor: Any, folder: Path | None = None) -> Array:
         raise Refused("tensors in segments are not supported")
     if tensor.data_location == tensor.EXTERNAL:
         return _external(tensor, shape, (size * bits + 7) // 8, folder).astype(dtype, copy=False)
+    raw = b""
     if tensor.HasField("raw_data"):
-        stored, expected = len(tensor.raw_data), (size * bits + 7) // 8
+        # A copy, made once: weights may be large.
+        raw = tensor.raw_data
+        stored, expected = len(raw), (size * bits + 7) // 8
         unit = "bytes"
         if tensor.data_type == 8:
             raise Refused("a tensor of strings has raw data")
@@ -89,6 +93,8 @@ def from_tensor(tensor: Any, folder: Path | None = None) -> Array:
         raise Refused(f"a {name} tensor of shape {shape} needs {expected} {unit}, but has {stored}")
     if tensor.data_type == 8:
         return np.array([_text(value) for value in tensor.string_data], np.str_).reshape(shape)
+    if raw and tensor.data_type in (1, 11) and sys.byteorder == "little":
+        return np.frombuffer(raw, dtype).reshape(shape)
     array: Array = numpy_helper.to_array(tensor)
     return array.astype(dtype, copy=False)
 

@@ -174,6 +174,11 @@ class Activation:
             output = np.maximum(z, 0.0)
         return output
 
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        """Temporary: the parameters."""
+        return () if self.parameter is None else (self.parameter,)
+
     def apply(self, z: npt.NDArray[Any]) -> Float64Array:
         """Temporary: the function in float64."""
         z = np.asarray(z, np.float64)
