@@ -93,7 +93,13 @@ def test_ranks_are_nested(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
-    "activation", [RELU, Activation("clipped_relu", 1.0), Activation("thresholded_relu", 0.7)]
+    "activation",
+    [
+        RELU,
+        Activation("clipped_relu", 1.0),
+        Activation("thresholded_relu", 0.7),
+        Activation("squared_relu"),
+    ],
 )
 def test_full_rank_gives_the_exact_signs(shape: tuple[int, int], activation: Activation) -> None:
     layer = random_layer(*shape, activation)
@@ -1049,11 +1055,12 @@ def test_held_out_rows_are_not_changed() -> None:
 def by_brute_force(layer: Layer, gate: Gate, rows: np.ndarray) -> tuple[float, float, float]:
     active = found = computed = total = 0
     energy = lost = 0.0
-    upper = layer.activation.parameter
+    upper = layer.activation.parameters[0] if layer.activation.parameters else None
     for z_row, s_row in zip(pre_activations(layer, rows), scores(gate, rows), strict=True):
         for z, s in zip(z_row, s_row, strict=True):
             y = {
                 "relu": lambda z=z: max(z, 0.0),
+                "squared_relu": lambda z=z: max(z, 0.0) ** 2,
                 "clipped_relu": lambda z=z: min(max(z, 0.0), upper),
                 "thresholded_relu": lambda z=z: z if z > upper else 0.0,
             }[layer.activation.name]()
@@ -1072,6 +1079,7 @@ def by_brute_force(layer: Layer, gate: Gate, rows: np.ndarray) -> tuple[float, f
         [
             RELU,
             Activation("clipped_relu", 0.5),
+            Activation("squared_relu"),
             Activation("thresholded_relu", 0.25),
             Activation("thresholded_relu", -0.25),
         ]
@@ -1397,7 +1405,7 @@ def test_activations_without_a_hard_zero(name: str) -> None:
     ):
         with pytest.raises(ValueError, match="a gate needs") as info:
             call()
-        expected = f"a gate needs relu, clipped_relu or thresholded_relu, got {name}"
+        expected = f"a gate needs relu, clipped_relu, thresholded_relu or squared_relu, got {name}"
         assert str(info.value) == expected
 
 

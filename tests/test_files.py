@@ -312,6 +312,8 @@ activations = st.one_of(
     st.floats(0.01, 1e6).map(lambda upper: Activation("clipped_relu", upper)),
     st.floats(-1e6, 1e6).map(lambda threshold: Activation("thresholded_relu", threshold)),
     st.floats(-1, 1).map(lambda slope: Activation("leaky_relu", slope)),
+    st.floats(-1, 1).map(lambda slope: Activation("prelu", slope)),
+    st.floats(-3, 0).map(lambda lower: Activation("hard_tanh", lower)),
 )
 json_values = st.recursive(
     st.none()
@@ -339,7 +341,7 @@ def class_labels(count: int) -> st.SearchStrategy[np.ndarray]:
 
 
 def orders(units: int, activation: Activation) -> st.SearchStrategy[np.ndarray | None]:
-    if activation.name == "softmax":
+    if activation.mixes_units:
         return st.none()
     fewest = 1 if activation.has_hard_zero else units
     dtypes = st.sampled_from([np.int32, np.int64, np.uint8])
@@ -1909,7 +1911,9 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
         (
             {"activations": ["relu", "swish"]},
             "activations[1]: activation must be one of identity, relu, clipped_relu, "
-            "thresholded_relu, leaky_relu, tanh, sigmoid, gelu, softmax, got 'swish'",
+            "thresholded_relu, squared_relu, leaky_relu, prelu, hard_tanh, hard_sigmoid, "
+            "hard_swish, tanh, sigmoid, gelu, gelu_tanh, silu, mish, softplus, exp, elu, selu, "
+            "softmax, log_softmax, got 'swish'",
         ),
         (
             {"activations": ["clipped_relu", "identity"]},
@@ -1925,8 +1929,8 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
         ),
         (
             {"activations": [7, "identity"]},
-            "activations[0] must be a name, a (name, parameter) pair or a mapping with a name, "
-            "got 7",
+            "activations[0] must be a name, a tuple of a name and parameters, or a mapping with a "
+            "name, got 7",
         ),
         (
             {"activations": [{"name": ["relu"]}, "identity"]},
@@ -2262,6 +2266,7 @@ def test_activation_forms(value: object, expected: Activation) -> None:
     parsed = Activation.parse(value)
     assert parsed == expected
     assert Activation.parse(parsed.to_json()) == parsed
+    assert hash(parsed) == hash(expected)
 
 
 @pytest.mark.parametrize(
@@ -2281,7 +2286,8 @@ def test_activation_forms(value: object, expected: Activation) -> None:
         ({"name": "clipped_relu", "max": 6}, "hidden: clipped_relu has no max"),
         (
             None,
-            "hidden must be a name, a (name, parameter) pair or a mapping with a name, got None",
+            "hidden must be a name, a tuple of a name and parameters, or a mapping with a name, "
+            "got None",
         ),
     ],
 )

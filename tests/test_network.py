@@ -661,7 +661,9 @@ def test_a_gate_that_lets_all_through_is_dense(net: Network) -> None:
     np.testing.assert_array_equal(closed(x), np.tile(net.layers[2].bias, (70, 1)))
 
 
-HIDDEN = "a gate needs a hidden layer with relu, clipped_relu or thresholded_relu, got"
+HIDDEN = (
+    "a gate needs a hidden layer with relu, clipped_relu, thresholded_relu or squared_relu, got"
+)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ VERSION: Final[str]
 BUILD_PROFILE: Final[str]
 
 _F32 = npt.NDArray[np.float32]
-_LayerArgs = tuple[_F32, _F32, str, float | None]
+_LayerArgs = tuple[_F32, _F32, str, Sequence[_F32]]
 _GateArgs = tuple[_F32, _F32, _F32, _F32 | None]
 _QuantizationArgs = tuple[_F32, _F32]
 _ClassArgs = tuple[int, list[str], list[str]]

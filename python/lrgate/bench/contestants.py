@@ -52,7 +52,7 @@ _ALONE: Final = 0.1
 def original(net: Network) -> Network:
     """The network as trained: f32, dense, with all units, without a final softmax or sigmoid.
 
-    The final softmax or sigmoid does not change the predicted classes.
+    The final softmax, log_softmax or sigmoid does not change the predicted classes.
     """
     layers = [
         (layer.weight, layer.bias, layer.activation) for layer in linear_at_the_end(net).layers
@@ -71,7 +71,8 @@ def original(net: Network) -> Network:
 
 def linear_at_the_end(net: Network) -> Network:
     last = net.layers[-1]
-    if net.task != "classification" or last.activation.name not in ("softmax", "sigmoid"):
+    bounded = last.activation.mixes_units or last.activation.name == "sigmoid"
+    if net.task != "classification" or not bounded:
         return net
     layers = (*net.layers[:-1], replace(last, activation=Activation("identity")))
     return net._with(None, layers=layers, plan=net.plan, probe=None)

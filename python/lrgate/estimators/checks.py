@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate.inputs import checked_integer
-from lrgate.model.activation import Activation
 from lrgate.model.layer import Gate, Layer
 from lrgate.types import Float64Array
 
@@ -20,7 +19,6 @@ __all__ = [
     "checked_max_rank",
     "checked_offset",
     "checked_ranks",
-    "parameter_of",
 ]
 
 
@@ -33,16 +31,14 @@ def checked_offset(layer: Layer) -> Float64Array:
         raise TypeError(f"layer must be of type Layer, got {type(layer).__name__}")
     if not layer.activation.has_hard_zero:
         raise ValueError(
-            "a gate needs relu, clipped_relu or thresholded_relu, got " + layer.activation.name
+            "a gate needs relu, clipped_relu, thresholded_relu or squared_relu, got "
+            + layer.activation.name
         )
     if layer.weight.size == 0:
         raise ValueError(f"weight must not be empty, got shape {layer.weight.shape}")
     check_finite("weight", layer.weight)
     check_finite("bias", layer.bias)
-    offset = layer.bias.astype(np.float64)
-    if layer.activation.name == "thresholded_relu":
-        offset -= parameter_of(layer.activation)
-    return offset
+    return layer.bias.astype(np.float64) - layer.activation.threshold
 
 
 def check_gate(layer: Layer, gate: Gate) -> None:
@@ -79,8 +75,3 @@ def checked_ranks(layer: Layer, ranks: Sequence[int]) -> list[int]:
         raise ValueError("ranks must have at least one rank, got 0")
     full = min(layer.inputs, layer.outputs)
     return sorted({checked_integer(k, f"ranks[{i}]", 1, full) for i, k in enumerate(given)})
-
-
-def parameter_of(activation: Activation) -> float:
-    assert activation.parameter is not None
-    return float(np.float32(activation.parameter))  # the engine stores it as float32

@@ -69,7 +69,8 @@ def float32_outputs(layer: Layer, rows: CheckedRows) -> Float32Array:
             with np.errstate(over="ignore", invalid="ignore"):
                 z = chunk.astype(np.float32) @ layer.weight.T + layer.bias
             z = np.nan_to_num(z, copy=False)  # overflow becomes the largest float32
-        outputs[some] = layer.activation.gated(z)
+        with np.errstate(over="ignore"):
+            outputs[some] = np.nan_to_num(layer.activation.gated(z), copy=False)
     return outputs
 
 

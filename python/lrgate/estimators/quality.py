@@ -57,7 +57,8 @@ def evaluate(layer: Layer, gate: Gate, inputs: Rows) -> GateReport:
     Parameters
     ----------
     layer : Layer
-        A layer with relu, clipped_relu or thresholded_relu. A gate of the layer is ignored.
+        A layer with relu, clipped_relu, thresholded_relu or squared_relu. A gate of the
+        layer is ignored.
     gate : Gate
     inputs : array_like, CSR or SparseInputs of shape (n, in)
         Inputs of this layer, at least one row.

@@ -13,7 +13,6 @@ from lrgate.estimators.checks import (
     check_widths,
     checked_offset,
     checked_ranks,
-    parameter_of,
 )
 from lrgate.estimators.products import pre_activations, row_product, unit_weight
 from lrgate.estimators.rows import (
@@ -80,7 +79,7 @@ def logistic(
     Parameters
     ----------
     layer : Layer
-        A layer with relu, clipped_relu or thresholded_relu.
+        A layer with relu, clipped_relu, thresholded_relu or squared_relu.
     inputs : array_like, CSR or SparseInputs of shape (n, in)
         Inputs of this layer, more rows than the largest rank. Thousands of rows are needed for the
         improvement to generalise to other rows.
@@ -185,12 +184,9 @@ def logistic(
 
 
 def _energy_of(activation: Activation, unit: float) -> Callable[[Float32Array], Float32Array]:
-    """Return the squared output as a function of the margin, both in units of `unit`."""
-    switch = 0.0
-    if activation.parameter is not None:
-        activation = Activation(activation.name, parameter_of(activation) / unit)
-        if activation.name == "thresholded_relu":
-            switch = parameter_of(activation)
+    """Return the squared output, up to a factor, as a function of the margin in units of `unit`."""
+    activation = Activation(activation.name, *(value / unit for value in activation.values))
+    switch = activation.threshold
 
     def energy(margins: Float32Array) -> Float32Array:
         output = activation.gated(margins + np.float32(switch) if switch else margins)

@@ -24,7 +24,7 @@ def svd(layer: Layer, max_rank: int | None = None) -> Estimate:
     Parameters
     ----------
     layer : Layer
-        A layer with relu, clipped_relu or thresholded_relu.
+        A layer with relu, clipped_relu, thresholded_relu or squared_relu.
     max_rank : int, optional
         Number of factors to compute, from 1 to ``min(in, out)``; by default, all. On wide layers,
         fewer than a quarter of them are computed in a Krylov subspace in float32, which is much

@@ -37,7 +37,8 @@ class ThresholdPath:
     Parameters
     ----------
     layer : Layer
-        A layer with relu, clipped_relu or thresholded_relu. A gate of the layer is ignored.
+        A layer with relu, clipped_relu, thresholded_relu or squared_relu. A gate of the
+        layer is ignored.
     gate : Gate
         A gate whose bias, and with it any threshold, is ignored.
     inputs : array_like, CSR or SparseInputs of shape (n, in)
@@ -198,7 +199,8 @@ def fit_thresholds(
     Parameters
     ----------
     layer : Layer
-        A layer with relu, clipped_relu or thresholded_relu. A gate of the layer is ignored.
+        A layer with relu, clipped_relu, thresholded_relu or squared_relu. A gate of the
+        layer is ignored.
     gate : Gate
         A gate whose bias, and with it any threshold, is replaced.
     inputs : array_like, CSR or SparseInputs of shape (n, in)

@@ -44,13 +44,16 @@ def checked_arrays(
 
 LAYER_KEY: Final = re.compile(
     r"layers\.(0|[1-9][0-9]{0,8})\."
-    r"(weight|bias|kept_units|order|gate\.(?:u|v|bias|range)|quantization\.(?:scale|offset))"
+    r"(weight|bias|kept_units|order|activation\.slope|gate\.(?:u|v|bias|range)|quantization\.(?:scale|offset))"
 )
 # Keys that only lrgate writes. Without the header, such a network would run with wrong settings.
-_OWN_KEY: Final = re.compile(r"layers\..*\.(kept_units|order|gate\..*|quantization\..*)|probe\..*")
+_OWN_KEY: Final = re.compile(
+    r"layers\..*\.(kept_units|order|activation\..*|gate\..*|quantization\..*)|probe\..*"
+)
 _SHAPES: Final = {
     "weight": "(out, in)",
     "bias": "(out,)",
+    "activation.slope": "(out,)",
     "gate.u": "(in, rank)",
     "gate.v": "(rank, out)",
     "gate.bias": "(out,)",
@@ -94,9 +97,9 @@ def check_keys(keys: Iterable[str]) -> None:
         match = LAYER_KEY.fullmatch(key)
         if match is None:
             raise FileFormatError(
-                f"unknown key {key!r}; expected lrgate, layers.{{i}}.weight, .bias, .gate.u, "
-                ".gate.v, .gate.bias, .gate.range, .kept_units, .quantization.scale, "
-                f".quantization.offset, {', '.join(_TOP_KEYS)}"
+                f"unknown key {key!r}; expected lrgate, layers.{{i}}.weight, .bias, "
+                ".activation.slope, .gate.u, .gate.v, .gate.bias, .gate.range, .kept_units, "
+                f".quantization.scale, .quantization.offset, {', '.join(_TOP_KEYS)}"
             )
         if int(match[1]) >= MAX_LAYERS:
             raise FileFormatError(f"it must have at most {MAX_LAYERS} layers, got {key}")

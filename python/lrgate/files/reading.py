@@ -10,7 +10,8 @@ from lrgate.files.errors import FileFormatError, naming
 from lrgate.files.header import as_json, check_count, check_fields, entry
 from lrgate.files.keys import LAYER_KEY, required
 from lrgate.model.activation import Activation
-from lrgate.model.arrays import as_classes
+from lrgate.model.arrays import as_classes, check_shape
+from lrgate.model.functions import FUNCTIONS
 from lrgate.model.json import Machine, as_machine
 from lrgate.model.layer import Gate, Layer, Quantization
 from lrgate.model.model import Model
@@ -33,7 +34,7 @@ _DTYPE_OF_KIND: Final = {"int": np.int64, "str": np.str_, "bool": np.bool_, "flo
 
 def to_model(arrays: dict[str, Array], header: dict[str, Any]) -> Model:
     parts = _by_layer(arrays)
-    activations = _activations(header, len(parts))
+    activations = _activations(header, parts)
     layers = tuple(_layer(parts[i], i, activation) for i, activation in enumerate(activations))
     _check_ranks(header, layers)
     plans = entry(header, "plans", list)
@@ -141,13 +142,35 @@ def _planned(arrays: dict[str, Array], plans: list[Any], y: Array) -> tuple[Plan
     return tuple(planned)
 
 
-def _activations(header: dict[str, Any], count: int) -> list[Activation]:
+def _activations(header: dict[str, Any], parts: dict[int, dict[str, Array]]) -> list[Activation]:
     values = entry(header, "activations", list)
     if values is None:
-        return [Activation("relu")] * (count - 1) + [Activation("identity")]
-    check_count("activations", values, count)
+        values = ["relu"] * (len(parts) - 1) + ["identity"]
+    check_count("activations", values, len(parts))
+    return [_activation(value, parts[i], i) for i, value in enumerate(values)]
+
+
+def _activation(value: Any, parts: dict[str, Array], i: int) -> Activation:
+    """Parse an activation. Parameters with a value for each unit are arrays of the file."""
+    prefix = "activation."
+    stored = {key[len(prefix) :]: parts[key] for key in parts if key.startswith(prefix)}
+    if stored:
+        given = value if isinstance(value, dict) else {"name": value}
+        name = given.get("name")
+        known = FUNCTIONS[name].parameters if isinstance(name, str) and name in FUNCTIONS else ()
+        labels = [one.label for one in known if one.by_unit and one.label not in given]
+        for label, array in stored.items():
+            if label not in labels:
+                raise FileFormatError(
+                    f"layers.{i}.{prefix}{label} does not belong to lrgate.activations[{i}], "
+                    f"{as_json(value)}"
+                )
+            with naming(""):
+                units = len(required(parts, "weight", f"layers.{i}."))
+                check_shape(f"layers.{i}.{prefix}{label}", array, (units,))
+        value = {**given, **stored}
     with naming("lrgate."):
-        return [Activation.parse(value, f"activations[{i}]") for i, value in enumerate(values)]
+        return Activation.parse(value, f"activations[{i}]")
 
 
 def _check_ranks(header: dict[str, Any], layers: tuple[Layer, ...]) -> None:

@@ -23,6 +23,8 @@ def to_arrays(model: Model) -> dict[str, Array]:
     for i, layer in enumerate(model.layers):
         arrays[f"layers.{i}.weight"] = layer.weight
         arrays[f"layers.{i}.bias"] = layer.bias
+        for label, values in layer.activation.unit_parameters().items():
+            arrays[f"layers.{i}.activation.{label}"] = values
         if layer.gate is not None:
             arrays[f"layers.{i}.gate.u"] = layer.gate.u
             arrays[f"layers.{i}.gate.v"] = layer.gate.v

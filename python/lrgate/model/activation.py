@@ -1,6 +1,7 @@
 """Activations: names, parameters, bounds, and conversion from and to the forms of users and files.
 
-Fitters and the planner ask `Activation` for bounds, signs and thresholds.
+Fitters and the planner ask `Activation` for bounds, signs and thresholds. The differences between
+activations are in the table of `lrgate.model.functions`.
 """
 
 from __future__ import annotations
@@ -8,94 +9,92 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.model.arrays import joined
-from lrgate.types import Float64Array
+from lrgate.model.arrays import as_float32, check_shape, joined, set_field
+from lrgate.model.functions import FUNCTIONS, Function
+from lrgate.types import Float32Array, Float64Array, IntArray
 
 __all__ = ["Activation"]
 
 
-# The parameter of each activation that takes one, with its default.
-_PARAMETERS: Final[dict[str, tuple[str, float | None]]] = {
-    "clipped_relu": ("upper", None),
-    "thresholded_relu": ("threshold", None),
-    "leaky_relu": ("slope", 0.01),
-}
-_ACTIVATIONS: Final = (
-    "identity",
-    "relu",
-    "clipped_relu",
-    "thresholded_relu",
-    "leaky_relu",
-    "tanh",
-    "sigmoid",
-    "gelu",
-    "softmax",
-)
-_HARD_ZERO: Final = ("relu", "clipped_relu", "thresholded_relu")
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class Activation:
     """The function that a layer applies to its pre-activation ``z = x weight.T + bias``.
+
+    ==================  =================================================  ===================
+    name                output                                             parameters
+    ==================  =================================================  ===================
+    identity            z
+    relu                ``max(0, z)``
+    clipped_relu        ``min(max(0, z), upper)``                          upper (above 0)
+    thresholded_relu    z if ``z > threshold``, else 0                     threshold
+    squared_relu        ``max(0, z)**2``
+    leaky_relu          z if ``z > 0``, else ``slope z``                   slope = 0.01
+    prelu               the same, with a slope for each unit or for all    slope
+    hard_tanh           ``min(max(lower, z), upper)``                      lower = -1,
+                                                                           upper = 1
+    hard_sigmoid        ``min(max(0, z / 6 + 1 / 2), 1)``
+    hard_swish          ``z hard_sigmoid(z)``
+    tanh                hyperbolic tangent
+    sigmoid             ``1 / (1 + exp(-z))``
+    gelu                z times the normal distribution function of z
+    gelu_tanh           its approximation by tanh
+    silu                ``z sigmoid(z)``
+    mish                ``z tanh(softplus(z))``
+    softplus            ``log(1 + exp(z))``
+    exp                 ``exp(z)``
+    elu                 z if ``z > 0``, else ``alpha (exp(z) - 1)``        alpha = 1
+    selu                1.0507 times elu with alpha 1.6733
+    softmax             ``exp(z)`` over its sum over the row
+    log_softmax         its logarithm
+    ==================  =================================================  ===================
 
     Parameters
     ----------
     name : str
-        ``identity``, ``relu``, ``clipped_relu`` (``min(max(0, z), upper)``), ``thresholded_relu``
-        (z if ``z > threshold``, else 0), ``leaky_relu`` (z if ``z > 0``, else ``slope z``),
-        ``tanh``, ``sigmoid``, ``gelu`` (the exact form) or ``softmax``.
-    parameter : float, optional
-        ``upper`` of clipped_relu (above 0, required), ``threshold`` of thresholded_relu (required)
-        or ``slope`` of leaky_relu (default 0.01).
+    *parameters : float, or array-like of shape (out,) for the slope of prelu
+        In the order of the table. Parameters that are left out have their default.
+
+    Attributes
+    ----------
+    name : str
+    parameters : tuple of float or float32 array (out,)
+        All parameters. An array of one value becomes a float.
 
     Raises
     ------
     ValueError
-        If `name` is unknown, or `parameter` is missing, out of range, or not supported.
+        If `name` is unknown, or a parameter is missing, out of range, or not supported.
     TypeError
-        If `name` is not a str, or `parameter` is not a number.
+        If `name` is not a str, or a parameter is not a number.
 
     Examples
     --------
     >>> Activation.parse({"name": "clipped_relu", "upper": 6})
-    Activation(name='clipped_relu', parameter=6.0)
+    Activation('clipped_relu', 6.0)
+    >>> Activation("hard_tanh", -2).parameters
+    (-2.0, 1.0)
+    >>> Activation("silu").apply(np.array([-1.0, 1.0])).round(3).tolist()
+    [-0.269, 0.731]
     """
 
     name: str
-    parameter: float | None = None
+    parameters: tuple[float | Float32Array, ...]
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str):
-            raise TypeError(f"activation name must be a str, got {type(self.name).__name__}")
-        if self.name not in _ACTIVATIONS:
-            raise ValueError(f"activation must be one of {joined(_ACTIVATIONS)}, got {self.name!r}")
-        object.__setattr__(self, "parameter", self._checked_parameter())
-
-    def _checked_parameter(self) -> float | None:
-        if self.name not in _PARAMETERS:
-            if self.parameter is not None:
-                raise ValueError(f"{self.name} takes no parameter, got {self.parameter!r}")
-            return None
-        label, default = _PARAMETERS[self.name]
-        value = default if self.parameter is None else self.parameter
-        if value is None:
-            raise ValueError(f'{self.name} needs its {label}: ("{self.name}", {label})')
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-            raise TypeError(f"{label} of {self.name} must be a number, got {value!r}")
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        least = 0.0 if label == "upper" else -math.inf
-        if not (least < number and abs(number) <= float(np.finfo(np.float32).max)):
-            expected = "finite and above 0" if label == "upper" else "finite"
-            raise ValueError(f"{label} of {self.name} must be {expected}, got {number}")
-        return number
+    def __init__(self, name: str, *parameters: Any) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"activation name must be a str, got {type(name).__name__}")
+        if name not in FUNCTIONS:
+            raise ValueError(f"activation must be one of {joined(FUNCTIONS)}, got {name!r}")
+        set_field(self, "name", name)
+        set_field(self, "parameters", _checked(name, parameters))
 
     @classmethod
     def parse(cls, value: object, name: str = "activation") -> Activation:
@@ -124,12 +123,12 @@ class Activation:
                 return cls(value)
             if isinstance(value, Mapping):
                 return cls._from_mapping(value)
-            if isinstance(value, tuple | list) and len(value) in (1, 2):
+            if isinstance(value, tuple | list) and value:
                 return cls(*value)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from None
         raise TypeError(
-            f"{name} must be a name, a (name, parameter) pair or a mapping with a name, "
+            f"{name} must be a name, a tuple of a name and parameters, or a mapping with a name, "
             f"got {value!r}"
         )
 
@@ -138,40 +137,64 @@ class Activation:
         if "name" not in value:
             raise ValueError(f"a mapping needs the key 'name', got {sorted(map(str, value))}")
         name = value["name"]
-        label = _PARAMETERS[name][0] if isinstance(name, str) and name in _PARAMETERS else None
-        unknown = sorted(str(key) for key in value if key not in ("name", label))
+        known = FUNCTIONS[name].parameters if isinstance(name, str) and name in FUNCTIONS else ()
+        labels = [parameter.label for parameter in known]
+        unknown = sorted(str(key) for key in value if key not in ("name", *labels))
         if unknown:
             raise ValueError(f"{name} has no {joined(unknown)}")
-        return cls(name, None if label is None else value.get(label))
+        return cls(name, *(value.get(label) for label in labels))
+
+    @property
+    def _function(self) -> Function:
+        return FUNCTIONS[self.name]
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The parameters as the engine stores them: rounded to float32, as float or float64."""
+        return tuple(
+            p.astype(np.float64) if isinstance(p, np.ndarray) else float(np.float32(p))
+            for p in self.parameters
+        )
 
     @property
     def has_hard_zero(self) -> bool:
         """Whether a half-line of pre-activations becomes exactly 0, so that a gate is useful."""
-        return self.name in _HARD_ZERO
+        return self._function.has_hard_zero
 
     @property
     def threshold(self) -> float:
         """Largest pre-activation whose output is 0, for an activation with a hard zero."""
-        if self.name == "thresholded_relu":
-            return float(np.float32(self.parameter or 0.0))
-        return 0.0
+        return float(self.values[0]) if self.name == "thresholded_relu" else 0.0
 
     @property
     def may_be_negative(self) -> bool:
         """Whether an output can be below 0."""
-        if self.name == "thresholded_relu":
-            return self.threshold < 0
-        return self.name not in ("relu", "clipped_relu", "sigmoid", "softmax")
+        return self._function.may_be_negative(*self.values)
+
+    @property
+    def mixes_units(self) -> bool:
+        """Whether a unit's output depends on other units, as with softmax."""
+        return self._function.mixes_units
+
+    def apply(self, z: npt.ArrayLike) -> Float64Array:
+        """Outputs in float64: the reference that the engine's float32 outputs approximate.
+
+        Parameters
+        ----------
+        z : array-like of shape (..., units)
+            Pre-activations. NaN stays NaN.
+
+        Returns
+        -------
+        float64 array of the same shape
+        """
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
+            output = self._function.formula(np.asarray(z, np.float64), *self.values)
+        return np.array(output, np.float64)
 
     def gated(self, z: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Outputs of an activation with a hard zero, in the dtype of the pre-activations `z`."""
-        output: npt.NDArray[Any]
-        if self.name == "clipped_relu":
-            output = np.clip(z, 0.0, float(np.float32(self.parameter or 0.0)))
-        elif self.name == "thresholded_relu":
-            output = np.where(z > self.threshold, z, z.dtype.type(0))
-        else:
-            output = np.maximum(z, 0.0)
+        output: npt.NDArray[Any] = self._function.formula(z, *self.values)
         return output
 
     @property
@@ -201,35 +224,105 @@ class Activation:
 
     def bounds(self, low: Float64Array, high: Float64Array) -> tuple[Float64Array, Float64Array]:
         """Bounds of the outputs from bounds of the pre-activations."""
-        parameter = self.parameter or 0.0
-        match self.name:
-            case "relu":
-                return np.maximum(low, 0.0), np.maximum(high, 0.0)
-            case "clipped_relu":
-                return np.clip(low, 0.0, parameter), np.clip(high, 0.0, parameter)
-            case "thresholded_relu":
-                # Zero, or between the threshold and the upper bound.
-                on = high > parameter
-                least = np.where(low > parameter, low, np.minimum(0.0, parameter))
-                return np.where(on, least, 0.0), np.where(on, np.maximum(high, 0.0), 0.0)
-            case "leaky_relu":
-                ends = [np.where(z > 0, z, parameter * z) for z in (low, high)]
-                inside = (low < 0) & (high > 0)
-                least = np.where(inside, np.minimum(np.minimum(*ends), 0.0), np.minimum(*ends))
-                return least, np.maximum(*ends)
-            case "identity":
-                return low, high
-            case "gelu":
-                # z times a share: it has its least value, above -0.17, between -1 and 0.
-                return np.minimum(np.maximum(low, -0.17), 0.0), np.maximum(high, 0.0)
-            case _:  # tanh, sigmoid, softmax
-                return np.full_like(low, -1.0), np.ones_like(high)
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            return self._function.bounds(low, high, *self.values)
+
+    def of_units(self, units: IntArray | npt.NDArray[np.int32]) -> Activation:
+        """The activation of some of a layer's units, in the order given."""
+        if not self.unit_parameters():
+            return self
+        taken = (p[units] if isinstance(p, np.ndarray) else p for p in self.parameters)
+        return Activation(self.name, *taken)
+
+    def unit_parameters(self) -> dict[str, Float32Array]:
+        """The parameters with a value for each unit, by label. Files store them as arrays."""
+        return {
+            parameter.label: value
+            for parameter, value in zip(self._function.parameters, self.parameters, strict=True)
+            if isinstance(value, np.ndarray)
+        }
+
+    def check_units(self, units: int) -> None:
+        """Raise ValueError if a parameter has another number of values than there are units."""
+        for label, value in self.unit_parameters().items():
+            check_shape(f"{label} of {self.name}", value, (units,))
 
     def to_json(self) -> str | dict[str, Any]:
-        """The form for files, which `parse` reads: a str, or a dict with the parameter."""
-        if self.parameter is None:
+        """The form for files: a str, or a dict with the parameters that are numbers.
+
+        `parse` reads it, together with `unit_parameters`.
+        """
+        if not self.parameters:
             return self.name
-        return {"name": self.name, _PARAMETERS[self.name][0]: self.parameter}
+        numbers = {
+            parameter.label: value
+            for parameter, value in zip(self._function.parameters, self.parameters, strict=True)
+            if not isinstance(value, np.ndarray)
+        }
+        return {"name": self.name, **numbers}
+
+    def _key(self) -> tuple[Any, ...]:
+        values = (tuple(p.tolist()) if isinstance(p, np.ndarray) else p for p in self.parameters)
+        return self.name, *values
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Activation) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Activation, (self.name, *self.parameters)
+
+    def __repr__(self) -> str:
+        return f"Activation({', '.join(map(repr, (self.name, *self.parameters)))})"
 
     def __str__(self) -> str:
-        return self.name if self.parameter is None else f"{self.name}({self.parameter:g})"
+        words = (
+            f"{len(p)} values" if isinstance(p, np.ndarray) else f"{p:g}" for p in self.parameters
+        )
+        return f"{self.name}({joined(words)})" if self.parameters else self.name
+
+
+def _checked(name: str, given: tuple[Any, ...]) -> tuple[float | Float32Array, ...]:
+    """All parameters, with defaults for those that are not given or None."""
+    known = FUNCTIONS[name].parameters
+    if not known and any(value is not None for value in given):
+        raise ValueError(f"{name} takes no parameter, got {given[0]!r}")
+    if len(given) > len(known) > 0:
+        labels = joined(parameter.label for parameter in known)
+        raise ValueError(f"{name} takes {labels}, got {len(given)} parameters")
+    found: dict[str, float | Float32Array] = {}
+    for i, parameter in enumerate(known):
+        label = f"{parameter.label} of {name}"
+        value = given[i] if i < len(given) and given[i] is not None else parameter.default
+        if value is None:
+            raise ValueError(f'{name} needs its {parameter.label}: ("{name}", {parameter.label})')
+        above = parameter.above
+        least = float(np.float32(found[above])) if isinstance(above, str) else above
+        found[parameter.label] = (
+            _number(value, label, least)
+            if isinstance(value, int | float | np.number) or not parameter.by_unit
+            else _by_unit(value, label)
+        )
+    return tuple(found.values())
+
+
+def _number(value: Any, label: str, least: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{label} must be a number, got {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not (abs(number) <= _FLOAT32_MAX and float(np.float32(number)) > least):
+        expected = "finite" if least == -math.inf else f"finite and above {least:g}"
+        raise ValueError(f"{label} must be {expected}, got {number}")
+    return number
+
+
+def _by_unit(value: Any, label: str) -> float | Float32Array:
+    array = as_float32(value, label, "() or (out,)")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{label} must be finite, got {array[~np.isfinite(array)][0]}")
+    return float(array.reshape(-1)[0]) if array.size == 1 else array

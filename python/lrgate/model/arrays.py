@@ -37,6 +37,7 @@ _DIMENSIONS: Final[dict[str, tuple[int, ...]]] = {
     "(n, k)": (2,),
     "(out,)": (1,),
     "() or (d,)": (0, 1),
+    "() or (out,)": (0, 1),
 }
 
 

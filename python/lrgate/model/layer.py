@@ -176,7 +176,8 @@ class Layer(ReadOnlyArrays):
         Distinct indices, from 0 to out - 1, of the units that the engine computes, in the order of
         computation. All other units are treated as constant zero and are never computed, so they
         are allowed only if the activation has a hard zero. All other arrays keep the full width and
-        the original order of units. Not supported for softmax and for a network's last layer.
+        the original order of units. Not supported for softmax, log_softmax and a network's
+        last layer.
     quantization : Quantization, optional
         Quantisation of the inputs, which the layer needs to run in int8.
 
@@ -213,6 +214,7 @@ class Layer(ReadOnlyArrays):
             )
         check_shape("bias", self.bias, (self.outputs,))
         check_type("activation", self.activation, Activation)
+        self.activation.check_units(self.outputs)
         if self.gate is not None:
             check_type("gate", self.gate, Gate)
             check_shape("gate.u", self.gate.u, (self.inputs, self.gate.rank))
@@ -231,8 +233,9 @@ class Layer(ReadOnlyArrays):
                     )
 
     def _check_kept_units(self, computed: int) -> None:
-        if self.activation.name == "softmax":
-            raise ValueError(f"kept_units must be None for softmax, got {computed} units")
+        if self.activation.mixes_units:
+            name = self.activation.name
+            raise ValueError(f"kept_units must be None for {name}, got {computed} units")
         if computed < self.outputs and not self.activation.has_hard_zero:
             raise ValueError(
                 f"kept_units must have all {self.outputs} units for {self.activation.name}, "

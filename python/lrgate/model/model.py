@@ -82,9 +82,11 @@ class Model(ReadOnlyArrays):
         self._check_layers()
         if self.task is not None and self.task not in TASKS:
             raise ValueError(f"task must be one of {joined(TASKS)} or None, got {self.task!r}")
-        if self.task == "multilabel" and self.layers[-1].activation.name == "softmax":
+        last = self.layers[-1].activation
+        if self.task == "multilabel" and last.mixes_units:
             raise ValueError(
-                'task must be "classification" if the last activation is softmax, got "multilabel"'
+                f'task must be "classification" if the last activation is {last.name}, '
+                'got "multilabel"'
             )
         if self.classes is not None:
             set_field(self, "classes", as_classes(self.classes))

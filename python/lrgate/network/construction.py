@@ -109,11 +109,11 @@ def activations_of(given: Any, usual: list[Any]) -> list[Activation]:
     """Convert the argument `activations` of `from_layers` to one activation per layer."""
     if given is None:
         given = usual
-    elif isinstance(given, str | Activation | Mapping) or _is_pair(given):
+    elif isinstance(given, str | Activation | Mapping) or _is_one(given):
         one = Activation.parse(given, "activations")
-        if one.name == "softmax":
+        if one.mixes_units:
             raise ValueError(
-                "activations must have one entry per layer: softmax alone would be that of all "
+                f"activations must have one entry per layer: {one.name} alone would be that of all "
                 "layers except the last"
             )
         given = [one] * (len(usual) - 1) + usual[-1:]
@@ -130,13 +130,13 @@ def activations_of(given: Any, usual: list[Any]) -> list[Activation]:
     return [Activation.parse(a, f"activations[{i}]") for i, a in enumerate(given)]
 
 
-def _is_pair(given: Any) -> bool:
-    """Whether `given` is a (name, parameter) pair rather than a sequence of activations."""
+def _is_one(given: Any) -> bool:
+    """Whether `given` is a name with parameters rather than a sequence of activations."""
     return (
         isinstance(given, tuple)
-        and len(given) == 2
+        and len(given) > 1
         and isinstance(given[0], str)
-        and isinstance(given[1], int | float | np.number)
+        and all(isinstance(value, int | float | np.number | np.ndarray) for value in given[1:])
     )
 
 

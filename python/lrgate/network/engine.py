@@ -39,7 +39,8 @@ def build_engine(model: Model) -> _core.Engine:
             # The engine checks only the biases of kept units.
             _check_finite(f"layers[{i}].bias", layer.bias)
         activation = layer.activation
-        layers.append((layer.weight, layer.bias, activation.name, activation.parameter))
+        parameters = [np.atleast_1d(np.float32(value)) for value in activation.parameters]
+        layers.append((layer.weight, layer.bias, activation.name, parameters))
     engine = _core.Engine(
         layers,
         orders=[layer.kept_units for layer in model.layers],

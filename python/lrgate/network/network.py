@@ -331,18 +331,19 @@ class Network(_core.Network):
             weights of scikit-learn and Keras are (in, out): pass ``weight.T``. Transposed weights
             raise an error if the shapes show it; with square layers, they cannot be detected.
         activations : sequence, or one of its entries, optional
-            One per layer: ``"relu"``, ``("clipped_relu", upper)``, ``("thresholded_relu",
-            threshold)``, ``("leaky_relu", slope)``, ``"tanh"``, ``"sigmoid"``, ``"gelu"``,
-            ``"softmax"`` or ``"identity"``. By default, a Layer keeps its activation; for pairs,
-            hidden layers have relu and the last layer has identity. A single entry, such as
+            One per layer: a name, or a name with parameters, such as ``"relu"``,
+            ``("clipped_relu", upper)`` or ``("prelu", slopes)``; see :class:`Activation`. By
+            default, a Layer keeps its activation; for pairs, hidden layers have relu and the last
+            layer has identity. A single entry, such as
             ``"relu"`` or ``("clipped_relu", 6)``, applies to all hidden layers; the last layer
             then has its default.
         task : {"classification", "regression", "multilabel"}, optional
-            By default, classification if `classes` is given or the last activation is softmax or
-            sigmoid with one output, and multilabel if it is sigmoid with several outputs. Otherwise
-            the task is undeclared: the network is a regressor, but :func:`lrgate.optimize` makes it
-            a classifier if it is given labels. With ``"classification"`` or `classes`, several
-            sigmoid outputs are exclusive classes: the largest output gives the label.
+            By default, classification if `classes` is given or the last activation is softmax,
+            log_softmax or sigmoid with one output, and multilabel if it is sigmoid with several
+            outputs. Otherwise the task is undeclared: the network is a regressor, but
+            :func:`lrgate.optimize` makes it a classifier if it is given labels. With
+            ``"classification"`` or `classes`, several sigmoid outputs are exclusive classes: the
+            largest output gives the label.
         classes : array-like (k,), optional
             Labels that :meth:`predict` returns; two for a network with one output. By default
             0, 1, ... All str or all numbers; integers of any width become int64. A multilabel
@@ -664,9 +665,9 @@ class Network(_core.Network):
         Raises
         ------
         ValueError
-            If units are given for the last layer or for softmax, an index is out of range or
-            repeated, no unit is left, units are left out although the activation has no hard zero,
-            or fewer units are left than the rank of a gate.
+            If units are given for the last layer, softmax or log_softmax, an index is out of range
+            or repeated, no unit is left, units are left out although the activation has no hard
+            zero, or fewer units are left than the rank of a gate.
         TypeError
             If the units of a layer are not integers.
         """

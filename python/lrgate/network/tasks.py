@@ -32,7 +32,7 @@ def usual_task(layers: Sequence[Layer], has_classes: bool) -> str | None:
     if has_classes:
         return "classification"
     last = layers[-1] if layers else None
-    if last is None or last.activation.name not in ("softmax", "sigmoid"):
+    if last is None or last.activation.name not in ("softmax", "log_softmax", "sigmoid"):
         return None
     several = last.activation.name == "sigmoid" and last.outputs > 1
     return "multilabel" if several else "classification"

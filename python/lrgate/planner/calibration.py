@@ -116,6 +116,8 @@ def log_odds(outputs: Float32Array, activation: str) -> Float64Array:
     if activation == "sigmoid":
         odds = np.clip(odds, _LEAST, _MOST)
         return np.asarray(np.log(odds) - np.log1p(-odds))
+    if activation == "log_softmax":
+        return np.maximum(odds, math.log(_LEAST))
     return np.log(np.maximum(odds, _LEAST)) if activation == "softmax" else odds
 
 

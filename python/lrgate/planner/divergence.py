@@ -50,7 +50,9 @@ class Divergence:
         return outputs.reshape(-1, 1) if self.labels else outputs
 
     def _log_probabilities(self, outputs: Float64Array) -> Float64Array:
-        if self.activation in ("softmax", "sigmoid"):
+        if self.activation == "log_softmax":
+            outputs = np.maximum(outputs, np.log(1e-12))
+        elif self.activation in ("softmax", "sigmoid"):
             outputs = np.clip(outputs, 1e-12, 1 - 1e-12)
             if outputs.shape[1] == 1:
                 outputs = np.concatenate([1 - outputs, outputs], axis=1)

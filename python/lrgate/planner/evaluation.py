@@ -212,6 +212,8 @@ def _probabilities(outputs: Float32Array, task: str | None, activation: str) -> 
     values = outputs.astype(np.float64)
     if activation in ("softmax", "sigmoid"):
         return values
+    if activation == "log_softmax":
+        return np.exp(values)
     if task == "multilabel" or values.shape[1] == 1:
         return np.asarray(0.5 * (1.0 + np.tanh(values / 2)))
     with np.errstate(invalid="ignore"):

@@ -28,12 +28,13 @@ def kept_layers(network: Network) -> list[Layer]:
 def _kept_layer(network: Network, i: int) -> Layer:
     layer = network.layers[i]
     before = network.layers[i - 1].kept_units if i else None
-    weight, bias = layer.weight, layer.bias
+    weight, bias, activation = layer.weight, layer.bias, layer.activation
     if layer.kept_units is not None:
+        activation = activation.of_units(layer.kept_units)
         weight, bias = read_only(weight[layer.kept_units]), read_only(bias[layer.kept_units])
     if before is not None:
         weight = read_only(weight[:, before])
-    return Layer(weight, bias, layer.activation)
+    return Layer(weight, bias, activation)
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,8 +60,8 @@ def merged(layers: Sequence[Layer]) -> tuple[list[Layer], list[tuple[int, int]]]
 
 
 def _is_linear(layer: Layer) -> bool:
-    name, parameter = layer.activation.name, layer.activation.parameter
-    return name == "identity" or (name == "leaky_relu" and parameter == 1.0)
+    name, slopes = layer.activation.name, layer.activation.values
+    return name == "identity" or (name in ("leaky_relu", "prelu") and bool(np.all(slopes[0] == 1)))
 
 
 def _cheapest(layers: Sequence[Layer], first: int, last: int) -> list[tuple[int, int]]:

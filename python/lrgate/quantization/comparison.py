@@ -93,11 +93,16 @@ def difference(
 
 
 def _unbounded(outputs: Float32Array, activation: str) -> Float64Array:
-    """Invert a last softmax (up to a constant) or sigmoid, so that margins can be compared."""
+    """Invert a last softmax (up to a constant) or sigmoid, so that margins can be compared.
+
+    Log probabilities are logits as they are, except those of impossible classes.
+    """
     values = outputs.astype(np.float64)
     tiny = 1e-30
     if activation == "softmax":
         return np.log(np.maximum(values, tiny))
+    if activation == "log_softmax":
+        return np.maximum(values, math.log(tiny))
     if activation == "sigmoid":
         return np.log(np.maximum(values, tiny)) - np.log(np.maximum(1 - values, 1e-8))
     return values

@@ -79,8 +79,8 @@ pub enum Error {
     },
     /// The layer cannot have a gate.
     #[error(
-        "layer {layer}: a gate needs a hidden layer with relu, clipped_relu or thresholded_relu, \
-         got {got}"
+        "layer {layer}: a gate needs a hidden layer with relu, clipped_relu, thresholded_relu or \
+         squared_relu, got {got}"
     )]
     GateNotAllowed {
         /// Index of the layer.
@@ -159,6 +159,8 @@ pub enum Subject {
     Weight(usize),
     /// The weight of a layer that is not in a network yet.
     OwnWeight,
+    /// The slopes of a layer that is not in a network yet.
+    OwnSlopes,
     /// Indices of the units picked from a layer.
     PickedUnits,
     /// Indices of the inputs picked from a layer.
@@ -214,6 +216,7 @@ impl fmt::Display for Subject {
         match self {
             Subject::Weight(layer) => write!(f, "the weight of layer {layer}"),
             Subject::OwnWeight => write!(f, "the weight"),
+            Subject::OwnSlopes => write!(f, "the slopes"),
             Subject::PickedUnits => write!(f, "units"),
             Subject::PickedInputs => write!(f, "inputs"),
             Subject::Bias(layer) => write!(f, "the bias of layer {layer}"),

@@ -1,6 +1,6 @@
 //! Conversion of raw outputs to labels and probabilities.
 
-use crate::kernels::activation::softmax;
+use crate::kernels::activation::{exponential, softmax};
 use crate::memory;
 use crate::model::Activation;
 
@@ -17,19 +17,38 @@ pub enum Task {
 
 /// Converts raw outputs to labels and probabilities.
 ///
-/// If the last activation is sigmoid or softmax, the outputs are probabilities already. Otherwise
-/// they are logits: the boundary between no and yes is 0, not 0.5.
+/// If the last activation is sigmoid or softmax, the outputs are probabilities already, and if it is
+/// log-softmax, their logarithms. Otherwise they are logits: the boundary between no and yes is 0,
+/// not 0.5.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Head {
     task: Task,
     outputs: usize,
-    last: Activation,
+    scale: Scale,
+}
+
+/// The scale of raw outputs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Scale {
+    Logits,
+    /// Probabilities, each of its own.
+    Sigmoid,
+    /// Probabilities of all classes.
+    Softmax,
+    /// Their logarithms.
+    LogSoftmax,
 }
 
 impl Head {
     /// The head of a network with `outputs` outputs and this last activation.
-    pub(crate) fn new(task: Task, outputs: usize, last: Activation) -> Head {
-        Head { task, outputs, last }
+    pub(crate) fn new(task: Task, outputs: usize, last: &Activation) -> Head {
+        let scale = match last {
+            Activation::Sigmoid => Scale::Sigmoid,
+            Activation::Softmax => Scale::Softmax,
+            Activation::LogSoftmax => Scale::LogSoftmax,
+            _ => Scale::Logits,
+        };
+        Head { task, outputs, scale }
     }
 
     /// The task.
@@ -48,7 +67,7 @@ impl Head {
     /// network gets 0 or 1 per output. NaN is never the largest output and never a yes.
     pub fn labels(&self, raw: &[f32]) -> Vec<i64> {
         if self.is_binary() || self.task == Task::Multilabel {
-            let boundary = if self.last == Activation::Sigmoid { 0.5 } else { 0.0 };
+            let boundary = if self.scale == Scale::Sigmoid { 0.5 } else { 0.0 };
             return memory::collected(raw.iter().map(|z| i64::from(*z > boundary)));
         }
         memory::collected(raw.chunks_exact(self.outputs).map(|row| {
@@ -64,8 +83,9 @@ impl Head {
             all.extend(raw.iter().flat_map(|z| self.two_classes(*z)));
             return all;
         }
-        match (self.task, self.last) {
-            (_, Activation::Sigmoid) | (Task::Classification, Activation::Softmax) => {}
+        match (self.task, self.scale) {
+            (_, Scale::Sigmoid) | (Task::Classification, Scale::Softmax) => {}
+            (Task::Classification, Scale::LogSoftmax) => exponential(&mut raw),
             (Task::Multilabel, _) => raw.iter_mut().for_each(|z| *z = logistic(*z)),
             _ => raw.chunks_exact_mut(self.outputs).for_each(softmax),
         }
@@ -78,7 +98,7 @@ impl Head {
 
     /// Probabilities of the two classes of a single output.
     fn two_classes(&self, z: f32) -> [f32; 2] {
-        if self.last == Activation::Sigmoid { [1.0 - z, z] } else { [logistic(-z), logistic(z)] }
+        if self.scale == Scale::Sigmoid { [1.0 - z, z] } else { [logistic(-z), logistic(z)] }
     }
 }
 
@@ -93,7 +113,7 @@ mod tests {
     use super::*;
 
     fn head(task: Task, outputs: usize, last: Activation) -> Head {
-        Head::new(task, outputs, last)
+        Head::new(task, outputs, &last)
     }
 
     #[test]
@@ -136,5 +156,13 @@ mod tests {
             let made = head(Task::Classification, 2, last);
             assert_eq!(made.probabilities(vec![0.25, 0.75]), [0.25, 0.75]);
         }
+    }
+
+    #[test]
+    fn log_probabilities_become_probabilities() {
+        let logs = head(Task::Classification, 3, Activation::LogSoftmax);
+        let raw = [0.0, f32::NEG_INFINITY, -200.0];
+        assert_eq!(logs.labels(&raw), [0]);
+        assert_eq!(logs.probabilities(raw.to_vec()), [1.0, 0.0, 0.0]);
     }
 }

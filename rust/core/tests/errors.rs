@@ -305,8 +305,8 @@ fn gates_need_a_hard_zero() {
         refused(
             Network::new(layers, None).unwrap().with_gates(vec![Some(gate), None]),
             &format!(
-                "layers[0]: a gate needs a hidden layer with relu, clipped_relu or \
-                 thresholded_relu, got {}",
+                "layers[0]: a gate needs a hidden layer with relu, clipped_relu, \
+                 thresholded_relu or squared_relu, got {}",
                 hidden.name()
             ),
         );

@@ -121,7 +121,7 @@ fn the_gate_computes_what_it_lets_through_and_nothing_else() {
         let layer = &model.layers[0];
         let weight = layer.weight().iter().map(|w| w.abs()).collect();
         let bias = layer.bias().iter().map(|b| b.abs() + 0.5).collect();
-        model.layers[0] = Layer::new(weight, bias, inputs, layer.activation());
+        model.layers[0] = Layer::new(weight, bias, inputs, layer.activation().clone());
         let score = |o: usize| if o.is_multiple_of(3) { -0.0 } else { 1e-30 };
         let bias = (0..units).map(score).collect();
         model.gates[0] = Some(Gate::new(vec![0.0; inputs], vec![0.0; units], bias, 1));

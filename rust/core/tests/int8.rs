@@ -63,12 +63,19 @@ impl Reference {
     }
 }
 
-fn activate(activation: Activation, z: f32) -> f32 {
+fn activate(activation: &Activation, o: usize, z: f32) -> f32 {
     match activation {
         Activation::Relu => z.max(0.0),
-        Activation::ClippedRelu { upper } => z.max(0.0).min(upper),
-        Activation::ThresholdedRelu { threshold } if z <= threshold => 0.0,
+        Activation::ClippedRelu { upper } => z.max(0.0).min(*upper),
+        Activation::ThresholdedRelu { threshold } if z <= *threshold => 0.0,
+        Activation::SquaredRelu => z.max(0.0) * z.max(0.0),
         Activation::LeakyRelu { slope } if z <= 0.0 => z * slope,
+        Activation::Prelu { slope } if z <= 0.0 => z * slope[o],
+        Activation::HardTanh { lower, upper } => z.max(*lower).min(*upper),
+        Activation::HardSwish => {
+            let z = z.max(-3.0);
+            z * ((z + 3.0).min(6.0) * (1.0 / 6.0))
+        }
         Activation::Tanh => z.tanh(),
         _ => z,
     }
@@ -105,7 +112,7 @@ fn reference(
         let y: Vec<f32> = z
             .into_iter()
             .enumerate()
-            .map(|(o, z)| if live(i, &x, o) { activate(layer.activation(), z) } else { 0.0 })
+            .map(|(o, z)| if live(i, &x, o) { activate(layer.activation(), o, z) } else { 0.0 })
             .collect();
         match quantization.get(i + 1) {
             None => return Some(y),
@@ -744,16 +751,26 @@ fn hidden_layers_have_scales_and_ranges() {
         Activation::ClippedRelu { upper: 3.0 },
         Activation::LeakyRelu { slope: 0.3 },
         Activation::Tanh,
+        Activation::SquaredRelu,
+        Activation::Prelu { slope: [0.3, 0.2].into() },
+        Activation::HardSwish,
     ]
     .into_iter()
     .enumerate()
     {
-        let mut model = Model::random(31 + case as u64, &widths, activation, Activation::Identity);
+        let last = Activation::Identity;
+        let mut model = Model::random(31 + case as u64, &widths, activation.clone(), last);
         for gate in model.gates.iter_mut().flatten() {
             *gate = gate.clone().with_range(vec![[-2.0, 2.0]; gate.rank()]);
         }
         let data = Random(33).rows(n, widths[0]);
-        let signed = matches!(activation, Activation::LeakyRelu { .. } | Activation::Tanh);
+        let signed = matches!(
+            activation,
+            Activation::LeakyRelu { .. }
+                | Activation::Prelu { .. }
+                | Activation::HardSwish
+                | Activation::Tanh
+        );
         let offset = if signed { 128.0 } else { 0.0 };
         let isa = Isa::best();
         let float = Network::with_isa(model.layers.clone(), None, isa).unwrap();
@@ -804,7 +821,7 @@ fn hidden_layers_have_scales_and_ranges() {
                 let marks = int8.out_of_range(rows).unwrap();
                 assert_eq!(marks.iter().filter(|mark| **mark).count(), out_of_range);
             }
-            far_row(&network, activation, &data[20..40]);
+            far_row(&network, &activation, &data[20..40]);
         }
     }
     none(&failures);
@@ -812,7 +829,7 @@ fn hidden_layers_have_scales_and_ranges() {
 
 /// A row one hundred times as large as the others: an f32 first layer has outputs outside the range
 /// of the second layer's bytes.
-fn far_row(network: &Network, activation: Activation, row: &[f32]) {
+fn far_row(network: &Network, activation: &Activation, row: &[f32]) {
     let far: Vec<f32> = row.iter().map(|x| x * 100.0).collect();
     let mut strategies = vec![[Strategy::Dense; 3], [Strategy::Skip; 3]];
     if activation.has_hard_zero() {

@@ -31,16 +31,30 @@ fn nan_stays_in_its_row() {
         Activation::Relu,
         Activation::ClippedRelu { upper: 1.0 },
         Activation::ThresholdedRelu { threshold: 0.5 },
+        Activation::SquaredRelu,
         Activation::LeakyRelu { slope: 0.1 },
+        Activation::Prelu { slope: [0.1, 0.2].into() },
+        Activation::HardTanh { lower: -1.0, upper: 1.0 },
+        Activation::HardSigmoid,
+        Activation::HardSwish,
         Activation::Tanh,
         Activation::Sigmoid,
         Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Silu,
+        Activation::Mish,
+        Activation::Softplus,
+        Activation::Exp,
+        Activation::Elu { alpha: 0.5 },
+        Activation::Selu,
         Activation::Softmax,
+        Activation::LogSoftmax,
     ];
     let mut failures = Vec::new();
     for hidden in activations {
         for last in [Activation::Identity, Activation::Softmax, Activation::Relu] {
-            let model = Model::random(1, &[33, 80, 17, 5], hidden, last);
+            let what_hidden = format!("{hidden:?} {last:?}");
+            let model = Model::random(1, &[33, 80, 17, 5], hidden.clone(), last);
             each(&model, |network, what| {
                 for n in ROWS {
                     let clean = Random(2).rows(n, 33);
@@ -58,7 +72,7 @@ fn nan_stays_in_its_row() {
                             };
                             if !good {
                                 failures.push(format!(
-                                    "{what} {hidden:?} {last:?} row {r} of {n}, NaN in {row}: {b:?}"
+                                    "{what} {what_hidden} row {r} of {n}, NaN in {row}: {b:?}"
                                 ));
                             }
                         }
@@ -253,7 +267,7 @@ fn weights_stay_where_they_are() {
     let weights: Vec<_> = model.layers.iter().map(shared).collect();
     let layers = model.layers.iter().zip(&weights).map(|(layer, weight)| {
         let bias = layer.bias().to_vec();
-        Layer::from_shared(weight.clone(), bias, layer.inputs(), layer.activation())
+        Layer::from_shared(weight.clone(), bias, layer.inputs(), layer.activation().clone())
     });
     let layers: Vec<_> = layers.collect();
     let kept = some(90, 61);
@@ -293,7 +307,7 @@ fn copied(layer: &Layer, units: Option<&[u32]>, inputs: Option<&[u32]>) -> Layer
         inputs.iter().map(|input| weight[*unit as usize * width + *input as usize]).collect()
     };
     let bias = units.iter().map(|unit| layer.bias()[*unit as usize]).collect();
-    Layer::new(units.iter().flat_map(of).collect(), bias, inputs.len(), layer.activation())
+    Layer::new(units.iter().flat_map(of).collect(), bias, inputs.len(), layer.activation().clone())
 }
 
 /// In f32 and in int8; int8 weights are made with one factor, and with terms per input.
@@ -314,7 +328,7 @@ fn picked_units_are_those_of_a_copy() {
                 }
             }
             let bias = layer.bias().to_vec();
-            let layer = &Layer::new(weight, bias, layer.inputs(), layer.activation());
+            let layer = &Layer::new(weight, bias, layer.inputs(), layer.activation().clone());
             let picked = layer.clone().pick(units, inputs).unwrap();
             let copy = copied(layer, units, inputs);
             assert_eq!((picked.outputs(), picked.inputs()), (copy.outputs(), copy.inputs()));
@@ -404,7 +418,7 @@ fn what_is_not_there_cannot_be_picked() {
     // Also for weights that are not used.
     let mut weight = layer.weight().to_vec();
     weight[2 * 4 + 1] = f32::NAN;
-    let spoilt = Layer::new(weight, layer.bias().to_vec(), 4, layer.activation());
+    let spoilt = Layer::new(weight, layer.bias().to_vec(), 4, layer.activation().clone());
     let spoilt = spoilt.pick(Some(&[1, 0]), Some(&[3, 2])).unwrap();
     let error = Network::new(vec![spoilt], None).err().unwrap().to_string();
     assert_eq!(error, "the weight of layer 0 must be finite, got NaN at row 2, column 1");

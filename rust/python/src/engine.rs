@@ -22,7 +22,12 @@ use crate::errors::{guarded, to_py, without_gil};
 use crate::messages::message;
 use crate::rows::PyRows;
 
-type LayerArgs<'py> = (PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>, String, Option<f32>);
+type LayerArgs<'py> = (
+    PyReadonlyArray2<'py, f32>,
+    PyReadonlyArray1<'py, f32>,
+    String,
+    Vec<PyReadonlyArray1<'py, f32>>,
+);
 type KeptUnits<'py> = Option<PyReadonlyArray1<'py, i32>>;
 type GateArgs<'py> = (
     PyReadonlyArray2<'py, f32>,
@@ -41,7 +46,8 @@ pub(crate) struct Engine {
 
 #[pymethods]
 impl Engine {
-    /// Builds a network from (weight (out, in), bias (out,), activation, parameter) per layer.
+    /// Builds a network from (weight (out, in), bias (out,), activation, parameters) per layer. A
+    /// parameter is an array of one value, or of one for each unit.
     ///
     /// Read-only C-contiguous weights are used in place, so nobody may write to them afterwards.
     /// Other weights are copied. `orders` has the kept units of each layer in their order, or None;
@@ -320,8 +326,8 @@ impl Engine {
         }
         let mut made = Vec::with_capacity(layers.len());
         let mut before = None;
-        for (i, (array, bias, activation, parameter)) in layers.into_iter().enumerate() {
-            let activation = activation_by_name(&activation, parameter)?;
+        for (i, (array, bias, activation, parameters)) in layers.into_iter().enumerate() {
+            let activation = activation_by_name(&activation, &parameters)?;
             if !array.is_aligned() {
                 let message = format!("layers[{i}].weight must be aligned, as f32 is");
                 return Err(PyValueError::new_err(message));
@@ -456,9 +462,15 @@ fn batch_plan((rows, strategies, precisions): BatchPlanArgs) -> PyResult<BatchPl
     Ok(BatchPlan { rows, layers })
 }
 
-fn activation_by_name(name: &str, parameter: Option<f32>) -> PyResult<Activation> {
-    Activation::by_name(name, parameter).ok_or_else(|| {
-        let message = format!("activation {name:?} with parameter {parameter:?} is unknown");
+fn activation_by_name(
+    name: &str,
+    parameters: &[PyReadonlyArray1<'_, f32>],
+) -> PyResult<Activation> {
+    let values = parameters.iter().map(|array| array.as_array().to_vec());
+    let values: Vec<Vec<f32>> = values.collect();
+    let slices: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
+    Activation::by_name(name, &slices).ok_or_else(|| {
+        let message = format!("activation {name:?} with parameters {values:?} is unknown");
         PyValueError::new_err(message)
     })
 }

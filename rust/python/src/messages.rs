@@ -65,6 +65,7 @@ fn name(subject: Subject) -> String {
     match subject {
         Subject::Weight(layer) => format!("layers[{layer}].weight"),
         Subject::OwnWeight => "weight".to_owned(),
+        Subject::OwnSlopes => "slope".to_owned(),
         Subject::Bias(layer) => format!("layers[{layer}].bias"),
         Subject::Activation { layer, activation, parameter } => {
             format!("layers[{layer}]: {parameter} of {activation}")

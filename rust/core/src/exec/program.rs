@@ -221,7 +221,8 @@ impl LayerProgram {
         next_int8: Option<Arc<QuantizedLayer>>,
     ) -> LayerProgram {
         let (inputs, outputs) = (path.layer().inputs(), path.layer().outputs());
-        let activation = path.layer().activation();
+        let activation = path.layer().activation().clone();
+        let activation = &activation;
         let alone = Ops::new(&path, activation, next, next_int8.clone(), false);
         // Lists must be in ascending order, so threads that share units write only rows.
         let lists = next.is_some_and(|next| next.lists && !next.is_bytes());
@@ -255,7 +256,7 @@ impl LayerProgram {
 impl Ops {
     fn new(
         path: &LayerPath,
-        activation: Activation,
+        activation: &Activation,
         next: Option<Form>,
         next_int8: Option<Arc<QuantizedLayer>>,
         shared: bool,
@@ -263,12 +264,12 @@ impl Ops {
         let fused = activation.fused();
         let is_apart = activation.needs_finish();
         let Some(next) = next else {
-            let after = is_apart.then_some(Op::ActivateOut(activation)).into_iter().collect();
+            let after = is_apart.then(|| Op::ActivateOut(activation.clone())).into_iter().collect();
             return Ops { product: Product { activation: fused, target: Target::Out }, after };
         };
         let mut after = Vec::new();
         if is_apart {
-            after.push(Op::Activate(activation));
+            after.push(Op::Activate(activation.clone()));
         }
         let Some(int8) = next_int8.filter(|_| next.is_bytes()) else {
             let whole = is_apart || (next.lists && shared);
@@ -371,10 +372,10 @@ impl Op {
         match self {
             Op::Activate(activation) => {
                 let (data, stride) = buffer.dense_mut(n, columns);
-                isa.run_floats(FinishRows { activation: *activation, data, columns, stride });
+                isa.run_floats(FinishRows { activation, data, columns, stride });
             }
             Op::ActivateOut(activation) => {
-                let (activation, stride) = (*activation, columns);
+                let stride = columns;
                 isa.run_floats(FinishRows { activation, data: out, columns, stride });
             }
             Op::List => {

@@ -1,4 +1,5 @@
-//! Activations that take an exponential: sigmoid, tanh, gelu and softmax of finished rows.
+//! The formulas of activations: which of them kernels apply in registers, and those of finished
+//! rows, which take an exponential.
 //!
 //! These are plain loops over sixteen values at a time, which the compiler vectorises. No operation
 //! is fused, so results are the same on every instruction set. The error comes from `exp`, which is
@@ -9,28 +10,57 @@ use super::epilogue::Fused;
 use crate::model::Activation;
 use crate::simd::{Kernel, LANES, Simd};
 
+/// Smaller values have an exponential of 0.
+const LEAST: f32 = -150.0;
+
 impl Activation {
-    /// The part that kernels apply in registers; [`FinishRows`] applies the rest.
-    pub(crate) fn fused(self) -> Fused {
-        match self {
+    /// The activation as kernels apply it in registers, if it takes only a few instructions.
+    /// [`FinishRows`] applies the others.
+    fn in_registers(&self) -> Option<Fused> {
+        Some(match self {
+            Activation::Identity => Fused::Identity,
             Activation::Relu => Fused::Relu,
-            Activation::ClippedRelu { upper } => Fused::Clipped { upper },
-            Activation::ThresholdedRelu { threshold } => Fused::Thresholded { threshold },
-            Activation::LeakyRelu { slope } => Fused::Leaky { slope },
-            _ => Fused::Identity,
-        }
+            Activation::ClippedRelu { upper } => Fused::Clamped { lower: 0.0, upper: *upper },
+            Activation::ThresholdedRelu { threshold } => {
+                Fused::Thresholded { threshold: *threshold }
+            }
+            Activation::SquaredRelu => Fused::Squared,
+            Activation::LeakyRelu { slope } => Fused::Leaky { slope: *slope },
+            Activation::Prelu { slope } => match **slope {
+                [slope] => Fused::Leaky { slope },
+                _ => Fused::LeakyByUnit,
+            },
+            Activation::HardTanh { lower, upper } => {
+                Fused::Clamped { lower: *lower, upper: *upper }
+            }
+            Activation::HardSigmoid => Fused::HardSigmoid,
+            Activation::HardSwish => Fused::HardSwish,
+            _ => return None,
+        })
+    }
+
+    /// The part that kernels apply in registers; [`FinishRows`] applies the rest.
+    pub(crate) fn fused(&self) -> Fused {
+        self.in_registers().unwrap_or(Fused::Identity)
     }
 
     /// Whether the activation needs [`FinishRows`].
-    pub(crate) fn needs_finish(self) -> bool {
-        use Activation::{Gelu, Sigmoid, Softmax, Tanh};
-        matches!(self, Tanh | Sigmoid | Gelu | Softmax)
+    pub(crate) fn needs_finish(&self) -> bool {
+        self.in_registers().is_none()
+    }
+
+    /// The slope of each unit, if units have their own.
+    pub(crate) fn unit_slopes(&self) -> &[f32] {
+        match self {
+            Activation::Prelu { slope } if slope.len() > 1 => slope,
+            _ => &[],
+        }
     }
 }
 
 /// Applies an activation to rows of `columns` values that start `stride` values apart.
 pub(crate) struct FinishRows<'a> {
-    pub(crate) activation: Activation,
+    pub(crate) activation: &'a Activation,
     pub(crate) data: &'a mut [f32],
     pub(crate) columns: usize,
     pub(crate) stride: usize,
@@ -48,14 +78,27 @@ impl Kernel for FinishRows<'_> {
 
 /// Applies an activation to one row.
 #[inline(always)]
-pub(crate) fn finish_row(activation: Activation, row: &mut [f32]) {
+fn finish_row(activation: &Activation, row: &mut [f32]) {
     match activation {
         Activation::Tanh => map(row, tanh),
         Activation::Sigmoid => map(row, sigmoid),
         Activation::Gelu => map(row, gelu),
+        Activation::GeluTanh => map(row, gelu_tanh),
+        Activation::Silu => map(row, silu),
+        Activation::Mish => map(row, mish),
+        Activation::Softplus => map(row, softplus),
+        Activation::Exp => map(row, exp),
+        Activation::Elu { alpha } => map(row, |z| elu(z, 1.0, *alpha)),
+        Activation::Selu => map(row, |z| elu(z, SELU_SCALE, SELU_SCALE_ALPHA)),
         Activation::Softmax => softmax(row),
+        Activation::LogSoftmax => log_softmax(row),
         _ => {}
     }
+}
+
+/// Replaces values by their exponentials.
+pub(crate) fn exponential(values: &mut [f32]) {
+    map(values, exp);
 }
 
 type Lanes = [f32; LANES];
@@ -90,7 +133,7 @@ fn parts(x: Lanes) -> (Lanes, Lanes, Lanes) {
     let (mut p, mut first, mut second) = (x, x, x);
     for i in 0..LANES {
         // Beyond these limits the exponential is 0 or infinite. NaN stays NaN.
-        let x = if x[i] < -104.0 { -104.0 } else { x[i] };
+        let x = if x[i] < LEAST { LEAST } else { x[i] };
         let x = if x > 89.0 { 89.0 } else { x };
         let shifted = x * std::f32::consts::LOG2_E + ROUND;
         let n = shifted - ROUND;
@@ -178,17 +221,158 @@ fn gelu(z: Lanes) -> Lanes {
     t
 }
 
-/// Replaces a row by its softmax: `exp(z)` divided by the sum. NaN or positive infinity in a row
-/// makes the whole row NaN.
+/// z times a share that is `on(e)` where z > 0 and else `e off(e)`, for `e = exp(-|x|)`.
+///
+/// For negative z the factors of e are multiplied one after another, so that a product that is a
+/// normal number keeps its digits where e has lost them.
 #[inline(always)]
-pub(crate) fn softmax(row: &mut [f32]) {
+fn shared(z: Lanes, x: Lanes, on: impl Fn(f32) -> f32, off: impl Fn(f32) -> f32) -> Lanes {
+    let (mut y, mut exponent) = (z, x);
+    for exponent in &mut exponent {
+        *exponent = -exponent.abs();
+    }
+    let (p, first, second) = parts(exponent);
+    for i in 0..LANES {
+        let part = (p[i] + 1.0) * first[i];
+        let e = part * second[i];
+        // Avoids `-inf` times 0.
+        let negative = if z[i] < LEAST { LEAST } else { z[i] };
+        let negative = negative * part * off(e) * second[i];
+        y[i] = if z[i] < 0.0 { negative } else { z[i] * on(e) };
+    }
+    y
+}
+
+/// z times its sigmoid.
+#[inline(always)]
+fn silu(z: Lanes) -> Lanes {
+    shared(z, z, |e| 1.0 / (1.0 + e), |e| 1.0 / (1.0 + e))
+}
+
+/// z times the sigmoid of `2 sqrt(2 / pi) (z + 0.044715 z^3)`.
+#[inline(always)]
+fn gelu_tanh(z: Lanes) -> Lanes {
+    let mut x = z;
+    for x in &mut x {
+        *x *= 1.595_769_2 + 0.071_354_814 * (*x * *x);
+    }
+    shared(z, x, |e| 1.0 / (1.0 + e), |e| 1.0 / (1.0 + e))
+}
+
+/// z times `tanh(log(1 + w))`, for `w = exp(z)`: `w (w + 2) / (w (w + 2) + 2)`.
+#[inline(always)]
+fn mish(z: Lanes) -> Lanes {
+    let on = |e: f32| (1.0 + 2.0 * e) / (1.0 + 2.0 * e + 2.0 * e * e);
+    shared(z, z, on, |e| (e + 2.0) / (e * (e + 2.0) + 2.0))
+}
+
+/// `log(1 + exp(z))`: the positive part of z plus `log(1 + e)`, for `e = exp(-|z|)`.
+///
+/// `log(1 + e)` is the series of twice the inverse tanh of `s = e / (2 + e)`, at most 1/3, to the
+/// fifteenth power; the next term is below 1e-9 of it.
+#[inline(always)]
+fn softplus(z: Lanes) -> Lanes {
+    let mut y = z;
+    for y in &mut y {
+        *y = -y.abs();
+    }
+    y = exp(y);
+    for i in 0..LANES {
+        let double = 2.0 * y[i] / (2.0 + y[i]);
+        let square = 0.25 * (double * double);
+        let mut sum = 1.0 / 15.0;
+        sum = sum * square + 1.0 / 13.0;
+        sum = sum * square + 1.0 / 11.0;
+        sum = sum * square + 1.0 / 9.0;
+        sum = sum * square + 1.0 / 7.0;
+        sum = sum * square + 1.0 / 5.0;
+        sum = sum * square + 1.0 / 3.0;
+        let log = double * (sum * square) + double;
+        y[i] = if z[i] < 0.0 { log } else { z[i] + log };
+    }
+    y
+}
+
+/// The constants of selu: its scale, and the scale times its alpha.
+const SELU_SCALE: f32 = 1.050_701;
+const SELU_SCALE_ALPHA: f32 = 1.758_099_3;
+
+/// `scale z` where z > 0, else `alpha (exp(z) - 1)`.
+#[inline(always)]
+fn elu(z: Lanes, scale: f32, alpha: f32) -> Lanes {
+    let mut x = z;
+    for x in &mut x {
+        *x = if *x > 0.0 { 0.0 } else { *x };
+    }
+    let (p, first, second) = parts(x);
+    for i in 0..LANES {
+        let power = first[i] * second[i];
+        let m = p[i] * power + (power - 1.0);
+        x[i] = if z[i] > 0.0 { scale * z[i] } else { alpha * m };
+    }
+    x
+}
+
+/// Replaces a row by the logarithm of its softmax: `z - most - log(1 + rest)`, where `rest` is the
+/// sum of `exp(z - most)` of all but one of the largest values. As in [`softmax`], NaN or positive
+/// infinity makes the whole row NaN, and so does a row of nothing but negative infinity.
+#[inline(always)]
+fn log_softmax(row: &mut [f32]) {
+    let most = largest(row);
+    let (mut sums, mut tops) = ([0.0; LANES], [0.0_f32; LANES]);
+    for part in row.chunks_mut(LANES) {
+        let mut v = [f32::NEG_INFINITY; LANES];
+        v[..part.len()].copy_from_slice(part);
+        for v in &mut v {
+            *v -= most;
+        }
+        let y = exp(v);
+        for i in 0..LANES {
+            let inside = i < part.len();
+            // Lanes past the row's end are 0.
+            sums[i] += if inside && v[i] != 0.0 { y[i] } else { 0.0 };
+            tops[i] += if inside && v[i] == 0.0 { 1.0 } else { 0.0 };
+        }
+        part.copy_from_slice(&v[..part.len()]);
+    }
+    let rest: f32 = sums.into_iter().sum();
+    let tops: f32 = tops.into_iter().sum();
+    let log = ln_1p(f64::from(rest) + f64::from(tops - 1.0)) as f32;
+    for y in row {
+        *y -= log;
+    }
+}
+
+/// `log(1 + x)` for x from 0 on, within 1e-8. It uses no library function, so the bits are the same
+/// everywhere.
+fn ln_1p(x: f64) -> f64 {
+    let whole = 1.0 + x;
+    let exponent = (whole.to_bits() >> 52) as i32 - 1023;
+    let power = f64::from_bits(((1023 - i64::from(exponent)) << 52) as u64);
+    let part = if exponent == 0 { x } else { whole * power - 1.0 };
+    let s = part / (2.0 + part);
+    let series = |sum: f64, n: i32| sum * (s * s) + 1.0 / f64::from(n);
+    let sum = [17, 15, 13, 11, 9, 7, 5, 3, 1].into_iter().fold(0.0, series);
+    f64::from(exponent) * std::f64::consts::LN_2 + 2.0 * s * sum
+}
+
+/// The largest value of a row, ignoring NaN.
+#[inline(always)]
+fn largest(row: &[f32]) -> f32 {
     let mut most = [f32::NEG_INFINITY; LANES];
     for part in row.chunks(LANES) {
         for (most, z) in most.iter_mut().zip(part) {
             *most = if *z > *most { *z } else { *most };
         }
     }
-    let most = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    most.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Replaces a row by its softmax: `exp(z)` divided by the sum. NaN or positive infinity in a row
+/// makes the whole row NaN.
+#[inline(always)]
+pub(crate) fn softmax(row: &mut [f32]) {
+    let most = largest(row);
     let mut sums = [0.0; LANES];
     for part in row.chunks_mut(LANES) {
         let mut v = [f32::NEG_INFINITY; LANES];

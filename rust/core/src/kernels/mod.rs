@@ -9,7 +9,7 @@
 //! | `dense.rs` | dense rows times packed panels | dense, gate's estimate and scores |
 //! | `dot.rs` | chosen units' weight rows times dense rows | gate |
 //! | `arithmetic.rs` | the multiply-add of f32, and of bytes four to a word | all |
-//! | `activation.rs` | exponentials of finished rows | sigmoid, tanh, gelu, softmax |
+//! | `activation.rs` | exponentials of finished rows | activations from sigmoid to softmax |
 //! | `largest.rs` | the largest weight of each unit, and whether all are finite | packing |
 //! | `prefetch.rs` | prefetching of weights | `sparse.rs`, `bytes.rs`, `pairs.rs` |
 //! | `peak.rs` | loads, and multiply-adds in L1: the limits of a machine | profiles |

@@ -60,16 +60,18 @@ impl Layer {
 
     /// The layer with only these units and only these inputs, both in the order given; `None` keeps
     /// all. Weights are not copied here: packing applies the order. Weights that are not picked
-    /// must also be finite. Biases of other units are dropped.
+    /// must also be finite. Biases and slopes of other units are dropped.
     ///
     /// # Errors
-    /// An index that is out of range or appears twice, or a weight of the wrong length.
+    /// An index that is out of range or appears twice, or weights or slopes of the wrong length.
     pub fn pick(mut self, units: Option<&[u32]>, inputs: Option<&[u32]>) -> Result<Layer> {
         self.check_shape(Subject::OwnWeight)?;
+        self.activation.check_units(self.bias.len(), Subject::OwnSlopes)?;
         self.rows = picked(self.rows, units, self.bias.len(), Subject::PickedUnits)?;
         self.columns = picked(self.columns, inputs, self.inputs, Subject::PickedInputs)?;
         if let Some(units) = units {
             self.bias = units.iter().map(|unit| self.bias[*unit as usize]).collect();
+            self.activation = self.activation.of_units(units);
         }
         self.inputs = inputs.map_or(self.inputs, <[u32]>::len);
         Ok(self)
@@ -137,8 +139,8 @@ impl Layer {
         &self.bias
     }
     /// The activation.
-    pub fn activation(&self) -> Activation {
-        self.activation
+    pub fn activation(&self) -> &Activation {
+        &self.activation
     }
 
     /// Checks the number of weights.
@@ -160,7 +162,10 @@ impl Layer {
                 return Err(Error::Width { layer, axis, got });
             }
         }
-        self.check_shape(Subject::Weight(layer))
+        self.check_shape(Subject::Weight(layer))?;
+        let (activation, parameter) = (self.activation.name(), "slope");
+        let subject = Subject::Activation { layer, activation, parameter };
+        self.activation.check_units(self.outputs(), subject)
     }
 
     /// Refuses weights that are not finite. Packing reads all weights anyway; this finds the first

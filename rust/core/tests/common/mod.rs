@@ -68,7 +68,7 @@ pub(crate) struct Model {
 
 impl Model {
     /// Random layers of these widths, with `hidden` on all but the last, and gates where they are
-    /// allowed.
+    /// allowed. A prelu with several slopes gets random ones.
     pub(crate) fn random(
         seed: u64,
         widths: &[usize],
@@ -81,8 +81,14 @@ impl Model {
             let (d, h) = (widths[i], widths[i + 1]);
             let scale = 2.0 / (d as f32).sqrt();
             let weight = random.values(d * h).iter().map(|w| w * scale).collect();
-            let activation = if i + 1 == count { last } else { hidden };
-            Layer::new(weight, random.values(h), d, activation)
+            let bias = random.values(h);
+            let activation = match if i + 1 == count { &last } else { &hidden } {
+                Activation::Prelu { slope } if slope.len() > 1 => {
+                    Activation::Prelu { slope: random.values(h).into() }
+                }
+                other => other.clone(),
+            };
+            Layer::new(weight, bias, d, activation)
         };
         let layers: Vec<_> = (0..count).map(|i| layer(i, &mut random)).collect();
         let gate = |i: usize| {
@@ -202,34 +208,65 @@ fn sum(input: &[Bounded], weight: impl Fn(usize) -> f32, bias: f32) -> Bounded {
     Bounded { value, size, error: error + gamma * size + steps * DENORMAL }
 }
 
-fn activate(activation: Activation, z: &[Bounded]) -> Vec<Bounded> {
+fn activate(activation: &Activation, z: &[Bounded]) -> Vec<Bounded> {
     let largest = z.iter().map(|z| z.value).fold(f64::NEG_INFINITY, f64::max);
     let widest = z.iter().map(|z| z.error).fold(0.0, f64::max);
     let total: f64 = z.iter().map(|z| (z.value - largest).exp()).sum();
     let count = z.len() as f64;
-    let one = |z: &Bounded| {
+    let one = |(o, z): (usize, &Bounded)| {
         let Bounded { value: x, error, .. } = *z;
-        // Library functions are assumed to be within 4 units in the last place.
-        let ulps = |y: f64| Bounded::new(y, 4.0 * ROUNDOFF * y.abs() + error + DENORMAL);
+        // Functions are assumed to be within `units` in the last place.
+        let near = |y: f64, steepest: f64, units: f64| {
+            Bounded::new(y, steepest * error + units * ROUNDOFF * y.abs() + DENORMAL)
+        };
+        let ulps = |y: f64| near(y, 1.0, 4.0);
+        let leaky = |slope: f32| {
+            let slope = f64::from(slope);
+            near(if x > 0.0 { x } else { slope * x }, slope.abs().max(1.0), 1.0)
+        };
         match activation {
             Activation::Identity => Bounded::new(x, error),
             Activation::Relu => Bounded::new(x.max(0.0), error),
             Activation::ClippedRelu { upper } => {
-                Bounded::new(x.max(0.0).min(f64::from(upper)), error)
+                Bounded::new(x.max(0.0).min(f64::from(*upper)), error)
+            }
+            Activation::HardTanh { lower, upper } => {
+                Bounded::new(x.max(f64::from(*lower)).min(f64::from(*upper)), error)
             }
             Activation::ThresholdedRelu { threshold } => {
-                Bounded::new(x, error).kept_where_positive(x - f64::from(threshold), error)
+                Bounded::new(x, error).kept_where_positive(x - f64::from(*threshold), error)
             }
-            Activation::LeakyRelu { slope } => {
-                let slope = f64::from(slope);
-                let y = if x > 0.0 { x } else { slope * x };
-                Bounded::new(y, error * slope.abs().max(1.0) + ROUNDOFF * y.abs() + DENORMAL)
+            Activation::SquaredRelu => {
+                let y = x.max(0.0);
+                near(y * y, 2.0 * y + error, 2.0)
             }
+            Activation::LeakyRelu { slope } => leaky(*slope),
+            Activation::Prelu { slope } => leaky(slope[o % slope.len()]),
+            Activation::HardSigmoid => near((x / 6.0 + 0.5).clamp(0.0, 1.0), 0.2, 4.0),
+            Activation::HardSwish => near(x * (x / 6.0 + 0.5).clamp(0.0, 1.0), 1.5, 6.0),
             Activation::Tanh => ulps(x.tanh()),
             Activation::Sigmoid => ulps(1.0 / (1.0 + (-x).exp())),
+            // The bounds of silu to exp are those of `activations.rs`.
+            Activation::Silu => near(x / (1.0 + (-x).exp()), 1.1, 8.0),
+            Activation::Mish => near(x * x.exp().ln_1p().tanh(), 1.09, 12.0),
+            Activation::Softplus => near(x.max(0.0) + (-x.abs()).exp().ln_1p(), 1.0, 8.0),
+            Activation::Exp => near(x.exp(), x.exp() * error.exp(), 4.0),
+            Activation::Elu { alpha } => {
+                let alpha = f64::from(*alpha);
+                near(if x > 0.0 { x } else { alpha * x.exp_m1() }, alpha.abs().max(1.0), 8.0)
+            }
+            Activation::Selu => {
+                let y = if x > 0.0 { x } else { 1.673_263_242_354_377_2 * x.exp_m1() };
+                near(1.050_700_987_355_480_5 * y, 1.7581, 8.0)
+            }
             Activation::Gelu => {
                 // The slope is at most 1.13. 1 + erf cancels, so roundoff is relative to x.
                 let y = 0.5 * x * (1.0 + libm::erf(x / 2.0_f64.sqrt()));
+                Bounded::new(y, 1.13 * error + 8.0 * ROUNDOFF * x.abs() + DENORMAL)
+            }
+            Activation::GeluTanh => {
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+                let y = 0.5 * x * (1.0 + inner.tanh());
                 Bounded::new(y, 1.13 * error + 8.0 * ROUNDOFF * x.abs() + DENORMAL)
             }
             Activation::Softmax => {
@@ -241,10 +278,15 @@ fn activate(activation: Activation, z: &[Bounded]) -> Vec<Bounded> {
                 let relative = distance.exp_m1() + (count + 12.0) * ROUNDOFF;
                 Bounded::new(y, y * relative + 4.0 * DENORMAL)
             }
+            Activation::LogSoftmax => {
+                let y = x - largest - total.ln();
+                let rounding = (count + 12.0) * ROUNDOFF * y.abs() + 1e-15;
+                Bounded::new(y, 2.0 * widest + error + rounding + DENORMAL)
+            }
             other => panic!("the oracle does not know {other:?}"),
         }
     };
-    z.iter().map(one).collect()
+    z.iter().enumerate().map(one).collect()
 }
 
 /// The network's outputs on f32 rows without gaps.
