@@ -197,31 +197,6 @@ class Activation:
         output: npt.NDArray[Any] = self._function.formula(z, *self.values)
         return output
 
-    @property
-    def parameters(self) -> tuple[float, ...]:
-        """Temporary: the parameters."""
-        return () if self.parameter is None else (self.parameter,)
-
-    def apply(self, z: npt.NDArray[Any]) -> Float64Array:
-        """Temporary: the function in float64."""
-        z = np.asarray(z, np.float64)
-        erf = np.vectorize(math.erf, otypes=[np.float64])
-        match self.name:
-            case "identity":
-                return z
-            case "leaky_relu":
-                return np.where(z > 0, z, (self.parameter or 0.0) * z)
-            case "tanh":
-                return np.tanh(z)
-            case "sigmoid":
-                return 0.5 + 0.5 * np.tanh(0.5 * z)
-            case "gelu":
-                return 0.5 * z * (1.0 + erf(z / math.sqrt(2.0)))
-            case "softmax":
-                e = np.exp(z - z.max(-1, keepdims=True))
-                return e / e.sum(-1, keepdims=True)
-        return self.gated(z)
-
     def bounds(self, low: Float64Array, high: Float64Array) -> tuple[Float64Array, Float64Array]:
         """Bounds of the outputs from bounds of the pre-activations."""
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
