@@ -90,7 +90,7 @@ class Node:
             raise Refused(f'its attribute "{name}" must be a number')
         return shortest(value)
 
-    def list(self, name: str) -> list[Any] | None:
+    def values(self, name: str) -> list[Any] | None:
         value = self.get(name)
         if value is not None and not isinstance(value, list):
             raise Refused(f'its attribute "{name}" must be a list')

@@ -131,7 +131,7 @@ def _integer(inputs: Inputs, i: int) -> int:
 def _option(node: Node, inputs: Inputs, name: str, i: int) -> list[int] | None:
     """A list that is an attribute in old opsets, and input `i` in newer ones."""
     if node.has(name):
-        return node.list(name)
+        return node.values(name)
     return _integers(inputs, i)
 
 
@@ -221,7 +221,9 @@ def _range(chain: Chain, node: Node, inputs: Inputs) -> Result:
     steps = (float(limit[0]) - float(start[0])) / float(delta[0])
     if not steps <= _MAX_MADE:
         raise Refused(f"a constant of {steps:.0f} elements is not supported")
-    return start[0] + np.arange(max(0, math.ceil(steps))).astype(start.dtype) * delta[0]
+    count = np.arange(max(0, math.ceil(steps))).astype(start.dtype)
+    result: Array = start[0] + count * delta[0]
+    return result
 
 
 @operator("OneHot")
@@ -231,8 +233,9 @@ def _one_hot(chain: Chain, node: Node, inputs: Inputs) -> Result:
     if depth < 1 or values.shape != (2,):
         raise Refused("its inputs do not fit")
     _made((indices.size, depth))
-    hot = np.moveaxis((indices % depth)[..., None] == np.arange(depth), -1, axis)
-    return np.where(hot, values[1], values[0])
+    hot: Array = np.moveaxis((indices % depth)[..., None] == np.arange(depth), -1, axis)
+    result: Array = np.where(hot, values[1], values[0])
+    return result
 
 
 @operator("EyeLike")
@@ -240,7 +243,8 @@ def _eye_like(chain: Chain, node: Node, inputs: Inputs) -> Result:
     like = as_constant(_needed(inputs, 0))
     if like.ndim != 2:
         raise Refused("its input must be a matrix")
-    eye = np.eye(*_made(like.shape), node.whole("k", 0))
+    rows, columns = _made(like.shape)
+    eye = np.eye(rows, columns, node.whole("k", 0))
     return cast(eye, node.whole("dtype", 1)) if node.has("dtype") else eye.astype(like.dtype)
 
 
@@ -259,10 +263,10 @@ def _dequantize(chain: Chain, node: Node, inputs: Inputs) -> Result:
     zero = _constant(inputs, 2)
     node.ignore("output_dtype")
     axis, block = node.whole("axis", 1), node.whole("block_size", 0)
-    scale, zero = (None if a is None else _per_axis(a, x, axis, block) for a in (scale, zero))
-    assert scale is not None
-    difference = x.astype(np.float32) if zero is None else x.astype(np.float32) - zero
-    return (difference * scale).astype(np.float32)
+    centred = x.astype(np.float32)
+    if zero is not None:
+        centred = centred - _per_axis(zero, x, axis, block)
+    return (centred * _per_axis(scale, x, axis, block)).astype(np.float32)
 
 
 @operator("QuantizeLinear")
@@ -420,7 +424,8 @@ def _product(chain: Chain, a: Array | Rows, b: Array | Rows) -> Value:
         if a.size * (b.shape[-1] if b.ndim == 2 else 1) > 2**36:
             raise Refused("a product of constants of this size is not supported")
         # In float64, as all that is folded.
-        return np.matmul(a.astype(np.float64), b.astype(np.float64))
+        product: Array = np.matmul(a.astype(np.float64), b.astype(np.float64))
+        return product
     if not isinstance(a, Rows):
         a = _squeezed(a)
     if not isinstance(b, Rows):
@@ -477,7 +482,7 @@ def _batch_normalization(chain: Chain, node: Node, inputs: Inputs) -> Result:
 
 @operator("Scaler", domain=_ML)
 def _scaler(chain: Chain, node: Node, inputs: Inputs) -> Result:
-    offset, scale = node.list("offset"), node.list("scale")
+    offset, scale = node.values("offset"), node.values("scale")
     value = _needed(inputs, 0)
     if offset:
         value = chain.subtract(value, np.array(offset))
@@ -498,19 +503,22 @@ def _reduce(chain: Chain, node: Node, inputs: Inputs) -> Result:
         if kind not in ("Sum", "Mean"):
             raise Refused("it is not affine")
         return chain.total(value, chosen, keep, mean=kind == "Mean")
-    function: Callable[..., Any] = {
+    functions: dict[str, Callable[..., Any]] = {
         "Sum": np.sum,
         "Mean": np.mean,
         "Max": np.max,
         "Min": np.min,
         "Prod": np.prod,
         "L2": _norm,
-    }[kind]
+    }
+    function = functions[kind]
     return np.asarray(function(value, axis=tuple(chosen), keepdims=keep)).astype(value.dtype)
 
 
 def _norm(value: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
-    return np.sqrt(np.sum(np.square(value, dtype=np.float64), axis=axis, keepdims=keepdims))
+    squares = np.square(value, dtype=np.float64)
+    result: Array = np.sqrt(np.sum(squares, axis=axis, keepdims=keepdims))
+    return result
 
 
 # Elements in another order or shape
@@ -595,7 +603,7 @@ def _unsqueeze(chain: Chain, node: Node, inputs: Inputs) -> Result:
 @operator("Transpose")
 def _transpose(chain: Chain, node: Node, inputs: Inputs) -> Result:
     value = _unlabelled(_needed(inputs, 0))
-    order = node.list("perm")
+    order = node.values("perm")
     return _moved(chain, value, lambda numbers: np.transpose(numbers, order))
 
 
@@ -611,12 +619,11 @@ def _slice(chain: Chain, node: Node, inputs: Inputs) -> Result:
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
         raise Refused("its starts, ends, axes and steps do not fit")
     rank = _rank(value)
+    shape = value.full_shape if isinstance(value, Rows) else value.shape
     slices = [slice(None)] * rank
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         # A negative end before the first element includes it, if the step is negative.
-        length = 2**62 if isinstance(value, Rows) else value.shape[_axis(axis, rank)]
-        if isinstance(value, Rows):
-            length = value.full_shape[_axis(axis, rank)]
+        length = shape[_axis(axis, rank)]
         stop = None if step < 0 and end < -length else end
         slices[_axis(axis, rank)] = slice(start, stop, step)
     return _moved(chain, value, lambda numbers: numbers[tuple(slices)])
@@ -906,6 +913,8 @@ _BINARY: Final[dict[str, Callable[..., Any]]] = {
 @operator(*_UNARY)
 def _unary(chain: Chain, node: Node, inputs: Inputs) -> Result:
     value = _needed(inputs, 0)
+    if node.op == "Erf" and isinstance(value, np.ndarray) and value.size > 2**16:
+        raise Refused(f"erf of {value.size} constants is not supported")
     result = chain.apply(_UNARY[node.op], value)
     # NumPy computes some functions of whole numbers in float64.
     if isinstance(value, np.ndarray) and isinstance(result, np.ndarray) and node.op != "Not":
@@ -979,7 +988,8 @@ def _arg_max(chain: Chain, node: Node, inputs: Inputs) -> Result:
     last = bool(node.whole("select_last_index", 0))
     if not isinstance(value, Rows):
         index = np.argmax(np.flip(value, axis) if last else value, axis, keepdims=keep)
-        return value.shape[axis] - 1 - index if last else index
+        result: Array = value.shape[axis] - 1 - index if last else np.asarray(index)
+        return result
     inner = axis - (value.batch is not None)
     if inner < 0:
         raise Refused("it compares different rows")
@@ -1019,7 +1029,7 @@ def _classes(labels: Labels) -> int:
 @operator("ZipMap", domain=_ML)
 def _zip_map(chain: Chain, node: Node, inputs: Inputs) -> Result:
     value = _unlabelled(_needed(inputs, 0))
-    names = node.list("classlabels_int64s") or node.list("classlabels_strings")
+    names = node.values("classlabels_int64s") or node.values("classlabels_strings")
     if not isinstance(value, Rows) or not names:
         raise Refused("its input or its labels are missing")
     if len(names) != value.size:
@@ -1051,7 +1061,7 @@ def _label_encoder(chain: Chain, node: Node, inputs: Inputs) -> Result:
         "floats": node.get("default_float", 0.0),
     }
     node.ignore("default_tensor")
-    old = node.list("classes_strings")
+    old = node.values("classes_strings")
     if old is not None:
         keys, values, default = list(range(len(old))), old, defaults["strings"]
     else:
@@ -1067,7 +1077,7 @@ def _label_encoder(chain: Chain, node: Node, inputs: Inputs) -> Result:
 
 def _entries(node: Node, name: str) -> tuple[list[Any], str]:
     for kind in ("strings", "int64s", "floats"):
-        entries = node.list(f"{name}_{kind}")
+        entries = node.values(f"{name}_{kind}")
         if entries is not None:
             return entries, kind
     tensor = node.get(f"{name}_tensor")

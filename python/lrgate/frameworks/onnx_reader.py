@@ -256,11 +256,10 @@ class _Reading:
         if isinstance(result, Labels):
             result = self._with_raw(result)
         raw = result.of if isinstance(result, Labels) else result
-        names = [name for name, value in self.values.items() if value is raw]
-        return result, names[0]
+        return result, next(name for name, value in self.values.items() if value is raw)
 
     def _with_raw(self, labels: Labels) -> Labels:
-        """Labels of the raw outputs that a file of `Network.to_onnx` names, if they belong to them."""
+        """Labels of the raw outputs that a file of `Network.to_onnx` names, if they fit."""
         raw = self.values.get(self.graph.notes.get("raw", ""))
         if not isinstance(raw, Rows):
             return labels
@@ -307,7 +306,7 @@ def _joined(labels: list[Labels], rows: list[Rows]) -> Labels | None:
         if not _same_order(other.of, first.of):
             return None
         names = first.names if first.names is not None else other.names
-        if other.names is not None and not np.array_equal(names, other.names):
+        if not _equal(names, other.names) and other.names is not None:
             return None
         kind = "multilabel" if "multilabel" in (first.kind, other.kind) else first.kind
         of = other.of if other.of.stage.inputs is not None else first.of

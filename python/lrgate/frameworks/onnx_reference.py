@@ -57,9 +57,11 @@ class Reference:
     def __call__(self, x: Float32Array) -> Array:
         """The value for rows (n, d), as (n, k)."""
         if self._batch == BATCH:
-            return self._run(x.reshape(len(x), *self._shape)).reshape(len(x), -1)
+            outputs = self._run(x.reshape(len(x), *self._shape))
+            return outputs.reshape(len(x), -1)
         if self._batch is None:
-            return np.stack([self._run(row.reshape(self._shape)).reshape(-1) for row in x])
+            rows = [self._run(row.reshape(self._shape)).reshape(-1) for row in x]
+            return np.stack(rows)
         batch = self._batch
         parts = []
         for start in range(0, len(x), batch):
@@ -107,8 +109,8 @@ class Reference:
             return [inputs[0].astype(self._dtype)]
         if node.domain == "" and node.op == "CastLike" and inputs[1].dtype.kind == "f":
             return [inputs[0].astype(self._dtype)]
-        if node.op in ("Softmax", "LogSoftmax") and node.version < 13:
-            return [_flattened_softmax(inputs[0], node.whole("axis", 1), node.op == "LogSoftmax")]
+        if node.domain == "" and node.op in ("Softmax", "LogSoftmax"):
+            return [_softmax(node, inputs[0])]
         return _evaluated(node, inputs, self._graph.opsets)
 
 
@@ -121,12 +123,19 @@ def _upstream(nodes: list[Node], name: str) -> list[Node]:
     return kept[::-1]
 
 
-def _flattened_softmax(x: Array, axis: int, log: bool) -> Array:
-    """Softmax before opset 13: all axes from `axis` on are one."""
-    z = x.reshape(int(np.prod(x.shape[:axis])), -1)
-    z = z - z.max(1, keepdims=True)
-    result = z - np.log(np.exp(z).sum(1, keepdims=True))
-    return (result if log else np.exp(result)).reshape(x.shape)
+def _softmax(node: Node, x: Array) -> Array:
+    """Softmax, or its logarithm, which the reference computes as log(0) for small probabilities.
+
+    Before opset 13, all axes from `axis` on are one.
+    """
+    if node.version >= 13:
+        axis, z = node.whole("axis", -1), x
+    else:
+        axis, z = 1, x.reshape(int(np.prod(x.shape[: node.whole("axis", 1)])), -1)
+    z = z - z.max(axis, keepdims=True)
+    log = z - np.log(np.exp(z).sum(axis, keepdims=True))
+    result: Array = log if node.op == "LogSoftmax" else np.exp(log)
+    return result.reshape(x.shape)
 
 
 def _evaluated(node: Node, inputs: list[Any], opsets: dict[str, int]) -> list[Any]:

@@ -134,8 +134,8 @@ def _candidates(z: Float64Array, values: Float64Array, function: Function) -> It
     steepest = _steepest(z, values)
     if steepest:
         lower, upper = sorted((float(low[0]) / steepest, float(high[0]) / steepest))
-        yield from _made("hard_tanh", lower, upper)
         yield from _made("clipped_relu", upper)
+        yield from _made("hard_tanh", lower, upper)
     threshold = _threshold(at)
     if threshold is not None:
         yield from _made("thresholded_relu", threshold)
