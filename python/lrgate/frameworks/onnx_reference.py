@@ -60,8 +60,8 @@ class Reference:
             outputs = self._run(x.reshape(len(x), *self._shape))
             return outputs.reshape(len(x), -1)
         if self._batch is None:
-            rows = [self._run(row.reshape(self._shape)).reshape(-1) for row in x]
-            return np.stack(rows)
+            singles = [self._run(row.reshape(self._shape)).reshape(-1) for row in x]
+            return np.stack(singles)
         batch = self._batch
         parts = []
         for start in range(0, len(x), batch):

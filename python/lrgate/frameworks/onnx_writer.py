@@ -150,7 +150,7 @@ class _Writer:
             self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def number(self, value: float) -> str:
+    def number(self, value: Any) -> str:
         # Rank 0, which broadcasts to any shape.
         return self.constant("constant", np.array(value, np.float32).reshape(()))
 
