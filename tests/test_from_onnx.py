@@ -408,12 +408,12 @@ def test_skl2onnx_multilabel_and_regressors() -> None:
         net = lrgate.from_onnx(skl2onnx.to_onnx(mlp, x[:1], options={id(mlp): {"zipmap": zipmap}}))
         assert net.task == "multilabel"
         np.testing.assert_allclose(net.predict_proba(x), mlp.predict_proba(x), atol=1e-5)
-    one = MLPRegressor((6,), max_iter=20, random_state=0).fit(x, x[:, 0])
+    one = MLPRegressor(hidden_layer_sizes=(6,), max_iter=20, random_state=0).fit(x, x[:, 0])
     for rows in (x, x.astype(np.float64)):
         net = lrgate.from_onnx(skl2onnx.to_onnx(one, rows[:1]))
         np.testing.assert_allclose(net.predict(x), one.predict(x), atol=1e-5)
     # skl2onnx 1.20 reshapes several outputs of a regressor to (-1, 1).
-    two = MLPRegressor((6,), max_iter=20, random_state=0).fit(x, x[:, :2])
+    two = MLPRegressor(hidden_layer_sizes=(6,), max_iter=20, random_state=0).fit(x, x[:, :2])
     made = skl2onnx.to_onnx(two, x[:1])
     error = refused(made, "mixes different rows")
     assert error.op == "Reshape"

@@ -36,6 +36,8 @@ Factor = tuple[Matrix, Float64Array]
 
 # Of arguments in spelled-out activations: gelu may begin with z / 2 and z / sqrt(2) only.
 _FACTORS: Final = (2.0, math.sqrt(2.0))
+# Comparisons with all activations, each of which computes a spelled-out function on a grid.
+_MAX_TRIALS: Final = 5_000
 # Multiplications that folding may take.
 _MAX_WORK: Final = 2**38
 
@@ -46,7 +48,12 @@ class _Known:
     def __init__(self) -> None:
         self.factors: dict[Rows, tuple[Rows, list[Factor]]] = {}
         self.dense: dict[Core, Factor] = {}
-        self._elements = self._work = 0
+        self._elements = self._work = self._trials = 0
+
+    def tried(self) -> None:
+        self._trials += 1
+        if self._trials > _MAX_TRIALS:
+            raise Refused("it has too many functions that may be activations")
 
     def add(self, elements: int, work: int) -> None:
         self._elements += elements
@@ -81,7 +88,7 @@ def assembled(output: Rows) -> Assembled:
     known = _Known()
     rows, activation = output, Activation("identity")
     if _is_stage(rows) and rows.stage.inputs is not None:
-        rows, activation, scale, offset = _resolved(rows.stage)
+        rows, activation, scale, offset = _resolved(rows.stage, known)
         if (scale != 1.0).any() or offset.any():
             rows, activation = output, Activation("identity")
     while True:
@@ -91,7 +98,7 @@ def assembled(output: Rows) -> Assembled:
             factors, input_scale, input_shift = _with_input_map(bottom, factors)
             next_rows = None
         else:
-            next_rows, next_activation, scale, offset = _resolved(stage)
+            next_rows, next_activation, scale, offset = _resolved(stage, known)
             factors = _with_stage(bottom, factors, scale, offset)
         merged = _merged(factors, known)
         names = [Activation("identity")] * (len(merged) - 1) + [activation]
@@ -107,7 +114,7 @@ def _is_stage(rows: Rows) -> bool:
     return rows.core is rows.stage.outputs and rows.is_plain
 
 
-def _resolved(stage: Stage) -> tuple[Rows, Activation, Float64Array, Float64Array]:
+def _resolved(stage: Stage, known: _Known) -> tuple[Rows, Activation, Float64Array, Float64Array]:
     """The pre-activations of a stage, its activation, and the scale and offset behind it."""
     assert stage.inputs is not None
     one, zero = np.ones(stage.size), np.zeros(stage.size)
@@ -120,6 +127,7 @@ def _resolved(stage: Stage) -> tuple[Rows, Activation, Float64Array, Float64Arra
         return stage.inputs, stage.activation, one, zero
     for _, (function, variants) in reversed(line):
         for variant in _with_factors(variants):
+            known.tried()
             found = recognised(_of(function, variant), stage.size, stage.breaks)
             if found is not None:
                 activation, scale, offset = found

@@ -49,8 +49,9 @@ MAX_ELEMENTS: Final = 2**28
 MAX_ROW: Final = 2**24
 MAX_BUILT: Final = 2**26
 # Of a function that may be an activation: steps in a row, and operations to compute it.
-_MAX_STEPS: Final = 64
-_MAX_COST: Final = 1024
+_MAX_STEPS: Final = 32
+_MAX_COST: Final = 256
+_MAX_VARIANTS: Final = 8
 
 Array = npt.NDArray[Any]
 
@@ -379,7 +380,7 @@ class Chain:
         cost = 1 + sum(_cost(value, shared) for value in kept)
         if cost > _MAX_COST:
             raise Refused("it belongs to a function that is too long to be an activation")
-        variants = [variant for _, found in links for variant in found]
+        variants = _distinct([variant for _, found in links for variant in found])
         base = min(variants, key=lambda v: 0 if v.is_plain else 1)
         functions = iter([link for link, _ in links])
         arguments: list[Function | Float64Array] = [
@@ -548,6 +549,14 @@ def elementwise_line(rows: Rows) -> Line:
         core = inputs.core
         found[core] = (function, (inputs, *stage.variants))
     return found
+
+
+def _distinct(variants: Sequence[Rows]) -> list[Rows]:
+    """Some of the rows of one core that differ."""
+    found: dict[tuple[int, int], Rows] = {}
+    for rows in variants:
+        found.setdefault((id(rows.scale), id(rows.offset)), rows)
+    return list(found.values())[:_MAX_VARIANTS]
 
 
 def _cost(rows: Rows, shared: Any) -> int:

@@ -274,7 +274,14 @@ class _Reading:
         return noted if usable else given
 
     def reference(self, net: Network) -> Any:
-        model = Reference(self.graph, self.raw, self.shape, self.batch, self.widest)
+        folded = {
+            name: value
+            for name, value in self.values.items()
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        }
+        model = Reference(
+            self.graph, self.raw, self.shape, self.batch, widest=self.widest, folded=folded
+        )
 
         def raw_outputs(x: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
             outputs = model(x)

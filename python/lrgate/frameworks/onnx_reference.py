@@ -40,15 +40,25 @@ class Reference:
         The number of rows, as of a chain.
     widest : int
         The most elements per row of any value, for the memory that a fixed batch needs.
+    folded : dict of str to array
+        Constants that the reader has computed, for nodes that package onnx does not implement.
     """
 
     def __init__(
-        self, graph: Graph, name: str, shape: tuple[int, ...], batch: int | None, widest: int
+        self,
+        graph: Graph,
+        name: str,
+        shape: tuple[int, ...],
+        batch: int | None,
+        *,
+        widest: int,
+        folded: dict[str, Array],
     ) -> None:
         if batch not in (None, BATCH) and batch * widest > _MAX_ELEMENTS:
             raise Refused(f"a batch of {batch} rows is too large to be verified: pass verify=False")
         self._graph, self._name, self._shape, self._batch = graph, name, shape, batch
         self._nodes = _upstream(graph.nodes, name)
+        self._folded = folded
         self._last_use = {n: i for i, node in enumerate(self._nodes) for n in node.inputs}
         double = any(array.dtype == np.float64 for array in graph.constants.values())
         double |= any(variable.element_type == 11 for variable in graph.inputs)
@@ -83,6 +93,9 @@ class Reference:
             try:
                 outputs = self._computed(node, inputs)
             except Exception as error:
+                if all(name in self._folded for name in node.outputs):
+                    values.update({n: self._unified(self._folded[n]) for n in node.outputs})
+                    continue
                 raise Refused(
                     f'onnx.reference cannot run node "{node.name}" ({node.op}) to verify the '
                     f"network ({error}): pass verify=False"
