@@ -37,7 +37,7 @@ Factor = tuple[Matrix, Float64Array]
 # Of arguments in spelled-out activations: gelu may begin with z / 2 and z / sqrt(2) only.
 _FACTORS: Final = (2.0, math.sqrt(2.0))
 # Comparisons with all activations, each of which computes a spelled-out function on a grid.
-_MAX_TRIALS: Final = 5_000
+_MAX_TRIALS: Final = 1_500
 # Multiplications that folding may take.
 _MAX_WORK: Final = 2**38
 
