@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.frameworks.chain import MAX_ELEMENTS, elementwise_line
+from lrgate.frameworks.chain import MAX_BUILT, MAX_ELEMENTS, elementwise_line
 from lrgate.frameworks.errors import Refused
 from lrgate.frameworks.recognition import recognised
 from lrgate.frameworks.values import (
@@ -32,6 +32,34 @@ __all__ = ["Assembled", "assembled"]
 Matrix = npt.NDArray[Any]
 # A matrix and an offset.
 Factor = tuple[Matrix, Float64Array]
+
+
+# Of arguments in spelled-out activations: gelu may begin with z / 2 and z / sqrt(2) only.
+_FACTORS: Final = (2.0, math.sqrt(2.0))
+# Comparisons with all activations, each of which computes a spelled-out function on a grid.
+_MAX_TRIALS: Final = 1_500
+# Multiplications that folding may take.
+_MAX_WORK: Final = 2**38
+
+
+class _Known:
+    """Results for parts that several values share, and limits of what is built."""
+
+    def __init__(self) -> None:
+        self.factors: dict[Rows, tuple[Rows, list[Factor]]] = {}
+        self.dense: dict[Core, Factor] = {}
+        self._elements = self._work = self._trials = 0
+
+    def tried(self) -> None:
+        self._trials += 1
+        if self._trials > _MAX_TRIALS:
+            raise Refused("it has too many functions that may be activations")
+
+    def add(self, elements: int, work: int) -> None:
+        self._elements += elements
+        self._work += work
+        if self._elements > MAX_ELEMENTS or self._work > _MAX_WORK:
+            raise Refused("its linear operations take too much work to fold")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,21 +85,22 @@ def assembled(output: Rows) -> Assembled:
     """
     layers: list[tuple[Float32Array, Float32Array]] = []
     activations: list[Activation] = []
+    known = _Known()
     rows, activation = output, Activation("identity")
     if _is_stage(rows) and rows.stage.inputs is not None:
-        rows, activation, scale, offset = _resolved(rows.stage)
+        rows, activation, scale, offset = _resolved(rows.stage, known)
         if (scale != 1.0).any() or offset.any():
             rows, activation = output, Activation("identity")
     while True:
-        bottom, factors = _factors(rows)
+        bottom, factors = _factors(rows, known)
         stage = rows.stage
         if stage.inputs is None:
             factors, input_scale, input_shift = _with_input_map(bottom, factors)
             next_rows = None
         else:
-            next_rows, next_activation, scale, offset = _resolved(stage)
+            next_rows, next_activation, scale, offset = _resolved(stage, known)
             factors = _with_stage(bottom, factors, scale, offset)
-        merged = _merged(factors)
+        merged = _merged(factors, known)
         names = [Activation("identity")] * (len(merged) - 1) + [activation]
         layers[:0] = [_rounded(factor) for factor in merged]
         activations[:0] = names
@@ -85,7 +114,7 @@ def _is_stage(rows: Rows) -> bool:
     return rows.core is rows.stage.outputs and rows.is_plain
 
 
-def _resolved(stage: Stage) -> tuple[Rows, Activation, Float64Array, Float64Array]:
+def _resolved(stage: Stage, known: _Known) -> tuple[Rows, Activation, Float64Array, Float64Array]:
     """The pre-activations of a stage, its activation, and the scale and offset behind it."""
     assert stage.inputs is not None
     one, zero = np.ones(stage.size), np.zeros(stage.size)
@@ -98,6 +127,7 @@ def _resolved(stage: Stage) -> tuple[Rows, Activation, Float64Array, Float64Arra
         return stage.inputs, stage.activation, one, zero
     for _, (function, variants) in reversed(line):
         for variant in _arguments(variants):
+            known.tried()
             found = recognised(_of(function, variant), stage.size, stage.breaks)
             if found is not None:
                 activation, scale, offset = found
@@ -118,6 +148,9 @@ def _arguments(variants: tuple[Rows, ...]) -> Iterator[Rows]:
             continue
         offset = None if variant.offset is None else variant.offset / variant.scale
         yield variant.with_map(None, offset, variant.shape)
+    for factor in _FACTORS:
+        for variant in variants:
+            yield variant.scaled(np.full(variant.size, factor))
 
 
 def _of(function: Function, variant: Rows) -> Function:
@@ -125,28 +158,34 @@ def _of(function: Function, variant: Rows) -> Function:
     return lambda z: function(variant.undo(z))
 
 
-def _factors(rows: Rows) -> tuple[Rows, list[Factor]]:
+def _factors(rows: Rows, known: _Known) -> tuple[Rows, list[Factor]]:
     """Selected and scaled outputs of the stage, and the matrices behind them, in order."""
+    if rows not in known.factors:
+        known.factors[rows] = _found_factors(rows, known)
+    return known.factors[rows]
+
+
+def _found_factors(rows: Rows, known: _Known) -> tuple[Rows, list[Factor]]:
     core = rows.core
     if isinstance(core, Outputs) or (isinstance(core, Taken) and isinstance(core.of, Outputs)):
         return rows, []
     if isinstance(core, Product):
-        bottom, factors = _factors(core.of)
+        bottom, factors = _factors(core.of, known)
         return bottom, [*factors, _behind((core.matrix, np.zeros(core.size)), rows)]
     if isinstance(core, Taken):
         inner = Rows(core.of, (core.of.size,))
-        bottom, factors = _factors(inner)
+        bottom, factors = _factors(inner, known)
         if factors:
             matrix, offset = factors[-1]
             taken = matrix[core.index], offset[core.index]
             return bottom, [*factors[:-1], _behind(taken, rows)]
         return _selected(bottom, core.index, rows), []
     if isinstance(core, Stacked):
-        joined = _joined(core)
+        joined = _joined(core, known)
         if joined is not None:
             return _selected(joined, np.arange(core.size), rows), []
     plain = Rows(core.stage.outputs, (core.stage.size,))
-    return plain, [_behind(_dense(core), rows)]
+    return plain, [_behind(_dense(core, known), rows)]
 
 
 def _behind(factor: Factor, rows: Rows) -> Factor:
@@ -165,13 +204,13 @@ def _selected(bottom: Rows, index: npt.NDArray[np.intp], rows: Rows) -> Rows:
     return result if rows.offset is None else result.shifted(rows.offset)
 
 
-def _joined(core: Stacked) -> Rows | None:
+def _joined(core: Stacked, known: _Known) -> Rows | None:
     """Stacked rows as selected outputs of the stage; None if there is a matrix among them."""
     index, scale, offset = [], [], []
     for part, _ in core.parts:
         if part is None:
             return None
-        bottom, factors = _factors(part)
+        bottom, factors = _factors(part, known)
         if factors:
             return None
         size = bottom.core.size
@@ -183,35 +222,44 @@ def _joined(core: Stacked) -> Rows | None:
     return result.scaled(np.concatenate(scale)).shifted(np.concatenate(offset))
 
 
-def _dense(core: Core) -> Factor:
+def _dense(core: Core, known: _Known) -> Factor:
     """A core as a matrix times the outputs of its stage."""
+    if core not in known.dense:
+        inputs = core.stage.size
+        if core.size * inputs > MAX_BUILT:
+            raise Refused(f"a matrix of shape ({core.size}, {inputs}) is too large to be built")
+        work = core.matrix.size * inputs if isinstance(core, Product) else 0
+        known.add(core.size * inputs, work)
+        known.dense[core] = _built_dense(core, known)
+    return known.dense[core]
+
+
+def _built_dense(core: Core, known: _Known) -> Factor:
     inputs = core.stage.size
-    if core.size * inputs > MAX_ELEMENTS:
-        raise Refused(f"a matrix of shape ({core.size}, {inputs}) is too large to be built")
     if isinstance(core, Outputs):
         return np.eye(inputs), np.zeros(inputs)
     if isinstance(core, Taken):
-        matrix, offset = _dense(core.of)
+        matrix, offset = _dense(core.of, known)
         return matrix[core.index], offset[core.index]
     if isinstance(core, Product):
-        matrix, offset = _dense_rows(core.of)
+        matrix, offset = _dense_rows(core.of, known)
         weight = core.matrix.astype(np.float64)
         return weight @ matrix, weight @ offset
     if isinstance(core, Total):
-        first, *others = [_dense_rows(part) for part in core.parts]
+        first, *others = [_dense_rows(part, known) for part in core.parts]
         matrix, offset = first
         for more, summand in others:
             matrix, offset = matrix + more, offset + summand
         return matrix, offset
     parts = [
-        (np.zeros((size, inputs)), np.zeros(size)) if part is None else _dense_rows(part)
+        (np.zeros((size, inputs)), np.zeros(size)) if part is None else _dense_rows(part, known)
         for part, size in core.parts
     ]
     return np.concatenate([m for m, _ in parts]), np.concatenate([c for _, c in parts])
 
 
-def _dense_rows(rows: Rows) -> Factor:
-    return _behind(_dense(rows.core), rows)
+def _dense_rows(rows: Rows, known: _Known) -> Factor:
+    return _behind(_dense(rows.core, known), rows)
 
 
 def _with_input_map(
@@ -274,7 +322,7 @@ def _scattered(matrix: Matrix, index: npt.NDArray[np.intp] | None, inputs: int) 
     return result
 
 
-def _merged(factors: list[Factor]) -> list[Factor]:
+def _merged(factors: list[Factor], known: _Known) -> list[Factor]:
     """Multiply neighbours where the whole then takes the fewest multiplications."""
     sizes = [factors[0][0].shape[1], *(len(matrix) for matrix, _ in factors)]
     best, start = [0] + [math.inf] * len(factors), [0] * (len(factors) + 1)
@@ -289,6 +337,7 @@ def _merged(factors: list[Factor]) -> list[Factor]:
     while end:
         matrix, offset = factors[start[end]]
         for weight, summand in factors[start[end] + 1 : end]:
+            known.add(0, weight.size * matrix.shape[1])
             weight = weight.astype(np.float64)
             matrix, offset = weight @ matrix, weight @ offset + summand
         result.insert(0, (matrix, offset))

@@ -30,12 +30,28 @@ from lrgate.frameworks.values import (
 from lrgate.model.activation import Activation
 from lrgate.types import Float64Array
 
-__all__ = ["BATCH", "MAX_ELEMENTS", "Chain", "Labels", "Value", "as_constant", "elementwise_line"]
+__all__ = [
+    "BATCH",
+    "MAX_BUILT",
+    "MAX_ELEMENTS",
+    "Chain",
+    "Labels",
+    "Value",
+    "as_constant",
+    "elementwise_line",
+]
 
 # A prime, so that a shape that contains it as a factor is one of the batch.
 BATCH: Final = 1_000_000_007
-# Of any constant or row that an operation makes.
+# Of any constant that an operation makes out of smaller ones, and of any matrix.
 MAX_ELEMENTS: Final = 2**28
+# Of any row, and of a matrix that no constant of the model has the size of.
+MAX_ROW: Final = 2**24
+MAX_BUILT: Final = 2**26
+# Of a function that may be an activation: steps in a row, and operations to compute it.
+_MAX_STEPS: Final = 32
+_MAX_COST: Final = 256
+_MAX_VARIANTS: Final = 8
 
 Array = npt.NDArray[Any]
 
@@ -69,7 +85,7 @@ class Chain:
     def __init__(self, shape: Sequence[int], batch: int | None = BATCH) -> None:
         shape = tuple(int(n) for n in shape)
         size = math.prod(shape)
-        if min(shape, default=1) < 1 or size > MAX_ELEMENTS:
+        if min(shape, default=1) < 1 or size > MAX_ROW:
             raise Refused(f"an input of shape {shape} for each row is not supported")
         self.input = Rows(Stage(size).outputs, shape, batch=batch)
         #: Matrices read so far, for messages.
@@ -184,6 +200,8 @@ class Chain:
     def _product(self, x: Rows, weight: Array, shape: tuple[int, ...]) -> Rows:
         if len(weight) < 1:
             raise Refused("a matrix without outputs is not supported")
+        if len(weight) > MAX_ROW:
+            raise Refused(f"rows of {len(weight)} elements are not supported")
         if weight.dtype.kind == "c":
             raise Refused("complex numbers are not supported")
         self.matrices += 1
@@ -201,7 +219,7 @@ class Chain:
         inner = tuple(axis - (x.batch is not None) for axis in chosen)
         count = math.prod(x.shape[axis] for axis in inner)
         outputs = np.moveaxis(positions, inner, range(-len(inner), 0)).reshape(-1, count)
-        if outputs.size * len(outputs) > MAX_ELEMENTS:
+        if outputs.size * len(outputs) > MAX_BUILT:
             raise Refused("a sum over so many values is not supported")
         matrix = np.zeros((len(outputs), x.size))
         matrix[np.arange(len(outputs))[:, None], outputs] = 1.0 / count if mean else 1.0
@@ -224,7 +242,7 @@ class Chain:
         counts = (2, 3) if x.batch == BATCH else (x.batch,)
         found: list[Array] = []
         for count in counts:
-            if count * x.size > MAX_ELEMENTS:
+            if count * x.size > MAX_BUILT:
                 raise Refused(f"a batch of {count} rows is not supported")
             numbers = np.arange(count * x.size).reshape(count, *x.shape)
             try:
@@ -243,7 +261,7 @@ class Chain:
         return self._taken(x, found[0], found[0].shape)
 
     def _taken(self, x: Rows, index: Array, shape: tuple[int, ...]) -> Rows:
-        if index.size > MAX_ELEMENTS or not index.size:
+        if index.size > MAX_ROW or not index.size:
             raise Refused(f"rows of {index.size} elements are not supported")
         return x.taken(index.reshape(-1).astype(np.intp), shape)
 
@@ -304,7 +322,7 @@ class Chain:
 
         def expanded(numbers: Array, rows: int) -> Array:
             target = [_with_rows(n, rows) for n in wanted]
-            if math.prod(target) > MAX_ELEMENTS:
+            if math.prod(target) > MAX_BUILT:
                 raise Refused(f"rows of shape {tuple(wanted)} are not supported")
             return np.broadcast_to(numbers, target)
 
@@ -358,11 +376,14 @@ class Chain:
         shaped = self._broadcast(numbers)
         lines = [elementwise_line(value) for value in shaped if isinstance(value, Rows)]
         shared = next((core for core in lines[0] if all(core in line for line in lines[1:])), None)
+        kept = [value for value in shaped if isinstance(value, Rows)]
         if shared is None:
-            kept = [value for value in shaped if isinstance(value, Rows)]
             raise Refused(_two_places(kept[0], kept[-1], "combines"))
         links = [line[shared] for line in lines]
-        variants = [variant for _, found in links for variant in found]
+        cost = 1 + sum(_cost(value, shared) for value in kept)
+        if cost > _MAX_COST:
+            raise Refused("it belongs to a function that is too long to be an activation")
+        variants = _distinct([variant for _, found in links for variant in found])
         base = min(variants, key=lambda v: 0 if v.is_plain else 1)
         functions = iter([link for link, _ in links])
         arguments: list[Function | Float64Array] = [
@@ -391,6 +412,7 @@ class Chain:
             variants=tuple(variants),
             breaks=tuple(sorted({*breaks, *inherited})),
             where=self.where,
+            cost=cost,
         )
         return Rows(stage.outputs, shape, batch=inputs.batch)
 
@@ -444,7 +466,7 @@ class Chain:
             shape = np.broadcast_shapes(*shapes)
         except ValueError:
             raise Refused(f"shapes {', '.join(map(str, shapes))} of each row do not fit") from None
-        if math.prod(shape) > MAX_ELEMENTS:
+        if math.prod(shape) > MAX_ROW:
             raise Refused(f"rows of shape {shape} are not supported")
         return [
             self._expanded(value, shape)
@@ -466,7 +488,7 @@ class Chain:
             size = math.prod(np.broadcast_shapes(*[a.shape for a in arrays]))
         except ValueError:
             size = sum(a.size for a in arrays)
-        if size > MAX_ELEMENTS:
+        if size > max(MAX_BUILT, *[a.size for a in arrays]):
             raise Refused(f"a constant of {size} elements is not supported")
         with np.errstate(all="ignore"):
             return np.asarray(function(*arrays))
@@ -513,6 +535,8 @@ def elementwise_line(rows: Rows) -> Line:
     function: Function = rows.apply
     core = rows.core
     while (stage := core.stage).outputs is core and stage.function is not None:
+        if len(found) > _MAX_STEPS:
+            break
         assert stage.inputs is not None
         inner, outer, inputs = stage.function, function, stage.inputs
 
@@ -528,6 +552,24 @@ def elementwise_line(rows: Rows) -> Line:
         core = inputs.core
         found[core] = (function, (inputs, *stage.variants))
     return found
+
+
+def _distinct(variants: Sequence[Rows]) -> list[Rows]:
+    """Some of the rows of one core that differ."""
+    found: dict[tuple[int, int], Rows] = {}
+    for rows in variants:
+        found.setdefault((id(rows.scale), id(rows.offset)), rows)
+    return list(found.values())[:_MAX_VARIANTS]
+
+
+def _cost(rows: Rows, shared: Any) -> int:
+    """Number of elementwise operations between the core `shared` and `rows`."""
+    cost, core = 0, rows.core
+    while core is not shared:
+        stage = core.stage
+        assert stage.inputs is not None
+        cost, core = cost + stage.cost, stage.inputs.core
+    return cost
 
 
 def _breaks(rows: Rows) -> tuple[float, ...]:

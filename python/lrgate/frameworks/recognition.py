@@ -116,7 +116,8 @@ def _candidates(z: Float64Array, values: Float64Array, function: Function) -> It
     size = values.shape[1]
 
     def at(point: float) -> Float64Array:
-        return _on(function, np.array([point]), size)[0]
+        values: Float64Array = _on(function, np.array([point]), size)[0]
+        return values
 
     low, below, one, high = at(-_FAR), at(-1.0), at(1.0), at(_FAR)
     # Without an offset, the value at 1 is the scale of every function that is linear there.

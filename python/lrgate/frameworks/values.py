@@ -57,6 +57,8 @@ class Stage:
         Constants in the function, near which it may change.
     where : str
         The node that made the stage, for messages.
+    cost : int
+        Number of elementwise operations that `function` computes.
     """
 
     size: int
@@ -66,6 +68,7 @@ class Stage:
     variants: tuple[Rows, ...] = ()
     breaks: tuple[float, ...] = ()
     where: str = ""
+    cost: int = 1
 
     @cached_property
     def outputs(self) -> Outputs:

@@ -15,6 +15,7 @@ __all__ = ["difference", "random_rows"]
 
 # A difference is an error if it exceeds the expected rounding error by this factor.
 _FACTOR: Final = 100.0
+_BLOCK: Final = 2**16
 
 
 def difference(
@@ -60,6 +61,22 @@ def random_rows(net: Network, seed: int = 0) -> Float32Array:
     return z.astype(np.float32)
 
 
+def _sums(
+    weight: Float32Array, value: Float64Array, error: Float64Array
+) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """``value weight.T``, and the sums of squares of its terms and of those of the error."""
+    rows, outputs = len(value), len(weight)
+    both = np.concatenate([value * value, error * error])
+    z, squares = np.empty((rows, outputs)), np.empty((2 * rows, outputs))
+    # In blocks that stay in a cache.
+    step = max(1, _BLOCK // weight.shape[1])
+    for start in range(0, outputs, step):
+        block = weight[start : start + step].astype(np.float64)
+        z[:, start : start + step] = value @ block.T
+        squares[:, start : start + step] = both @ np.square(block, out=block).T
+    return z, squares[:rows], squares[rows:]
+
+
 def _rounding_error(net: Network, x: Float64Array, epsilon: float) -> Float64Array:
     """Expected rounding error of the outputs (n, k), if errors are independent.
 
@@ -77,11 +94,10 @@ def _rounding_error(net: Network, x: Float64Array, epsilon: float) -> Float64Arr
             value = value + other
             error = error + (np.abs(value) + np.abs(other)) * epsilon
     for layer in net.layers:
-        weight, bias = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
-        squares = weight * weight
-        terms = (value * value) @ squares.T + bias * bias
-        z = value @ weight.T + bias
-        spread = np.sqrt((error * error) @ squares.T + 4.0 * epsilon**2 * terms)
+        bias = layer.bias.astype(np.float64)
+        z, terms, squares = _sums(layer.weight, value, error)
+        z, terms = z + bias, terms + bias * bias
+        spread = np.sqrt(squares + 4.0 * epsilon**2 * terms)
         apply = layer.activation.apply
         value = apply(z)
         width = np.maximum(spread, 1e-7 * np.abs(z))

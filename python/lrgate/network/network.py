@@ -266,6 +266,51 @@ class Network(_core.Network):
             model = replace(model, probe=replace(probe, planned=planned_outputs(self, probe)))
         files.save(path, model)
 
+    def to_onnx(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        opset: int = 17,
+        input_name: str = "x",
+        output_names: Sequence[str] | None = None,
+    ) -> None:
+        """Write the dense network to an ONNX file, for other engines.
+
+        Gates, int8 ranges and the plan are not written: the file computes what a dense plan does.
+        The file is replaced atomically. :func:`lrgate.from_onnx` reads the same network back.
+
+        Parameters
+        ----------
+        path : str or path-like
+        opset : int, default 17
+            Version of ONNX's operators, from 13.
+        input_name : str, default "x"
+            Name of the input, float32 (n, d).
+        output_names : sequence of str, optional
+            Names of the outputs. A classifier has two, by default ``("label", "probabilities")``:
+            labels as :meth:`predict` returns them, (n,), and float32 (n, k) as of
+            :meth:`predict_proba`. So has a multilabel network, with labels int64 (n, k). A
+            regressor has one, by default ``("outputs",)``: float32 (n, k).
+
+        Raises
+        ------
+        ValueError
+            If `opset` is not supported, `output_names` do not fit, or the network is larger than
+            2 GB, the limit of the format.
+        ImportError
+            If the package onnx is not installed.
+        OSError
+            If the file cannot be written. An existing file is then unchanged.
+
+        Examples
+        --------
+        >>> net = Network.from_layers([(np.eye(2), None)], classes=["cat", "dog"])
+        >>> net.to_onnx("model.onnx")  # doctest: +SKIP
+        """
+        from lrgate.frameworks.onnx_writer import write_onnx
+
+        write_onnx(self, path, opset=opset, input_name=input_name, output_names=output_names)
+
     @classmethod
     def from_layers(
         cls,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from lrgate.bench.engines.base import Engine, Forward, Settings, combinations_of
-from lrgate.frameworks.onnx import onnx_model
+from lrgate.frameworks.onnx_writer import raw_model
 from lrgate.network import Network
 from lrgate.types import Float32Array
 
@@ -21,7 +21,7 @@ def store_onnx(net: Network, calibration: Float32Array, folder: Path, settings: 
 
     path = folder / f"{settings['graph']}.onnx"
     if not path.exists():
-        onnx.save(onnx_model(net, gemm=settings["graph"] == "Gemm"), path)
+        onnx.save(raw_model(net, gemm=settings["graph"] == "Gemm"), path)
     return path
 
 
