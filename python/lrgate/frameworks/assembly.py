@@ -34,8 +34,6 @@ Matrix = npt.NDArray[Any]
 Factor = tuple[Matrix, Float64Array]
 
 
-# Of arguments in spelled-out activations: gelu may begin with z / 2 and z / sqrt(2) only.
-_FACTORS: Final = (2.0, math.sqrt(2.0))
 # Comparisons with all activations, each of which computes a spelled-out function on a grid.
 _MAX_TRIALS: Final = 1_500
 # Multiplications that folding may take.
@@ -148,9 +146,6 @@ def _arguments(variants: tuple[Rows, ...]) -> Iterator[Rows]:
             continue
         offset = None if variant.offset is None else variant.offset / variant.scale
         yield variant.with_map(None, offset, variant.shape)
-    for factor in _FACTORS:
-        for variant in variants:
-            yield variant.scaled(np.full(variant.size, factor))
 
 
 def _of(function: Function, variant: Rows) -> Function:

@@ -18,8 +18,8 @@ from lrgate.frameworks.onnx_graph import Graph, Node, read_graph, read_model
 from lrgate.frameworks.onnx_operators import MOVES, OPERATORS, REASONS
 from lrgate.frameworks.onnx_reference import Reference
 from lrgate.frameworks.onnx_tensors import ELEMENT_TYPES, is_float
-from lrgate.frameworks.optional import required
 from lrgate.frameworks.values import Rows, Taken
+from lrgate.inputs.optional import required
 from lrgate.model.model import TASKS
 from lrgate.network import Network
 

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from lrgate.frameworks.building import built, refusal, verified
 from lrgate.frameworks.chain import BATCH, MAX_ELEMENTS, Chain, Labels
 from lrgate.frameworks.errors import Refused, UnsupportedModelError
-from lrgate.inputs.optional import required
 from lrgate.frameworks.torch_files import load_program
 from lrgate.frameworks.torch_operators import (
     Call,
@@ -27,6 +26,7 @@ from lrgate.frameworks.torch_operators import (
     is_dynamic,
 )
 from lrgate.frameworks.values import Rows
+from lrgate.inputs.optional import required
 from lrgate.network import Network
 
 __all__ = ["from_torch"]

@@ -1,4 +1,4 @@
-"""Import of packages that lrgate does not require."""
+"""Import of optional packages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def required(package: str, extra: str, caller: str) -> Any:
     Parameters
     ----------
     package : str
-        The module to import, such as ``"onnx"``.
+        Name of the module.
     extra : str
         The extra of lrgate that installs it.
     caller : str
-        The public function that needs it, for the message.
+        The function that needs it, for the message.
 
     Raises
     ------
@@ -27,8 +27,10 @@ def required(package: str, extra: str, caller: str) -> Any:
     """
     try:
         return importlib.import_module(package)
-    except ImportError as error:
-        name = package.partition(".")[0]
+    except ModuleNotFoundError as error:
+        root = package.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != root:
+            raise
         raise ImportError(
-            f'{caller} needs the package {name}: pip install "lrgate[{extra}]" ({error})'
-        ) from error
+            f'{caller} needs the package {root}: pip install "lrgate[{extra}]"', name=root
+        ) from None

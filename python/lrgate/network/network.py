@@ -276,8 +276,9 @@ class Network(_core.Network):
     ) -> None:
         """Write the dense network to an ONNX file, for other engines.
 
-        Gates, int8 ranges and the plan are not written: the file computes what a dense plan does.
-        The file is replaced atomically. :func:`lrgate.from_onnx` reads the same network back.
+        Gates, int8 ranges and the plan are not written: the file computes the outputs of
+        :meth:`dense`. It is replaced atomically. :func:`lrgate.from_onnx` reads the same network
+        back.
 
         Parameters
         ----------
@@ -307,9 +308,9 @@ class Network(_core.Network):
         >>> net = Network.from_layers([(np.eye(2), None)], classes=["cat", "dog"])
         >>> net.to_onnx("model.onnx")  # doctest: +SKIP
         """
-        from lrgate.frameworks.onnx_writer import write_onnx
+        from lrgate.export.onnx import write_onnx
 
-        write_onnx(self, path, opset=opset, input_name=input_name, output_names=output_names)
+        write_onnx(self._model, path, opset=opset, input_name=input_name, output_names=output_names)
 
     @classmethod
     def from_layers(

@@ -8,10 +8,10 @@ Engines support only ReLU networks. The input's scale and shift are folded into 
 """
 
 from lrgate.bench.engines.base import Engine, Forward, Settings, make
+from lrgate.bench.engines.folding import folded
 from lrgate.bench.engines.lrgate import LRGATE
 from lrgate.bench.engines.numpy import NumpyForward, blas
 from lrgate.bench.engines.registry import ENGINES, by_name, selected, versions
-from lrgate.frameworks.arrays import folded
 
 __all__ = [
     "ENGINES",

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from lrgate.bench.engines.base import Engine, Forward, Settings, combinations_of
-from lrgate.frameworks.arrays import Layers, folded
+from lrgate.bench.engines.folding import Layers, folded
 from lrgate.network import Network
 from lrgate.types import Float32Array
 

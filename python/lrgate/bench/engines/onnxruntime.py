@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from lrgate.bench.engines.base import Engine, Forward, Settings, combinations_of
-from lrgate.frameworks.onnx_writer import raw_model
+from lrgate.bench.engines.folding import folded
+from lrgate.export.onnx import OnnxWriter
+from lrgate.model.activation import Activation
 from lrgate.network import Network
 from lrgate.types import Float32Array
 
@@ -16,12 +20,26 @@ __all__ = [
 ]
 
 
+def _raw_model(net: Network, *, gemm: bool = True) -> Any:
+    """The raw outputs of a ReLU network as an ONNX model with Gemm, or with MatMul and Add.
+
+    The input's scale and shift are folded into the first layer.
+    """
+    writer = OnnxWriter(17, "x")
+    layers = folded(net)
+    for i, (weight, bias) in enumerate(layers):
+        writer.layer(i, weight.astype(np.float32), bias.astype(np.float32), gemm)
+        if i < len(layers) - 1:
+            writer.activation(i, Activation("relu"))
+    return writer.model(net.input_size, [(writer.value, 1, [net.output_size])])
+
+
 def store_onnx(net: Network, calibration: Float32Array, folder: Path, settings: Settings) -> Path:
     import onnx
 
     path = folder / f"{settings['graph']}.onnx"
     if not path.exists():
-        onnx.save(raw_model(net, gemm=settings["graph"] == "Gemm"), path)
+        onnx.save(_raw_model(net, gemm=settings["graph"] == "Gemm"), path)
     return path
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from lrgate.bench.engines.base import Engine, Forward, Settings, combinations_of
-from lrgate.frameworks.arrays import folded
+from lrgate.bench.engines.folding import folded
 from lrgate.network import Network
 from lrgate.types import Float32Array
 

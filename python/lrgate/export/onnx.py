@@ -10,13 +10,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lrgate.export.layers import dense_layers
 from lrgate.files.atomic import replacing
-from lrgate.frameworks.arrays import folded
-from lrgate.frameworks.optional import required
+from lrgate.inputs.optional import required
 from lrgate.model.activation import Activation
-from lrgate.network import Network
+from lrgate.model.model import Model
 
-__all__ = ["raw_model", "write_onnx"]
+__all__ = ["OnnxWriter", "write_onnx"]
 
 _OLDEST: Final = 13
 # The newest format version of files that all runtimes of the opset read.
@@ -25,7 +25,7 @@ _LARGEST: Final = 2**31 - 2**20
 
 
 def write_onnx(
-    net: Network,
+    model: Model,
     path: str | os.PathLike[str],
     *,
     opset: int,
@@ -37,74 +37,62 @@ def write_onnx(
     newest = onnx.defs.onnx_opset_version()
     if not _OLDEST <= opset <= newest:
         raise ValueError(f"opset must be from {_OLDEST} to {newest}, got {opset}")
-    usual = ("outputs",) if net.task == "regression" else ("label", "probabilities")
+    task = model.task or "regression"
+    usual = ("outputs",) if task == "regression" else ("label", "probabilities")
     names = usual if output_names is None else tuple(output_names)
     if len(names) != len(usual) or len({input_name, *names}) != 1 + len(names) or "" in names:
         raise ValueError(
             f"output_names must be {len(usual)} different names for a network with the task "
-            f"{net.task}, got {names!r}"
+            f"{task}, got {names!r}"
         )
-    size = sum(layer.weight.nbytes + layer.bias.nbytes for layer in net.layers)
+    size = sum(layer.weight.nbytes + layer.bias.nbytes for layer in model.layers)
     if size > _LARGEST:
         raise ValueError(f"an ONNX file holds at most 2 GB, the network has {size / 1e9:.1f} GB")
-    model = _model(net, opset, input_name, names)
-    onnx.checker.check_model(model)
+    proto = _proto(model, opset, input_name, names)
+    onnx.checker.check_model(proto)
     with replacing(Path(path)) as file:
-        file.write(model.SerializeToString())
+        file.write(proto.SerializeToString())
 
 
-def raw_model(net: Network, *, gemm: bool = True) -> Any:
-    """The raw outputs of a ReLU network as an ONNX model with Gemm, or with MatMul and Add.
-
-    The input's scale and shift are folded into the first layer.
-    """
-    writer = _Writer(17, "x")
-    layers = folded(net)
-    for i, (weight, bias) in enumerate(layers):
-        writer.layer(i, weight.astype(np.float32), bias.astype(np.float32), gemm)
-        if i < len(layers) - 1:
-            writer.activation(i, Activation("relu"))
-    return writer.model(net.input_size, [(writer.value, 1, [net.output_size])])
-
-
-def _model(net: Network, opset: int, input_name: str, names: tuple[str, ...]) -> Any:
-    writer = _Writer(opset, input_name, names)
-    for op, value in (("Mul", net.input_scale), ("Add", net.input_shift)):
+def _proto(model: Model, opset: int, input_name: str, names: tuple[str, ...]) -> Any:
+    writer = OnnxWriter(opset, input_name, names)
+    for op, value in (("Mul", model.input_scale), ("Add", model.input_shift)):
         if value is not None:
             writer.add(op, writer.value, writer.constant(f"input_{op.lower()}", value))
-    for i, layer in enumerate(net.layers):
-        writer.layer(i, layer.weight, layer.bias)
-        writer.activation(i, layer.activation)
-    declared = net._model.task
+    for i, (weight, bias, activation) in enumerate(dense_layers(model)):
+        writer.layer(i, weight, bias)
+        writer.activation(i, activation)
+    inputs, outputs = model.layers[0].inputs, model.layers[-1].outputs
+    declared = model.task
     if declared is None or declared == "regression":
         writer.output(names[0])
         notes = {} if declared is None else {"task": declared}
-        return writer.model(net.input_size, [(names[0], 1, [net.output_size])], notes)
+        return writer.model(inputs, [(names[0], 1, [outputs])], notes)
     notes = {"raw": writer.value}
-    last = net.layers[-1].activation.name
+    last = model.layers[-1].activation.name
     if declared == "multilabel":
         if last != "sigmoid":
             writer.add("Sigmoid", writer.value)
         probabilities = writer.value
         writer.add("Binarizer", probabilities, domain="ai.onnx.ml", threshold=0.5)
         writer.add("Cast", writer.value, to=7)
-        label = (names[0], 7, [net.output_size])
+        label = (names[0], 7, [outputs])
     else:
-        _class_probabilities(writer, net.output_size, last)
+        _class_probabilities(writer, outputs, last)
         probabilities = writer.value
         writer.add("ArgMax", probabilities, axis=1, keepdims=0)
         label = (names[0], 7, [])
-        classes = net._model.classes
+        classes = model.classes
         if classes is not None:
             label = (names[0], _element_type(classes), [])
             writer.add("Gather", writer.constant("classes", classes), writer.value, axis=0)
     writer.output(names[0])
     writer.output(names[1], probabilities)
-    count = net.output_size if declared == "multilabel" else max(2, net.output_size)
-    return writer.model(net.input_size, [label, (names[1], 1, [count])], notes)
+    count = outputs if declared == "multilabel" else max(2, outputs)
+    return writer.model(inputs, [label, (names[1], 1, [count])], notes)
 
 
-def _class_probabilities(writer: _Writer, outputs: int, last: str) -> None:
+def _class_probabilities(writer: OnnxWriter, outputs: int, last: str) -> None:
     if outputs == 1:
         if last != "sigmoid":
             writer.add("Sigmoid", writer.value)
@@ -123,7 +111,7 @@ def _element_type(classes: npt.NDArray[Any]) -> int:
     return result
 
 
-class _Writer:
+class OnnxWriter:
     """Nodes and constants of a graph. `value` is the name of the latest result."""
 
     def __init__(self, opset: int, input_name: str, reserved: Sequence[str] = ()) -> None:
