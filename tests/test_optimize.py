@@ -467,7 +467,7 @@ def test_silent_units_that_rows_are_too_few_for_are_kept(net: Network) -> None:
     assert fast.report.dropped_units == (0, 0, 0)
     assert fast.report.dead_units[0] == len(DEAD)
     (note,) = [note for note in fast.report.notes if note.startswith("units that were never on")]
-    assert "are kept: cannot be shown to keep the budget by 160 rows held back; about " in note
+    assert "are kept: 160 held-out rows cannot show that the budget is kept; about " in note
     # The number of rows in the note is enough.
     more = int(note.split("about ")[1].split()[0].replace(",", ""))
     fast = optimized(net, rows(more), None, 0.01, **options)
@@ -676,11 +676,11 @@ def costs(monkeypatch: pytest.MonkeyPatch, cost: Any) -> None:
 @pytest.mark.parametrize(
     ("cost", "reason"),
     [
-        (1.0, "costs too much error, about 1e+02 points"),
+        (1.0, "the error grows too much, by about 1e+02 points"),
         (
             0.2,
-            "cannot be shown to keep the budget by 160 rows held back; about 3,100 rows in all "
-            "would show it",
+            "160 held-out rows cannot show that the budget is kept; "
+            "about 3,100 rows in total would",
         ),
     ],
 )
@@ -698,9 +698,9 @@ def test_nothing_keeps_the_budget(
         assert kinds(fast) == ({"skip"}, {"f32"})
         assert fast.report is not None
         notes = fast.report.notes
-        assert f"no gate is used: the least divergent {reason}" in notes
+        assert f"no gate is used, not even the least divergent: {reason}" in notes
         assert "no gate pays within the budget here" in notes
-        stay = sorted(note[6] for note in notes if f"stays f32: int8 {reason}" in note)
+        stay = sorted(note[6] for note in notes if f"stays f32, not int8: {reason}" in note)
         assert stay == ([] if precision == "f32" else ["0", "1", "2"])
         assert fast.report.tests == ()
         assert_near(fast, net, x)
@@ -895,9 +895,9 @@ LABELS = np.arange(100) % 5
             "x must fit float32, got ",
         ),
         # y
-        ({"y": LABELS[:99]}, ValueError, "y must have shape (100,), one label a row, got (99,)"),
-        ({"y": np.zeros((100, 5))}, ValueError, "y must have shape (100,), one label a row"),
-        ({"y": 1}, ValueError, "y must have shape (100,), one label a row, got ()"),
+        ({"y": LABELS[:99]}, ValueError, "y must have shape (100,), one label per row, got (99,)"),
+        ({"y": np.zeros((100, 5))}, ValueError, "y must have shape (100,), one label per row"),
+        ({"y": 1}, ValueError, "y must have shape (100,), one label per row, got ()"),
         (
             {"y": np.where(LABELS == 3, 7, LABELS)},
             ValueError,
@@ -1376,8 +1376,10 @@ def test_few_rows_show_nothing_and_the_notes_say_how_many_would(n: int, labelled
     why = [note for note in fast.report.notes if "rows in all would" in note or "costs" in note]
     assert why
     if n == 50 and not labelled:
-        notes = [note for note in why if "rows in all would show it" in note]
-        assert notes and all("by 20 rows held back; about " in note for note in notes)
+        notes = [note for note in why if "rows in total would" in note]
+        assert notes and all(
+            "20 held-out rows cannot show that the budget is kept; about " in note for note in notes
+        )
         needed = [re.findall(r"about ([\d,]+) rows", note)[0].replace(",", "") for note in notes]
         assert all(50 < int(count) < 10_000 for count in needed)
 
@@ -1395,7 +1397,7 @@ def test_a_worst_row_limits_what_is_used() -> None:
     none = optimized(net, x, None, 0.5, max_row_error=1e-9)
     assert kinds(none) == ({"skip"}, {"f32"})
     assert none.report is not None
-    assert any("changes its worst row too much" in note for note in none.report.notes)
+    assert any("the worst row changes too much" in note for note in none.report.notes)
     # The worst row is the worst row of the returned network.
     check = Split.of(x, None, 0).check
     outputs = np.float64(net(Split.of(x, None, 0).fit)), np.float64(net(check))
@@ -1468,7 +1470,7 @@ def test_linear_pairs_are_merged(budget: float) -> None:
     assert [layer.weight.shape for layer in fast.layers] == [(25, D), (4, 25)]
     report = fast.report
     assert report is not None
-    assert "layers 0 to 1, 2 to 3 are linear in a row and merged: layers are counted" in str(
+    assert "merged the consecutive linear layers 0 to 1, 2 to 3; layer numbers below" in str(
         report.notes
     )
     assert report.increase_bound <= budget

@@ -295,7 +295,7 @@ def test_what_the_text_says(report: OptimizeReport) -> None:
         "largest change of a probability 0.605;",
         "checked: int8 without gates: at most 0.210 points, passed",
         "checked: gates for 100% of the budget: at most 2.410 points, failed",
-        "on 400 rows held back; 400 rows fitted, 200 chose",
+        "checked on 400 held-out rows (400 for fitting, 200 for choosing)",
         "units left out since proven dead, by layer: 3/0/0",
         "units left out since never on, by layer: 132/158/0",
         "order of units: 1.03 times as fast without gates, used",

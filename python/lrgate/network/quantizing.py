@@ -46,9 +46,9 @@ def warn_of(report: QuantizationReport, difference: Difference) -> None:
             said.append(f"int8 changes outputs by {difference.relative:.2g} of their variance")
         else:
             share = max(difference.changed, difference.expected_changed)
-            said.append(f"int8 changes {share:.1%} of the labels of rows held back")
+            said.append(f"int8 changes {share:.1%} of the labels of held-out rows")
     if not report.held_rows:
-        said.append("int8 is not checked on other rows: that takes at least 8 rows")
+        said.append("int8 was not checked on held-out rows: at least 8 rows are needed")
     if report.recomputed > limits.WARN_RECOMPUTED:
         said.append(
             f"{report.recomputed:.1%} of the rows leave the range of the bytes and are "

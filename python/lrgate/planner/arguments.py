@@ -117,7 +117,7 @@ def checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[
         return _label_matrix(targets, rows, model.output_size)
     if model.classes is not None:
         if targets.shape != (rows,):
-            raise ValueError(f"y must have shape ({rows},), one label a row, got {targets.shape}")
+            raise ValueError(f"y must have shape ({rows},), one label per row, got {targets.shape}")
         order = np.argsort(model.classes)
         known = model.classes[order]
         if targets.dtype.kind not in ("OUS" if known.dtype.kind == "U" else "biuf"):

@@ -84,7 +84,7 @@ def _quantized(core: Network, problem: Problem, check: BudgetCheck) -> Network |
             alone = {i: divergence.of(int8.network([i])) for i in layers}
         worst = max(layers, key=lambda i: alone[i])
         layers.remove(worst)
-        problem.notes.append(f"layer {worst} stays f32: int8 {check.unlikely(found)}")
+        problem.notes.append(f"layer {worst} stays f32, not int8: {check.unlikely(found)}")
     return None
 
 

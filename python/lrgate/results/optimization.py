@@ -309,8 +309,8 @@ class OptimizeReport:
             f"    as counted {percent[0]:.3f} % dense, {percent[1]:.3f} % now: "
             f"{self.error_increase * 100:+.3f} points ({bounds[0]:+.3f} to {bounds[1]:+.3f});",
             f"    {self._worst_row()};",
-            f"    on {self.rows_checked} rows held back; {self.rows_fitted} rows fitted, "
-            f"{self.rows_tuned} chose",
+            f"    checked on {self.rows_checked} held-out rows ({self.rows_fitted} for fitting, "
+            f"{self.rows_tuned} for choosing)",
         ]
         if self.increase_bound == 0 and not any(test.passed for test in self.tests):
             lines[0] = f"exact: {self.measure} is as before, {self.budget * 100:g} points allowed;"
