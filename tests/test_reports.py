@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lrgate.results.drift import Drift, LayerDrift, MonitorReport
 from lrgate.results.optimization import BatchReport, CheckReport, LayerReport, OptimizeReport
 from lrgate.results.ratio import Ratio
 from lrgate.results.table import Column, Table
@@ -141,6 +142,28 @@ def test_tables_are_text_html_and_frames(report: OptimizeReport) -> None:
     frame = table.to_dataframe()
     assert list(frame.columns) == [column.title for column in table.columns]
     assert "<script>" not in Table([Column("a")], [("<script>",)])._repr_html_()
+
+
+def test_reports_of_several_tables_show_them_in_notebooks(report: OptimizeReport) -> None:
+    one = report.batches[0]._repr_html_()
+    assert one.count("<table>") == 1
+    assert one.startswith("<p>1 row per call: ") and "times as fast as dense,<br>" in one
+    page = replace(report, notes=("a < b",))._repr_html_()
+    assert page.count("<table>") == len(report.batches) and one in page
+    assert "note: a &lt; b" in page and "<p></p>" not in page
+
+
+def test_a_monitor_report_is_one_frame() -> None:
+    pytest.importorskip("pandas")
+    layers = (LayerDrift(4, 3, 0.5, 0.25, 1.0, None, None, None),)
+    latest, total = Drift(10, 0.0, 0.0, 0.3, layers), Drift(20, 0.1, 0.0, 0.3, layers * 2)
+    report = MonitorReport("disagreement", 30, 20, 0, False, latest, total)
+    frame = report.to_dataframe()
+    assert frame["over"].tolist() == ["latest", "all", "all"]
+    assert frame["#"].tolist() == [0, 0, 1]
+    assert frame["out"].tolist() == [0.25] * 3
+    page = report._repr_html_()
+    assert page.count("<table>") == 2 and page.endswith("<p>sampling has stopped</p>")
 
 
 def test_the_dict_is_a_copy(report: OptimizeReport) -> None:
