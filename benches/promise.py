@@ -87,7 +87,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("promise.jsonl"))
     parser.add_argument("--kind", help="only kinds whose name has this in it")
-    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="print the recorded results, run nothing"
+    )
     options = parser.parse_args()
     done = read(options.out)
     if not options.table:
