@@ -80,7 +80,7 @@ def report() -> OptimizeReport:
         budget=0.02,
         worst_row_error=0.605,
         max_row_error=None,
-        tests=(
+        checks=(
             CheckReport("int8 without gates", 0.001, 0.0021, 0.1, True),
             CheckReport("gates for 50% of the budget", 0.0062, 0.0138, 0.605, True),
             CheckReport("gates for 100% of the budget", 0.015, 0.0241, 0.7, False),
@@ -128,6 +128,7 @@ def test_a_report_of_an_earlier_version_is_read(report: OptimizeReport) -> None:
     assert OptimizeReport.from_dict(values) == report
     values["order_speed_up"] = values.pop("units_speed_up")
     values["order_used"] = values.pop("units_reordered")
+    values["tests"] = values.pop("checks")
     assert OptimizeReport.from_dict(values) == report
     values["units_reordered"] = True  # not both keys
     with pytest.raises(ValueError, match="report must have the keys"):
@@ -213,7 +214,7 @@ def test_keys_must_be_all_and_no_other(report: OptimizeReport, path: tuple[Any, 
         (("budget",), True, "report.budget must be float, got bool"),
         (("budget",), None, "report.budget must be float, got NoneType"),
         (("max_row_error",), "1", "report.max_row_error must be float, got str"),
-        (("tests", 1, "passed"), 1, r"report.tests\[1\].passed must be bool, got int"),
+        (("checks", 1, "passed"), 1, r"report.checks\[1\].passed must be bool, got int"),
         (("budget",), 10**400, "report.budget must be a float, got one beyond its range"),
         (("seed",), 1.0, "report.seed must be int, got float"),
         (("seed",), False, "report.seed must be int, got bool"),
@@ -343,8 +344,8 @@ def test_what_the_text_says(report: OptimizeReport) -> None:
 
 def test_an_exact_plan_is_called_exact(report: OptimizeReport) -> None:
     failed = (CheckReport("int8 without gates", 0.03, 0.04, 0.1, False),)
-    exact = replace(report, tests=failed, increase_bound=0.0, expected_increase=0.0)
-    for made in (exact, replace(exact, tests=())):
+    exact = replace(report, checks=failed, increase_bound=0.0, expected_increase=0.0)
+    for made in (exact, replace(exact, checks=())):
         assert str(made).startswith("exact: classification error is as before, 2 points allowed;")
     assert "exact" not in str(report)
 

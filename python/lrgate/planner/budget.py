@@ -45,7 +45,7 @@ class Trial:
         The gates.
     pruned : bool
         Whether units are left out that other rows may switch on.
-    shown : dict from plan key to Evidence
+    evidence : dict from plan key to Evidence
         The result of the check for each batch plan.
     """
 
@@ -54,7 +54,7 @@ class Trial:
     exact: Network
     choice: Choice
     pruned: bool
-    shown: dict[str, Evidence] = field(default_factory=dict)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
 
 
 class BudgetCheck:
@@ -66,14 +66,14 @@ class BudgetCheck:
         Whether the networks leave out units that other rows may switch on.
     rows : int
         Rows that check.
-    tests : list of CheckReport
+    checks : list of CheckReport
         The checks so far.
     """
 
     def __init__(self, problem: Problem) -> None:
         self._problem, self._request = problem, problem.request
         self.rows = int(problem.split.check.shape[0])
-        self.tests: list[CheckReport] = []
+        self.checks: list[CheckReport] = []
         self.pruned = False
         self.chooser = self._chooser()
         self._checker: Evaluator | None = None
@@ -139,11 +139,11 @@ class BudgetCheck:
         for size in distinct_sizes(trial.network):
             if trial.pruned or not is_exact(trial.network, size):
                 evidence = self._checked(only_plan(trial.network, size), trial.pruned)
-                trial.shown[plan_key(trial.network, size)] = evidence
+                trial.evidence[plan_key(trial.network, size)] = evidence
                 found.append(evidence)
         failed = [evidence for evidence in found if not self.keeps(evidence)]
         level = self._request.confidence
-        self.tests.append(
+        self.checks.append(
             CheckReport(
                 network=trial.name,
                 increase=max(each.estimate for each in found),

@@ -193,7 +193,7 @@ class Reporter:
             budget=request.budget,
             worst_row_error=max((each.worst for each in shown), default=0.0),
             max_row_error=request.max_row_error,
-            tests=tuple(self._check.tests),
+            checks=tuple(self._check.checks),
             prune=request.prune,
             rows_fitted=split.count,
             rows_tuned=int(split.tune.shape[0]),
@@ -215,8 +215,8 @@ class Reporter:
         for size in distinct_sizes(network):
             if best.pruned or not is_exact(network, size):
                 # In f32 without gates only units are left out: that was the first trial.
-                exact = next(iter(tried[0].shown.values()))
-                shown.append(best.shown.get(plan_key(network, size), exact))
+                exact = next(iter(tried[0].evidence.values()))
+                shown.append(best.evidence.get(plan_key(network, size), exact))
         if not all(self._check.keeps(evidence) for evidence in shown):
             raise RuntimeError("a network would be returned that failed its check")
         return shown

@@ -23,6 +23,7 @@ _WIDTH: Final = 80
 # Keys of reports that earlier versions wrote.
 _EARLIER_KEYS = {
     "classes": "batches",
+    "tests": "checks",
     "order_speed_up": "units_speed_up",
     "order_used": "units_reordered",
 }
@@ -199,7 +200,7 @@ class OptimizeReport(Tabular):
         outputs or, for a classifier, the largest change of a probability. 0 for an exact plan.
     max_row_error : float or None
         Allowed `worst_row_error`.
-    tests : tuple of CheckReport
+    checks : tuple of CheckReport
         Candidate networks that were checked on the held-out rows, in order.
     prune : str
         Units that could be left out: ``"proven"``, ``"never_on"`` or ``"none"``.
@@ -238,7 +239,7 @@ class OptimizeReport(Tabular):
     budget: float
     worst_row_error: float
     max_row_error: float | None
-    tests: tuple[CheckReport, ...]
+    checks: tuple[CheckReport, ...]
     prune: str
     rows_fitted: int
     rows_tuned: int
@@ -307,12 +308,12 @@ class OptimizeReport(Tabular):
             f"    checked on {self.rows_checked} held-out rows ({self.rows_fitted} for fitting, "
             f"{self.rows_tuned} for choosing)",
         ]
-        if self.increase_bound == 0 and not any(test.passed for test in self.tests):
+        if self.increase_bound == 0 and not any(check.passed for check in self.checks):
             lines[0] = f"exact: {self.measure} is as before, {self.budget * 100:g} points allowed;"
-        for test in self.tests:
-            verdict = "passed" if test.passed else "failed"
+        for check in self.checks:
+            verdict = "passed" if check.passed else "failed"
             lines.append(
-                f"checked: {test.network}: at most {test.upper * 100:.3f} points, {verdict}"
+                f"checked: {check.network}: at most {check.upper * 100:.3f} points, {verdict}"
             )
         for name, counts in (("proven dead", self.dead_units), ("never on", self.dropped_units)):
             if any(counts):
