@@ -23,7 +23,7 @@ from lrgate.bench.parts import CALIBRATION_ROWS, CHECKED_ROWS, Part, Rows, calls
 from lrgate.measure import timing
 from lrgate.measure.timing import Timing
 from lrgate.model.activation import Activation
-from lrgate.network import Network
+from lrgate.network import Network, declared_classes, replaced
 from lrgate.planner.arguments import checked_targets
 from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.optimizer import optimize
@@ -61,7 +61,7 @@ def original(net: Network) -> Network:
         [(weight, bias) for weight, bias, _ in layers],
         [activation for _, _, activation in layers],
         task=net.task,
-        classes=net._model.classes,
+        classes=declared_classes(net),
         input_scale=net.input_scale,
         input_shift=net.input_shift,
         input_range=net.input_range,
@@ -74,7 +74,7 @@ def linear_at_the_end(net: Network) -> Network:
     if net.task != "classification" or last.activation.name not in ("softmax", "sigmoid"):
         return net
     layers = (*net.layers[:-1], replace(last, activation=Activation("identity")))
-    return net._with(None, layers=layers, plan=net.plan, probe=None)
+    return replaced(net, layers=layers, plan=net.plan, probe=None)
 
 
 class Candidates:

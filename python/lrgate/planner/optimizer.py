@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lrgate._core import get_num_threads
 from lrgate.inputs import checked_integer, checked_rows, checked_share, label_array
-from lrgate.network import Network
+from lrgate.network import Network, declared_task, replaced
 from lrgate.network.tasks import for_targets
 from lrgate.planner.arguments import (
     PRECISIONS,
@@ -180,7 +180,7 @@ def optimize(
             problem.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
         fast = Search(problem).run(begin)
     # Only targets determine a task that was left open.
-    return fast._with(fast.engine, task=model._model.task) if y is None else fast
+    return replaced(fast, task=declared_task(model)) if y is None else fast
 
 
 def _listed(classes: npt.NDArray[Any] | None) -> str:

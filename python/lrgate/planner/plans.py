@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lrgate.model.layer import Gate, Layer
-from lrgate.network import Network
+from lrgate.network import Network, replaced, with_engine_plan
 from lrgate.types import IntArray
 
 __all__ = [
@@ -53,7 +53,7 @@ def with_kept_units(network: Network, units: Sequence[IntArray]) -> Network:
 
 def with_plan(network: Network, plan: list[_EnginePlan]) -> Network:
     """The network under another plan."""
-    return network._with_engine_plan(network.engine.with_plan(plan))
+    return with_engine_plan(network, network.engine.with_plan(plan))
 
 
 def uniform(network: Network, name: str) -> Network:
@@ -75,15 +75,15 @@ def with_always_on(gate: Gate, count: int) -> Gate:
 
 def of_layers(network: Network, layers: Sequence[Layer], input_range: Any) -> Network:
     """A network of other layers and another range; all else is that of `network`."""
-    made = Network.from_layers(
-        list(layers),
+    return replaced(
+        network,
+        layers=tuple(layers),
         task=network.task,
-        classes=None if network.task == "regression" else network._model.classes,
-        input_scale=network.input_scale,
-        input_shift=network.input_shift,
         input_range=input_range,
+        plan=None,
+        machine=None,
+        report=None,
     )
-    return made._with(made.engine, probe=network.probe, metadata=network.metadata)
 
 
 def with_gates_in_use(plain: Network, gates: dict[int, Gate]) -> Network:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from lrgate.measure import machine, timing
-from lrgate.network import Network
+from lrgate.network import Network, replaced
 from lrgate.planner.budget import BudgetCheck, Trial
 from lrgate.planner.candidates import Choice
 from lrgate.planner.clock import LAYER_ROWS, Clock, cycled
@@ -84,7 +84,7 @@ class Reporter:
         # Units may have been left out since an older probe's outputs were stored.
         rows = self._problem.split.check[:_PROBE_ROWS] if network.probe is None else network.probe.x
         network = network.with_probe(rows.toarray() if hasattr(rows, "toarray") else rows)
-        return network._with(network.engine, machine=machine.fingerprint(), report=report.to_dict())
+        return replaced(network, machine=machine.fingerprint(), report=report.to_dict())
 
     # Times
 
