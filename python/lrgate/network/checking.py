@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,9 @@ from lrgate.model.layer import Layer
 from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import PlannedOutputs, Probe
 from lrgate.network.engine import batch_plans
+from lrgate.network.interface import Net
 from lrgate.results.paths import path_names
 from lrgate.types import Float32Array
-
-if TYPE_CHECKING:
-    from lrgate.network.network import Network
 
 __all__ = [
     "can_run",
@@ -133,7 +131,7 @@ def plan_text(plan: BatchPlan) -> str:
     return "/".join(path_names(plan.strategies, plan.precisions))
 
 
-def planned_outputs(net: Network, probe: Probe) -> tuple[PlannedOutputs, ...]:
+def planned_outputs(net: Net, probe: Probe) -> tuple[PlannedOutputs, ...]:
     """The outputs stored with the probe by plan, plus those missing for the network's own plan."""
     planned = list(probe.planned or ())
     if len(probe.x) == 0:
@@ -151,14 +149,14 @@ def planned_outputs(net: Network, probe: Probe) -> tuple[PlannedOutputs, ...]:
 
 
 def _outputs_under(
-    net: Network, x: npt.NDArray[Any], strategies: Sequence[str], precisions: Sequence[str]
+    net: Net, x: npt.NDArray[Any], strategies: Sequence[str], precisions: Sequence[str]
 ) -> Float32Array:
     engine = net.engine.with_plan([(1, list(strategies), list(precisions))])
     return np.asarray(net._with(engine, plan=batch_plans(engine))(x))
 
 
 def _tolerance(
-    net: Network,
+    net: Net,
     x: npt.NDArray[Any],
     y: Float32Array,
     strategies: Sequence[str],
@@ -179,7 +177,7 @@ def _tolerance(
     return max(CHECK_TOLERANCE, tolerance)
 
 
-def check_probe(net: Network) -> float:
+def check_probe(net: Net) -> float:
     """Implement `Network.check`."""
     probe = net._model.probe
     if probe is None or len(probe.x) == 0:

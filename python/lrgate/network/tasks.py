@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,11 @@ import numpy.typing as npt
 from lrgate.model.arrays import as_classes, joined
 from lrgate.model.layer import Layer
 from lrgate.model.model import TASKS, Model
-
-if TYPE_CHECKING:
-    from lrgate.network.network import Network
+from lrgate.network.interface import Net
 
 __all__ = ["check_task", "declared", "for_targets", "usual_task"]
 
-N = TypeVar("N", bound="Network")
+N = TypeVar("N", bound=Net)
 
 
 def check_task(task: str) -> None:

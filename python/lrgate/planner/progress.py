@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -13,7 +13,7 @@ __all__ = [
 ]
 
 
-def progress_bar(wanted: bool | None, steps: int) -> tqdm[None]:
+def progress_bar(wanted: bool | None, steps: int) -> tqdm[Never]:
     """A bar of this many steps on stderr. None: it is shown if stderr is a terminal."""
     from tqdm import tqdm
 
