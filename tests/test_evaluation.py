@@ -44,7 +44,7 @@ def test_parts_are_disjoint_and_all_of_the_rows(n: int) -> None:
     parts = [part[:, 0] for part in (split.fit, split.tune, split.check)]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(n))
     np.testing.assert_array_equal(split.targets, parts[2])
-    assert split.count == len(parts[0])
+    assert split.rows_fitted == len(parts[0])
     shares = [len(part) / n for part in parts]
     assert shares == pytest.approx([FIT_SHARE, 0.2, 0.4], abs=1.5 / n)
 

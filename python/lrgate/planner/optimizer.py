@@ -172,7 +172,7 @@ def optimize(
         prune=prune,
         threads=threads,
         seed=seed,
-        ranks=checked_ranks(ranks, split.count),
+        ranks=checked_ranks(ranks, split.rows_fitted),
     )
     with progress_bar(progress, steps=10 + 2 * (len(user.layers) - 1)) as bar:
         problem = Problem.of(user, split, request, bar)

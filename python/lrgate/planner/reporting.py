@@ -195,7 +195,7 @@ class Reporter:
             max_row_error=request.max_row_error,
             checks=tuple(self._check.checks),
             prune=request.prune,
-            rows_fitted=split.count,
+            rows_fitted=split.rows_fitted,
             rows_tuned=int(split.tune.shape[0]),
             rows_checked=self._check.rows,
             dead_units=tuple(int(mask.sum()) for mask in found.proven_off),
