@@ -7,7 +7,7 @@
 #   make counts  instructions of kernels against those on record (x86-64 Linux, valgrind)
 #   make bench   all benchmarks
 #   make bench-peers  lrgate beside every other engine; hours; writes docs/benchmarks.md
-#   make clean   remove what the other targets made
+#   make clean   remove the files that the other targets made
 #
 # PYTHON=python3.12 chooses the interpreter that .venv is made from.
 
@@ -22,7 +22,7 @@ PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	done)
 endif
 
-# What the installed package is made from; folders too, so that a removed file is noticed.
+# Sources of the installed package; folders too, so that a removed file is noticed.
 SOURCES := $(shell find python rust -name __pycache__ -prune -o ! -name '*.so' ! -name '*.pyc' -print) \
 	Cargo.toml Cargo.lock pyproject.toml README.md
 

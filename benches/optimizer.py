@@ -74,7 +74,7 @@ def main() -> None:
 
 def seeds(options: argparse.Namespace) -> None:
     """The paper's network, trained without regard to lrgate."""
-    print("\n784-1000-600-400-10, L1 1e-5; test errors of 10,000 rows, microseconds a row")
+    print("\n784-1000-600-400-10, L1 1e-5; test errors of 10,000 rows, microseconds per row")
     print("seed  rows  plan of the layers         error %         dense  exact    now  over exact")
     best = 0.0
     for seed in SEEDS:
@@ -212,7 +212,7 @@ def wide(options: argparse.Namespace) -> None:
         times = race({"dense": net.dense(), "optimised": fast, "ORT f32": peer}, x, size)
         print(
             f"{size:>4} rows: test error {100 * before:.2f} to {100 * after:.2f} %; "
-            f"{times['optimised'].seconds_per_row * 1e6:.1f} us a row, "
+            f"{times['optimised'].seconds_per_row * 1e6:.1f} us per row, "
             f"{times['optimised'].speed_up_over(times['dense'])} times as fast as dense "
             f"({times['dense'].seconds_per_row * 1e6:.0f} us), "
             f"{times['optimised'].speed_up_over(times['ORT f32'])} as ONNX Runtime f32 "

@@ -27,7 +27,7 @@ from lrgate.measure import timing
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What a call costs above the core's own time.")
+    parser = argparse.ArgumentParser(description="Overhead of a call above the core's own time.")
     parser.add_argument("--rounds", type=int, default=20, help="default: %(default)s")
     rounds = parser.parse_args().rounds
     case = networks.shipped()
@@ -44,7 +44,7 @@ def main() -> None:
             layers.append(profile.seconds_per_row)
     for name, value in timing.machine().items():
         print(f"{name:<16} {value}")
-    print("\none float32 row a call, one thread; ns: median (quartiles)")
+    print("\none float32 row per call, one thread; ns: median (quartiles)")
     differences = [call - core for call, core in zip(calls, layers, strict=True)]
     print(f"1-1 network: the call            {_spread(tiny_calls)}")
     print(f"shipped network: the call        {_spread(calls)}")

@@ -65,7 +65,7 @@ def one_thread(case: networks.Case, seconds: float) -> dict[tuple[str, int], tim
         "fastest": case.net.tune(case.x, ROWS),
     }
     ratios = {}
-    print(f"\n{'rows':>4}  {'':<8}  error   us a row (quartiles)        speed-up over {PEER}")
+    print(f"\n{'rows':>4}  {'':<8}  error   us per row (quartiles)      speed-up over {PEER}")
     with lrgate.thread_limit(1):
         for rows in ROWS:
             calls = timing.batches(case.x, rows)
@@ -94,7 +94,7 @@ def two_threads(case: networks.Case, seconds: float) -> None:
     rows = 1024
     calls = timing.batches(case.x, rows)
     fastest = case.net.tune(case.x, ROWS)
-    print(f"\n{rows} rows a call  1 thread, us a row  2 threads  ratio")
+    print(f"\n{rows} rows per call  1 thread, us per row  2 threads  ratio")
     for name in ("dense", "skip", "gate", "fastest"):
         net = fastest if name == "fastest" else case.plan(name)
         by_threads = {str(n): lambda x, net=net, n=n: net.forward(x, num_threads=n) for n in (1, 2)}
@@ -102,7 +102,7 @@ def two_threads(case: networks.Case, seconds: float) -> None:
         ratio = times["2"].speed_up_over(times["1"])
         verdict = "reached" if ratio.median >= TWO_THREADS else "missed"
         one, two = (times[n].seconds_per_row * 1e6 for n in ("1", "2"))
-        print(f"  {name:<8} {one:24.2f} {two:10.2f}  {ratio}  at least {TWO_THREADS}: {verdict}")
+        print(f"  {name:<8} {one:28.2f} {two:10.2f}  {ratio}  at least {TWO_THREADS}: {verdict}")
 
 
 if __name__ == "__main__":

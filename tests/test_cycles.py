@@ -46,6 +46,8 @@ def test_cycles_are_found(cycles: Any, tmp_path: Path) -> None:
     assert sorted(set(cycles.found(write(tmp_path / "crate", modules))[0])) == ["a", "b"]
     files = {"m/mod.rs": "", "m/x.rs": "use super::y::Y;", "m/y.rs": "use super::{x::X};"}
     assert sorted(set(cycles.found(write(tmp_path / "files", files))[0])) == ["x", "y"]
+    files["m/y.rs"] = "use crate::m::x::X;"
+    assert sorted(set(cycles.found(write(tmp_path / "paths", files))[0])) == ["x", "y"]
 
 
 def test_comments_and_tests_do_not_count(cycles: Any, tmp_path: Path) -> None:
@@ -54,3 +56,5 @@ def test_comments_and_tests_do_not_count(cycles: Any, tmp_path: Path) -> None:
         "b.rs": "// crate::a\n#[cfg(test)]\nmod tests {\n    use crate::a::A;\n}\n",
     }
     assert cycles.found(write(tmp_path, files)) == []
+    files["b.rs"] += "\n#[cfg(test)]\nmod more;\n\nfn f() { crate::a::g() }\n"
+    assert sorted(set(cycles.found(write(tmp_path, files))[0])) == ["a", "b"]

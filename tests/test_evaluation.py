@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lrgate import Layer, Network
+from lrgate.model.odds import log_odds
 from lrgate.planner.calibration import Calibration
 from lrgate.planner.divergence import Divergence
 from lrgate.planner.evaluation import Evaluator
@@ -43,7 +44,7 @@ def test_parts_are_disjoint_and_all_of_the_rows(n: int) -> None:
     parts = [part[:, 0] for part in (split.fit, split.tune, split.check)]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(n))
     np.testing.assert_array_equal(split.targets, parts[2])
-    assert split.count == len(parts[0])
+    assert split.rows_fitted == len(parts[0])
     shares = [len(part) / n for part in parts]
     assert shares == pytest.approx([FIT_SHARE, 0.2, 0.4], abs=1.5 / n)
 
@@ -261,6 +262,30 @@ def test_certain_probabilities_give_finite_damage() -> None:
     other = Network.from_layers([([[-1.0], [1.0]], [0.0, 0.0])], ["softmax"])
     x = np.array([[300.0], [-300.0]], np.float32)
     assert 20 < Divergence(net, x).of(other) < 40
+
+
+@pytest.mark.parametrize("last", ["sigmoid", "softmax"])
+def test_log_odds_undo_the_last_activation(last: str) -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 3))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    y = np.float32(1 / (1 + np.exp(-logits)) if last == "sigmoid" else shares)
+    expected = logits if last == "sigmoid" else np.log(shares)
+    np.testing.assert_allclose(log_odds(y, last), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(log_odds(y, "identity"), y)
+    certain = log_odds(np.float32([[0.0, 1e-20, 1.0, 1.0 - 2.0**-24]]), last)[0]
+    assert np.isfinite(certain).all()
+    # Neither underflow nor the last rounding below 1 is a change.
+    assert certain[0] == certain[1] == pytest.approx(math.log(1e-12))
+    assert certain[2] == pytest.approx(certain[3], abs=1e-6)
+
+
+def test_exclusive_sigmoids_are_compared_by_their_odds() -> None:
+    net, x = classifier(3, "sigmoid"), rows(50, D)
+    other = perturbed(net, 0.1)
+    logits = Network.from_layers(net.layers, ["relu", "identity"], "classification")
+    moved = Network.from_layers(other.layers, ["relu", "identity"], "classification")
+    expected = Divergence(logits, x).of(moved)
+    assert Divergence(net, x).of(other) == pytest.approx(expected, rel=1e-3)
 
 
 # --- evidence -----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import numpy as np
 import lrgate
 
 rng = np.random.default_rng(0)
-# A process that is started in the background may be told to ignore it.
+# A process that is started in the background may be set to ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

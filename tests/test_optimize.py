@@ -25,6 +25,7 @@ from tqdm import tqdm
 import lrgate
 from lrgate import Gate, Layer, Network
 from lrgate.estimators import registry
+from lrgate.inputs import label_array
 from lrgate.inputs.sparse import SparseInputs
 from lrgate.measure import timing
 from lrgate.measure.machine import fingerprint
@@ -38,7 +39,6 @@ from lrgate.planner.evidence import Evidence
 from lrgate.planner.gates import GateSearch
 from lrgate.planner.plans import only_plan, plan_key, plan_of, without_gates
 from lrgate.planner.problem import Problem, Request
-from lrgate.planner.progress import NoBar
 from lrgate.planner.reporting import Reporter
 from lrgate.planner.search import Search
 from lrgate.planner.split import Split
@@ -181,8 +181,8 @@ def check(
     assert report.prune == options.get("prune", "proven")
     assert report.worst_row_error <= options.get("max_row_error", np.inf)
     # All tests passed, except possibly the last one; the result is the last that passed.
-    assert all(test.passed for test in report.tests[:-1])
-    assert all(test.upper <= budget for test in report.tests if test.passed)
+    assert all(check.passed for check in report.checks[:-1])
+    assert all(check.upper <= budget for check in report.checks if check.passed)
     exact = all(
         {*plan.strategies, *plan.precisions} <= {"dense", "skip", "f32"} for plan in fast.plan
     )
@@ -191,8 +191,10 @@ def check(
         everything = net.with_units([None] * len(net.layers)).dense()
         assert_near(fast, everything, x.toarray() if hasattr(x, "toarray") else np.asarray(x))
     else:
-        assert report.increase_bound in [test.upper for test in report.tests] or len(fast.plan) > 1
-        assert any(test.passed for test in report.tests)
+        assert (
+            report.increase_bound in [check.upper for check in report.checks] or len(fast.plan) > 1
+        )
+        assert any(check.passed for check in report.checks)
     assert report.error_increase_low <= report.error_increase <= report.error_increase_high
     named = "error" if y is not None else "difference" if net.task == "regression" else "disagree"
     assert named in report.measure
@@ -468,9 +470,9 @@ def test_silent_units_are_dropped(net: Network) -> None:
     fast = optimized(net, rows(), None, 0.1, precision="f32", prune="never_on")
     assert fast.report is not None
     assert any("never on in these rows are left out" in note for note in fast.report.notes)
-    assert fast.report.tests[0].network == "units never on left out"
+    assert fast.report.checks[0].network == "units never on left out"
     # No row shows a cost. The bound covers the costs that 160 rows cannot show.
-    assert fast.report.tests[0].upper == pytest.approx(np.log(20) / 160, rel=1e-3)
+    assert fast.report.checks[0].upper == pytest.approx(np.log(20) / 160, rel=1e-3)
     assert fast.report.dropped_units[0] >= len(SILENT) + len(DEAD)
     order = fast.layers[0].kept_units
     assert order is not None and not set(order) & {*SILENT, *DEAD}
@@ -484,7 +486,7 @@ def test_silent_units_that_rows_are_too_few_for_are_kept(net: Network) -> None:
     assert fast.report.dropped_units == (0, 0, 0)
     assert fast.report.dead_units[0] == len(DEAD)
     (note,) = [note for note in fast.report.notes if note.startswith("units that were never on")]
-    assert "are kept: cannot be shown to keep the budget by 160 rows held back; about " in note
+    assert "are kept: 160 held-out rows cannot show that the budget is kept; about " in note
     # The number of rows in the note is enough.
     more = int(note.split("about ")[1].split()[0].replace(",", ""))
     fast = optimized(net, rows(more), None, 0.01, **options)
@@ -693,11 +695,11 @@ def costs(monkeypatch: pytest.MonkeyPatch, cost: Any) -> None:
 @pytest.mark.parametrize(
     ("cost", "reason"),
     [
-        (1.0, "costs too much error, about 1e+02 points"),
+        (1.0, "the error grows too much, by about 1e+02 points"),
         (
             0.2,
-            "cannot be shown to keep the budget by 160 rows held back; about 3,100 rows in all "
-            "would show it",
+            "160 held-out rows cannot show that the budget is kept; "
+            "about 3,100 rows in total would",
         ),
     ],
 )
@@ -715,11 +717,11 @@ def test_nothing_keeps_the_budget(
         assert kinds(fast) == ({"skip"}, {"f32"})
         assert fast.report is not None
         notes = fast.report.notes
-        assert f"no gate is used: the least divergent {reason}" in notes
+        assert f"no gate is used, not even the least divergent: {reason}" in notes
         assert "no gate pays within the budget here" in notes
-        stay = sorted(note[6] for note in notes if f"stays f32: int8 {reason}" in note)
+        stay = sorted(note[6] for note in notes if f"stays f32, not int8: {reason}" in note)
         assert stay == ([] if precision == "f32" else ["0", "1", "2"])
-        assert fast.report.tests == ()
+        assert fast.report.checks == ()
         assert_near(fast, net, x)
 
 
@@ -920,9 +922,9 @@ LABELS = np.arange(100) % 5
             "x must fit float32, got ",
         ),
         # y
-        ({"y": LABELS[:99]}, ValueError, "y must have shape (100,), one label a row, got (99,)"),
-        ({"y": np.zeros((100, 5))}, ValueError, "y must have shape (100,), one label a row"),
-        ({"y": 1}, ValueError, "y must have shape (100,), one label a row, got ()"),
+        ({"y": LABELS[:99]}, ValueError, "y must have shape (100,), one label per row, got (99,)"),
+        ({"y": np.zeros((100, 5))}, ValueError, "y must have shape (100,), one label per row"),
+        ({"y": 1}, ValueError, "y must have shape (100,), one label per row, got ()"),
         (
             {"y": np.where(LABELS == 3, 7, LABELS)},
             ValueError,
@@ -1276,7 +1278,7 @@ def test_rows_held_back_choose_nothing(
     y = labels(net, x) if labelled else None
     options: dict[str, Any] = {"batch_sizes": (1, 32), "ranks": (4,), "progress": False}
     fast = lrgate.optimize(net, x, y, 0.3, prune="never_on", precision="int8", **options)
-    assert fast.report is not None and len(fast.report.tests) >= 2
+    assert fast.report is not None and len(fast.report.checks) >= 2
     inside, last = False, max(i for i, event in enumerate(events) if event == "checked")
     looks = 0
     for i, event in enumerate(events):
@@ -1325,7 +1327,7 @@ def test_the_first_that_fails_ends_the_check(
         net, rows(2000), None, 0.3, prune="never_on", ranks=(2, 4, 8), progress=False
     )
     assert fast.report is not None
-    got = [(test.network, test.passed) for test in fast.report.tests]
+    got = [(check.network, check.passed) for check in fast.report.checks]
     expected = [(name, True) for name in names[:failing]]
     expected += [(name, False) for name in names[failing : failing + 1]]
     assert got == expected
@@ -1348,9 +1350,10 @@ def test_what_is_returned_is_what_was_checked(task: str, labelled: bool) -> None
     fast = optimized(net, x, y, 0.2, batch_sizes=(1, 16), confidence=0.9)
     report = fast.report
     assert report is not None and "gate" in kinds(fast)[0]
-    split = Split.of(x, None if y is None else checked_targets(net, y, len(x)), 0)
+    split = Split.of(x, None if y is None else checked_targets(net, label_array(y), len(x)), 0)
     request = Request(0.2, 0.9, None, (1, 16), "auto", "proven", 1, 0, (4,))
-    chooser = BudgetCheck(Problem.of(without_gates(net, None), split, request, NoBar())).chooser
+    problem = Problem.of(without_gates(net, None), split, request, tqdm(disable=True))
+    chooser = BudgetCheck(problem).chooser
     evaluator = Evaluator(
         net, split.check, split.targets, others=chooser.all, calibration=chooser.calibration
     )
@@ -1371,7 +1374,7 @@ def test_a_result_that_failed_its_check_is_never_returned(
 
     def passes(self: Any, trial: Any) -> bool:
         evidence = Evaluator(net, rows(50), None).evidence(-net(rows(50)))
-        trial.shown.update({plan_key(trial.network, 1): evidence})
+        trial.evidence.update({plan_key(trial.network, 1): evidence})
         return True
 
     monkeypatch.setattr(BudgetCheck, "passes", passes)
@@ -1397,12 +1400,16 @@ def test_few_rows_show_nothing_and_the_notes_say_how_many_would(n: int, labelled
         assert_near(fast, net, np.float32(10 * rows(50, seed=5) - 3))
     else:  # int8 of a single layer may pass
         assert "gate" not in kinds(fast)[0]
-        assert any(test.passed and test.upper <= 0.02 for test in fast.report.tests)
-    why = [note for note in fast.report.notes if "rows in all would" in note or "costs" in note]
+        assert any(check.passed and check.upper <= 0.02 for check in fast.report.checks)
+    why = [
+        note for note in fast.report.notes if "rows in total would" in note or "too much" in note
+    ]
     assert why
     if n == 50 and not labelled:
-        notes = [note for note in why if "rows in all would show it" in note]
-        assert notes and all("by 20 rows held back; about " in note for note in notes)
+        notes = [note for note in why if "rows in total would" in note]
+        assert notes and all(
+            "20 held-out rows cannot show that the budget is kept; about " in note for note in notes
+        )
         needed = [re.findall(r"about ([\d,]+) rows", note)[0].replace(",", "") for note in notes]
         assert all(50 < int(count) < 10_000 for count in needed)
 
@@ -1420,7 +1427,7 @@ def test_a_worst_row_limits_what_is_used() -> None:
     none = optimized(net, x, None, 0.5, max_row_error=1e-9)
     assert kinds(none) == ({"skip"}, {"f32"})
     assert none.report is not None
-    assert any("changes its worst row too much" in note for note in none.report.notes)
+    assert any("the worst row changes too much" in note for note in none.report.notes)
     # The worst row is the worst row of the returned network.
     check = Split.of(x, None, 0).check
     outputs = np.float64(net(Split.of(x, None, 0).fit)), np.float64(net(check))
@@ -1437,7 +1444,7 @@ def test_a_higher_confidence_needs_more(net: Network) -> None:
     for level in (0.6, 0.95, 0.999):
         report = optimized(net, x, None, 0.9, confidence=level, precision="f32").report
         assert report is not None
-        bounds.append(report.tests[0].upper)
+        bounds.append(report.checks[0].upper)
     assert bounds[0] < bounds[1] < bounds[2]
 
 
@@ -1493,7 +1500,7 @@ def test_linear_pairs_are_merged(budget: float) -> None:
     assert [layer.weight.shape for layer in fast.layers] == [(25, D), (4, 25)]
     report = fast.report
     assert report is not None
-    assert "layers 0 to 1, 2 to 3 are linear in a row and merged: layers are counted" in str(
+    assert "merged the consecutive linear layers 0 to 1, 2 to 3; layer numbers below" in str(
         report.notes
     )
     assert report.increase_bound <= budget

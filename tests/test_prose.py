@@ -63,7 +63,7 @@ def test_markdown_without_code_and_over_line_ends(prose: Any) -> None:
     assert found(prose, "x.md", text) == [(2, "but for"), (11, "what")]
 
 
-def test_python_comments_and_docstrings_only(prose: Any) -> None:
+def test_python_comments_and_docstrings(prose: Any) -> None:
     text = (
         '"""Does what it can.\n\n>>> print("what")\nwhat\n"""\n\n'
         'what = "what"  # computed\n# anew\nLIMIT = 3\n"""Reckoned."""\n'
@@ -71,7 +71,31 @@ def test_python_comments_and_docstrings_only(prose: Any) -> None:
     assert found(prose, "x.py", text) == [(1, "what"), (4, "what"), (8, "anew"), (10, "Reckoned")]
 
 
-def test_rust_comments_only(prose: Any) -> None:
+def test_python_messages(prose: Any) -> None:
+    text = (
+        'raise ValueError(f"x has {x!r}, which is "\n    "what it had")\n'
+        'named = "what"\nnote(\n    "it was computed anew"\n)\n'
+        'help = f"{rows} rows, {us} us a row"\n'
+    )
+    assert found(prose, "x.py", text) == [(1, "what"), (5, "anew"), (7, "us a row")]
+    assert found(prose, "x.pyi", '"""Told."""\n') == [(1, "Told")]
+
+
+def test_rust_messages(prose: Any) -> None:
+    text = (
+        'let quote = \'"\';\nerror("rows {rows} of x are \\\n    what they are");\n'
+        'let name = "what"; // 3 us a row\n'
+    )
+    assert found(prose, "x.rs", text) == [(2, "what"), (4, "us a row")]
+
+
+@pytest.mark.parametrize("path", ["Makefile", ".ci/run", "x.toml", "x.yml"])
+def test_comments_of_scripts(prose: Any, path: str) -> None:
+    text = "# Sums are\n# computed anew.\nwhat: it is told # by what\nwhat#not\n"
+    assert found(prose, path, text) == [(2, "anew"), (3, "what")]
+
+
+def test_rust_comments(prose: Any) -> None:
     text = '/// Sums\n/// anew.\nlet x = "// what";\nlet what = 1; // told\n'
     assert found(prose, "x.rs", text) == [(2, "anew"), (4, "told")]
 

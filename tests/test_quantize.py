@@ -482,7 +482,7 @@ def test_one_row_shows_nothing(count: int) -> None:
 
 def test_few_rows_are_not_checked_which_is_said() -> None:
     net = make([20, 40, 30, 5], task="classification")
-    with pytest.warns(QuantizationWarning, match="takes at least 8 rows"):
+    with pytest.warns(QuantizationWarning, match="at least 8 rows are needed"):
         assert net.quantize(rows(7, 20)).quantization_report.held_rows == 0
 
 

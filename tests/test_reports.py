@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lrgate.results.drift import Drift, LayerDrift, MonitorReport
 from lrgate.results.optimization import BatchReport, CheckReport, LayerReport, OptimizeReport
 from lrgate.results.ratio import Ratio
 from lrgate.results.table import Column, Table
@@ -79,7 +80,7 @@ def report() -> OptimizeReport:
         budget=0.02,
         worst_row_error=0.605,
         max_row_error=None,
-        tests=(
+        checks=(
             CheckReport("int8 without gates", 0.001, 0.0021, 0.1, True),
             CheckReport("gates for 50% of the budget", 0.0062, 0.0138, 0.605, True),
             CheckReport("gates for 100% of the budget", 0.015, 0.0241, 0.7, False),
@@ -127,6 +128,7 @@ def test_a_report_of_an_earlier_version_is_read(report: OptimizeReport) -> None:
     assert OptimizeReport.from_dict(values) == report
     values["order_speed_up"] = values.pop("units_speed_up")
     values["order_used"] = values.pop("units_reordered")
+    values["tests"] = values.pop("checks")
     assert OptimizeReport.from_dict(values) == report
     values["units_reordered"] = True  # not both keys
     with pytest.raises(ValueError, match="report must have the keys"):
@@ -141,6 +143,28 @@ def test_tables_are_text_html_and_frames(report: OptimizeReport) -> None:
     frame = table.to_dataframe()
     assert list(frame.columns) == [column.title for column in table.columns]
     assert "<script>" not in Table([Column("a")], [("<script>",)])._repr_html_()
+
+
+def test_reports_of_several_tables_show_them_in_notebooks(report: OptimizeReport) -> None:
+    one = report.batches[0]._repr_html_()
+    assert one.count("<table>") == 1
+    assert one.startswith("<p>1 row per call: ") and "times as fast as dense,<br>" in one
+    page = replace(report, notes=("a < b",))._repr_html_()
+    assert page.count("<table>") == len(report.batches) and one in page
+    assert "note: a &lt; b" in page and "<p></p>" not in page
+
+
+def test_a_monitor_report_is_one_frame() -> None:
+    pytest.importorskip("pandas")
+    layers = (LayerDrift(4, 3, 0.5, 0.25, 1.0, None, None, None),)
+    latest, total = Drift(10, 0.0, 0.0, 0.3, layers), Drift(20, 0.1, 0.0, 0.3, layers * 2)
+    report = MonitorReport("disagreement", 30, 20, 0, False, latest, total)
+    frame = report.to_dataframe()
+    assert frame["over"].tolist() == ["latest", "all", "all"]
+    assert frame["#"].tolist() == [0, 0, 1]
+    assert frame["out"].tolist() == [0.25] * 3
+    page = report._repr_html_()
+    assert page.count("<table>") == 2 and page.endswith("<p>sampling has stopped</p>")
 
 
 def test_the_dict_is_a_copy(report: OptimizeReport) -> None:
@@ -190,7 +214,7 @@ def test_keys_must_be_all_and_no_other(report: OptimizeReport, path: tuple[Any, 
         (("budget",), True, "report.budget must be float, got bool"),
         (("budget",), None, "report.budget must be float, got NoneType"),
         (("max_row_error",), "1", "report.max_row_error must be float, got str"),
-        (("tests", 1, "passed"), 1, r"report.tests\[1\].passed must be bool, got int"),
+        (("checks", 1, "passed"), 1, r"report.checks\[1\].passed must be bool, got int"),
         (("budget",), 10**400, "report.budget must be a float, got one beyond its range"),
         (("seed",), 1.0, "report.seed must be int, got float"),
         (("seed",), False, "report.seed must be int, got bool"),
@@ -295,7 +319,7 @@ def test_what_the_text_says(report: OptimizeReport) -> None:
         "largest change of a probability 0.605;",
         "checked: int8 without gates: at most 0.210 points, passed",
         "checked: gates for 100% of the budget: at most 2.410 points, failed",
-        "on 400 rows held back; 400 rows fitted, 200 chose",
+        "checked on 400 held-out rows (400 for fitting, 200 for choosing)",
         "units left out since proven dead, by layer: 3/0/0",
         "units left out since never on, by layer: 132/158/0",
         "order of units: 1.03 times as fast without gates, used",
@@ -320,8 +344,8 @@ def test_what_the_text_says(report: OptimizeReport) -> None:
 
 def test_an_exact_plan_is_called_exact(report: OptimizeReport) -> None:
     failed = (CheckReport("int8 without gates", 0.03, 0.04, 0.1, False),)
-    exact = replace(report, tests=failed, increase_bound=0.0, expected_increase=0.0)
-    for made in (exact, replace(exact, tests=())):
+    exact = replace(report, checks=failed, increase_bound=0.0, expected_increase=0.0)
+    for made in (exact, replace(exact, checks=())):
         assert str(made).startswith("exact: classification error is as before, 2 points allowed;")
     assert "exact" not in str(report)
 

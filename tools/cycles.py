@@ -1,7 +1,7 @@
 """Refuse import cycles among the modules of the Rust core: ``python tools/cycles.py``.
 
 Two graphs are checked: the top-level modules of the crate, by ``crate::name``, and the files of
-each folder, by ``super::name``. Comments and test modules do not count.
+each folder, by ``super::name`` and ``crate::folder::name``. Comments and test modules do not count.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "rust" / "core" / "src"
+
+_TESTS = re.compile(r"^#\[cfg\(test\)\]\nmod \w+(?:;|\s*\{.*?^\})", re.DOTALL | re.MULTILINE)
+"""A test module: in a file of its own, or up to its brace at the start of a line."""
 
 
 def main() -> int:
@@ -48,13 +51,17 @@ def top_level(source: Path) -> dict[str, set[str]]:
 def siblings(folder: Path) -> dict[str, set[str]]:
     files = [path for path in folder.glob("*.rs") if path.stem not in ("mod", "tests")]
     names = {path.stem for path in files}
-    return {path.stem: (imports(path, "super") & names) - {path.stem} for path in files}
+    roots = ("super", f"crate::{folder.name}")
+    return {
+        path.stem: set().union(*(imports(path, root) for root in roots)) & names - {path.stem}
+        for path in files
+    }
 
 
 def imports(path: Path, root: str) -> set[str]:
     """Names after ``root::`` in a file, those in braces included."""
     text = re.sub(r"//[^\n]*", "", path.read_text(encoding="utf-8"))
-    text = text.split("#[cfg(test)]\nmod ")[0]
+    text = _TESTS.sub("", text)
     names = set(re.findall(rf"\b{root}::(\w+)", text))
     for group in re.findall(rf"\b{root}::\{{(.*?)\}};", text, re.DOTALL):
         names |= set(re.findall(r"(?:^|[{,]\s*)(\w+)(?=::|\s*,|\s*$)", group))

@@ -1,4 +1,4 @@
-"""Checks documents, docstrings and comments for phrases that lrgate does not use.
+"""Checks documents, docstrings, comments and messages for phrases that lrgate does not use.
 
     python tools/prose.py              # all files that git knows, against the record
     python tools/prose.py rust/core    # every hit in these files and folders
@@ -6,7 +6,8 @@
 
 `PHRASES` lists each phrase with the plain alternative. Folders that are not rewritten yet have a
 number of remaining hits in ``tools/prose.json``: the check fails where that number grows, and
-elsewhere at the first hit. Code, inline code and quoted examples are not read.
+elsewhere at the first hit. Code, inline code and quoted examples are not read. Messages are strings
+of at least three words.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tokenize
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +53,14 @@ PHRASES = (
 _PHRASES = tuple((re.compile(pattern, re.IGNORECASE), plain) for pattern, plain in PHRASES)
 _SKIPPED = re.compile(r"``.*?``|`[^`]*`|\*[^*\s][^*]*\*(?=\W|$)|\"[^\"]*\"|\]\([^)]*\)|<[^>]*>")
 """Inline code, emphasis and quotations (words under discussion), targets of links, tags."""
+
+_SENTENCE = re.compile(r"[a-z]+[,;:]? [a-z]+[,;:]? [a-z]+")
+"""Marks a string as a message to users."""
+
+_RUST = re.compile(
+    r'"(?P<string>(?:\\.|[^"\\])*)"|//[/!]?\s?(?P<comment>[^\n]*)|\'(?:\\.|[^\'\\])\'', re.DOTALL
+)
+"""Strings, comments, and characters, which may be quotation marks."""
 
 Passage = list[tuple[int, str]]
 """Consecutive lines of prose with their numbers."""
@@ -96,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def hits(path: str, text: str) -> list[Hit]:
     """Every banned phrase in the prose of a file, by line."""
     found = []
-    for passage in READERS[Path(path).suffix](text):
+    for passage in _reader(path)(text):
         joined = " ".join(line for _, line in passage)
         # Blanks of equal length, so that offsets still name lines.
         joined = _SKIPPED.sub(lambda match: " " * len(match[0]), joined)
@@ -112,29 +121,56 @@ def markdown(text: str) -> Iterator[Passage]:
 
 
 def python(text: str) -> Iterator[Passage]:
-    """Comments, docstrings and strings that stand alone, such as those below a constant."""
+    """Comments, docstrings, strings below a constant, and messages."""
     comments = [
         (token.start[0], token.string.lstrip("# "))
         for token in tokenize.generate_tokens(io.StringIO(text).readline)
         if token.type == tokenize.COMMENT
     ]
     yield from _paragraphs(comments)
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            value = node.value.value
-            if isinstance(value, str):
-                lines = enumerate(value.splitlines(), node.lineno)
-                yield from _paragraphs((number, line.strip()) for number, line in lines)
+    nodes = [ast.parse(text)]
+    for node in nodes:  # grows: depth does not matter
+        value = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            lines = enumerate(value.value.splitlines(), node.lineno)
+            yield from _paragraphs((number, line.strip()) for number, line in lines)
+        elif message := _message(node):
+            yield [(node.lineno, message)]
+        else:
+            nodes += ast.iter_child_nodes(node)
+
+
+def _message(node: ast.AST) -> str:
+    """The text of a string of several words, its fields left out; otherwise empty."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        text = node.value
+    elif isinstance(node, ast.JoinedStr):
+        parts = [part.value if isinstance(part, ast.Constant) else "X" for part in node.values]
+        text = "".join(map(str, parts))
+    else:
+        return ""
+    return " ".join(text.split()) if _SENTENCE.search(text) else ""
 
 
 def rust(text: str) -> Iterator[Passage]:
-    """Line comments, of documentation and others; strings are taken out first."""
-    comments = []
-    for number, line in enumerate(text.splitlines(), 1):
-        bare = re.sub(r'"(?:\\.|[^"\\])*"', "", line) if not line.strip().startswith("//") else line
-        if match := re.search(r"//[/!]?\s?(.*)", bare):
-            comments.append((number, match[1].strip()))
+    """Line comments, of documentation and others, and messages."""
+    comments, messages = [], []
+    for match in _RUST.finditer(text):
+        number = text.count("\n", 0, match.start()) + 1
+        if match["comment"] is not None:
+            comments.append((number, match["comment"].strip()))
+        elif _SENTENCE.search(match["string"] or ""):
+            joined = re.sub(r"\\\n\s*", "", match["string"])
+            messages.append([(number, re.sub(r"\{[^}]*\}", "X", joined))])
     yield from _paragraphs(comments)
+    yield from messages
+
+
+def script(text: str) -> Iterator[Passage]:
+    """Comments of a makefile, a shell script or a table of settings."""
+    numbered = enumerate(text.splitlines(), 1)
+    comments = [(number, re.search(r"(?:^|\s)#\s?(.*)", line)) for number, line in numbered]
+    yield from _paragraphs([(number, found[1].strip()) for number, found in comments if found])
 
 
 def _paragraphs(lines: Iterator[tuple[int, str]] | list[tuple[int, str]]) -> Iterator[Passage]:
@@ -164,6 +200,10 @@ def _line(passage: Passage, offset: int) -> int:
     return passage[-1][0]
 
 
+def _reader(path: str) -> Callable[[str], Iterator[Passage]] | None:
+    return READERS.get(Path(path).suffix or Path(path).name)
+
+
 def _folder(path: str) -> str:
     """The key of the record: the first folder, or the file at the top."""
     return path.partition("/")[0]
@@ -185,14 +225,25 @@ def _listed(paths: Sequence[str]) -> list[str]:
     return [
         path
         for path in dict.fromkeys(listed)
-        if Path(path).suffix in READERS
+        if _reader(path)
         # This file and its test have to name the phrases.
         and Path(path).name not in ("prose.py", "test_prose.py")
         and (ROOT / path).is_file()
     ]
 
 
-READERS = {".md": markdown, ".py": python, ".rs": rust}
+READERS = {
+    ".md": markdown,
+    ".py": python,
+    ".pyi": python,
+    ".rs": rust,
+    ".toml": script,
+    ".yaml": script,
+    ".yml": script,
+    "Makefile": script,
+    "run": script,
+}
+"""Readers by suffix, or by name for files without one."""
 
 if __name__ == "__main__":
     sys.exit(main())

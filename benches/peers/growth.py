@@ -492,7 +492,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="for each value and batch size")
     parser.add_argument("--cpu", type=int, help="keep everything on this CPU (Linux)")
     parser.add_argument("--results", type=Path, default=ROOT / "benches" / "results")
-    parser.add_argument("--draw", action="store_true", help="measure nothing, draw what is there")
+    parser.add_argument(
+        "--draw", action="store_true", help="measure nothing, draw the recorded results"
+    )
     options = parser.parse_args()
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument(
         "--keep-rows",
         action="store_true",
-        help="keep what is on record of other numbers of rows",
+        help="keep records of other numbers of rows",
     )
     parser.add_argument("--seconds", type=float, default=6.0, help="for each number of rows")
     parser.add_argument("--engines", nargs="*", help="beginnings of names; all by default")

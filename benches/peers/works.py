@@ -76,7 +76,7 @@ class Training:
 
 
 TRAININGS = {
-    "paper": Training("MNIST, the paper's", "mnist", "--preset paper --epochs 17"),
+    "paper": Training("MNIST, network of the paper", "mnist", "--preset paper --epochs 17"),
     "fashion": Training("Fashion-MNIST", "fashion-mnist", "--preset paper --epochs 17"),
     "svhn": Training("SVHN subset", "svhn", "--preset svhn"),
     "svhn-sparse": Training(
@@ -150,7 +150,7 @@ def _shipped(data_dir: Path) -> Work:
         input_shift=net.input_shift,
     )
     rows = data.load(data_dir / "mnist", "mnist")
-    return _of_images("shipped", "MNIST, the shipped", plain, rows, net.metadata["command"])
+    return _of_images("shipped", "MNIST, shipped network", plain, rows, net.metadata["command"])
 
 
 def _trained(name: str, data_dir: Path, run: Path) -> Work:

@@ -1,4 +1,4 @@
-# The compiled half: what rust/python defines. Checked against it by stubtest.
+# Stubs of the extension module in rust/python. stubtest compares them with it.
 from collections.abc import Sequence
 from typing import Any, Final, Self, final
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy.typing as npt
 
-from lrgate.bench.contestants import ALLOWED, Contestants, linear_at_the_end, original
+from lrgate.bench.contestants import ALLOWED, Candidates, linear_at_the_end, original
 from lrgate.bench.engines import blas, selected
 from lrgate.bench.parts import split_rows
 from lrgate.inputs import as_list, real_array
@@ -115,13 +115,13 @@ def measure(
     raw = real_array(x)
     fit, test, note = split_rows(dense, raw, y, calibration)
     notes += note
-    bench = Contestants(dense, fit, test, threads, seconds, progress)
+    bench = Candidates(dense, fit, test, threads, seconds, progress)
     with thread_limit(threads), bench:
         bench.prepare_lrgate(linear_at_the_end(net), batch_sizes, optimized)
         bench.prepare_peers(chosen)
         # The largest first: errors that do not depend on the batch size are computed only there.
         races = [bench.race(rows) for rows in sorted(batch_sizes, reverse=True)]
-        bench.tell_failures(len(races))
+        bench.report_failures(len(races))
         starts = bench.starts() if start else []
         return Comparison(
             name=name,

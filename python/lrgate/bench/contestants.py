@@ -23,7 +23,7 @@ from lrgate.bench.parts import CALIBRATION_ROWS, CHECKED_ROWS, Part, Rows, calls
 from lrgate.measure import timing
 from lrgate.measure.timing import Timing
 from lrgate.model.activation import Activation
-from lrgate.network import Network
+from lrgate.network import Network, declared_classes, replaced
 from lrgate.planner.arguments import checked_targets
 from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.optimizer import optimize
@@ -31,7 +31,7 @@ from lrgate.results.bench import Against, Alone, Entry, Race, Startup
 from lrgate.results.paths import path_names
 
 __all__ = [
-    "Contestants",
+    "Candidates",
     "linear_at_the_end",
     "original",
 ]
@@ -61,7 +61,7 @@ def original(net: Network) -> Network:
         [(weight, bias) for weight, bias, _ in layers],
         [activation for _, _, activation in layers],
         task=net.task,
-        classes=net._model.classes,
+        classes=declared_classes(net),
         input_scale=net.input_scale,
         input_shift=net.input_shift,
         input_range=net.input_range,
@@ -75,10 +75,10 @@ def linear_at_the_end(net: Network) -> Network:
     if net.task != "classification" or not bounded:
         return net
     layers = (*net.layers[:-1], replace(last, activation=Activation("identity")))
-    return net._with(None, layers=layers, plan=net.plan, probe=None)
+    return replaced(net, layers=layers, plan=net.plan, probe=None)
 
 
-class Contestants:
+class Candidates:
     """The state of one comparison: its candidates, their errors and the engines left out."""
 
     def __init__(
@@ -215,10 +215,10 @@ class Contestants:
 
     def race(self, rows: int) -> Race:
         """Time all candidates in calls of `rows` rows, interleaved, and compute their errors."""
-        contestants: dict[str, Any] = dict(self.networks)
+        candidates: dict[str, Any] = dict(self.networks)
         calls = dict.fromkeys(self.networks, calls_of(self.test.x, rows))
         if self.test.bytes is not None:
-            contestants["lrgate, uint8 rows"] = self.networks["lrgate"]
+            candidates["lrgate, uint8 rows"] = self.networks["lrgate"]
             calls["lrgate, uint8 rows"] = calls_of(self.test.bytes, rows)
         settings: dict[str, Settings] = {}
         for engine in self.peers:
@@ -234,11 +234,11 @@ class Contestants:
                 )
                 continue
             self.best[engine.name] = settings[engine.name]
-            contestants[engine.name] = forward
+            candidates[engine.name] = forward
             calls[engine.name] = calls["lrgate dense"]
         self.say(f"{rows} rows per call: all engines, interleaved ...")
-        times = timing.interleaved(contestants, calls, self.seconds)
-        alone = timing.alone(contestants, calls, _ALONE * self.seconds) if rows == 1 else {}
+        times = timing.interleaved(candidates, calls, self.seconds)
+        alone = timing.alone(candidates, calls, _ALONE * self.seconds) if rows == 1 else {}
         for name, net in self.networks.items():
             self.errors[name] = self.error(net, rows)
         if self.test.bytes is not None:
@@ -246,12 +246,10 @@ class Contestants:
                 self.networks["lrgate"], rows, self.test.bytes
             )
         entries = [
-            self.entry(
-                name, contestants[name], rows, times, alone.get(name), settings.get(name, {})
-            )
-            for name in contestants
+            self.entry(name, candidates[name], rows, times, alone.get(name), settings.get(name, {}))
+            for name in candidates
         ]
-        contestants.clear()
+        candidates.clear()
         self.forget()
         return Race(rows, tuple(entries))
 
@@ -320,7 +318,7 @@ class Contestants:
                 )
         return found
 
-    def tell_failures(self, races: int) -> None:
+    def report_failures(self, races: int) -> None:
         """Add engines that failed in `races` races, or in some of them, to `left_out`."""
         for name, reasons in self.failures.items():
             if len(reasons) == races:

@@ -19,7 +19,6 @@ __all__ = [
     "as_list",
     "is_number",
     "numbers_of",
-    "place_of",
     "plain_array",
 ]
 
@@ -134,7 +133,7 @@ def _check_unmasked(array: np.ma.MaskedArray[Any, Any], name: str) -> None:
     if array.dtype.names is not None or not mask.any():
         return
     count = int(np.count_nonzero(mask))
-    where = place_of(tuple(int(i) for i in np.argwhere(mask)[0]))
+    where = _place_of(tuple(int(i) for i in np.argwhere(mask)[0]))
     floats = "" if array.dtype.kind in "fc" else ".astype(float)"
     raise TypeError(
         f"{name} must have no masked cells, got {count}, the first{where}: fill them, for example "
@@ -172,7 +171,7 @@ def numbers_of(array: Array, is_missing: Callable[[Any], Any] | None = None) -> 
                 continue
             # For a nested list, `is_missing` returns an array: it is not missing.
             if is_missing is None or is_missing(value) is not True:
-                where = place_of(tuple(int(k) for k in np.unravel_index(i, array.shape)))
+                where = _place_of(tuple(int(k) for k in np.unravel_index(i, array.shape)))
                 raise NotNumbers("object", f": {reprlib.repr(value)}{where}")
             array.flat[i] = np.nan
     try:
@@ -185,7 +184,7 @@ def is_number(kind: type) -> bool:
     return issubclass(kind, _NUMBERS) and not issubclass(kind, NO_NUMBERS)
 
 
-def place_of(index: tuple[int, ...]) -> str:
+def _place_of(index: tuple[int, ...]) -> str:
     if len(index) == 2:
         return f" in row {index[0]}, column {index[1]}"
     return f" at index {index[0] if len(index) == 1 else index}" if index else ""

@@ -169,7 +169,7 @@ def _arrow_numbers(pyarrow: Any, column: Any, exact: bool) -> Array:
         except NotNumbers as error:
             raise NotNumbers(f"dictionary of {error.dtype}") from None
     known = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
-    if not any(is_one(kind) for is_one in known):
+    if not any(matches(kind) for matches in known):
         raise NotNumbers(str(kind))
     if column.null_count or types.is_decimal(kind):
         column = column.cast(pyarrow.float64(), safe=False)

@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
-
-from lrgate.model.probe import Probe
-from lrgate.network.engine import batch_plans
-from lrgate.types import Float32Array
-
-if TYPE_CHECKING:
-    from lrgate.network.network import Network
-
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,19 +11,16 @@ import numpy.typing as npt
 from lrgate import inputs
 from lrgate.model.layer import Layer
 from lrgate.model.plan import BatchPlan
-from lrgate.model.probe import PlannedOutputs
+from lrgate.model.probe import PlannedOutputs, Probe
+from lrgate.network.engine import batch_plans
+from lrgate.network.interface import Net
 from lrgate.results.paths import path_names
+from lrgate.types import Float32Array
 
 __all__ = [
     "can_run",
-    "check_likeness",
     "check_probe",
     "check_rows",
-    "checked_outputs",
-    "form_of",
-    "is_dense_form",
-    "largest_difference",
-    "outputs_under",
     "plan_text",
     "planned_outputs",
     "probe_rows",
@@ -65,13 +53,13 @@ _MOST_PLANNED: Final = 16
 Form = tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def form_of(plan: Form) -> Form:
+def _form_of(plan: Form) -> Form:
     """The part of a plan that determines outputs: precisions, and strategies with skip as dense."""
     strategies, precisions = plan
     return tuple("dense" if name == "skip" else name for name in strategies), precisions
 
 
-def is_dense_form(form: Form) -> bool:
+def _is_dense_form(form: Form) -> bool:
     return "gate" not in form[0] and "int8" not in form[1]
 
 
@@ -85,17 +73,19 @@ def can_run(layers: Sequence[Layer], planned: PlannedOutputs) -> bool:
     )
 
 
-def largest_difference(y: Float32Array, expected: Float32Array) -> float:
+def _largest_difference(y: Float32Array, expected: Float32Array) -> float:
     """Largest difference relative to the largest expected output; NaN if a difference is NaN."""
     largest = max(float(np.max(np.abs(expected))), float(np.finfo(np.float32).tiny))
     with np.errstate(over="ignore", invalid="ignore"):
         return float(np.max(np.abs(y - expected))) / largest
 
 
-def checked_outputs(y: Float32Array, expected: Float32Array, tolerance: float, plan: Form) -> float:
-    difference = largest_difference(y, expected)
+def _checked_outputs(
+    y: Float32Array, expected: Float32Array, tolerance: float, plan: Form
+) -> float:
+    difference = _largest_difference(y, expected)
     if not difference <= tolerance:
-        under = "" if is_dense_form(plan) else f" under the plan {plan_text(BatchPlan(1, *plan))}"
+        under = "" if _is_dense_form(plan) else f" under the plan {plan_text(BatchPlan(1, *plan))}"
         raise ValueError(
             f"the probe's outputs{under} differ from the stored ones by {difference:.2g} of the "
             f"largest, more than {tolerance:.0e}: the file or this machine is damaged"
@@ -103,7 +93,7 @@ def checked_outputs(y: Float32Array, expected: Float32Array, tolerance: float, p
     return difference
 
 
-def check_likeness(y: Float32Array, dense: Float32Array, plan: Form) -> None:
+def _check_likeness(y: Float32Array, dense: Float32Array, plan: Form) -> None:
     expected = dense.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         off = float(np.sqrt(np.mean((y - expected) ** 2)))
@@ -141,32 +131,32 @@ def plan_text(plan: BatchPlan) -> str:
     return "/".join(path_names(plan.strategies, plan.precisions))
 
 
-def planned_outputs(net: Network, probe: Probe) -> tuple[PlannedOutputs, ...]:
+def planned_outputs(net: Net, probe: Probe) -> tuple[PlannedOutputs, ...]:
     """The outputs stored with the probe by plan, plus those missing for the network's own plan."""
     planned = list(probe.planned or ())
     if len(probe.x) == 0:
         return ()
     have = {(one.strategies, one.precisions) for one in planned}
     for entry in net.plan:
-        form = form_of((entry.strategies, entry.precisions))
-        if form in have or is_dense_form(form) or len(planned) >= _MOST_PLANNED:
+        form = _form_of((entry.strategies, entry.precisions))
+        if form in have or _is_dense_form(form) or len(planned) >= _MOST_PLANNED:
             continue
         have.add(form)
-        y = outputs_under(net, probe.x, *form)
+        y = _outputs_under(net, probe.x, *form)
         if np.isfinite(y).all():
             planned.append(PlannedOutputs(*form, y, _tolerance(net, probe.x, y, *form)))
     return tuple(planned)
 
 
-def outputs_under(
-    net: Network, x: npt.NDArray[Any], strategies: Sequence[str], precisions: Sequence[str]
+def _outputs_under(
+    net: Net, x: npt.NDArray[Any], strategies: Sequence[str], precisions: Sequence[str]
 ) -> Float32Array:
     engine = net.engine.with_plan([(1, list(strategies), list(precisions))])
     return np.asarray(net._with(engine, plan=batch_plans(engine))(x))
 
 
 def _tolerance(
-    net: Network,
+    net: Net,
     x: npt.NDArray[Any],
     y: Float32Array,
     strategies: Sequence[str],
@@ -174,20 +164,20 @@ def _tolerance(
 ) -> float:
     """Largest change of a plan's outputs by rounding, relative to the largest output."""
     skipped = ["skip" if name == "dense" else name for name in strategies]
-    moved = [outputs_under(net, x, skipped, precisions)]
+    moved = [_outputs_under(net, x, skipped, precisions)]
     draw = np.random.default_rng(0)
     for _ in range(_NUDGES):
         nudged = x * (1 + _NUDGE * draw.choice([-1.0, 1.0], x.shape))
         limit = np.finfo(np.float32).max
         nudged = np.clip(nudged, -limit, limit).astype(np.float32)
-        moved.append(outputs_under(net, nudged, strategies, precisions))
-    most = max(largest_difference(one, y) for one in moved)
+        moved.append(_outputs_under(net, nudged, strategies, precisions))
+    most = max(_largest_difference(one, y) for one in moved)
     # If this is not finite, rounding decides whether an output is finite.
     tolerance = _NUDGE_MARGIN * most if np.isfinite(most) else 1.0
     return max(CHECK_TOLERANCE, tolerance)
 
 
-def check_probe(net: Network) -> float:
+def check_probe(net: Net) -> float:
     """Implement `Network.check`."""
     probe = net._model.probe
     if probe is None or len(probe.x) == 0:
@@ -199,15 +189,17 @@ def check_probe(net: Network) -> float:
     loosest = max(tolerance for _, tolerance in stored.values())
     worst = 0.0
     for form, (y, tolerance) in stored.items():
-        worst = max(worst, checked_outputs(outputs_under(net, probe.x, *form), y, tolerance, form))
+        worst = max(
+            worst, _checked_outputs(_outputs_under(net, probe.x, *form), y, tolerance, form)
+        )
     for plan in dict.fromkeys((entry.strategies, entry.precisions) for entry in net.plan):
         if plan in stored:
             continue
-        form, y = form_of(plan), outputs_under(net, probe.x, *plan)
+        form, y = _form_of(plan), _outputs_under(net, probe.x, *plan)
         if form in stored:
-            worst = max(worst, checked_outputs(y, *stored[form], plan))
+            worst = max(worst, _checked_outputs(y, *stored[form], plan))
         elif probe.planned is not None:
-            checked_outputs(y, outputs_under(net, probe.x, *form), loosest, plan)
+            _checked_outputs(y, _outputs_under(net, probe.x, *form), loosest, plan)
         else:
-            check_likeness(y, probe.y, plan)
+            _check_likeness(y, probe.y, plan)
     return worst

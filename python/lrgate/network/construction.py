@@ -38,7 +38,7 @@ def not_a_model(given: Any) -> str:
     if given is None:
         return message
     if isinstance(given, _core.Network):
-        return f"{message}, got a Network: it never changes, use it as it is"
+        return f"{message}, got a Network: a Network is immutable: use it directly"
     got = f"{message}, got {type(given).__name__}"
     if isinstance(given, str | os.PathLike):
         return f"{got}: write Network.load({os.fspath(given)!r})"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from lrgate import _core, inputs
 from lrgate.model.layer import Layer
 from lrgate.network.engine import batch_plans, engine_gates, engine_quantization
+from lrgate.network.interface import Net
 from lrgate.quantization import comparison, limits
 from lrgate.quantization.comparison import Difference
 from lrgate.quantization.fit import fit_layers
@@ -28,14 +29,10 @@ __all__ = [
 ]
 
 
-if TYPE_CHECKING:
-    from lrgate.network.network import Network
-
-
 # If int8 exceeds a limit, layers return to f32 until the error is within this share of the limits.
 _WITHIN: Final = 0.4
 
-N = TypeVar("N", bound="Network")
+N = TypeVar("N", bound=Net)
 
 
 def warn_of(report: QuantizationReport, difference: Difference) -> None:
@@ -46,9 +43,9 @@ def warn_of(report: QuantizationReport, difference: Difference) -> None:
             said.append(f"int8 changes outputs by {difference.relative:.2g} of their variance")
         else:
             share = max(difference.changed, difference.expected_changed)
-            said.append(f"int8 changes {share:.1%} of the labels of rows held back")
+            said.append(f"int8 changes {share:.1%} of the labels of held-out rows")
     if not report.held_rows:
-        said.append("int8 is not checked on other rows: that takes at least 8 rows")
+        said.append("int8 was not checked on held-out rows: at least 8 rows are needed")
     if report.recomputed > limits.WARN_RECOMPUTED:
         said.append(
             f"{report.recomputed:.1%} of the rows leave the range of the bytes and are "
@@ -162,7 +159,7 @@ def compare_int8(
     return report, worst
 
 
-def _int8_difference(net: Network, rows: Any) -> tuple[float, Difference]:
+def _int8_difference(net: Net, rows: Any) -> tuple[float, Difference]:
     """The share of recomputed rows, and the difference from f32 that the other rows cause."""
     _, strategies, precisions = net.engine.plan()[-1]
     strategies = ["dense" if name == "gate" else name for name in strategies]

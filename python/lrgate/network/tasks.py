@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,12 @@ import numpy.typing as npt
 from lrgate.model.arrays import as_classes, joined
 from lrgate.model.layer import Layer
 from lrgate.model.model import TASKS, Model
+from lrgate.network.interface import Net
 from lrgate.types import IntArray
-
-if TYPE_CHECKING:
-    from lrgate.network.network import Network
 
 __all__ = ["check_task", "declared", "for_targets", "usual_task"]
 
-N = TypeVar("N", bound="Network")
+N = TypeVar("N", bound=Net)
 
 # Floats up to this are integers without gaps.
 _MOST_WHOLE: Final = 2.0**53

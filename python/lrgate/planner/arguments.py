@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.inputs import REAL, as_list, checked_integer, checked_number, is_real, label_array
+from lrgate.inputs import REAL, as_list, checked_integer, checked_number, is_real
 from lrgate.network import Network
 from lrgate.planner.split import FIT_SHARE, MOST_ROWS
 from lrgate.types import IntArray
@@ -107,17 +107,16 @@ def _outside(rows: Any, low: Any, high: Any) -> tuple[int, int, float, int] | No
     return None if first is None else (*first, count)
 
 
-def checked_targets(model: Network, y: npt.ArrayLike, rows: int) -> npt.NDArray[Any]:
+def checked_targets(model: Network, targets: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
     """Class indices (n,) of a classifier, float64 (n, k) of a regressor.
 
-    For a multilabel network int64 (n, k), with entries 0 and 1.
+    For a multilabel network int64 (n, k), with entries 0 and 1. `targets` comes from `label_array`.
     """
-    targets = label_array(y)
     if model.task == "multilabel":
         return _label_matrix(targets, rows, model.output_size)
     if model.classes is not None:
         if targets.shape != (rows,):
-            raise ValueError(f"y must have shape ({rows},), one label a row, got {targets.shape}")
+            raise ValueError(f"y must have shape ({rows},), one label per row, got {targets.shape}")
         order = np.argsort(model.classes)
         known = model.classes[order]
         # A bool is a label of bool classes, and of the two classes 0 and 1.

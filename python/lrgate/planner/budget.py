@@ -24,9 +24,8 @@ __all__ = [
 ]
 
 
-# Standard errors to spare in a choice, so that the rows that check are likely to agree: their
-# estimate and that of the rows that choose, which are half as many, differ by 1.7 standard errors
-# of the check.
+# Extra standard errors required when choosing, so that the check is likely to pass: its estimate
+# and that of the rows that choose, which are half as many, differ by 1.7 of its standard errors.
 _SPARE: Final = 1.5
 _ROW_SPARE: Final = 0.8
 
@@ -46,7 +45,7 @@ class Trial:
         The gates.
     pruned : bool
         Whether units are left out that other rows may switch on.
-    shown : dict from plan key to Evidence
+    evidence : dict from plan key to Evidence
         The result of the check for each batch plan.
     """
 
@@ -55,7 +54,7 @@ class Trial:
     exact: Network
     choice: Choice
     pruned: bool
-    shown: dict[str, Evidence] = field(default_factory=dict)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
 
 
 class BudgetCheck:
@@ -67,14 +66,14 @@ class BudgetCheck:
         Whether the networks leave out units that other rows may switch on.
     rows : int
         Rows that check.
-    tests : list of CheckReport
+    checks : list of CheckReport
         The checks so far.
     """
 
     def __init__(self, problem: Problem) -> None:
         self._problem, self._request = problem, problem.request
         self.rows = int(problem.split.check.shape[0])
-        self.tests: list[CheckReport] = []
+        self.checks: list[CheckReport] = []
         self.pruned = False
         self.chooser = self._chooser()
         self._checker: Evaluator | None = None
@@ -140,11 +139,11 @@ class BudgetCheck:
         for size in distinct_sizes(trial.network):
             if trial.pruned or not is_exact(trial.network, size):
                 evidence = self._checked(only_plan(trial.network, size), trial.pruned)
-                trial.shown[plan_key(trial.network, size)] = evidence
+                trial.evidence[plan_key(trial.network, size)] = evidence
                 found.append(evidence)
         failed = [evidence for evidence in found if not self.keeps(evidence)]
         level = self._request.confidence
-        self.tests.append(
+        self.checks.append(
             CheckReport(
                 network=trial.name,
                 increase=max(each.estimate for each in found),
@@ -175,19 +174,25 @@ class BudgetCheck:
         most = self._request.max_row_error
         worst = max(each.worst for each in found)
         if most is not None and worst > row_spare * most:
-            return f"changes its worst row too much ({worst:.3g}, {most:g} allowed)"
+            return f"the worst row changes too much ({worst:.3g}, {most:g} allowed)"
         needed = [each.needed(budget, level, spare) for each in found]
         known = [count for count in needed if count is not None]
         if len(known) < len(needed) or any(each.lower(level) > budget for each in found):
             expected = max(each.estimate for each in found)
-            return f"costs too much error, about {100 * expected:.2g} points"
+            return f"the error grows too much, by about {_points(expected)}"
         total = max(known) / CHECK_SHARE
         if total > MOST_ROWS:
             total = max(known) + (1 - CHECK_SHARE) * MOST_ROWS
         return (
-            f"cannot be shown to keep the budget by {self.rows} rows held back; "
-            f"about {_rounded(total):,} rows in all would show it"
+            f"{self.rows} held-out rows cannot show that the budget is kept; "
+            f"about {_rounded(total):,} rows in total would"
         )
+
+
+def _points(share: float) -> str:
+    """A share in percentage points."""
+    points = f"{100 * share:.2g}"
+    return f"{points} point" if points == "1" else f"{points} points"
 
 
 def _rounded(rows: float) -> int:

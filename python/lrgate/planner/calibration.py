@@ -1,4 +1,4 @@
-"""Log odds of a classifier's outputs, and the meaning of their margins according to labels."""
+"""The meaning of a classifier's margins according to labels."""
 
 from __future__ import annotations
 
@@ -10,26 +10,18 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lrgate.model.odds import log_odds, log_probabilities, of_two
 from lrgate.types import Float32Array, Float64Array, IntArray
 
 __all__ = [
     "Calibration",
     "calibrated",
-    "log_odds",
-    "log_probabilities",
     "margins_of",
-    "of_two",
 ]
 
 
 # The most output values used for calibration.
 _CALIBRATED: Final = 200_000
-
-# Probabilities are taken to be at least this far from 0 and 1.
-_LEAST: Final = 1e-12
-
-# The largest float32 below 1: between it and 1 is rounding, which is no move of the odds.
-_MOST: Final = 1.0 - 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -108,29 +100,6 @@ def calibrated(
     if task == "multilabel" or odds.shape[1] == 1:
         odds, labels = of_two(odds.reshape(-1)), (labels != 0).reshape(-1)
     return Calibration.of(odds, np.asarray(labels, np.int64))
-
-
-def log_odds(outputs: Float32Array, activation: str) -> Float64Array:
-    """Log odds from a classifier's outputs: logits, whatever its last activation is."""
-    odds = outputs.astype(np.float64)
-    if activation == "sigmoid":
-        odds = np.clip(odds, _LEAST, _MOST)
-        return np.asarray(np.log(odds) - np.log1p(-odds))
-    if activation == "log_softmax":
-        return np.maximum(odds, math.log(_LEAST))
-    return np.log(np.maximum(odds, _LEAST)) if activation == "softmax" else odds
-
-
-def of_two(odds: Float64Array) -> Float64Array:
-    """The log odds (n,) of one label as those of two classes."""
-    return np.stack([np.zeros_like(odds), odds], axis=1)
-
-
-def log_probabilities(odds: Float64Array) -> Float64Array:
-    """Log probabilities."""
-    shifted = odds - odds.max(axis=1, keepdims=True)
-    logs: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logs
 
 
 def _negative_log_likelihood(odds: Float64Array, labels: IntArray) -> float:

@@ -1,4 +1,4 @@
-"""A smooth measure of few rows: how far outputs are from the dense network's."""
+"""How far outputs are from the dense network's: a measure with little noise on few rows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrgate.model.odds import log_odds, log_probabilities, of_two
 from lrgate.network import Network
-from lrgate.planner.calibration import log_probabilities
-from lrgate.types import Float64Array
+from lrgate.types import Float32Array, Float64Array
 
 __all__ = [
     "Divergence",
@@ -26,7 +26,7 @@ def variance_of(values: npt.NDArray[Any]) -> float:
 
 
 class Divergence:
-    """How far a network's outputs are from the dense network's: a smooth measure of few rows."""
+    """Distance of outputs from the dense network's: a measure with little noise on few rows."""
 
     def __init__(self, dense: Network, rows: Any) -> None:
         self.rows = rows
@@ -34,8 +34,10 @@ class Divergence:
         self.classifies = dense.task != "regression"
         self.labels = dense.task == "multilabel"
         outputs = self._outputs(dense)
-        self.dense = self._log_probabilities(outputs) if self.classifies else outputs
-        self.variance = variance_of(outputs)
+        self.dense = (
+            self._log_probabilities(outputs) if self.classifies else outputs.astype(np.float64)
+        )
+        self.variance = variance_of(outputs.astype(np.float64))
 
     def of(self, network: Network) -> float:
         """Mean Kullback-Leibler divergence of the classes, or relative squared difference."""
@@ -45,18 +47,10 @@ class Divergence:
             return float((np.exp(self.dense) * (self.dense - logs)).sum(axis=1).mean())
         return float(np.square(outputs - self.dense).sum(axis=1).mean() / self.variance)
 
-    def _outputs(self, network: Network) -> Float64Array:
-        outputs = network.forward(self.rows).astype(np.float64)
+    def _outputs(self, network: Network) -> Float32Array:
+        outputs = network.forward(self.rows)
         return outputs.reshape(-1, 1) if self.labels else outputs
 
-    def _log_probabilities(self, outputs: Float64Array) -> Float64Array:
-        if self.activation == "log_softmax":
-            outputs = np.maximum(outputs, np.log(1e-12))
-        elif self.activation in ("softmax", "sigmoid"):
-            outputs = np.clip(outputs, 1e-12, 1 - 1e-12)
-            if outputs.shape[1] == 1:
-                outputs = np.concatenate([1 - outputs, outputs], axis=1)
-            outputs = np.log(outputs)
-        elif outputs.shape[1] == 1:
-            outputs = np.concatenate([np.zeros_like(outputs), outputs], axis=1)
-        return log_probabilities(outputs)
+    def _log_probabilities(self, outputs: Float32Array) -> Float64Array:
+        odds = log_odds(outputs, self.activation)
+        return log_probabilities(of_two(odds[:, 0]) if odds.shape[1] == 1 else odds)

@@ -8,14 +8,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lrgate.model.odds import log_odds, of_two
 from lrgate.network import Network
-from lrgate.planner.calibration import (
-    Calibration,
-    calibrated,
-    log_odds,
-    margins_of,
-    of_two,
-)
+from lrgate.planner.calibration import Calibration, calibrated, margins_of
 from lrgate.planner.divergence import variance_of
 from lrgate.planner.evidence import Evidence, Increase, Pairs
 from lrgate.types import Float32Array, Float64Array

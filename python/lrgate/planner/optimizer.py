@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lrgate._core import get_num_threads
 from lrgate.frameworks.loading import as_network
 from lrgate.inputs import checked_integer, checked_rows, checked_share, label_array
-from lrgate.network import Network
+from lrgate.network import Network, declared_task, replaced
 from lrgate.network.tasks import for_targets
 from lrgate.planner.arguments import (
     PRECISIONS,
@@ -58,10 +58,9 @@ def optimize(
     """The fastest network on this machine whose error is shown to stay within a budget.
 
     Gates are fitted to the hidden layers on `x`, thresholds and the order of units are chosen, and
-    each layer's strategy and precision are decided by measuring, for each batch size. Nothing is
-    used that is not shown to keep the budget on rows that chose nothing. The result's ``report``
-    has the details. By measurement the result is never slower than dense in f32, unless int8 is
-    asked for.
+    each layer's strategy and precision are decided by measuring, for each batch size. A change is
+    used only if held-out rows show that it keeps the budget. The result's ``report`` has the
+    details. By measurement the result is never slower than dense in f32, unless int8 is asked for.
 
     Parameters
     ----------
@@ -70,14 +69,13 @@ def optimize(
         :func:`lrgate.from_onnx` or :func:`lrgate.from_keras` takes. Gates and plan of a network are
         not used.
     x : array-like or scipy.sparse (n, d)
-        Real input rows, best 5,000 or more; 50 at least. Two fifths fit, a fifth chooses, and two
-        fifths check the budget. Of more than 20,000 rows 12,000 fit and choose; up to 100,000
-        check. Rows that the model was trained on will do, but their error is lower than that of
-        new rows.
+        Real input rows: at least 50, preferably 5,000 or more. Two fifths fit, a fifth chooses,
+        and two fifths check the budget. Of more than 20,000 rows 12,000 fit and choose; up to
+        100,000 check. Training rows are accepted, but their error is lower than that of new rows.
     y : array-like (n,) or (n, k), optional
         Labels, of the network's ``classes``; 0 and 1 for each label of a multilabel network;
-        values for a regressor. Columns of pandas, polars and pyarrow are taken too. Without them
-        the budget is one of disagreement with the dense network. If the network's task was left
+        values for a regressor. Columns of pandas, polars and pyarrow are accepted. Without `y`,
+        the budget limits the disagreement with the dense network. If the network's task was left
         open and it has k > 1 outputs, labels (n,) make it a classifier: integers, whole numbers as
         floats, bool or text. Its classes are 0 to k - 1 if all labels are such integers, otherwise
         the distinct labels in ascending order, of which there must be k.
@@ -99,8 +97,8 @@ def optimize(
         on in the rows that fit and choose, where the rows that check show the budget holds; it
         takes some thousands of them, and other rows may need these units. ``"none"``: none.
     confidence : float
-        Level of the budget's upper bound, above 0.5 and below 1. Of networks that would be over
-        the budget at most ``1 - confidence`` are returned.
+        Level of the budget's upper bound, above 0.5 and below 1. The probability of returning a
+        network that exceeds the budget is at most ``1 - confidence``.
     max_row_error : float, optional
         A second budget, on the worst row that checks: how far its outputs may be from the dense
         network's, in standard deviations of the outputs. For a classifier the largest change of a
@@ -121,7 +119,7 @@ def optimize(
     Returns
     -------
     Network
-        With gates, order of units, plan, probe, machine and report. Linear layers in a row are
+        With gates, order of units, plan, probe, machine and report. Consecutive linear layers are
         merged where that is less work.
 
     Raises
@@ -181,7 +179,7 @@ def optimize(
         prune=prune,
         threads=threads,
         seed=seed,
-        ranks=checked_ranks(ranks, split.count),
+        ranks=checked_ranks(ranks, split.rows_fitted),
     )
     with progress_bar(progress, steps=10 + 2 * (len(user.layers) - 1)) as bar:
         problem = Problem.of(user, split, request, bar)
@@ -192,7 +190,7 @@ def optimize(
             problem.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
         fast = Search(problem).run(begin)
     # Only targets determine a task that was left open.
-    return fast._with(fast.engine, task=net._model.task) if y is None else fast
+    return replaced(fast, task=declared_task(net)) if y is None else fast
 
 
 def _listed(classes: npt.NDArray[Any] | None) -> str:

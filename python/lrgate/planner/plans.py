@@ -10,11 +10,10 @@ import numpy as np
 
 from lrgate.model.arrays import read_only
 from lrgate.model.layer import Gate, Layer
-from lrgate.network import Network
+from lrgate.network import Network, replaced, with_engine_plan
 from lrgate.types import IntArray
 
 __all__ = [
-    "EnginePlan",
     "distinct_sizes",
     "gated_layers",
     "is_dense",
@@ -34,7 +33,7 @@ __all__ = [
 ]
 
 
-EnginePlan = tuple[int, list[str], list[str]]
+_EnginePlan = tuple[int, list[str], list[str]]
 """Rows per call, and the strategy and the precision of each layer."""
 
 
@@ -72,14 +71,16 @@ def with_kept_units(network: Network, units: Sequence[IntArray]) -> Network:
     return network._with_units(kept)
 
 
-def with_plan(network: Network, plan: list[EnginePlan]) -> Network:
+def with_plan(network: Network, plan: list[_EnginePlan]) -> Network:
     """The network under another plan."""
-    return network._with_engine_plan(network.engine.with_plan(plan))
+    return with_engine_plan(network, network.engine.with_plan(plan))
 
 
 def uniform(network: Network, name: str) -> Network:
     """The network with one strategy in all layers and batch plans, at the precisions it has."""
-    plan = [(rows, [name] * len(names), words) for rows, names, words in network.engine.plan()]
+    plan = [
+        (rows, [name] * len(names), precisions) for rows, names, precisions in network.engine.plan()
+    ]
     return with_plan(network, plan)
 
 
@@ -94,22 +95,22 @@ def with_always_on(gate: Gate, units: IntArray) -> Gate:
 
 def of_layers(network: Network, layers: Sequence[Layer], input_range: Any) -> Network:
     """A network of other layers and another range; all else is that of `network`."""
-    made = Network.from_layers(
-        list(layers),
+    return replaced(
+        network,
+        layers=tuple(layers),
         task=network.task,
-        classes=None if network.task == "regression" else network._model.classes,
-        input_scale=network.input_scale,
-        input_shift=network.input_shift,
         input_range=input_range,
+        plan=None,
+        machine=None,
+        report=None,
     )
-    return made._with(made.engine, probe=network.probe, metadata=network.metadata)
 
 
 def with_gates_in_use(plain: Network, gates: dict[int, Gate]) -> Network:
     """The network with these gates in every batch plan, at the precisions that it has there."""
     plan = [
-        (rows, ["gate" if i in gates else name for i, name in enumerate(names)], words)
-        for rows, names, words in plain.engine.plan()
+        (rows, ["gate" if i in gates else name for i, name in enumerate(names)], precisions)
+        for rows, names, precisions in plain.engine.plan()
     ]
     return with_plan(plain.with_gates(gates), plan)
 
@@ -118,7 +119,7 @@ def without_unused(network: Network) -> Network:
     """The network without gates and quantizations that no batch plan uses."""
     gated = gated_layers(network)
     gates = {i: None for i, layer in enumerate(network.layers) if layer.gate and i not in gated}
-    int8 = {i for plan in network.plan for i, word in enumerate(plan.precisions) if word == "int8"}
+    int8 = {i for plan in network.plan for i, p in enumerate(plan.precisions) if p == "int8"}
     quantization = {
         i: None
         for i, layer in enumerate(network.layers)
@@ -137,14 +138,14 @@ def distinct_sizes(network: Network) -> list[int]:
 
 def plan_key(network: Network, size: int) -> str:
     """Strategies and precisions of the plan for `size` rows, as text."""
-    _, names, words = plan_of(network, size)
-    return " ".join([*names, *words])
+    _, names, precisions = plan_of(network, size)
+    return " ".join([*names, *precisions])
 
 
 def is_exact(network: Network, size: int) -> bool:
     """Whether calls of `size` rows are in f32 without gates."""
-    _, names, words = plan_of(network, size)
-    return "gate" not in names and set(words) == {"f32"}
+    _, names, precisions = plan_of(network, size)
+    return "gate" not in names and set(precisions) == {"f32"}
 
 
 def is_int8(network: Network, size: int) -> bool:
@@ -172,7 +173,7 @@ def is_dense(network: Network, size: int) -> bool:
     return set(names) == {"dense"} and set(precisions) == {"f32"}
 
 
-def plan_of(network: Network, size: int) -> EnginePlan:
+def plan_of(network: Network, size: int) -> _EnginePlan:
     """The plan for calls of `size` rows: `size`, strategies, precisions."""
     chosen = network.engine.batch_size_for(size)
     _, names, precisions = next(c for c in network.engine.plan() if c[0] == chosen)

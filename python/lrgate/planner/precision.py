@@ -18,7 +18,6 @@ from lrgate.quantization.fit import fit_layers, widened
 from lrgate.quantization.limits import MOST_INPUTS
 
 __all__ = [
-    "Int8Fit",
     "divergence_from",
     "fastest_exact",
     "fastest_without_gates",
@@ -71,7 +70,7 @@ def _quantized(core: Network, problem: Problem, check: BudgetCheck) -> Network |
     Layers go back to f32 one by one, the one with the largest divergence first.
     """
     layers = [i for i, layer in enumerate(core.layers) if layer.inputs <= MOST_INPUTS]
-    int8 = Int8Fit(core, problem.split.fit)
+    int8 = _Int8Fit(core, problem.split.fit)
     alone: dict[int, float] = {}
     while layers:
         quantized = int8.network(layers)
@@ -85,11 +84,11 @@ def _quantized(core: Network, problem: Problem, check: BudgetCheck) -> Network |
             alone = {i: divergence.of(int8.network([i])) for i in layers}
         worst = max(layers, key=lambda i: alone[i])
         layers.remove(worst)
-        problem.notes.append(f"layer {worst} stays f32: int8 {check.unlikely(found)}")
+        problem.notes.append(f"layer {worst} stays f32, not int8: {check.unlikely(found)}")
     return None
 
 
-class Int8Fit:
+class _Int8Fit:
     """Puts layers of a network in int8, fitted to real rows.
 
     Units that are left out have no part in the fit; quantizations are of all inputs.

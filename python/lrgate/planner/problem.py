@@ -68,7 +68,10 @@ class Problem:
         if len(layers) == len(user.layers):
             return cls(user, user, split, request, bar)
         named = ", ".join(f"{first} to {last}" for first, last in spans if first < last)
-        note = f"layers {named} are linear in a row and merged: layers are counted after that"
+        note = (
+            f"merged the consecutive linear layers {named}; layer numbers below refer to the "
+            "merged network"
+        )
         base = of_layers(user, layers, user.input_range)
         return cls(user, base, split, request, bar, [note])
 

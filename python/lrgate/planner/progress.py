@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Never
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 __all__ = [
-    "NoBar",
     "progress_bar",
 ]
 
 
-class NoBar:
-    """A progress bar that shows nothing."""
-
-    def set_description(self, text: str) -> None:
-        """Shows nothing."""
-
-    def update(self, steps: int) -> None:
-        """Shows nothing."""
-
-
-@contextmanager
-def progress_bar(wanted: bool | None, steps: int) -> Iterator[Any]:
-    if wanted is None:
-        wanted = sys.stderr is not None and sys.stderr.isatty()
-    if not wanted:
-        yield NoBar()
-        return
+def progress_bar(wanted: bool | None, steps: int) -> tqdm[Never]:
+    """A bar of this many steps on stderr. None: it is shown if stderr is a terminal."""
     from tqdm import tqdm
 
-    form = "{desc:<28} {bar} {elapsed}"
-    with tqdm(total=steps, bar_format=form, leave=False, dynamic_ncols=True) as bar:
-        yield bar
+    if wanted is None:
+        wanted = sys.stderr is not None and sys.stderr.isatty()
+    return tqdm(
+        total=steps,
+        disable=not wanted,
+        bar_format="{desc:<28} {bar} {elapsed}",
+        leave=False,
+        dynamic_ncols=True,
+    )

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from lrgate.measure import machine, timing
-from lrgate.network import Network
+from lrgate.network import Network, replaced
 from lrgate.planner.budget import BudgetCheck, Trial
 from lrgate.planner.candidates import Choice
 from lrgate.planner.clock import LAYER_ROWS, Clock, cycled
@@ -84,7 +84,7 @@ class Reporter:
         # Units may have been left out since an older probe's outputs were stored.
         rows = self._problem.split.check[:_PROBE_ROWS] if network.probe is None else network.probe.x
         network = network.with_probe(rows.toarray() if hasattr(rows, "toarray") else rows)
-        return network._with(network.engine, machine=machine.fingerprint(), report=report.to_dict())
+        return replaced(network, machine=machine.fingerprint(), report=report.to_dict())
 
     # Times
 
@@ -197,9 +197,9 @@ class Reporter:
             budget=request.budget,
             worst_row_error=max((each.worst for each in shown), default=0.0),
             max_row_error=request.max_row_error,
-            tests=tuple(self._check.tests),
+            checks=tuple(self._check.checks),
             prune=request.prune,
-            rows_fitted=split.count,
+            rows_fitted=split.rows_fitted,
             rows_tuned=int(split.tune.shape[0]),
             rows_checked=self._check.rows,
             dead_units=tuple(int(mask.sum()) for mask in found.proven_off),
@@ -219,8 +219,8 @@ class Reporter:
         for size in distinct_sizes(network):
             if best.pruned or not is_exact(network, size):
                 # In f32 without gates only units are left out: that was the first trial.
-                exact = next(iter(tried[0].shown.values()))
-                shown.append(best.shown.get(plan_key(network, size), exact))
+                exact = next(iter(tried[0].evidence.values()))
+                shown.append(best.evidence.get(plan_key(network, size), exact))
         if not all(self._check.keeps(evidence) for evidence in shown):
             raise RuntimeError("a network would be returned that failed its check")
         return shown

@@ -202,7 +202,7 @@ class Search:
         if self.choices and share == _BUDGET_SHARES[-1]:
             network = with_gates_in_use(self.plain, gates_of(self.choices[-1]))
             reason = self.check.unlikely(self.check.evidence(network))
-            self.problem.notes.append(f"no gate is used: the least divergent {reason}")
+            self.problem.notes.append(f"no gate is used, not even the least divergent: {reason}")
         return {}
 
     def _with_choice(self, choice: Choice) -> Network:

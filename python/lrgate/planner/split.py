@@ -34,7 +34,7 @@ class Split:
     tune_targets: npt.NDArray[Any] | None = None
 
     @property
-    def count(self) -> int:
+    def rows_fitted(self) -> int:
         """Rows that estimators are fitted on."""
         return int(self.fit.shape[0])
 

@@ -7,8 +7,9 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
+from lrgate.model.odds import log_odds
 from lrgate.quantization.limits import MOST_CHANGED, MOST_MARGIN_ERROR, MOST_OUTPUT_ERROR
-from lrgate.types import BoolArray, Float32Array, Float64Array
+from lrgate.types import BoolArray, Float32Array
 
 __all__ = [
     "Difference",
@@ -58,7 +59,8 @@ def difference(
     activation : str
         Activation of the last layer.
     """
-    one, other = _unbounded(exact, activation), _unbounded(got, activation)
+    # For regression, too, errors are measured before a last softmax or sigmoid.
+    one, other = log_odds(exact, activation), log_odds(got, activation)
     kept = ~recomputed
     # A recomputed row is dense, but f32 may use gates. This difference is not caused by int8.
     other = np.where(recomputed[:, None], one, other)
@@ -90,19 +92,3 @@ def difference(
     count = margins.size
     surely = changed - 1.645 * math.sqrt(changed * (1 - changed) / max(count, 1))
     return Difference(changed, share, relative, surely if changed * count >= 3 else 0.0)
-
-
-def _unbounded(outputs: Float32Array, activation: str) -> Float64Array:
-    """Invert a last softmax (up to a constant) or sigmoid, so that margins can be compared.
-
-    Log probabilities are logits as they are, except those of impossible classes.
-    """
-    values = outputs.astype(np.float64)
-    tiny = 1e-30
-    if activation == "softmax":
-        return np.log(np.maximum(values, tiny))
-    if activation == "log_softmax":
-        return np.maximum(values, math.log(tiny))
-    if activation == "sigmoid":
-        return np.log(np.maximum(values, tiny)) - np.log(np.maximum(1 - values, 1e-8))
-    return values

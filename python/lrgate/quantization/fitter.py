@@ -26,12 +26,11 @@ from lrgate.types import BoolArray, Float64Array
 
 __all__ = [
     "Fitter",
-    "cost_of",
 ]
 
 
-# Weights of error and recomputed rows in `cost_of`. Natural windows, and windows that are cut until
-# the error is one of the targets, are compared by their cost.
+# Weights of error and recomputed rows in `_cost_of`. Natural windows, and windows that are cut
+# until the error is one of the targets, are compared by their cost.
 _ERROR: Final = 0.015
 _SHARE: Final = 0.01
 _LARGE_ERROR: Final = 0.03
@@ -108,7 +107,7 @@ class Fitter:
                     continue
                 beyond = outside(self.values, quantization, first=self.first)
                 error = max(self._measured(quantization, beyond), error / 2)
-                cost = cost_of(error, float(beyond.mean()) + _CUT if k else 0.0)
+                cost = _cost_of(error, float(beyond.mean()) + _CUT if k else 0.0)
                 if cost < least:
                     best, least = quantization, cost
         return best
@@ -302,7 +301,7 @@ class Fitter:
             return Quantization(step.astype(np.float32), start.astype(np.float32))
 
 
-def cost_of(error: float, share: float) -> float:
+def _cost_of(error: float, share: float) -> float:
     """The cost of windows with this error of the sums, and this share of rows outside.
 
     The penalty of large errors exceeds the cost of recomputing a tenth of the rows.

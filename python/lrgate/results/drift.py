@@ -120,7 +120,7 @@ class Drift(Tabular):
 
 
 @dataclass(frozen=True)
-class MonitorReport:
+class MonitorReport(Tabular):
     """Statistics of a monitor; ``print`` shows tables.
 
     Attributes
@@ -155,26 +155,20 @@ class MonitorReport:
         """Return the report as plain data."""
         return asdict(self)
 
-    def _head(self) -> list[str]:
-        return [
-            f"{self.rows_seen} rows seen, {self.rows_sampled} sampled, {self.rows_skipped} skipped",
-            self.measure,
-        ]
+    def table(self) -> Table:
+        """One row per layer over the latest rows, then one per layer over all compared rows."""
+        return Table(
+            (Column("over", left=True), *_COLUMNS),
+            [(name, *row) for name, drift in self._drifts() for row in drift.table().rows],
+            gap=2,
+        )
 
-    def __str__(self) -> str:
-        """Tables of at most 80 columns."""
-        lines = self._head()
-        for name, drift in (("latest", self.window), ("all", self.total)):
-            lines += [f"{name} {drift._title()}", str(drift.table())]
-        if not self.sampling:
-            lines.append("sampling has stopped")
-        return "\n".join(lines)
+    def _drifts(self) -> tuple[tuple[str, Drift], tuple[str, Drift]]:
+        return ("latest", self.window), ("all", self.total)
 
-    def _repr_html_(self) -> str:
-        """The tables in a notebook."""
-        parts = [f"<p>{'<br>'.join(self._head())}</p>"]
-        for name, drift in (("latest", self.window), ("all", self.total)):
-            parts.append(f"<p>{name} {drift._title()}</p>{drift.table()._repr_html_()}")
-        if not self.sampling:
-            parts.append("<p>sampling has stopped</p>")
-        return "".join(parts)
+    def _parts(self) -> list[str | Table]:
+        seen = f"{self.rows_seen} rows seen, {self.rows_sampled} sampled"
+        parts: list[str | Table] = [f"{seen}, {self.rows_skipped} skipped\n{self.measure}"]
+        for name, drift in self._drifts():
+            parts += [f"{name} {drift._title()}", drift.table()]
+        return parts if self.sampling else [*parts, "sampling has stopped"]

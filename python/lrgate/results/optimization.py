@@ -7,27 +7,28 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from lrgate.results.profile import layer_cells
 from lrgate.results.ratio import Ratio
-from lrgate.results.table import Column, Table, microseconds
+from lrgate.results.table import Column, Table, Tabular, microseconds
 
 __all__ = ["BatchReport", "CheckReport", "LayerReport", "OptimizeReport"]
 
 T = TypeVar("T")
 
-_COLUMNS = 80
+_WIDTH: Final = 80
 
 
 # Keys of reports that earlier versions wrote.
 _EARLIER_KEYS = {
     "classes": "batches",
+    "tests": "checks",
     "order_speed_up": "units_speed_up",
     "order_used": "units_reordered",
 }
 
-_LAYER_COLUMNS = (
+_COLUMNS = (
     Column("#"),
     Column("layer", left=True),
     Column("strategy", left=True),
@@ -91,8 +92,11 @@ class LayerReport:
     seconds_after: float
 
 
+_FIELDS: Final = fields(LayerReport)
+
+
 @dataclass(frozen=True)
-class BatchReport:
+class BatchReport(Tabular):
     """Speed-ups for calls of about `rows` rows.
 
     Attributes
@@ -120,8 +124,7 @@ class BatchReport:
     over_exact: Ratio
     predicted_speed_up: float
 
-    def __str__(self) -> str:
-        """A table of at most 80 columns."""
+    def _parts(self) -> list[str | Table]:
         lines = [
             f"{self.rows} row{'s' * (self.rows != 1)} per call: "
             f"{self.seconds_dense * 1e6:.2f} us per row dense, "
@@ -130,12 +133,12 @@ class BatchReport:
             f"    {self.over_exact} times as fast as without gates;",
             f"    the paper's cost model predicts {self.predicted_speed_up:.2f} over dense",
         ]
-        return "\n".join([*map(_wrapped, lines), str(self.table())])
+        return ["\n".join(map(_wrapped, lines)), self.table()]
 
     def table(self) -> Table:
         """One row per layer; times in seconds per row."""
         return Table(
-            _LAYER_COLUMNS,
+            _COLUMNS,
             [
                 (*layer_cells(i, layer), layer.seconds_before, layer.seconds_after)
                 for i, layer in enumerate(self.layers)
@@ -167,7 +170,7 @@ class CheckReport:
 
 
 @dataclass(frozen=True)
-class OptimizeReport:
+class OptimizeReport(Tabular):
     """Report of :func:`lrgate.optimize`; ``print`` shows it.
 
     Attributes
@@ -197,7 +200,7 @@ class OptimizeReport:
         outputs or, for a classifier, the largest change of a probability. 0 for an exact plan.
     max_row_error : float or None
         Allowed `worst_row_error`.
-    tests : tuple of CheckReport
+    checks : tuple of CheckReport
         Candidate networks that were checked on the held-out rows, in order.
     prune : str
         Units that could be left out: ``"proven"``, ``"never_on"`` or ``"none"``.
@@ -236,7 +239,7 @@ class OptimizeReport:
     budget: float
     worst_row_error: float
     max_row_error: float | None
-    tests: tuple[CheckReport, ...]
+    checks: tuple[CheckReport, ...]
     prune: str
     rows_fitted: int
     rows_tuned: int
@@ -273,22 +276,16 @@ class OptimizeReport:
         report: OptimizeReport = _parse(cls, values, "report")
         return report
 
-    def to_dataframe(self) -> Any:
-        """One row per batch size and layer, as a ``pandas.DataFrame``.
-
-        Raises
-        ------
-        ImportError
-            If pandas is not installed.
-        """
-        import pandas as pd
-
-        return pd.DataFrame(
+    def table(self) -> Table:
+        """All values of `LayerReport`, one row per batch size and layer."""
+        kinds = [Column(each.name, ".4g" if "float" in each.type else "") for each in _FIELDS]
+        return Table(
+            (Column("rows"), Column("layer"), *kinds),
             [
-                {"rows": batch.rows, "layer": i, **asdict(layer)}
+                (batch.rows, i, *(getattr(layer, each.name) for each in _FIELDS))
                 for batch in self.batches
                 for i, layer in enumerate(batch.layers)
-            ]
+            ],
         )
 
     def _worst_row(self) -> str:
@@ -297,8 +294,7 @@ class OptimizeReport:
             return f"worst row {self.worst_row_error:.3g} standard deviations off{allowed}"
         return f"largest change of a probability {self.worst_row_error:.3g}{allowed}"
 
-    def __str__(self) -> str:
-        """Tables of at most 80 columns."""
+    def _parts(self) -> list[str | Table]:
         percent = self.error_before * 100, self.error_after * 100
         bounds = self.error_increase_low * 100, self.error_increase_high * 100
         level = f"{self.confidence * 100:g} % confidence"
@@ -309,15 +305,15 @@ class OptimizeReport:
             f"    as counted {percent[0]:.3f} % dense, {percent[1]:.3f} % now: "
             f"{self.error_increase * 100:+.3f} points ({bounds[0]:+.3f} to {bounds[1]:+.3f});",
             f"    {self._worst_row()};",
-            f"    on {self.rows_checked} rows held back; {self.rows_fitted} rows fitted, "
-            f"{self.rows_tuned} chose",
+            f"    checked on {self.rows_checked} held-out rows ({self.rows_fitted} for fitting, "
+            f"{self.rows_tuned} for choosing)",
         ]
-        if self.increase_bound == 0 and not any(test.passed for test in self.tests):
+        if self.increase_bound == 0 and not any(check.passed for check in self.checks):
             lines[0] = f"exact: {self.measure} is as before, {self.budget * 100:g} points allowed;"
-        for test in self.tests:
-            verdict = "passed" if test.passed else "failed"
+        for check in self.checks:
+            verdict = "passed" if check.passed else "failed"
             lines.append(
-                f"checked: {test.network}: at most {test.upper * 100:.3f} points, {verdict}"
+                f"checked: {check.network}: at most {check.upper * 100:.3f} points, {verdict}"
             )
         for name, counts in (("proven dead", self.dead_units), ("never on", self.dropped_units)):
             if any(counts):
@@ -333,12 +329,14 @@ class OptimizeReport:
             f"layers on one thread, calls on {self.num_threads}; {isa}, {cpu}; "
             f"took {self.seconds:.0f} s"
         )
-        head = "\n".join(map(_wrapped, lines))
-        return "\n\n".join([head, *map(str, self.batches), _wrapped(last)])
+        parts: list[str | Table] = ["\n".join(map(_wrapped, lines))]
+        for batch in self.batches:
+            parts += ["", *batch._parts()]
+        return [*parts, "", _wrapped(last)]
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(text, _COLUMNS, subsequent_indent="    ", break_on_hyphens=False)
+    return textwrap.fill(text, _WIDTH, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _slashed(counts: tuple[int, ...]) -> str:

@@ -148,13 +148,14 @@ class Phases(Tabular):
         rows.append((None, "all", self.seconds_per_row, *[None] * 5))
         return Table(_COLUMNS, rows)
 
-    def _about(self) -> list[str]:
+    def _parts(self) -> list[str | Table]:
         peaks = self.peaks
         bandwidth = ", ".join(f"{name} {rate * 1e-9:.0f}" for name, rate in peaks.bandwidth.items())
         rates = ", ".join(f"{name} {rate * 1e-9:,.0f}" for name, rate in peaks.operations.items())
-        return [
+        about = [
             f"{self.rows} rows, {self.batch_size} per call, {self.instruction_set}, one thread",
             f"weights in use: {self.weight_bytes * 1e-6:.2f} MB, in {self.level}",
             f"measured here, GB/s: {bandwidth}",
             f"measured here, 1e9 operations/s: {rates}",
         ]
+        return [self.table(), "\n".join(about)]

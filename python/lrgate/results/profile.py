@@ -107,10 +107,10 @@ class Profile(Tabular):
             ],
         )
 
-    def _about(self) -> list[str]:
+    def _parts(self) -> list[str | Table]:
         total = microseconds(self.seconds_per_row)
         run = f"{self.rows} rows, {self.batch_size} per call, {self.instruction_set}, one thread"
-        return [f"{run}: {total} us/row"]
+        return [self.table(), f"{run}: {total} us/row"]
 
 
 def layer_cells(i: int, layer: Any) -> tuple[Any, ...]:

@@ -82,7 +82,7 @@ class QuantizationReport(Tabular):
     recomputed: float
     layers: tuple[LayerFit, ...]
 
-    def _head(self) -> list[str]:
+    def _parts(self) -> list[str | Table]:
         lines = [f"fitted to {self.rows} rows, checked on {self.held_rows} others"]
         if self.held_rows:
             if not math.isnan(self.changed):
@@ -92,13 +92,8 @@ class QuantizationReport(Tabular):
                 )
             lines.append(f"relative squared difference  {self.difference:.2g}")
             lines.append(f"rows recomputed in f32  {self.recomputed:.2%}")
-        return lines
-
-    def __str__(self) -> str:
-        lines = self._head()
-        if self.layers:
-            lines.append(str(self.table()))
-        return "\n".join(lines)
+        head = "\n".join(lines)
+        return [head, self.table()] if self.layers else [head]
 
     def table(self) -> Table:
         """One row per layer that was selected for quantisation."""
@@ -110,10 +105,6 @@ class QuantizationReport(Tabular):
             ],
             gap=2,
         )
-
-    def _repr_html_(self) -> str:
-        """The table in a notebook."""
-        return f"<p>{'<br>'.join(self._head())}</p>{self.table()._repr_html_()}"
 
 
 class QuantizationWarning(UserWarning):

@@ -111,24 +111,27 @@ class Table:
 
 
 class Tabular:
-    """A result with one table, which is its text, its HTML and its DataFrame."""
+    """A result with text, HTML and a DataFrame."""
 
     def table(self) -> Table:
         """The table of the result."""
         raise NotImplementedError
 
-    def _about(self) -> list[str]:
-        """Lines below the table."""
-        return []
+    def _parts(self) -> list[str | Table]:
+        """Lines of text and tables in the order in which they are shown. "" is a blank line."""
+        return [self.table()]
 
     def __str__(self) -> str:
-        """The table and the lines below it."""
-        return "\n".join([str(self.table()), *self._about()])
+        """Text and tables of at most 80 columns."""
+        return "\n".join(map(str, self._parts()))
 
     def _repr_html_(self) -> str:
         """The same in a notebook."""
-        about = "<br>".join(map(html.escape, self._about()))
-        return self.table()._repr_html_() + (f"<p>{about}</p>" if about else "")
+        return "".join(
+            part._repr_html_() if isinstance(part, Table) else _paragraph(part)
+            for part in self._parts()
+            if part
+        )
 
     def to_dataframe(self) -> Any:
         """The rows of `table`, as a ``pandas.DataFrame``.
@@ -139,6 +142,11 @@ class Tabular:
             If pandas is not installed.
         """
         return self.table().to_dataframe()
+
+
+def _paragraph(text: str) -> str:
+    lines = html.escape(text).replace("\n", "<br>")
+    return f"<p>{lines}</p>"
 
 
 def microseconds(seconds: float) -> str:

@@ -285,7 +285,7 @@ fn weights_stay_where_they_are() {
     drop((network, model));
     // Also with picked units.
     let network = Network::new(picked, None).unwrap();
-    assert!(network.nbytes() >= 4 * (70 + 3) * 90, "what is not picked is there");
+    assert!(network.nbytes() >= 4 * (70 + 3) * 90, "weights that are not picked are kept");
     network.pack();
     assert!(weights.iter().all(|weight| Arc::strong_count(weight) == 2));
     drop(network);

@@ -376,21 +376,24 @@ impl Network {
         let rows = raw.chunks_exact(self.core.output_size());
         let mut bad = rows.enumerate().filter(|(_, row)| row.iter().any(|z| z.is_nan()));
         let Some((first, _)) = bad.next() else { return Ok(labels) };
-        let named = |first: usize, rest: &mut dyn Iterator<Item = usize>| {
+        let refusal = |first: usize, rest: &mut dyn Iterator<Item = usize>| {
             let mut all = vec![first];
             all.extend(rest.take(NAMED - 1));
             let more = rest.count();
             let all: Vec<_> = all.iter().map(ToString::to_string).collect();
-            let (rows, all) = (if all.len() + more > 1 { "rows" } else { "row" }, all.join(", "));
+            let [rows, have, their] = match all.len() + more {
+                1 => ["row", "has", "its"],
+                _ => ["rows", "have", "their"],
+            };
+            let all = all.join(", ");
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            format!("{rows} {all}{more}")
+            format!(
+                "{rows} {all}{more} of x {have} NaN outputs and therefore no label: fill or remove \
+                 missing values, or pass nan_label= as {their} label"
+            )
         };
         let Some(nan_label) = nan_label else {
-            let rows = named(first, &mut bad.map(|(row, _)| row));
-            return Err(PyValueError::new_err(format!(
-                "outputs are NaN in {rows} of x, which has no label: remove or fill missing \
-                 values, or pass nan_label, which such rows then get"
-            )));
+            return Err(PyValueError::new_err(refusal(first, &mut bad.map(|(row, _)| row))));
         };
         let mut mask = memory::filled(false, raw.len() / self.core.output_size());
         mask[first] = true;

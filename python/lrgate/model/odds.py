@@ -1,0 +1,54 @@
+"""Log odds and log probabilities of a classifier's outputs, in float64.
+
+Labels and probabilities come from the core (``Engine.head``). Log odds compare the outputs of two
+networks where probabilities are so close to 0 or 1 that their differences vanish.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from lrgate.types import Float32Array, Float64Array
+
+__all__ = [
+    "log_odds",
+    "log_probabilities",
+    "of_two",
+]
+
+
+# Probabilities below this are taken to be this large.
+_LEAST: Final = 1e-12
+
+# The largest float32 below 1: between it and 1 is rounding, which is no change of the odds.
+_MOST: Final = 1.0 - 2.0**-24
+
+
+def log_odds(outputs: Float32Array, activation: str) -> Float64Array:
+    """The logits of outputs (n, k), whatever the last activation is.
+
+    Those of a softmax are known up to a constant per row: the logs of its probabilities, which
+    log_softmax gives.
+    """
+    odds = outputs.astype(np.float64)
+    if activation == "sigmoid":
+        odds = np.clip(odds, _LEAST, _MOST)
+        return np.asarray(np.log(odds) - np.log1p(-odds))
+    if activation == "log_softmax":
+        return np.maximum(odds, math.log(_LEAST))
+    return np.log(np.maximum(odds, _LEAST)) if activation == "softmax" else odds
+
+
+def of_two(odds: Float64Array) -> Float64Array:
+    """The log odds (n,) of one label as those of two classes, (n, 2)."""
+    return np.stack([np.zeros_like(odds), odds], axis=1)
+
+
+def log_probabilities(odds: Float64Array) -> Float64Array:
+    """The logarithm of the softmax of log odds (n, k)."""
+    shifted = odds - odds.max(axis=1, keepdims=True)
+    logs: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logs
