@@ -1509,7 +1509,8 @@ def without(*keys: str) -> dict[str, np.ndarray]:
 
 
 ALL_KEYS = (
-    "expected lrgate, layers.{i}.weight, .bias, .gate.u, .gate.v, .gate.bias, .gate.range, "
+    "expected lrgate, layers.{i}.weight, .bias, .activation.slope, .gate.u, .gate.v, .gate.bias, "
+    ".gate.range, "
     ".kept_units, .quantization.scale, .quantization.offset, input.scale, input.shift, "
     "input.range, probe.x, probe.y, probe.planned"
 )
