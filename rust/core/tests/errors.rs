@@ -98,9 +98,8 @@ fn the_core_has_its_own_words() {
     );
     words(
         Error::GateNotAllowed { layer: 1, got: "the last layer" },
-        "layer 1: a gate needs a hidden layer with relu, clipped_relu, thresholded_relu or squared_relu, \
-         got the \
-         last layer",
+        "layer 1: a gate needs a hidden layer with relu, clipped_relu, thresholded_relu or \
+         squared_relu, got the last layer",
     );
     words(
         Error::Rank { layer: 0, max: 3, got: 4 },
@@ -261,8 +260,8 @@ fn gates() {
     refused(with(gate(4)), "layers[0]: rank of the gate must be from 1 to 3, got 4");
     refused(
         network.with_gates(vec![None, Some(gate(1))]),
-        "layers[1]: a gate needs a hidden layer with relu, clipped_relu, thresholded_relu or squared_relu, got \
-         the last layer",
+        "layers[1]: a gate needs a hidden layer with relu, clipped_relu, thresholded_relu or \
+         squared_relu, got the last layer",
     );
     refused(
         with(Gate::new(vec![1.0; 5], vec![1.0; 8], vec![0.0; 4], 2)),
