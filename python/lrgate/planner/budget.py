@@ -19,6 +19,7 @@ from lrgate.planner.split import CHECK_SHARE, MOST_ROWS
 from lrgate.results.optimization import CheckReport
 
 __all__ = [
+    "COSTS_TOO_MUCH",
     "BudgetCheck",
     "Trial",
 ]
@@ -29,6 +30,9 @@ __all__ = [
 # of the check.
 _SPARE: Final = 1.5
 _ROW_SPARE: Final = 0.8
+
+COSTS_TOO_MUCH: Final = "costs too much error"
+"""The reason in notes of the report for parts that would exceed the budget."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +184,7 @@ class BudgetCheck:
         known = [count for count in needed if count is not None]
         if len(known) < len(needed) or any(each.lower(level) > budget for each in found):
             expected = max(each.estimate for each in found)
-            return f"costs too much error, about {100 * expected:.2g} points"
+            return f"{COSTS_TOO_MUCH}, about {100 * expected:.2g} points"
         total = max(known) / CHECK_SHARE
         if total > MOST_ROWS:
             total = max(known) + (1 - CHECK_SHARE) * MOST_ROWS
