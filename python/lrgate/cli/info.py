@@ -97,9 +97,9 @@ def _report(net: Network) -> dict[str, Any] | None:
 
 
 def _text(found: dict[str, Any]) -> str:
-    size = f"{found['file_bytes'] / 1e6:.2f} MB, weights {found['weight_bytes'] / 1e6:.2f} MB"
     lines = [
-        f"{found['file']}: .{found['format']}, {size}, {found['parameters']:,} parameters",
+        f"{found['file']}: .{found['format']}, {_size(found['file_bytes'])}",
+        f"weights      {found['parameters']:,} parameters, {_size(found['weight_bytes'])} in memory",
         f"task         {found['task']}, {found['inputs']} inputs, {found['outputs']} outputs",
     ]
     if found["classes"] is not None:
@@ -134,6 +134,10 @@ def _text(found: dict[str, Any]) -> str:
         [Column("rows"), Column("plan", left=True)], [[*p.values()] for p in found["plan"]]
     )
     return "\n".join([*lines, "", str(Table(columns, rows, gap=2)), "", str(plans)])
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def _report_lines(report: dict[str, Any]) -> list[str]:

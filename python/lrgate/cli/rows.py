@@ -127,6 +127,8 @@ def read_labels(path: str) -> Array:
     In a .csv file, a first line that is no number is the header, unless other lines have the same
     text.
     """
+    if path == "-":
+        raise ValueError("labels must be in a file, got -")
     rows = _csv_labels(path) if Path(path).suffix.lower() == ".csv" else open_rows(path)
     with _naming(path):
         found = next(rows._parts(_WHOLE), np.empty(0))
