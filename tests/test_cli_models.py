@@ -6,6 +6,8 @@ import io
 import json
 import os
 import pickle
+import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -116,6 +118,18 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
     assert f"usage: lrgate {command}" in capsys.readouterr().out
 
 
+def test_the_page_has_an_example_of_each_command() -> None:
+    page = Path(__file__).parent.parent / "docs" / "cli.md"
+    if not page.exists():
+        pytest.skip("no docs here")
+    text = page.read_text(encoding="utf-8")
+    lines = re.findall(r"`lrgate ([a-z]+.*?)`", text)
+    examples = [shlex.split(line) for line in lines if "COMMAND" not in line]
+    assert {words[0] for words in examples} == set(cli._COMMANDS)
+    for words in examples:
+        assert cli._parser([words[0]]).parse_args(words).run is not None
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
 def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("shtab", reason="writes the scripts")
@@ -184,12 +198,13 @@ def test_optimize_and_check(folder: Path, tmp_path: Path, capfd: Any) -> None:
     assert "times as fast as dense" in capfd.readouterr().out
 
 
-def test_optimize_as_json_and_to_stdout(folder: Path, tmp_path: Path) -> None:
+def test_optimize_as_json_and_to_stdout(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--data", folder / "x.npy", "--batch-sizes", "1", "--precision", "f32", "--json"]
     out = tmp_path / "fast.safetensors"
-    done = process("optimize", folder / "values.npz", *options, "-o", out)
-    assert (done.returncode, done.stderr) == (0, b"")
-    found = json.loads(done.stdout)
+    assert call("optimize", folder / "values.npz", *options, "-o", out) == 0
+    found = json.loads(capsys.readouterr().out)
     assert (found["output"], found["budget_missed"]) == (str(out), False)
     assert lrgate.results.OptimizeReport.from_dict(found["report"]).budget == 0.001
     done = process("optimize", folder / "values.npz", *options, "-o", "-", "--format", "npz")
@@ -262,6 +277,8 @@ def test_labels_from_files(name: str, folder: Path) -> None:
 
     labels = read_labels(str(folder / name))
     assert labels.tolist() == np.load(folder / "y.npy").tolist()
+    with pytest.raises(ValueError, match="labels must be in a file, got -"):
+        read_labels("-")
 
 
 def test_numbers_as_labels_with_a_header(tmp_path: Path) -> None:
@@ -368,15 +385,26 @@ def test_predict_in_parts_is_predict_of_all(
         assert np.array_equal(np.load(out), planned(x))
 
 
+@pytest.mark.parametrize("name", ["x.csv", "headless.csv", "x.npy"])
+def test_predict_reads_stdin(
+    name: str,
+    folder: Path,
+    net: lrgate.Network,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = io.BytesIO((folder / name).read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(content))
+    assert call("predict", folder / "net.npz", "-") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["label", *net.predict(x_of(folder)).tolist()]
+
+
 def test_pipes(folder: Path, net: lrgate.Network) -> None:
-    expected = ["label", *net.predict(x_of(folder)).tolist()]
-    for name in ("x.csv", "headless.csv", "x.npy"):
-        done = process("predict", folder / "net.npz", "-", data=(folder / name).read_bytes())
-        assert (done.returncode, done.stderr) == (0, b"")
-        assert done.stdout.decode().splitlines() == expected
     argv = ["-", "-o", "-", "--format", "npy"]
-    done = process("predict", folder / "net.npz", *argv, data=(folder / "x.npy").read_bytes())
-    assert np.load(io.BytesIO(done.stdout)).tolist() == expected[1:]
+    done = process("predict", folder / "net.npz", *argv, data=(folder / "x.csv").read_bytes())
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert np.load(io.BytesIO(done.stdout)).tolist() == net.predict(x_of(folder)).tolist()
 
 
 def test_a_closed_pipe(folder: Path) -> None:
@@ -530,14 +558,11 @@ def test_hostile_data(
         ("x.npz", "rows"),
     ],
 )
-@pytest.mark.parametrize("command", ["info", "check", "profile", "bench", "demo"])
+@pytest.mark.parametrize("command", ["info", "check", "profile", "bench"])
 def test_files_that_are_no_model(
     command: str, name: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if command == "demo" and name != "model.txt":
-        pytest.skip("starts a process")
-    argv = ["--network"] if command == "demo" else []
-    assert message in fails(capsys, command, *argv, folder / name)
+    assert message in fails(capsys, command, folder / name)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00,\x00\n", b'"1,2\n'])
@@ -737,12 +762,6 @@ def test_check_against_the_original(
 ) -> None:
     original = lrgate.load(folder / f"{name}.npz")
     first, last = original.layers
-    other = lrgate.Network.from_layers(
-        [first, (last.weight + 0.3, last.bias)],
-        task=original.task,
-        classes=original.classes if original.task == "classification" else None,
-    )
-    # A difference that moves outputs of all classes alike changes no label.
     weight = last.weight.copy()
     weight[0] *= 1.5
     other = lrgate.Network.from_layers(
@@ -795,12 +814,24 @@ def test_profile_takes_every_data_file(
     assert json.loads(capsys.readouterr().out)["rows"] == 400
 
 
-def test_bench_takes_tables(folder: Path) -> None:
-    options = ["--rows", folder / "x.csv", "--labels", folder / "bare.csv", "--no-optimize"]
-    options += ["--engines", "numpy", "--batch-sizes", "1", "--seconds", "0", "--json"]
-    done = process("bench", folder / "net.npz", *options)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert json.loads(done.stdout)["network"] == "6-16-3"
+def test_bench_takes_every_data_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Any] = []
+
+    def run(*args: Any, calibration: Any, **_: Any) -> Any:
+        seen.extend([*args, calibration[0]])
+        raise ValueError("enough")
+
+    monkeypatch.setattr("lrgate.bench.compare.run", run)
+    options = ["--rows", folder / "x.csv", "--labels", folder / "bare.csv"]
+    options += ["--calibration", folder / "csr.npz"]
+    assert "enough" in fails(capsys, "bench", folder / "net.npz", *options)
+    name, _, rows, labels, calibration = seen
+    assert name == "net.npz"
+    assert labels.tolist() == np.load(folder / "y.npy").tolist()
+    for array in (rows, calibration):
+        np.testing.assert_array_equal(array.astype(np.float32), x_of(folder))
 
 
 def test_json_has_no_numbers_that_json_does_not_have() -> None:

@@ -99,7 +99,7 @@ def _report(net: Network) -> dict[str, Any] | None:
 def _text(found: dict[str, Any]) -> str:
     lines = [
         f"{found['file']}: .{found['format']}, {_size(found['file_bytes'])}",
-        f"weights      {found['parameters']:,} parameters, {_size(found['weight_bytes'])} in memory",
+        f"parameters   {found['parameters']:,}, {_size(found['weight_bytes'])} in memory",
         f"task         {found['task']}, {found['inputs']} inputs, {found['outputs']} outputs",
     ]
     if found["classes"] is not None:

@@ -205,7 +205,7 @@ def _read_npz(path: str) -> Any:
             if "format" in names:
                 return _csr(archive)
             if len(names) == 1:
-                return archive[names[0]]
+                return _member(archive, names[0])
     except (
         EOFError,
         KeyError,
@@ -231,14 +231,23 @@ def _without_advice(error: Exception) -> str:
 
 
 def _csr(archive: Any) -> Any:
-    kind = archive["format"].item()
+    kind = _member(archive, "format").item()
     if kind not in (b"csr", "csr"):
         raise ValueError(f"its matrix must be CSR, got {kind!r}")
     sparse = required("scipy.sparse", "sparse", "lrgate")
-    parts = archive["data"], archive["indices"], archive["indptr"]
-    matrix = sparse.csr_matrix(parts, shape=tuple(archive["shape"].tolist()))
+    data, indices, pointers, shape = (
+        _member(archive, name) for name in ("data", "indices", "indptr", "shape")
+    )
+    matrix = sparse.csr_matrix((data, indices, pointers), shape=tuple(shape.tolist()))
     matrix.check_format(full_check=True)  # SciPy's own functions trust the indices
     return matrix
+
+
+def _member(archive: Any, name: str) -> Array:
+    array = archive[name]
+    if not isinstance(array, np.ndarray):  # NumPy gives the bytes of members of other types
+        raise ValueError(f"{name} is not a .npy array")
+    return array
 
 
 # Tables
@@ -257,11 +266,9 @@ def _csv_rows(name: str, file: str | IO[bytes]) -> Rows:
         if not isinstance(file, str):
             file.seek(0)
         if size == _WHOLE:
-            yield _checked(pandas, pandas.read_csv(file, float_precision="round_trip", **options))
+            yield _checked(pandas, pandas.read_csv(file, **options))
             return
-        with pandas.read_csv(
-            file, float_precision="round_trip", chunksize=size, **options
-        ) as reader:
+        with pandas.read_csv(file, chunksize=size, **options) as reader:
             for frame in reader:
                 yield _checked(pandas, frame)
 
@@ -276,13 +283,8 @@ def _csv_labels(path: str) -> Rows:
         text = pandas.read_csv(path, header=None, dtype=str, skipinitialspace=True, **options)
         repeated = any((text[i][1:] == text[i][0]).any() for i in text.columns)
         has_header = not all(_is_number(cell) for cell in first) and not repeated
-        frame = pandas.read_csv(
-            path,
-            header=0 if has_header else None,
-            skipinitialspace=True,
-            float_precision="round_trip",
-            **options,
-        )
+        header = 0 if has_header else None
+        frame = pandas.read_csv(path, header=header, skipinitialspace=True, **options)
     columns = tuple(map(str, frame.columns)) if has_header else None
     return Rows(path, columns, len(frame), lambda size: iter([_checked(pandas, frame)]))
 
