@@ -27,7 +27,8 @@ SOURCES := $(shell find python rust -name __pycache__ -prune -o ! -name '*.so' !
 	Cargo.toml Cargo.lock pyproject.toml README.md
 
 EXTRAS_demo :=
-EXTRAS_test := [test,train]
+# Packages of the tests marked `frameworks` take some gigabytes: CI has them.
+EXTRAS_test := $(if $(CI),[frameworks,test,train],[test,train])
 EXTRAS_lint := [lint]
 EXTRAS_bench := [bench]
 EXTRAS_bench-peers := [bench-peers]
@@ -50,6 +51,8 @@ CORE_TESTS := rust/core/tests
 ISA_TESTS := $(basename $(notdir $(shell grep -lE 'Network::new|Isa::detect' $(CORE_TESTS)/*.rs)))
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 test: export LRGATE_REQUIRE_TORCH := 1
+test: export LRGATE_REQUIRE_FRAMEWORKS := $(CI)
+test: export KERAS_BACKEND := torch
 test: $(VENV)/installed-test
 	@set -eu; \
 	isas=$$($(BIN)/python -c 'import lrgate; print(*lrgate.available_isas())'); \

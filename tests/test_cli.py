@@ -247,8 +247,11 @@ def bad_file(kind: str, folder: Path, good: Path) -> list[str]:
         path = path.with_suffix(".npy")
         np.save(path, np.array([{}], dtype=object))
     elif kind == "archive as rows":
+        with path.open("wb") as file:
+            np.savez(file, x=np.zeros((2, 784)))
+    elif kind == "archive of several arrays":
         path = path.with_suffix(".npz")
-        np.savez(path, x=np.zeros((2, 784)))
+        np.savez(path, x=np.zeros((2, 784)), y=np.zeros(2))
     elif kind == "strings as rows":
         path = path.with_suffix(".npy")
         np.save(path, np.array([["a"] * 784]))
@@ -273,6 +276,7 @@ def bad_file(kind: str, folder: Path, good: Path) -> list[str]:
         ("text as rows", "expected a .npy file of numbers"),
         ("pickled rows", "expected a .npy file of numbers"),
         ("archive as rows", "expected a .npy file of numbers, got an archive"),
+        ("archive of several arrays", "expected a .npz file with one array"),
         ("strings as rows", "x must"),
         ("narrow rows", "x must have shape (n, 784), got (2, 3)"),
         ("no rows", "got 0"),

@@ -26,24 +26,24 @@ from typing import TYPE_CHECKING, Any
 
 from lrgate._core import VERSION as __version__
 from lrgate._core import available_isas, get_num_threads, isa
-from lrgate.drift.monitor import Monitor
-from lrgate.files.errors import FileFormatError
-from lrgate.model.activation import Activation
-from lrgate.model.layer import Gate, Layer, Quantization
-from lrgate.model.plan import BatchPlan
-from lrgate.network import Network
-from lrgate.results.quantization import QuantizationWarning
-from lrgate.runtime import set_num_threads, show_config, thread_limit
 
 if TYPE_CHECKING:
     from lrgate import estimators, examples, results
+    from lrgate.drift.monitor import Monitor
+    from lrgate.files.errors import FileFormatError
     from lrgate.frameworks.errors import UnsupportedModelError
     from lrgate.frameworks.keras_reader import from_keras
     from lrgate.frameworks.loading import load
     from lrgate.frameworks.onnx_reader import from_onnx
     from lrgate.frameworks.sklearn_reader import from_sklearn
     from lrgate.frameworks.torch_reader import from_torch
+    from lrgate.model.activation import Activation
+    from lrgate.model.layer import Gate, Layer, Quantization
+    from lrgate.model.plan import BatchPlan
+    from lrgate.network import Network
     from lrgate.planner.optimizer import optimize
+    from lrgate.results.quantization import QuantizationWarning
+    from lrgate.runtime import set_num_threads, show_config, thread_limit
 
 __all__ = [
     "Activation",
@@ -74,9 +74,19 @@ __all__ = [
     "thread_limit",
 ]
 
-# Imported on first use, so that prediction alone does not load them.
+# Imported on first use (PEP 562): the command line answers without NumPy, and prediction alone does
+# not load the planner.
 _MODULES = ("estimators", "examples", "results", "sklearn", "torch")
 _ELSEWHERE = {
+    "Activation": "lrgate.model.activation",
+    "BatchPlan": "lrgate.model.plan",
+    "FileFormatError": "lrgate.files.errors",
+    "Gate": "lrgate.model.layer",
+    "Layer": "lrgate.model.layer",
+    "Monitor": "lrgate.drift.monitor",
+    "Network": "lrgate.network",
+    "Quantization": "lrgate.model.layer",
+    "QuantizationWarning": "lrgate.results.quantization",
     "UnsupportedModelError": "lrgate.frameworks.errors",
     "from_keras": "lrgate.frameworks.keras_reader",
     "from_onnx": "lrgate.frameworks.onnx_reader",
@@ -84,6 +94,9 @@ _ELSEWHERE = {
     "from_torch": "lrgate.frameworks.torch_reader",
     "load": "lrgate.frameworks.loading",
     "optimize": "lrgate.planner.optimizer",
+    "set_num_threads": "lrgate.runtime",
+    "show_config": "lrgate.runtime",
+    "thread_limit": "lrgate.runtime",
 }
 
 

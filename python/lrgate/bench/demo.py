@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from lrgate import examples, runtime
 from lrgate.bench.engines import NumpyForward, folded
+from lrgate.frameworks.loading import load
 from lrgate.measure import process, timing
 from lrgate.measure.timing import Timing
 from lrgate.network import Network
@@ -209,7 +210,7 @@ def measure(network: str | os.PathLike[str] | None = None, seconds: float = 10.0
         If the network cannot be loaded or does not take digits.
     """
     shipped, digits, labels = examples.mnist()
-    net = shipped if network is None else Network.load(network)
+    net = shipped if network is None else load(network)
     name = "the shipped network" if network is None else os.fspath(network)
     if (net.input_size, net.output_size) != (digits.shape[1], 10) or net.classes is None:
         raise ValueError(

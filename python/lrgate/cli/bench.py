@@ -5,33 +5,35 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lrgate.bench import compare
 from lrgate.bench.engines import ENGINES
-from lrgate.cli.options import add_measuring, count, counts, names, read_rows, rows_of, show
-from lrgate.network import Network
+from lrgate.cli.options import add_measuring, add_model, count, counts, names
+from lrgate.cli.outputs import show
+from lrgate.cli.rows import open_rows, probe_or_rows, read_labels
+from lrgate.frameworks.loading import load
 
-__all__ = ["SUMMARY", "add_arguments", "run"]
-
-SUMMARY = "compare a network in lrgate with all other installed engines"
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     parser.description = f"{parser.description} lrgate.optimize optimises the network first."
     parser.epilog = f"Engines: {', '.join(engine.name for engine in ENGINES)}."
-    parser.add_argument("file", metavar="FILE", help="the network, .npz or .safetensors")
+    add_model(parser)
     parser.add_argument(
-        "--rows", metavar="FILE.npy", help="real rows (n, d); by default the network's probe rows"
+        "--rows", metavar="DATA", help="real rows (n, d); by default the network's probe rows"
     )
     parser.add_argument(
-        "--labels", metavar="FILE.npy", help="labels (n,) or, for a regressor, values (n, k)"
+        "--labels", metavar="DATA", help="labels (n,) or, for a regressor, values (n, k)"
     )
     parser.add_argument(
         "--calibration",
-        metavar="FILE.npy",
+        metavar="DATA",
         help="rows to optimise on; by default one half of --rows, the other half is for testing",
     )
     parser.add_argument(
@@ -50,18 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_measuring(parser, seconds=5.0, each=" for each batch size")
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    net = Network.load(arguments.file)
-    rows = rows_of(net, arguments)
-    labels = None if arguments.labels is None else read_rows(arguments.labels)
+    net = load(arguments.model)
+    rows = probe_or_rows(net, arguments.model, arguments.rows)
+    labels = None if arguments.labels is None else read_labels(arguments.labels)
     calibration = None
     if arguments.calibration is not None:
-        calibration = np.array(read_rows(arguments.calibration)), None
+        calibration = _dense(open_rows(arguments.calibration).whole(net)), None
     result = compare.run(
-        os.path.basename(arguments.file),
+        os.path.basename(arguments.model),
         net,
-        np.array(rows),
+        _dense(rows),
         None if labels is None else np.array(labels),
         calibration=calibration,
         batch_sizes=arguments.batch_sizes,
@@ -72,3 +74,9 @@ def run(arguments: argparse.Namespace) -> None:
         progress=not arguments.json and sys.stderr.isatty(),
     )
     show(result.to_dict() if arguments.json else result)
+    return 0
+
+
+def _dense(rows: Any) -> npt.NDArray[Any]:
+    """Rows as an array in memory, for another process."""
+    return np.array(rows.toarray() if hasattr(rows, "toarray") else rows)

@@ -1,19 +1,53 @@
-"""Options and input files that several commands share."""
+"""Types and groups of arguments that several commands share."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from lrgate.model.model import TASKS
 
-from lrgate.network import Network
+__all__ = [
+    "add_json",
+    "add_measuring",
+    "add_model",
+    "add_task",
+    "add_threads",
+    "count",
+    "counts",
+    "duration",
+    "labels",
+    "names",
+    "natural",
+    "number",
+    "share",
+]
 
-__all__ = ["add_measuring", "count", "counts", "duration", "names", "read_rows", "rows_of", "show"]
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "model", metavar="MODEL", help="the model: .npz, .safetensors, .onnx, .pt2 or .keras"
+    )
+
+
+def add_task(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--task", choices=TASKS, help="task of the network, if the file does not have one"
+    )
+    command.add_argument(
+        "--classes",
+        type=labels,
+        metavar="LABEL,LABEL",
+        help="labels of the outputs, if the file does not have them",
+    )
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=count, metavar="N", help="number of threads of calls")
 
 
 def add_measuring(command: argparse.ArgumentParser, seconds: float, each: str = "") -> None:
@@ -23,26 +57,46 @@ def add_measuring(command: argparse.ArgumentParser, seconds: float, each: str = 
         default=seconds,
         help=f"approximate duration of the measurement{each} (default: %(default)g)",
     )
-    command.add_argument("--json", action="store_true", help="print JSON")
+    add_json(command)
+
+
+def number(text: str) -> float:
+    """A number; NaN for other text, which fails every comparison."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def duration(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = number(text)
     if not 0 <= value <= 3600:
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 3600, got {text!r}")
     return value
 
 
+def share(text: str) -> float:
+    value = number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {text!r}")
+    return value
+
+
 def count(text: str) -> int:
+    return _integer(text, 1)
+
+
+def natural(text: str) -> int:
+    return _integer(text, 0)
+
+
+def _integer(text: str, least: int) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if not 1 <= value < 2**31:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+        value = -1
+    if not least <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least {least}, got {text!r}")
     return value
 
 
@@ -60,26 +114,10 @@ def names(text: str) -> list[str]:
     return names
 
 
-def rows_of(net: Network, arguments: argparse.Namespace) -> npt.NDArray[Any]:
-    if arguments.rows is not None:
-        return read_rows(arguments.rows)
-    if net.probe is None:
-        raise ValueError(f"{arguments.file}: the network has no probe rows, so --rows is needed")
-    return net.probe.x
-
-
-def read_rows(path: str) -> npt.NDArray[Any]:
+def labels(text: str) -> list[str] | list[int]:
+    """Labels separated by commas: integers if all are."""
+    words = names(text)
     try:
-        # Reads only the header, allocates no memory and never unpickles.
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, ValueError):
-        # NumPy's own message advises unpickling.
-        raise ValueError(f"{path}: expected a .npy file of numbers, complete, no pickle") from None
-    if not isinstance(rows, np.ndarray):
-        raise ValueError(f"{path}: expected a .npy file of numbers, got an archive")
-    return rows
-
-
-def show(result: object) -> None:
-    print(json.dumps(result, indent=2) if isinstance(result, dict) else result)
-    sys.stdout.flush()
+        return [int(word) for word in words]
+    except ValueError:
+        return words

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from lrgate.cli.options import add_measuring, count, rows_of, show
-from lrgate.network import Network
+from lrgate.cli.options import add_measuring, add_model, count
+from lrgate.cli.outputs import show
+from lrgate.cli.rows import probe_or_rows
+from lrgate.frameworks.loading import load
 
-__all__ = ["SUMMARY", "add_arguments", "run"]
-
-SUMMARY = "show the path, density and time of each layer of a network"
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
-    parser.add_argument("file", metavar="FILE", help="the network, .npz or .safetensors")
+    add_model(parser)
     parser.add_argument(
-        "--rows", metavar="FILE.npy", help="input rows (n, d); by default the network's probe rows"
+        "--rows", metavar="DATA", help="input rows (n, d); by default the network's probe rows"
     )
     parser.add_argument(
         "--batch-size", type=count, metavar="N", help="rows per call; all rows by default"
@@ -29,10 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_measuring(parser, seconds=1.0)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    net = Network.load(arguments.file)
-    rows = rows_of(net, arguments)
+    net = load(arguments.model)
+    rows = probe_or_rows(net, arguments.model, arguments.rows)
     profile = net.phases if arguments.phases else net.profile
     result = profile(rows, batch_size=arguments.batch_size, seconds=arguments.seconds)
     show(result.to_dict() if arguments.json else result)
+    return 0

@@ -6,15 +6,14 @@ import argparse
 
 from lrgate._core import VERSION
 
-__all__ = ["SUMMARY", "add_arguments", "run"]
-
-SUMMARY = "print the version"
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Do nothing: the command takes no arguments."""
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     print(VERSION)
+    return 0

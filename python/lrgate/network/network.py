@@ -416,6 +416,7 @@ class Network(_core.Network):
 
         Examples
         --------
+        >>> import lrgate
         >>> net, x, y = lrgate.examples.mnist()
         >>> module = net.to_torch()
         >>> module(torch.from_numpy(x)).argmax(1)  # doctest: +SKIP

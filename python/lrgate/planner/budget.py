@@ -19,6 +19,7 @@ from lrgate.planner.split import CHECK_SHARE, MOST_ROWS
 from lrgate.results.optimization import CheckReport
 
 __all__ = [
+    "COSTS_TOO_MUCH",
     "BudgetCheck",
     "Trial",
 ]
@@ -28,6 +29,9 @@ __all__ = [
 # and that of the rows that choose, which are half as many, differ by 1.7 of its standard errors.
 _SPARE: Final = 1.5
 _ROW_SPARE: Final = 0.8
+
+COSTS_TOO_MUCH: Final = "the error grows too much"
+"""The reason in notes of the report for parts that would exceed the budget."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +183,7 @@ class BudgetCheck:
         known = [count for count in needed if count is not None]
         if len(known) < len(needed) or any(each.lower(level) > budget for each in found):
             expected = max(each.estimate for each in found)
-            return f"the error grows too much, by about {_points(expected)}"
+            return f"{COSTS_TOO_MUCH}, by about {_points(expected)}"
         total = max(known) / CHECK_SHARE
         if total > MOST_ROWS:
             total = max(known) + (1 - CHECK_SHARE) * MOST_ROWS

@@ -10,7 +10,11 @@
 
 from __future__ import annotations
 
-from lrgate.torch.accelerated import Accelerated
-from lrgate.torch.replacing import Replacement, accelerate
+from lrgate.inputs.optional import required
+
+required("torch", "torch", "lrgate.torch")
+
+from lrgate.torch.accelerated import Accelerated  # noqa: E402
+from lrgate.torch.replacing import Replacement, accelerate  # noqa: E402
 
 __all__ = ["Accelerated", "Replacement", "accelerate"]
