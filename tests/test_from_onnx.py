@@ -18,6 +18,8 @@ from lrgate import UnsupportedModelError
 
 onnx = pytest.importorskip("onnx", reason="needs onnx")
 
+import contextlib
+
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -744,6 +746,37 @@ def test_hostile_files(tmp_path: Path) -> None:
     for end in range(1, len(whole), 7):
         path.write_bytes(whole[:end])
         with pytest.raises(UnsupportedModelError):
+            lrgate.from_onnx(path)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "float16"])
+def test_large_weights_are_read_from_the_file(kind: str, tmp_path: Path) -> None:
+    wide = RNG.normal(size=(300, 4)).astype(kind)
+    last = RNG.normal(size=(300, 300)).astype(kind)
+    nodes = [
+        node("Gemm", "x A", "h", transB=1),
+        node("Relu", "h", "a"),
+        node("Gemm", "a B c", "y", transB=1),
+    ]
+    made = model(nodes, {"c": np.zeros(300, kind), "B": last, "A": wide})
+    path = tmp_path / "model.onnx"
+    onnx.save(made, path)
+    net = lrgate.from_onnx(path)
+    assert (net.layers[0].weight == wide.astype(np.float32)).all()
+    assert (net.layers[1].weight == last.astype(np.float32)).all()
+    whole = path.read_bytes()
+    for end in (100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(UnsupportedModelError):
+            lrgate.from_onnx(path)
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        # Structure is at the beginning and at the end.
+        for place in rng.integers(0, 400, 3):
+            damaged[int(place) - 200] = int(rng.integers(256))
+        path.write_bytes(damaged)
+        with contextlib.suppress(ValueError):
             lrgate.from_onnx(path)
 
 

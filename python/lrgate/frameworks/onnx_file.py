@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from lrgate.frameworks.errors import Refused
 
 __all__ = ["File", "read_file"]
@@ -24,15 +21,13 @@ _MAX_FIELDS: Final = 2**20
 # Numbers of fields: ModelProto.graph, GraphProto.initializer, TensorProto.raw_data.
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 
-Bytes = npt.NDArray[np.uint8]
-
 
 @dataclass(eq=False)
 class File:
     """A model, and the raw data of its large initializers by their number."""
 
     model: Any
-    raw: dict[int, Bytes] = field(default_factory=dict)
+    raw: dict[int, bytes] = field(default_factory=dict)
 
 
 class _Unusual(Exception):
@@ -54,7 +49,7 @@ def read_file(path: str | os.PathLike[str]) -> File:
 
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        raw: dict[int, Bytes] = {}
+        raw: dict[int, bytes] = {}
         content: bytes | None = None
         if size > _LARGE:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
@@ -63,10 +58,8 @@ def read_file(path: str | os.PathLike[str]) -> File:
                 except _Unusual:
                     places = {}
             for number, (start, end) in places.items():
-                raw[number] = np.empty(end - start, np.uint8)
                 file.seek(start)
-                if file.readinto(memoryview(raw[number])) != end - start:
-                    raise Refused("the file changed while it was read")
+                raw[number] = file.read(end - start)
         if content is None:
             file.seek(0)
             content = file.read()

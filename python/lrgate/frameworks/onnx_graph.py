@@ -204,7 +204,7 @@ def _initializers(graph: Any) -> dict[str, Any]:
     return constants
 
 
-def _array(name: str, tensor: Any, folder: Path | None, raw: npt.NDArray[np.uint8] | None) -> Array:
+def _array(name: str, tensor: Any, folder: Path | None, raw: bytes | None) -> Array:
     try:
         if hasattr(tensor, "indices"):
             return from_sparse(tensor, folder, _MAX_SPARSE)

@@ -15,8 +15,7 @@ __all__ = ["difference", "random_rows"]
 
 # A difference is an error if it exceeds the expected rounding error by this factor.
 _FACTOR: Final = 100.0
-_BLOCK: Final = 2**19
-_LARGE: Final = 2**20
+_BLOCK: Final = 2**16
 
 
 def difference(
@@ -66,32 +65,16 @@ def _sums(
     weight: Float32Array, value: Float64Array, error: Float64Array
 ) -> tuple[Float64Array, Float64Array, Float64Array]:
     """``value weight.T``, and the sums of squares of its terms and of those of the error."""
-    both = np.concatenate([value * value, error * error])
-    if weight.size > _LARGE:
-        # Rounding matters little for an estimate, but overflow does.
-        results = _products(weight, value, both, np.dtype(np.float32))
-        if all(np.isfinite(result).all() for result in results):
-            return results
-    return _products(weight, value, both, np.dtype(np.float64))
-
-
-def _products(
-    weight: Float32Array, value: Float64Array, squares: Float64Array, dtype: np.dtype[Any]
-) -> tuple[Float64Array, Float64Array, Float64Array]:
     rows, outputs = len(value), len(weight)
-    # Of each row, so that float32 holds squares too.
-    largest = np.maximum(np.abs(value).max(1, keepdims=True), 1e-300)
-    greatest = np.maximum(squares.max(1, keepdims=True), 1e-300)
-    left, right = (value / largest).astype(dtype), (squares / greatest).astype(dtype)
-    z, sums = np.empty((rows, outputs)), np.empty((2 * rows, outputs))
+    both = np.concatenate([value * value, error * error])
+    z, squares = np.empty((rows, outputs)), np.empty((2 * rows, outputs))
     # In blocks that stay in a cache.
     step = max(1, _BLOCK // weight.shape[1])
     for start in range(0, outputs, step):
-        block = weight[start : start + step].astype(dtype, copy=False)
-        z[:, start : start + step] = left @ block.T
-        sums[:, start : start + step] = right @ np.square(block).T
-    z, sums = z * largest, sums * greatest
-    return z, sums[:rows], sums[rows:]
+        block = weight[start : start + step].astype(np.float64)
+        z[:, start : start + step] = value @ block.T
+        squares[:, start : start + step] = both @ np.square(block, out=block).T
+    return z, squares[:rows], squares[rows:]
 
 
 def _rounding_error(net: Network, x: Float64Array, epsilon: float) -> Float64Array:
