@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import tracemalloc
 from pathlib import Path
@@ -17,7 +18,7 @@ from lrgate import UnsupportedModelError
 
 onnx = pytest.importorskip("onnx", reason="needs onnx")
 
-import itertools
+import contextlib
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
@@ -656,8 +657,11 @@ def set_dims(*dims: int) -> Any:
     return change
 
 
-def doubling(first: list[Any], step: Any, count: int) -> Any:
-    return [*first, *(n for i in range(count) for n in step(i))]
+def repeated(first: list[Any], count: int, step: Any, last: Any) -> Any:
+    """A model whose nodes are `first`, those of ``step(i)``, and `last`."""
+    nodes = [*first, *(n for i in range(count) for n in step(i)), last]
+    identity = np.eye(4, dtype=np.float32)
+    return model(nodes, {"E": identity, "F": identity / 2})
 
 
 WIDE = 2**40
@@ -698,15 +702,21 @@ HOSTILE = {
     "negative dims": lying(set_dims(-5, -4)),
     "short data": lying(lambda t: setattr(t, "raw_data", t.raw_data[:-1])),
     "unknown type": lying(lambda t: setattr(t, "data_type", 99)),
-    "many sums": model(
-        [*doubling([node("MatMul", "x E", "v0")], lambda i: [node("MatMul", f"v{i} E", f"p{i}"), node("MatMul", f"v{i} F", f"q{i}"), node("Add", f"p{i} q{i}", f"v{i + 1}")], 60), node("MatMul", "v60 E", "y")],
-        {"E": np.eye(4, dtype=np.float32), "F": np.eye(4, dtype=np.float32) / 2}),
-    "many functions": model(
-        [*doubling([node("MatMul", "x E", "z"), node("Exp", "z", "p0"), node("Tanh", "z", "q0")], lambda i: [node("Mul", f"p{i} q{i}", f"p{i + 1}"), node("Add", f"p{i} q{i}", f"q{i + 1}")], 60), node("Add", "p60 q60", "y")], {"E": np.eye(4, dtype=np.float32)}),
-    "many Exp": model(
-        [*doubling([node("MatMul", "x E", "v0")], lambda i: [node("Exp", f"v{i}", f"v{i + 1}")], 3000), node("Identity", "v3000", "y")], {"E": np.eye(4, dtype=np.float32)}),
-    "many MatMul": model(
-        [*doubling([node("MatMul", "x E", "v0")], lambda i: [node("MatMul", f"v{i} E", f"v{i + 1}")], 5000), node("Identity", "v5000", "y")], {"E": np.eye(4, dtype=np.float32)}),
+    "many sums": repeated(
+        [node("MatMul", "x E", "v0")], 60,
+        lambda i: [node("MatMul", f"v{i} E", f"p{i}"), node("MatMul", f"v{i} F", f"q{i}"),
+                   node("Add", f"p{i} q{i}", f"v{i + 1}")],
+        node("MatMul", "v60 E", "y")),
+    "many functions": repeated(
+        [node("MatMul", "x E", "z"), node("Exp", "z", "p0"), node("Tanh", "z", "q0")], 60,
+        lambda i: [node("Mul", f"p{i} q{i}", f"p{i + 1}"), node("Add", f"p{i} q{i}", f"q{i + 1}")],
+        node("Add", "p60 q60", "y")),
+    "many Exp": repeated(
+        [node("MatMul", "x E", "v0")], 3000, lambda i: [node("Exp", f"v{i}", f"v{i + 1}")],
+        node("Identity", "v3000", "y")),
+    "many MatMul": repeated(
+        [node("MatMul", "x E", "v0")], 5000, lambda i: [node("MatMul", f"v{i} E", f"v{i + 1}")],
+        node("Identity", "v5000", "y")),
 }  # fmt: skip
 
 
@@ -736,6 +746,37 @@ def test_hostile_files(tmp_path: Path) -> None:
     for end in range(1, len(whole), 7):
         path.write_bytes(whole[:end])
         with pytest.raises(UnsupportedModelError):
+            lrgate.from_onnx(path)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "float16"])
+def test_large_weights_are_read_from_the_file(kind: str, tmp_path: Path) -> None:
+    wide = RNG.normal(size=(300, 4)).astype(kind)
+    last = RNG.normal(size=(300, 300)).astype(kind)
+    nodes = [
+        node("Gemm", "x A", "h", transB=1),
+        node("Relu", "h", "a"),
+        node("Gemm", "a B c", "y", transB=1),
+    ]
+    made = model(nodes, {"c": np.zeros(300, kind), "B": last, "A": wide})
+    path = tmp_path / "model.onnx"
+    onnx.save(made, path)
+    net = lrgate.from_onnx(path)
+    assert (net.layers[0].weight == wide.astype(np.float32)).all()
+    assert (net.layers[1].weight == last.astype(np.float32)).all()
+    whole = path.read_bytes()
+    for end in (100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(UnsupportedModelError):
+            lrgate.from_onnx(path)
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        # Structure is at the beginning and at the end.
+        for place in rng.integers(0, 400, 3):
+            damaged[int(place) - 200] = int(rng.integers(256))
+        path.write_bytes(damaged)
+        with contextlib.suppress(ValueError):
             lrgate.from_onnx(path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate.frameworks.errors import Refused
+from lrgate.frameworks.onnx_file import File
 from lrgate.frameworks.onnx_tensors import from_sparse, from_tensor
 
-__all__ = ["MAX_NODES", "Graph", "Node", "Variable", "read_graph", "read_model", "shortest"]
+__all__ = ["MAX_NODES", "Graph", "Node", "Variable", "read_graph", "shortest"]
 
 Array = npt.NDArray[Any]
 
@@ -122,38 +122,18 @@ class Graph:
     notes: dict[str, str]
 
 
-def read_model(path: str | os.PathLike[str]) -> Any:
-    """The ModelProto of a file, without external data.
-
-    Raises
-    ------
-    Refused
-        If the file is not an ONNX model.
-    OSError
-        If it cannot be read.
-    """
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    with open(path, "rb") as file:
-        try:
-            return onnx.load(file, format="protobuf", load_external_data=False)
-        except (DecodeError, ValueError, RuntimeError):
-            raise Refused("it is not an ONNX model, or is damaged") from None
-
-
-def read_graph(model: Any, folder: Path | None, wanted: str | None) -> Graph:
+def read_graph(file: File, folder: Path | None, wanted: str | None) -> Graph:
     """The graph behind one output, or behind all outputs.
 
     Parameters
     ----------
-    model : onnx.ModelProto
+    file : File
     folder : Path, optional
         Folder of the model's file, for external data.
     wanted : str, optional
         Name of the only output that is of interest.
     """
-    graph = model.graph
+    model, graph = file.model, file.model.graph
     names = [output.name for output in graph.output]
     if not names:
         raise Refused("it is not an ONNX model, or has no outputs")
@@ -170,7 +150,12 @@ def read_graph(model: Any, folder: Path | None, wanted: str | None) -> Graph:
     order = _sorted(protos, outputs, {*constants, *(i.name for i in graph.input)})
     needed = {name for proto in order for name in proto.input} | set(outputs)
     nodes = [_node(proto, opsets, i, needed) for i, proto in enumerate(order, 1)]
-    arrays = {name: _array(name, t, folder) for name, t in constants.items() if name in needed}
+    raw = {graph.initializer[i].name: data for i, data in file.raw.items()}
+    arrays = {
+        name: _array(name, tensor, folder, raw.get(name))
+        for name, tensor in constants.items()
+        if name in needed
+    }
     inputs = [
         _variable(value)
         for value in graph.input
@@ -219,11 +204,11 @@ def _initializers(graph: Any) -> dict[str, Any]:
     return constants
 
 
-def _array(name: str, tensor: Any, folder: Path | None) -> Array:
+def _array(name: str, tensor: Any, folder: Path | None, raw: bytes | None) -> Array:
     try:
         if hasattr(tensor, "indices"):
             return from_sparse(tensor, folder, _MAX_SPARSE)
-        return from_tensor(tensor, folder)
+        return from_tensor(tensor, folder, raw)
     except Refused as error:
         raise Refused(f'initializer "{name}": {error}') from None
 

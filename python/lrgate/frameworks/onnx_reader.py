@@ -14,7 +14,8 @@ import numpy.typing as npt
 from lrgate.frameworks.building import built, refusal, verified
 from lrgate.frameworks.chain import BATCH, Chain, Labels, Value
 from lrgate.frameworks.errors import Refused
-from lrgate.frameworks.onnx_graph import Graph, Node, read_graph, read_model
+from lrgate.frameworks.onnx_file import File, read_file
+from lrgate.frameworks.onnx_graph import Graph, Node, read_graph
 from lrgate.frameworks.onnx_operators import MOVES, OPERATORS, REASONS
 from lrgate.frameworks.onnx_reference import Reference
 from lrgate.frameworks.onnx_tensors import ELEMENT_TYPES, is_float
@@ -95,8 +96,8 @@ def from_onnx(
     else:
         raise TypeError(f"model must be a path or an onnx.ModelProto, got {type(model).__name__}")
     try:
-        proto = model if folder is None else read_model(model)
-        graph = read_graph(proto, folder, output)
+        file = File(model) if folder is None else read_file(model)
+        graph = read_graph(file, folder, output)
         reading = _read(graph, name)
         net = built(reading.result, task=reading.task(task), classes=classes)
         if not verify:

@@ -52,8 +52,10 @@ def is_float(element_type: int) -> bool:
     return element_type in _FLOATS
 
 
-def from_tensor(tensor: Any, folder: Path | None = None) -> Array:
+def from_tensor(tensor: Any, folder: Path | None = None, data: bytes | None = None) -> Array:
     """The array of a TensorProto; one with external data is read from `folder`.
+
+    `data` are its raw data, if they are not in the TensorProto.
 
     Raises
     ------
@@ -77,9 +79,9 @@ def from_tensor(tensor: Any, folder: Path | None = None) -> Array:
     if tensor.data_location == tensor.EXTERNAL:
         return _external(tensor, shape, (size * bits + 7) // 8, folder).astype(dtype, copy=False)
     raw = b""
-    if tensor.HasField("raw_data"):
+    if data is not None or tensor.HasField("raw_data"):
         # A copy, made once: weights may be large.
-        raw = tensor.raw_data
+        raw = tensor.raw_data if data is None else data
         stored, expected = len(raw), (size * bits + 7) // 8
         unit = "bytes"
         if tensor.data_type == 8:
@@ -95,6 +97,8 @@ def from_tensor(tensor: Any, folder: Path | None = None) -> Array:
         return np.array([_text(value) for value in tensor.string_data], np.str_).reshape(shape)
     if raw and tensor.data_type in (1, 11) and sys.byteorder == "little":
         return np.frombuffer(raw, dtype).reshape(shape)
+    if data is not None:
+        tensor.raw_data = data
     array: Array = numpy_helper.to_array(tensor)
     return array.astype(dtype, copy=False)
 
