@@ -25,7 +25,7 @@ erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 class Arrays:
-    """The operations of a chain on real rows: what a chain must compute."""
+    """The operations of a chain on real rows, as an oracle."""
 
     def __init__(self, x: np.ndarray) -> None:
         self.input = x

@@ -118,7 +118,7 @@ class Graph:
     inputs: list[Variable]
     outputs: list[str]
     opsets: dict[str, int]
-    #: What `Network.to_onnx` noted in the file: "task", and "raw", the name of the raw outputs.
+    #: Notes of `Network.to_onnx` in the file: "task", and "raw", the name of the raw outputs.
     notes: dict[str, str]
 
 

@@ -117,7 +117,7 @@ class Accelerated(torch.nn.Module):
         return result.to(x.dtype) if x.dtype in _FLOATS else result
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        # Called by `to`, `cuda`, `half` and the like. There are no tensors to convert.
+        # Called by `to`, `cuda`, `half` and similar methods. There are no tensors to convert.
         device = fn(torch.empty(0)).device
         if device.type not in ("cpu", "meta"):
             raise RuntimeError(f"lrgate runs on the CPU: the module cannot move to {device}")

@@ -275,7 +275,7 @@ class _Search:
                 yield from self._children(child, name)
 
     def _runs(self, sequential: nn.Module, name: str) -> Iterator[_Part]:
-        """The longest runs of modules of a Sequential, and what its other modules contain."""
+        """The longest runs of modules of a Sequential, and the parts of its other modules."""
         keys = list(sequential._modules)
         start = 0
         while start < len(keys):

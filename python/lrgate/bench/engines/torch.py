@@ -15,7 +15,7 @@ from lrgate.types import Float32Array
 
 
 def _module(net: Network) -> Any:
-    """The network without an input map, so that its modules are Linear and ReLU by turns."""
+    """The network without an input map, so that its modules alternate between Linear and ReLU."""
     return Network.from_layers(folded(net)).to_torch()
 
 
