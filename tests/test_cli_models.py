@@ -239,7 +239,7 @@ def test_int8_that_few_rows_cannot_show_is_no_miss(
     out = tmp_path / "fast.npz"
     assert call("optimize", folder / "net.npz", *options, "--budget", "0.0005", "-o", out) == 0
     shown, err = capsys.readouterr()
-    assert "rows in all would show it" in " ".join(shown.split())
+    assert "rows in total would" in " ".join(shown.split())
     assert err == ""
 
 

@@ -888,7 +888,8 @@ LABELS = np.arange(100) % 5
         (
             {"model": None},
             TypeError,
-            "model must be a Network, a path, or a model of .*, got NoneType",
+            "model must be a Network, a path, or a model of scikit-learn, PyTorch, ONNX or Keras, "
+            "got NoneType",
         ),
         # x
         ({"x": np.zeros((100, 19))}, ValueError, "x must have shape (n, 20), got (100, 19)"),
