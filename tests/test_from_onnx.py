@@ -1,7 +1,8 @@
-"""`lrgate.from_onnx`: what exporters write, refusals, and hostile files."""
+"""`lrgate.from_onnx`: models of exporters, refusals, and hostile files."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 import tracemalloc
@@ -17,8 +18,6 @@ import lrgate
 from lrgate import UnsupportedModelError
 
 onnx = pytest.importorskip("onnx", reason="needs onnx")
-
-import contextlib
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
@@ -89,7 +88,7 @@ def refused(made: Any, text: str, **options: Any) -> UnsupportedModelError:
     return caught.value
 
 
-# What exporters write
+# Forms of one network
 
 
 def head(*nodes: Any, **extra: Any) -> Any:

@@ -43,7 +43,7 @@ _MAX_WORK: Final = 2**38
 
 
 class _Known:
-    """Results for parts that several values share, and limits of what is built."""
+    """Results for parts that several values share, and limits for everything that is built."""
 
     def __init__(self) -> None:
         self.factors: dict[Rows, tuple[Rows, list[Factor]]] = {}

@@ -273,7 +273,7 @@ class Network(_core.Network):
     ) -> None:
         """Write the dense network to an ONNX file, for other engines.
 
-        Gates, int8 ranges and the plan are not written: the file computes what a dense plan does.
+        Gates, int8 ranges and the plan are not written.
         The file is replaced atomically. :func:`lrgate.from_onnx` reads the same network back.
 
         Parameters
