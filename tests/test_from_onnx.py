@@ -1,4 +1,4 @@
-"""`lrgate.from_onnx`: models of real exporters, refusals, and hostile files."""
+"""`lrgate.from_onnx`: models of exporters, refusals, and hostile files."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def refused(made: Any, text: str, **options: Any) -> UnsupportedModelError:
     return caught.value
 
 
-# Models of exporters
+# Forms of one network
 
 
 def head(*nodes: Any, **extra: Any) -> Any:

@@ -41,7 +41,7 @@ _MAX_WORK: Final = 2**38
 
 
 class _Known:
-    """Results for parts that several values share, and limits of the work."""
+    """Results for parts that several values share, and limits for everything that is built."""
 
     def __init__(self) -> None:
         self.factors: dict[Rows, tuple[Rows, list[Factor]]] = {}

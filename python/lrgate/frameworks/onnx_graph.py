@@ -164,7 +164,7 @@ def read_graph(file: File, folder: Path | None, wanted: str | None) -> Graph:
     notes = {
         entry.key.removeprefix("lrgate."): entry.value
         for entry in model.metadata_props
-        if entry.key.startswith("lrgate.")
+        if isinstance(entry.key, str) and entry.key.startswith("lrgate.")
     }
     return Graph(nodes, arrays, inputs, outputs, opsets, notes)
 
@@ -228,6 +228,10 @@ def _variable(value: Any) -> Variable:
 
 def _node(proto: Any, opsets: dict[str, int], number: int, needed: set[str]) -> Node:
     domain = _domain(proto.domain)
+    names = (proto.name, proto.op_type, domain, *proto.input, *proto.output)
+    # Damaged names are bytes.
+    if not all(isinstance(name, str) for name in names):
+        raise Refused(f"a name in node {number} is not UTF-8: the file is damaged")
     attributes = {attribute.name: attribute for attribute in proto.attribute}
     return Node(
         proto.name or f"{proto.op_type}_{number}",

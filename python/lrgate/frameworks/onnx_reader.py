@@ -97,7 +97,7 @@ def from_onnx(
         raise TypeError(f"model must be a path or an onnx.ModelProto, got {type(model).__name__}")
     try:
         file = File(model) if folder is None else read_file(model)
-        graph = read_graph(file, folder, output)
+        graph = _graph(file, folder, output)
         reading = _read(graph, name)
         net = built(reading.result, task=reading.task(task), classes=classes)
         if not verify:
@@ -108,6 +108,14 @@ def from_onnx(
     except RecursionError:
         deep = Refused("its operations are nested too deeply")
         raise refusal(deep, source=_SOURCE, name=name) from None
+
+
+def _graph(file: File, folder: Path | None, output: str | None) -> Graph:
+    try:
+        return read_graph(file, folder, output)
+    except (TypeError, UnicodeError):
+        # Text that is not UTF-8 is bytes in a ModelProto.
+        raise Refused("it is damaged") from None
 
 
 def _read(graph: Graph, name: str) -> _Reading:
