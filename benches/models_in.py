@@ -5,8 +5,9 @@
 It trains an MLPClassifier on Fashion-MNIST, and passes it to `optimize` as an estimator, as a
 PyTorch module and as an ONNX file. Times are interleaved, on one thread, with different test rows
 in each call: the median of a call, and the speed-up with the quartiles over rounds. ONNX Runtime is
-measured in float32 and int8 at its best settings, with its error, as by `lrgate bench`. Then `Accelerated` beside the module that it replaces, a model with two towers behind
-embeddings through `accelerate`, and the time to import a network of 4096 units per layer.
+measured in float32 and int8 at its best settings, with its error, as by `lrgate bench`. Then
+`Accelerated` beside the module that it replaces, a model with two towers behind embeddings through
+`accelerate`, and the time to import a network of 4096 units per layer.
 
 The packages of the extra `frameworks` are needed.
 """
@@ -95,7 +96,7 @@ def classifier(folder: Path, seconds: float) -> None:
         batch_sizes=list(ROWS),
         seconds=2 * seconds,
         threads=1,
-        engines=["ONNX Runtime"],
+        engines=["ORT"],
         progress=False,
     )
     print(result)
