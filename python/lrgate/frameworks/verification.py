@@ -16,6 +16,7 @@ __all__ = ["difference", "random_rows"]
 # A difference is an error if it exceeds the expected rounding error by this factor.
 _FACTOR: Final = 100.0
 _BLOCK: Final = 2**16
+_SMALL: Final = 1e9
 
 
 def difference(
@@ -68,12 +69,16 @@ def _sums(
     rows, outputs = len(value), len(weight)
     both = np.concatenate([value * value, error * error])
     z, squares = np.empty((rows, outputs)), np.empty((2 * rows, outputs))
+    # An estimate needs few digits, but no overflow.
+    small = max(float(weight.max()), -float(weight.min()), float(both.max())) < _SMALL
+    dtype = np.float32 if small else np.float64
+    value, both = value.astype(dtype), both.astype(dtype)
     # In blocks that stay in a cache.
     step = max(1, _BLOCK // weight.shape[1])
     for start in range(0, outputs, step):
-        block = weight[start : start + step].astype(np.float64)
+        block = weight[start : start + step].astype(dtype, copy=False)
         z[:, start : start + step] = value @ block.T
-        squares[:, start : start + step] = both @ np.square(block, out=block).T
+        squares[:, start : start + step] = both @ np.square(block).T
     return z, squares[:rows], squares[rows:]
 
 
