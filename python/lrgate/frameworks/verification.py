@@ -71,14 +71,15 @@ def _sums(
     z, squares = np.empty((rows, outputs)), np.empty((2 * rows, outputs))
     # An estimate needs few digits, but no overflow.
     small = max(float(weight.max()), -float(weight.min()), float(both.max())) < _SMALL
-    dtype = np.float32 if small else np.float64
-    value, both = value.astype(dtype), both.astype(dtype)
+    dtype = np.dtype(np.float32 if small else np.float64)
+    rows_of: npt.NDArray[Any] = value.astype(dtype)
+    both_of: npt.NDArray[Any] = both.astype(dtype)
     # In blocks that stay in a cache.
     step = max(1, _BLOCK // weight.shape[1])
     for start in range(0, outputs, step):
-        block = weight[start : start + step].astype(dtype, copy=False)
-        z[:, start : start + step] = value @ block.T
-        squares[:, start : start + step] = both @ np.square(block).T
+        block: npt.NDArray[Any] = weight[start : start + step].astype(dtype, copy=False)
+        z[:, start : start + step] = rows_of @ block.T
+        squares[:, start : start + step] = both_of @ np.square(block).T
     return z, squares[:rows], squares[rows:]
 
 
