@@ -1509,6 +1509,19 @@ def test_linear_pairs_are_merged(budget: float) -> None:
         assert fast.check() <= 1e-4
 
 
+@pytest.mark.usefixtures("wins")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_rows_of_subnormal_size() -> None:
+    rng = np.random.default_rng(3)
+    sizes = [(64, D), (64, 64), (3, 64)]
+    layers = [(rng.normal(size=size) / size[1] ** 0.5, rng.normal(size=size[0])) for size in sizes]
+    net = Network.from_layers(layers, task="classification")
+    x = np.float32(1e-42) * rows(400)
+    assert 0 < np.abs(x).max() < 1e-40
+    fast = lrgate.optimize(net, x, batch_sizes=(1,), progress=False)
+    assert fast.report is not None
+
+
 @pytest.mark.parametrize("scales", [(1e-25, 1e-25), (1e-20, 1e-20), (1e-30,) * 12, (1e25, 1e25)])
 def test_linear_layers_whose_product_does_not_fit_float32_are_kept(
     scales: tuple[float, ...],
