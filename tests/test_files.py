@@ -739,16 +739,26 @@ def test_failure_half_way_through_the_arrays(npz: Path, monkeypatch: pytest.Monk
     assert os.listdir(npz.parent) == []
 
 
+@pytest.mark.parametrize("wrong", [b"m.npz", 1, None])
+def test_a_path_of_another_type(wrong: Any) -> None:
+    message = f"^path must be a str or a path-like of str, got {type(wrong).__name__}$"
+    with pytest.raises(TypeError, match=message):
+        load(wrong)
+    with pytest.raises(TypeError, match=message):
+        save(wrong, full_model())
+
+
 def test_full_disk(path: Path) -> None:
     resource = pytest.importorskip("resource")
     path.write_bytes(b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
     try:
-        with pytest.raises(OSError, match="too large"):
+        with pytest.raises(OSError, match="too large") as info:
             save(path, full_model())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert info.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert os.listdir(path.parent) == [path.name]
 

@@ -1073,6 +1073,7 @@ LABELS = np.arange(100) % 5
         ({"seed": 1.0}, TypeError, "seed must be an integer, got 1.0"),
         ({"seed": None}, TypeError, "seed must be an integer, got None"),
         ({"num_threads": 0}, ValueError, "num_threads must be at least 1, got 0"),
+        ({"num_threads": 2**70}, ValueError, f"num_threads must be at most 2**63 - 1, got {2**70}"),
         ({"num_threads": 1.5}, TypeError, "num_threads must be an integer, got 1.5"),
         ({"num_threads": True}, TypeError, "num_threads must be an integer, got True"),
         ({"input_range": 3}, TypeError, "input_range must be a pair (low, high), got 3"),
