@@ -704,6 +704,18 @@ def test_logistic_does_not_depend_on_the_unit_of_the_inputs(scale: float) -> Non
     assert report.computed_share == pytest.approx(expected.computed_share, abs=2e-3)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("constant", [0.0, 1e-42, 0.1, 1e30])
+def test_logistic_of_inputs_of_subnormal_size(constant: float) -> None:
+    rng = np.random.default_rng(0)
+    layer = Layer(rng.normal(size=(16, 20)), np.full(16, constant), Activation("relu"))
+    rows = np.float32(1e-42 * rng.normal(size=(400, 20)))
+    estimate = estimators.logistic(layer, rows, [4])
+    gate = estimate.gate(4)
+    assert estimate.max_rank == 4
+    assert all(np.isfinite(part).all() for part in (gate.u, gate.v, gate.bias))
+
+
 def test_logistic_of_inputs_of_very_unequal_size() -> None:
     layer, rows, _, other = clustered_problem()
     scale = np.ones(40)

@@ -735,6 +735,8 @@ def test_a_handler_that_fails_breaks_no_call(net: Network) -> None:
             ValueError,
             "max_lost_energy must be None or a number of at least 0, got nan",
         ),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"seed": "1"}, TypeError, "seed must be an integer, got '1'"),
         ({"min_rows": 0}, ValueError, "min_rows must be at least 1, got 0"),
         ({"min_rows": 1.5}, TypeError, "min_rows must be an integer, got 1.5"),
         ({"min_rows": True}, TypeError, "min_rows must be an integer, got True"),

@@ -231,7 +231,7 @@ def test_activations_are_taken_in_all_forms(activation: Any, text: str) -> None:
         (
             ([(W, B), (W, B, B)],),
             TypeError,
-            "layers[1] must be (weight, bias) or a Layer, got tuple",
+            "layers[1] must be (weight, bias) or a Layer, got tuple of length 3",
         ),
         (([W[0, 0]],), TypeError, "layers[0] must be (weight, bias) or a Layer, got float64"),
         (
@@ -1140,6 +1140,7 @@ LAST = "it is the last layer, whose units are the outputs"
         ([None], ValueError, "units must have 3 entries, one per layer, got 1"),
         ({3: None}, ValueError, "units must name layers from 0 to 2, got 3"),
         ({"0": None}, ValueError, "units must name layers from 0 to 2, got '0'"),
+        ({True: None}, ValueError, "units must name layers from 0 to 2, got True"),
         (5, TypeError, "units must be a mapping or a sequence of units, got int"),
         (
             {0: [0.0, 1.0]},
@@ -1949,6 +1950,7 @@ def test_plan_for_names_the_plan_of_a_call() -> None:
         (-1, "rows must be at least 0, got -1"),
         (1.5, "rows must be an integer, got 1.5"),
         (True, "rows must be an integer, got True"),
+        (2**80, f"rows must be at most 2**63 - 1, got {2**80}"),
     ):
         with pytest.raises((TypeError, ValueError)) as error:
             planned.plan_for(count)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ from lrgate.inputs.sparse import SparseInputs
 from lrgate.measure import timing
 from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation
-from lrgate.planner import clock, reporting, search, signals
+from lrgate.planner import clock, merging, reporting, search, signals
 from lrgate.planner.arguments import checked_ranks, checked_targets
 from lrgate.planner.budget import BudgetCheck
 from lrgate.planner.clock import Clock
@@ -1074,6 +1074,7 @@ LABELS = np.arange(100) % 5
         ({"seed": 1.0}, TypeError, "seed must be an integer, got 1.0"),
         ({"seed": None}, TypeError, "seed must be an integer, got None"),
         ({"num_threads": 0}, ValueError, "num_threads must be at least 1, got 0"),
+        ({"num_threads": 2**70}, ValueError, f"num_threads must be at most 2**63 - 1, got {2**70}"),
         ({"num_threads": 1.5}, TypeError, "num_threads must be an integer, got 1.5"),
         ({"num_threads": True}, TypeError, "num_threads must be an integer, got True"),
         ({"input_range": 3}, TypeError, "input_range must be a pair (low, high), got 3"),
@@ -1508,6 +1509,54 @@ def test_linear_pairs_are_merged(budget: float) -> None:
     if budget == 0:
         assert_near(fast, net, np.float32(100 * rng.normal(size=(300, D))))
         assert fast.check() <= 1e-4
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_rows_of_subnormal_size() -> None:
+    rng = np.random.default_rng(3)
+    sizes = [(64, D), (64, 64), (3, 64)]
+    layers = [(rng.normal(size=size) / size[1] ** 0.5, rng.normal(size=size[0])) for size in sizes]
+    net = Network.from_layers(layers, task="classification")
+    x = np.float32(1e-42) * rows(400)
+    assert 0 < np.abs(x).max() < 1e-40
+    fast = lrgate.optimize(net, x, batch_sizes=(1,), progress=False)
+    assert fast.report is not None
+
+
+@pytest.mark.parametrize("scales", [(1e-25, 1e-25), (1e-20, 1e-20), (1e-30,) * 12, (1e25, 1e25)])
+def test_linear_layers_whose_product_does_not_fit_float32_are_kept(
+    scales: tuple[float, ...],
+) -> None:
+    rng = np.random.default_rng(0)
+    linear = Activation("identity")
+    first = [Layer(scale * rng.normal(size=(D, D)), np.zeros(D), linear) for scale in scales]
+    layers = [*first, Layer(rng.normal(size=(4, D)), np.zeros(4), linear)]
+    made, spans = merging.merged(layers)
+    assert all(a is b for a, b in zip(made, layers, strict=True))
+    assert spans == [(i, i) for i in range(len(layers))]
+
+
+def test_merging_keeps_zeros_and_exact_subnormal_values() -> None:
+    linear, tiny = Activation("identity"), 2.0**-140
+    layers = [
+        Layer(np.diag([1.0, 2.0, 0.0]), np.array([0, 0, tiny]), linear),
+        Layer(np.diag([1.0, tiny, 1.0]), np.zeros(3), linear),
+    ]
+    (made,), _ = merging.merged(layers)
+    assert made.weight.tolist() == np.diag([1.0, 2 * tiny, 0.0]).tolist()
+    assert made.bias.tolist() == [0, 0, tiny]
+
+
+@pytest.mark.usefixtures("wins")
+def test_a_product_that_underflows_is_no_network_of_zeros() -> None:
+    rng = np.random.default_rng(0)
+    layers = [(1e-25 * rng.normal(size=(D, D)), None)] * 2 + [(rng.normal(size=(2, D)), None)]
+    net = Network.from_layers(layers, ["identity"] * 3, task="regression")
+    x = np.float32(1e30) * rows(200)
+    fast = lrgate.optimize(net, x, None, 0.0, batch_sizes=(1,), progress=False)
+    assert len(fast.layers) == 3
+    assert_near(fast, net, x)
 
 
 def timed(seconds: dict[str, float]) -> Any:

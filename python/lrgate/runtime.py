@@ -49,6 +49,8 @@ def thread_limit(num_threads: int) -> Iterator[None]:
     ------
     ValueError
         If `num_threads` is below 1.
+    TypeError
+        If `num_threads` is not an integer.
 
     Examples
     --------
@@ -57,6 +59,8 @@ def thread_limit(num_threads: int) -> Iterator[None]:
     ...     lrgate.get_num_threads()
     1
     """
+    if num_threads is None:
+        raise TypeError("num_threads must be an integer of at least 1, got None")
     before = _core.set_thread_override(num_threads)
     try:
         yield

@@ -82,7 +82,7 @@ class Monitor:
     ValueError
         If a number is out of range, or `window` is below `min_rows`.
     TypeError
-        If an argument is not a number.
+        If an argument is not a number, or `seed` not an integer.
 
     Notes
     -----
@@ -122,6 +122,8 @@ class Monitor:
         self._window_rows = checked_integer(window, "window")
         if self._window_rows < self._min_rows:
             raise ValueError(f"window must be at least min_rows={min_rows}, got {window}")
+        if seed is not None:
+            seed = checked_integer(seed, "seed", 0)
         self._rate = float(rate)
         self._max_disagreement = None if max_disagreement is None else float(max_disagreement)
         self._max_lost_energy = None if max_lost_energy is None else float(max_lost_energy)

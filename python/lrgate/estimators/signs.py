@@ -10,6 +10,7 @@ import numpy as np
 from lrgate.estimators.adam import batch_size, train
 from lrgate.estimators.base import Estimate
 from lrgate.estimators.checks import (
+    FLOAT32_MAX,
     check_widths,
     checked_offset,
     checked_ranks,
@@ -99,7 +100,8 @@ def logistic(
     Returns
     -------
     Estimate
-        An estimate whose max_rank is the largest of `ranks`, trained in float32.
+        An estimate whose max_rank is the largest of `ranks`, trained in float32. If float32 cannot
+        hold the result, as with rows of subnormal size, it has the factors of `start`.
 
     Raises
     ------
@@ -148,7 +150,10 @@ def logistic(
         x, input_unit = scaled_rows(space.coordinates)
         margins, pre_unit = pre_activations(layer, rows, start.mean)
         first_u, u_unit = scaled_rows(space.of(start.u[:, :most]))
-    margins += ((offset + row_product(layer, start.mean)) / pre_unit).astype(np.float32)
+    constant = (offset + row_product(layer, start.mean)) / pre_unit
+    if not _fit_float32(constant):  # the rows hardly vary: the constant decides every sign
+        return _untrained(start, most, len(rows))
+    margins += constant.astype(np.float32)
     margins, margin_unit = scaled_rows(margins)
     unit = margin_unit * pre_unit
     size = np.ones(most)
@@ -174,14 +179,18 @@ def logistic(
     if space is not None:
         began = start.u[:, :most] / (u_unit * size * input_unit)
         whole_u = began + space.back(whole_u - space.of(began))
-    return Estimate(
-        "logistic",
-        whole_u,
-        v.astype(np.float64) * unit,
-        start.mean,
-        trained.astype(np.float64) * unit,
-        len(rows),
-    )
+    whole_v, whole_offset = v.astype(np.float64) * unit, trained.astype(np.float64) * unit
+    if not _fit_float32(whole_u, whole_v, whole_offset):  # a gate could not hold them
+        return _untrained(start, most, len(rows))
+    return Estimate("logistic", whole_u, whole_v, start.mean, whole_offset, len(rows))
+
+
+def _fit_float32(*arrays: Float64Array) -> bool:
+    return all(bool(np.all(np.abs(array) <= FLOAT32_MAX)) for array in arrays)
+
+
+def _untrained(start: Estimate, rank: int, rows: int) -> Estimate:
+    return Estimate("logistic", start.u[:, :rank], start.v[:rank], start.mean, start.offset, rows)
 
 
 def _energy_of(activation: Activation, unit: float) -> Callable[[Float32Array], Float32Array]:

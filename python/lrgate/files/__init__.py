@@ -32,7 +32,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lrgate.files.atomic import replacing
 from lrgate.files.checksum import Checksum
@@ -86,7 +86,7 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Model:
     >>> load("mnist.npz")  # doctest: +SKIP
     Model(784-1000-600-400-10, classification)
     """
-    path = Path(path)
+    path = _as_path(path)
     read = _by_suffix(path, npz=read_npz, safetensors=read_safetensors)
     if max_bytes < 1:
         raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
@@ -127,7 +127,7 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
     --------
     >>> save("mnist.safetensors", model)  # doctest: +SKIP
     """
-    path = Path(path)
+    path = _as_path(path)
     write = _by_suffix(path, npz=write_npz, safetensors=write_safetensors)
     if not isinstance(model, Model):
         raise TypeError(f"model must be of type Model, got {type(model).__name__}")
@@ -146,6 +146,14 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
     text = checksum.into(text)
     with replacing(path) as file:
         write(file, arrays, text)
+
+
+def _as_path(path: Any) -> Path:
+    try:
+        return Path(path)
+    except TypeError:
+        got = type(path).__name__
+        raise TypeError(f"path must be a str or a path-like of str, got {got}") from None
 
 
 def _by_suffix(path: Path, *, npz: T, safetensors: T) -> T:

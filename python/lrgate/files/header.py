@@ -14,6 +14,7 @@ __all__ = [
     "check_fields",
     "entry",
     "parse_header",
+    "parse_json",
     "stored_checksum",
 ]
 
@@ -47,12 +48,7 @@ def parse_header(text: str | None) -> dict[str, Any]:
         raise FileFormatError(
             f"lrgate must take at most {MAX_HEADER_CHARACTERS} characters, got {len(text)}"
         )
-    try:
-        header = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
-    except FileFormatError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"lrgate is not valid JSON: {error}") from error
+    header = parse_json(text, "lrgate")
     if not isinstance(header, dict):
         raise FileFormatError(f"lrgate must be a JSON object, got {as_json(header)}")
     _check_version(header)
@@ -60,6 +56,28 @@ def parse_header(text: str | None) -> dict[str, Any]:
         if key not in _HEADER_KEYS:
             raise FileFormatError(f"unknown key lrgate.{key}; expected {', '.join(_HEADER_KEYS)}")
     return header
+
+
+def parse_json(text: str, name: str) -> Any:
+    """Parse JSON text strictly; errors call it `name`."""
+
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            twice = next(key for key, count in counts.items() if count > 1)
+            raise FileFormatError(f"{name} has the key {twice!r} twice in one object")
+        return values
+
+    def refuse_constant(constant: str) -> NoReturn:
+        raise FileFormatError(f"{name} is not valid JSON: {constant} is not a JSON number")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique_keys, parse_constant=refuse_constant)
+    except FileFormatError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{name} is not valid JSON: {error}") from error
 
 
 def stored_checksum(header: dict[str, Any]) -> str | None:
@@ -82,19 +100,6 @@ def _check_version(header: dict[str, Any]) -> None:
             f"format version {version} is newer than this lrgate reads ({FORMAT_VERSION}); "
             "upgrade lrgate"
         )
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        twice = next(key for key, count in counts.items() if count > 1)
-        raise FileFormatError(f"lrgate has the key {twice!r} twice in one object")
-    return values
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise FileFormatError(f"lrgate is not valid JSON: {name} is not a JSON number")
 
 
 def entry(header: dict[str, Any], key: str, expected: type[T]) -> T | None:

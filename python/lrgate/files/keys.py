@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -127,7 +128,8 @@ def check_dimensions(key: str, shape: tuple[int, ...]) -> None:
     good = all(type(size) is int and 0 <= size <= _MAX_DIMENSION for size in shape)
     if len(shape) > 2 or not good:
         raise FileFormatError(
-            f"{key} must have at most 2 dimensions, each of 0 to {_MAX_DIMENSION}, got {shape}"
+            f"{key} must have at most 2 dimensions, each of 0 to {_MAX_DIMENSION}, "
+            f"got {reprlib.repr(shape)}"
         )
 
 

@@ -18,6 +18,7 @@ from lrgate.inputs.arrays import REAL, as_list, plain_array
 from lrgate.inputs.labels import label_array, with_nan_label
 from lrgate.inputs.rows import check_narrowed, checked_rows, narrowed, real_array
 from lrgate.inputs.scalars import (
+    checked_count,
     checked_integer,
     checked_number,
     checked_seconds,
@@ -29,6 +30,7 @@ __all__ = [
     "REAL",
     "as_list",
     "check_narrowed",
+    "checked_count",
     "checked_integer",
     "checked_number",
     "checked_rows",

@@ -9,9 +9,18 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["checked_integer", "checked_number", "checked_seconds", "checked_share", "is_real"]
+__all__ = [
+    "checked_count",
+    "checked_integer",
+    "checked_number",
+    "checked_seconds",
+    "checked_share",
+    "is_real",
+]
 
 _MOST_SECONDS: Final = 10**9
+# The largest integer that the engine takes.
+_MOST_COUNT: Final = 2**63 - 1
 
 
 def checked_integer(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
@@ -51,6 +60,22 @@ def checked_integer(value: Any, name: str, least: int = 1, most: int | None = No
     if number < least or (most is not None and number > most):
         expected = f"at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be {expected}, got {number}")
+    return number
+
+
+def checked_count(value: Any, name: str, least: int = 1) -> int:
+    """`value` as an int that the engine takes, at most 2**63 - 1.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not an integer.
+    ValueError
+        If it is below `least` or too large.
+    """
+    number = checked_integer(value, name, least)
+    if number > _MOST_COUNT:
+        raise ValueError(f"{name} must be at most 2**63 - 1, got {number}")
     return number
 
 

@@ -161,9 +161,10 @@ def layer_of(pair: Any, i: int) -> Layer:
     try:
         weight, bias = pair
     except (TypeError, ValueError):
-        raise TypeError(
-            f"layers[{i}] must be (weight, bias) or a Layer, got {type(pair).__name__}"
-        ) from None
+        got = type(pair).__name__
+        if isinstance(pair, tuple | list):
+            got += f" of length {len(pair)}"
+        raise TypeError(f"layers[{i}] must be (weight, bias) or a Layer, got {got}") from None
     try:
         return Layer(weight, bias, Activation("identity"))
     except (TypeError, ValueError) as error:

@@ -566,7 +566,7 @@ class Network(_core.Network):
         TypeError
             If `rows` is not an integer.
         ValueError
-            If `rows` is below 0.
+            If `rows` is below 0 or above 2**63 - 1.
 
         Examples
         --------
@@ -577,7 +577,7 @@ class Network(_core.Network):
         >>> net.dense().plan_for(80).strategies
         ('dense', 'dense', 'dense', 'dense')
         """
-        chosen = self.engine.batch_size_for(inputs.checked_integer(rows, "rows", 0))
+        chosen = self.engine.batch_size_for(inputs.checked_count(rows, "rows", 0))
         return next(plan for plan in self.plan if plan.rows == chosen)
 
     def __repr__(self) -> str:

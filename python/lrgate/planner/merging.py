@@ -2,18 +2,25 @@
 
 Two layers without an activation between them are one linear map: ``W2 (W1 x + b1) + b2``. Its
 product is taken in float64 and rounded once, so that the merged layer is at least as exact as the
-two. A bottleneck, as in a factorised layer, is less work as it is and stays.
+two. Layers whose product overflows or underflows in float32 stay. A bottleneck, as in a factorised
+layer, is less work as it is and stays, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from lrgate.model.layer import Layer
 
 __all__ = ["merged"]
+
+# Below it, float32 loses digits, down to zero.
+_SMALLEST_NORMAL: Final = float(np.finfo(np.float32).tiny)
+# A smaller product in float64 may underflow when it is multiplied by another float32 value.
+_SMALLEST: Final = 1e-250
 
 
 def merged(layers: Sequence[Layer]) -> tuple[list[Layer], list[tuple[int, int]]]:
@@ -49,7 +56,7 @@ def merged(layers: Sequence[Layer]) -> tuple[list[Layer], list[tuple[int, int]]]
             end += 1
         for first, last in _cheapest(layers, at, end):
             product = _product(layers[first : last + 1])
-            if product is None:  # its weights do not fit float32
+            if product is None:
                 made += layers[first : last + 1]
                 spans += [(i, i) for i in range(first, last + 1)]
             else:
@@ -78,15 +85,20 @@ def _cheapest(layers: Sequence[Layer], first: int, last: int) -> list[tuple[int,
 
 
 def _product(run: Sequence[Layer]) -> Layer | None:
-    """One layer in place of several; None where it is not finite in float32."""
+    """One layer in place of several; None if float32 does not hold its values to full precision."""
     if len(run) == 1:
         return run[0]
     weight, bias = run[-1].weight.astype(np.float64), run[-1].bias.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for layer in reversed(run[:-1]):
             bias = weight @ layer.bias.astype(np.float64) + bias
             weight = weight @ layer.weight.astype(np.float64)
+            size = np.abs(weight)
+            if np.any((size > 0) & (size < _SMALLEST)):
+                return None
         rounded = weight.astype(np.float32), bias.astype(np.float32)
-    if not all(np.isfinite(array).all() for array in rounded):
-        return None
+    for exact, values in zip((weight, bias), rounded, strict=True):
+        underflow = (np.abs(exact) < _SMALLEST_NORMAL) & (values != exact)
+        if underflow.any() or not np.isfinite(values).all():
+            return None
     return Layer(*rounded, run[-1].activation)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lrgate._core import get_num_threads
 from lrgate.frameworks.loading import as_network
-from lrgate.inputs import checked_integer, checked_rows, checked_share, label_array
+from lrgate.inputs import checked_count, checked_integer, checked_rows, checked_share, label_array
 from lrgate.network import Network, declared_task, replaced
 from lrgate.network.tasks import for_targets
 from lrgate.planner.arguments import (
@@ -154,7 +154,7 @@ def optimize(
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     threads = (
-        get_num_threads() if num_threads is None else checked_integer(num_threads, "num_threads")
+        get_num_threads() if num_threads is None else checked_count(num_threads, "num_threads")
     )
     seed = checked_integer(seed, "seed", least=0)
     if prune not in PRUNES:
