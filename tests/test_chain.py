@@ -225,10 +225,150 @@ def test_other_functions_are_refused(function: Callable[[Any], Any]) -> None:
 
 
 def test_recognition_needs_equality_on_far_and_near_values() -> None:
+    at = (lambda z: z - 3.21,)
     assert recognised(lambda z: np.maximum(z, 0) + 1e-3 * (np.abs(z) > 40), 2) is None
     assert recognised(lambda z: np.maximum(z, 0) * (1 + 1e-4), 2) is not None  # a scale
-    assert recognised(lambda z: np.where(z > 3.21, z, np.maximum(z, 0)), 2, (3.21,)) is not None
-    assert recognised(lambda z: np.where(abs(z - 3.21) < 1e-3, 0, z), 2, (3.21,)) is None
+    assert recognised(lambda z: np.where(z > 3.21, z, np.maximum(z, 0)), 2, at) is not None
+    assert recognised(lambda z: np.where(abs(z - 3.21) < 1e-3, 0, z), 2, at) is None
+
+
+def clamped(low: float | None, high: float | None) -> Callable[[Any, Any], Any]:
+    limits = [np.array(limit) for limit in (low, high) if limit is not None]
+    return lambda c, x: c.apply(lambda z, *_: np.clip(z, low, high), x, *limits)
+
+
+def rectified(c: Any, x: Any) -> Any:
+    return c.activation(x, Activation("relu"))
+
+
+def equal_or_refused(function: Callable[[Any, Any], Any]) -> bool:
+    """Whether the function makes a network, which must agree on rows of any size."""
+
+    def program(c: Any) -> Any:
+        x = c.linear(c.input, weights(7, 5), weights(7, seed=1))
+        return c.linear(function(c, x), weights(3, 7, seed=2), weights(3, seed=3))
+
+    try:
+        net = built(program(Chain((5,))))
+    except Refused as error:
+        assert "none of lrgate's activations" in str(error)  # noqa: PT017
+        return False
+    for size in (1e-4, 1.0, 100.0, 2000.0, 1e6):
+        x = (size * np.random.default_rng(1).standard_normal((100, 5))).astype(np.float32)
+        with np.errstate(all="ignore"):
+            expected = program(Arrays(x.astype(np.float64)))
+        np.testing.assert_allclose(net(x), expected, 1e-4, 5e-5 * np.abs(expected).max())
+    return True
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(-1, None), (None, 5), (0, 200), (-1000, 1000), (20, 30), (0, 150), (0, 1e-6), (None, 0)],
+)
+def test_clamps_of_any_size(low: float | None, high: float | None) -> None:
+    assert equal_or_refused(clamped(low, high))
+
+
+@pytest.mark.parametrize(
+    ("function", "fits"),
+    [
+        (lambda c, x: clamped(None, 150)(c, rectified(c, x)), True),
+        (lambda c, x: clamped(None, 1)(c, c.divide(rectified(c, x), np.array(255.0))), True),
+        (lambda c, x: clamped(None, 3)(c, c.multiply(rectified(c, x), np.array(0.01))), True),
+        (lambda c, x: c.apply(np.maximum, x, np.arange(-1.0, 6.0)), True),
+        (lambda c, x: c.apply(np.minimum, rectified(c, x), np.arange(150.0, 157.0)), True),
+        (lambda c, x: c.apply(np.where, c.apply(np.less_equal, x, np.array(1.0)), 1.0, x), True),
+        (
+            lambda c, x: c.apply(
+                lambda z, k: np.where(z > k, k, np.logaddexp(0, z)), x, np.array(200.0)
+            ),
+            False,
+        ),
+        (
+            lambda c, x: c.apply(
+                np.where,
+                c.apply(
+                    np.less,
+                    c.apply(np.abs, c.subtract(c.multiply(x, np.array(3.0)), np.array(1.0))),
+                    np.array(0.01),
+                ),
+                np.array(0.0),
+                x,
+            ),
+            False,
+        ),
+    ],
+)
+def test_constants_behind_scales_and_far_from_zero(
+    function: Callable[[Any, Any], Any], fits: bool
+) -> None:
+    assert equal_or_refused(function) is fits
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda c, x: rectified(c, c.apply(np.nan_to_num, x)),
+        lambda c, x: rectified(c, c.apply(lambda z: np.where(z == z, z, 0.0), x)),
+        lambda c, x: c.apply(lambda z, k: np.where(z > k, z, 0.0), x, np.array(0.0)),
+        lambda c, x: c.apply(lambda z: np.clip(z, 0.0, 1e30), x),
+    ],
+)
+def test_functions_that_change_nan_or_infinity_are_refused(
+    function: Callable[[Any, Any], Any],
+) -> None:
+    assert not equal_or_refused(function)
+
+
+@pytest.mark.parametrize("name", ["relu6", "silu"])
+def test_units_with_scale_zero(name: str) -> None:
+    def function(c: Any, x: Any) -> Any:
+        x = c.add(c.multiply(x, np.array([1.0, 2, 0, 3, -1, 0, 1])), weights(7))
+        if name == "relu6":
+            return clamped(0, 6)(c, x)
+        return c.multiply(x, c.activation(x, Activation("sigmoid")))
+
+    assert equal_or_refused(function)
+
+
+def test_repeated_outputs_of_a_large_stage_are_refused() -> None:
+    chain = Chain((2,))
+    x = chain.linear(chain.input, weights(2**15, 2).astype(np.float32))
+    with pytest.raises(Refused, match="too large"):
+        built(chain.add(chain.activation(x, Activation("relu")), np.ones(2**15)))
+
+
+PIECES = st.tuples(
+    st.sampled_from(["max", "min", "clip", "where", "abs", "scale", "shift", "relu", "combine"]),
+    st.floats(-3.0, 4.0),
+    st.booleans(),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(pieces=st.lists(PIECES, min_size=1, max_size=5))
+def test_random_functions_are_equal_or_refused(pieces: list[tuple[str, float, bool]]) -> None:
+    def function(c: Any, x: Any) -> Any:
+        first = x
+        for kind, exponent, negative in pieces:
+            k = np.array((-1.0 if negative else 1.0) * 10.0**exponent)
+            if kind in ("max", "min"):
+                x = c.apply(np.maximum if kind == "max" else np.minimum, x, k)
+            elif kind == "clip":
+                x = clamped(*sorted((0.0 if negative else -1.0, abs(float(k)))))(c, x)
+            elif kind == "where":
+                x = c.apply(np.where, c.apply(np.greater, x, k), x, np.array(0.0))
+            elif kind == "abs":
+                x = c.apply(np.abs, x)
+            elif kind in ("scale", "shift"):
+                x = (c.multiply if kind == "scale" else c.add)(x, k)
+            elif kind == "relu":
+                x = rectified(c, x)
+            else:
+                x = c.add(x, first)
+        return x
+
+    equal_or_refused(function)
 
 
 def refused(program: Callable[[Chain], Any], shape: tuple[int, ...] = (6,), **kw: Any) -> str:

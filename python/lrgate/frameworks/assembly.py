@@ -123,13 +123,16 @@ def _resolved(stage: Stage, known: _Known) -> tuple[Rows, Activation, Float64Arr
     line = list(elementwise_line(whole).items())[1:]
     if stage.activation is not None and len(line) == 1:
         return stage.inputs, stage.activation, one, zero
-    for _, (function, variants) in reversed(line):
-        for variant in _arguments(variants):
+    for _, link in reversed(line):
+        for variant in _arguments(link.variants):
             known.tried()
-            found = recognised(_of(function, variant), stage.size, stage.breaks)
+            events = [_of(event, variant) for event in link.events.values()]
+            function = _of(link.function, variant)
+            found = recognised(function, stage.size, events, _fixed(variant))
             if found is not None:
-                activation, scale, offset = found
-                return variant, activation, scale, offset
+                if found.shift is not None:
+                    variant = variant.scaled(np.full(stage.size, found.sign)).shifted(found.shift)
+                return variant, found.activation, found.scale, found.offset
     if stage.activation is not None:
         return stage.inputs, stage.activation, one, zero
     raise Refused(f"the function that ends at {stage.where} is none of lrgate's activations")
@@ -146,6 +149,14 @@ def _arguments(variants: tuple[Rows, ...]) -> Iterator[Rows]:
             continue
         offset = None if variant.offset is None else variant.offset / variant.scale
         yield variant.with_map(None, offset, variant.shape)
+
+
+def _fixed(rows: Rows) -> Float64Array | None:
+    """The value of each element whose scale is zero, and NaN; None if there are none."""
+    if rows.scale is None or rows.scale.all():
+        return None
+    offset = np.zeros(rows.size) if rows.offset is None else rows.offset
+    return np.where(rows.scale == 0.0, offset, np.nan)
 
 
 def _of(function: Function, variant: Rows) -> Function:
@@ -287,6 +298,8 @@ def _with_stage(
     """Factors on the outputs of a stage, of which `scale * outputs + offset` are the values."""
     stage = bottom.stage
     if not factors:
+        if bottom.size**2 > MAX_ELEMENTS:
+            raise Refused(f"{bottom.size} outputs of a function need a matrix that is too large")
         factors = [(np.eye(bottom.size), np.zeros(bottom.size))]
     index = bottom.core.index if isinstance(bottom.core, Taken) else np.arange(stage.size)
     s, c = scale[index], offset[index]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 from typing import Any, Final
 
 import numpy as np
@@ -52,6 +53,9 @@ MAX_BUILT: Final = 2**26
 _MAX_STEPS: Final = 32
 _MAX_COST: Final = 256
 _MAX_VARIANTS: Final = 8
+_MAX_EVENTS: Final = 64
+# Operations that make no kink or jump.
+_SMOOTH: Final = (np.add, np.subtract, np.multiply)
 
 Array = npt.NDArray[Any]
 
@@ -336,8 +340,14 @@ class Chain:
             # The same function, which has a hard zero.
             activation = Activation("clipped_relu", activation.parameters[1])
         row_wise = activation.name in ("softmax", "log_softmax")
-        function: Function | None = None if row_wise else activation.apply
-        stage = Stage(x.size, x, function, activation, where=self.where)
+        stage = Stage(
+            x.size,
+            x,
+            None if row_wise else activation.apply,
+            activation,
+            events=() if row_wise else _kinks(activation),
+            where=self.where,
+        )
         return Rows(stage.outputs, x.shape, batch=x.batch)
 
     def softmax(self, x: Rows, axis: int, *, log: bool = False) -> Rows:
@@ -383,34 +393,30 @@ class Chain:
         cost = 1 + sum(_cost(value, shared) for value in kept)
         if cost > _MAX_COST:
             raise Refused("it belongs to a function that is too long to be an activation")
-        variants = _distinct([variant for _, found in links for variant in found])
-        base = min(variants, key=lambda v: 0 if v.is_plain else 1)
-        functions = iter([link for link, _ in links])
+        variants = _distinct([variant for link in links for variant in link.variants])
+        functions = iter([link.function for link in links])
         arguments: list[Function | Float64Array] = [
             next(functions) if isinstance(value, Rows) else value for value in shaped
         ]
 
-        def composed(z: Float64Array) -> Float64Array:
-            core = base.undo(z)
+        def composed(core: Float64Array) -> Float64Array:
             with np.errstate(all="ignore"):
                 result = function(*[a(core) if callable(a) else a for a in arguments])
                 return np.asarray(result, np.float64)
 
-        breaks = tuple(
-            float(c)
-            for value in shaped
-            if not isinstance(value, Rows)
-            for c in np.unique(value)[:64]
-        )
-        shape = next(value.shape for value in shaped if isinstance(value, Rows))
-        inputs = base.reshaped(shape)
-        inherited = {b for value in shaped if isinstance(value, Rows) for b in _breaks(value)}
+        events = {key: event for link in links for key, event in link.events.items()}
+        if function not in _SMOOTH:
+            events.update({object(): event for event in _events(arguments)})
+        if len(events) > _MAX_EVENTS:
+            raise Refused("it belongs to a function that is too long to be an activation")
+        shape = kept[0].shape
+        inputs = Rows(shared, shape, batch=kept[0].batch)
         stage = Stage(
-            base.size,
+            inputs.size,
             inputs,
             composed,
             variants=tuple(variants),
-            breaks=tuple(sorted({*breaks, *inherited})),
+            events=tuple(events.values()),
             where=self.where,
             cost=cost,
         )
@@ -523,42 +529,79 @@ def _two_places(a: Rows, b: Rows, verb: str) -> str:
     return f"it {verb} {first} and {second}: branches and residual connections are not supported"
 
 
-Line = dict[Any, tuple[Function, tuple[Rows, ...]]]
+@dataclass(frozen=True, eq=False)
+class Link:
+    """Rows as a function of a core.
+
+    `variants` are the rows with the core from which the function was computed. `events` are
+    functions of the core, where sign changes may be kinks or jumps, by stage and number.
+    """
+
+    function: Function
+    variants: tuple[Rows, ...]
+    events: dict[Any, Function]
+
+
+Line = dict[Any, Link]
 
 
 def elementwise_line(rows: Rows) -> Line:
-    """The cores of which `rows` are an elementwise function, with the functions.
-
-    Also the rows with each core from which the function was computed.
-    """
-    found: Line = {rows.core: (rows.apply, (rows,))}
-    function: Function = rows.apply
+    """The cores of which `rows` are an elementwise function."""
+    link = Link(rows.apply, (rows,), {})
     core = rows.core
+    found: Line = {core: link}
     while (stage := core.stage).outputs is core and stage.function is not None:
         if len(found) > _MAX_STEPS:
             break
         assert stage.inputs is not None
-        inner, outer, inputs = stage.function, function, stage.inputs
-
-        def composed(
-            z: Float64Array,
-            inner: Function = inner,
-            outer: Function = outer,
-            inputs: Rows = inputs,
-        ) -> Float64Array:
-            return outer(inner(inputs.apply(z)))
-
-        function = composed
+        inputs = stage.inputs
+        inner = _after(stage.function, inputs.apply)
+        events = {
+            **{(stage, i): _after(e, inputs.apply) for i, e in enumerate(stage.events)},
+            **{key: _after(event, inner) for key, event in link.events.items()},
+        }
         core = inputs.core
-        found[core] = (function, (inputs, *stage.variants))
+        link = Link(_after(link.function, inner), stage.variants or (inputs,), events)
+        found[core] = link
     return found
+
+
+def _after(outer: Function, inner: Function) -> Function:
+    return lambda z: outer(inner(z))
+
+
+def _events(arguments: Sequence[Function | Float64Array]) -> list[Function]:
+    """Functions of a core that are zero where operands are equal, or the only one is zero."""
+    functions = [a for a in arguments if callable(a)]
+    if len(arguments) == 1:
+        return functions
+
+    def between(a: Function, b: Function | Float64Array) -> Function:
+        return lambda z: a(z) - (b(z) if callable(b) else b)
+
+    constants = [a for a in arguments if not callable(a)]
+    return [
+        *(between(a, b) for a, b in combinations(functions, 2)),
+        *(between(a, c) for a, c in product(functions, constants)),
+    ]
+
+
+def _kinks(activation: Activation) -> tuple[Function, ...]:
+    """Events where an activation may have a kink or a jump."""
+    numbers = {p for p in activation.values if isinstance(p, float)}
+
+    def at(kink: float) -> Function:
+        return lambda z: z - kink
+
+    return tuple(at(kink) for kink in sorted({0.0, -3.0, 3.0, *numbers}))
 
 
 def _distinct(variants: Sequence[Rows]) -> list[Rows]:
     """Some of the rows of one core that differ."""
-    found: dict[tuple[int, int], Rows] = {}
-    for rows in variants:
-        found.setdefault((id(rows.scale), id(rows.offset)), rows)
+    found: dict[tuple[bytes | None, ...], Rows] = {}
+    for rows in {id(v): v for v in variants}.values():
+        parts = (rows.scale, rows.offset)
+        found.setdefault(tuple(None if p is None else p.tobytes() for p in parts), rows)
     return list(found.values())[:_MAX_VARIANTS]
 
 
@@ -570,8 +613,3 @@ def _cost(rows: Rows, shared: Any) -> int:
         assert stage.inputs is not None
         cost, core = cost + stage.cost, stage.inputs.core
     return cost
-
-
-def _breaks(rows: Rows) -> tuple[float, ...]:
-    stage = rows.stage
-    return stage.breaks if rows.core is stage.outputs else ()

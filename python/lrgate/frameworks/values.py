@@ -53,8 +53,9 @@ class Stage:
     variants : tuple of Rows
         Other rows of the core of `inputs` on which the function was computed. A spelled-out
         activation may have one of them as its argument.
-    breaks : tuple of float
-        Constants in the function, near which it may change.
+    events : tuple of callable
+        Functions of the same values as `function`, which may have a kink or a jump where one of
+        them changes its sign.
     where : str
         The node that made the stage, for messages.
     cost : int
@@ -66,7 +67,7 @@ class Stage:
     function: Function | None = None
     activation: Activation | None = None
     variants: tuple[Rows, ...] = ()
-    breaks: tuple[float, ...] = ()
+    events: tuple[Function, ...] = ()
     where: str = ""
     cost: int = 1
 
@@ -219,7 +220,6 @@ class Rows:
         return values if self.offset is None else values + self.offset
 
     def undo(self, values: Float64Array) -> Float64Array:
-        """The values of the core that give `values`; not finite where the scale is zero."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            core = values if self.offset is None else values - self.offset
-            return core if self.scale is None else core / self.scale
+        """The values of the core that give `values`; any values where the scale is zero."""
+        core = values if self.offset is None else values - self.offset
+        return core if self.scale is None else core / np.where(self.scale == 0.0, 1.0, self.scale)
