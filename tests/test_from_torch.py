@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -443,6 +444,52 @@ def test_hostile_files_run_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         from_torch(tmp_path / "missing.pt2")
     assert not Path("/tmp/lrgate-must-not-exist").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_archives_that_parsers_read_differently(tmp_path: Path) -> None:
+    good = tmp_path / "good.pt2"
+    torch.export.save(exported(Functional()), good)
+    flag = tmp_path / "flag"
+
+    def twice(name: str, content: bytes) -> Any:
+        if not name.endswith("models/model.json"):
+            return [(name, content)]
+        code = f"positive=bool(open('{flag}','w').write('x'))"
+        return [(name, content.replace(b"positive=True", code.encode())), (name, content)]
+
+    def in_other_case(name: str, content: bytes) -> Any:
+        return [
+            (n.replace("model.json", "MODEL.json", i), c)
+            for i, (n, c) in enumerate(twice(name, content))
+        ]
+
+    for change in (twice, in_other_case):
+        bad = rewritten(good, tmp_path / "bad.pt2", change)
+        with pytest.raises(UnsupportedModelError, match="two members of the same name"):
+            from_torch(bad)
+    assert not flag.exists()
+
+
+def test_compressed_archives_are_not_unpacked(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.pt2", tmp_path / "bad.pt2"
+    torch.export.save(exported(Functional()), good)
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) + b" " * 10_000_000 * name.endswith("model.json"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnsupportedModelError, match="compressed"):
+            from_torch(bad)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    content = good.read_bytes()
+    size = next(i.file_size for i in zipfile.ZipFile(good).infolist() if "model.json" in i.filename)
+    long = content.replace(size.to_bytes(4, "little"), (2**30).to_bytes(4, "little"))
+    bad.write_bytes(long)
+    with pytest.raises(UnsupportedModelError, match="longer than the file"):
+        from_torch(bad)
 
 
 # Refusals
