@@ -16,7 +16,6 @@ import pytest
 import lrgate
 from lrgate.frameworks.errors import UnsupportedModelError
 from lrgate.frameworks.torch_reader import from_torch
-from lrgate.model.activation import Activation
 
 torch = pytest.importorskip("torch", reason="from_torch needs PyTorch")
 nn = torch.nn
@@ -258,6 +257,8 @@ def test_older_weight_norm() -> None:
         nn.Hardsigmoid(),
         nn.Hardtanh(),
         nn.Hardtanh(-2.0, 1.0),
+        nn.Hardtanh(20.0, 30.0),
+        nn.Hardtanh(-1000.0, 1000.0),
         nn.Threshold(0.5, 0.0),
         nn.PReLU(),
         nn.PReLU(8),
@@ -268,20 +269,7 @@ def test_older_weight_norm() -> None:
 def test_activations_equal(activation: Any) -> None:
     if isinstance(activation, nn.PReLU):
         activation.weight.data.uniform_(-0.5, 0.5)
-    try:
-        check(sequential(activation))
-    except UnsupportedModelError as error:
-        if _lacks_activations() and "activation" in str(error):
-            pytest.skip("this activation is not in lrgate yet")
-        raise
-
-
-def _lacks_activations() -> bool:
-    try:
-        Activation("silu")
-    except ValueError:
-        return True
-    return False
+    check(sequential(activation))
 
 
 @pytest.mark.parametrize(
@@ -314,6 +302,14 @@ def test_axes_of_rows_and_examples() -> None:
     check(Functional(), [[0, 1, 2, 3]])
     net = check(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.zeros(2, 3, 4))
     assert net.input_size == 12
+
+
+def test_sizes_in_shapes() -> None:
+    check(Outputs(lambda z: z.reshape(z.numel() // 3, 3)), torch.zeros(2, 4))
+    check(Outputs(lambda z: z[: z.shape[0]].view(z.shape[0] * 2 // 2, -1)), torch.zeros(2, 4))
+    check(
+        Outputs(lambda z: z[:].expand(z.size(0), 3) * torch.ones(z.shape[0], 1)), torch.zeros(2, 4)
+    )
 
 
 def test_labels_and_tasks() -> None:
@@ -397,6 +393,39 @@ def test_program_of_one_row_without_axis() -> None:
     program = torch.export.export(module.eval(), (torch.zeros(4),), strict=False)
     x = torch.randn(6, 4)
     np.testing.assert_allclose(from_torch(program)(x), module(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda z: z.squeeze(0),
+        lambda z: z.flatten(),
+        lambda z: z[0],
+        lambda z: z.softmax(1)[0],
+        lambda z: z.argmax(),
+        lambda z: z.argmax(1),
+    ],
+    ids=range(6),
+)
+def test_programs_of_one_row(form: Any) -> None:
+    module = trained(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.PReLU(8)))
+    module = nn.Sequential(module, nn.Linear(8, 3)).eval()
+
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, x: Any) -> Any:
+            return form(self.module(x))
+
+    net = from_torch(torch.export.export(One().eval(), (torch.zeros(1, 4),), strict=False))
+    x = torch.randn(6, 4)
+    expected = torch.stack([form(module(row[None])) for row in x]).detach().numpy()
+    if expected.dtype == np.int64:
+        assert net.predict(x).tolist() == expected.ravel().tolist()
+    else:
+        np.testing.assert_allclose(net(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def rewritten(source: Path, target: Path, change: Any) -> Path:
@@ -546,6 +575,37 @@ class Ensembles(Functional):
         return super().forward(x) - x.mean()
 
 
+class Hidden(Functional):
+    """The function of the hidden values is not known as an activation."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Any) -> Any:
+        return self.second(self.function(self.first(x)))
+
+
+class Whole(Functional):
+    """Rows of whole numbers, converted in the module."""
+
+    def __init__(self, convert: Any) -> None:
+        super().__init__()
+        self.convert = convert
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(self.convert(x))
+
+
+def whole_program(convert: Any, dtype: Any) -> Any:
+    return torch.export.export(
+        Whole(convert).eval(),
+        (torch.zeros(2, 4, dtype=dtype),),
+        dynamic_shapes=({0: torch.export.Dim.AUTO},),
+        strict=False,
+    )
+
+
 def conv() -> Any:
     return nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(4, 2))
 
@@ -616,6 +676,92 @@ REFUSALS: dict[str, tuple[Any, Any, str]] = {
     "no layer": (lambda: nn.ReLU(), torch.zeros(2, 4), "no matrix before it|activation"),
     "random": (lambda: Outputs(lambda z: z + torch.rand(3)), None, "random numbers"),
     "several rows": (lambda: Outputs(lambda z: z / z.size(0)), None, "number of rows"),
+    "number of rows in a factor": (
+        lambda: Outputs(lambda z: z * (1.0 / z.shape[0])),
+        None,
+        "computes with the number of rows",
+    ),
+    "a multiple of the number of rows": (
+        lambda: Outputs(lambda z: z / (2 * z.shape[0])),
+        None,
+        r"aten.div.Tensor.*computes with the number of rows",
+    ),
+    "root of the number of rows": (
+        lambda: Outputs(lambda z: z * z.shape[0] ** 0.5),
+        None,
+        "computes with the number of rows",
+    ),
+    "least number of rows": (
+        lambda: Outputs(lambda z: z * torch.sym_min(z.shape[0], 5)),
+        None,
+        "computes with the number of rows",
+    ),
+    "filled with the number of rows": (
+        lambda: Outputs(lambda z: z + torch.full_like(z, z.shape[0])),
+        None,
+        "computes with the number of rows",
+    ),
+    "first rows": (lambda: Outputs(lambda z: z[:20]), None, "depends on the number of rows"),
+    "few rows": (
+        lambda: Outputs(lambda z: z if z.shape[0] < 20 else 2 * z),
+        None,
+        "condition rows < 20",
+    ),
+    "even rows": (
+        lambda: Outputs(lambda z: z if z.shape[0] % 2 == 0 else 2 * z),
+        None,
+        "depends on the number of rows",
+    ),
+    "two rows": (
+        lambda: Outputs(lambda z: z if z.shape[0] == 2 else 2 * z),
+        None,
+        "depends on the number of rows",
+    ),
+    "rolled rows": (lambda: Outputs(lambda z: z.roll(6, 0)), None, "mixes or drops rows"),
+    "rolled": (lambda: Outputs(lambda z: z.roll(18)), None, "mixes or drops rows"),
+    "flipped rows": (lambda: Outputs(lambda z: z.flip(0)), None, "mixes or drops rows"),
+    "later rows": (lambda: Outputs(lambda z: z[1:]), None, "depends on the number of rows"),
+    "program of few rows": (
+        lambda: torch.export.export(
+            Outputs(lambda z: z[:20]).eval(),
+            (torch.zeros(2, 4),),
+            dynamic_shapes=({0: torch.export.Dim("rows", max=19)},),
+            strict=False,
+        ),
+        None,
+        "aten.slice.Tensor.*mixes or drops rows",
+    ),
+    "sum of truth values": (
+        lambda: Hidden(lambda h: h * ((h > 0) + (h > 0))),
+        None,
+        "computes with whole numbers or truth values",
+    ),
+    "product of truth values": (
+        lambda: Hidden(lambda h: h * ((h > 0) * (h < 1))),
+        None,
+        "computes with whole numbers or truth values",
+    ),
+    "count of truth values": (
+        lambda: Hidden(lambda h: h * (h > 0).sum(1, keepdim=True)),
+        None,
+        "computes with whole numbers or truth values",
+    ),
+    "bytes that wrap": (
+        lambda: whole_program(lambda x: (x * 2).float(), torch.uint8),
+        None,
+        "computes with whole numbers or truth values",
+    ),
+    "comparison of bytes": (
+        lambda: whole_program(lambda x: (x > 3).float(), torch.uint8),
+        None,
+        "computes with whole numbers or truth values",
+    ),
+    "narrower numbers": (
+        lambda: whole_program(lambda x: x.to(torch.int8).float(), torch.uint8),
+        None,
+        "rounds to whole numbers",
+    ),
+    "NaN": (lambda: Hidden(lambda h: h.nan_to_num().relu()), None, "nan_to_num.*treats NaN"),
     "constant": (lambda: Outputs(lambda z: torch.ones(3)), None, "does not depend on its input"),
     "function": (
         lambda: nn.Sequential(nn.Linear(4, 3), nn.Softshrink()),
@@ -706,8 +852,6 @@ def test_stable_baselines3(algorithm: str) -> None:
             gym.spaces.Discrete(3) if discrete else gym.spaces.Box(-2, 2, (2,), np.float32)
         )
 
-    if algorithm in ("PPO", "A2C") and _lacks_activations():
-        pytest.skip("log_softmax is not in lrgate yet")
     model = getattr(sb3, algorithm.split()[0])("MlpPolicy", Env(), device="cpu")
     x = np.random.default_rng(0).uniform(-3, 3, (60, 5)).astype(np.float32)
     actions = model.predict(x, deterministic=True)[0]

@@ -7,6 +7,7 @@ import inspect
 import math
 import operator
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from lrgate.frameworks.torch_operators import (
     constant_call,
     holds_batch,
     is_dynamic,
+    size_call,
 )
 from lrgate.frameworks.values import Rows
 from lrgate.inputs.optional import required
@@ -328,13 +330,21 @@ def _exported(torch: Any, module: Any, example: Any) -> Any:
     dynamic = ({0: torch.export.Dim.AUTO},)
     try:
         with torch.no_grad():
-            return torch.export.export(module, (example,), dynamic_shapes=dynamic, strict=False)
+            program = torch.export.export(module, (example,), dynamic_shapes=dynamic, strict=False)
     except Exception as error:
         _explain(module)
         raise Refused(
             f"torch.export cannot export it for rows of shape {tuple(example.shape[1:])}: "
             f"{_first_line(error)}"
         ) from error
+    for guard in getattr(program, "_guards_code", None) or ():
+        if re.search(r"\.size\(\)\[0\]", guard):
+            condition = re.sub(r"\w+\[.*?\]\.size\(\)\[0\]", "rows", guard)
+            raise Refused(
+                "what it computes depends on the number of rows: torch.export found the condition "
+                f"{condition}"
+            )
+    return program
 
 
 def _first_line(error: Exception) -> str:
@@ -424,6 +434,9 @@ class _Reader:
             if not isinstance(first, int):
                 raise Refused("its rows have no axis of their own")
             self.batch, shape = None, (first,)
+        elif first == 1:
+            # One row, which the program may take out of its axis.
+            self.batch, shape = None, (1, *shape)
         self.shape = shape
         self._chain = Chain(shape, self.batch)
         #: Node whose values a label compares.
@@ -578,7 +591,7 @@ class _Reader:
             module = getattr(target, "__module__", None)
             if module not in ("_operator", "math", "torch") or is_dynamic([args, kwargs]):
                 raise Refused("lrgate does not know operations outside of ATen")
-            return target(*args, **kwargs)
+            return size_call(target, [*args, *kwargs.values()])
         values = _bound(target, args, kwargs)
         fake = node.meta.get("val")
         several = isinstance(fake, list | tuple)
@@ -594,6 +607,8 @@ class _Reader:
             [_is_boolean(source) for source in sources],
             len(fake) if several else 1,
             whole,
+            [_is_whole(source) for source in sources],
+            _widens(node, first),
         )
         if is_dynamic(values):
             result = called(call)
@@ -642,6 +657,33 @@ def _is_boolean(source: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype is torch.bool
 
 
+def _is_whole(source: Any) -> bool:
+    """Whether a node is a tensor of whole numbers."""
+    import torch
+
+    dtype = getattr(getattr(source, "meta", {}).get("val"), "dtype", None)
+    return isinstance(dtype, torch.dtype) and _limits(torch, dtype) is not None
+
+
+def _limits(torch: Any, dtype: Any) -> tuple[int, int] | None:
+    """The smallest and the largest value of a dtype of whole numbers."""
+    if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
+        return None
+    info = torch.iinfo(dtype)
+    return int(info.min), int(info.max)
+
+
+def _widens(node: Any, result: Any) -> bool:
+    """Whether the dtype of a tensor holds all whole numbers of that of the node's argument."""
+    import torch
+
+    source = node.args[0] if node.args else None
+    if not _is_whole(source) or not isinstance(result, torch.Tensor):
+        return False
+    old, new = _limits(torch, source.meta["val"].dtype), _limits(torch, result.dtype)
+    return old is not None and new is not None and new[0] <= old[0] and old[1] <= new[1]
+
+
 def _label(node: Any) -> str:
     """The path of the module that computes a node, or the name of the node."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
@@ -662,13 +704,16 @@ def _source_line(node: Any) -> str:
     lines = (node.meta.get("stack_trace") or "").splitlines()
     for place in range(len(lines) - 1, -1, -1):
         text = lines[place].strip()
-        if not text.startswith('File "') or place + 1 >= len(lines):
+        if not text.startswith('File "'):
             continue
         file, _, rest = text[6:].partition('"')
         if f"{os.sep}torch{os.sep}" in file or file.startswith("<") or file == __file__:
             continue
         number = rest.removeprefix(", line ").partition(",")[0]
-        return f' ("{lines[place + 1].strip()}" in {Path(file).name}, line {number})'
+        quoted = lines[place + 1].strip() if place + 1 < len(lines) else ""
+        if not quoted or quoted.startswith('File "'):
+            return f" ({Path(file).name}, line {number})"
+        return f' ("{quoted}" in {Path(file).name}, line {number})'
     return ""
 
 
