@@ -8,6 +8,7 @@ import re
 import tracemalloc
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 import lrgate
 from lrgate.frameworks.errors import UnsupportedModelError
-from lrgate.frameworks.torch_reader import from_torch
+from lrgate.frameworks.torch_reader import _source_line, from_torch
 
 torch = pytest.importorskip("torch", reason="from_torch needs PyTorch")
 nn = torch.nn
@@ -342,6 +343,67 @@ def test_probabilities_of_two_classes() -> None:
     np.testing.assert_allclose(net.predict_proba(x), module(x).detach(), atol=1e-6)
 
 
+def test_label_of_two_probabilities() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 1)
+
+        def forward(self, x: Any) -> Any:
+            p = torch.sigmoid(self.linear(x))
+            return torch.cat([1 - p, p], dim=1).argmax(1)
+
+    module = Two()
+    net = from_torch(module)
+    x = torch.randn(50, 4)
+    assert net.output_size == 1
+    assert net.task == "classification"
+    assert net.predict(x).tolist() == module(x).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64, torch.bool])
+def test_programs_of_whole_numbers(dtype: Any) -> None:
+    program = whole_program(lambda x: x.float() / 255, dtype)
+    net = from_torch(program)
+    x = torch.randint(0, 2 if dtype is torch.bool else 128, (9, 4)).to(dtype)
+    expected = program.module()(x).detach()
+    np.testing.assert_allclose(net(x.float().numpy()), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_whole_numbers_may_become_wider() -> None:
+    from_torch(whole_program(lambda x: x.to(torch.int32).flip(1) * 0.5, torch.uint8))
+
+
+def test_network_of_an_accelerated_module() -> None:
+    from lrgate.torch import Accelerated
+
+    net = from_torch(Functional())
+    module = Accelerated(net)
+    assert from_torch(module) is net
+    named = from_torch(module, task="classification", classes=["a", "b", "c"])
+    assert named.task == "classification"
+    assert set(named.predict(np.zeros((3, 4), np.float32))) <= {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_parameters_that_are_not_finite(bad: float) -> None:
+    module = Functional()
+    module.first.weight.data[2, 1] = bad
+    with pytest.raises(
+        UnsupportedModelError, match=r"Functional: .*'first\.weight' has NaN or inf"
+    ):
+        from_torch(module)
+
+
+@pytest.mark.parametrize(
+    "example", [(torch.zeros(1, 4),), {"x": torch.zeros(1, 4)}, torch.zeros(1, 4), "unknown"]
+)
+def test_example_input_array(example: Any) -> None:
+    module = Functional()
+    module.example_input_array = example
+    assert from_torch(module).input_size == 4
+
+
 def test_module_is_unchanged() -> None:
     module = trained(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
     module[1].eval()
@@ -384,6 +446,8 @@ def test_exported_programs(tmp_path: Path, rows: int) -> None:
     torch.export.save(exported(module), path)
     net = from_torch(path)
     np.testing.assert_allclose(net(x), module(x).detach(), rtol=1e-5, atol=1e-6)
+    upper = path.rename(tmp_path / "MODEL.PT2")
+    np.testing.assert_allclose(lrgate.load(upper)(x), module(x).detach(), rtol=1e-5, atol=1e-6)
     decomposed = exported(module).run_decompositions()
     np.testing.assert_allclose(from_torch(decomposed)(x), module(x).detach(), rtol=1e-5, atol=1e-6)
 
@@ -519,6 +583,18 @@ def test_compressed_archives_are_not_unpacked(tmp_path: Path) -> None:
     bad.write_bytes(long)
     with pytest.raises(UnsupportedModelError, match="longer than the file"):
         from_torch(bad)
+
+
+def test_source_lines_without_text() -> None:
+    frames = (
+        '  File "/a/torch/x.py", line 1, in f\n    g()\n  File "/a/user.py", line 7, in forward\n'
+    )
+
+    def node(end: str) -> Any:
+        return SimpleNamespace(meta={"stack_trace": frames + end})
+
+    assert _source_line(node('  File "<eval>", line 2, in h\n')) == " (user.py, line 7)"
+    assert _source_line(node("    y = f(x)\n")) == ' ("y = f(x)" in user.py, line 7)'
 
 
 # Refusals

@@ -59,7 +59,7 @@ def load_program(path: str) -> Any:
     try:
         members = _members(content)
         _check(members)
-        # Parsers of archives differ, so torch gets an archive of what was checked.
+        # Parsers of archives differ, so torch gets an archive of the checked members.
         program = torch.export.load(_archive(members))
     except Refused:
         raise

@@ -8,6 +8,7 @@ import math
 import operator
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +30,7 @@ from lrgate.frameworks.torch_operators import (
 )
 from lrgate.frameworks.values import Rows
 from lrgate.inputs.optional import required
-from lrgate.network import Network
+from lrgate.network import Network, with_declared
 
 __all__ = ["from_torch"]
 
@@ -55,7 +56,7 @@ def from_torch(
         Computes one output of one input, whose first axis is that of the rows: a chain of linear
         layers, activations, and whatever is affine between them. Also a Lightning module, a fitted
         skorch net (its ``module_``), and a policy or algorithm of Stable-Baselines3 (its
-        deterministic actions). A path names a ``.pt2`` file of :func:`torch.export.save`.
+        deterministic actions), and a :class:`lrgate.torch.Accelerated`. A path names a ``.pt2`` file of :func:`torch.export.save`.
     x : array-like (n, ...), optional
         Example rows, of which two are used to export the module. By default, rows of zeros with
         as many inputs as the first layer has.
@@ -97,6 +98,10 @@ def from_torch(
     torch = required("torch", "torch", "lrgate.from_torch")
     name = os.fspath(module) if isinstance(module, str | os.PathLike) else type(module).__name__
     name = str(name)
+    accelerated = sys.modules.get("lrgate.torch.accelerated")
+    if accelerated is not None and isinstance(module, accelerated.Accelerated):
+        network: Network = module.network
+        return with_declared(network, task, classes)
     try:
         source = _source(torch, module, x)
         reader = _Reader(source, name)
@@ -120,7 +125,7 @@ class _Source:
 def _source(torch: Any, module: Any, x: Any) -> _Source:
     if isinstance(module, str | os.PathLike):
         path = os.fspath(module)
-        if Path(path).suffix != ".pt2":
+        if Path(path).suffix.lower() != ".pt2":
             raise Refused(
                 "a path must name a .pt2 file of torch.export.save. A pickled module may run any "
                 "code when it is loaded: load it yourself, and pass the module"
@@ -244,7 +249,7 @@ def _example(torch: Any, module: Any, x: Any) -> Any:
     """Two rows to export the module with."""
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     if x is None:
-        x = getattr(module, "example_input_array", None)
+        x = _lightning_rows(torch, module)
     if x is not None:
         return _two_rows(torch, x).to(dtype)
     space = getattr(module, "observation_space", None)
@@ -269,6 +274,16 @@ def _example(torch: Any, module: Any, x: Any) -> Any:
     raise Refused(
         f"the shape of its input cannot be found out{reason}: pass x, rows of data (two are enough)"
     ) from failure
+
+
+def _lightning_rows(torch: Any, module: Any) -> Any:
+    """The example rows of a Lightning module, if they are one tensor."""
+    value = getattr(module, "example_input_array", None)
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, torch.Tensor | np.ndarray) else None
 
 
 def _two_rows(torch: Any, x: Any) -> Any:
@@ -341,7 +356,7 @@ def _exported(torch: Any, module: Any, example: Any) -> Any:
         if re.search(r"\.size\(\)\[0\]", guard):
             condition = re.sub(r"\w+\[.*?\]\.size\(\)\[0\]", "rows", guard)
             raise Refused(
-                "what it computes depends on the number of rows: torch.export found the condition "
+                "its answer depends on the number of rows: torch.export found the condition "
                 f"{condition}"
             )
     return program
@@ -529,6 +544,9 @@ class _Reader:
             if value.is_meta:
                 raise Refused(f"its tensor {spec.target!r} is on the device meta, without values")
             value = value.detach().cpu()
+            is_real = spec.kind is self._kinds().PARAMETER and value.is_floating_point()
+            if is_real and not torch.isfinite(value).all():
+                raise Refused(f"its parameter {spec.target!r} has NaN or infinite values")
         return value
 
     def _walk(self, owner: Any, live: set[Any], inputs: list[Any], step: Step) -> dict[Any, Any]:
@@ -678,7 +696,7 @@ def _widens(node: Any, result: Any) -> bool:
     import torch
 
     source = node.args[0] if node.args else None
-    if not _is_whole(source) or not isinstance(result, torch.Tensor):
+    if source is None or not _is_whole(source) or not isinstance(result, torch.Tensor):
         return False
     old, new = _limits(torch, source.meta["val"].dtype), _limits(torch, result.dtype)
     return old is not None and new is not None and new[0] <= old[0] and old[1] <= new[1]
@@ -727,6 +745,7 @@ def _verified(net: Network, reader: _Reader, source: _Source, value: Rows | Labe
     module = source.module
     epsilon = max(reader.epsilon, float(np.finfo(np.float32).eps))
     labels = isinstance(value, Labels)
+    rows = _whole_rows(torch, net, reader.dtype)
     compute: Callable[[Any], Any] = reader.run if module is None else module
 
     def scores(x: Array) -> Array:
@@ -735,19 +754,37 @@ def _verified(net: Network, reader: _Reader, source: _Source, value: Rows | Labe
         # A network of two exclusive classes has one output.
         return result[:, 1:] if result.shape[1] == 2 and net.output_size == 1 else result
 
-    verified(net, scores, source="torch", name=name, epsilon=epsilon)
+    verified(net, scores, source="torch", name=name, epsilon=epsilon, x=rows)
     if not labels:
         return
 
     def agreement(x: Array) -> Array:
         """The network's own scores, where its best one is that of the module's label."""
         label = _by_rows(torch, reader, compute, x).astype(np.intp).reshape(-1)
-        own = net.forward(x)
+        own = scores_of(net.forward(x))
         best = own.max(axis=1)
         near = own[np.arange(len(own)), label] >= best - 1e-3 * (1.0 + np.abs(best))
-        return np.where(near[:, None], own, np.nan)
+        return np.where(near[:, None], net.forward(x), np.nan)
 
-    verified(net, agreement, source="torch", name=name, epsilon=epsilon)
+    def scores_of(raw: Array) -> Array:
+        # The one output of two exclusive classes is the probability of the second.
+        return raw if raw.shape[1] > 1 else np.concatenate([1.0 - raw, raw], axis=1)
+
+    verified(net, agreement, source="torch", name=name, epsilon=epsilon, x=rows)
+
+
+def _whole_rows(torch: Any, net: Network, dtype: Any) -> npt.NDArray[np.float32] | None:
+    """Rows of values that an input of whole numbers may have, float32 (8, d)."""
+    limits = (0, 1) if dtype is torch.bool else _limits(torch, dtype)
+    if limits is None:
+        return None
+    rng = np.random.default_rng(0)
+    rows = np.zeros((8, net.input_size))
+    # Larger numbers are not exact in float32.
+    for part, most in ((slice(0, 4), 255), (slice(4, 6), 2**24), (slice(6, 7), 1)):
+        low, high = max(limits[0], -most), min(limits[1], most)
+        rows[part] = rng.integers(low, high, rows[part].shape, endpoint=True)
+    return rows.astype(np.float32)
 
 
 def _by_rows(torch: Any, reader: _Reader, function: Callable[[Any], Any], x: Array) -> Array:
