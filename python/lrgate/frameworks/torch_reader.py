@@ -56,7 +56,8 @@ def from_torch(
         Computes one output of one input, whose first axis is that of the rows: a chain of linear
         layers, activations, and whatever is affine between them. Also a Lightning module, a fitted
         skorch net (its ``module_``), and a policy or algorithm of Stable-Baselines3 (its
-        deterministic actions), and a :class:`lrgate.torch.Accelerated`. A path names a ``.pt2`` file of :func:`torch.export.save`.
+        deterministic actions), and a :class:`lrgate.torch.Accelerated`, whose network is returned.
+        A path names a ``.pt2`` file of :func:`torch.export.save`.
     x : array-like (n, ...), optional
         Example rows, of which two are used to export the module. By default, rows of zeros with
         as many inputs as the first layer has.
