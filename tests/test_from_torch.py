@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import tracemalloc
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,7 @@ import pytest
 
 import lrgate
 from lrgate.frameworks.errors import UnsupportedModelError
-from lrgate.frameworks.torch_reader import from_torch
-from lrgate.model.activation import Activation
+from lrgate.frameworks.torch_reader import _source_line, from_torch
 
 torch = pytest.importorskip("torch", reason="from_torch needs PyTorch")
 nn = torch.nn
@@ -257,6 +258,8 @@ def test_older_weight_norm() -> None:
         nn.Hardsigmoid(),
         nn.Hardtanh(),
         nn.Hardtanh(-2.0, 1.0),
+        nn.Hardtanh(20.0, 30.0),
+        nn.Hardtanh(-1000.0, 1000.0),
         nn.Threshold(0.5, 0.0),
         nn.PReLU(),
         nn.PReLU(8),
@@ -267,20 +270,7 @@ def test_older_weight_norm() -> None:
 def test_activations_equal(activation: Any) -> None:
     if isinstance(activation, nn.PReLU):
         activation.weight.data.uniform_(-0.5, 0.5)
-    try:
-        check(sequential(activation))
-    except UnsupportedModelError as error:
-        if _lacks_activations() and "activation" in str(error):
-            pytest.skip("this activation is not in lrgate yet")
-        raise
-
-
-def _lacks_activations() -> bool:
-    try:
-        Activation("silu")
-    except ValueError:
-        return True
-    return False
+    check(sequential(activation))
 
 
 @pytest.mark.parametrize(
@@ -315,6 +305,14 @@ def test_axes_of_rows_and_examples() -> None:
     assert net.input_size == 12
 
 
+def test_sizes_in_shapes() -> None:
+    check(Outputs(lambda z: z.reshape(z.numel() // 3, 3)), torch.zeros(2, 4))
+    check(Outputs(lambda z: z[: z.shape[0]].view(z.shape[0] * 2 // 2, -1)), torch.zeros(2, 4))
+    check(
+        Outputs(lambda z: z[:].expand(z.size(0), 3) * torch.ones(z.shape[0], 1)), torch.zeros(2, 4)
+    )
+
+
 def test_labels_and_tasks() -> None:
     net = from_torch(Outputs(lambda z: z.argmax(dim=1)))
     module = Outputs(lambda z: z.argmax(dim=1, keepdim=True))
@@ -343,6 +341,67 @@ def test_probabilities_of_two_classes() -> None:
     x = torch.randn(9, 4)
     assert net.output_size == 1
     np.testing.assert_allclose(net.predict_proba(x), module(x).detach(), atol=1e-6)
+
+
+def test_label_of_two_probabilities() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 1)
+
+        def forward(self, x: Any) -> Any:
+            p = torch.sigmoid(self.linear(x))
+            return torch.cat([1 - p, p], dim=1).argmax(1)
+
+    module = Two()
+    net = from_torch(module)
+    x = torch.randn(50, 4)
+    assert net.output_size == 1
+    assert net.task == "classification"
+    assert net.predict(x).tolist() == module(x).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64, torch.bool])
+def test_programs_of_whole_numbers(dtype: Any) -> None:
+    program = whole_program(lambda x: x.float() / 255, dtype)
+    net = from_torch(program)
+    x = torch.randint(0, 2 if dtype is torch.bool else 128, (9, 4)).to(dtype)
+    expected = program.module()(x).detach()
+    np.testing.assert_allclose(net(x.float().numpy()), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_whole_numbers_may_become_wider() -> None:
+    from_torch(whole_program(lambda x: x.to(torch.int32).flip(1) * 0.5, torch.uint8))
+
+
+def test_network_of_an_accelerated_module() -> None:
+    from lrgate.torch import Accelerated
+
+    net = from_torch(Functional())
+    module = Accelerated(net)
+    assert from_torch(module) is net
+    named = from_torch(module, task="classification", classes=["a", "b", "c"])
+    assert named.task == "classification"
+    assert set(named.predict(np.zeros((3, 4), np.float32))) <= {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_parameters_that_are_not_finite(bad: float) -> None:
+    module = Functional()
+    module.first.weight.data[2, 1] = bad
+    with pytest.raises(
+        UnsupportedModelError, match=r"Functional: .*'first\.weight' has NaN or inf"
+    ):
+        from_torch(module)
+
+
+@pytest.mark.parametrize(
+    "example", [(torch.zeros(1, 4),), {"x": torch.zeros(1, 4)}, torch.zeros(1, 4), "unknown"]
+)
+def test_example_input_array(example: Any) -> None:
+    module = Functional()
+    module.example_input_array = example
+    assert from_torch(module).input_size == 4
 
 
 def test_module_is_unchanged() -> None:
@@ -387,6 +446,8 @@ def test_exported_programs(tmp_path: Path, rows: int) -> None:
     torch.export.save(exported(module), path)
     net = from_torch(path)
     np.testing.assert_allclose(net(x), module(x).detach(), rtol=1e-5, atol=1e-6)
+    upper = path.rename(tmp_path / "MODEL.PT2")
+    np.testing.assert_allclose(lrgate.load(upper)(x), module(x).detach(), rtol=1e-5, atol=1e-6)
     decomposed = exported(module).run_decompositions()
     np.testing.assert_allclose(from_torch(decomposed)(x), module(x).detach(), rtol=1e-5, atol=1e-6)
 
@@ -396,6 +457,39 @@ def test_program_of_one_row_without_axis() -> None:
     program = torch.export.export(module.eval(), (torch.zeros(4),), strict=False)
     x = torch.randn(6, 4)
     np.testing.assert_allclose(from_torch(program)(x), module(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda z: z.squeeze(0),
+        lambda z: z.flatten(),
+        lambda z: z[0],
+        lambda z: z.softmax(1)[0],
+        lambda z: z.argmax(),
+        lambda z: z.argmax(1),
+    ],
+    ids=range(6),
+)
+def test_programs_of_one_row(form: Any) -> None:
+    module = trained(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.PReLU(8)))
+    module = nn.Sequential(module, nn.Linear(8, 3)).eval()
+
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, x: Any) -> Any:
+            return form(self.module(x))
+
+    net = from_torch(torch.export.export(One().eval(), (torch.zeros(1, 4),), strict=False))
+    x = torch.randn(6, 4)
+    expected = torch.stack([form(module(row[None])) for row in x]).detach().numpy()
+    if expected.dtype == np.int64:
+        assert net.predict(x).tolist() == expected.ravel().tolist()
+    else:
+        np.testing.assert_allclose(net(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def rewritten(source: Path, target: Path, change: Any) -> Path:
@@ -443,6 +537,64 @@ def test_hostile_files_run_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         from_torch(tmp_path / "missing.pt2")
     assert not Path("/tmp/lrgate-must-not-exist").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_archives_that_parsers_read_differently(tmp_path: Path) -> None:
+    good = tmp_path / "good.pt2"
+    torch.export.save(exported(Functional()), good)
+    flag = tmp_path / "flag"
+
+    def twice(name: str, content: bytes) -> Any:
+        if not name.endswith("models/model.json"):
+            return [(name, content)]
+        code = f"positive=bool(open('{flag}','w').write('x'))"
+        return [(name, content.replace(b"positive=True", code.encode())), (name, content)]
+
+    def in_other_case(name: str, content: bytes) -> Any:
+        return [
+            (n.replace("model.json", "MODEL.json", i), c)
+            for i, (n, c) in enumerate(twice(name, content))
+        ]
+
+    for change in (twice, in_other_case):
+        bad = rewritten(good, tmp_path / "bad.pt2", change)
+        with pytest.raises(UnsupportedModelError, match="two members of the same name"):
+            from_torch(bad)
+    assert not flag.exists()
+
+
+def test_compressed_archives_are_not_unpacked(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.pt2", tmp_path / "bad.pt2"
+    torch.export.save(exported(Functional()), good)
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) + b" " * 10_000_000 * name.endswith("model.json"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnsupportedModelError, match="compressed"):
+            from_torch(bad)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    content = good.read_bytes()
+    size = next(i.file_size for i in zipfile.ZipFile(good).infolist() if "model.json" in i.filename)
+    long = content.replace(size.to_bytes(4, "little"), (2**30).to_bytes(4, "little"))
+    bad.write_bytes(long)
+    with pytest.raises(UnsupportedModelError, match="longer than the file"):
+        from_torch(bad)
+
+
+def test_source_lines_without_text() -> None:
+    frames = (
+        '  File "/a/torch/x.py", line 1, in f\n    g()\n  File "/a/user.py", line 7, in forward\n'
+    )
+
+    def node(end: str) -> Any:
+        return SimpleNamespace(meta={"stack_trace": frames + end})
+
+    assert _source_line(node('  File "<eval>", line 2, in h\n')) == " (user.py, line 7)"
+    assert _source_line(node("    y = f(x)\n")) == ' ("y = f(x)" in user.py, line 7)'
 
 
 # Refusals
@@ -497,6 +649,37 @@ class Counter(Functional):
 class Ensembles(Functional):
     def forward(self, x: Any) -> Any:
         return super().forward(x) - x.mean()
+
+
+class Hidden(Functional):
+    """The function of the hidden values is not known as an activation."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Any) -> Any:
+        return self.second(self.function(self.first(x)))
+
+
+class Whole(Functional):
+    """Rows of whole numbers, converted in the module."""
+
+    def __init__(self, convert: Any) -> None:
+        super().__init__()
+        self.convert = convert
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(self.convert(x))
+
+
+def whole_program(convert: Any, dtype: Any) -> Any:
+    return torch.export.export(
+        Whole(convert).eval(),
+        (torch.zeros(2, 4, dtype=dtype),),
+        dynamic_shapes=({0: torch.export.Dim.AUTO},),
+        strict=False,
+    )
 
 
 def conv() -> Any:
@@ -569,6 +752,92 @@ REFUSALS: dict[str, tuple[Any, Any, str]] = {
     "no layer": (lambda: nn.ReLU(), torch.zeros(2, 4), "no matrix before it|activation"),
     "random": (lambda: Outputs(lambda z: z + torch.rand(3)), None, "random numbers"),
     "several rows": (lambda: Outputs(lambda z: z / z.size(0)), None, "number of rows"),
+    "number of rows in a factor": (
+        lambda: Outputs(lambda z: z * (1.0 / z.shape[0])),
+        None,
+        "computes with the number of rows",
+    ),
+    "a multiple of the number of rows": (
+        lambda: Outputs(lambda z: z / (2 * z.shape[0])),
+        None,
+        r"aten.div.Tensor.*computes with the number of rows",
+    ),
+    "root of the number of rows": (
+        lambda: Outputs(lambda z: z * z.shape[0] ** 0.5),
+        None,
+        "computes with the number of rows",
+    ),
+    "least number of rows": (
+        lambda: Outputs(lambda z: z * torch.sym_min(z.shape[0], 5)),
+        None,
+        "computes with the number of rows",
+    ),
+    "filled with the number of rows": (
+        lambda: Outputs(lambda z: z + torch.full_like(z, z.shape[0])),
+        None,
+        "computes with the number of rows",
+    ),
+    "first rows": (lambda: Outputs(lambda z: z[:20]), None, "depends on the number of rows"),
+    "few rows": (
+        lambda: Outputs(lambda z: z if z.shape[0] < 20 else 2 * z),
+        None,
+        "condition rows < 20",
+    ),
+    "even rows": (
+        lambda: Outputs(lambda z: z if z.shape[0] % 2 == 0 else 2 * z),
+        None,
+        "depends on the number of rows",
+    ),
+    "two rows": (
+        lambda: Outputs(lambda z: z if z.shape[0] == 2 else 2 * z),
+        None,
+        "depends on the number of rows",
+    ),
+    "rolled rows": (lambda: Outputs(lambda z: z.roll(6, 0)), None, "mixes or drops rows"),
+    "rolled": (lambda: Outputs(lambda z: z.roll(18)), None, "mixes or drops rows"),
+    "flipped rows": (lambda: Outputs(lambda z: z.flip(0)), None, "mixes or drops rows"),
+    "later rows": (lambda: Outputs(lambda z: z[1:]), None, "depends on the number of rows"),
+    "program of few rows": (
+        lambda: torch.export.export(
+            Outputs(lambda z: z[:20]).eval(),
+            (torch.zeros(2, 4),),
+            dynamic_shapes=({0: torch.export.Dim("rows", max=19)},),
+            strict=False,
+        ),
+        None,
+        "aten.slice.Tensor.*mixes or drops rows",
+    ),
+    "sum of truth values": (
+        lambda: Hidden(lambda h: h * ((h > 0) + (h > 0))),
+        None,
+        "computes with whole numbers or truth values",
+    ),
+    "product of truth values": (
+        lambda: Hidden(lambda h: h * ((h > 0) * (h < 1))),
+        None,
+        "computes with whole numbers or truth values",
+    ),
+    "count of truth values": (
+        lambda: Hidden(lambda h: h * (h > 0).sum(1, keepdim=True)),
+        None,
+        "computes with whole numbers or truth values",
+    ),
+    "bytes that wrap": (
+        lambda: whole_program(lambda x: (x * 2).float(), torch.uint8),
+        None,
+        "computes with whole numbers or truth values",
+    ),
+    "comparison of bytes": (
+        lambda: whole_program(lambda x: (x > 3).float(), torch.uint8),
+        None,
+        "computes with whole numbers or truth values",
+    ),
+    "narrower numbers": (
+        lambda: whole_program(lambda x: x.to(torch.int8).float(), torch.uint8),
+        None,
+        "rounds to whole numbers",
+    ),
+    "NaN": (lambda: Hidden(lambda h: h.nan_to_num().relu()), None, "nan_to_num.*treats NaN"),
     "constant": (lambda: Outputs(lambda z: torch.ones(3)), None, "does not depend on its input"),
     "function": (
         lambda: nn.Sequential(nn.Linear(4, 3), nn.Softshrink()),
@@ -659,8 +928,6 @@ def test_stable_baselines3(algorithm: str) -> None:
             gym.spaces.Discrete(3) if discrete else gym.spaces.Box(-2, 2, (2,), np.float32)
         )
 
-    if algorithm in ("PPO", "A2C") and _lacks_activations():
-        pytest.skip("log_softmax is not in lrgate yet")
     model = getattr(sb3, algorithm.split()[0])("MlpPolicy", Env(), device="cpu")
     x = np.random.default_rng(0).uniform(-3, 3, (60, 5)).astype(np.float32)
     actions = model.predict(x, deterministic=True)[0]

@@ -72,6 +72,7 @@ def verified(
     source: str,
     name: str,
     epsilon: float = float(np.finfo(np.float32).eps),
+    x: npt.NDArray[np.float32] | None = None,
 ) -> Network:
     """Return `net` if its raw outputs on random rows are those of the model itself.
 
@@ -84,13 +85,15 @@ def verified(
         The framework, and the model's name in messages.
     epsilon : float
         Precision of the reference.
+    x : ndarray (n, d), float32, optional
+        Rows to compare on, if the model takes no real numbers.
 
     Raises
     ------
     UnsupportedModelError
         If the outputs differ by more than rounding explains.
     """
-    found = difference(net, reference, epsilon)
+    found = difference(net, reference, epsilon, x)
     if found is None:
         return net
     reason = f"the network's outputs differ from the model's own by up to {found:.3g}"

@@ -57,8 +57,10 @@ def load_program(path: str) -> Any:
     with open(path, "rb") as file:
         content = file.read()
     try:
-        _check(content)
-        program = torch.export.load(io.BytesIO(content))
+        members = _members(content)
+        _check(members)
+        # Parsers of archives differ, so torch gets an archive of the checked members.
+        program = torch.export.load(_archive(members))
     except Refused:
         raise
     except Exception as error:
@@ -72,25 +74,48 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
-def _check(content: bytes) -> None:
-    import torch
-
+def _members(content: bytes) -> dict[str, bytes]:
+    """The members of an archive by name, which torch writes without compression."""
     if not zipfile.is_zipfile(io.BytesIO(content)):
         raise Refused("it is no file of torch.export.save")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        for name in archive.namelist():
-            if _MEMBERS.fullmatch(name) is None:
-                raise Refused(
-                    f"it contains {name!r}, which may run code when it is loaded: {_LOAD_IT}"
-                )
-        for name in archive.namelist():
-            if name.endswith("config.json"):
-                _check_pickles(json.loads(archive.read(name)))
-            elif name.endswith("models/model.json"):
-                _check_model(json.loads(archive.read(name)))
-            elif name.endswith(".pt"):
-                # torch.export.load tries again without this limit.
-                torch.load(io.BytesIO(archive.read(name)), weights_only=True)
+        infos = archive.infolist()
+        # PyTorch's reader does not distinguish upper and lower case.
+        if len({info.filename.lower() for info in infos}) != len(infos):
+            raise Refused(f"it contains two members of the same name: {_LOAD_IT}")
+        if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
+            raise Refused("it is compressed, which no file of torch.export.save is")
+        if sum(info.file_size for info in infos) > len(content):
+            raise Refused("it is damaged: its members are longer than the file")
+        return {info.filename: archive.read(info) for info in infos}
+
+
+def _archive(members: dict[str, bytes]) -> io.BytesIO:
+    result = io.BytesIO()
+    with zipfile.ZipFile(result, "w") as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+    result.seek(0)
+    return result
+
+
+def _check(members: dict[str, bytes]) -> None:
+    import torch
+
+    for name in members:
+        if _MEMBERS.fullmatch(name) is None:
+            raise Refused(f"it contains {name!r}, which may run code when it is loaded: {_LOAD_IT}")
+    for name, member in members.items():
+        if name.endswith("config.json"):
+            _check_pickles(json.loads(member))
+        elif name.endswith("models/model.json"):
+            _check_model(json.loads(member))
+        elif name.endswith(".pt"):
+            # The tensors of sample inputs are an archive of their own.
+            if zipfile.is_zipfile(io.BytesIO(member)):
+                _members(member)
+            # torch.export.load tries again without this limit.
+            torch.load(io.BytesIO(member), weights_only=True)
 
 
 def _check_pickles(config: dict[str, Any]) -> None:

@@ -20,11 +20,25 @@ from lrgate.frameworks.errors import Refused
 from lrgate.frameworks.values import Rows
 from lrgate.model.activation import Activation
 
-__all__ = ["Call", "LogSumExp", "PerRow", "called", "constant_call", "holds_batch", "is_dynamic"]
+__all__ = [
+    "Call",
+    "LogSumExp",
+    "PerRow",
+    "called",
+    "constant_call",
+    "holds_batch",
+    "is_dynamic",
+    "size_call",
+]
 
 Array = npt.NDArray[Any]
-# Whole multiples of the number of rows in shapes; larger numbers stand for infinity.
-_LARGEST: Final = BATCH * 2**20
+
+
+class Size(int):
+    """A whole multiple of the number of rows, with `BATCH` for that number.
+
+    Shapes may contain it; any other number computed from it is refused.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +71,11 @@ class Call:
     outputs : int
         Number of tensors in the result.
     integral : bool
-        Whether the result has whole numbers.
+        Whether the result has whole numbers or truth values.
+    whole : list of bool
+        Which values are tensors of whole numbers.
+    widens : bool
+        Whether the dtype of the result holds all values of the dtype of the first argument.
     """
 
     chain: Chain
@@ -66,6 +84,8 @@ class Call:
     booleans: list[bool]
     outputs: int = 1
     integral: bool = False
+    whole: Sequence[bool] = ()
+    widens: bool = False
 
     def run(self, values: Sequence[Any]) -> Any:
         """The operation on tensors and numbers."""
@@ -89,9 +109,9 @@ def _names(text: str) -> frozenset[str]:
 _ELEMENTWISE: Final = _names(
     "abs absolute addcdiv addcmul bitwise_and bitwise_not bitwise_or ceil clamp clamp_max "
     "clamp_min clip eq erf erfc exp exp2 expm1 floor ge greater greater_equal gt hardshrink "
-    "hardtanh le less less_equal lt log10 log1p log2 logaddexp logical_and logical_not "
+    "le less less_equal lt log10 log1p log2 logaddexp logical_and logical_not "
     "logical_or max maximum min minimum ne not_equal pow reciprocal relu6 rsqrt sign "
-    "softshrink sqrt square where nan_to_num __and__ __or__ heaviside"
+    "softshrink sqrt square where __and__ __or__ heaviside"
 )
 
 # Operations that give elements in another order or shape.
@@ -134,6 +154,11 @@ _REASONS: Final[dict[str, str]] = {
         "it is recurrent, and lrgate runs fully connected networks",
     ),
     **dict.fromkeys(
+        _names("nan_to_num isnan isinf isfinite isposinf isneginf isreal nansum nanmean"),
+        "it treats NaN or infinite values apart from others: do it before, and import the part "
+        "behind it",
+    ),
+    **dict.fromkeys(
         ["bmm", "baddbmm", "einsum"],
         "it multiplies by several matrices, as ensembles in one module do: import the members one "
         "by one",
@@ -158,6 +183,9 @@ def called(call: Call) -> Any:
     name = full.rstrip("_") if not full.startswith("__") else full
     if namespace != "aten":
         raise Refused("lrgate does not know operations outside of ATen")
+    for value, argument in zip(call.values, schema.arguments, strict=True):
+        if holds_batch([value]) and "int" not in str(argument.real_type).lower():
+            raise Refused(_COUNTS)
     if any(isinstance(v, Labels) for v in call.values):
         return _of_labels(call, name)
     if not any(isinstance(v, Rows | LogSumExp) for v in _flat(call.values)):
@@ -165,11 +193,13 @@ def called(call: Call) -> Any:
     overload = schema.overload_name or "default"
     handler = _HANDLERS.get(f"{name}.{overload}", _HANDLERS.get(name))
     if handler is not None:
+        _check_whole(call, name)
         return handler(call, *call.values)
     if any(isinstance(v, LogSumExp) for v in _flat(call.values)):
         raise Refused(_LOG_SUM)
     if name in _MOVES:
-        return _moved(call)
+        return _moved(call, name)
+    _check_whole(call, name)
     if name in _ELEMENTWISE:
         return _elementwise(call)
     reason = _REASONS.get(
@@ -180,13 +210,33 @@ def called(call: Call) -> Any:
     raise Refused(reason)
 
 
+# Comparisons, and operations on truth values that give truth values.
+_LOGICAL: Final = _names(
+    "eq ge gt le lt ne greater greater_equal less less_equal not_equal logical_and logical_not "
+    "logical_or bitwise_and bitwise_not bitwise_or __and__ __or__ where"
+)
+_NO_NUMBERS: Final = _names("to _to_copy type_as to_dense sym_size sym_numel numel dim")
+
+
+def _check_whole(call: Call, name: str) -> None:
+    """Refuse arithmetic whose result has whole numbers or truth values."""
+    if not call.integral or name in _NO_NUMBERS or name in ("argmax", "argmin"):
+        return
+    if name in _LOGICAL and not any(call.whole):
+        return
+    raise Refused(
+        "it computes with whole numbers or truth values, which follow rules of their own: convert "
+        "them to real numbers first"
+    )
+
+
 def is_dynamic(values: Any) -> bool:
     """Whether values depend on the input, or are alike for all rows."""
     return any(isinstance(v, Rows | Labels | PerRow | LogSumExp) for v in _flat(values))
 
 
 def holds_batch(values: Any) -> bool:
-    return any(_is_batch(v) for v in _flat(values))
+    return any(isinstance(v, Size) for v in _flat(values))
 
 
 def _flat(values: Any) -> list[Any]:
@@ -197,20 +247,11 @@ def _flat(values: Any) -> list[Any]:
     return [values]
 
 
-def _is_batch(value: Any) -> bool:
-    return (
-        isinstance(value, int)
-        and not isinstance(value, bool)
-        and BATCH <= abs(value) < _LARGEST
-        and value % BATCH == 0
-    )
-
-
 def _with_rows(value: Any, rows: int) -> Any:
     """Arguments for a tensor of that many rows."""
     if isinstance(value, list | tuple):
         return [_with_rows(v, rows) for v in value]
-    return value // BATCH * rows if _is_batch(value) else value
+    return int(value) // BATCH * rows if isinstance(value, Size) else value
 
 
 def _array(value: Any) -> Array:
@@ -246,19 +287,62 @@ def _rows(value: Any) -> Rows:
     return value
 
 
+_COUNTS: Final = "it computes with the number of rows"
+_MIXES: Final = "it mixes or drops rows: each row's answer may depend on that row only"
 _LOG_SUM: Final = "it uses the logarithm of a sum of exponentials other than in a log_softmax"
 
 
 # Operations that move elements
 
 
-def _moved(call: Call) -> Any:
+def _check_rows(x: Rows, name: str, arguments: dict[str, Any]) -> None:
+    """Refuse a move that chooses rows or changes their order."""
+    if x.batch != BATCH:
+        return
+    rank = len(x.full_shape)
+    dims = arguments.get("dims", arguments.get("dim"))
+    if name == "roll" and not dims:
+        raise Refused(_MIXES)
+    chosen = [
+        d % rank for d in (dims if isinstance(dims, list | tuple) else [dims]) if d is not None
+    ]
+    if name not in _ALONG:
+        return
+    if 0 not in chosen:
+        # Along other axes, lengths are those of a row.
+        if holds_batch(arguments):
+            raise Refused(_COUNTS)
+        return
+    if name in ("slice", "slice_copy"):
+        start, end, step = arguments["start"], arguments["end"], arguments["step"]
+        every = end is None or end >= (BATCH if isinstance(end, Size) else _END)
+        if not start and every and step == 1:
+            return
+    if name == "narrow" and not arguments["start"]:
+        length = arguments["length"]
+        if isinstance(length, Size) and length == BATCH:
+            return
+    raise Refused(_MIXES)
+
+
+# Operations that choose elements along one axis. The end of an axis is given by 2**63 - 1.
+_ALONG: Final = _names(
+    "slice slice_copy narrow roll flip chunk split split_copy split_with_sizes tensor_split "
+    "select select_copy unbind unbind_copy unsafe_chunk unsafe_split unsafe_split_with_sizes "
+    "split_with_sizes_copy index_select repeat_interleave"
+)
+_END: Final = 2**63 - 1
+
+
+def _moved(call: Call, name: str) -> Any:
     """A move of the first argument, or a list of moves."""
     import torch
 
     x, *others = call.values
     if not isinstance(x, Rows) or is_dynamic(others):
         raise Refused("it moves elements by numbers that depend on the input")
+    names = [argument.name for argument in call.target._schema.arguments]
+    _check_rows(x, name, dict(zip(names, call.values, strict=True)))
     schema = call.target._schema
     several = str(schema.returns[0].type).startswith("List")
 
@@ -331,12 +415,43 @@ def _stack(call: Call, values: Any, dim: Any = 1) -> Any:
 
 @operator("sym_size")
 def _size(call: Call, x: Any, dim: int) -> int:
-    return int(_rows(x).full_shape[dim])
+    return _sized(_rows(x), _rows(x).full_shape[dim], dim)
 
 
 @operator("sym_numel", "numel")
 def _numel(call: Call, x: Any) -> int:
-    return math.prod(_rows(x).full_shape)
+    return _sized(_rows(x), math.prod(_rows(x).full_shape))
+
+
+def _sized(x: Rows, number: int, dim: int = 0) -> int:
+    """A size of rows, given the axis that it belongs to."""
+    batched = x.batch == BATCH and dim % len(x.full_shape) == 0
+    return Size(number) if batched else int(number)
+
+
+def size_call(function: Callable[..., Any], values: Sequence[Any]) -> Any:
+    """An operation on sizes that may depend on the number of rows."""
+    if not holds_batch(values):
+        return function(*values)
+    name = getattr(function, "__name__", "")
+    sizes = [int(v) // BATCH for v in values if isinstance(v, Size)]
+    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in values)
+    if whole and len(sizes) == len(values) and name in ("floordiv", "add", "sub", "neg", "mod"):
+        # The number of rows is a common factor.
+        if name == "floordiv":
+            return sizes[0] // sizes[1]
+        result = function(*sizes)
+        return Size(result * BATCH) if result else 0
+    if whole and len(sizes) == 1:
+        if name == "mul":
+            return Size(function(*map(int, values)))
+        if name == "floordiv" and isinstance(values[0], Size):
+            result, rest = divmod(sizes[0], int(values[1]))
+            if not rest:
+                return Size(result * BATCH)
+        if name in ("add", "sub") and values[1] == 0:
+            return values[0]
+    raise Refused(_COUNTS)
 
 
 @operator("dim")
@@ -346,7 +461,7 @@ def _dim(call: Call, x: Any) -> int:
 
 @operator("to", "_to_copy", "type_as", "to_dense")
 def _to(call: Call, x: Any, *_: Any) -> Any:
-    if call.integral and not call.booleans[0]:
+    if call.integral and not call.booleans[0] and not call.widens:
         raise Refused("it rounds to whole numbers")
     return _rows(x)
 
@@ -427,10 +542,18 @@ def _addmm(call: Call, bias: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1)
 
 @operator("sum.dim_IntList", "mean.dim", "sum.default", "mean.default")
 def _sum(call: Call, x: Any, *arguments: Any) -> Any:
-    name = call.target._schema
-    dims, keep = (arguments[0], arguments[1]) if name.overload_name else (None, False)
+    schema = call.target._schema
+    dims, keep = (arguments[0], arguments[1]) if schema.overload_name else (None, False)
     axes = [dims] if isinstance(dims, int) else list(dims or ())
-    return call.chain.total(_rows(x), axes, bool(keep), mean=name.name.endswith("mean"))
+    return call.chain.total(_rows(x), axes, bool(keep), mean=schema.name.endswith("mean"))
+
+
+def _channels(x: Rows, count: int) -> tuple[int, ...]:
+    """The shape of one number for each channel: the axis behind that of the rows, or the only."""
+    axis = min(1, len(x.full_shape) - 1) - (x.batch is not None)
+    shape = [1] * len(x.shape)
+    shape[axis] = count
+    return tuple(shape)
 
 
 @operator("batch_norm", "native_batch_norm", "cudnn_batch_norm")
@@ -453,7 +576,7 @@ def _batch_norm(
         )
     x = _rows(x)
     channels = _array(mean)
-    shape = (len(channels), *[1] * (len(x.shape) - 1))
+    shape = _channels(x, len(channels))
     scale = 1.0 / np.sqrt(_array(variance).astype(np.float64) + epsilon)
     if weight is not None:
         scale = scale * _array(weight)
@@ -532,6 +655,11 @@ def _threshold(call: Call, x: Any, threshold: Any, value: Any) -> Any:
     return _activated(call, x, "thresholded_relu", float(threshold))
 
 
+@operator("hardtanh")
+def _hardtanh(call: Call, x: Any, lower: Any = -1, upper: Any = 1) -> Any:
+    return _activated(call, x, "hard_tanh", float(lower), float(upper))
+
+
 @operator("leaky_relu")
 def _leaky_relu(call: Call, x: Any, slope: Any = 0.01) -> Any:
     return _activated(call, x, "leaky_relu", float(slope))
@@ -544,7 +672,7 @@ def _prelu(call: Call, x: Any, weight: Any) -> Any:
     x, slopes = _rows(x), _array(weight).reshape(-1)
     if len(slopes) == 1:
         return _activated(call, x, "leaky_relu", float(slopes[0]))
-    shape = (len(slopes), *[1] * (len(x.shape) - 1))
+    shape = _channels(x, len(slopes))
     whole = np.broadcast_to(slopes.reshape(shape), x.shape).reshape(-1)
     return _activated(call, x, "prelu", whole)
 
@@ -695,7 +823,7 @@ def constant_call(target: Any, values: list[Any], run: Callable[[list[Any]], Any
     if (
         not single
         or holds_batch(sizes[0][1:])
-        or holds_batch([v for v in values if v not in sizes])
+        or holds_batch([v for v in values if not isinstance(v, list | tuple)])
     ):
         raise Refused("it makes a constant that depends on the number of rows")
     result = run([_with_rows(v, 1) for v in values])
@@ -737,7 +865,7 @@ def _of_per_row(call: Call, name: str) -> Any:
 
     if name == "sym_size":
         x, dim = call.values[0].tensor, call.values[1]
-        return BATCH if dim % x.ndim == 0 else x.shape[dim]
+        return Size(BATCH) if dim % x.ndim == 0 else x.shape[dim]
     same = name in ("to", "_to_copy", "clone", "detach", "alias", "contiguous")
     simple = name in _ELEMENTWISE or name in ("add", "sub", "mul", "div", "neg", "log")
     if not (same or simple):

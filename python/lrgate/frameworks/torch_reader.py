@@ -7,6 +7,8 @@ import inspect
 import math
 import operator
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -24,10 +26,11 @@ from lrgate.frameworks.torch_operators import (
     constant_call,
     holds_batch,
     is_dynamic,
+    size_call,
 )
 from lrgate.frameworks.values import Rows
 from lrgate.inputs.optional import required
-from lrgate.network import Network
+from lrgate.network import Network, with_declared
 
 __all__ = ["from_torch"]
 
@@ -53,7 +56,8 @@ def from_torch(
         Computes one output of one input, whose first axis is that of the rows: a chain of linear
         layers, activations, and whatever is affine between them. Also a Lightning module, a fitted
         skorch net (its ``module_``), and a policy or algorithm of Stable-Baselines3 (its
-        deterministic actions). A path names a ``.pt2`` file of :func:`torch.export.save`.
+        deterministic actions), and a :class:`lrgate.torch.Accelerated`, whose network is returned.
+        A path names a ``.pt2`` file of :func:`torch.export.save`.
     x : array-like (n, ...), optional
         Example rows, of which two are used to export the module. By default, rows of zeros with
         as many inputs as the first layer has.
@@ -95,6 +99,10 @@ def from_torch(
     torch = required("torch", "torch", "lrgate.from_torch")
     name = os.fspath(module) if isinstance(module, str | os.PathLike) else type(module).__name__
     name = str(name)
+    accelerated = sys.modules.get("lrgate.torch.accelerated")
+    if accelerated is not None and isinstance(module, accelerated.Accelerated):
+        network: Network = module.network
+        return with_declared(network, task, classes)
     try:
         source = _source(torch, module, x)
         reader = _Reader(source, name)
@@ -118,7 +126,7 @@ class _Source:
 def _source(torch: Any, module: Any, x: Any) -> _Source:
     if isinstance(module, str | os.PathLike):
         path = os.fspath(module)
-        if Path(path).suffix != ".pt2":
+        if Path(path).suffix.lower() != ".pt2":
             raise Refused(
                 "a path must name a .pt2 file of torch.export.save. A pickled module may run any "
                 "code when it is loaded: load it yourself, and pass the module"
@@ -242,7 +250,7 @@ def _example(torch: Any, module: Any, x: Any) -> Any:
     """Two rows to export the module with."""
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     if x is None:
-        x = getattr(module, "example_input_array", None)
+        x = _lightning_rows(torch, module)
     if x is not None:
         return _two_rows(torch, x).to(dtype)
     space = getattr(module, "observation_space", None)
@@ -267,6 +275,16 @@ def _example(torch: Any, module: Any, x: Any) -> Any:
     raise Refused(
         f"the shape of its input cannot be found out{reason}: pass x, rows of data (two are enough)"
     ) from failure
+
+
+def _lightning_rows(torch: Any, module: Any) -> Any:
+    """The example rows of a Lightning module, if they are one tensor."""
+    value = getattr(module, "example_input_array", None)
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, torch.Tensor | np.ndarray) else None
 
 
 def _two_rows(torch: Any, x: Any) -> Any:
@@ -328,13 +346,21 @@ def _exported(torch: Any, module: Any, example: Any) -> Any:
     dynamic = ({0: torch.export.Dim.AUTO},)
     try:
         with torch.no_grad():
-            return torch.export.export(module, (example,), dynamic_shapes=dynamic, strict=False)
+            program = torch.export.export(module, (example,), dynamic_shapes=dynamic, strict=False)
     except Exception as error:
         _explain(module)
         raise Refused(
             f"torch.export cannot export it for rows of shape {tuple(example.shape[1:])}: "
             f"{_first_line(error)}"
         ) from error
+    for guard in getattr(program, "_guards_code", None) or ():
+        if re.search(r"\.size\(\)\[0\]", guard):
+            condition = re.sub(r"\w+\[.*?\]\.size\(\)\[0\]", "rows", guard)
+            raise Refused(
+                "its answer depends on the number of rows: torch.export found the condition "
+                f"{condition}"
+            )
+    return program
 
 
 def _first_line(error: Exception) -> str:
@@ -424,6 +450,9 @@ class _Reader:
             if not isinstance(first, int):
                 raise Refused("its rows have no axis of their own")
             self.batch, shape = None, (first,)
+        elif first == 1:
+            # One row, which the program may take out of its axis.
+            self.batch, shape = None, (1, *shape)
         self.shape = shape
         self._chain = Chain(shape, self.batch)
         #: Node whose values a label compares.
@@ -516,6 +545,9 @@ class _Reader:
             if value.is_meta:
                 raise Refused(f"its tensor {spec.target!r} is on the device meta, without values")
             value = value.detach().cpu()
+            is_real = spec.kind is self._kinds().PARAMETER and value.is_floating_point()
+            if is_real and not torch.isfinite(value).all():
+                raise Refused(f"its parameter {spec.target!r} has NaN or infinite values")
         return value
 
     def _walk(self, owner: Any, live: set[Any], inputs: list[Any], step: Step) -> dict[Any, Any]:
@@ -578,7 +610,7 @@ class _Reader:
             module = getattr(target, "__module__", None)
             if module not in ("_operator", "math", "torch") or is_dynamic([args, kwargs]):
                 raise Refused("lrgate does not know operations outside of ATen")
-            return target(*args, **kwargs)
+            return size_call(target, [*args, *kwargs.values()])
         values = _bound(target, args, kwargs)
         fake = node.meta.get("val")
         several = isinstance(fake, list | tuple)
@@ -594,6 +626,8 @@ class _Reader:
             [_is_boolean(source) for source in sources],
             len(fake) if several else 1,
             whole,
+            [_is_whole(source) for source in sources],
+            _widens(node, first),
         )
         if is_dynamic(values):
             result = called(call)
@@ -642,6 +676,33 @@ def _is_boolean(source: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype is torch.bool
 
 
+def _is_whole(source: Any) -> bool:
+    """Whether a node is a tensor of whole numbers."""
+    import torch
+
+    dtype = getattr(getattr(source, "meta", {}).get("val"), "dtype", None)
+    return isinstance(dtype, torch.dtype) and _limits(torch, dtype) is not None
+
+
+def _limits(torch: Any, dtype: Any) -> tuple[int, int] | None:
+    """The smallest and the largest value of a dtype of whole numbers."""
+    if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
+        return None
+    info = torch.iinfo(dtype)
+    return int(info.min), int(info.max)
+
+
+def _widens(node: Any, result: Any) -> bool:
+    """Whether the dtype of a tensor holds all whole numbers of that of the node's argument."""
+    import torch
+
+    source = node.args[0] if node.args else None
+    if source is None or not _is_whole(source) or not isinstance(result, torch.Tensor):
+        return False
+    old, new = _limits(torch, source.meta["val"].dtype), _limits(torch, result.dtype)
+    return old is not None and new is not None and new[0] <= old[0] and old[1] <= new[1]
+
+
 def _label(node: Any) -> str:
     """The path of the module that computes a node, or the name of the node."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
@@ -662,13 +723,16 @@ def _source_line(node: Any) -> str:
     lines = (node.meta.get("stack_trace") or "").splitlines()
     for place in range(len(lines) - 1, -1, -1):
         text = lines[place].strip()
-        if not text.startswith('File "') or place + 1 >= len(lines):
+        if not text.startswith('File "'):
             continue
         file, _, rest = text[6:].partition('"')
         if f"{os.sep}torch{os.sep}" in file or file.startswith("<") or file == __file__:
             continue
         number = rest.removeprefix(", line ").partition(",")[0]
-        return f' ("{lines[place + 1].strip()}" in {Path(file).name}, line {number})'
+        quoted = lines[place + 1].strip() if place + 1 < len(lines) else ""
+        if not quoted or quoted.startswith('File "'):
+            return f" ({Path(file).name}, line {number})"
+        return f' ("{quoted}" in {Path(file).name}, line {number})'
     return ""
 
 
@@ -682,6 +746,7 @@ def _verified(net: Network, reader: _Reader, source: _Source, value: Rows | Labe
     module = source.module
     epsilon = max(reader.epsilon, float(np.finfo(np.float32).eps))
     labels = isinstance(value, Labels)
+    rows = _whole_rows(torch, net, reader.dtype)
     compute: Callable[[Any], Any] = reader.run if module is None else module
 
     def scores(x: Array) -> Array:
@@ -690,19 +755,37 @@ def _verified(net: Network, reader: _Reader, source: _Source, value: Rows | Labe
         # A network of two exclusive classes has one output.
         return result[:, 1:] if result.shape[1] == 2 and net.output_size == 1 else result
 
-    verified(net, scores, source="torch", name=name, epsilon=epsilon)
+    verified(net, scores, source="torch", name=name, epsilon=epsilon, x=rows)
     if not labels:
         return
 
     def agreement(x: Array) -> Array:
         """The network's own scores, where its best one is that of the module's label."""
         label = _by_rows(torch, reader, compute, x).astype(np.intp).reshape(-1)
-        own = net.forward(x)
+        own = scores_of(net.forward(x))
         best = own.max(axis=1)
         near = own[np.arange(len(own)), label] >= best - 1e-3 * (1.0 + np.abs(best))
-        return np.where(near[:, None], own, np.nan)
+        return np.where(near[:, None], net.forward(x), np.nan)
 
-    verified(net, agreement, source="torch", name=name, epsilon=epsilon)
+    def scores_of(raw: Array) -> Array:
+        # The one output of two exclusive classes is the probability of the second.
+        return raw if raw.shape[1] > 1 else np.concatenate([1.0 - raw, raw], axis=1)
+
+    verified(net, agreement, source="torch", name=name, epsilon=epsilon, x=rows)
+
+
+def _whole_rows(torch: Any, net: Network, dtype: Any) -> npt.NDArray[np.float32] | None:
+    """Rows of values that an input of whole numbers may have, float32 (8, d)."""
+    limits = (0, 1) if dtype is torch.bool else _limits(torch, dtype)
+    if limits is None:
+        return None
+    rng = np.random.default_rng(0)
+    rows = np.zeros((8, net.input_size))
+    # Larger numbers are not exact in float32.
+    for part, most in ((slice(0, 4), 255), (slice(4, 6), 2**24), (slice(6, 7), 1)):
+        low, high = max(limits[0], -most), min(limits[1], most)
+        rows[part] = rng.integers(low, high, rows[part].shape, endpoint=True)
+    return rows.astype(np.float32)
 
 
 def _by_rows(torch: Any, reader: _Reader, function: Callable[[Any], Any], x: Array) -> Array:

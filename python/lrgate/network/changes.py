@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 from lrgate import _core
 from lrgate.network.network import Network
+from lrgate.network.tasks import declared
 
-__all__ = ["declared_classes", "declared_task", "replaced", "with_engine_plan"]
+__all__ = ["declared_classes", "declared_task", "replaced", "with_declared", "with_engine_plan"]
 
 N = TypeVar("N", bound=Network)
 
@@ -20,6 +21,14 @@ def declared_task(net: Network) -> str | None:
 def declared_classes(net: Network) -> Any:
     """The labels that a file or a caller declared; None if there are none."""
     return net._model.classes
+
+
+def with_declared(net: N, task: str | None, classes: Any) -> N:
+    """The network with a task and labels, unless they are None or differ from its own."""
+    if task is None and classes is None:
+        return net
+    model = declared(net._model, task, classes)
+    return replaced(net, task=model.task, classes=model.classes)
 
 
 def replaced(net: N, **changes: Any) -> N:
