@@ -29,19 +29,21 @@ def built(
     Raises
     ------
     Refused
-        If the value is not computed by a chain of layers.
+        If the value is not computed by a chain of layers, or weights are not finite.
     ValueError, TypeError
         If `task` or `classes` do not fit.
     """
     rows = value.of if isinstance(value, Labels) else value
     layers = assembled(rows)
-    binary = _two_of_one(rows, layers)
-    if binary is not None:
-        layers, task = binary, task or "classification"
+    _check_finite(layers)
     if isinstance(value, Labels):
         task = task or value.kind
         if classes is None and task == "classification":
             classes = value.names
+    if task in (None, "classification"):
+        binary = _two_of_one(rows, layers)
+        if binary is not None:
+            layers, task = binary, "classification"
     return Network.from_layers(
         layers.layers,
         layers.activations,
@@ -50,6 +52,16 @@ def built(
         input_scale=layers.input_scale,
         input_shift=layers.input_shift,
     )
+
+
+def _check_finite(layers: Assembled) -> None:
+    arrays = [("the scale of the input", layers.input_scale)]
+    arrays.append(("the shift of the input", layers.input_shift))
+    for i, (weight, bias) in enumerate(layers.layers):
+        arrays += [(f"the weight of layer {i}", weight), (f"the bias of layer {i}", bias)]
+    for name, array in arrays:
+        if array is not None and not np.isfinite(array).all():
+            raise Refused(f"{name} holds NaN, or numbers that are infinite in float32")
 
 
 def _two_of_one(rows: Rows, layers: Assembled) -> Assembled | None:
