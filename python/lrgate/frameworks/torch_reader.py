@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import operator
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from lrgate.frameworks.building import built, refusal, verified
 from lrgate.frameworks.chain import BATCH, MAX_ELEMENTS, Chain, Labels
 from lrgate.frameworks.errors import Refused, UnsupportedModelError
+from lrgate.frameworks.torch_copy import evaluated_copy
 from lrgate.frameworks.torch_files import load_program
 from lrgate.frameworks.torch_operators import (
     Call,
@@ -201,14 +201,8 @@ def _is_policy(module: Any) -> bool:
 
 def _evaluated(torch: Any, module: Any) -> Any:
     """A copy in eval mode on the CPU."""
-    memo: dict[int, Any] = {}
-    for part in module.modules():
-        # Results of hooks, such as those of the older weight_norm, cannot be copied.
-        for value in vars(part).values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
     try:
-        result = copy.deepcopy(module, memo)
+        result = evaluated_copy(module)
     except Exception as error:
         raise Refused(f"it cannot be copied: {_first_line(error)}") from error
     for part in result.modules():
@@ -216,7 +210,6 @@ def _evaluated(torch: Any, module: Any) -> Any:
         for key, inner in part._modules.items():
             if inner is not None and "_orig_mod" in inner._modules:
                 part._modules[key] = inner._modules["_orig_mod"]
-    result = result.cpu().eval()
     return _policy_module(torch, result).eval() if _is_policy(result) else result
 
 
