@@ -84,6 +84,7 @@ def verified(
     source: str,
     name: str,
     epsilon: float = float(np.finfo(np.float32).eps),
+    whole: tuple[int, int] | None = None,
 ) -> Network:
     """Return `net` if its raw outputs on random rows are those of the model itself.
 
@@ -96,13 +97,15 @@ def verified(
         The framework, and the model's name in messages.
     epsilon : float
         Precision of the reference.
+    whole : (int, int), optional
+        The least and the greatest whole number of the input's dtype, if it is an integer type.
 
     Raises
     ------
     UnsupportedModelError
         If the outputs differ by more than rounding explains.
     """
-    found = difference(net, reference, epsilon)
+    found = difference(net, reference, epsilon, whole)
     if found is None:
         return net
     reason = f"the network's outputs differ from the model's own by up to {found:.3g}"
