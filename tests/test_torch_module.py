@@ -331,7 +331,7 @@ class Asking(Nosy):
 
 
 class Sliced(nn.Module):  # type: ignore[misc]
-    """Calls a piece of a Sequential, and returns what is between its modules."""
+    """Calls a piece of a Sequential, and returns a value between its modules."""
 
     def __init__(self) -> None:
         super().__init__()

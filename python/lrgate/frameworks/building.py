@@ -55,13 +55,13 @@ def built(
 
 
 def _check_finite(layers: Assembled) -> None:
-    arrays = [("the scale of the input", layers.input_scale)]
-    arrays.append(("the shift of the input", layers.input_shift))
+    arrays = [("input_scale", layers.input_scale)]
+    arrays.append(("input_shift", layers.input_shift))
     for i, (weight, bias) in enumerate(layers.layers):
-        arrays += [(f"the weight of layer {i}", weight), (f"the bias of layer {i}", bias)]
+        arrays += [(f"layers[{i}].weight", weight), (f"layers[{i}].bias", bias)]
     for name, array in arrays:
         if array is not None and not np.isfinite(array).all():
-            raise Refused(f"{name} holds NaN, or numbers that are infinite in float32")
+            raise Refused(f"{name} must be finite, got NaN or numbers too large for float32")
 
 
 def _two_of_one(rows: Rows, layers: Assembled) -> Assembled | None:
