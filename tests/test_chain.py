@@ -586,3 +586,24 @@ def test_random_programs(steps: list[str], seed: int) -> None:
         return c.linear(x, rng.standard_normal((2, size)) / size)
 
     agree(program, (6,))
+
+
+@pytest.mark.parametrize("task", ["regression", "multilabel"])
+def test_probabilities_of_two_classes_stay_two_outputs_of_other_tasks(task: str) -> None:
+    chain = Chain((3,))
+    p = chain.activation(chain.linear(chain.input, weights(1, 3)), Activation("sigmoid"))
+    both = chain.concatenate([chain.subtract(np.array(1.0), p), p], 1)
+    for value, wanted in ((both, task), (Labels(both, task), None)):
+        net = built(value, task=wanted)
+        assert (net.output_size, net.task) == (2, task)
+    assert built(both).output_size == built(both, task="classification").output_size == 1
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e39])
+def test_weights_must_be_finite(wrong: float) -> None:
+    chain = Chain((3,))
+    rows = chain.activation(chain.linear(chain.input, weights(4, 3)), Activation("relu"))
+    with pytest.raises(Refused, match=r"^layers\[1\].bias must be finite, got NaN or"):
+        built(chain.linear(rows, weights(2, 4), np.array([0.0, wrong])))
+    with pytest.raises(Refused, match=r"^layers\[1\].weight must be finite"):
+        built(chain.linear(rows, np.full((2, 4), wrong)))

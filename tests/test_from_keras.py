@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 import lrgate
 from lrgate import UnsupportedModelError
+from lrgate.frameworks.chain import Chain
 
 pytestmark = pytest.mark.frameworks
 
@@ -40,7 +42,10 @@ def outputs(model: Any, x: np.ndarray) -> np.ndarray:
 
 def rows(model: Any, n: int = 40) -> np.ndarray:
     rng = np.random.default_rng(1)
-    return (2 * rng.standard_normal((n, *model.inputs[0].shape[1:]))).astype(np.float32)
+    x = (2 * rng.standard_normal((n, *model.inputs[0].shape[1:]))).astype(np.float32)
+    # Some rows reach the bounds of activations.
+    x[::4] *= 300
+    return x
 
 
 def agree(model: Any, **options: Any) -> Any:
@@ -89,6 +94,10 @@ MODELS: dict[str, Callable[[], Any]] = {
         (6,), sequential((6,), layers.Dense(5, "tanh"), layers.Dense(4)), layers.Dense(3)
     ),
     "clipped": lambda: sequential((6,), layers.Dense(8), layers.ReLU(max_value=3.0)),
+    "clipped far away": lambda: sequential((6,), layers.Dense(8), layers.ReLU(max_value=150.0)),
+    "repeated": lambda: sequential(
+        (6,), layers.Dense(4, "relu"), layers.RepeatVector(3), layers.Flatten(), layers.Dense(3)
+    ),
     "leaky relu": lambda: sequential((6,), layers.Dense(8), layers.LeakyReLU(0.2)),
     "slope of ReLU": lambda: sequential((6,), layers.Dense(8), layers.ReLU(negative_slope=0.3)),
     "threshold": lambda: sequential((6,), layers.Dense(8), layers.ReLU(threshold=0.5)),
@@ -125,6 +134,8 @@ def test_models(name: str) -> None:
         "hard_swish",
         "leaky_relu",
         "hard_tanh",
+        "celu",
+        "log_sigmoid",
         "log_softmax",
         "softmax",
     ],
@@ -133,6 +144,64 @@ def test_activations(name: str) -> None:
     over_units = name in ("softmax", "log_softmax")
     parts = (layers.Dense(8, "relu" if over_units else name), layers.Dense(3, name))
     agree(sequential((6,), *parts))
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        ("relu", {}),
+        ("relu6", {}),
+        ("tanh", {}),
+        ("exp", {}),
+        ("silu", {}),
+        ("selu", {}),
+        ("sigmoid", {}),
+        ("softplus", {}),
+        ("log_sigmoid", {}),
+        ("hard_sigmoid", {}),
+        ("hard_silu", {}),
+        ("hard_tanh", {}),
+        ("elu", {"alpha": 0.5}),
+        ("leaky_relu", {"negative_slope": 0.1}),
+        ("gelu", {}),
+        ("gelu", {"approximate": False}),
+        ("softmax", {}),
+        ("log_softmax", {}),
+    ],
+)
+def test_functions_of_ops(function: str, options: dict[str, Any]) -> None:
+    x = keras.Input((6,))
+    hidden = layers.Dense(8)(x)
+    y = getattr(keras.ops, function)(hidden, **options)
+    over_units = "softmax" in function
+    agree(keras.Model(x, y if over_units else layers.Dense(3)(y)))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64"])
+def test_integer_inputs(dtype: str) -> None:
+    first = [layers.Rescaling(1 / 255), layers.Flatten(), layers.BatchNormalization()]
+    for part in first:
+        model = keras.Sequential(
+            [keras.Input((6,), dtype=dtype), part, layers.Dense(8, "relu"), layers.Dense(3)]
+        )
+        net = lrgate.from_keras(model)
+        limits = np.iinfo(dtype)
+        low, high = max(int(limits.min), -1000), min(int(limits.max), 1000)
+        x = np.random.default_rng(0).integers(low, high, (20, 6), endpoint=True).astype(dtype)
+        expected = outputs(model, x)
+        tolerance = 1e-5 * float(np.abs(expected).max())
+        np.testing.assert_allclose(net(x.astype(np.float32)), expected, rtol=1e-5, atol=tolerance)
+
+
+def test_constants_of_relu_reach_the_recognition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them, a bound beyond the values that it tries is not found."""
+    given = []
+    apply = Chain.apply
+    monkeypatch.setattr(Chain, "apply", lambda *args: given.append(args[3:]) or apply(*args))
+    part = layers.ReLU(max_value=150.0, negative_slope=0.25, threshold=0.5)
+    with pytest.raises(UnsupportedModelError):
+        lrgate.from_keras(sequential((6,), layers.Dense(8), part, layers.Dense(3)), verify=False)
+    assert given == [(0.5, 150.0)]
 
 
 def test_the_normalization_stays_apart() -> None:
@@ -155,7 +224,9 @@ def test_functional_models_and_files(tmp_path: Path) -> None:
     assert net.classes.tolist() == ["no", "yes"]
     path = tmp_path / "model.keras"
     model.save(path)
-    for again in (lrgate.load(path), lrgate.from_keras(path)):
+    capital = tmp_path / "MODEL.KERAS"
+    shutil.copyfile(path, capital)
+    for again in (lrgate.load(path), lrgate.from_keras(path), lrgate.load(capital)):
         np.testing.assert_array_equal(again.layers[0].weight, net.layers[0].weight)
         assert again.task == "classification"
 
@@ -184,6 +255,36 @@ class Own(keras.Model):  # type: ignore[misc]
         return x
 
 
+class Twice(keras.Sequential):  # type: ignore[misc]
+    def call(self, x: Any, training: Any = None, mask: Any = None) -> Any:
+        return 2 * super().call(x, training=training, mask=mask)
+
+
+class Functional(keras.Model):  # type: ignore[misc]
+    def __init__(self) -> None:
+        x = keras.Input((6,))
+        super().__init__(inputs=x, outputs=layers.Dense(3)(x))
+
+    def call(self, x: Any, training: Any = None, mask: Any = None) -> Any:
+        return 2 * super().call(x, training=training, mask=mask)
+
+
+def with_own_call() -> Any:
+    model = sequential((6,), layers.Dense(3))
+    model.call = lambda x, **_: x
+    return model
+
+
+def with_weight(value: float) -> Any:
+    model = sequential((6,), layers.Dense(3, name="last"))
+    model.layers[-1].bias.assign(np.full(3, value))
+    return model
+
+
+def whole(part: Any) -> Any:
+    return keras.Sequential([keras.Input((6,), dtype="int32"), part, layers.Dense(3)])
+
+
 class Doubled(layers.Dense):  # type: ignore[misc]
     def call(self, x: Any) -> Any:
         return 2 * super().call(x)
@@ -200,6 +301,20 @@ def two_outputs() -> Any:
         (residual, r'node "join" \(Add\) is not supported: .*\(1 matrix was read before it\)'),
         (two_outputs, "it has 2 outputs"),
         (lambda: Own(), "subclass of keras.Model, whose code cannot be read: export it by"),
+        (lambda: Twice([keras.Input((6,)), layers.Dense(3)]), "method call is not that of Keras"),
+        (Functional, "its method call is not that of Keras and cannot be read: export it by"),
+        (with_own_call, "its method call is not that of Keras"),
+        (
+            lambda: sequential((6,), Twice([keras.Input((6,)), layers.Dense(3)], name="inner")),
+            r'node "inner" \(Twice\) is not supported: its method call',
+        ),
+        (lambda: with_weight(np.nan), r"^sequential.*: layers\[0\].bias must be finite"),
+        (lambda: with_weight(np.inf), r"^sequential.*: layers\[0\].bias must be finite"),
+        (lambda: whole(layers.ReLU(negative_slope=0.5)), r"\(ReLU\) .* computes with integers"),
+        (
+            lambda: keras.Sequential([keras.Input((6,), dtype="bool"), layers.Dense(3)]),
+            "its input is bool",
+        ),
         (lambda: keras.Sequential([layers.Dense(3)]), "not built: call it once on rows"),
         (lambda: sequential((6,), Doubled(3)), r"\(Doubled\) is not supported"),
         (lambda: sequential((8, 8, 1), layers.Conv2D(3, 3)), r"\(Conv2D\) is not supported"),

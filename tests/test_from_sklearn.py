@@ -640,3 +640,24 @@ def test_random_pipelines(data: st.DataObject) -> None:
         else:
             expected, got = model.predict_proba(exact), net.predict_proba(exact)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_estimators_of_lrgate_in_containers() -> None:
+    from lrgate.sklearn import LrgateClassifier
+
+    x = np.random.default_rng(0).normal(size=(40, 4))
+    y = (x.sum(axis=1) > 0).astype(int)
+    perceptron = MLPClassifier([4], max_iter=5, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        own = LrgateClassifier(perceptron, random_state=0).fit(x, y)
+        search = GridSearchCV(LrgateClassifier(perceptron), {"random_state": [0]}, cv=2).fit(x, y)
+        chain = make_pipeline(StandardScaler(), LrgateClassifier(perceptron)).fit(x, y)
+    assert from_sklearn(FrozenEstimator(own)) is own.network_
+    assert from_sklearn(search) is search.best_estimator_.network_
+    assert from_sklearn(chain[-1]) is chain[-1].network_
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r'"lrgateclassifier" .* its network is optimised already, .* fit LrgateClassifier to',
+    ):
+        from_sklearn(chain)

@@ -312,21 +312,179 @@ def test_wrong_arguments_of_accelerate() -> None:
         accelerate(model, [])
 
 
-def test_a_model_that_reads_the_parts_it_lost() -> None:
+class Nosy(nn.Module):  # type: ignore[misc]
+    """Reads the weights of a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512))
+
+    def forward(self, x: Any) -> Any:
+        return x + self.body(x)[:, :64] * self.body[0].weight.sum()
+
+
+class Asking(Nosy):
+    """Has other outputs if a part is of another type."""
+
+    def forward(self, x: Any) -> Any:
+        return self.body(x).sin() * (2.0 if isinstance(self.body, nn.Sequential) else 1.0)
+
+
+class Sliced(nn.Module):  # type: ignore[misc]
+    """Calls a piece of a Sequential, and returns a value between its modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 3)
+        )
+
+    def forward(self, x: Any) -> Any:
+        hidden = self.body[:4](x)
+        return torch.cat([self.body[4](hidden), hidden], 1).sin()
+
+
+class Features(Sliced):
+    """Takes a feature of each layer."""
+
+    def forward(self, x: Any) -> Any:
+        features = []
+        for part in self.body:
+            x = part(x)
+            features.append(x.mean(1))
+        return torch.stack(features, 1)
+
+
+class Tied(nn.Module):  # type: ignore[misc]
+    """Calls a module of a Sequential, whose first module is an embedding, by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Sequential(nn.Embedding(5, 64), nn.Linear(64, 512))
+        self.body = nn.Sequential(
+            self.embedding[0], self.embedding[1], nn.ReLU(), nn.Linear(512, 64)
+        )
+
+    def forward(self, x: Any) -> Any:
+        rows = x.sum(1).long() % 5
+        return self.body(rows) + self.body[2](self.body[1](self.body[0](rows)))[:, :64]
+
+
+@pytest.fixture
+def always_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lrgate.torch import replacing
+
+    class Twice:
+        median = 2.0
+
+    monkeypatch.setattr(replacing._Part, "speed_up", lambda *_: Twice())
+
+
+@pytest.mark.usefixtures("always_faster")
+@pytest.mark.parametrize(
+    ("model", "reasons"),
+    [
+        (Nosy, ["does not run with a network in its place (TypeError"]),
+        (Asking, ["the model's outputs are not the same with a network in its place"]),
+        (Sliced, []),
+        (Features, []),
+        (Tied, []),
+    ],
+)
+def test_parts_that_the_model_uses_in_another_way_stay(model: Any, reasons: list[str]) -> None:
     from lrgate.torch import accelerate
 
-    class Nosy(nn.Module):  # type: ignore[misc]
+    torch.manual_seed(0)
+    module = model().eval()
+    x = torch.from_numpy(weights(9, 64))
+    fast, report = accelerate(module, x)
+    assert [part.network for part in report] == [None] * len(reasons)
+    for part, reason in zip(report, reasons, strict=True):
+        assert reason in part.reason
+    with torch.no_grad():
+        assert torch.equal(fast(x), module(x))
+
+
+@pytest.mark.usefixtures("always_faster")
+def test_only_parts_that_change_the_model_stay() -> None:
+    from lrgate.torch import accelerate
+
+    class Both(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.body = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512))
+            self.first, self.second = Asking(), nn.Sequential(*Nosy().body)
 
         def forward(self, x: Any) -> Any:
-            return x + self.body(x)[:, :64] * self.body[0].weight.sum()
+            return self.first(x) + self.second(x)
+
+    module = Both().eval()
+    x = torch.from_numpy(weights(9, 64))
+    fast, (first, second) = accelerate(module, x)
+    assert (first.name, second.name) == ("model.first.body", "model.second")
+    assert first.network is None
+    assert second.network is not None
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), module(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("always_faster")
+def test_all_calls_are_compared() -> None:
+    from lrgate.torch import accelerate
+
+    class Asked(Asking):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) if len(x) == 3 else self.body(x).sin()
 
     x = torch.from_numpy(weights(9, 64))
-    try:
-        _, report = accelerate(Nosy(), x, seconds=0.05)
-    except ValueError as error:
-        assert "may use attributes of the parts that were replaced" in str(error)
-    else:
-        assert report[0].reason == "it is not faster"
+    _, (part,) = accelerate(Asked(), x)
+    assert part.network is not None
+    _, (part,) = accelerate(Asked(), [x, x[:3]])
+    assert "outputs are not the same" in part.reason
+
+
+@pytest.mark.usefixtures("always_faster")
+def test_arguments_that_the_model_changes_are_not_changed() -> None:
+    from lrgate.torch import accelerate
+
+    class Body(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.ReLU(inplace=True), *Nosy().body)
+
+        def forward(self, x: Any) -> Any:
+            return self.body(x.add_(1)).sin()
+
+    x = torch.from_numpy(weights(9, 64))
+    before = x.clone()
+    accelerate(Body(), x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.usefixtures("always_faster")
+def test_a_model_with_weights_that_hooks_compute() -> None:
+    from lrgate.torch import accelerate
+
+    module = nn.Sequential(
+        nn.utils.weight_norm(nn.Linear(64, 512)), nn.ReLU(), nn.Linear(512, 64)
+    ).eval()
+    x = torch.from_numpy(weights(9, 64))
+    expected = module(x)
+    fast, (part,) = accelerate(module, x)
+    assert part.network is not None
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), expected.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_no_more_rows_are_recorded_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lrgate.torch import replacing
+
+    monkeypatch.setattr(replacing, "_MOST_ROWS", 20)
+    model = Towers().eval()
+    calls = [((torch.zeros(8, dtype=torch.long),) * 2, {}) for _ in range(5)]
+    inputs, callers = replacing._recorded(model, calls)
+    assert len(inputs[model.user]) == 3
+    assert callers[model.user[0]] == {model.user}
+    assert callers[model.user] == {model}
+    # Neither contains a Linear, nor is it beside one.
+    assert model.users not in inputs

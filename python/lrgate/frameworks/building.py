@@ -29,19 +29,21 @@ def built(
     Raises
     ------
     Refused
-        If the value is not computed by a chain of layers.
+        If the value is not computed by a chain of layers, or weights are not finite.
     ValueError, TypeError
         If `task` or `classes` do not fit.
     """
     rows = value.of if isinstance(value, Labels) else value
     layers = assembled(rows)
-    binary = _two_of_one(rows, layers)
-    if binary is not None:
-        layers, task = binary, task or "classification"
+    _check_finite(layers)
     if isinstance(value, Labels):
         task = task or value.kind
         if classes is None and task == "classification":
             classes = value.names
+    if task in (None, "classification"):
+        binary = _two_of_one(rows, layers)
+        if binary is not None:
+            layers, task = binary, "classification"
     return Network.from_layers(
         layers.layers,
         layers.activations,
@@ -50,6 +52,16 @@ def built(
         input_scale=layers.input_scale,
         input_shift=layers.input_shift,
     )
+
+
+def _check_finite(layers: Assembled) -> None:
+    arrays = [("input_scale", layers.input_scale)]
+    arrays.append(("input_shift", layers.input_shift))
+    for i, (weight, bias) in enumerate(layers.layers):
+        arrays += [(f"layers[{i}].weight", weight), (f"layers[{i}].bias", bias)]
+    for name, array in arrays:
+        if array is not None and not np.isfinite(array).all():
+            raise Refused(f"{name} must be finite, got NaN or numbers too large for float32")
 
 
 def _two_of_one(rows: Rows, layers: Assembled) -> Assembled | None:
@@ -72,7 +84,7 @@ def verified(
     source: str,
     name: str,
     epsilon: float = float(np.finfo(np.float32).eps),
-    x: npt.NDArray[np.float32] | None = None,
+    whole: tuple[int, int] | None = None,
 ) -> Network:
     """Return `net` if its raw outputs on random rows are those of the model itself.
 
@@ -85,15 +97,15 @@ def verified(
         The framework, and the model's name in messages.
     epsilon : float
         Precision of the reference.
-    x : ndarray (n, d), float32, optional
-        Rows to compare on, if the model takes no real numbers.
+    whole : (int, int), optional
+        The least and the greatest whole number of the input's dtype, if it is an integer type.
 
     Raises
     ------
     UnsupportedModelError
         If the outputs differ by more than rounding explains.
     """
-    found = difference(net, reference, epsilon, x)
+    found = difference(net, reference, epsilon, whole)
     if found is None:
         return net
     reason = f"the network's outputs differ from the model's own by up to {found:.3g}"

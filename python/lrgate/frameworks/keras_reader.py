@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,8 @@ from lrgate.network import Network
 from lrgate.types import Float64Array
 
 __all__ = ["from_keras"]
+
+_EXPORT: Final = ': export it by model.export(path, format="onnx"), and use lrgate.from_onnx'
 
 
 def from_keras(
@@ -77,23 +82,44 @@ def from_keras(
     except Refused as error:
         raise refusal(error, source="keras", name=str(name)) from None
     if verify:
-        verified(net, reader.reference, source="keras", name=str(name), epsilon=reader.epsilon)
+        verified(
+            net,
+            reader.reference,
+            source="keras",
+            name=str(name),
+            epsilon=reader.epsilon,
+            whole=reader.whole,
+        )
     return net
 
 
 def _loaded(keras: Any, path: str) -> Any:
-    if Path(path).suffix != ".keras":
+    suffix = Path(path).suffix
+    if suffix.lower() != ".keras":
         raise ValueError(f"path must end in .keras, got {path!r}")
     with open(path, "rb"):  # Report a missing file as such.
         pass
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        with _named(path, suffix) as name:
+            return keras.saving.load_model(name, compile=False, safe_mode=True)
     except OSError:
         raise
     except Exception as error:
         raise refusal(
             Refused(f"Keras cannot load it: {error}"), source="keras", name=path
         ) from error
+
+
+@contextmanager
+def _named(path: str, suffix: str) -> Iterator[str]:
+    """A path of the file that ends in .keras, in lower case as Keras needs it."""
+    if suffix == ".keras":
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        name = os.path.join(folder, "model.keras")
+        shutil.copyfile(path, name)
+        yield name
 
 
 class _Reader:
@@ -111,9 +137,16 @@ class _Reader:
         if None in shape[1:]:
             raise Refused(f"its input has the shape {shape}; all but the first must be known")
         self._shape = tuple(shape[1:])
+        self._dtype = str(graph.inputs[0].dtype)
+        #: The least and the greatest number of an integer input.
+        self.whole: tuple[int, int] | None = None
+        if _is_whole(self._dtype):
+            limits = np.iinfo(self._dtype)
+            self.whole = int(limits.min), int(limits.max)
+        elif "float" not in self._dtype:
+            raise Refused(f"its input is {self._dtype}; floating-point and integer ones are read")
         self._chain = Chain(self._shape)
         self._table = _layers(keras)
-        self._count = 0
         #: Precision of the model's own outputs.
         self.epsilon = float(np.finfo(np.float32).eps)
 
@@ -124,7 +157,9 @@ class _Reader:
         return value
 
     def reference(self, x: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
-        y = self._model(x.reshape(len(x), *self._shape), training=False)
+        rows = x.reshape(len(x), *self._shape)
+        rows = rows if self.whole is None else rows.astype(self._dtype)
+        y = self._model(rows, training=False)
         return np.asarray(self._keras.ops.convert_to_numpy(y))
 
     def _graph(self, model: Any, arguments: list[Value]) -> Value:
@@ -145,27 +180,32 @@ class _Reader:
             inputs = [values[id(t)] for t in node.input_tensors if id(t) in values]
             if len(inputs) != len(node.input_tensors):
                 raise Refused("its graph is not in order")
-            value = self._layer(node.operation, inputs, node.arguments.kwargs)
+            whole = any(_is_whole(str(tensor.dtype)) for tensor in node.input_tensors)
+            value = self._layer(node.operation, inputs, node.arguments.kwargs, whole)
             if len(node.output_tensors) != 1:
                 raise Refused(f"layer {node.operation.name!r} has several outputs")
             values[id(node.output_tensors[0])] = value
         return values[id(graph.outputs[0])]
 
-    def _layer(self, layer: Any, inputs: list[Value], options: dict[str, Any]) -> Value:
-        self._count += 1
+    def _layer(
+        self, layer: Any, inputs: list[Value], options: dict[str, Any], whole: bool
+    ) -> Value:
+        """The output of a layer; `whole` if it has inputs of an integer type."""
         self._chain.where = layer.name
-        if isinstance(layer, self._keras.Model):
-            return self._graph(layer, inputs)
         kind = type(layer).__name__
         try:
+            if isinstance(layer, self._keras.Model):
+                return self._graph(layer, inputs)
             if options.get("mask") is not None:
                 raise Refused("masks are not supported")
             compute = str(getattr(layer, "compute_dtype", "float32"))
             if compute in ("float16", "bfloat16"):
                 self.epsilon = 1e-3 if compute == "float16" else 1e-2
-            read = self._table.get(type(layer))
+            read = self._table.get(type(layer)) or _operation(self._keras, layer)
             if read is None:
                 raise Refused("lrgate runs fully connected networks and has no such layer")
+            if whole and kind not in _OF_WHOLE_NUMBERS:
+                raise Refused("it computes with integers: convert them to float32 before it")
             return read(self._chain, layer, *inputs)
         except Refused as error:
             raise refusal(
@@ -183,14 +223,39 @@ def _graph(keras: Any, model: Any) -> Any:
     if isinstance(model, keras.Sequential):
         if not model.built or getattr(model, "_functional", None) is None:
             raise Refused("it is not built: call it once on rows, or begin it with an Input")
+        _check_own(model)
         return model._functional
     if not hasattr(model, "_nodes_by_depth"):
-        raise Refused(
-            "it is a subclass of keras.Model, whose code cannot be read: export it by "
-            'model.export(path, format="onnx"), and use lrgate.from_onnx'
-        )
+        raise Refused(f"it is a subclass of keras.Model, whose code cannot be read{_EXPORT}")
+    _check_own(model)
     return model
 
+
+def _check_own(model: Any) -> None:
+    """Refuse a model that computes more than its graph."""
+    for method in ("call", "__call__"):
+        owner = next(c for c in type(model).__mro__ if method in vars(c))
+        if method in vars(model) or owner.__module__.partition(".")[0] != "keras":
+            raise Refused(f"its method {method} is not that of Keras and cannot be read{_EXPORT}")
+
+
+def _is_whole(dtype: str) -> bool:
+    return dtype.startswith(("int", "uint"))
+
+
+# Layers that leave integers as they are, or convert them before they compute.
+_OF_WHOLE_NUMBERS: Final = (
+    "BatchNormalization",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "Identity",
+    "Normalization",
+    "Permute",
+    "RepeatVector",
+    "Rescaling",
+    "Reshape",
+)
 
 Read = Callable[..., Value]
 
@@ -221,6 +286,9 @@ def _layers(keras: Any) -> dict[type, Read]:
         "PReLU": _prelu,
         "Permute": _permute,
         "ReLU": _relu,
+        "RepeatVector": lambda chain, layer, x: chain.moved(
+            x, lambda numbers, rows: np.repeat(numbers[:, None], layer.n, axis=1)
+        ),
         "Rescaling": lambda chain, layer, x: chain.add(
             chain.multiply(x, _numbers(layer.scale)), _numbers(layer.offset)
         ),
@@ -231,6 +299,44 @@ def _layers(keras: Any) -> dict[type, Read]:
     }
     table.update((getattr(layers, name), read) for name, read in readers.items())
     return table
+
+
+def _operation(keras: Any, operation: Any) -> Read | None:
+    """The function that reads a function of keras.ops which is an activation."""
+    kind = type(operation)
+    name = kind.__name__
+    if kind.__module__.rpartition(".")[0] != "keras.src.ops":
+        return None
+    if name in ("Softmax", "LogSoftmax"):
+        return lambda chain, op, x: chain.softmax(x, _single(op.axis), log=name != "Softmax")
+    if name == "Gelu":
+        own = "gelu_tanh" if operation.approximate else "gelu"
+        return lambda chain, op, x: chain.activation(x, Activation(own))
+    if name in ("Elu", "LeakyRelu"):
+        slope = operation.alpha if name == "Elu" else operation.negative_slope
+        own = "elu" if name == "Elu" else "leaky_relu"
+        return lambda chain, op, x: chain.activation(x, Activation(own, slope))
+    function = getattr(keras.activations, _OPERATIONS.get(name, ""), None)
+    if function is None:
+        return None
+    return lambda chain, op, x: _activated(keras, chain, function, x)
+
+
+# The functions of keras.ops without parameters, and their names in keras.activations.
+_OPERATIONS: Final = {
+    "Exp": "exponential",
+    "HardSigmoid": "hard_sigmoid",
+    "HardSilu": "hard_silu",
+    "HardTanh": "hard_tanh",
+    "LogSigmoid": "log_sigmoid",
+    "Relu": "relu",
+    "Relu6": "relu6",
+    "Selu": "selu",
+    "Sigmoid": "sigmoid",
+    "Silu": "silu",
+    "Softplus": "softplus",
+    "Tanh": "tanh",
+}
 
 
 def _numbers(value: Any) -> Float64Array:
@@ -305,14 +411,17 @@ def _prelu(chain: Chain, layer: Any, x: Rows) -> Value:
 def _relu(chain: Chain, layer: Any, x: Rows) -> Value:
     slope, upper = float(layer.negative_slope), layer.max_value
     threshold = float(layer.threshold)
-
-    def relu(z: Float64Array, threshold: Any = 0.0) -> Float64Array:
-        y = np.where(z > threshold, z, slope * (z - threshold))
-        return y if upper is None else np.minimum(y, upper)
-
     if slope == 0.0 and threshold == 0.0 and upper is None:
         return chain.activation(x, Activation("relu"))
-    return chain.apply(relu, x, np.array(threshold)) if threshold else chain.apply(relu, x)
+    if slope == 0.0 and threshold == 0.0 and upper > 0.0:
+        return chain.activation(x, Activation("clipped_relu", float(upper)))
+
+    def relu(z: Float64Array, threshold: Float64Array, *upper: Float64Array) -> Float64Array:
+        y = np.where(z > threshold, z, slope * (z - threshold))
+        return np.minimum(y, *upper) if upper else y
+
+    constants = [threshold] if upper is None else [threshold, float(upper)]
+    return chain.apply(relu, x, *map(np.array, constants))
 
 
 # The activations of Keras that are those of lrgate. Others with parameters are below.
@@ -346,7 +455,11 @@ def _activated(keras: Any, chain: Chain, function: Any, x: Rows) -> Value:
         return chain.softmax(x, -1)
     if function is known.log_softmax:
         return chain.softmax(x, -1, log=True)
+    if function is getattr(known, "log_sigmoid", None):
+        softplus = chain.activation(x.scaled(np.full(x.size, -1.0)), Activation("softplus"))
+        return chain.negate(softplus)
     parameters: dict[str, tuple[Any, ...]] = {
+        "celu": ("elu", 1.0),
         "elu": ("elu", 1.0),
         "relu6": ("clipped_relu", 6.0),
         "leaky_relu": ("leaky_relu", 0.2),

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate.frameworks.errors import Refused
+from lrgate.network import Network
 
 __all__ = [
     "first_of",
@@ -16,6 +17,7 @@ __all__ = [
     "is_identity",
     "is_not_fitted",
     "kind_of",
+    "network_in",
     "not_fitted",
     "overridden",
     "positions_of",
@@ -97,6 +99,15 @@ def not_fitted(estimator: Any) -> Exception:
 
 def is_not_fitted(error: Exception) -> bool:
     return type(error).__name__ == "NotFittedError"
+
+
+def network_in(estimator: Any) -> Network | None:
+    """The network of an estimator of lrgate, also inside containers that pass their rows on."""
+    while kind_of(estimator, ("BaseSearchCV", "FrozenEstimator")) and overridden(estimator) is None:
+        kind = kind_of(estimator, _CONTAINERS)
+        estimator = None if kind is None else getattr(estimator, _CONTAINERS[kind], None)
+    network = getattr(estimator, "network_", None)
+    return network if isinstance(network, Network) else None
 
 
 def positions_of(columns: Any, width: int, names: Array | None) -> npt.NDArray[np.intp]:

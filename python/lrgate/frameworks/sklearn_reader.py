@@ -27,6 +27,7 @@ from lrgate.frameworks.sklearn_parts import (
     is_identity,
     is_not_fitted,
     kind_of,
+    network_in,
     not_fitted,
     overridden,
     positions_of,
@@ -67,7 +68,8 @@ def from_sklearn(estimator: Any, *, verify: bool = True) -> Network:
         ``TruncatedSVD``, every feature selector, ``FunctionTransformer`` without a function,
         ``ColumnTransformer``, ``FeatureUnion`` and ``Pipeline``. Each of these must be
         scikit-learn's own, or a subclass that does not override prediction or transformation.
-        An estimator of :mod:`lrgate.sklearn` gives its `network_`.
+        An estimator of :mod:`lrgate.sklearn`, also in a search or a ``FrozenEstimator``, gives its
+        `network_`.
     verify : bool, default True
         Compare the network with the estimator on random rows.
 
@@ -116,8 +118,8 @@ def from_sklearn(estimator: Any, *, verify: bool = True) -> Network:
         raise TypeError(
             f"estimator must be a fitted scikit-learn estimator, got {type(estimator).__name__}"
         )
-    network = getattr(estimator, "network_", None)
-    if isinstance(network, Network):
+    network = network_in(estimator)
+    if network is not None:
         return network
     reader = _Reader(estimator)
     net = reader.network()
@@ -453,6 +455,11 @@ def _join(path: str, name: str) -> str:
 def _why_not(estimator: Any) -> str:
     if isinstance(estimator, str):
         return f"{estimator!r} predicts nothing"
+    if network_in(estimator) is not None:
+        return (
+            "its network is optimised already, and takes no other steps: import its network_, or "
+            f"fit {type(estimator).__name__} to the whole pipeline as its estimator"
+        )
     if hasattr(estimator, "transform") and not hasattr(estimator, "predict"):
         return f"it predicts nothing: lrgate reads {_READ}"
     if hasattr(estimator, "get_params"):

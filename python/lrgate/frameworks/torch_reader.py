@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import operator
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from lrgate.frameworks.building import built, refusal, verified
 from lrgate.frameworks.chain import BATCH, MAX_ELEMENTS, Chain, Labels
 from lrgate.frameworks.errors import Refused, UnsupportedModelError
+from lrgate.frameworks.torch_copy import evaluated_copy
 from lrgate.frameworks.torch_files import load_program
 from lrgate.frameworks.torch_operators import (
     Call,
@@ -209,14 +209,8 @@ def _is_policy(module: Any) -> bool:
 
 def _evaluated(torch: Any, module: Any) -> Any:
     """A copy in eval mode on the CPU."""
-    memo: dict[int, Any] = {}
-    for part in module.modules():
-        # Results of hooks, such as those of the older weight_norm, cannot be copied.
-        for value in vars(part).values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
     try:
-        result = copy.deepcopy(module, memo)
+        result = evaluated_copy(module)
     except Exception as error:
         raise Refused(f"it cannot be copied: {_first_line(error)}") from error
     for part in result.modules():
@@ -224,7 +218,6 @@ def _evaluated(torch: Any, module: Any) -> Any:
         for key, inner in part._modules.items():
             if inner is not None and "_orig_mod" in inner._modules:
                 part._modules[key] = inner._modules["_orig_mod"]
-    result = result.cpu().eval()
     return _policy_module(torch, result).eval() if _is_policy(result) else result
 
 
@@ -746,7 +739,7 @@ def _verified(net: Network, reader: _Reader, source: _Source, value: Rows | Labe
     module = source.module
     epsilon = max(reader.epsilon, float(np.finfo(np.float32).eps))
     labels = isinstance(value, Labels)
-    rows = _whole_rows(torch, net, reader.dtype)
+    whole = _limits_of_rows(torch, reader.dtype)
     compute: Callable[[Any], Any] = reader.run if module is None else module
 
     def scores(x: Array) -> Array:
@@ -755,7 +748,7 @@ def _verified(net: Network, reader: _Reader, source: _Source, value: Rows | Labe
         # A network of two exclusive classes has one output.
         return result[:, 1:] if result.shape[1] == 2 and net.output_size == 1 else result
 
-    verified(net, scores, source="torch", name=name, epsilon=epsilon, x=rows)
+    verified(net, scores, source="torch", name=name, epsilon=epsilon, whole=whole)
     if not labels:
         return
 
@@ -771,21 +764,13 @@ def _verified(net: Network, reader: _Reader, source: _Source, value: Rows | Labe
         # The one output of two exclusive classes is the probability of the second.
         return raw if raw.shape[1] > 1 else np.concatenate([1.0 - raw, raw], axis=1)
 
-    verified(net, agreement, source="torch", name=name, epsilon=epsilon, x=rows)
+    verified(net, agreement, source="torch", name=name, epsilon=epsilon, whole=whole)
 
 
-def _whole_rows(torch: Any, net: Network, dtype: Any) -> npt.NDArray[np.float32] | None:
-    """Rows of values that an input of whole numbers may have, float32 (8, d)."""
-    limits = (0, 1) if dtype is torch.bool else _limits(torch, dtype)
-    if limits is None:
-        return None
-    rng = np.random.default_rng(0)
-    rows = np.zeros((8, net.input_size))
-    # Larger numbers are not exact in float32.
-    for part, most in ((slice(0, 4), 255), (slice(4, 6), 2**24), (slice(6, 7), 1)):
-        low, high = max(limits[0], -most), min(limits[1], most)
-        rows[part] = rng.integers(low, high, rows[part].shape, endpoint=True)
-    return rows.astype(np.float32)
+def _limits_of_rows(torch: Any, dtype: Any) -> tuple[int, int] | None:
+    """The least and the greatest value of an input of whole numbers; None for real numbers."""
+    limits: tuple[int, int] | None = (0, 1) if dtype is torch.bool else _limits(torch, dtype)
+    return limits
 
 
 def _by_rows(torch: Any, reader: _Reader, function: Callable[[Any], Any], x: Array) -> Array:

@@ -23,10 +23,13 @@ def difference(
     net: Network,
     reference: Callable[[Float32Array], npt.NDArray[Any]],
     epsilon: float,
-    x: Float32Array | None = None,
+    whole: tuple[int, int] | None = None,
 ) -> float | None:
-    """The largest difference of raw outputs on random rows; None if rounding explains all."""
-    x = random_rows(net) if x is None else x
+    """The largest difference of raw outputs on random rows; None if rounding explains all.
+
+    The rows are whole numbers between those of `whole`, if it is given.
+    """
+    x = random_rows(net) if whole is None else _whole_rows(net, *whole)
     with np.errstate(all="ignore"):
         expected = np.asarray(reference(x), np.float64).reshape(len(x), -1)
         got = net.forward(x).astype(np.float64)
@@ -63,6 +66,16 @@ def random_rows(net: Network, seed: int = 0) -> Float32Array:
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.where(scale == 0.0, z, z / scale)
     return z.astype(np.float32)
+
+
+def _whole_rows(net: Network, low: int, high: int, seed: int = 0) -> Float32Array:
+    """Rows of whole numbers of several magnitudes from `low` to `high`, float32 (8, d)."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        rng.integers(max(low, -most), min(high, most), (count, net.input_size), endpoint=True)
+        for count, most in ((2, 1), (2, 10), (2, 255), (2, 2**15))
+    ]
+    return np.concatenate(rows).astype(np.float32)
 
 
 def _sums(

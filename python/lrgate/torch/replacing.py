@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrgate.frameworks.errors import UnsupportedModelError
+from lrgate.frameworks.torch_copy import evaluated_copy
 from lrgate.frameworks.torch_reader import from_torch
 from lrgate.measure.timing import interleaved
 from lrgate.network import Network
@@ -27,8 +28,10 @@ __all__ = ["Replacement", "accelerate"]
 _LEAST_ROWS: Final = 50
 # Rows that are kept for each part.
 _MOST_ROWS: Final = 100_000
-# Of a network's outputs from the part's, relative to the largest, before it is optimised.
+# Of outputs with a network from those without, relative to the largest, before it is optimised.
 _MOST_DIFFERENCE: Final = 1e-3
+# Of the whole numbers in a model's outputs, such as labels, the share that rounding may change.
+_MOST_CHANGED: Final = 0.01
 # A run of modules that is too short so far: more of them may make a network.
 _TOO_SHORT: Final = "it is a function of single inputs: there is no matrix before it"
 
@@ -83,6 +86,10 @@ def accelerate(
     which :func:`lrgate.optimize` optimises on the rows that the part really gets. It replaces the
     part where it is faster on them. Embeddings, convolutions, attention and everything else stay.
 
+    A part also stays if the model's outputs on `x` are not the same with a dense network in its
+    place, as when the model's code uses attributes of the part. A run of modules is replaced only
+    if nothing but its Sequential calls them.
+
     Parameters
     ----------
     module : torch.nn.Module
@@ -116,7 +123,7 @@ def accelerate(
     TypeError
         If `module` is not a module.
     ValueError
-        If an option is not valid, or the model with networks in it does not run.
+        If an option is not valid, or `x` is an empty list.
 
     Examples
     --------
@@ -128,19 +135,24 @@ def accelerate(
     calls = [_arguments(call) for call in (x if isinstance(x, list) else [x])]
     if not calls:
         raise ValueError("x must have at least one call, got an empty list")
-    model = copy.deepcopy(module).eval().requires_grad_(False).cpu()
+    model = evaluated_copy(module).requires_grad_(False)
     holder = nn.Module()
     holder._modules["model"] = model
-    search = _Search(model, calls)
+    parts = list(_Search(model, calls).parts(holder))
+    misfits = _misfits(parts, _Outputs(holder, calls)) if parts else {}
     report: list[Replacement] = []
-    for part in search.parts(holder):
+    for part in parts:
         size = batch_sizes or part.sizes()
-        network, reason = part.network, ""
-        if len(part.rows) >= _LEAST_ROWS:
+        network, rows, reason = part.network, part.rows(), ""
+        if part in misfits:
+            speed_up = part.speed_up(Accelerated(network, num_threads=num_threads), seconds)
+            report.append(Replacement(part.name, None, len(rows), speed_up, misfits[part]))
+            continue
+        if len(rows) >= _LEAST_ROWS:
             try:
                 network = optimize(
                     network,
-                    part.rows,
+                    rows,
                     max_error_increase=max_error_increase,
                     batch_sizes=size,
                     num_threads=num_threads,
@@ -148,32 +160,21 @@ def accelerate(
                     **options,
                 )
             except ValueError as error:
-                if not np.isfinite(part.rows).all():
+                if not np.isfinite(rows).all():
                     reason = "not optimised: its inputs are not all finite"
                 else:
                     raise error
         else:
-            reason = f"not optimised: it got {len(part.rows)} rows, and {_LEAST_ROWS} are needed"
+            reason = f"not optimised: it got {len(rows)} rows, and {_LEAST_ROWS} are needed"
         faster = Accelerated(network, num_threads=num_threads)
         speed_up = part.speed_up(faster, seconds)
         if speed_up.median <= 1.0:
-            report.append(
-                Replacement(part.name, None, len(part.rows), speed_up, "it is not faster")
-            )
+            report.append(Replacement(part.name, None, len(rows), speed_up, "it is not faster"))
             continue
         part.replace(faster)
-        report.append(Replacement(part.name, network, len(part.rows), speed_up, reason))
+        report.append(Replacement(part.name, network, len(rows), speed_up, reason))
     model = holder._modules["model"]
     assert model is not None
-    positional, named = calls[0]
-    try:
-        with torch.inference_mode():
-            model(*positional, **named)
-    except Exception as error:
-        raise ValueError(
-            f"the model does not run with networks in it ({type(error).__name__}: {error}): its "
-            "code may use attributes of the parts that were replaced"
-        ) from error
     return model, report
 
 
@@ -194,6 +195,12 @@ def _on_cpu(value: Any) -> Any:
     return value.cpu() if isinstance(value, Tensor) else value
 
 
+def _fresh(call: Call) -> Call:
+    """A copy of the tensors, because a model may change its arguments."""
+    result: Call = torch.utils._pytree.tree_map_only(Tensor, lambda t: t.detach().clone(), call)
+    return result
+
+
 class _Part:
     """A module, or consecutive modules of a Sequential, with the inputs that it gets."""
 
@@ -207,8 +214,12 @@ class _Part:
     ) -> None:
         self.name, self.network = name, network
         self._places, self._module, self._inputs = places, module, inputs
-        rows = [t.float().reshape(-1, t.shape[-1]).numpy() for t in inputs]
-        self.rows: Float32Array = np.concatenate(rows)[:_MOST_ROWS]
+        self._before = [parent._modules[key] for parent, key in places]
+
+    def rows(self) -> Float32Array:
+        """The rows that the part got."""
+        rows = [t.float().reshape(-1, t.shape[-1]).numpy() for t in self._inputs]
+        return np.concatenate(rows)[:_MOST_ROWS]
 
     def sizes(self) -> list[int]:
         """The numbers of rows per call, at most three."""
@@ -217,13 +228,19 @@ class _Part:
 
     def difference(self) -> float:
         """The largest difference of the network on real inputs, over the largest output."""
-        with torch.inference_mode():
-            expected = self._module(self._inputs[0]).float()
-            got = Accelerated(self.network.dense())(self._inputs[0]).float()
-        if expected.shape != got.shape:
-            return math.inf
-        scale = float(expected.abs().max()) or 1.0
-        return float((expected - got).abs().max()) / scale
+        dense = Accelerated(self.network.dense())
+        largest = apart = 0.0
+        for x in self._inputs:
+            with torch.inference_mode():
+                # The part may change its input in place.
+                expected, got = self._module(x.clone()).float(), dense(x).float()
+            if expected.shape != got.shape:
+                return math.inf
+            if expected.numel():
+                # `maximum` of NumPy keeps NaN, `max` may not.
+                largest = float(np.maximum(largest, float(expected.abs().max())))
+                apart = float(np.maximum(apart, float((expected - got).abs().max())))
+        return apart / (largest or 1.0)
 
     def speed_up(self, faster: nn.Module, seconds: float) -> Ratio:
         """Time of the part over that of `faster`, on calls of the most frequent shape."""
@@ -248,12 +265,96 @@ class _Part:
         for parent, key in others:
             parent._modules[key] = nn.Identity()
 
+    def restore(self) -> None:
+        for (parent, key), module in zip(self._places, self._before, strict=True):
+            parent._modules[key] = module
+
+
+class _Outputs:
+    """The outputs of a model on all calls, for comparison after changes."""
+
+    def __init__(self, holder: nn.Module, calls: Sequence[Call]) -> None:
+        self._holder, self._calls = holder, calls
+        self._expected = [self._computed(call) for call in calls]
+
+    def _computed(self, call: Call) -> list[Tensor]:
+        positional, named = _fresh(call)
+        model = self._holder._modules["model"]
+        assert model is not None
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return [t.clone() for t in _tensors(model(*positional, **named))]
+
+    def change(self) -> str:
+        """Why the model is not the same any more; empty if it is."""
+        for call, expected in zip(self._calls, self._expected, strict=True):
+            try:
+                got = self._computed(call)
+            except Exception as error:
+                return (
+                    f"the model does not run with a network in its place ({type(error).__name__}: "
+                    f"{error}): its code may use attributes of the part"
+                )
+            if len(got) != len(expected) or not all(map(_alike, got, expected)):
+                return "the model's outputs are not the same with a network in its place"
+        return ""
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The tensors in the output of a model, and its numbers as tensors."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, bool | int | float | np.ndarray | np.number):
+        yield torch.as_tensor(output)
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from _tensors(value)
+    elif dataclasses.is_dataclass(output):
+        for field in dataclasses.fields(output):
+            yield from _tensors(getattr(output, field.name))
+
+
+def _alike(got: Tensor, expected: Tensor) -> bool:
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return False
+    if not expected.numel():
+        return True
+    if not expected.is_floating_point():
+        return float((got != expected).float().mean()) <= _MOST_CHANGED
+    a, b = got.double(), expected.double()
+    finite = b.isfinite()
+    largest = float(b[finite].abs().max()) if finite.any() else 0.0
+    limit = _MOST_DIFFERENCE * largest
+    return bool(torch.allclose(a, b, rtol=0.0, atol=limit, equal_nan=True))
+
+
+def _misfits(parts: Sequence[_Part], outputs: _Outputs) -> dict[_Part, str]:
+    """The parts in whose place a dense network changes the model, with the reasons."""
+    found: dict[_Part, str] = {}
+    for part in parts:
+        part.replace(Accelerated(part.network))
+    if outputs.change():
+        for part in parts:
+            part.restore()
+        for part in parts:
+            part.replace(Accelerated(part.network))
+            reason = outputs.change()
+            if reason:
+                part.restore()
+                found[part] = reason
+    for part in parts:
+        part.restore()
+    return found
+
 
 class _Search:
     """Finds the parts of a model that networks can replace."""
 
     def __init__(self, model: nn.Module, calls: Sequence[Call]) -> None:
-        self._inputs = _recorded(model, calls)
+        self._inputs, self._callers = _recorded(model, calls)
         self._seen: set[nn.Module] = set()
 
     def parts(self, holder: nn.Module) -> Iterator[_Part]:
@@ -283,7 +384,7 @@ class _Search:
             for stop in range(start + 1, len(keys) + 1):
                 places = [(sequential, key) for key in keys[start:stop]]
                 modules = [sequential._modules[key] for key in keys[start:stop]]
-                if any(m is None or self._inputs.get(m) is None for m in modules):
+                if not all(self._is_inside(sequential, m) for m in modules):
                     break
                 run = nn.Sequential(*(m for m in modules if m is not None)).eval()
                 part = self._part(f"{name}[{start}:{stop}]", places, run, modules[0])
@@ -300,6 +401,12 @@ class _Search:
                 self._seen.add(child)
                 yield from self._children(child, f"{name}.{keys[start]}")
             start += 1
+
+    def _is_inside(self, sequential: nn.Module, module: nn.Module | None) -> bool:
+        """Whether a module maps tensors to tensors, and only its Sequential calls it."""
+        if module is None or self._inputs.get(module) is None:
+            return False
+        return self._callers[module] == {sequential}
 
     def _part(
         self,
@@ -330,34 +437,66 @@ class _Search:
         return part
 
 
-def _recorded(model: nn.Module, calls: Sequence[Call]) -> dict[nn.Module, list[Tensor] | None]:
-    """The inputs of each submodule; None for those that do not map one tensor to one tensor."""
-    found: dict[nn.Module, list[Tensor] | None] = {}
+Inputs = dict[nn.Module, list[Tensor] | None]
+Callers = dict[nn.Module, set[nn.Module | None]]
 
-    def record(
+
+def _recorded(model: nn.Module, calls: Sequence[Call]) -> tuple[Inputs, Callers]:
+    """The inputs of modules that may belong to a part, and the modules that call them.
+
+    The inputs are None for modules that do not map one tensor to one tensor.
+    """
+    found: Inputs = {}
+    callers: Callers = {}
+    counts: dict[nn.Module, int] = {}
+    # The modules that run, and their inputs.
+    running: list[tuple[nn.Module, Tensor | None]] = []
+
+    def before(module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        callers.setdefault(module, set()).add(running[-1][0] if running else None)
+        x = positional[0] if len(positional) == 1 and not named else None
+        rows = None
+        if isinstance(x, Tensor) and x.is_floating_point() and x.ndim >= 2:
+            enough = found.get(module, []) is None or counts.get(module, 0) >= _MOST_ROWS
+            # The module may change its input in place.
+            rows = x if enough else x.detach().clone()
+        running.append((module, rows))
+
+    def after(
         module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any
     ) -> None:
-        fits = (
-            len(positional) == 1
-            and not named
-            and isinstance(positional[0], Tensor)
-            and isinstance(output, Tensor)
-            and positional[0].is_floating_point()
-            and positional[0].ndim >= 2
-            and output.shape[:-1] == positional[0].shape[:-1]
-        )
+        _, rows = running.pop()
         inputs = found.setdefault(module, [])
-        if not fits or inputs is None:
+        if (
+            inputs is None
+            or rows is None
+            or not isinstance(output, Tensor)
+            or output.shape[:-1] != rows.shape[:-1]
+        ):
             found[module] = None
-        else:
-            inputs.append(positional[0].detach().clone())
+        elif counts.get(module, 0) < _MOST_ROWS:
+            counts[module] = counts.get(module, 0) + math.prod(rows.shape[:-1])
+            inputs.append(rows)
 
-    hooks = [module.register_forward_hook(record, with_kwargs=True) for module in model.modules()]
+    hooks = []
+    for module in _candidates(model):
+        hooks.append(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
+        hooks.append(module.register_forward_hook(after, with_kwargs=True))
     try:
         with torch.inference_mode():
-            for positional, named in calls:
+            for call in calls:
+                positional, named = _fresh(call)
                 model(*positional, **named)
     finally:
         for hook in hooks:
             hook.remove()
+    return found, callers
+
+
+def _candidates(model: nn.Module) -> set[nn.Module]:
+    """The modules with a Linear in them, or beside them in a Sequential."""
+    found = {m for m in model.modules() if any(isinstance(n, nn.Linear) for n in m.modules())}
+    for module in list(found):
+        if isinstance(module, nn.Sequential):
+            found.update(module.children())
     return found
