@@ -396,6 +396,8 @@ def hidden(c: Chain) -> Any:
         (lambda c: c.moved(c.input, lambda a, n: a[::-1]), "mixes different rows"),
         (lambda c: c.moved(c.input, lambda a, n: a[:1]), "mixes different rows"),
         (lambda c: c.moved(c.input, lambda a, n: np.roll(a, 1, 0)), "mixes different rows"),
+        (lambda c: c.moved(c.input, lambda a, n: a[:20]), "mixes different rows"),
+        (lambda c: c.moved(c.input, lambda a, n: np.roll(a, 6, 0)), "mixes different rows"),
         (lambda c: c.total(c.input, [0], True), "adds up different rows"),
         (lambda c: c.softmax(c.input, 0), "over different rows"),
         (lambda c: c.concatenate([c.input, c.input], 0), "joins different rows"),

@@ -54,6 +54,8 @@ _MAX_STEPS: Final = 32
 _MAX_COST: Final = 256
 _MAX_VARIANTS: Final = 8
 _MAX_EVENTS: Final = 64
+# Rows on which an operation that moves elements is tried.
+_MANY: Final = 1009
 # Operations that make no kink or jump.
 _SMOOTH: Final = (np.add, np.subtract, np.multiply)
 
@@ -243,7 +245,9 @@ class Chain:
         if x.batch is None:
             index = operation(np.arange(x.size).reshape(x.shape), 1)
             return self._taken(x, index, index.shape)
-        counts = (2, 3) if x.batch == BATCH else (x.batch,)
+        # A larger number too, unless rows are long: a slice of 20 rows is all of fewer.
+        many = [_MANY] if _MANY * x.size <= MAX_BUILT // 16 else []
+        counts = [2, 3, *many] if x.batch == BATCH else [x.batch]
         found: list[Array] = []
         for count in counts:
             if count * x.size > MAX_BUILT:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ import numpy as np
 
 from lrgate.frameworks.values import Function
 from lrgate.model.activation import Activation
-from lrgate.types import Float64Array
+from lrgate.types import Float64Array, IntArray
 
 __all__ = ["Recognised", "recognised"]
 
@@ -46,7 +47,9 @@ _OVERFLOW: Final = 300.0
 _FAR: Final = 1e8
 _MAX_ROOTS: Final = 64
 _MAX_VALUES: Final = 2**26
-_CHUNK: Final = 2**20
+_CHUNK: Final = 2**18
+# Units that are compared first.
+_FEW: Final = 8
 _HALVINGS: Final = 64
 _FIXED: Final = (
     "identity",
@@ -166,9 +169,8 @@ def _roots(events: Sequence[Function], size: int) -> Float64Array | None:
             return None
         if not len(found):
             continue
-        middle = found[:, :1]
-        if (np.abs(found - middle) <= _ROUNDING * np.abs(middle)).all():
-            found = middle
+        if _same(found, found[:, :1]):
+            found = found[:, :1]
         roots = _distinct(_joined(roots, found))
         if len(roots) > _MAX_ROOTS or roots.shape[1] * (len(_EVERY) + 5 * len(roots)) > _MAX_VALUES:
             return None
@@ -184,9 +186,14 @@ def _joined(*parts: Float64Array) -> Float64Array:
 def _distinct(rows: Float64Array) -> Float64Array:
     kept: list[Float64Array] = []
     for row in rows:
-        if not any((np.abs(row - k) <= _ROUNDING * np.abs(k)).all() for k in kept):
+        if not any(_same(row, other) for other in kept):
             kept.append(row)
     return np.stack(kept)
+
+
+def _same(a: Float64Array, b: Float64Array) -> bool:
+    """Whether roots differ by no more than the rounding errors of the events."""
+    return bool((np.abs(a - b) <= _ROUNDING * (1.0 + np.abs(b))).all())
 
 
 def _around(roots: Float64Array) -> Float64Array:
@@ -255,7 +262,12 @@ class _Comparison:
         self, activation: Activation, sign: float, shift: Float64Array | None
     ) -> tuple[Float64Array, Float64Array] | None:
         """Scale and offset with which the activation equals the function; None if none do."""
+        few = np.flatnonzero(self.live)[:_FEW]
         with np.errstate(all="ignore"):
+            if self.size > _FEW:
+                part = None if shift is None else shift[few]
+                if self._of(few)._fit(activation.of_units(few), sign, part) is None:
+                    return None
             fit = self._fit(activation, sign, shift)
         if fit is None:
             return None
@@ -266,6 +278,13 @@ class _Comparison:
                 if not self._equal(z, values, activation, sign, shift, *fit):
                     return None
         return fit
+
+    def _of(self, units: IntArray) -> _Comparison:
+        """The same points and values of some units."""
+        part = copy(self)
+        part.size, part.values, part.live = len(units), self.values[:, units], self.live[units]
+        part.z = self.z[:, units] if self.z.shape[1] > 1 else self.z
+        return part
 
     def _all_points(self) -> Float64Array:
         points = _EVERY
@@ -299,7 +318,10 @@ class _Comparison:
             return None
         # A small offset is an error of the fit, or one that matters to small values.
         small = np.abs(offset) <= _TOLERANCE * np.abs(scale) * (np.abs(mean_a) + 1.0)
-        for summand in (np.where(small, 0.0, offset), offset):
+        trials = [np.where(small, 0.0, offset)]
+        if (trials[0] != offset).any():
+            trials.append(offset)
+        for summand in trials:
             if self._equal(self.z, self.values, activation, sign, shift, scale, summand):
                 return scale, summand
         return None
@@ -325,6 +347,7 @@ class _Comparison:
     ) -> bool:
         """Whether the values are those of the activation there, or beside a point, for a jump."""
         wrong: Any = None
+        overflow = self._may_overflow(z)
         width = np.where(np.isfinite(z), _NEAR * np.abs(z) + _ROUNDING, 0.0)
         with np.errstate(all="ignore"):
             absolute = np.minimum(1.0, np.abs(z)) if activation.name in _STRAIGHT else 1.0
@@ -337,7 +360,8 @@ class _Comparison:
                 equal = apart & np.isfinite(expected) | (expected == values)
                 equal |= np.isnan(expected) & np.isnan(values) | ~self.live
                 # A formula that overflows, such as log(1 + exp(z)).
-                equal |= ~np.isfinite(values) & np.isfinite(expected) & self._may_overflow(z)
+                if overflow.any():
+                    equal |= overflow & ~np.isfinite(values) & np.isfinite(expected)
                 wrong = ~equal if wrong is None else wrong & ~equal
                 if not wrong.any():
                     break
