@@ -240,6 +240,40 @@ def test_a_csr_beyond_32_bits_is_refused(net: lrgate.Network, changes: dict[str,
         net(damaged(**changes))
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i2"])
+def test_large_rows_are_converted_in_blocks(order: Any, dtype: str) -> None:
+    rows = np.random.default_rng(0).normal(scale=99, size=(7001, 90)).astype(dtype, order=order)
+    narrow = inputs.narrowed(rows)
+    assert narrow.dtype == np.float32
+    assert narrow.flags.c_contiguous
+    assert np.array_equal(narrow, rows.astype(np.float32))
+
+
+@pytest.mark.parametrize("activation", ["relu", ("clipped_relu", 6.0)])
+@pytest.mark.parametrize("strategy", ["dense", "skip"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinity_in_f32_is_that_of_numpy(activation: Any, strategy: str, value: float) -> None:
+    rng = np.random.default_rng(0)
+    first, last = rng.normal(size=(30, D)), rng.normal(size=(3, 30))
+    layers = [(first, None), (np.abs(rng.normal(size=(30, 30))), None), (last, None)]
+    net = lrgate.Network.from_layers(layers, [activation, activation, "identity"])
+    x = rng.normal(size=(5, D)).astype(np.float32)
+    x[1, 2] = x[3, 0] = value
+    x[3, 1] = -value
+    y = x
+    with np.errstate(invalid="ignore"):
+        for layer in net.layers:
+            y = y @ layer.weight.T
+            if layer.activation.name != "identity":
+                y = np.minimum(np.maximum(y, 0), np.inf if activation == "relu" else 6)
+    got = net.with_strategies([strategy] * 3)(x)
+    assert np.isnan(y).any() == np.isnan(got).any()
+    np.testing.assert_allclose(got, y, rtol=1e-4, atol=1e-4, equal_nan=True)
+    sparse_rows = sparse.csr_array(x)
+    np.testing.assert_allclose(net(sparse_rows), y, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
 def test_a_csr_whose_indptr_has_not_its_rows_is_refused(net: lrgate.Network) -> None:
     for indptr in ([0, 1, 3], [0, 1, 2, 3, 3], [0]):
         x = damaged(indptr=indptr)

@@ -161,6 +161,7 @@ def test_threads_with_small_stacks(size: int) -> None:
         "lrgate.Network.from_layers([(weight, None)])",
         "lrgate.estimators.whitened(net.layers[1], ones)",
         "wide.__dask_tokenize__()",
+        "lrgate.inputs.narrowed(doubles)",
     ],
 )
 def test_ctrl_c_ends_long_calls(call: str) -> None:
@@ -170,6 +171,7 @@ def test_ctrl_c_ends_long_calls(call: str) -> None:
             weight = np.zeros((8000, 8000), np.float32)
         if "wide" in {call!r}:
             wide = network(8000, 4000)
+        doubles = np.broadcast_to(np.ones((1, 500)), (200_000, 500))
         ones = np.ones((2, 1500), np.float32)
         net = network(500, 1500, 1500, 10)
         x = np.broadcast_to(rng.standard_normal((1, 500), np.float32), (400_000, 500))

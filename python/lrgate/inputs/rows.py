@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,6 +16,10 @@ __all__ = [
     "narrowed",
     "real_array",
 ]
+
+
+# Rows are converted in blocks of about this many values.
+_BLOCK_VALUES: Final = 1 << 18
 
 
 def real_array(x: Any, name: str = "x") -> Array:
@@ -123,7 +127,14 @@ def checked_rows(x: Any, width: int, least: int = 1) -> Any:
 def narrowed(values: Array) -> Array:
     """`values` as a C-contiguous float32 array; those that do not fit become infinite."""
     with np.errstate(over="ignore"):
-        return np.require(values, np.float32, ["C", "A"])
+        if values.ndim < 2 or values.size <= _BLOCK_VALUES:
+            return np.require(values, np.float32, ["C", "A"])
+        # Python handles Ctrl-C between blocks.
+        result = np.empty(values.shape, np.float32)
+        step = max(1, _BLOCK_VALUES // values[0].size)
+        for first in range(0, len(values), step):
+            result[first : first + step] = values[first : first + step]
+        return result
 
 
 def check_narrowed(given: Any, values: Array) -> None:
