@@ -141,7 +141,7 @@ class Pieces(nn.Module):
         ones = torch.ones(x.size(0), 1)
         joined = torch.cat([b, a * 2 - 1, ones], dim=1)
         z = torch.addmm(self.bias, joined, self.weight)
-        z = torch.where(z > 0, z, torch.zeros_like(z))
+        z = torch.where(z <= 0, torch.zeros_like(z), z)
         return torch.stack(self.last(z).unbind(1), dim=1)
 
 

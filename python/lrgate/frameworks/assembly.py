@@ -34,8 +34,10 @@ Matrix = npt.NDArray[Any]
 Factor = tuple[Matrix, Float64Array]
 
 
+# Of arguments in spelled-out activations: gelu may begin with z / 2 and z / sqrt(2) only.
+_FACTORS: Final = (2.0, math.sqrt(2.0))
 # Comparisons with all activations, each of which computes a spelled-out function on a grid.
-_MAX_TRIALS: Final = 1_500
+_MAX_TRIALS: Final = 300
 # Multiplications that folding may take.
 _MAX_WORK: Final = 2**38
 
@@ -139,7 +141,7 @@ def _resolved(stage: Stage, known: _Known) -> tuple[Rows, Activation, Float64Arr
 
 
 def _arguments(variants: tuple[Rows, ...]) -> Iterator[Rows]:
-    """Rows that may be the argument of an activation: the variants, and each without its scale.
+    """Rows that may be the argument of an activation: the variants, without their scale, and more.
 
     ``(x / 2) * (1 + erf(x * 0.7))`` is a function of x, which is neither operand.
     """
@@ -149,6 +151,9 @@ def _arguments(variants: tuple[Rows, ...]) -> Iterator[Rows]:
             continue
         offset = None if variant.offset is None else variant.offset / variant.scale
         yield variant.with_map(None, offset, variant.shape)
+    for factor in _FACTORS:
+        for variant in variants:
+            yield variant.scaled(np.full(variant.size, factor))
 
 
 def _fixed(rows: Rows) -> Float64Array | None:

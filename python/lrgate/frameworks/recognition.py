@@ -45,6 +45,7 @@ _BESIDE: Final = 3e-6
 # Beyond this, powers of e overflow, and a formula may be infinite or NaN where its limit is not.
 _OVERFLOW: Final = 300.0
 _FAR: Final = 1e8
+_UNDERFLOW: Final = 1e-100
 _MAX_ROOTS: Final = 64
 _MAX_VALUES: Final = 2**26
 _CHUNK: Final = 2**18
@@ -232,6 +233,9 @@ def _changes(event: Function, z: Float64Array, size: int) -> Float64Array | None
         a, b = np.where(same, middle, a), np.where(same, b, middle)
     # The end where the event is exactly zero, if one is.
     found: Float64Array = np.where(sign == 0.0, a, b)
+    # Where exponentials underflow there is no kink. Zero is among the roots anyway.
+    most = np.maximum(np.abs(_on(event, a, size)), np.abs(_on(event, b, size)))
+    found[most < _UNDERFLOW] = 0.0
     return found
 
 
@@ -424,7 +428,7 @@ def _candidates(comparison: _Comparison) -> Iterator[Candidate]:
         yield from _made("hard_tanh", first, last)
     if first is not None:
         yield from _made("thresholded_relu", first)
-    # max(z, c) = relu(z - c) + c, and the like.
+    # max(z, c) = relu(z - c) + c, and similar functions.
     for sign, ends in ((1.0, (low, comparison.at(-1e6))), (-1.0, (high, comparison.at(1e6)))):
         if not (ends[0] == ends[1]).all():
             continue
