@@ -81,7 +81,7 @@ lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict python/lrgate
-	MYPYPATH=python $(BIN)/stubtest lrgate._core
+	MYPYPATH=python $(BIN)/stubtest --mypy-config-file pyproject.toml lrgate._core
 	git ls-files -z | xargs -0 $(BIN)/codespell
 	git ls-files -z '*.md' | xargs -0 $(BIN)/pymarkdown scan
 	$(BIN)/python tools/prose.py
