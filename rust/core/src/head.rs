@@ -17,9 +17,9 @@ pub enum Task {
 
 /// Converts raw outputs to labels and probabilities.
 ///
-/// If the last activation is sigmoid or softmax, the outputs are probabilities already, and if it is
-/// log-softmax, their logarithms. Otherwise they are logits: the boundary between no and yes is 0,
-/// not 0.5.
+/// If the last activation is sigmoid or softmax, the outputs are probabilities already; if it is
+/// log-softmax, they are logarithms of probabilities. Otherwise they are logits: the boundary
+/// between no and yes is 0, not 0.5.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Head {
     task: Task,
