@@ -1,9 +1,9 @@
 //! The formulas of activations: which of them kernels apply in registers, and those of finished
-//! rows, which take an exponential.
+//! rows.
 //!
 //! These are plain loops over sixteen values at a time, which the compiler vectorises. No operation
-//! is fused, so results are the same on every instruction set. The error comes from `exp`, which is
-//! within 2 units in the last place, and from the steps after it. `rust/core/tests/activations.rs`
+//! is fused, so results are the same on every instruction set. The error of most comes from `exp`,
+//! which is within 2 units in the last place, and from the steps after it. `rust/core/tests/activations.rs`
 //! checks a bound for each against f64.
 
 use super::epilogue::Fused;
@@ -14,8 +14,8 @@ use crate::simd::{Kernel, LANES, Simd};
 const LEAST: f32 = -150.0;
 
 impl Activation {
-    /// The activation as kernels apply it in registers, if it takes only a few instructions.
-    /// [`FinishRows`] applies the others.
+    /// The activation as kernels apply it in registers. [`FinishRows`] applies those that are rare or
+    /// take more than a few instructions, because every one of these is compiled into every kernel.
     fn in_registers(&self) -> Option<Fused> {
         Some(match self {
             Activation::Identity => Fused::Identity,
@@ -28,13 +28,11 @@ impl Activation {
             Activation::LeakyRelu { slope } => Fused::Leaky { slope: *slope },
             Activation::Prelu { slope } => match **slope {
                 [slope] => Fused::Leaky { slope },
-                _ => Fused::LeakyByUnit,
+                _ => return None,
             },
             Activation::HardTanh { lower, upper } => {
                 Fused::Clamped { lower: *lower, upper: *upper }
             }
-            Activation::HardSigmoid => Fused::HardSigmoid,
-            Activation::HardSwish => Fused::HardSwish,
             _ => return None,
         })
     }
@@ -47,14 +45,6 @@ impl Activation {
     /// Whether the activation needs [`FinishRows`].
     pub(crate) fn needs_finish(&self) -> bool {
         self.in_registers().is_none()
-    }
-
-    /// The slope of each unit, if units have their own.
-    pub(crate) fn unit_slopes(&self) -> &[f32] {
-        match self {
-            Activation::Prelu { slope } if slope.len() > 1 => slope,
-            _ => &[],
-        }
     }
 }
 
@@ -90,6 +80,9 @@ fn finish_row(activation: &Activation, row: &mut [f32]) {
         Activation::Exp => map(row, exp),
         Activation::Elu { alpha } => map(row, |z| elu(z, 1.0, *alpha)),
         Activation::Selu => map(row, |z| elu(z, SELU_SCALE, SELU_SCALE_ALPHA)),
+        Activation::HardSigmoid => map(row, hard_sigmoid),
+        Activation::HardSwish => map(row, hard_swish),
+        Activation::Prelu { slope } => prelu(row, slope),
         Activation::Softmax => softmax(row),
         Activation::LogSoftmax => log_softmax(row),
         _ => {}
@@ -311,6 +304,40 @@ fn elu(z: Lanes, scale: f32, alpha: f32) -> Lanes {
         x[i] = if z[i] > 0.0 { scale * z[i] } else { alpha * m };
     }
     x
+}
+
+/// `min(max(0, z + 3), 6) / 6`, whose relative error is small near -3 too.
+#[inline(always)]
+fn hard_sigmoid(mut z: Lanes) -> Lanes {
+    for z in &mut z {
+        let shifted = *z + 3.0;
+        let positive = if shifted < 0.0 { 0.0 } else { shifted };
+        *z = if positive > 6.0 { 6.0 } else { positive } * (1.0 / 6.0);
+    }
+    z
+}
+
+/// z times its hard sigmoid.
+#[inline(always)]
+fn hard_swish(mut z: Lanes) -> Lanes {
+    for z in &mut z {
+        // Avoids `-inf` times 0.
+        *z = if *z < -3.0 { -3.0 } else { *z };
+    }
+    let mut y = hard_sigmoid(z);
+    for i in 0..LANES {
+        y[i] *= z[i];
+    }
+    y
+}
+
+/// z where z > 0, else its unit's slope times z.
+#[inline(always)]
+fn prelu(row: &mut [f32], slope: &[f32]) {
+    for (z, slope) in row.iter_mut().zip(slope) {
+        let scaled = *z * slope;
+        *z = if *z > 0.0 { *z } else { scaled };
+    }
 }
 
 /// Replaces a row by the logarithm of its softmax: `z - most - log(1 + rest)`, where `rest` is the

@@ -60,43 +60,26 @@ pub(crate) trait SelectedEpilogue<A: Arithmetic> {
 pub(crate) enum Fused {
     Identity,
     Relu,
-    Clamped {
-        lower: f32,
-        upper: f32,
-    },
-    Thresholded {
-        threshold: f32,
-    },
+    Clamped { lower: f32, upper: f32 },
+    Thresholded { threshold: f32 },
     Squared,
-    Leaky {
-        slope: f32,
-    },
-    /// With the slopes of the [`Output`].
-    LeakyByUnit,
-    HardSigmoid,
-    HardSwish,
+    Leaky { slope: f32 },
 }
 
 impl Fused {
     /// Whether all outputs are at least 0.
     pub(crate) fn is_not_negative(self) -> bool {
         match self {
-            Fused::Relu | Fused::Squared | Fused::HardSigmoid => true,
+            Fused::Relu | Fused::Squared => true,
             Fused::Clamped { lower, .. } => lower >= 0.0,
             Fused::Thresholded { threshold } => threshold >= 0.0,
-            Fused::Identity | Fused::Leaky { .. } | Fused::LeakyByUnit | Fused::HardSwish => false,
+            Fused::Identity | Fused::Leaky { .. } => false,
         }
     }
 
-    /// Applies the activation to vectors. NaN stays NaN. `slopes` are those of the units of a
-    /// vector.
+    /// Applies the activation to vectors. NaN stays NaN.
     #[inline(always)]
-    pub(crate) fn apply<S: Simd, const V: usize>(
-        self,
-        simd: S,
-        mut v: [S::F32; V],
-        slopes: impl Fn(usize) -> S::F32,
-    ) -> [S::F32; V] {
+    pub(crate) fn apply<S: Simd, const V: usize>(self, simd: S, mut v: [S::F32; V]) -> [S::F32; V] {
         let zero = simd.splat(0.0);
         match self {
             Fused::Identity => {}
@@ -126,44 +109,14 @@ impl Fused {
             Fused::Leaky { slope } => {
                 let slope = simd.splat(slope);
                 for v in &mut v {
-                    *v = leaky(simd, *v, slope);
-                }
-            }
-            Fused::LeakyByUnit => {
-                for (i, v) in v.iter_mut().enumerate() {
-                    *v = leaky(simd, *v, slopes(i));
-                }
-            }
-            Fused::HardSigmoid => {
-                for v in &mut v {
-                    *v = hard_sigmoid(simd, *v);
-                }
-            }
-            Fused::HardSwish => {
-                for v in &mut v {
-                    // Avoids minus infinity times 0.
-                    let z = simd.at_least(*v, simd.splat(-3.0));
-                    *v = simd.mul(z, hard_sigmoid(simd, z));
+                    let positive = simd.not_at_most(*v, zero);
+                    let negative = simd.mul(simd.keep(!positive, *v), slope);
+                    *v = simd.add(simd.keep(positive, *v), negative);
                 }
             }
         }
         v
     }
-}
-
-/// z where z > 0, else slope z.
-#[inline(always)]
-fn leaky<S: Simd>(simd: S, z: S::F32, slope: S::F32) -> S::F32 {
-    let positive = simd.not_at_most(z, simd.splat(0.0));
-    let negative = simd.mul(simd.keep(!positive, z), slope);
-    simd.add(simd.keep(positive, z), negative)
-}
-
-/// `min(max(0, z + 3), 6) / 6`, whose relative error is small near -3 too.
-#[inline(always)]
-fn hard_sigmoid<S: Simd>(simd: S, z: S::F32) -> S::F32 {
-    let shifted = simd.at_least(simd.add(z, simd.splat(3.0)), simd.splat(0.0));
-    simd.mul(simd.at_most(shifted, simd.splat(6.0)), simd.splat(1.0 / 6.0))
 }
 
 /// The output of a layer: scale, bias and activation, and the buffers that the next layer reads:
@@ -174,8 +127,6 @@ pub(crate) struct Output<'a> {
     pub(crate) scale: &'a [f32],
     /// Zero-padded to whole vectors.
     pub(crate) bias: &'a [f32],
-    /// Zero-padded to whole vectors. Only used for [`Fused::LeakyByUnit`].
-    pub(crate) slopes: &'a [f32],
     pub(crate) activation: Fused,
     pub(crate) dense: Option<DenseRowsMut<'a>>,
     pub(crate) lists: Option<SparseRowsMut<'a>>,
@@ -246,12 +197,7 @@ impl Output<'_> {
         column: usize,
         z: [S::F32; V],
     ) {
-        let slopes = self.slopes;
-        let y = self.activation.apply(simd, z, |v| {
-            let slopes = &slopes[column + v * LANES..][..LANES];
-            // SAFETY: `slopes` has 16 entries.
-            unsafe { simd.load(slopes.as_ptr()) }
-        });
+        let y = self.activation.apply(simd, z);
         if let Some(bytes) = &mut self.bytes
             && let Some(rows) = &mut bytes.rows
         {
@@ -336,12 +282,7 @@ impl Output<'_> {
         index: S::I32,
         z: S::F32,
     ) {
-        let slopes = self.slopes;
-        let [y] = self.activation.apply(simd, [z], |_| {
-            assert!(units.last().is_none_or(|last| (*last as usize) < slopes.len()));
-            // SAFETY: units ascend, so all lanes are within the slopes.
-            unsafe { simd.gather(slopes, index) }
-        });
+        let [y] = self.activation.apply(simd, [z]);
         let within = lanes_within(units.len(), 0);
         if let Some(Quantized { rows, lists, inverse, offset, least, out_of_range }) =
             &mut self.bytes

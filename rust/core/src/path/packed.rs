@@ -31,8 +31,6 @@ pub(crate) struct PackedLayer {
     pub(super) input_map: Option<Arc<InputMap>>,
     /// Zero-padded to whole vectors, with the folded map's shift in it.
     bias: Aligned<f32>,
-    /// Slopes of an activation that has one per unit, zero-padded to whole vectors.
-    slopes: Aligned<f32>,
     /// The largest magnitude of each unit's weights.
     pub(super) largest: Vec<f32>,
     panels: OnceLock<Panels>,
@@ -79,12 +77,8 @@ impl PackedLayer {
                 }
             }
         }
-        let slopes = layer.activation.unit_slopes();
-        let mut padded_slopes = zeros(padded(slopes.len()));
-        padded_slopes[..slopes.len()].copy_from_slice(slopes);
         let (panels, unit_rows) = (OnceLock::new(), OnceLock::new());
-        let slopes = padded_slopes;
-        Ok(PackedLayer { layer, map, input_map, bias, slopes, largest, panels, unit_rows })
+        Ok(PackedLayer { layer, map, input_map, bias, largest, panels, unit_rows })
     }
 
     pub(crate) fn layer(&self) -> &Layer {
@@ -132,17 +126,15 @@ impl PackedLayer {
 
     /// Bytes of the weights in all layouts packed so far.
     pub(crate) fn bytes(&self) -> usize {
-        let constants = self.layer.bias.len() + self.bias.len() + self.slopes.len();
-        let own = (self.layer.matrix().len() + constants) * 4;
+        let own = (self.layer.matrix().len() + self.layer.bias.len() + self.bias.len()) * 4;
         let panels = self.panels.get().map_or(0, Panels::bytes);
         own + panels + self.unit_rows.get().map_or(0, UnitRows::bytes)
     }
 
     /// An output with this layer's bias. The caller sets the buffers.
     pub(crate) fn output(&self) -> Output<'_> {
-        let (bias, scale, slopes) = (&*self.bias, &[][..], &*self.slopes);
-        let activation = self.layer.activation.fused();
-        Output { scale, bias, slopes, activation, dense: None, lists: None, bytes: None }
+        let (bias, scale, activation) = (&*self.bias, &[][..], self.layer.activation.fused());
+        Output { scale, bias, activation, dense: None, lists: None, bytes: None }
     }
 }
 
