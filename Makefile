@@ -28,7 +28,10 @@ SOURCES := $(shell find python rust -name __pycache__ -prune -o ! -name '*.so' !
 
 EXTRAS_demo :=
 # Packages of the tests marked `frameworks` take some gigabytes: CI has them.
-EXTRAS_test := $(if $(CI),[frameworks,test,train],[test,train])
+EXTRAS_test := [test,train]
+ifdef CI
+EXTRAS_test := [frameworks,test,train]
+endif
 EXTRAS_lint := [lint]
 EXTRAS_bench := [bench]
 EXTRAS_bench-peers := [bench-peers]
