@@ -326,17 +326,27 @@ def test_labels_and_tasks() -> None:
     assert from_torch(Functional(), task="classification").task == "classification"
 
 
+class TwoProbabilities(nn.Module):
+    """The probabilities of two classes, from one sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 1)
+
+    def forward(self, x: Any) -> Any:
+        p = torch.sigmoid(self.linear(x))
+        return torch.cat([1 - p, p], dim=1)
+
+
+class Largest(nn.Module):
+    """The index of the largest value."""
+
+    def forward(self, x: Any) -> Any:
+        return x.argmax(1)
+
+
 def test_probabilities_of_two_classes() -> None:
-    class Two(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(4, 1)
-
-        def forward(self, x: Any) -> Any:
-            p = torch.sigmoid(self.linear(x))
-            return torch.cat([1 - p, p], dim=1)
-
-    module = Two()
+    module = TwoProbabilities()
     net = from_torch(module)
     x = torch.randn(9, 4)
     assert net.output_size == 1
@@ -344,16 +354,7 @@ def test_probabilities_of_two_classes() -> None:
 
 
 def test_label_of_two_probabilities() -> None:
-    class Two(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(4, 1)
-
-        def forward(self, x: Any) -> Any:
-            p = torch.sigmoid(self.linear(x))
-            return torch.cat([1 - p, p], dim=1).argmax(1)
-
-    module = Two()
+    module = nn.Sequential(TwoProbabilities(), Largest())
     net = from_torch(module)
     x = torch.randn(50, 4)
     assert net.output_size == 1
