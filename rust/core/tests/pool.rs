@@ -90,6 +90,8 @@ fn a_panic_of_any_part_comes_out_after_the_others_are_done() {
             let done = AtomicUsize::new(0);
             let result = catch_unwind(AssertUnwindSafe(|| {
                 team.run(5, |part| {
+                    // Parts take some time, so that workers can join on a single core too.
+                    thread::sleep(Duration::from_millis(1));
                     if part == panicking {
                         resume_unwind(Box::new("of a part"));
                     }
