@@ -296,7 +296,22 @@ impl Network {
         let len = out.len();
         // SAFETY: the array is new and contiguous, and no other code has a reference to it.
         let values = unsafe { std::slice::from_raw_parts_mut(out.data(), len) };
+        self.forward_into(py, x, values, threads)
+    }
+
+    /// Computes into these values. Short calls keep the GIL: to release it and take it again would
+    /// take as long as they do.
+    fn forward_into(
+        &self,
+        py: Python<'_>,
+        x: &PyRows<'_>,
+        values: &mut [f32],
+        threads: Option<usize>,
+    ) -> PyResult<()> {
         let rows = x.rows()?;
+        if x.len() == 1 && guarded(|| Ok(self.core.forward_short(rows, values)))? {
+            return Ok(());
+        }
         without_gil(py, || self.core.forward(rows, values, threads))
     }
 
@@ -344,8 +359,7 @@ impl Network {
         }
         // SAFETY: contiguous, aligned and writeable, as checked, and not overlapping x.
         let values = unsafe { std::slice::from_raw_parts_mut(array.data(), len) };
-        let rows = x.rows()?;
-        without_gil(py, || self.core.forward(rows, values, threads))
+        self.forward_into(py, x, values, threads)
     }
 
     /// Computes into a vector.
@@ -355,8 +369,13 @@ impl Network {
         x: &PyRows<'_>,
         threads: Option<usize>,
     ) -> PyResult<Vec<f32>> {
-        let rows = x.rows()?;
         let len = x.len().saturating_mul(self.core.output_size());
+        if x.len() == 1 {
+            let mut out = guarded(|| Ok(memory::filled(0.0, len)))?;
+            self.forward_into(py, x, &mut out, threads)?;
+            return Ok(out);
+        }
+        let rows = x.rows()?;
         without_gil(py, || {
             let mut out = memory::filled(0.0, len);
             self.core.forward(rows, &mut out, threads)?;

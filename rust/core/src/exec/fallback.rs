@@ -23,6 +23,13 @@ pub(crate) fn run(
     recompute(program, rows, &out_of_range, out, threads)
 }
 
+/// Runs a call on one row if that takes a few microseconds at most. Returns whether `out` has the
+/// result; if not, the call needs [`run`].
+pub(crate) fn run_short(program: &Program, row: Rows<'_>, out: &mut [f32]) -> bool {
+    let single = program.single.as_ref().filter(|single| row.rows == 1 && single.is_short());
+    single.and_then(|single| single.run(program, row, out)).unwrap_or(false)
+}
+
 /// Recomputes the rows `out_of_range` of a call in f32.
 pub(super) fn recompute(
     program: &Program,

@@ -12,10 +12,12 @@ mod observer;
 mod program;
 mod read;
 mod schedule;
+mod single;
 mod tile;
 mod workspace;
 
 pub(crate) use fallback::run;
+pub(crate) use fallback::run_short;
 pub(crate) use observe::{observe, out_of_range, run_tile};
 pub(crate) use observer::Observer;
 pub(crate) use program::{Inputs, LayerProgram, Parts, Place, Program, TILE};

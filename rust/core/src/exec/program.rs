@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::read::{Marks, Read, quantize};
+use super::single::Single;
 use crate::error::{Error, Extent, Result, Subject};
 use crate::kernels::activation::FinishRows;
 use crate::kernels::epilogue::{Fused, LEAST_BYTE, Quantized};
@@ -70,6 +71,8 @@ pub(crate) struct Program {
     pub(super) weights: usize,
     /// The f32 program that recomputes rows outside the range of an int8 layer.
     pub(super) fallback: Option<Box<Program>>,
+    /// How single rows are computed, if the layers can share a kernel.
+    pub(super) single: Option<Single>,
 }
 
 /// The compiled plan of one layer.
@@ -97,12 +100,12 @@ pub(crate) struct Ops {
 /// A product with its bias and activation. Its outputs are written in the form that the next layer
 /// reads, as far as the kernel can do it.
 pub(crate) struct Product {
-    activation: Fused,
-    target: Target,
+    pub(super) activation: Fused,
+    pub(super) target: Target,
 }
 
 /// The destination of a product's outputs.
-enum Target {
+pub(super) enum Target {
     /// The network's output.
     Out,
     /// A buffer, as f32.
@@ -169,14 +172,15 @@ impl Program {
         let layer = |(i, path): (usize, LayerPath)| {
             LayerProgram::new(path, forms[i], forms.get(i + 1).copied(), int8(i + 1))
         };
-        let layers = paths.into_iter().enumerate().map(layer).collect();
+        let layers: Vec<_> = paths.into_iter().enumerate().map(layer).collect();
+        let single = Single::new(&read, &layers, weights);
         let fallback = if some_bytes {
             Some(Box::new(Program::compile(parts, &fallback(plan), Inputs::AsRead)?))
         } else {
             None
         };
         let check = some_bytes && !forms[0].is_bytes();
-        Ok(Program { isa: parts.isa, read, check, layers, tile, weights, fallback })
+        Ok(Program { isa: parts.isa, read, check, layers, tile, weights, fallback, single })
     }
 
     /// Packs the weights that are not packed yet. `batches` says whether calls may have more than

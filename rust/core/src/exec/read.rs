@@ -53,6 +53,11 @@ impl Read {
         Read { isa, form, int8, map, panels: path.listed_units().div_ceil(PANEL) }
     }
 
+    /// Whether rows are mapped as they are read.
+    pub(super) fn maps(&self) -> bool {
+        self.map.is_some()
+    }
+
     /// The form of the input that is made from these rows.
     pub(super) fn form(&self, rows: Rows<'_>) -> Form {
         match rows.data {

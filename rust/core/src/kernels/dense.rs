@@ -213,7 +213,7 @@ fn tile<S: Simd, A: Arithmetic, E: Epilogue<A>, const V: usize, const R: usize>(
     let mut i = 0;
     // With few sums, the latency of the additions limits the speed. If the order does not affect
     // the result, each sum is split into several.
-    if A::EXACT && R * V <= 2 {
+    if A::EXACT && R * V <= 4 {
         let mut parts = [[[A::splat(simd, A::Word::default()); V]; R]; 4];
         while i + 4 <= to - from {
             for part in &mut parts {

@@ -97,7 +97,8 @@ impl PackedLayer {
         Some(scales)
     }
 
-    pub(super) fn panels(&self) -> &Panels {
+    /// The weights for dense rows.
+    pub(crate) fn panels(&self) -> &Panels {
         packed(&self.panels, || {
             let (layer, scales) = (&self.layer, self.scales_of_columns());
             let (matrix, width) = (layer.matrix(), layer.width());

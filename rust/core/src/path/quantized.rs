@@ -110,6 +110,11 @@ impl QuantizedLayer {
         self.to_bytes.offset[0]
     }
 
+    /// The weights for dense rows.
+    pub(crate) fn panels(&self) -> &Panels<u32> {
+        self.weights.panels()
+    }
+
     /// An output with the layer's scale and bias. The caller sets the buffers.
     pub(super) fn output(&self) -> Output<'_> {
         Output { scale: &self.scale, bias: &self.bias, ..self.layer.output() }

@@ -68,6 +68,20 @@ impl LayerPath {
     }
 }
 
+impl LayerPath {
+    /// The weights of a dense f32 layer.
+    #[inline]
+    pub(crate) fn dense_f32(&self) -> Option<&PackedLayer> {
+        if let LayerPath::DenseF32(Dense(weights)) = self { Some(weights) } else { None }
+    }
+
+    /// The weights of a dense int8 layer.
+    #[inline]
+    pub(crate) fn dense_int8(&self) -> Option<&QuantizedLayer> {
+        if let LayerPath::DenseInt8(Dense(weights)) = self { Some(weights) } else { None }
+    }
+}
+
 impl Path for LayerPath {
     fn layer(&self) -> &Layer {
         each!(self, path => path.layer())

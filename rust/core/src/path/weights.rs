@@ -144,7 +144,7 @@ impl Weights for QuantizedLayer {
         QuantizedLayer::output(self)
     }
     fn panels(&self) -> &Panels<u32> {
-        self.weights.panels()
+        QuantizedLayer::panels(self)
     }
     fn unit_rows(&self) -> &UnitRows<u32> {
         self.weights.unit_rows()

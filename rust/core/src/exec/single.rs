@@ -1,0 +1,200 @@
+//! Single rows through dense layers, in one kernel.
+//!
+//! A layer of a small network takes less time than the steps around it: choosing the path, the form
+//! of its input and the function for the instruction set. If all layers of a program are dense and
+//! of one precision, one kernel takes a row from the first layer to the last. It computes the same
+//! sums in the same order as other calls, so the results have the same bits.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::program::{LayerProgram, Op, Program, Target};
+use super::read::Read;
+use crate::interrupt;
+use crate::kernels::activation::FinishRows;
+use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
+use crate::kernels::dense::RowsTimesPanels;
+use crate::kernels::epilogue::{Epilogue, Output, Quantized};
+use crate::kernels::scan::{INPUT_RANGE, Quantize};
+use crate::layout::{PANEL, Panels};
+use crate::memory::Aligned;
+use crate::path::Path;
+use crate::plan::Precision;
+use crate::rows::{Data, Rows};
+use crate::signal::{ByteRowsMut, DenseRows, DenseRowsMut, grow};
+use crate::simd::{Kernel, Simd};
+
+/// Number of weights up to which a row takes a few microseconds.
+const FEW: usize = 1 << 17;
+
+/// A program that computes a single row in one kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Single {
+    precision: Precision,
+    /// Words of the widest signal, padded to whole panels.
+    words: usize,
+    /// Whether there are at most [`FEW`] weights.
+    is_short: bool,
+}
+
+/// The end of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Done,
+    /// A value of the input is not finite, which bytes cannot represent.
+    NotFinite,
+    /// A value is outside the range of the bytes.
+    OutOfRange,
+}
+
+thread_local! {
+    /// The signals before and after a layer.
+    static SCRATCH: RefCell<Aligned<u32>> = RefCell::new(Aligned::new(64));
+}
+
+impl Single {
+    /// `None` if the program's layers cannot share a kernel.
+    pub(super) fn new(read: &Read, layers: &[LayerProgram], weights: usize) -> Option<Single> {
+        let (last, hidden) = layers.split_last()?;
+        let precision = layers[0].input.precision;
+        let dense = |layer: &LayerProgram| match precision {
+            Precision::F32 => layer.path.dense_f32().is_some(),
+            Precision::Int8 => layer.path.dense_int8().is_some(),
+        };
+        let fused = hidden.iter().all(|layer| layer.alone.after.is_empty())
+            && matches!(last.alone.after[..], [] | [Op::ActivateOut(_)]);
+        if !layers.iter().all(dense) || !fused || read.maps() || interrupt::is_long(weights, 1) {
+            return None;
+        }
+        let widest = layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max()?;
+        let words = widest.next_multiple_of(PANEL);
+        Some(Single { precision, words, is_short: weights <= FEW })
+    }
+
+    /// Whether a row takes a few microseconds, so that it is not worth waking threads.
+    pub(crate) fn is_short(&self) -> bool {
+        self.is_short
+    }
+
+    /// Computes a row of a call. Returns whether all values were within the range of the bytes; if
+    /// not, the row must be recomputed. `None`, and nothing is computed, if the row has to be
+    /// converted first.
+    pub(crate) fn run(&self, program: &Program, row: Rows<'_>, out: &mut [f32]) -> Option<bool> {
+        let Data::F32 { data, .. } = row.data else { return None };
+        let (isa, layers, x) = (program.isa, &*program.layers, &data[..row.columns]);
+        let end = SCRATCH.with_borrow_mut(|scratch| {
+            grow(scratch, 2 * self.words);
+            let (scratch, out) = (scratch.split_at_mut(self.words), &mut *out);
+            match self.precision {
+                Precision::F32 => isa.run_floats(FloatLayers { layers, x, scratch, out }),
+                Precision::Int8 => isa.run(ByteLayers { layers, x, scratch, out }),
+            }
+        });
+        match end {
+            End::Done => {
+                if let [Op::ActivateOut(activation)] = &layers[layers.len() - 1].alone.after[..] {
+                    let columns = out.len();
+                    let finish = FinishRows { activation, data: out, columns, stride: columns };
+                    isa.run_floats(finish);
+                }
+            }
+            End::NotFinite => out.fill(f32::NAN),
+            End::OutOfRange => {}
+        }
+        Some(end != End::OutOfRange)
+    }
+}
+
+/// A row times the weights of a layer.
+#[inline(always)]
+fn product<S: Simd, A: Arithmetic, E: Epilogue<A>>(
+    simd: S,
+    x: &[A::Word],
+    panels: &Panels<A::Word>,
+    epilogue: &mut E,
+) {
+    let rows = DenseRows::new(x, 1, panels.inputs(), 0);
+    RowsTimesPanels::<A, _> { rows, panels, which: panels.all(), epilogue }.run(simd);
+}
+
+/// f32 layers.
+struct FloatLayers<'a> {
+    layers: &'a [LayerProgram],
+    x: &'a [f32],
+    scratch: (&'a mut [u32], &'a mut [u32]),
+    out: &'a mut [f32],
+}
+
+impl Kernel for FloatLayers<'_> {
+    type Output = End;
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> End {
+        let FloatLayers { layers, x, scratch: (first, second), out } = self;
+        let (mut before, mut after) = (Floats::words(first), Floats::words(second));
+        for (i, layer) in layers.iter().enumerate() {
+            let Some(weights) = layer.path.dense_f32() else { unreachable!("checked before") };
+            let x = if i == 0 { x } else { &*before };
+            let is_last = i + 1 == layers.len();
+            let y = if is_last { &mut *out } else { &mut *after };
+            let mut output = layer.path.output();
+            output.activation = layer.alone.product.activation;
+            output.dense = Some(DenseRowsMut::new(y, 1, layer.outputs, layer.outputs));
+            product::<S, Floats, _>(simd, x, weights.panels(), &mut output);
+            std::mem::swap(&mut before, &mut after);
+        }
+        End::Done
+    }
+}
+
+/// int8 layers.
+struct ByteLayers<'a> {
+    layers: &'a [LayerProgram],
+    x: &'a [f32],
+    scratch: (&'a mut [u32], &'a mut [u32]),
+    out: &'a mut [f32],
+}
+
+impl Kernel for ByteLayers<'_> {
+    type Output = End;
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> End {
+        let ByteLayers { layers, x, scratch: (mut before, mut after), out } = self;
+        let (mut non_finite, marks) = ([false], [AtomicBool::new(false)]);
+        for (i, layer) in layers.iter().enumerate() {
+            let Some(weights) = layer.path.dense_int8() else { unreachable!("checked before") };
+            if i == 0 {
+                let to_bytes = weights.to_bytes();
+                Quantize {
+                    rows: DenseRows::new(x, 1, layer.inputs, 0),
+                    inverse: &to_bytes.inverse,
+                    offset: &to_bytes.offset,
+                    bytes: ByteRowsMut::new(before, 1, layer.inputs),
+                    non_finite: &mut non_finite,
+                    out_of_range: Some(&marks),
+                    range: INPUT_RANGE,
+                }
+                .run(simd);
+                if non_finite[0] {
+                    return End::NotFinite;
+                }
+            }
+            let mut output = layer.path.output();
+            output.activation = layer.alone.product.activation;
+            if let Target::Bytes { next, offset, least, .. } = &layer.alone.product.target {
+                let rows = Some(ByteRowsMut::new(after, 1, layer.outputs));
+                let (inverse, offset, least) = (next.inverses(), *offset, *least);
+                let out_of_range = &marks[..];
+                let lists = None;
+                let bytes = Quantized { rows, lists, inverse, offset, least, out_of_range };
+                let mut output = Output { dense: None, lists: None, bytes: Some(bytes), ..output };
+                product::<S, Bytes, _>(simd, before, weights.panels(), &mut output);
+                std::mem::swap(&mut before, &mut after);
+            } else {
+                let dense = Some(DenseRowsMut::new(out, 1, layer.outputs, layer.outputs));
+                let mut output = Output { dense, lists: None, bytes: None, ..output };
+                product::<S, Bytes, _>(simd, before, weights.panels(), &mut output);
+            }
+        }
+        if marks[0].load(Ordering::Relaxed) { End::OutOfRange } else { End::Done }
+    }
+}
