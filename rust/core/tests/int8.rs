@@ -56,6 +56,16 @@ impl Reference {
         Reference { weights, inputs, scale, bias }
     }
 
+    /// The layer with the next layer's factors in its scale and bias.
+    fn folded(mut self, next: &Quantization) -> Reference {
+        for (o, (scale, bias)) in self.scale.iter_mut().zip(&mut self.bias).enumerate() {
+            let factor = f64::from(1.0 / next.scale(o));
+            *scale = (f64::from(*scale) * factor) as f32;
+            *bias = (f64::from(*bias) * factor + f64::from(next.offset(o))) as f32;
+        }
+        self
+    }
+
     fn pre_activations(&self, row: &[u8]) -> Vec<f32> {
         let dot = |w: &[i64]| w.iter().zip(row).map(|(w, x)| w * i64::from(*x)).sum::<i64>();
         let sums = self.weights.chunks_exact(self.inputs).map(dot);
@@ -78,6 +88,15 @@ fn activate(activation: &Activation, o: usize, z: f32) -> f32 {
         }
         Activation::Tanh => z.tanh(),
         _ => z,
+    }
+}
+
+/// Whether a layer's pre-activations are the next layer's inputs: conversion to bytes is the relu.
+fn folds(activation: &Activation, next: &Quantization) -> bool {
+    match activation {
+        Activation::Identity => true,
+        Activation::Relu => next.offset(0) == 0.0,
+        _ => false,
     }
 }
 
@@ -108,7 +127,22 @@ fn reference(
         row.iter().enumerate().map(|(i, x)| byte(*x, first.scale(i), first.offset(i))).collect();
     for (i, layer) in model.layers.iter().enumerate() {
         let map = model.map.as_ref().filter(|_| i == 0);
-        let z = Reference::new(layer, map, &quantization[i]).pre_activations(&x);
+        let bytes = Reference::new(layer, map, &quantization[i]);
+        if let Some(next) = quantization.get(i + 1)
+            && folds(layer.activation(), next)
+        {
+            let least = if *layer.activation() == Activation::Relu { f32::MIN } else { -0.5 };
+            let q = bytes.folded(next).pre_activations(&x);
+            let zero = next.offset(0);
+            let q = q.into_iter().enumerate().map(|(o, q)| if live(i, &x, o) { q } else { zero });
+            let q: Vec<f32> = q.collect();
+            if !q.iter().all(|q| (least..=254.5).contains(q)) {
+                return None;
+            }
+            x = q.iter().map(|q| q.round_ties_even().clamp(0.0, 255.0) as u8).collect();
+            continue;
+        }
+        let z = bytes.pre_activations(&x);
         let y: Vec<f32> = z
             .into_iter()
             .enumerate()

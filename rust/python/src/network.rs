@@ -6,7 +6,9 @@
 use std::ffi::c_int;
 
 use lrgate::{Head, Task, memory};
-use numpy::npyffi::{PY_ARRAY_API, npy_intp};
+use numpy::npyffi::{
+    NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE, PY_ARRAY_API, npy_intp,
+};
 use numpy::{
     PyArray1, PyArray2, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray,
     PyUntypedArrayMethods, dtype,
@@ -329,11 +331,12 @@ impl Network {
             let message = format!("out must be a NumPy array, got {}", kind.name()?);
             return Err(PyTypeError::new_err(message));
         };
-        let shape: Vec<usize> = if x.single { vec![outputs] } else { vec![x.len(), outputs] };
+        let both = [x.len(), outputs];
+        let shape = if x.single { &both[1..] } else { &both[..] };
         if array.shape() != shape {
             return Err(PyValueError::new_err(format!(
                 "out must have shape {}, got {}",
-                shape_text(&shape),
+                shape_text(shape),
                 shape_text(array.shape())
             )));
         }
@@ -341,12 +344,16 @@ impl Network {
             let message = format!("out must have dtype float32, got {}", array.dtype());
             return Err(PyTypeError::new_err(message));
         };
-        let flags = array.getattr(intern!(py, "flags"))?;
-        for flag in [intern!(py, "c_contiguous"), intern!(py, "writeable"), intern!(py, "aligned")]
-        {
-            if !flags.getattr(flag)?.extract::<bool>()? {
-                let message = format!("out must be {}", flag.to_str()?.replace('_', "-"));
-                return Err(PyValueError::new_err(message));
+        // SAFETY: the array is alive.
+        let flags = unsafe { (*array.as_array_ptr()).fields.flags };
+        let needed = [
+            (NPY_ARRAY_C_CONTIGUOUS, "c-contiguous"),
+            (NPY_ARRAY_WRITEABLE, "writeable"),
+            (NPY_ARRAY_ALIGNED, "aligned"),
+        ];
+        for (flag, name) in needed {
+            if flags & flag == 0 {
+                return Err(PyValueError::new_err(format!("out must be {name}")));
             }
         }
         let start = array.data() as usize;

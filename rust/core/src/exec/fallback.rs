@@ -12,6 +12,9 @@ use crate::rows::{Data, Rows};
 const GATHERED: usize = 4096;
 const GATHERED_BYTES: usize = 4 << 20;
 
+/// Number of rows up to which rows of small networks are recomputed one by one.
+const FEW: usize = 6;
+
 /// Runs all rows of a call on up to `threads` threads.
 pub(crate) fn run(
     program: &Program,
@@ -42,6 +45,16 @@ pub(super) fn recompute(
         return Ok(());
     };
     program.pack(true);
+    if let Some(single) = program.single.as_ref().filter(|single| single.is_short()) {
+        // A few rows of a small network take less time one by one than gathered.
+        let alone = |row: &usize| {
+            let out = &mut out[row * program.outputs()..][..program.outputs()];
+            single.run(program, rows.slice(*row, 1), out) == Some(true)
+        };
+        if out_of_range.len() <= FEW && out_of_range.iter().all(alone) {
+            return Ok(());
+        }
+    }
     let (columns, outputs) = (rows.columns, program.outputs());
     let most = (GATHERED_BYTES / (4 * columns.max(outputs)))
         .clamp(WIDE_TILE, GATHERED)

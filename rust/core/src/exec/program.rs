@@ -11,7 +11,7 @@ use super::read::{Marks, Read, quantize};
 use super::single::Single;
 use crate::error::{Error, Extent, Result, Subject};
 use crate::kernels::activation::FinishRows;
-use crate::kernels::epilogue::{Fused, LEAST_BYTE, Quantized};
+use crate::kernels::epilogue::{Fused, LEAST_BYTE, Output, Quantized};
 use crate::kernels::scan::{HIDDEN_RANGE, Scan, ScanBytes};
 use crate::layout::PANEL;
 use crate::model::{Activation, InputMap};
@@ -30,8 +30,13 @@ pub(crate) const TILE: usize = 64;
 /// Rows of a full tile if all layers are int8: activations take a quarter of the memory.
 const BYTE_TILE: usize = 128;
 
-/// Rows of a full tile if the weights do not fit L3, so that reading them dominates the time.
+/// Rows of a full tile if the weights do not fit L3, so that reading them dominates the time; or if
+/// the activations are few.
 pub(super) const WIDE_TILE: usize = 256;
+
+/// Bytes of a tile's activations up to which [`WIDE_TILE`] is used, so that the steps around a tile
+/// take a small part of the time: with those of the next layer they fit a small L1.
+const NARROW_SIGNALS: usize = 16 << 10;
 
 /// Bytes of f32 weights above which [`WIDE_TILE`] is used.
 const WIDE_FROM: usize = 16 << 20;
@@ -111,7 +116,34 @@ pub(super) enum Target {
     /// A buffer, as f32.
     Floats(Form),
     /// A buffer, as bytes of the next layer.
-    Bytes { form: Form, next: Arc<QuantizedLayer>, offset: f32, least: f32 },
+    Bytes { form: Form, next: Arc<QuantizedLayer>, offset: f32, least: f32, folded: Option<Folded> },
+}
+
+/// Scale and bias of an int8 layer whose outputs become bytes without an activation in between,
+/// with the factors and the offset of those bytes.
+pub(super) struct Folded {
+    /// Zero-padded to whole vectors, as is the bias.
+    pub(super) scale: Vec<f32>,
+    pub(super) bias: Vec<f32>,
+}
+
+impl Folded {
+    fn new(output: &Output<'_>, next: &QuantizedLayer) -> Folded {
+        let (inverses, offset) = (next.inverses(), f64::from(next.offset()));
+        let folded = |values: &[f32], add: f64| {
+            let of = |(value, inverse): (&f32, &f32)| {
+                (f64::from(*value) * f64::from(*inverse) + add) as f32
+            };
+            values.iter().zip(inverses).map(of).collect()
+        };
+        Folded { scale: folded(output.scale, 0.0), bias: folded(output.bias, offset) }
+    }
+
+    /// The output with this scale and bias.
+    #[inline]
+    pub(super) fn apply<'a>(&'a self, output: &mut Output<'a>) {
+        (output.scale, output.bias) = (&self.scale, &self.bias);
+    }
 }
 
 /// The memory that a product writes to.
@@ -162,7 +194,11 @@ impl Program {
         let some_bytes = forms.iter().any(|form| form.is_bytes());
         let all_bytes = forms.iter().all(|form| form.is_bytes());
         let weights = paths.iter().map(|path| path.layer().inputs() * path.layer().outputs()).sum();
-        let tile = if weights * size_of::<f32>() > WIDE_FROM {
+        let bytes = if all_bytes { 1 } else { size_of::<f32>() };
+        let widest = paths.iter().map(|path| path.layer().inputs().max(path.layer().outputs()));
+        let widest = widest.max().unwrap_or(0).next_multiple_of(64 / bytes) * bytes;
+        let tile = if weights * size_of::<f32>() > WIDE_FROM || NARROW_SIGNALS / widest >= WIDE_TILE
+        {
             WIDE_TILE
         } else if all_bytes {
             BYTE_TILE
@@ -292,7 +328,7 @@ impl Ops {
             Product { activation: fused, target: Target::Floats(Form::rows(Precision::F32)) }
         } else {
             let form = if next.lists && !listed { Form::rows(Precision::Int8) } else { next };
-            Product::to_bytes(fused, form, int8)
+            Product::to_bytes(path, fused, form, int8)
         };
         if next.lists && !listed {
             after.push(Op::ListBytes);
@@ -303,14 +339,22 @@ impl Ops {
 
 impl Product {
     /// A product whose outputs become bytes of the next layer.
-    fn to_bytes(activation: Fused, form: Form, next: Arc<QuantizedLayer>) -> Product {
+    fn to_bytes(
+        path: &LayerPath,
+        activation: Fused,
+        form: Form,
+        next: Arc<QuantizedLayer>,
+    ) -> Product {
         let offset = next.offset();
         // Conversion to bytes then turns negative values into 0.
         let is_clamp = offset == 0.0 && activation == Fused::Relu;
         let least =
             if is_clamp || activation.is_not_negative() { f32::NEG_INFINITY } else { LEAST_BYTE };
         let activation = if is_clamp { Fused::Identity } else { activation };
-        Product { activation, target: Target::Bytes { form, next, offset, least } }
+        // Sums of floats have no scale.
+        let folds = path.reads().is_bytes() && activation == Fused::Identity;
+        let folded = folds.then(|| Folded::new(&path.output(), &next));
+        Product { activation, target: Target::Bytes { form, next, offset, least, folded } }
     }
 
     /// The form in which outputs are written.
@@ -340,9 +384,13 @@ impl Product {
             Target::Floats(form) => {
                 (output.dense, output.lists) = place.buffer.write_floats(n, columns, *form);
             }
-            Target::Bytes { form, next, offset, least } => {
+            Target::Bytes { form, next, offset, least, folded } => {
                 let (rows, lists) = place.buffer.write_bytes(n, columns, *form);
                 let (inverse, offset, least) = (next.inverses(), *offset, *least);
+                let inverse = folded.is_none().then_some(inverse);
+                if let Some(folded) = folded {
+                    folded.apply(&mut output);
+                }
                 let out_of_range = place.out_of_range;
                 output.bytes =
                     Some(Quantized { rows, lists, inverse, offset, least, out_of_range });

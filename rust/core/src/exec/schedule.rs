@@ -38,15 +38,16 @@ pub(super) fn run_marking_all(
         return Ok(Vec::new());
     }
     let threads = threads.map_or_else(pool::num_threads, Ok)?;
-    if rows.rows == 1
-        && let Some(single) = &program.single
-        && (single.is_short() || threads == 1)
-        && let Some(in_range) = single.run(program, rows, out)
-    {
-        return Ok(if in_range { Vec::new() } else { vec![0] });
-    }
     match schedule(program, rows, threads) {
-        Schedule::Alone => one_tile(program, rows, out, &pool::ALONE),
+        Schedule::Alone => {
+            if rows.rows == 1
+                && let Some(single) = &program.single
+                && let Some(in_range) = single.run(program, rows, out)
+            {
+                return Ok(if in_range { Vec::new() } else { vec![0] });
+            }
+            one_tile(program, rows, out, &pool::ALONE)
+        }
         Schedule::Units { threads, gain } => {
             one_tile(program, rows, out, &Team::new(threads, gain))
         }

@@ -24,8 +24,8 @@ use crate::rows::{Data, Rows};
 use crate::signal::{ByteRowsMut, DenseRows, DenseRowsMut, grow};
 use crate::simd::{Kernel, Simd};
 
-/// Number of weights up to which a row takes a few microseconds.
-const FEW: usize = 1 << 17;
+/// Bytes of weights up to which a row takes a few microseconds.
+const SHORT: usize = 1 << 19;
 
 /// A program that computes a single row in one kernel.
 #[derive(Clone, Copy)]
@@ -33,7 +33,7 @@ pub(crate) struct Single {
     precision: Precision,
     /// Words of the widest signal, padded to whole panels.
     words: usize,
-    /// Whether there are at most [`FEW`] weights.
+    /// Whether there are at most [`SHORT`] bytes of weights.
     is_short: bool,
 }
 
@@ -68,7 +68,11 @@ impl Single {
         }
         let widest = layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max()?;
         let words = widest.next_multiple_of(PANEL);
-        Some(Single { precision, words, is_short: weights <= FEW })
+        let bytes = match precision {
+            Precision::F32 => weights * size_of::<f32>(),
+            Precision::Int8 => weights,
+        };
+        Some(Single { precision, words, is_short: bytes <= SHORT })
     }
 
     /// Whether a row takes a few microseconds, so that it is not worth waking threads.
@@ -180,9 +184,13 @@ impl Kernel for ByteLayers<'_> {
             }
             let mut output = layer.path.output();
             output.activation = layer.alone.product.activation;
-            if let Target::Bytes { next, offset, least, .. } = &layer.alone.product.target {
+            if let Target::Bytes { next, offset, least, folded, .. } = &layer.alone.product.target {
                 let rows = Some(ByteRowsMut::new(after, 1, layer.outputs));
                 let (inverse, offset, least) = (next.inverses(), *offset, *least);
+                let inverse = folded.is_none().then_some(inverse);
+                if let Some(folded) = folded {
+                    folded.apply(&mut output);
+                }
                 let out_of_range = &marks[..];
                 let lists = None;
                 let bytes = Quantized { rows, lists, inverse, offset, least, out_of_range };

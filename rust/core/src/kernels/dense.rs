@@ -214,22 +214,11 @@ fn tile<S: Simd, A: Arithmetic, E: Epilogue<A>, const V: usize, const R: usize>(
     // With few sums, the latency of the additions limits the speed. If the order does not affect
     // the result, each sum is split into several.
     if A::EXACT && R * V <= 4 {
-        let mut parts = [[[A::splat(simd, A::Word::default()); V]; R]; 4];
-        while i + 4 <= to - from {
-            for part in &mut parts {
-                // SAFETY: as below.
-                unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, part) }
-                weights = weights.wrapping_add(stride);
-                i += 1;
-            }
-        }
-        for part in parts {
-            for (sums, part) in sums.iter_mut().zip(part) {
-                for (sum, part) in sums.iter_mut().zip(part) {
-                    *sum = A::add(simd, *sum, part);
-                }
-            }
-        }
+        // SAFETY: as below.
+        unsafe { add_in_parts::<S, A, V, R, 4>(simd, &x, &mut i, &mut weights, stride, &mut sums) }
+    } else if A::EXACT && R * V <= 8 {
+        // SAFETY: as below.
+        unsafe { add_in_parts::<S, A, V, R, 2>(simd, &x, &mut i, &mut weights, stride, &mut sums) }
     }
     for i in i..to - from {
         // SAFETY: input `i` of the block has `stride` weights, of which V vectors from `at` on are
@@ -247,6 +236,39 @@ fn tile<S: Simd, A: Arithmetic, E: Epilogue<A>, const V: usize, const R: usize>(
             for (v, sum) in sums.into_iter().enumerate() {
                 // SAFETY: `kept` has R rows of four vectors.
                 unsafe { A::store(simd, kept.as_mut_ptr().add(r * PANEL + (at + v) * LANES), sum) }
+            }
+        }
+    }
+}
+
+/// Adds the products of all inputs from `i` on to R V sums, except those of the last `inputs % P`:
+/// every P-th product to the same part of a sum. Moves `i` and `weights` to the first input that is
+/// left.
+///
+/// # Safety
+/// As [`add_input`], for all inputs from `i` on, whose weights are `stride` apart.
+#[inline(always)]
+unsafe fn add_in_parts<S: Simd, A: Arithmetic, const V: usize, const R: usize, const P: usize>(
+    simd: S,
+    x: &[&[A::Word]; R],
+    i: &mut usize,
+    weights: &mut *const A::Word,
+    stride: usize,
+    sums: &mut [[A::Vector<S>; V]; R],
+) {
+    let mut parts = [[[A::splat(simd, A::Word::default()); V]; R]; P];
+    while *i + P <= x[0].len() {
+        for part in &mut parts {
+            // SAFETY: the caller's promise.
+            unsafe { add_input::<S, A, V, R>(simd, x, *i, *weights, part) }
+            *weights = weights.wrapping_add(stride);
+            *i += 1;
+        }
+    }
+    for part in parts {
+        for (sums, part) in sums.iter_mut().zip(part) {
+            for (sum, part) in sums.iter_mut().zip(part) {
+                *sum = A::add(simd, *sum, part);
             }
         }
     }

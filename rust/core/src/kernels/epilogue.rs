@@ -140,8 +140,10 @@ pub(crate) struct Quantized<'a> {
     /// Only for chosen units, and only if 0 is stored as byte 0, because units that are off are not
     /// visited. Rows written vector by vector are listed afterwards, which is faster.
     pub(crate) lists: Option<SparseRowsMut<'a, u8, u16>>,
-    /// One per unit, zero-padded to whole vectors.
-    pub(crate) inverse: &'a [f32],
+    /// One per unit, zero-padded to whole vectors. `None` if the scale and the bias of the output
+    /// contain these factors and the offset.
+    pub(crate) inverse: Option<&'a [f32]>,
+    /// The byte of a zero.
     pub(crate) offset: f32,
     /// Smaller values, before rounding, are out of range. Minus infinity if outputs cannot be
     /// negative, or if negative outputs are to become byte 0.
@@ -201,14 +203,17 @@ impl Output<'_> {
         if let Some(bytes) = &mut self.bytes
             && let Some(rows) = &mut bytes.rows
         {
-            let inverse = &bytes.inverse[column..column + V * LANES];
-            let offset = simd.splat(bytes.offset);
             let mut q = [simd.splat(0.0); 4];
-            for (v, (q, y)) in q.iter_mut().zip(y).enumerate() {
-                // SAFETY: `inverse` has V vectors.
-                let inverse = unsafe { simd.load(inverse.as_ptr().add(v * LANES)) };
-                // Not fused, so that the bytes are the same on every instruction set.
-                *q = simd.add(simd.mul(y, inverse), offset);
+            q[..V].copy_from_slice(&y);
+            if let Some(inverse) = bytes.inverse {
+                let inverse = &inverse[column..column + V * LANES];
+                let offset = simd.splat(bytes.offset);
+                for (v, q) in q[..V].iter_mut().enumerate() {
+                    // SAFETY: `inverse` has V vectors.
+                    let inverse = unsafe { simd.load(inverse.as_ptr().add(v * LANES)) };
+                    // Not fused, so that the bytes are the same on every instruction set.
+                    *q = simd.add(simd.mul(*q, inverse), offset);
+                }
             }
             let out = rows.part(row, column, V * LANES);
             assert_eq!(out.len(), V * LANES);
@@ -287,9 +292,12 @@ impl Output<'_> {
         if let Some(Quantized { rows, lists, inverse, offset, least, out_of_range }) =
             &mut self.bytes
         {
-            // SAFETY: the lanes of `index` are units or 0, and `inverse` has an entry for each.
-            let (inverse, offset) = unsafe { (simd.gather(inverse, index), simd.splat(*offset)) };
-            let q = simd.add(simd.mul(y, inverse), offset);
+            let mut q = y;
+            if let Some(inverse) = inverse {
+                // SAFETY: the lanes of `index` are units or 0, and `inverse` has an entry for each.
+                let inverse = unsafe { simd.gather(inverse, index) };
+                q = simd.add(simd.mul(q, inverse), simd.splat(*offset));
+            }
             let below = *least != f32::NEG_INFINITY
                 && simd.not_at_most(simd.splat(*least), simd.keep(within, q)) != 0;
             let q = simd.to_bytes(q);

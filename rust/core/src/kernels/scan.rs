@@ -213,19 +213,21 @@ impl Kernel for Quantize<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         assert_eq!(self.inverse.len(), self.offset.len());
+        let narrow = self.rows.columns() < PANEL;
         if self.inverse.len() == 1 {
-            self.rows::<S, true>(simd);
+            if narrow { self.rows::<S, true, 1>(simd) } else { self.rows::<S, true, 4>(simd) }
         } else {
             assert!(self.inverse.len() >= padded(self.rows.columns()));
-            self.rows::<S, false>(simd);
+            if narrow { self.rows::<S, false, 1>(simd) } else { self.rows::<S, false, 4>(simd) }
         }
     }
 }
 
 impl Quantize<'_> {
-    /// Quantises all rows; with one factor and offset if `ONE`, else with one per column.
+    /// Quantises all rows; with one factor and offset if `ONE`, else with one per column. V is the
+    /// number of vectors for which values are checked side by side: 1 if rows have less than four.
     #[inline(always)]
-    fn rows<S: Simd, const ONE: bool>(self, simd: S) {
+    fn rows<S: Simd, const ONE: bool, const V: usize>(self, simd: S) {
         let Quantize { rows, inverse, offset, mut bytes, non_finite, out_of_range, range } = self;
         let columns = rows.columns();
         for (r, non_finite) in non_finite[..rows.rows()].iter_mut().enumerate() {
@@ -237,10 +239,10 @@ impl Quantize<'_> {
                 }
             }
             // x times 0 is NaN if x is not finite.
-            let mut finite = [simd.splat(0.0); 4];
-            let (mut least, mut most) = ([simd.splat(0.0); 4], [simd.splat(0.0); 4]);
+            let mut finite = [simd.splat(0.0); V];
+            let (mut least, mut most) = ([simd.splat(0.0); V], [simd.splat(0.0); V]);
             let mut column = 0;
-            while column + PANEL <= columns {
+            while V == 4 && column + PANEL <= columns {
                 let mut q = [simd.splat(0.0); 4];
                 for (v, q) in q.iter_mut().enumerate() {
                     let at = column + v * LANES;
@@ -279,9 +281,11 @@ impl Quantize<'_> {
             // Padding is multiplied with zero weights, but must be zero so that groups of zeros are
             // recognised.
             bytes[columns..].fill(0);
-            let [a, b, c, d] = finite;
-            let finite = simd.add(simd.add(a, b), simd.add(c, d));
-            *non_finite |= simd.nonzero(finite) != 0;
+            let mut sum = finite[0];
+            for finite in &finite[1..] {
+                sum = simd.add(sum, *finite);
+            }
+            *non_finite |= simd.nonzero(sum) != 0;
             if let Some(out_of_range) = out_of_range {
                 let (below, above) = (simd.splat(range.0), simd.splat(range.1));
                 let mut outside = 0;

@@ -260,7 +260,7 @@ fn sums_of_bytes_are_scaled_and_become_bytes_of_the_next_layer() {
             output.bytes = Some(Quantized {
                 rows: Some(ByteRowsMut::new(&mut words, 1, 16)),
                 lists: None,
-                inverse: &inverse,
+                inverse: Some(&inverse),
                 offset,
                 least: LEAST_BYTE,
                 out_of_range: &marks,
@@ -308,7 +308,7 @@ fn chosen_units_are_stored_and_listed_in_their_places() {
         output.bytes = Some(Quantized {
             rows: Some(ByteRowsMut::new(&mut words, 1, 20)),
             lists: Some(SparseRowsMut::new(&mut index, &mut value, &mut row_ranges, 1, 20)),
-            inverse: &inverse,
+            inverse: Some(&inverse),
             offset: 0.0,
             least: f32::NEG_INFINITY,
             out_of_range: &marks,

@@ -1,0 +1,122 @@
+//! Single rows through dense layers, which one kernel computes: the same bits as rows of a batch.
+
+mod common;
+
+use common::{Model, Random, bits, none, run};
+use lrgate::{
+    Activation, BatchPlan, InputMap, Isa, LayerPlan, Network, Plan, Precision, Quantization, Rows,
+    Strategy,
+};
+
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Int8];
+
+/// A network with dense layers in both precisions under the plan of one of them.
+fn dense(model: &Model, isa: Isa, precision: Precision) -> Network {
+    let layers = model.layers.len();
+    let steps = |i: usize| Quantization::new(vec![0.05], vec![if i == 0 { 128.0 } else { 0.0 }]);
+    let plan = vec![LayerPlan { strategy: Strategy::Dense, precision }; layers];
+    let network = Network::with_isa(model.layers.clone(), model.map.clone(), isa).unwrap();
+    let network = network.with_quantization((0..layers).map(|i| Some(steps(i))).collect()).unwrap();
+    network.with_plan(Plan::new(vec![BatchPlan { rows: 1, layers: plan }]).unwrap()).unwrap()
+}
+
+/// Whether [`Network::forward_short`] computed this row, and its outputs.
+fn short(network: &Network, row: &[f32]) -> (bool, Vec<f32>) {
+    let mut out = vec![-12345.0; network.output_size()];
+    let row = Rows::f32(row, 1, row.len(), row.len()).unwrap();
+    (network.forward_short(row, &mut out), out)
+}
+
+#[test]
+fn a_row_alone_has_the_bits_of_a_row_in_a_batch() {
+    let mut failures = Vec::new();
+    let hidden = [
+        Activation::Relu,
+        Activation::ClippedRelu { upper: 0.9 },
+        Activation::LeakyRelu { slope: 0.2 },
+        Activation::Identity,
+    ];
+    let last = [Activation::Identity, Activation::Softmax, Activation::Sigmoid];
+    let widths: [&[usize]; 7] = [
+        &[1, 1],
+        &[4, 8, 2],
+        &[5, 50, 50, 50, 5],
+        &[17, 64, 65, 6],
+        &[64, 130, 1],
+        &[3, 200, 16, 48, 33, 7],
+        &[129, 15, 250, 10],
+    ];
+    for (case, widths) in widths.into_iter().enumerate() {
+        for activation in &hidden {
+            let last = last[case % last.len()].clone();
+            let model = Model::random(case as u64, widths, activation.clone(), last);
+            let (n, columns) = (9, widths[0]);
+            let mut data = Random(case as u64 + 5).rows(n, columns);
+            data[0] = f32::NAN;
+            data[columns] = f32::INFINITY;
+            data[2 * columns] = 1e6; // recomputed in f32 after int8
+            for isa in Isa::available() {
+                for precision in PRECISIONS {
+                    let network = dense(&model, isa, precision);
+                    let what = format!("{widths:?} {activation:?} {} {precision:?}", isa.name());
+                    let rows = Rows::f32(&data, n, columns, columns).unwrap();
+                    let batch = run(&network, rows, Some(1));
+                    let again = network.out_of_range(rows).unwrap();
+                    let outputs = network.output_size();
+                    for (r, row) in data.chunks_exact(columns).enumerate() {
+                        let expected = bits(&batch[r * outputs..][..outputs]);
+                        let rows = Rows::f32(row, 1, columns, columns).unwrap();
+                        for threads in [None, Some(1), Some(3)] {
+                            if bits(&run(&network, rows, threads)) != expected {
+                                failures.push(format!("{what} row {r}, {threads:?} threads"));
+                            }
+                        }
+                        let (done, out) = short(&network, row);
+                        if done == again[r] || done && bits(&out) != expected {
+                            failures.push(format!("{what} row {r}, short: {done}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    none(&failures);
+}
+
+#[test]
+fn other_calls_are_not_short() {
+    let isa = Isa::best();
+    let small = Model::relu(1, &[20, 30, 4]);
+    let large = Model::relu(2, &[700, 800, 4]);
+    let row = Random(3).rows(1, 20);
+    for precision in PRECISIONS {
+        assert!(short(&dense(&small, isa, precision), &row).0);
+        // More weights than take a few microseconds.
+        let long = Random(4).rows(1, 700);
+        assert!(!short(&dense(&large, isa, precision), &long).0);
+    }
+    let network = dense(&small, isa, Precision::Int8);
+    let mut out = vec![0.0; 4];
+    let bytes = [7; 20];
+    assert!(!network.forward_short(Rows::u8(&bytes, 1, 20, 20).unwrap(), &mut out));
+    let two = Random(5).rows(2, 20);
+    assert!(!network.forward_short(Rows::f32(&two, 2, 20, 20).unwrap(), &mut out));
+    // Wrong widths are left to `forward`, which refuses them.
+    let one = Rows::f32(&two, 1, 19, 19).unwrap();
+    assert!(!network.forward_short(one, &mut out));
+    assert!(!network.forward_short(Rows::f32(&two, 1, 20, 20).unwrap(), &mut out[..3]));
+    assert!(!short(&network.with_plan(Plan::uniform(Strategy::Skip, 2)).unwrap(), &row).0);
+    // Each batch size has its own plan: that of single rows decides.
+    let layers = |strategy| vec![LayerPlan { strategy, precision: Precision::F32 }; 2];
+    let plan = |rows, strategy| BatchPlan { rows, layers: layers(strategy) };
+    let plans = [plan(1, Strategy::Skip), plan(2, Strategy::Dense)];
+    let network = network.with_plan(Plan::new(plans.to_vec()).unwrap()).unwrap();
+    assert!(!short(&network, &row).0);
+    // An input map that is not folded into the weights is applied as rows are read.
+    let map = Some(InputMap::new(vec![0.5], vec![1e3]));
+    let mapped = Model { map, ..Model::relu(6, &[20, 30, 4]) };
+    let network = dense(&mapped, isa, Precision::F32);
+    let rows = Rows::f32(&row, 1, 20, 20).unwrap();
+    let batch = run(&network, Rows::f32(&[&row[..], &row].concat(), 2, 20, 20).unwrap(), None);
+    assert_eq!(bits(&run(&network, rows, None)), bits(&batch[..4]));
+}
