@@ -46,6 +46,8 @@ fn threads_do_not_change_bits() {
     let n = 1990;
     let data = Random(3).rows(n, 200);
     let rows = Rows::f32(&data, n, 200, 200).unwrap();
+    // Workers that sleep for long exit, so they are counted after each call.
+    let mut most_workers = 0;
     for strategy in Strategy::ALL {
         for isa in Isa::available() {
             let network = model.network(isa, &model.uniform(strategy));
@@ -53,14 +55,14 @@ fn threads_do_not_change_bits() {
             for threads in 2..=4 {
                 let more = bits(&run(&network, rows, Some(threads)));
                 assert!(one == more, "{} {} {threads} threads", strategy.name(), isa.name());
+                most_workers = most_workers.max(common::workers());
             }
             lrgate::pool::set_thread_override(Some(3)).unwrap();
             assert!(one == bits(&run(&network, rows, None)));
             lrgate::pool::set_thread_override(None).unwrap();
         }
     }
-    #[cfg(target_os = "linux")]
-    assert!(common::pool_threads() >= 3, "the pool was never entered");
+    assert!(most_workers >= 3, "there were at most {most_workers} workers");
 }
 
 /// Few rows, whose dense layers are shared unit by unit, before and after layers of every kind.

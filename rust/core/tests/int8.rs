@@ -741,6 +741,7 @@ fn inputs_out_of_range() {
 /// more than are recomputed together. Each gives the same result as alone.
 #[test]
 fn many_inputs_out_of_range() {
+    let mut most_workers = 0;
     for (strategy, inputs, n, stride) in [
         (Strategy::Dense, 20, 13_000, 20),
         (Strategy::Gate, 20, 14_000, 27),
@@ -766,11 +767,11 @@ fn many_inputs_out_of_range() {
                 let got = run(&int8, rows, threads);
                 let what = format!("{} {} {threads} threads", isa.name(), strategy.name());
                 assert!(bits(&got) == bits(&expected), "{what}");
+                most_workers = most_workers.max(common::workers());
             }
         }
     }
-    #[cfg(target_os = "linux")]
-    assert!(common::pool_threads() >= 2, "the pool was never entered");
+    assert!(most_workers >= 2, "there were at most {most_workers} workers");
 }
 
 /// Hidden layers may have a scale per input, and rows with an output outside the range of the bytes

@@ -321,9 +321,11 @@ pub(crate) fn workers_do_not_change_bits(network: &Network, rows: Rows<'_>) {
     }
 }
 
-/// Number of living workers of the pool.
-#[cfg(target_os = "linux")]
-pub(crate) fn pool_threads() -> usize {
+/// Number of living workers of the pool; the largest number where they cannot be counted.
+pub(crate) fn workers() -> usize {
+    if !cfg!(target_os = "linux") {
+        return usize::MAX;
+    }
     let names = std::fs::read_dir("/proc/self/task")
         .unwrap()
         .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
