@@ -84,34 +84,34 @@ fn a_row_alone_has_the_bits_of_a_row_in_a_batch() {
 }
 
 #[test]
-fn other_calls_are_not_short() {
+fn calls_are_short_if_threads_do_not_help() {
     let isa = Isa::best();
     let small = Model::relu(1, &[20, 30, 4]);
     let large = Model::relu(2, &[700, 800, 4]);
     let row = Random(3).rows(1, 20);
     for precision in PRECISIONS {
         assert!(short(&dense(&small, isa, precision), &row).0);
-        // More weights than take a few microseconds.
+        // Takes more than a few microseconds.
         let long = Random(4).rows(1, 700);
         assert!(!short(&dense(&large, isa, precision), &long).0);
     }
     let network = dense(&small, isa, Precision::Int8);
     let mut out = vec![0.0; 4];
-    let bytes = [7; 20];
-    assert!(!network.forward_short(Rows::u8(&bytes, 1, 20, 20).unwrap(), &mut out));
     let two = Random(5).rows(2, 20);
     assert!(!network.forward_short(Rows::f32(&two, 2, 20, 20).unwrap(), &mut out));
     // Wrong widths are left to `forward`, which refuses them.
     let one = Rows::f32(&two, 1, 19, 19).unwrap();
     assert!(!network.forward_short(one, &mut out));
     assert!(!network.forward_short(Rows::f32(&two, 1, 20, 20).unwrap(), &mut out[..3]));
-    assert!(!short(&network.with_plan(Plan::uniform(Strategy::Skip, 2)).unwrap(), &row).0);
-    // Each batch size has its own plan: that of single rows decides.
-    let layers = |strategy| vec![LayerPlan { strategy, precision: Precision::F32 }; 2];
-    let plan = |rows, strategy| BatchPlan { rows, layers: layers(strategy) };
-    let plans = [plan(1, Strategy::Skip), plan(2, Strategy::Dense)];
-    let network = network.with_plan(Plan::new(plans.to_vec()).unwrap()).unwrap();
-    assert!(!short(&network, &row).0);
+    // Rows of bytes and other strategies need several kernels, but are short too.
+    let bytes = [3; 20];
+    assert!(network.forward_short(Rows::u8(&bytes, 1, 20, 20).unwrap(), &mut out));
+    let floats: Vec<f32> = bytes.into_iter().map(f32::from).collect();
+    assert_eq!(bits(&run(&network, Rows::f32(&floats, 1, 20, 20).unwrap(), None)), bits(&out));
+    let skip = network.with_plan(Plan::uniform(Strategy::Skip, 2)).unwrap();
+    let (done, out) = short(&skip, &row);
+    assert!(done);
+    assert_eq!(bits(&run(&skip, Rows::f32(&row, 1, 20, 20).unwrap(), Some(1))), bits(&out));
     // An input map that is not folded into the weights is applied as rows are read.
     let map = Some(InputMap::new(vec![0.5], vec![1e3]));
     let mapped = Model { map, ..Model::relu(6, &[20, 30, 4]) };

@@ -1,7 +1,7 @@
 //! Whole calls. Rows with a value outside the range of some int8 layer are recomputed in f32.
 
 use super::program::{Program, WIDE_TILE};
-use super::schedule::run_marking_all;
+use super::schedule::{one_row, run_marking_all};
 use crate::error::Result;
 use crate::interrupt;
 use crate::memory;
@@ -29,8 +29,7 @@ pub(crate) fn run(
 /// Runs a call on one row if that takes a few microseconds at most. Returns whether `out` has the
 /// result; if not, the call needs [`run`].
 pub(crate) fn run_short(program: &Program, row: Rows<'_>, out: &mut [f32]) -> bool {
-    let single = program.single.as_ref().filter(|single| row.rows == 1 && single.is_short());
-    single.and_then(|single| single.run(program, row, out)).unwrap_or(false)
+    row.rows == 1 && program.is_short && one_row(program, row, out)
 }
 
 /// Recomputes the rows `out_of_range` of a call in f32.
@@ -45,15 +44,14 @@ pub(super) fn recompute(
         return Ok(());
     };
     program.pack(true);
-    if let Some(single) = program.single.as_ref().filter(|single| single.is_short()) {
-        // A few rows of a small network take less time one by one than gathered.
-        let alone = |row: &usize| {
+    if program.is_short && out_of_range.len() <= FEW {
+        // A few rows of a small network take less time one by one than gathered. An f32 plan marks
+        // no row.
+        for row in out_of_range {
             let out = &mut out[row * program.outputs()..][..program.outputs()];
-            single.run(program, rows.slice(*row, 1), out) == Some(true)
-        };
-        if out_of_range.len() <= FEW && out_of_range.iter().all(alone) {
-            return Ok(());
+            one_row(program, rows.slice(*row, 1), out);
         }
+        return Ok(());
     }
     let (columns, outputs) = (rows.columns, program.outputs());
     let most = (GATHERED_BYTES / (4 * columns.max(outputs)))

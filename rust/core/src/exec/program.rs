@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use super::read::{Marks, Read, quantize};
 use super::single::Single;
@@ -19,6 +20,7 @@ use crate::path::{
     Context, GateScratch, LayerPath, PackedForms, Path, Phase, QuantizedLayer, Watch,
 };
 use crate::plan::{BatchPlan, Precision, Strategy};
+use crate::pool;
 use crate::rows::Rows;
 use crate::signal::{Buffer, DenseRowsMut, Form, Signal};
 use crate::simd::Isa;
@@ -78,6 +80,8 @@ pub(crate) struct Program {
     pub(super) fallback: Option<Box<Program>>,
     /// How single rows are computed, if the layers can share a kernel.
     pub(super) single: Option<Single>,
+    /// Whether a single row takes so little time that threads do not help.
+    pub(super) is_short: bool,
 }
 
 /// The compiled plan of one layer.
@@ -210,13 +214,26 @@ impl Program {
         };
         let layers: Vec<_> = paths.into_iter().enumerate().map(layer).collect();
         let single = Single::new(&read, &layers, weights);
+        let least = layers.iter().map(|layer| layer.path.least_time(layer.input, 1));
+        let least = least.fold(0, u64::saturating_add);
+        let is_short = !pool::worth_sharing(Duration::from_nanos(least));
         let fallback = if some_bytes {
             Some(Box::new(Program::compile(parts, &fallback(plan), Inputs::AsRead)?))
         } else {
             None
         };
         let check = some_bytes && !forms[0].is_bytes();
-        Ok(Program { isa: parts.isa, read, check, layers, tile, weights, fallback, single })
+        Ok(Program {
+            isa: parts.isa,
+            read,
+            check,
+            layers,
+            tile,
+            weights,
+            fallback,
+            single,
+            is_short,
+        })
     }
 
     /// Packs the weights that are not packed yet. `batches` says whether calls may have more than

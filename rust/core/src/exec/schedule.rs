@@ -39,15 +39,10 @@ pub(super) fn run_marking_all(
     }
     let threads = threads.map_or_else(pool::num_threads, Ok)?;
     match schedule(program, rows, threads) {
-        Schedule::Alone => {
-            if rows.rows == 1
-                && let Some(single) = &program.single
-                && let Some(in_range) = single.run(program, rows, out)
-            {
-                return Ok(if in_range { Vec::new() } else { vec![0] });
-            }
-            one_tile(program, rows, out, &pool::ALONE)
+        Schedule::Alone if rows.rows == 1 => {
+            Ok(if one_row(program, rows, out) { Vec::new() } else { vec![0] })
         }
+        Schedule::Alone => one_tile(program, rows, out, &pool::ALONE),
         Schedule::Units { threads, gain } => {
             one_tile(program, rows, out, &Team::new(threads, gain))
         }
@@ -55,6 +50,14 @@ pub(super) fn run_marking_all(
             many_tiles(program, rows, out, &Team::new(threads, gain))
         }
     }
+}
+
+/// Runs a call on one row on this thread. Returns whether `out` has the result; if not, the row must
+/// be recomputed.
+pub(super) fn one_row(program: &Program, row: Rows<'_>, out: &mut [f32]) -> bool {
+    let in_one_kernel = program.single.as_ref().and_then(|single| single.run(program, row, out));
+    in_one_kernel
+        .unwrap_or_else(|| run_marking(program, row, out, &pool::ALONE, &mut Unwatched).is_empty())
 }
 
 /// Runs a call that is one tile. Returns the rows that must be recomputed.

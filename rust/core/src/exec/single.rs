@@ -24,17 +24,12 @@ use crate::rows::{Data, Rows};
 use crate::signal::{ByteRowsMut, DenseRows, DenseRowsMut, grow};
 use crate::simd::{Kernel, Simd};
 
-/// Bytes of weights up to which a row takes a few microseconds.
-const SHORT: usize = 1 << 19;
-
 /// A program that computes a single row in one kernel.
 #[derive(Clone, Copy)]
 pub(crate) struct Single {
     precision: Precision,
     /// Words of the widest signal, padded to whole panels.
     words: usize,
-    /// Whether there are at most [`SHORT`] bytes of weights.
-    is_short: bool,
 }
 
 /// The end of a row.
@@ -68,16 +63,7 @@ impl Single {
         }
         let widest = layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max()?;
         let words = widest.next_multiple_of(PANEL);
-        let bytes = match precision {
-            Precision::F32 => weights * size_of::<f32>(),
-            Precision::Int8 => weights,
-        };
-        Some(Single { precision, words, is_short: bytes <= SHORT })
-    }
-
-    /// Whether a row takes a few microseconds, so that it is not worth waking threads.
-    pub(crate) fn is_short(&self) -> bool {
-        self.is_short
+        Some(Single { precision, words })
     }
 
     /// Computes a row of a call. Returns whether all values were within the range of the bytes; if
