@@ -27,12 +27,13 @@ SOURCES := $(shell find python rust -name __pycache__ -prune -o ! -name '*.so' !
 	Cargo.toml Cargo.lock pyproject.toml README.md
 
 EXTRAS_demo :=
-# Packages of the tests marked `frameworks` take some gigabytes: CI has them.
-EXTRAS_test := [test,train]
-ifdef CI
-EXTRAS_test := [frameworks,test,train]
-endif
 EXTRAS_lint := [lint]
+EXTRAS_test := [test,train]
+# In CI one installation serves lint and test. Packages of the tests marked `frameworks`, which take
+# some gigabytes, are installed only there.
+EXTRAS_ci := [frameworks,lint,test,train]
+INSTALLED_lint := $(VENV)/installed-$(if $(CI),ci,lint)
+INSTALLED_test := $(VENV)/installed-$(if $(CI),ci,test)
 EXTRAS_bench := [bench]
 EXTRAS_bench-peers := [bench-peers]
 
@@ -56,7 +57,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 test: export LRGATE_REQUIRE_TORCH := 1
 test: export LRGATE_REQUIRE_FRAMEWORKS := $(CI)
 test: export KERAS_BACKEND := torch
-test: $(VENV)/installed-test
+test: $(INSTALLED_test)
 	@set -eu; \
 	isas=$$($(BIN)/python -c 'import lrgate; print(*lrgate.available_isas())'); \
 	echo "instruction sets, best first: $$isas"; \
@@ -75,7 +76,7 @@ test: $(VENV)/installed-test
 
 lint: export PYO3_PYTHON := $(abspath $(BIN)/python)
 lint: export RUSTDOCFLAGS := -D warnings
-lint: $(VENV)/installed-lint
+lint: $(INSTALLED_lint)
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --check --manifest-path rust/loom/Cargo.toml
 	$(CARGO) fmt --check --manifest-path benches/pool/Cargo.toml
