@@ -145,6 +145,7 @@ def logistic(
         x, input_unit = centred_rows(rows, start.mean)
         near, weight_unit = unit_weight(layer)
         margins, pre_unit = x @ near, input_unit * weight_unit
+        del near  # a copy of the weights
         first_u, u_unit = scaled_rows(start.u[:, :most])
     else:
         x, input_unit = scaled_rows(space.coordinates)
