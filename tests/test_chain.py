@@ -252,7 +252,7 @@ def equal_or_refused(function: Callable[[Any, Any], Any]) -> bool:
     try:
         net = built(program(Chain((5,))))
     except Refused as error:
-        assert re.search("none of lrgate's activations|too many functions|but for NaN", str(error))
+        assert re.search("none of lrgate's activations|too many functions|makes a number of NaN", str(error))
         return False
     for size in (1e-4, 1.0, 100.0, 2000.0, 1e6):
         x = (size * np.random.default_rng(1).standard_normal((100, 5))).astype(np.float32)
@@ -329,11 +329,11 @@ def test_a_function_that_changes_nan_is_refused_with_the_way_out() -> None:
         return chain.apply(lambda z, _: function(z), x, np.array(0.0))
 
     expected = (
-        "the function that ends at node7 is relu but for NaN, of which it makes a number: write it "
-        "as relu(z) or torch.clamp(z, min=0)"
+        "the function that ends at node7 is relu except that it makes a number of NaN: write it as "
+        "relu(z) or torch.clamp(z, min=0)"
     )
     assert refused(lambda _: program(lambda z: np.where(z > 0, z, 0.0))) == expected
-    assert "sigmoid but for NaN" in refused(
+    assert "is sigmoid except" in refused(
         lambda _: program(lambda z: np.nan_to_num(1 / (1 + np.exp(-z))))
     )
 
@@ -364,7 +364,7 @@ def test_functions_of_many_parts_are_refused_early(monkeypatch: pytest.MonkeyPat
     assert count <= 17
     assert "too many functions" in refused(lambda _: sigmoids(Chain((5,))))
     assert count <= 17 + 50
-    # What is seen at the first glance is not limited.
+    # Functions that the first comparison names are not limited.
     chain = Chain((5,))
     x = chain.linear(chain.input, weights(5, 5))
     for _ in range(20):

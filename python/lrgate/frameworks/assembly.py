@@ -156,7 +156,7 @@ def _resolved(stage: Stage, known: _Known) -> tuple[Rows, Activation, Float64Arr
 def _changes_nan(activation: Activation) -> str:
     relu = activation.name == "relu"
     way_out = "as relu(z) or torch.clamp(z, min=0)" if relu else "so that NaN stays NaN"
-    return f"is {activation.name} but for NaN, of which it makes a number: write it {way_out}"
+    return f"is {activation.name} except that it makes a number of NaN: write it {way_out}"
 
 
 def _arguments(variants: tuple[Rows, ...]) -> Iterator[Rows]:

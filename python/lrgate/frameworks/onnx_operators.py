@@ -328,11 +328,13 @@ def _cast(chain: Chain, node: Node, inputs: Inputs) -> Result:
     to = node.get("to")
     if isinstance(to, str):
         raise Refused("it names its type in the form of opset 5 or older")
-    return _converted(_needed(inputs, 0), to)
+    return _converted(chain, _needed(inputs, 0), to)
 
 
-def _converted(value: Value, element_type: int) -> Value:
+def _converted(chain: Chain, value: Value, element_type: int) -> Value:
     if isinstance(value, Rows):
+        if ELEMENT_TYPES.get(element_type, ("",))[0] == "bool":
+            return chain.apply(lambda z: z != 0.0, value)
         if not is_float(element_type):
             name = ELEMENT_TYPES.get(element_type, (str(element_type),))[0]
             raise Refused(f"it converts values to {name}")
@@ -356,10 +358,10 @@ def _cast_like(chain: Chain, node: Node, inputs: Inputs) -> Result:
     if isinstance(like, Labels):
         raise Refused("it converts to the type of labels")
     if isinstance(like, Rows):
-        return value if isinstance(value, Rows) else _converted(value, 1)
+        return value if isinstance(value, Rows) else _converted(chain, value, 1)
     types = {np.dtype(t): number for number, (_, _, t) in reversed(ELEMENT_TYPES.items())}
     kind = np.dtype(np.str_) if like.dtype.kind == "U" else like.dtype
-    return _converted(value, types[kind])
+    return _converted(chain, value, types[kind])
 
 
 # Affine maps
