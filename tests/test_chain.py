@@ -252,7 +252,9 @@ def equal_or_refused(function: Callable[[Any, Any], Any]) -> bool:
     try:
         net = built(program(Chain((5,))))
     except Refused as error:
-        assert re.search("none of lrgate's activations|too many functions|makes a number of NaN", str(error))
+        assert re.search(
+            "none of lrgate's activations|too many functions|makes a number of NaN", str(error)
+        )
         return False
     for size in (1e-4, 1.0, 100.0, 2000.0, 1e6):
         x = (size * np.random.default_rng(1).standard_normal((100, 5))).astype(np.float32)

@@ -491,7 +491,13 @@ class _Reader:
     def _epsilon(self) -> float:
         import torch
 
-        values = [n.meta.get("val") for n in self._live]
+        # Parts with a precision of their own are graphs inside the graph.
+        inner = [
+            node
+            for name, part in self._program.graph_module.named_modules()
+            for node in (part.graph.nodes if name and hasattr(part, "graph") else ())
+        ]
+        values = [n.meta.get("val") for n in [*self._live, *inner]]
         return max(
             float(torch.finfo(v.dtype).eps)
             for v in values
