@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrgate.frameworks import assembly
 from lrgate.frameworks.assembly import assembled
 from lrgate.frameworks.building import built, refusal, verified
 from lrgate.frameworks.chain import BATCH, MAX_ELEMENTS, Chain, Labels
@@ -251,7 +252,9 @@ def equal_or_refused(function: Callable[[Any, Any], Any]) -> bool:
     try:
         net = built(program(Chain((5,))))
     except Refused as error:
-        assert "none of lrgate's activations" in str(error)
+        assert re.search(
+            "none of lrgate's activations|too many functions|makes a number of NaN", str(error)
+        )
         return False
     for size in (1e-4, 1.0, 100.0, 2000.0, 1e6):
         x = (size * np.random.default_rng(1).standard_normal((100, 5))).astype(np.float32)
@@ -318,6 +321,61 @@ def test_functions_that_change_nan_or_infinity_are_refused(
     function: Callable[[Any, Any], Any],
 ) -> None:
     assert not equal_or_refused(function)
+
+
+def test_a_function_that_changes_nan_is_refused_with_the_way_out() -> None:
+    def program(function: Callable[[Any], Any]) -> Any:
+        chain = Chain((3,))
+        chain.where = "node7"
+        x = chain.linear(chain.input, weights(4, 3))
+        return chain.apply(lambda z, _: function(z), x, np.array(0.0))
+
+    expected = (
+        "the function that ends at node7 is relu except that it makes a number of NaN: write it as "
+        "relu(z) or torch.clamp(z, min=0)"
+    )
+    assert refused(lambda _: program(lambda z: np.where(z > 0, z, 0.0))) == expected
+    assert "is sigmoid except" in refused(
+        lambda _: program(lambda z: np.nan_to_num(1 / (1 + np.exp(-z))))
+    )
+
+
+def test_functions_of_many_parts_are_refused_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        return recognised(*arguments)
+
+    monkeypatch.setattr(assembly, "recognised", counted)
+
+    def clipped(c: Chain, pairs: int) -> Any:
+        x = c.linear(c.input, weights(7, 5))
+        for i in range(pairs):
+            x = c.apply(np.minimum, c.apply(np.maximum, x, weights(7, seed=i) - i), weights(7) + i)
+        return x
+
+    def sigmoids(c: Chain) -> Any:
+        x = c.linear(c.input, weights(7, 5))
+        for _ in range(12):
+            x = c.activation(x, Activation("sigmoid"))
+        return x
+
+    assert "has too many parts" in refused(lambda _: clipped(Chain((5,)), 8))
+    assert count <= 17
+    assert "too many functions" in refused(lambda _: sigmoids(Chain((5,))))
+    assert count <= 17 + 50
+    # Functions that the first comparison names are not limited.
+    chain = Chain((5,))
+    x = chain.linear(chain.input, weights(5, 5))
+    for _ in range(20):
+        x = chain.linear(chain.multiply(x, chain.apply(_sigmoid, x)), weights(5, 5))
+    assert [layer.activation.name for layer in built(x).layers] == ["silu"] * 20 + ["identity"]
+
+
+def _sigmoid(z: Any) -> Any:
+    return 1.0 / (1.0 + np.exp(-z))
 
 
 @pytest.mark.parametrize("name", ["relu6", "silu"])
@@ -405,7 +463,9 @@ def hidden(c: Chain) -> Any:
         (lambda c: c.add(c.input, weights(1, 1, 6)), "moves the batch axis"),
         (lambda c: c.divide(c.input, np.zeros(6)), "divides by zero"),
         (lambda c: c.multiply(c.input, np.array(BATCH)), "number of rows"),
-        (lambda c: c.multiply(c.input, np.array(BATCH, np.float32)), "number of rows"),
+        (lambda c: c.multiply(c.input, np.array([3 * BATCH])), "number of rows"),
+        (lambda c: c.largest(c.linear(c.input, weights(1, 6)), 1), "the largest of one value"),
+        (lambda c: c.largest(c.input, None), "compares different rows"),
         (lambda c: c.linear(c.input, weights(3, 5)), "does not fit"),
         (lambda c: c.input, "no matrix"),
         (lambda c: c.activation(c.input, Activation("relu")), "no matrix"),

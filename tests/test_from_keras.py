@@ -215,6 +215,28 @@ def test_the_normalization_stays_apart() -> None:
     np.testing.assert_allclose(net(x), outputs(model, x), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_models_that_keras_exports_to_onnx(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="needs onnx")
+    if keras.backend.backend() == "torch":
+        pytest.importorskip("onnxscript", reason="Keras exports to ONNX by onnxscript")
+    model = MODELS[name]()
+    x = rows(model)
+    expected = outputs(model, x).reshape(len(x), -1)
+    path = tmp_path / "model.onnx"
+    model.export(str(path), format="onnx", verbose=False)
+    if name == "threshold":
+        # Keras writes where(z > threshold, z, 0).
+        with pytest.raises(UnsupportedModelError, match="except that it makes a number of NaN"):
+            lrgate.from_onnx(path)
+        return
+    net = lrgate.from_onnx(path)
+    scale = max(1.0, float(np.abs(expected).max()))
+    np.testing.assert_allclose(net(x.reshape(len(x), -1)), expected, rtol=1e-5, atol=1e-5 * scale)
+    names = [layer.activation.name for layer in net.layers]
+    assert names == [layer.activation.name for layer in lrgate.from_keras(model).layers]
+
+
 def test_functional_models_and_files(tmp_path: Path) -> None:
     x = keras.Input((6,))
     hidden = layers.Dense(8, "relu")(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import time
 import tracemalloc
 from pathlib import Path
@@ -305,6 +306,69 @@ def test_external_data(tmp_path: Path) -> None:
     refused(tmp_path / "sub" / "model.onnx", "cannot be read")
 
 
+def test_files_outside_the_folder_are_not_read(tmp_path: Path) -> None:
+    secret, folder = tmp_path / "secret", tmp_path / "model"
+    secret.write_bytes(W1.tobytes())
+    folder.mkdir()
+    (folder / "inside").write_bytes(W1.tobytes())
+    (folder / "link").symlink_to(secret)
+    (folder / "folder").symlink_to(tmp_path)
+    os.link(secret, folder / "hard")
+
+    def at(location: str, **others: str) -> str:
+        made = model(GEMMS, NO_CONSTANTS)
+        tensor = next(t for t in made.graph.initializer if t.name == "W1")
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in {"location": location, **others}.items():
+            tensor.external_data.add(key=key, value=value)
+        path = folder / "m.onnx"
+        path.write_bytes(made.SerializeToString())
+        return str(path)
+
+    agrees(at("inside"))
+    for location in (
+        "../secret",
+        str(secret),
+        "link",
+        "folder/secret",
+        "hard",
+        ".",
+        "",
+        "/dev/zero",
+    ):
+        refused(at(location), 'initializer "W1"')
+    for location in ("a\0b", "a" * 5000, "http://example.com/weights"):
+        refused(at(location), "which is not beside it")
+    for entry in ({"offset": "-4"}, {"offset": str(2**70)}, {"length": "0"}, {"offset": "one"}):
+        refused(at("inside", **entry), 'initializer "W1"')
+
+
+def test_constants_are_rounded_as_the_model_rounds_them() -> None:
+    nodes = [node("Cast", "W1", "w", to=16), node("Cast", "w", "f", to=1),
+             node("Gemm", "x f", "y", transB=1)]  # fmt: skip
+    net = lrgate.from_onnx(model(nodes, {"W1": W1}))
+    assert not np.array_equal(net.layers[0].weight, W1)
+    np.testing.assert_allclose(net.layers[0].weight, W1, rtol=2**-8)
+
+
+def test_names_that_look_like_others() -> None:
+    """Large numbers are not the number of rows, and ai.onnx is the usual domain."""
+    agrees(head(node("Gemm", "a W2 b2", "h2", transB=1), node("Add", "h2 big", "y"),
+                big=np.float32(1e9)), np.float32(Z + np.float32(1e9)))  # fmt: skip
+    nodes = [GEMMS[0], node("Relu", "h", "a", domain="ai.onnx"), GEMMS[2]]
+    agrees(model(nodes, NO_CONSTANTS))
+
+
+def test_damaged_attributes() -> None:
+    made = behind("LeakyRelu", alpha=0.5)
+    made.graph.node[2].attribute.append(helper.make_attribute("alpha", 0.1))
+    refused(made, "have the same name")
+    made = behind("LeakyRelu", alpha=0.5)
+    made.graph.node[2].attribute[0].ref_attr_name = "slope"
+    refused(made, 'its attribute "alpha" is one of a function that is not called')
+
+
 def test_local_functions() -> None:
     inner = helper.make_function(
         "here", "Layer", ["v", "w", "c"], ["o"], [node("Gemm", "v w c", "o", transB=1)],
@@ -366,6 +430,85 @@ def test_argmax_alone_and_label_encoder() -> None:
     made = model([*nodes, encoder], NO_CONSTANTS, outputs=("l",), domains=("ai.onnx.ml",))
     net = lrgate.from_onnx(made)
     assert net.predict(X).tolist() == ["abc"[i] for i in Z.argmax(1)]
+
+
+SCORES = [*GEMMS[:2], node("Gemm", "a W2 b2", "z", transB=1), node("ArgMax", "z", "i", axis=1)]
+
+
+def labelled(*nodes: Any, outputs: str = "l", **constants: Any) -> Any:
+    """A model whose label l comes from the index i of the largest score."""
+    return model([*SCORES, *nodes], {**NO_CONSTANTS, **constants}, outputs=tuple(outputs.split()),
+                 domains=("ai.onnx.ml",))  # fmt: skip
+
+
+def encoder(keys: list[int], values: list[Any]) -> Any:
+    kind = "strings" if isinstance(values[0], str) else "int64s"
+    return node("LabelEncoder", "i", "l", domain="ai.onnx.ml", keys_int64s=keys,
+                **{f"values_{kind}": values})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (labelled(node("Cast", "i", "l", to=9)), "it gives several classes the label True"),
+        (labelled(node("Gather", "n i", "l"), n=np.array([4, 5, 4])), "the label 4: choose"),
+        (labelled(node("Gather", "n i", "l"), n=np.arange(4)), "4 names for 3 classes"),
+        (labelled(node("Gather", "n i", "l"), n=np.arange(4).reshape(2, 2)), "the shape (2, 2)"),
+        (labelled(encoder([0, 1, 2], ["a", "b", "a"])), "the label 'a'"),
+        (labelled(encoder([0], ["a"])), "the label '_Unused'"),
+        (labelled(encoder([0, 1, 2, 0], [5, 6, 7, 8])), "two of its keys are equal"),
+        (labelled(node("ZipMap", "z", "l", domain="ai.onnx.ml", classlabels_int64s=[3, 2, 1]),
+                  outputs="i l"), "choose one by output="),
+        (model([*FIRST, node("Gemm", "a w", "z", transB=1), node("ArgMax", "z", "i", axis=1)],
+               {"W1": W1, "b1": B1, "w": W2[:1]}, outputs=("i",)), "the largest of one value"),
+    ],
+)  # fmt: skip
+def test_labels_that_a_network_cannot_give(made: Any, text: str) -> None:
+    refused(made, text)
+    refused(made, text, verify=False)
+
+
+BINARY = [*FIRST, node("Gemm", "a w", "z", transB=1), node("Sigmoid", "z", "p"),
+          node("Sub", "one p", "q"), node("Concat", "q p", "both", axis=1),
+          node("ArgMax", "both", "i", axis=1, keepdims=0), node("Gather", "n i", "l")]  # fmt: skip
+MANY = [*SCORES[:-1], node("Sigmoid", "z", "p"),
+        node("Binarizer", "p", "l", domain="ai.onnx.ml", threshold=0.5)]  # fmt: skip
+LABELLED = {
+    "index": model([*SCORES, node("Identity", "i", "l")], NO_CONSTANTS, outputs=("l", "z")),
+    "strings": labelled(node("Gather", "n i", "l"), n=np.array(["u", "v", "w"], object)),
+    "whole numbers": labelled(node("Gather", "n i", "l"), n=np.array([7, 3, 5])),
+    "real numbers": labelled(node("Cast", "i", "l", to=1)),
+    "encoder": labelled(encoder([2, 0, 1], ["c", "a", "b"])),
+    "binary": model(BINARY, {"W1": W1, "b1": B1, "w": W2[:1], "one": np.float32(1),
+                             "n": np.array([4, 9])}, outputs=("l", "both")),
+    "multilabel": model(MANY, NO_CONSTANTS, outputs=("l", "p"), domains=("ai.onnx.ml",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_labels_are_compared_with_the_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lrgate.frameworks import onnx_reader
+
+    made, model_of = LABELLED[name], onnx_reader.Reference
+    lrgate.from_onnx(made)
+
+    class Wrong(model_of):  # type: ignore[misc, valid-type]
+        """A model with other labels on random rows, or with those of the next class."""
+
+        def __call__(self, x: Any) -> Any:
+            result = super().__call__(x)
+            if self._name != "l" or (self._start is None) != on_rows:
+                return result
+            return np.full(result.shape, "none") if on_rows else np.roll(result, 1, axis=0)
+
+    on_rows = False
+    monkeypatch.setattr(onnx_reader, "Reference", Wrong)
+    refused(made, 'the network\'s labels differ from those of output "l"')
+    on_rows = True
+    refused(made, "the network's labels differ from the model's own")
+    lrgate.from_onnx(made, verify=False)
+    # Labels of the caller are not those of the model.
+    lrgate.from_onnx(made, task="regression")
 
 
 def test_unrelated_outputs_need_a_choice() -> None:
@@ -537,6 +680,9 @@ def behind(op: str, inputs: str = "a", domain: str = "", **attributes: Any) -> A
                  domains=domains)  # fmt: skip
 
 
+BRANCH = helper.make_graph(
+    [node("Identity", "a", "q")], "branch", [], [helper.make_tensor_value_info("q", 1, None)]
+)
 REFUSALS = {
     "Conv": (behind("Conv", "a W2"), "lrgate runs fully connected networks"),
     "LSTM": (behind("LSTM"), "fully connected"),
@@ -568,6 +714,23 @@ REFUSALS = {
         model([node("Shape", "x", "s"), node("Cast", "s", "c", to=1), node("Gather", "c zero", "n"),
                node("Gemm", "x W1 b1", "h", transB=1), node("Div", "h n", "y")],
               {"W1": W1, "b1": B1, "zero": np.int64(0)}), "depends on the number of rows"),
+    "half of the rows": (
+        model([node("Shape", "x", "s"), node("Gather", "s zero", "n"), node("Div", "n two", "k"),
+               node("Cast", "k", "c", to=1), node("MatMul", "x V1", "h"), node("Div", "h c", "y")],
+              {"V1": W1.T, "zero": np.int64(0), "two": np.int64(2)}),
+        "depends on the number of rows"),
+    "first 5,000 rows": (
+        model([node("Slice", "x start end start", "h"), node("MatMul", "h V1", "y")],
+              {"V1": W1.T, "start": np.int64([0]), "end": np.int64([5000])}), "it chooses rows"),
+    "celu": (behind("Celu", alpha=-1.0), "celu with alpha=-1 is not supported"),
+    "too many inputs": (behind("Relu", "a a"), "it has 2 inputs, but 1 at most make sense"),
+    "too many outputs": (
+        model([*FIRST[:1], node("Relu", "h", "y z")], {"W1": W1, "b1": B1}),
+        "it has 2 outputs, but 1 at most make sense"),
+    "a branch": (
+        model([*FIRST, helper.make_node("If", ["yes"], ["y"], then_branch=BRANCH,
+                                        else_branch=BRANCH)],
+              {"W1": W1, "b1": B1, "yes": np.bool_(True)}), "control flow is not supported"),
     "inputs": (
         model([node("Add", "x other", "s"), node("MatMul", "s V1", "y")], {"V1": W1.T.copy()},
               inputs=("other",)), 'it has the inputs "x", "other"'),

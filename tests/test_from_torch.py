@@ -160,6 +160,15 @@ class InPlace(nn.Module):
         return self.last(z)
 
 
+class Autocast(Functional):
+    def forward(self, x: Any) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = self.first(x)
+            with torch.autocast("cpu", enabled=False):
+                hidden = torch.relu(hidden.float())
+            return self.second(hidden).float()
+
+
 class NoGrad(Functional):
     def forward(self, x: Any) -> Any:
         with torch.no_grad():
@@ -235,65 +244,57 @@ def test_older_weight_norm() -> None:
     np.testing.assert_allclose(net(x), module(x).detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "activation",
-    [
-        nn.ReLU(),
-        nn.ReLU6(),
-        nn.LeakyReLU(0.2),
-        nn.Tanh(),
-        nn.Sigmoid(),
-        nn.GELU(),
-        nn.GELU("tanh"),
-        nn.ELU(),
-        nn.ELU(0.5),
-        nn.SELU(),
-        nn.CELU(2.0),
-        nn.SiLU(),
-        nn.Mish(),
-        nn.Softplus(),
-        nn.Softplus(beta=2.0),
-        nn.LogSigmoid(),
-        nn.Hardswish(),
-        nn.Hardsigmoid(),
-        nn.Hardtanh(),
-        nn.Hardtanh(-2.0, 1.0),
-        nn.Hardtanh(20.0, 30.0),
-        nn.Hardtanh(-1000.0, 1000.0),
-        nn.Threshold(0.5, 0.0),
-        nn.PReLU(),
-        nn.PReLU(8),
-        nn.RReLU(),
-    ],
-    ids=repr,
-)
-def test_activations_equal(activation: Any) -> None:
-    if isinstance(activation, nn.PReLU):
-        activation.weight.data.uniform_(-0.5, 0.5)
-    check(sequential(activation))
+# In groups, as each export takes a quarter of a second.
+ACTIVATIONS = [
+    [nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.Hardtanh(), nn.PReLU(), nn.RReLU()],
+    [nn.Tanh(), nn.Sigmoid(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Mish()],
+    [nn.ELU(), nn.ELU(0.5), nn.SELU(), nn.CELU(2.0), nn.Softplus(), nn.Softplus(beta=2.0)],
+    [nn.Hardswish(), nn.Hardsigmoid(), nn.Hardtanh(-2.0, 1.0), nn.LogSigmoid(), nn.PReLU(8)],
+    [nn.Hardtanh(20.0, 30.0), nn.Threshold(0.5, 0.0), nn.Hardtanh(-1000.0, 1000.0)],
+]
 
 
-@pytest.mark.parametrize(
-    "spelled",
-    [
-        lambda z: torch.clamp(z, 0, 6),
-        lambda z: z.clamp_min(0.0),
-        lambda z: torch.maximum(z, torch.tensor(0.0)),
-        lambda z: z * (z > 0),
-        lambda z: z.abs().add(z).div(2),
-        lambda z: torch.where(z > 0, z, 0.1 * z),
-        lambda z: 1 / (1 + torch.exp(-z)),
-        lambda z: 0.5 * z * (1 + torch.erf(z / 2**0.5)),
-        lambda z: torch.rsub(z.relu(), 1.0),
-    ],
-    ids=range(9),
-)
-def test_spelled_out_activations(spelled: Any) -> None:
-    class Spelled(Functional):
+@pytest.mark.parametrize("group", ACTIVATIONS, ids=range(5))
+def test_activations_equal(group: list[Any]) -> None:
+    for activation in group:
+        if isinstance(activation, nn.PReLU):
+            activation.weight.data.uniform_(-0.5, 0.5)
+    module = sequential(*group)
+    for part in module[::2]:
+        # Each activation gets values of several signs and sizes.
+        part.weight.data.mul_(3.0)
+    net = check(module)
+    assert len(net.layers) == len(group) + 1
+
+
+SPELLED = [
+    lambda z: torch.clamp(z, 0, 6),
+    lambda z: z.clamp_min(0.0),
+    lambda z: torch.maximum(z, torch.tensor(0.0)),
+    lambda z: z * (z > 0),
+    lambda z: z.abs().add(z).div(2),
+    lambda z: torch.where(z > 0, z, 0.1 * z),
+    lambda z: z.masked_fill(z < 0, 0.0),
+    lambda z: 1 / (1 + torch.exp(-z)),
+    lambda z: 0.5 * z * (1 + torch.erf(z / 2**0.5)),
+    lambda z: torch.rsub(z.relu(), 1.0),
+]
+
+
+@pytest.mark.parametrize("first", [0, 5])
+def test_spelled_out_activations(first: int) -> None:
+    class Spelled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4 if i == 0 else 8, 8) for i in range(5))
+            self.last = nn.Linear(8, 3)
+
         def forward(self, x: Any) -> Any:
-            return self.second(spelled(self.first(x)))
+            for layer, function in zip(self.layers, SPELLED[first : first + 5], strict=True):
+                x = function(3.0 * layer(x))
+            return self.last(x)
 
-    check(Spelled())
+    assert len(check(Spelled()).layers) == 6
 
 
 def test_axes_of_rows_and_examples() -> None:
@@ -437,20 +438,48 @@ def exported(module: Any, *, dynamic: bool = True, rows: int = 2) -> Any:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_exported_programs(tmp_path: Path, rows: int) -> None:
+def test_exported_programs(rows: int) -> None:
     module = Functional()
     x = torch.randn(6, 4)
     for program in (exported(module, dynamic=rows > 1, rows=rows), exported(module, dynamic=False)):
         net = from_torch(program)
         np.testing.assert_allclose(net(x), module(x).detach(), rtol=1e-5, atol=1e-6)
-    path = tmp_path / "model.pt2"
-    torch.export.save(exported(module), path)
-    net = from_torch(path)
-    np.testing.assert_allclose(net(x), module(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_files_of_programs(tmp_path: Path) -> None:
+    module, path = Functional(), tmp_path / "model.pt2"
+    program, x = exported(module), torch.randn(6, 4)
+    torch.export.save(program, path)
+    loaded = from_torch(path)
     upper = path.rename(tmp_path / "MODEL.PT2")
-    np.testing.assert_allclose(lrgate.load(upper)(x), module(x).detach(), rtol=1e-5, atol=1e-6)
-    decomposed = exported(module).run_decompositions()
-    np.testing.assert_allclose(from_torch(decomposed)(x), module(x).detach(), rtol=1e-5, atol=1e-6)
+    for net in (loaded, lrgate.load(upper), from_torch(program.run_decompositions())):
+        np.testing.assert_allclose(net(x), module(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_networks_of_programs_with_bounds_take_any_number_of_rows() -> None:
+    module = Functional()
+    rows = ({0: torch.export.Dim("rows", min=2, max=4)},)
+    net = from_torch(torch.export.export(module, (torch.zeros(2, 4),), dynamic_shapes=rows))
+    for count in (1, 3, 50):
+        x = torch.randn(count, 4)
+        np.testing.assert_allclose(net(x), module(x).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_modules_may_change_their_input_in_place() -> None:
+    class InPlaceOfInput(Functional):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x.mul_(2.0))
+
+    module, x = InPlaceOfInput(), torch.randn(6, 4)
+    net = from_torch(module)
+    np.testing.assert_allclose(net(x), module(x.clone()).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_autocast_within_a_module() -> None:
+    module, x = Autocast(), torch.randn(6, 4)
+    net = from_torch(module)
+    assert np.array_equal(net.layers[0].weight, module.first.weight.detach())
+    np.testing.assert_allclose(net(x), module(x).detach(), rtol=0.05, atol=0.05)
 
 
 def test_program_of_one_row_without_axis() -> None:
@@ -687,6 +716,11 @@ def conv() -> Any:
     return nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(4, 2))
 
 
+def quantized() -> Any:
+    module = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+    return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
+
+
 REFUSALS: dict[str, tuple[Any, Any, str]] = {
     "batch statistics": (
         lambda: nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, track_running_stats=False)),
@@ -703,6 +737,19 @@ REFUSALS: dict[str, tuple[Any, Any, str]] = {
         lambda: nn.Sequential(torch.jit.trace(Functional(), torch.zeros(2, 4))),
         None,
         "part '0' is scripted",
+    ),
+    "quantized": (quantized, None, r"part '0' \(Linear\) is quantized: pass the float module"),
+    "celu": (lambda: sequential(nn.CELU(-0.5)), None, "celu with alpha=-0.5 is not supported"),
+    "label of two": (
+        lambda: Outputs(lambda z: z.argmax(1).bool()),
+        None,
+        "changes labels: pass the module without it",
+    ),
+    "one label": (lambda: Outputs(lambda z: z[:, :1].argmax(1)), None, "largest of one value"),
+    "where": (
+        lambda: Hidden(lambda h: torch.where(h > 0, h, 0.0)),
+        None,
+        "is relu except that it makes a number of NaN: write it as relu",
     ),
     "state dict": (lambda: Functional().state_dict(), None, "state_dict does not say the order"),
     "pickled": (lambda: "model.pth", None, "may run any code when it is loaded"),
@@ -932,7 +979,7 @@ def test_stable_baselines3(algorithm: str) -> None:
     model = getattr(sb3, algorithm.split()[0])("MlpPolicy", Env(), device="cpu")
     x = np.random.default_rng(0).uniform(-3, 3, (60, 5)).astype(np.float32)
     actions = model.predict(x, deterministic=True)[0]
-    for source in (model, model.policy):
+    for source in (model, model.policy) if algorithm == "PPO" else (model,):
         net = from_torch(source)
         if discrete:
             assert net.predict(x).tolist() == actions.tolist()

@@ -250,6 +250,25 @@ def test_large_rows_are_converted_in_blocks(order: Any, dtype: str) -> None:
     assert np.array_equal(narrow, rows.astype(np.float32))
 
 
+@pytest.mark.parametrize("name", ["data", "indices", "indptr"])
+@pytest.mark.parametrize(
+    ("part", "kind", "message"),
+    [
+        (None, TypeError, "an array, got NoneType"),
+        (np.ones((2, 2), np.int32), ValueError, "1-D, got shape (2, 2)"),
+    ],
+)
+def test_a_csr_of_other_parts_is_refused(
+    net: lrgate.Network, name: str, part: Any, kind: type[Exception], message: str
+) -> None:
+    x = sparse.csr_array(np.eye(3, D, dtype=np.float32))
+    setattr(x, name, part)
+    for call in (net, net.predict, net.quantize):
+        with pytest.raises(kind) as error:
+            call(x)
+        assert str(error.value) == f"x is not a valid CSR matrix: {name} must be {message}"
+
+
 @pytest.mark.parametrize("activation", ["relu", ("clipped_relu", 6.0)])
 @pytest.mark.parametrize("strategy", ["dense", "skip"])
 @pytest.mark.parametrize("value", [np.inf, -np.inf])

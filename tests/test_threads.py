@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -172,7 +173,8 @@ def test_numbers_below_1_are_refused(net: lrgate.Network, number: int) -> None:
 @pytest.mark.parametrize("number", [1.0, "2", [1], True, False, np.True_])
 def test_other_types_are_refused_by_name(net: lrgate.Network, number: object) -> None:
     x = np.zeros(300, np.float32)
-    with pytest.raises(TypeError, match="num_threads"):
+    message = re.escape(f"num_threads must be an integer of at least 1, got {number!r}")
+    with pytest.raises(TypeError, match=message):
         net.forward(x, num_threads=number)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="num_threads"):
         lrgate.set_num_threads(number)  # type: ignore[arg-type]

@@ -36,8 +36,11 @@ Factor = tuple[Matrix, Float64Array]
 
 # Of arguments in spelled-out activations: gelu may begin with z / 2 and z / sqrt(2) only.
 _FACTORS: Final = (2.0, math.sqrt(2.0))
-# Comparisons with all activations, each of which computes a spelled-out function on a grid.
-_MAX_TRIALS: Final = 300
+# Comparisons with all activations in vain, each of which computes a spelled-out function on a grid:
+# of one function, and of a network; and how much they may compute.
+_MAX_TRIALS_OF_ONE: Final = 16
+_MAX_TRIALS: Final = 48
+_MAX_COMPARED: Final = 2**22
 # Multiplications that folding may take.
 _MAX_WORK: Final = 2**38
 
@@ -48,11 +51,12 @@ class _Known:
     def __init__(self) -> None:
         self.factors: dict[Rows, tuple[Rows, list[Factor]]] = {}
         self.dense: dict[Core, Factor] = {}
-        self._elements = self._work = self._trials = 0
+        self._elements = self._work = self._trials = self._compared = 0
 
-    def tried(self) -> None:
+    def tried_in_vain(self, elements: int) -> None:
         self._trials += 1
-        if self._trials > _MAX_TRIALS:
+        self._compared += elements
+        if self._trials > _MAX_TRIALS or self._compared > _MAX_COMPARED:
             raise Refused("it has too many functions that may be activations")
 
     def add(self, elements: int, work: int) -> None:
@@ -125,19 +129,34 @@ def _resolved(stage: Stage, known: _Known) -> tuple[Rows, Activation, Float64Arr
     line = list(elementwise_line(whole).items())[1:]
     if stage.activation is not None and len(line) == 1:
         return stage.inputs, stage.activation, one, zero
-    for _, link in reversed(line):
-        for variant in _arguments(link.variants):
-            known.tried()
-            events = [_of(event, variant) for event in link.events.values()]
-            function = _of(link.function, variant)
-            found = recognised(function, stage.size, events, _fixed(variant))
+    trials = (
+        (link, variant) for _, link in reversed(line) for variant in _arguments(link.variants)
+    )
+    reason = "is none of lrgate's activations"
+    for number, (link, variant) in enumerate(trials):
+        if number == _MAX_TRIALS_OF_ONE:
+            reason = "is none of lrgate's activations, or has too many parts"
+            break
+        events = [_of(event, variant) for event in link.events.values()]
+        function = _of(link.function, variant)
+        found = recognised(function, stage.size, events, _fixed(variant))
+        if found is None or found.changes_nan:
+            known.tried_in_vain(stage.size * (1 + len(events)) ** 2)
             if found is not None:
-                if found.shift is not None:
-                    variant = variant.scaled(np.full(stage.size, found.sign)).shifted(found.shift)
-                return variant, found.activation, found.scale, found.offset
+                reason = _changes_nan(found.activation)
+            continue
+        if found.shift is not None:
+            variant = variant.scaled(np.full(stage.size, found.sign)).shifted(found.shift)
+        return variant, found.activation, found.scale, found.offset
     if stage.activation is not None:
         return stage.inputs, stage.activation, one, zero
-    raise Refused(f"the function that ends at {stage.where} is none of lrgate's activations")
+    raise Refused(f"the function that ends at {stage.where} {reason}")
+
+
+def _changes_nan(activation: Activation) -> str:
+    relu = activation.name == "relu"
+    way_out = "as relu(z) or torch.clamp(z, min=0)" if relu else "so that NaN stays NaN"
+    return f"is {activation.name} except that it makes a number of NaN: write it {way_out}"
 
 
 def _arguments(variants: tuple[Rows, ...]) -> Iterator[Rows]:

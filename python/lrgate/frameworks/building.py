@@ -12,7 +12,7 @@ from lrgate.frameworks.assembly import Assembled, assembled
 from lrgate.frameworks.chain import Labels
 from lrgate.frameworks.errors import Refused, UnsupportedModelError
 from lrgate.frameworks.values import Rows
-from lrgate.frameworks.verification import difference
+from lrgate.frameworks.verification import difference, wrong_label
 from lrgate.network import Network
 
 __all__ = ["Reference", "built", "refusal", "verified"]
@@ -85,6 +85,7 @@ def verified(
     name: str,
     epsilon: float = float(np.finfo(np.float32).eps),
     whole: tuple[int, int] | None = None,
+    labels: Reference | None = None,
 ) -> Network:
     """Return `net` if its raw outputs on random rows are those of the model itself.
 
@@ -99,16 +100,23 @@ def verified(
         Precision of the reference.
     whole : (int, int), optional
         The least and the greatest whole number of the input's dtype, if it is an integer type.
+    labels : callable, optional
+        The model's labels for rows (n, d), which are compared with `predict`.
 
     Raises
     ------
     UnsupportedModelError
-        If the outputs differ by more than rounding explains.
+        If the outputs differ by more than rounding explains, or the labels.
     """
     found = difference(net, reference, epsilon, whole)
-    if found is None:
+    wrong = None if found is not None or labels is None else wrong_label(net, labels, whole)
+    if found is not None:
+        reason = f"the network's outputs differ from the model's own by up to {found:.3g}"
+    elif wrong is not None:
+        theirs, ours = wrong
+        reason = f"the network's labels differ from the model's own ({ours!r} for {theirs!r})"
+    else:
         return net
-    reason = f"the network's outputs differ from the model's own by up to {found:.3g}"
     raise UnsupportedModelError(
         f"{name}: {reason} on random rows: please report this model, or pass verify=False",
         source=source,

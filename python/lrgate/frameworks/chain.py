@@ -5,7 +5,8 @@ arrays, `Rows`, or `Labels` behind the last layer. An operation that fits no cha
 connected layers raises `Refused` with the reason; the reader adds the name of the node.
 
 The number of rows is `BATCH` wherever a model asks for it, so that arithmetic with shapes works on
-constants. Shapes that hold `BATCH` are understood, data that holds it is refused.
+constants. Shapes that hold `BATCH` are understood, data that holds it is refused. Only whole
+numbers can be `BATCH`: a reader refuses a number of rows that becomes a real number.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from lrgate.types import Float64Array
 
 __all__ = [
     "BATCH",
+    "COUNTS",
     "MAX_BUILT",
     "MAX_ELEMENTS",
     "Chain",
@@ -40,6 +42,7 @@ __all__ = [
     "Value",
     "as_constant",
     "elementwise_line",
+    "holds_batch",
 ]
 
 # A prime, so that a shape that contains it as a factor is one of the batch.
@@ -72,6 +75,11 @@ class Labels:
     of: Rows
     kind: str
     names: Array | None = None
+
+    @property
+    def all_names(self) -> Array:
+        """The label of each class."""
+        return np.arange(max(2, self.of.size)) if self.names is None else self.names
 
 
 Value = Array | Rows | Labels
@@ -363,6 +371,16 @@ class Chain:
             raise Refused(f"it is over a part of rows of shape {x.shape}")
         return self.activation(x, Activation("log_softmax" if log else "softmax"))
 
+    def largest(self, x: Rows, axis: int | None) -> Labels:
+        """The index of the largest element of each row; None stands for all axes of the tensor."""
+        if x.batch is not None and (axis is None or axis % len(x.full_shape) == 0):
+            raise Refused("it compares different rows")
+        if axis is not None and x.full_shape[axis] != x.size:
+            raise Refused(f"it compares a part of rows of shape {x.shape}")
+        if x.size < 2:
+            raise Refused("it gives the largest of one value, which is always the first")
+        return Labels(x, "classification")
+
     def log(self, x: Value) -> Value:
         if isinstance(x, Rows) and x.is_plain and x.core is x.stage.outputs:
             stage = x.stage
@@ -432,10 +450,9 @@ class Chain:
         array = as_constant(value)
         if array.dtype.kind not in "fiub":
             raise Refused(f"a constant of {array.dtype} is not supported")
-        numbers = array.astype(np.float64)
-        if ((numbers == BATCH) | (numbers == float(np.float32(BATCH)))).any():
-            raise Refused("its result depends on the number of rows")
-        return numbers
+        if holds_batch(array):
+            raise Refused(COUNTS)
+        return array.astype(np.float64)
 
     def _with_constant(self, x: Rows, constant: Value) -> tuple[Rows, Float64Array]:
         """Both with the shape of their result, the constant flattened."""
@@ -505,6 +522,12 @@ class Chain:
 
 
 _MIXES: Final = "it mixes different rows, or moves the batch axis"
+COUNTS: Final = "its result depends on the number of rows"
+
+
+def holds_batch(array: Array) -> bool:
+    """Whether one of the whole numbers of an array is a multiple of the number of rows."""
+    return array.dtype.kind in "iu" and bool(((array != 0) & (array % BATCH == 0)).any())
 
 
 def as_constant(value: Value) -> Array:

@@ -57,6 +57,8 @@ class Node:
         attribute = self.attributes.get(name)
         if attribute is None:
             return default
+        if attribute.ref_attr_name:
+            raise Refused(f'its attribute "{name}" is one of a function that is not called')
         kind = attribute.type
         match kind:
             case attribute.FLOAT:
@@ -233,6 +235,8 @@ def _node(proto: Any, opsets: dict[str, int], number: int, needed: set[str]) -> 
     if not all(isinstance(name, str) for name in names):
         raise Refused(f"a name in node {number} is not UTF-8: the file is damaged")
     attributes = {attribute.name: attribute for attribute in proto.attribute}
+    if len(attributes) < len(proto.attribute):
+        raise Refused(f'two attributes of node "{proto.name}" ({proto.op_type}) have the same name')
     return Node(
         proto.name or f"{proto.op_type}_{number}",
         domain,

@@ -14,7 +14,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.frameworks.chain import BATCH, Chain, Labels, Value, as_constant
+from lrgate.frameworks.chain import (
+    BATCH,
+    COUNTS,
+    Chain,
+    Labels,
+    Value,
+    as_constant,
+    holds_batch,
+)
 from lrgate.frameworks.errors import Refused
 from lrgate.frameworks.onnx_graph import Node, shortest
 from lrgate.frameworks.onnx_tensors import ELEMENT_TYPES, cast, from_sparse, from_tensor, is_float
@@ -320,11 +328,13 @@ def _cast(chain: Chain, node: Node, inputs: Inputs) -> Result:
     to = node.get("to")
     if isinstance(to, str):
         raise Refused("it names its type in the form of opset 5 or older")
-    return _converted(_needed(inputs, 0), to)
+    return _converted(chain, _needed(inputs, 0), to)
 
 
-def _converted(value: Value, element_type: int) -> Value:
+def _converted(chain: Chain, value: Value, element_type: int) -> Value:
     if isinstance(value, Rows):
+        if ELEMENT_TYPES.get(element_type, ("",))[0] == "bool":
+            return chain.apply(lambda z: z != 0.0, value)
         if not is_float(element_type):
             name = ELEMENT_TYPES.get(element_type, (str(element_type),))[0]
             raise Refused(f"it converts values to {name}")
@@ -332,11 +342,12 @@ def _converted(value: Value, element_type: int) -> Value:
     if isinstance(value, Labels):
         if value.kind == "multilabel":
             return value
-        names = np.arange(value.of.size) if value.names is None else value.names
-        converted = cast(names, element_type)
-        if value.names is None and converted.dtype.kind != "U":
+        converted = cast(value.all_names, element_type)
+        if value.names is None and np.array_equal(converted, value.all_names):
             return value
-        return replace(value, names=converted)
+        return replace(value, names=_distinct(converted))
+    if holds_batch(value) and is_float(element_type):
+        raise Refused(COUNTS)
     return cast(value, element_type)
 
 
@@ -347,10 +358,10 @@ def _cast_like(chain: Chain, node: Node, inputs: Inputs) -> Result:
     if isinstance(like, Labels):
         raise Refused("it converts to the type of labels")
     if isinstance(like, Rows):
-        return value if isinstance(value, Rows) else _converted(value, 1)
+        return value if isinstance(value, Rows) else _converted(chain, value, 1)
     types = {np.dtype(t): number for number, (_, _, t) in reversed(ELEMENT_TYPES.items())}
     kind = np.dtype(np.str_) if like.dtype.kind == "U" else like.dtype
-    return _converted(value, types[kind])
+    return _converted(chain, value, types[kind])
 
 
 # Affine maps
@@ -626,6 +637,11 @@ def _slice(chain: Chain, node: Node, inputs: Inputs) -> Result:
         length = shape[_axis(axis, rank)]
         stop = None if step < 0 and end < -length else end
         slices[_axis(axis, rank)] = slice(start, stop, step)
+    # Of rows, all: the first 5,000 are all of fewer.
+    if isinstance(value, Rows) and value.batch == BATCH:
+        rows = range(BATCH)
+        if rows[slices[0]] != rows:
+            raise Refused("it chooses rows")
     return _moved(chain, value, lambda numbers: numbers[tuple(slices)])
 
 
@@ -802,6 +818,8 @@ def _selu(chain: Chain, node: Node, inputs: Inputs) -> Result:
 @operator("Celu")
 def _celu(chain: Chain, node: Node, inputs: Inputs) -> Result:
     alpha = node.number("alpha", 1.0)
+    if not alpha > 0.0:
+        raise Refused(f"celu with alpha={alpha:g} is not supported")
     inner = chain.divide(_needed(inputs, 0), np.array(alpha))
     return chain.multiply(_activation(chain, inner, "elu", 1.0), np.array(alpha))
 
@@ -990,14 +1008,9 @@ def _arg_max(chain: Chain, node: Node, inputs: Inputs) -> Result:
         index = np.argmax(np.flip(value, axis) if last else value, axis, keepdims=keep)
         result: Array = value.shape[axis] - 1 - index if last else np.asarray(index)
         return result
-    inner = axis - (value.batch is not None)
-    if inner < 0:
-        raise Refused("it compares different rows")
-    if value.shape[inner] != value.size:
-        raise Refused(f"it is over a part of rows of shape {value.shape}")
     if last:
         raise Refused("it takes the last of equal values, lrgate the first")
-    return Labels(value, "classification")
+    return chain.largest(value, axis)
 
 
 @operator("ArrayFeatureExtractor", domain=_ML)
@@ -1014,16 +1027,23 @@ def _array_feature_extractor(chain: Chain, node: Node, inputs: Inputs) -> Result
 
 def _named(labels: Labels, names: Array) -> Labels:
     """Labels with the names of their indices."""
+    if max(names.shape, default=1) != names.size:
+        raise Refused(f"its labels have the shape {names.shape}")
     names = names.reshape(-1)
     if labels.kind != "classification" or labels.names is not None:
         raise Refused("it changes labels")
-    if len(names) != _classes(labels):
-        raise Refused(f"it has {len(names)} names for {_classes(labels)} classes")
-    return replace(labels, names=names)
+    if len(names) != len(labels.all_names):
+        raise Refused(f"it has {len(names)} names for {len(labels.all_names)} classes")
+    return replace(labels, names=_distinct(names))
 
 
-def _classes(labels: Labels) -> int:
-    return max(2, labels.of.size)
+def _distinct(names: Array) -> Array:
+    """Names of classes, of which no two are equal: a network has one output for each class."""
+    values, counts = np.unique(names, return_counts=True)
+    if len(values) < len(names):
+        twice = values[counts > 1][0].item()
+        raise Refused(f"it gives several classes the label {twice!r}: choose the scores by output=")
+    return names
 
 
 @operator("ZipMap", domain=_ML)
@@ -1071,8 +1091,10 @@ def _label_encoder(chain: Chain, node: Node, inputs: Inputs) -> Result:
     if len(keys) != len(values):
         raise Refused("it has another number of keys than of values")
     table = dict(zip(keys, values, strict=True))
-    names = range(_classes(labels)) if labels.names is None else labels.names.tolist()
-    return replace(labels, names=np.array([table.get(name, default) for name in names]))
+    if len(table) < len(keys):
+        raise Refused("two of its keys are equal")
+    names = [table.get(name, default) for name in labels.all_names.tolist()]
+    return replace(labels, names=_distinct(np.array(names)))
 
 
 def _entries(node: Node, name: str) -> tuple[list[Any], str]:

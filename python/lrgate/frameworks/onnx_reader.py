@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate.frameworks.building import built, refusal, verified
-from lrgate.frameworks.chain import BATCH, Chain, Labels, Value
+from lrgate.frameworks.chain import BATCH, COUNTS, Chain, Labels, Value, holds_batch
 from lrgate.frameworks.errors import Refused
 from lrgate.frameworks.onnx_file import File, read_file
 from lrgate.frameworks.onnx_graph import Graph, Node, read_graph
@@ -102,7 +103,17 @@ def from_onnx(
         net = built(reading.result, task=reading.task(task), classes=classes)
         if not verify:
             return net
-        return verified(net, reading.reference(net), source=_SOURCE, name=name)
+        result = reading.result
+        own = classes is None and isinstance(result, Labels) and task in (None, result.kind)
+        if own:
+            reading.check_names()
+        return verified(
+            net,
+            reading.reference(net),
+            source=_SOURCE,
+            name=name,
+            labels=reading.labels() if own else None,
+        )
     except Refused as error:
         raise refusal(error, source=_SOURCE, name=name) from None
     except RecursionError:
@@ -120,6 +131,12 @@ def _graph(file: File, folder: Path | None, output: str | None) -> Graph:
 
 def _read(graph: Graph, name: str) -> _Reading:
     """Read a graph; if that fails with a batch axis, without one where that is possible."""
+    for number, node in enumerate(graph.nodes, 1):
+        # Its inputs are not all that it uses.
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.proto.attribute):
+            place = number, len(graph.nodes)
+            error = Refused(REASONS["", "If"])
+            raise refusal(error, source=_SOURCE, name=name, node=node.name, op=node.op, place=place)
     attempts = _inputs(graph)
     errors = []
     for shape, batch in attempts:
@@ -216,11 +233,13 @@ class _Reading:
         operator = OPERATORS.get((node.domain, node.op))
         if operator is None:
             raise Refused(_reason(node))
+        _check_counts(node)
         inputs = [self.values[name] if name else None for name in node.inputs]
         whole = any(name in self.whole for name in node.inputs)
         if whole and node.op not in MOVES and node.op not in ("Cast", "CastLike", "Scaler"):
             raise Refused("it computes with whole numbers that depend on the input")
         result = operator(self.chain, node, inputs)
+        _check_sizes(node, inputs, result)
         unread = node.unread()
         if unread:
             raise Refused(f'its attribute "{unread[0]}" is not supported')
@@ -265,7 +284,7 @@ class _Reading:
         if isinstance(result, Labels):
             result = self._with_raw(result)
         raw = result.of if isinstance(result, Labels) else result
-        return result, next(name for name, value in self.values.items() if value is raw)
+        return result, self._name_of(raw)
 
     def _with_raw(self, labels: Labels) -> Labels:
         """Labels of the raw outputs that a file of `Network.to_onnx` names, if they fit."""
@@ -282,15 +301,56 @@ class _Reading:
         usable = given is None and isinstance(self.result, Rows) and noted in TASKS
         return noted if usable else given
 
-    def reference(self, net: Network) -> Any:
+    def _model(self, name: str, of: Rows | None = None) -> Reference:
+        """The model's own computation of a value, from the input or from `of`."""
         folded = {
             name: value
             for name, value in self.values.items()
             if isinstance(value, np.ndarray) and value.dtype.kind == "f"
         }
-        model = Reference(
-            self.graph, self.raw, self.shape, self.batch, widest=self.widest, folded=folded
+        return Reference(
+            self.graph,
+            name,
+            self.shape if of is None else of.shape,
+            self.batch,
+            widest=self.widest,
+            folded=folded,
+            start=None if of is None else self._name_of(of),
         )
+
+    def _name_of(self, rows: Rows) -> str:
+        return next(name for name, value in self.values.items() if value is rows)
+
+    def _label_outputs(self) -> dict[str, Labels]:
+        """Outputs of labels, without the dictionaries of ZipMap."""
+        zipped = {n for node in self.graph.nodes if node.op == "ZipMap" for n in node.outputs}
+        outputs = {name: self.values[name] for name in self.graph.outputs if name not in zipped}
+        return {name: value for name, value in outputs.items() if isinstance(value, Labels)}
+
+    def labels(self) -> Reference | None:
+        """The model's own labels, if it has an output of them."""
+        return next(map(self._model, self._label_outputs()), None)
+
+    def check_names(self) -> None:
+        """Compare the label of each class with the model's own for scores that are highest there.
+
+        Random rows may all be of one class.
+        """
+        for name, labels in self._label_outputs().items():
+            size = labels.of.size
+            scores = 2.0 * np.eye(size, dtype=np.float32) - 1.0
+            if size == 1:
+                scores = np.array([[-1.0], [1.0]], np.float32)
+            expected = scores > 0.0 if labels.kind == "multilabel" else labels.all_names
+            got = self._model(name, labels.of)(scores)
+            if got.size != expected.size or (got.reshape(expected.shape) != expected).any():
+                raise Refused(
+                    f'the network\'s labels differ from those of output "{name}": please report '
+                    "this model, or pass verify=False"
+                )
+
+    def reference(self, net: Network) -> Any:
+        model = self._model(self.raw)
 
         def raw_outputs(x: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
             outputs = model(x)
@@ -299,6 +359,46 @@ class _Reading:
             return outputs[:, 1:] if binary else outputs
 
         return raw_outputs
+
+
+def _check_counts(node: Node) -> None:
+    """Refuse more inputs or outputs than the operation has."""
+    from onnx import defs
+
+    try:
+        schema = defs.get_schema(node.op, node.version, node.domain)
+    except Exception:  # onnx.defs.SchemaError
+        raise Refused(f"opset {node.version} has no such operation") from None
+    for noun, count, most in (
+        ("input", len(node.inputs), schema.max_input),
+        ("output", len(node.outputs), schema.max_output),
+    ):
+        if count > most:
+            raise Refused(f"it has {count} {noun}s, but {most} at most make sense")
+
+
+# Elementwise arithmetic with sizes.
+_ARITHMETIC: Final = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Neg", "Abs", "Pow")
+
+
+def _check_sizes(node: Node, inputs: Sequence[Any], result: Any) -> None:
+    """Refuse whole numbers that are neither a multiple of the number of rows nor without it."""
+    if node.op not in _ARITHMETIC or isinstance(result, Rows | Labels):
+        return
+    constants = [
+        np.asarray(value)
+        for value in inputs
+        if value is not None and not isinstance(value, Rows | Labels)
+    ]
+    sizes = [(array != 0) & (array % BATCH == 0) for array in constants if holds_batch(array)]
+    if not sizes:
+        return
+    # Of quotients, the number of rows is a common factor or remains.
+    if node.op == "Div" and len(sizes) == len(inputs):
+        return
+    depends = np.broadcast_to(np.logical_or.reduce(np.broadcast_arrays(*sizes)), result.shape)
+    if (np.asarray(result)[depends] % BATCH != 0).any():
+        raise Refused(COUNTS)
 
 
 def _reason(node: Node) -> str:
@@ -321,9 +421,9 @@ def _joined(labels: list[Labels], rows: list[Rows]) -> Labels | None:
     for other in labels[1:]:
         if not _same_order(other.of, first.of):
             return None
-        names = first.names if first.names is not None else other.names
-        if not _equal(names, other.names) and other.names is not None:
+        if not _equal(first.all_names, other.all_names):
             return None
+        names = first.names if first.names is not None else other.names
         kind = "multilabel" if "multilabel" in (first.kind, other.kind) else first.kind
         of = other.of if other.of.stage.inputs is not None else first.of
         first = Labels(of, kind, names)

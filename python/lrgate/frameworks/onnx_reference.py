@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lrgate.frameworks.chain import BATCH
 from lrgate.frameworks.errors import Refused
 from lrgate.frameworks.onnx_graph import Graph, Node
-from lrgate.frameworks.onnx_tensors import is_float
+from lrgate.frameworks.onnx_tensors import cast, is_float
 from lrgate.types import Float32Array
 
 __all__ = ["Reference"]
@@ -42,6 +42,8 @@ class Reference:
         The most elements per row of any value, for the memory that a fixed batch needs.
     folded : dict of str to array
         Constants that the reader has computed, for nodes that package onnx does not implement.
+    start : str, optional
+        The value of which rows are given, with that `shape`. By default the input.
     """
 
     def __init__(
@@ -53,16 +55,19 @@ class Reference:
         *,
         widest: int,
         folded: dict[str, Array],
+        start: str | None = None,
     ) -> None:
         if batch not in (None, BATCH) and batch * widest > _MAX_ELEMENTS:
             raise Refused(f"a batch of {batch} rows is too large to be verified: pass verify=False")
         self._graph, self._name, self._shape, self._batch = graph, name, shape, batch
-        self._nodes = _upstream(graph.nodes, name)
+        self._start = start
+        self._nodes = _upstream(graph.nodes, name, start)
         self._folded = folded
         self._last_use = {n: i for i, node in enumerate(self._nodes) for n in node.inputs}
         double = any(array.dtype == np.float64 for array in graph.constants.values())
         double |= any(variable.element_type == 11 for variable in graph.inputs)
         self._dtype = np.dtype(np.float64 if double else np.float32)
+        self._dynamic = _downstream(graph.nodes, [variable.name for variable in graph.inputs])
 
     def __call__(self, x: Float32Array) -> Array:
         """The value for rows (n, d), as (n, k)."""
@@ -87,7 +92,10 @@ class Reference:
         for name, array in self._graph.constants.items():
             values[name] = self._unified(array)
         for variable in self._graph.inputs:
-            values[variable.name] = self._unified(x)
+            shape = [n or len(x) for n in variable.shape or ()]
+            values[variable.name] = self._unified(x if self._start is None else np.zeros(shape))
+        if self._start is not None:
+            values[self._start] = self._unified(x)
         for i, node in enumerate(self._nodes):
             inputs = [values[name] for name in node.inputs]
             try:
@@ -98,7 +106,7 @@ class Reference:
                     continue
                 raise Refused(
                     f'onnx.reference cannot run node "{node.name}" ({node.op}) to verify the '
-                    f"network ({error}): pass verify=False"
+                    f"network ({_first_line(error)}): pass verify=False"
                 ) from None
             for name, value in zip(node.outputs, outputs, strict=False):
                 values[name] = self._unified(value)
@@ -114,12 +122,15 @@ class Reference:
             # Half precision of package ml_dtypes is of kind V.
             if array.dtype.kind in "fV" and array.dtype != self._dtype:
                 return array.astype(self._dtype)
-            return array
+            return array.astype(object) if array.dtype.kind == "U" else array
         return value
 
     def _computed(self, node: Node, inputs: list[Any]) -> Iterable[Any]:
         if node.domain == "" and node.op == "Cast" and is_float(node.get("to")):
-            return [inputs[0].astype(self._dtype)]
+            if node.inputs[0] in self._dynamic:
+                return [inputs[0].astype(self._dtype)]
+            # A constant is rounded.
+            return [cast(inputs[0], node.get("to"))]
         if node.domain == "" and node.op == "CastLike" and inputs[1].dtype.kind == "f":
             return [inputs[0].astype(self._dtype)]
         if node.domain == "" and node.op in ("Softmax", "LogSoftmax"):
@@ -127,13 +138,27 @@ class Reference:
         return _evaluated(node, inputs, self._graph.opsets)
 
 
-def _upstream(nodes: list[Node], name: str) -> list[Node]:
+def _upstream(nodes: list[Node], name: str, start: str | None) -> list[Node]:
+    """The nodes that compute a value, from `start` if it is given."""
     needed, kept = {name}, []
     for node in reversed(nodes):
-        if not needed.isdisjoint(node.outputs):
+        if start not in node.outputs and not needed.isdisjoint(node.outputs):
             needed.update(node.inputs)
             kept.append(node)
     return kept[::-1]
+
+
+def _downstream(nodes: list[Node], names: list[str]) -> set[str]:
+    """The values that depend on `names`."""
+    found = set(names)
+    for node in nodes:
+        if not found.isdisjoint(node.inputs):
+            found.update(node.outputs)
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
 def _softmax(node: Node, x: Array) -> Array:
@@ -158,6 +183,7 @@ def _evaluated(node: Node, inputs: list[Any], opsets: dict[str, int]) -> list[An
     graph = GraphProto()
     graph.name = "node"
     graph.node.append(node.proto)
+    graph.node[0].domain = node.domain
     feeds = {name: value for name, value in zip(node.inputs, inputs, strict=True) if name}
     for name, value in feeds.items():
         kind = helper.np_dtype_to_tensor_dtype(value.dtype)

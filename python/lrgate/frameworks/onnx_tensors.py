@@ -135,7 +135,12 @@ def _external(tensor: Any, shape: tuple[int, ...], needed: int, folder: Path | N
             f'its weights are in the file "{location}": pass the path of the model, or load the '
             "model with its external data"
         )
-    if not (folder / location).exists():
+    try:
+        is_there = (folder / location).exists()
+    except (OSError, ValueError):
+        is_there = False
+    if not is_there:
+        location = location if len(location) < 256 else f"{location[:256]}..."
         raise Refused(
             f'its weights are in the file "{location}", which is not beside it: copy both, or '
             "export with external_data=False"

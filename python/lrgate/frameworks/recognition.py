@@ -27,13 +27,17 @@ __all__ = ["Recognised", "recognised"]
 
 @dataclass(frozen=True, eq=False)
 class Recognised:
-    """``scale * activation(sign * z + shift) + offset``; arrays have the shape (elements,)."""
+    """``scale * activation(sign * z + shift) + offset``; arrays have the shape (elements,).
+
+    With `changes_nan` this holds except for NaN, for which the function gives a number.
+    """
 
     activation: Activation
     scale: Float64Array
     offset: Float64Array
     sign: float = 1.0
     shift: Float64Array | None = None
+    changes_nan: bool = False
 
 
 # Constants of graphs are float32, and some have fewer digits.
@@ -116,7 +120,7 @@ def recognised(
     Returns
     -------
     Recognised or None
-        None if no activation fits.
+        None if no activation fits. One that fits except for NaN is returned if no other fits.
     """
     live = np.ones(size, bool) if fixed is None else np.isnan(fixed)
     roots = _roots(events, size) if live.any() and size * len(_EVERY) <= _MAX_VALUES else None
@@ -125,11 +129,15 @@ def recognised(
     comparison = _Comparison(function, size, roots, live)
     if comparison.is_infinite:
         return None
+    almost: Recognised | None = None
     for activation, sign, shift in _candidates(comparison):
         fit = comparison.fitted(activation, sign, shift)
         if fit is None:
             continue
-        scale, offset = fit
+        scale, offset, changes_nan = fit
+        if changes_nan:
+            almost = almost or Recognised(activation, scale, offset, sign, shift, True)
+            continue
         if fixed is not None:
             constant = _argument(np.where(live, 0.0, fixed), sign, shift)
             values = _on(function, np.zeros((1, 1)), size)[0]
@@ -139,7 +147,7 @@ def recognised(
             if not np.isfinite(offset).all():
                 continue
         return Recognised(activation, scale, offset, sign, shift)
-    return None
+    return almost
 
 
 def _on(function: Function, z: Float64Array, size: int) -> Float64Array:
@@ -264,8 +272,11 @@ class _Comparison:
 
     def fitted(
         self, activation: Activation, sign: float, shift: Float64Array | None
-    ) -> tuple[Float64Array, Float64Array] | None:
-        """Scale and offset with which the activation equals the function; None if none do."""
+    ) -> tuple[Float64Array, Float64Array, bool] | None:
+        """Scale and offset with which the activation equals the function; None if none do.
+
+        Also whether NaN is the exception.
+        """
         few = np.flatnonzero(self.live)[:_FEW]
         with np.errstate(all="ignore"):
             if self.size > _FEW:
@@ -275,13 +286,14 @@ class _Comparison:
             fit = self._fit(activation, sign, shift)
         if fit is None:
             return None
-        parts = [self._all_points(), np.array([[-np.inf], [np.inf], [np.nan]])]
-        for points in parts:
+        for points in (self._all_points(), np.array([[-np.inf], [np.inf]])):
             for z in _parts(points, self.size):
                 values = _on(self.function, z, self.size)
                 if not self._equal(z, values, activation, sign, shift, *fit):
                     return None
-        return fit
+        nan = np.array([[np.nan]])
+        values = _on(self.function, nan, self.size)
+        return *fit, not self._equal(nan, values, activation, sign, shift, *fit)
 
     def _of(self, units: IntArray) -> _Comparison:
         """The same points and values of some units."""

@@ -110,7 +110,7 @@ _ELEMENTWISE: Final = _names(
     "abs absolute addcdiv addcmul bitwise_and bitwise_not bitwise_or ceil clamp clamp_max "
     "clamp_min clip eq erf erfc exp exp2 expm1 floor ge greater greater_equal gt hardshrink "
     "le less less_equal lt log10 log1p log2 logaddexp logical_and logical_not "
-    "logical_or max maximum min minimum ne not_equal pow reciprocal relu6 rsqrt sign "
+    "logical_or masked_fill max maximum min minimum ne not_equal pow reciprocal relu6 rsqrt sign "
     "softshrink sqrt square where __and__ __or__ heaviside"
 )
 
@@ -693,6 +693,8 @@ def _elu(call: Call, x: Any, alpha: Any = 1, scale: Any = 1, input_scale: Any = 
 
 @operator("celu")
 def _celu(call: Call, x: Any, alpha: Any = 1.0) -> Any:
+    if not alpha > 0.0:
+        raise Refused(f"celu with alpha={alpha:g} is not supported")
     inner = _times(call, _rows(x), 1.0 / alpha)
     return _times(call, _activated(call, inner, "elu", 1.0), alpha)
 
@@ -750,26 +752,14 @@ def _extreme(call: Call, *_: Any) -> Any:
 
 @operator("argmax")
 def _argmax(call: Call, x: Any, dim: Any = None, keep: Any = False) -> Any:
-    return _largest(_rows(x), dim)
+    return call.chain.largest(_rows(x), dim)
 
 
 @operator("argmin")
 def _argmin(call: Call, x: Any, dim: Any = None, keep: Any = False) -> Any:
     rows = call.chain.negate(_rows(x))
     assert isinstance(rows, Rows)
-    return _largest(rows, dim)
-
-
-def _largest(x: Rows, dim: Any) -> Labels:
-    rank = len(x.full_shape)
-    inner = None if dim is None else dim % rank - (x.batch is not None)
-    if (inner is None and x.batch is not None) or (inner is not None and inner < 0):
-        raise Refused("it compares different rows")
-    if inner is not None and x.shape[inner] != x.size:
-        raise Refused(f"it compares a part of rows of shape {x.shape}")
-    if x.size < 2:
-        raise Refused("it gives the largest of one value")
-    return Labels(x, "classification")
+    return call.chain.largest(rows, dim)
 
 
 def _of_labels(call: Call, name: str) -> Labels:
@@ -777,7 +767,9 @@ def _of_labels(call: Call, name: str) -> Labels:
     labels = call.values[0]
     if not isinstance(labels, Labels) or is_dynamic(call.values[1:]):
         raise Refused("it computes with labels")
-    if name in ("to", "_to_copy", "clone", "detach", "alias", "contiguous"):
+    if name in ("clone", "detach", "alias", "contiguous"):
+        return labels
+    if name in ("to", "_to_copy") and (call.widens or not call.integral):
         return labels
     if name in ("reshape", "view", "squeeze", "unsqueeze", "flatten", "_unsafe_view"):
         return labels

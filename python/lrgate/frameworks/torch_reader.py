@@ -177,6 +177,11 @@ def _check_module(torch: Any, module: Any) -> None:
     for name, part in module.named_modules():
         if isinstance(part, torch.jit.ScriptModule):
             raise Refused(f"its part {name!r} is scripted or traced, which cannot be exported")
+        if ".quantized." in f"{type(part).__module__}.":
+            raise Refused(
+                f"its part {name!r} ({type(part).__name__}) is quantized: pass the float module, "
+                "and let lrgate quantize it"
+            )
     for name, parameter in [*module.named_parameters(), *module.named_buffers()]:
         if torch.nn.parameter.is_lazy(parameter):
             raise Refused(
@@ -486,7 +491,13 @@ class _Reader:
     def _epsilon(self) -> float:
         import torch
 
-        values = [n.meta.get("val") for n in self._live]
+        # Parts with a precision of their own are graphs inside the graph.
+        inner = [
+            node
+            for name, part in self._program.graph_module.named_modules()
+            for node in (part.graph.nodes if name and hasattr(part, "graph") else ())
+        ]
+        values = [n.meta.get("val") for n in [*self._live, *inner]]
         return max(
             float(torch.finfo(v.dtype).eps)
             for v in values
@@ -565,8 +576,10 @@ class _Reader:
         kwargs = torch.fx.node.map_arg(node.kwargs, values.__getitem__)
         if node.target is operator.getitem:
             return args[0][args[1]]
-        if str(node.target) == "wrap_with_set_grad_enabled":
-            _, inner, *inputs = args
+        # Parts without gradients, and parts in another precision, as if it were the usual one.
+        before = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}.get(str(node.target))
+        if before is not None:
+            inner, *inputs = args[before:]
             results = inner.graph.output_node().args[0]
             found = self._walk(inner, _needed(results), inputs, step)
             return [found.get(result) for result in results]
@@ -775,7 +788,8 @@ def _limits_of_rows(torch: Any, dtype: Any) -> tuple[int, int] | None:
 
 def _by_rows(torch: Any, reader: _Reader, function: Callable[[Any], Any], x: Array) -> Array:
     """The outputs (n, k) of a function of tensors that takes one row, or as many as it fixes."""
-    whole = torch.from_numpy(x.reshape(len(x), *reader.shape)).to(reader.dtype)
+    # A copy, as modules may change their input in place.
+    whole = torch.from_numpy(x.reshape(len(x), *reader.shape).copy()).to(reader.dtype)
     if reader.batch is None:
         parts = list(whole)
     elif reader.batch == BATCH:

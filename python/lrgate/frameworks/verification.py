@@ -11,12 +11,14 @@ import numpy.typing as npt
 from lrgate.network import Network
 from lrgate.types import Float32Array, Float64Array
 
-__all__ = ["difference", "random_rows"]
+__all__ = ["difference", "random_rows", "wrong_label"]
 
 # A difference is an error if it exceeds the expected rounding error by this factor.
 _FACTOR: Final = 100.0
 _BLOCK: Final = 2**16
 _SMALL: Final = 1e9
+# Outputs that are nearer than this may have the other order elsewhere.
+_MARGIN: Final = 1e-4
 
 
 def difference(
@@ -43,6 +45,45 @@ def difference(
         return None
     worst = apart[wrong]
     return float("inf") if np.isnan(worst).any() else float(worst.max())
+
+
+def wrong_label(
+    net: Network,
+    labels: Callable[[Float32Array], npt.NDArray[Any]],
+    whole: tuple[int, int] | None = None,
+) -> tuple[Any, Any] | None:
+    """A label of the model and one of the network that differ though rounding decides neither.
+
+    Random rows are compared, which are those of `difference`; None if no label differs.
+    """
+    x = random_rows(net) if whole is None else _whole_rows(net, *whole)
+    with np.errstate(all="ignore"):
+        raw = net.forward(x).astype(np.float64)
+    x, raw = x[np.isfinite(raw).all(axis=1)], raw[np.isfinite(raw).all(axis=1)]
+    if not len(x):
+        return None
+    with np.errstate(all="ignore"):
+        clear, expected = _decided(net, raw), np.asarray(labels(x))
+    got = net.predict(x)
+    if expected.size != got.size:
+        return expected.shape, got.shape
+    for ours, theirs, sure in zip(got.flat, expected.flat, clear.flat, strict=True):
+        if sure and ours != theirs:
+            return theirs, ours
+    return None
+
+
+def _decided(net: Network, raw: Float64Array) -> npt.NDArray[np.bool_]:
+    """Which labels rounding does not decide, from finite raw outputs (n, k)."""
+    if net.task == "classification" and raw.shape[1] > 1:
+        second, first = np.sort(raw, axis=1)[:, -2:].T
+    else:
+        last = net.layers[-1].activation.name
+        first, second = raw, np.full_like(raw, 0.5 if last == "sigmoid" else 0.0)
+    apart = np.abs(first - second) > _MARGIN * (1.0 + np.abs(first) + np.abs(second))
+    # A model may compare sigmoids, which are equal for large outputs.
+    squashed = np.tanh(0.5 * first) - np.tanh(0.5 * second)
+    return np.asarray(apart & (np.abs(squashed) > _MARGIN))
 
 
 def random_rows(net: Network, seed: int = 0) -> Float32Array:

@@ -105,7 +105,7 @@ def checked_rows(x: Any, width: int, least: int = 1) -> Any:
         message gives the first such value with its row and column.
     """
     sparse = hasattr(x, "tocsr")
-    given: Any = x.tocsr() if sparse else real_array(x)
+    given: Any = _checked_csr(x.tocsr()) if sparse else real_array(x)
     if given.dtype.kind not in REAL:
         raise TypeError(f"x must be an array of real numbers, got dtype {given.dtype}")
     if sparse and not given.has_canonical_format:
@@ -122,6 +122,17 @@ def checked_rows(x: Any, width: int, least: int = 1) -> Any:
         rows: Any = given.astype(np.float32, copy=False)
     _refuse(given, ~np.isfinite(rows.data if sparse else rows))
     return rows
+
+
+def _checked_csr(x: Any) -> Any:
+    """`x`, if it has the three arrays of a CSR matrix; the engine checks them in the same way."""
+    for name in ("data", "indptr", "indices"):
+        array, rule = getattr(x, name), f"x is not a valid CSR matrix: {name} must be"
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{rule} an array, got {type(array).__name__}")
+        if array.ndim != 1:
+            raise ValueError(f"{rule} 1-D, got shape {array.shape}")
+    return x
 
 
 def narrowed(values: Array) -> Array:

@@ -83,7 +83,10 @@ pub(crate) fn without_gil<R: Send>(
 
 /// A number of threads, at least 1, from any integer except bool.
 pub(crate) fn check_threads(threads: &Bound<'_, PyAny>) -> PyResult<usize> {
-    let refusal = || format!("num_threads must be an integer of at least 1, got {threads}");
+    let refusal = || {
+        let got = threads.repr().map_or_else(|_| "an object".to_owned(), |text| text.to_string());
+        format!("num_threads must be an integer of at least 1, got {got}")
+    };
     if threads.is_instance_of::<PyBool>() {
         return Err(PyTypeError::new_err(refusal()));
     }

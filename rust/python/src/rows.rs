@@ -108,7 +108,21 @@ impl<'py> PyRows<'py> {
             return Err(wrong_shape(&shape, width));
         }
         let csr = x.call_method0(intern!(py, "tocsr"))?;
-        let data = csr.getattr(intern!(py, "data"))?;
+        let part = |name: &str| {
+            let refusal =
+                |end: String| format!("x is not a valid CSR matrix: {name} must be {end}");
+            let array = csr.getattr(name)?;
+            let Ok(plain) = array.cast::<PyUntypedArray>() else {
+                let got = array.get_type().name()?;
+                return Err(PyTypeError::new_err(refusal(format!("an array, got {got}"))));
+            };
+            if plain.ndim() != 1 {
+                let got = shape_text(plain.shape());
+                return Err(PyValueError::new_err(refusal(format!("1-D, got shape {got}"))));
+            }
+            Ok(array)
+        };
+        let data = part("data")?;
         let kind = data.cast::<PyUntypedArray>()?.dtype();
         if !matches!(kind.kind(), b'b' | b'i' | b'u' | b'f') {
             let message = format!("x must be a matrix of real numbers, got dtype {kind}");
@@ -119,7 +133,7 @@ impl<'py> PyRows<'py> {
             numpy.call_method1(intern!(py, "require"), (array, to, "CA"))
         };
         let integers = |name: &str| {
-            let array = csr.getattr(name)?;
+            let array = part(name)?;
             if let Ok(array) = array.cast::<PyArray1<i32>>()
                 && array.is_c_contiguous()
                 && array.is_aligned()
