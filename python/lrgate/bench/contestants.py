@@ -159,7 +159,9 @@ class Candidates:
                 self.versions[engine.package] = engine.version()
                 self.peers.append(engine)
             except ImportError:
-                self.left_out[engine.name] = f"{engine.package} is not installed"
+                self.left_out[engine.name] = (
+                    f"{engine.package} is not installed; pip install 'lrgate[bench-peers]'"
+                )
 
     def made(self, engine: Engine, rows: int, settings: Settings) -> Forward:
         """Load the network in the engine and check its outputs.
@@ -301,13 +303,17 @@ class Candidates:
         )
 
     def over(self, name: str, times: Mapping[str, Timing]) -> dict[str, Against]:
-        """Speed-up over the fastest peer of each precision whose error is within the limit."""
+        """Speed-up over the fastest peer of each precision whose error is within the limit.
+
+        Engines that use undocumented calls do not count.
+        """
         found: dict[str, Against] = {}
         for precision in ("any", "f32", "bf16", "int8"):
             near = [
                 peer.name
                 for peer in self.peers
-                if precision in ("any", peer.precision)
+                if peer.documented
+                and precision in ("any", peer.precision)
                 and peer.name in times
                 and self.errors[peer.name] <= self.error_limit
             ]
