@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,67 @@ def test_an_engine_gives_the_networks_answers(engine: engines.Engine) -> None:
             forward = engines.make(engine, net, x, 1, settings, rows=8)
         except ImportError as error:
             pytest.skip(str(error))
+        except RuntimeError as error:
+            if "gcc is not installed" in str(error):
+                pytest.skip(str(error))
+            raise
         found = np.array(forward(x[:8]))
         off = np.abs(found - wanted).max() / np.abs(wanted).max()
         assert found.dtype == np.float32
         assert off <= {"f32": 1e-5, "bf16": 0.05, "int8": 0.1}[engine.precision], settings
+
+
+def test_litert_ranges_hold_zero_and_the_values() -> None:
+    litert = importlib.import_module("lrgate.bench.engines.litert")
+    for values in (np.array([1.0, 5.0]), np.array([-3.0, -1.0]), np.zeros(3), rows() / 7):
+        fitted = litert._Range.of(values, covered=1.0)
+        low, high = ((byte - fitted.zero) * fitted.step for byte in (-128, 127))
+        assert -128 <= fitted.zero <= 127
+        assert low <= min(values.min(), 0) + fitted.step / 2
+        assert high >= max(values.max(), 0) - fitted.step / 2
+    outlier = np.append(np.ones(9999), 100.0)
+    assert litert._Range.of(outlier, covered=0.999).step == pytest.approx(1 / 255)
+
+
+@pytest.mark.parametrize(
+    "precisions", list(itertools.product(("f32", "dynamic", "int8"), repeat=3))
+)
+def test_litert_models_mix_precisions(precisions: tuple[str, ...], tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    litert = importlib.import_module("lrgate.bench.engines.litert")
+    net, x = network(), rows().astype(np.float32)
+    path = tmp_path / "mixed.tflite"
+    path.write_bytes(litert._model(engines.folded(net), precisions, x, covered=1.0))
+    wanted = net(x[:64])
+    found = litert._load_litert(path, 64, 1, {})(x[:64])
+    off = np.abs(found - wanted).max() / np.abs(wanted).max()
+    assert off <= (1e-5 if set(precisions) == {"f32"} else 0.05)
+
+
+@pytest.mark.usefixtures("affinity")
+def test_an_engine_of_undocumented_calls_is_never_the_best_peer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numpy = engines.by_name("NumPy")
+
+    def slow(path: Path, rows: int, threads: int, settings: engines.Settings) -> Any:
+        forward = numpy.load(path, rows, threads, {"weights": "C"})
+
+        def call(x: Any) -> Any:
+            time.sleep(0.002)
+            return forward(x)
+
+        return call
+
+    chosen = (
+        engines.Engine("Documented", "numpy", "f32", (), numpy.store, slow),
+        replace(numpy, name="Undocumented", documented=False),
+    )
+    monkeypatch.setattr(compare, "selected", lambda _: chosen)
+    found = measured(network(), rows(60), batch_sizes=(8,), optimized=False, start=False)
+    entries = {entry.name: entry for entry in found.races[0].entries}
+    assert entries["Undocumented"].median < entries["Documented"].median
+    assert {each.peer for each in entries["lrgate"].over.values()} == {"Documented"}
 
 
 def test_settings_that_spin_are_for_more_threads() -> None:
@@ -128,10 +185,14 @@ def test_a_comparison_of_bytes_with_labels() -> None:
             assert entry.error == pytest.approx(60 / 420, abs=0.003)
             assert 0 < entry.low <= entry.high
             assert 0 < entry.median <= entry.p99
-            assert (entry.alone is None) == (race.rows > 1)
-            if entry.alone is not None:
-                assert entry.alone.calls >= 1
-                assert 0 < entry.alone.median <= entry.alone.p99
+            assert entry.alone.calls >= 1
+            assert 0 < entry.alone.median <= entry.alone.p99
+            assert entry.alone.peer == ("NumPy" if entry.lrgate else None)
+            sizes = [2 * 2**20, 8 * 2**20, 64 * 2**20] if race.rows == 1 else []
+            assert [cold.read for cold in entry.cold] == sizes
+            for cold in entry.cold:
+                assert cold.calls >= 5 and cold.median > 0
+                assert (cold.over is None) == (not entry.lrgate)
             assert entry.rows_per_second == pytest.approx(race.rows / entry.median)
             assert list(entry.over) == (["any", "f32"] if entry.lrgate else [])
             assert entry.plan == (("dense",) * 3 if entry.lrgate else ())
@@ -143,6 +204,7 @@ def test_a_comparison_of_bytes_with_labels() -> None:
     text = str(found)
     assert max(map(len, text.splitlines())) <= 100
     assert "times NumPy" in text
+    assert "us per call after reading" in text and "; after 64 MB " in text.replace("\n    ", " ")
     assert json.loads(json.dumps(found.to_dict()))["races"][1]["rows"] == 8
 
 
@@ -182,7 +244,8 @@ def test_what_cannot_be_compared_is_left_out_with_its_reason(
     monkeypatch.setattr(compare, "selected", lambda _: chosen)
     found = measured(network(), rows(60), optimized=False, start=False)
     assert [entry.name for entry in found.races[0].entries][-1] == "NumPy"
-    assert found.left_out["Absent"] == "no-such-package is not installed"
+    missing = "no-such-package is not installed; pip install 'lrgate[bench-peers]'"
+    assert found.left_out["Absent"] == missing
     assert found.left_out["Broken"] == "RuntimeError: out of"
     assert found.left_out["Wrong"].startswith("ValueError: its outputs differ")
     assert any("too few to split" in text for text in found.warnings)

@@ -312,6 +312,35 @@ def test_output_that_nobody_reads(digits_net: Path) -> None:
 # --- timing --------------------------------------------------------------------------------------
 
 
+def test_every_call_of_a_turn_is_counted_and_turns_rotate() -> None:
+    seen: list[str] = []
+    x = np.arange(6.0).reshape(6, 1)
+
+    def candidate(name: str) -> Any:
+        return lambda rows: seen.append(name)
+
+    candidates = {name: candidate(name) for name in "ab"}
+    times = timing.by_turns(candidates, timing.batches(x, 2), 0, min_rounds=4)
+    for each in times.values():
+        assert (each.rows, len(each.rounds), len(each.calls)) == (2, 4, 80)
+    turns = [seen[-160:][i : i + 20] for i in range(0, 160, 20)]
+    assert turns == [[name] * 20 for name in "abbaabba"]
+
+
+def test_a_cold_call_comes_after_a_read_and_has_another_row() -> None:
+    rows = timing.batches(np.arange(4.0).reshape(4, 1), 1)
+    seen: dict[str, list[float]] = {"a": [], "b": []}
+
+    def candidate(name: str) -> Any:
+        return lambda row: seen[name].append(float(row[0, 0]))
+
+    candidates = {name: candidate(name) for name in seen}
+    times = timing.cold(candidates, dict.fromkeys(seen, rows), 0, 1 << 20)
+    for name, each in times.items():
+        assert len(each.calls) == len(each.rounds) == 5
+        assert seen[name] == [0, 1, 2, 3, 0, 1]
+
+
 def test_contestants_take_turns_on_other_rows() -> None:
     seen: dict[str, list[float]] = {"a": [], "b": []}
     calls = timing.batches(np.arange(6.0).reshape(6, 1), 2)

@@ -27,7 +27,7 @@ from lrgate.network import Network, declared_classes, replaced
 from lrgate.planner.arguments import checked_targets
 from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.optimizer import optimize
-from lrgate.results.bench import Against, Alone, Entry, Race, Startup
+from lrgate.results.bench import Against, Alone, Cold, Entry, Race, Startup
 from lrgate.results.paths import path_names
 
 __all__ = [
@@ -45,8 +45,12 @@ _ROUNDING: Final = 1e-9
 _TOLERANCES: Final = {"f32": 1e-6, "bf16": 1e-2, "int8": 0.1}
 
 _NARROWING: Final = 0.1
-# Duration of each candidate's own loop, as a share of the interleaved timing.
-_ALONE: Final = 0.1
+# Duration of all candidates' own loops, as a share of the timing by turns.
+_ALONE: Final = 0.5
+COLD: Final = (2 * 2**20, 8 * 2**20, 64 * 2**20)
+"""Bytes of other memory that are read before each cold call."""
+# Duration of the cold calls for each number of bytes, as a share of the timing by turns.
+_COLD: Final = 0.25
 
 
 def original(net: Network) -> Network:
@@ -159,7 +163,9 @@ class Candidates:
                 self.versions[engine.package] = engine.version()
                 self.peers.append(engine)
             except ImportError:
-                self.left_out[engine.name] = f"{engine.package} is not installed"
+                self.left_out[engine.name] = (
+                    f"{engine.package} is not installed; pip install 'lrgate[bench-peers]'"
+                )
 
     def made(self, engine: Engine, rows: int, settings: Settings) -> Forward:
         """Load the network in the engine and check its outputs.
@@ -214,7 +220,10 @@ class Candidates:
     # One batch size
 
     def race(self, rows: int) -> Race:
-        """Time all candidates in calls of `rows` rows, interleaved, and compute their errors."""
+        """Time all candidates in calls of `rows` rows, and compute their errors.
+
+        They are timed by turns, alone, and, for one row, cold.
+        """
         candidates: dict[str, Any] = dict(self.networks)
         calls = dict.fromkeys(self.networks, calls_of(self.test.x, rows))
         if self.test.bytes is not None:
@@ -236,9 +245,13 @@ class Candidates:
             self.best[engine.name] = settings[engine.name]
             candidates[engine.name] = forward
             calls[engine.name] = calls["lrgate dense"]
-        self.say(f"{rows} rows per call: all engines, interleaved ...")
-        times = timing.interleaved(candidates, calls, self.seconds)
-        alone = timing.alone(candidates, calls, _ALONE * self.seconds) if rows == 1 else {}
+        self.say(f"{rows} rows per call: all engines ...")
+        times = timing.by_turns(candidates, calls, self.seconds)
+        alone = timing.alone(candidates, calls, _ALONE * self.seconds / len(candidates))
+        cold = {
+            read: timing.cold(candidates, calls, _COLD * self.seconds, read)
+            for read in (COLD if rows == 1 else ())
+        }
         for name, net in self.networks.items():
             self.errors[name] = self.error(net, rows)
         if self.test.bytes is not None:
@@ -246,7 +259,7 @@ class Candidates:
                 self.networks["lrgate"], rows, self.test.bytes
             )
         entries = [
-            self.entry(name, candidates[name], rows, times, alone.get(name), settings.get(name, {}))
+            self.entry(name, candidates[name], rows, times, alone, cold, settings.get(name, {}))
             for name in candidates
         ]
         candidates.clear()
@@ -270,7 +283,8 @@ class Candidates:
         contestant: Any,
         rows: int,
         times: Mapping[str, Timing],
-        alone: Timing | None,
+        alone: Mapping[str, Timing],
+        cold: Mapping[int, Mapping[str, Timing]],
         settings: Settings,
     ) -> Entry:
         time_ = times[name]
@@ -292,7 +306,16 @@ class Candidates:
             p99=time_.p99,
             low=low,
             high=high,
-            alone=None if alone is None else Alone(len(alone.calls), alone.median, alone.p99),
+            alone=self.alone(name, alone, ours),
+            cold=tuple(
+                Cold(
+                    read,
+                    len(each[name].calls),
+                    each[name].median,
+                    self.over(name, each).get("any") if ours else None,
+                )
+                for read, each in cold.items()
+            ),
             seconds_per_row=time_.seconds_per_row,
             rows_per_second=1 / time_.seconds_per_row,
             over=self.over(name, times) if ours else {},
@@ -300,14 +323,28 @@ class Candidates:
             predicted=_predicted(contestant, rows) if ours else None,
         )
 
+    def alone(self, name: str, times: Mapping[str, Timing], ours: bool) -> Alone:
+        against = self.over(name, times).get("any") if ours else None
+        return Alone(
+            len(times[name].calls),
+            times[name].median,
+            times[name].p99,
+            None if against is None else against.median,
+            None if against is None else against.peer,
+        )
+
     def over(self, name: str, times: Mapping[str, Timing]) -> dict[str, Against]:
-        """Speed-up over the fastest peer of each precision whose error is within the limit."""
+        """Speed-up over the fastest peer of each precision whose error is within the limit.
+
+        Engines that use undocumented calls do not count.
+        """
         found: dict[str, Against] = {}
         for precision in ("any", "f32", "bf16", "int8"):
             near = [
                 peer.name
                 for peer in self.peers
-                if precision in ("any", peer.precision)
+                if peer.documented
+                and precision in ("any", peer.precision)
                 and peer.name in times
                 and self.errors[peer.name] <= self.error_limit
             ]

@@ -5,15 +5,18 @@ background work. Here, each candidate has a turn of a few calls in every round, 
 and speed-ups are medians over rounds. Each turn starts with one call plus an eighth of the turn
 that are not counted, so that the counted calls find the caches as in a loop of the same candidate.
 Cache effects of other candidates still show in the slowest calls; use `alone` for tail latency on
-an otherwise idle machine.
+an otherwise idle machine. `by_turns` counts every call, so that each candidate finds the caches as
+the others left them, and `cold` reads other memory before each call, as a service does.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import itertools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter, perf_counter_ns
 from typing import Any, Final
@@ -25,13 +28,19 @@ from lrgate.measure.machine import fingerprint
 from lrgate.results.ratio import Ratio
 from lrgate.runtime import config
 
-__all__ = ["Timing", "alone", "batches", "interleaved", "machine"]
+__all__ = ["Timing", "alone", "batches", "by_turns", "cold", "interleaved", "machine"]
 
 Rows = npt.NDArray[Any]
 
 # Duration of a turn, and its maximum number of calls.
 _TURN_SECONDS: Final = 0.002
 _TURN_CALLS: Final = 1000
+# Calls of a turn in which all are counted, and the duration that makes it shorter.
+_COUNTED_CALLS: Final = 20
+_LONGEST_TURN: Final = 0.05
+_COLD_ROUNDS: Final = 5
+
+Stream = Iterator[Rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,34 +123,90 @@ def interleaved(
     dict from name to Timing
         Times, minus the time to read the clock.
     """
-    clock_cost = _clock_cost()
+    turns = functools.partial(_calls_per_turn, duration=_TURN_SECONDS, most=_TURN_CALLS)
+    return _rounds(candidates, calls, seconds, min_rounds, turns, lambda turn: 1 + turn // 8)
+
+
+def by_turns(
+    candidates: Mapping[str, Callable[[Rows], object]],
+    calls: Sequence[Rows] | Mapping[str, Sequence[Rows]],
+    seconds: float,
+    *,
+    min_rounds: int = 5,
+) -> dict[str, Timing]:
+    """Time candidates in turns of 20 calls, all of which are counted.
+
+    Each candidate finds the caches as the others left them. Parameters and results are those of
+    :func:`interleaved`. Turns have fewer calls if 20 take more than 50 ms.
+    """
+    turns = functools.partial(_calls_per_turn, duration=_LONGEST_TURN, most=_COUNTED_CALLS)
+    return _rounds(candidates, calls, seconds, min_rounds, turns, lambda turn: 0)
+
+
+def _rounds(
+    candidates: Mapping[str, Callable[[Rows], object]],
+    calls: Sequence[Rows] | Mapping[str, Sequence[Rows]],
+    seconds: float,
+    min_rounds: int,
+    turn_of: Callable[[Callable[[Rows], object], Stream], int],
+    uncounted_of: Callable[[int], int],
+) -> dict[str, Timing]:
+    """Time candidates in rounds of turns, in rotating order."""
     own = calls if isinstance(calls, Mapping) else dict.fromkeys(candidates, calls)
     streams = {name: itertools.cycle(own[name]) for name in candidates}
-    turns = {name: _calls_per_turn(call, streams[name]) for name, call in candidates.items()}
+    turns = {name: turn_of(call, streams[name]) for name, call in candidates.items()}
     counted: dict[str, list[float]] = {name: [] for name in candidates}
     medians: dict[str, list[float]] = {name: [] for name in candidates}
-    order = list(candidates)
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        end = perf_counter() + seconds
-        rounds = 0
-        while rounds < min_rounds or perf_counter() < end:
-            for name in order:
-                uncounted = 1 + turns[name] // 8
-                turn = list(itertools.islice(streams[name], uncounted + turns[name]))
-                times = _turn(candidates[name], turn, clock_cost)[uncounted:]
-                counted[name] += times
-                medians[name].append(statistics.median(times))
-            order.append(order.pop(0))
-            rounds += 1
-    finally:
-        if collecting:
-            gc.enable()
+    with _without_collector():
+        clock_cost = _clock_cost()
+        for name in _in_rotation(list(candidates), seconds, min_rounds):
+            uncounted = uncounted_of(turns[name])
+            turn = list(itertools.islice(streams[name], uncounted + turns[name]))
+            times = _turn(candidates[name], turn, clock_cost)[uncounted:]
+            counted[name] += times
+            medians[name].append(statistics.median(times))
     return {
         name: Timing(own[name][0].shape[0], np.array(counted[name]), np.array(medians[name]))
         for name in candidates
+    }
+
+
+def cold(
+    candidates: Mapping[str, Callable[[Rows], object]],
+    calls: Mapping[str, Sequence[Rows]],
+    seconds: float,
+    read: int,
+) -> dict[str, Timing]:
+    """Time single calls, each after reading `read` bytes of other memory.
+
+    Parameters
+    ----------
+    candidates, calls : mapping
+        As in :func:`interleaved`.
+    seconds : float
+        Approximate total duration, including the reads.
+    read : int
+        Bytes that are summed before each call. The sum is not timed.
+
+    Returns
+    -------
+    dict from name to Timing
+        `rounds` are the single calls.
+    """
+    streams = {name: itertools.cycle(calls[name]) for name in candidates}
+    found: dict[str, list[float]] = {name: [] for name in candidates}
+    other = np.ones(read // 8, np.int64)
+    for name, call in candidates.items():
+        call(next(streams[name]))
+    with _without_collector():
+        clock_cost = _clock_cost()
+        for name in _in_rotation(list(candidates), seconds, _COLD_ROUNDS):
+            turn = [next(streams[name])]
+            other.sum()
+            found[name] += _turn(candidates[name], turn, clock_cost)
+    return {
+        name: Timing(calls[name][0].shape[0], np.array(times), np.array(times))
+        for name, times in found.items()
     }
 
 
@@ -155,12 +220,9 @@ def alone(
     Use it for medians and 99th percentiles of a single candidate. Clock speeds and background work
     may differ between candidates. An additional eighth of the calls comes first and is not counted.
     """
-    clock_cost = _clock_cost()
     found = {}
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
+    with _without_collector():
+        clock_cost = _clock_cost()
         for name, call in candidates.items():
             stream = itertools.cycle(calls[name])
             count = max(int(seconds / _median_seconds(call, stream)), 1)
@@ -168,10 +230,30 @@ def alone(
             turn = list(itertools.islice(stream, uncounted + count))
             times = np.array(_turn(call, turn, clock_cost)[uncounted:])
             found[name] = Timing(calls[name][0].shape[0], times, np.array([np.median(times)]))
+    return found
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Switch the garbage collector off, after a collection."""
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()
-    return found
+
+
+def _in_rotation(names: list[str], seconds: float, min_rounds: int) -> Iterator[str]:
+    """Yield all names again and again, each round starting with another, for so many seconds."""
+    end = perf_counter() + seconds
+    rounds = 0
+    while rounds < min_rounds or perf_counter() < end:
+        yield from names
+        names.append(names.pop(0))
+        rounds += 1
 
 
 def _turn(call: Callable[[Rows], object], turn: list[Rows], clock_cost: float) -> list[float]:
@@ -185,13 +267,14 @@ def _turn(call: Callable[[Rows], object], turn: list[Rows], clock_cost: float) -
     return [max(time - clock_cost, 0.0) * 1e-9 for time in times]
 
 
-def _calls_per_turn(call: Callable[[Rows], object], stream: itertools.cycle[Rows]) -> int:
-    """Number of counted calls per turn."""
-    seconds = _median_seconds(call, stream)
-    return int(min(max(_TURN_SECONDS / seconds, 1), _TURN_CALLS))
+def _calls_per_turn(
+    call: Callable[[Rows], object], stream: Stream, duration: float, most: int
+) -> int:
+    """Number of counted calls per turn of about this duration."""
+    return int(min(max(duration / _median_seconds(call, stream), 1), most))
 
 
-def _median_seconds(call: Callable[[Rows], object], stream: itertools.cycle[Rows]) -> float:
+def _median_seconds(call: Callable[[Rows], object], stream: Stream) -> float:
     """Approximate seconds per call; the calls also warm up the candidate."""
     times: list[float] = []
     end = perf_counter() + 10 * _TURN_SECONDS

@@ -12,6 +12,7 @@ from lrgate.results.table import Column, Table
 __all__ = [
     "Against",
     "Alone",
+    "Cold",
     "Comparison",
     "Entry",
     "Race",
@@ -35,16 +36,55 @@ class Against(Ratio):
 
 @dataclass(frozen=True)
 class Alone:
-    """Times of a candidate in a separate loop: number of calls, and seconds per call."""
+    """Times of a candidate in a separate loop.
+
+    Attributes
+    ----------
+    calls : int
+    median, p99 : float
+        Seconds per call.
+    over : float or None
+        lrgate only: speed-up over the peer with the lowest median in its own loop, among those
+        whose error is within the limit.
+    peer : str or None
+        The name of that peer.
+    """
 
     calls: int
     median: float
     p99: float
+    over: float | None
+    peer: str | None
+
+
+@dataclass(frozen=True)
+class Cold:
+    """Times of single calls of one row, each after other memory was read.
+
+    Attributes
+    ----------
+    read : int
+        Bytes that were read before each call.
+    calls : int
+    median : float
+        Seconds per call.
+    over : Against or None
+        lrgate only: speed-up over the peer that is fastest in these calls, among those whose error
+        is within the limit.
+    """
+
+    read: int
+    calls: int
+    median: float
+    over: Against | None
 
 
 @dataclass(frozen=True)
 class Entry:
     """Results of one candidate with one batch size.
+
+    Unless stated otherwise, times are by turns: engines have turns of 20 calls in rotating order,
+    so that each finds the caches as the others left them.
 
     Attributes
     ----------
@@ -64,8 +104,10 @@ class Entry:
     median, p99, low, high : float
         Seconds per call: median and 99th percentile of all counted calls, and the quartiles of the
         medians of the rounds.
-    alone : Alone or None
-        Times in a separate loop, with one row per call.
+    alone : Alone
+        Times in a separate loop.
+    cold : tuple of Cold
+        With one row per call: times after reading 2, 8 and 64 MB.
     seconds_per_row : float
         Median seconds per row.
     rows_per_second : float
@@ -89,7 +131,8 @@ class Entry:
     p99: float
     low: float
     high: float
-    alone: Alone | None
+    alone: Alone
+    cold: tuple[Cold, ...]
     seconds_per_row: float
     rows_per_second: float
     over: dict[str, Against]
@@ -117,6 +160,7 @@ class Race:
             Column("us per row", lambda seconds: f"{seconds * 1e6:.2f}"),
             Column("(quartiles)", quartiles, left=True),
             Column("p99, us per call", lambda seconds: f"{seconds * 1e6:.1f}"),
+            Column("alone", lambda seconds: f"{seconds * 1e6:.2f}"),
             Column("rows/s", ",.0f"),
         )
         return Table(
@@ -128,21 +172,42 @@ class Race:
                     entry.seconds_per_row,
                     (entry.low / self.rows, entry.high / self.rows),
                     entry.p99 if entry.calls >= P99_FROM else None,
+                    entry.alone.median / self.rows,
                     entry.rows_per_second,
                 )
                 for entry in sorted(self.entries, key=lambda entry: entry.median)
             ],
         )
 
+    def cold_table(self) -> Table | None:
+        """One row per candidate with its cold times in seconds; None without such times."""
+        entries = [entry for entry in self.entries if entry.cold]
+        if not entries:
+            return None
+        sizes = [f"{cold.read / 2**20:g} MB" for cold in entries[0].cold]
+        columns = (
+            Column("us per call after reading", left=True),
+            *(Column(size, lambda seconds: f"{seconds * 1e6:.2f}") for size in sizes),
+        )
+        entries.sort(key=lambda entry: entry.cold[-1].median)
+        rows = [(entry.name, *(cold.median for cold in entry.cold)) for entry in entries]
+        return Table(columns, rows)
+
     def __str__(self) -> str:
-        """A table of at most 100 columns, the fastest first."""
-        lines = [str(self.table())]
+        """Tables of at most 100 columns, the fastest first."""
+        cold = self.cold_table()
+        lines = [str(self.table()), *([] if cold is None else [str(cold)])]
         for entry in self.entries:
             ratios = dict.fromkeys(
                 str(entry.over[key]) for key in ("any", entry.precision) if key in entry.over
             )
             if ratios:
-                text = f"{entry.name}, {'/'.join(entry.plan)}: {'; '.join(ratios)}"
+                text = f"{entry.name}, {'/'.join(entry.plan)}: by turns {'; '.join(ratios)}"
+                if entry.alone.over is not None:
+                    text += f"; alone {entry.alone.over:.2f} times {entry.alone.peer}"
+                for each in entry.cold:
+                    if each.over is not None:
+                        text += f"; after {each.read / 2**20:g} MB {each.over}"
                 if not entry.within_limit:
                     text += ", at too high an error"
                 lines.append(_wrapped(text))

@@ -48,6 +48,9 @@ class Engine:
         Settings to choose from. Settings with ``spinning`` are tried only on several threads.
     batch_dependent : bool
         Whether the result of a row depends, beyond rounding, on the other rows of the call.
+    documented : bool
+        Whether it uses only calls that its package documents. Others are shown, but are never the
+        best peer.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Engine:
     load: Callable[[Path, int, int, Settings], Any]
     grid: tuple[Settings, ...] = ({},)
     batch_dependent: bool = False
+    documented: bool = True
 
     def settings(self, threads: int) -> list[Settings]:
         """The settings to try on `threads` threads."""

@@ -7,7 +7,16 @@ import importlib.metadata
 from collections.abc import Sequence
 from typing import Final
 
-from lrgate.bench.engines import jax, numpy, onnxruntime, openvino, sklearn, torch
+from lrgate.bench.engines import (
+    generated,
+    jax,
+    litert,
+    numpy,
+    onnxruntime,
+    openvino,
+    sklearn,
+    torch,
+)
 from lrgate.bench.engines.base import Engine
 from lrgate.bench.engines.lrgate import LRGATE
 
@@ -24,6 +33,8 @@ ENGINES: Final[tuple[Engine, ...]] = (
     *torch.ENGINES,
     *onnxruntime.ENGINES,
     *openvino.ENGINES,
+    *litert.ENGINES,
+    *generated.ENGINES,
     *jax.ENGINES,
 )
 """Every engine, whether it is installed or not."""
