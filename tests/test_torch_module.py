@@ -134,6 +134,12 @@ def test_the_dtype_of_the_result(accelerated: Any, dtype: str) -> None:
     assert torch.equal(result, expected)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_traces_are_refused(accelerated: Any) -> None:
+    with pytest.raises(RuntimeError, match="cannot be traced: use torch.export"):
+        torch.jit.trace(accelerated, torch.zeros(2, 8))
+
+
 def test_gradients_are_refused_but_not_needed(accelerated: Any) -> None:
     t = torch.from_numpy(weights(2, 8)).requires_grad_()
     with pytest.raises(RuntimeError, match="computes no gradients: call the model under"):

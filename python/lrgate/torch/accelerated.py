@@ -89,6 +89,12 @@ class Accelerated(torch.nn.Module):
                 "lrgate computes no gradients: call the model under torch.no_grad() or "
                 "torch.inference_mode()"
             )
+        if torch.jit.is_tracing():
+            # The outputs would be constants of the trace.
+            raise RuntimeError(
+                "lrgate.torch.Accelerated cannot be traced: use torch.export, or write the network "
+                "by Network.to_onnx"
+            )
         return self._run(x)
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
