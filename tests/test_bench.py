@@ -102,6 +102,24 @@ def test_litert_models_mix_precisions(precisions: tuple[str, ...], tmp_path: Pat
     assert off <= (1e-5 if set(precisions) == {"f32"} else 0.05)
 
 
+def test_litert_scales_inputs_of_different_units(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    litert = importlib.import_module("lrgate.bench.engines.litert")
+    net, x = network(), rows().astype(np.float32)
+    units = np.logspace(-1.5, 1.5, SIZES[0], dtype=np.float32)
+    (weight, bias), *rest = engines.folded(net)
+    layers = [(weight / units, bias), *rest]
+    x[:, 3] = 5  # an input that never varies
+    wanted = net(x[:64])
+    path = tmp_path / "scaled.tflite"
+    off = {}
+    for first in ("int8", "scaled"):
+        path.write_bytes(litert._model(layers, [first, "int8", "int8"], x * units, covered=1.0))
+        found = litert._load_litert(path, 64, 1, {})((x * units)[:64])
+        off[first] = np.abs(found - wanted).max() / np.abs(wanted).max()
+    assert off["scaled"] < 0.05 < off["int8"]
+
+
 @pytest.mark.usefixtures("affinity")
 def test_an_engine_of_undocumented_calls_is_never_the_best_peer(
     monkeypatch: pytest.MonkeyPatch,
