@@ -320,7 +320,7 @@ def test_every_call_of_a_turn_is_counted() -> None:
         return lambda rows: seen.append(name)
 
     candidates = {name: candidate(name) for name in "ab"}
-    times = timing.by_turns(candidates, timing.batches(x, 2), 0, min_rounds=4)
+    times = timing.in_turn(candidates, timing.batches(x, 2), 0, min_rounds=4)
     for each in times.values():
         assert (each.rows, len(each.rounds), len(each.calls)) == (2, 4, 80)
     turns = [seen[-160:][i : i + 20] for i in range(0, 160, 20)]

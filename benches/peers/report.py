@@ -43,7 +43,7 @@ SPEED_TARGETS = {
     "signals": {1: 2.2, 256: 1.5},
     "words": {1: 8.0, 256: 4.0},
 }
-"""How many times as fast as the best peer at any precision, by turns, by network and rows."""
+"""How many times as fast as the best peer at any precision, in turn, by network and rows."""
 
 LEAST_SPEED = 1.0
 """The same, for every other network and number of rows."""
@@ -362,7 +362,7 @@ def targets(work: dict[str, Any], one: dict[str, Any]) -> Iterator[Line]:
 
 
 def _speed_targets(name: str, one: dict[str, Any]) -> Iterator[Line]:
-    """By turns: what the network's own targets ask for, and the least of every other batch size."""
+    """In turn: the network's own targets, and the least for every other batch size."""
     own = SPEED_TARGETS.get(name, {})
     measured = {race["rows"]: race for race in one["races"]}
     for rows in sorted({*own, *measured}):
@@ -450,7 +450,7 @@ def section(work: dict[str, Any]) -> str:
         threads = comparison["threads"]
         many = "one thread" if threads == 1 else f"{threads} threads"
         parts += [
-            f"Microseconds per row by rows per call, by turns, {many}, medians; "
+            f"Microseconds per row by rows per call, in turn, {many}, medians; "
             f"{comparison['measure']} on {comparison['test_rows']:,} rows, "
             f"{percent(comparison['error_dense'])} of the dense network. "
             "The fastest peer within the error limit is in bold.",
@@ -543,7 +543,7 @@ def _read(race: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _one_row(entry: dict[str, Any]) -> list[str]:
-    """Median and p99 by turns and in the engine's own loop; cold medians; calls by turns."""
+    """Median and p99 in turn and in the engine's own loop; cold medians; calls in turn."""
     alone = entry["alone"]
     cold = " / ".join(micro(each["median"]) for each in entry["cold"])
     own = [micro(alone["median"]), micro(alone["p99"]), cold]
@@ -670,7 +670,7 @@ def draw_ratios(works: Sequence[dict[str, Any]], path: Path) -> None:
     axis.axvline(1.0, color=INK, linewidth=0.8)
     axis.set_yticks(range(len(shown)), [work["name"] for work, _ in shown])
     axis.invert_yaxis()
-    axis.set_xlabel("times as fast as the best peer at any precision, one thread, by turns")
+    axis.set_xlabel("times as fast as the best peer at any precision, one thread, in turn")
     axis.legend(fontsize=8, loc="lower right")
     save(figure, path)
 

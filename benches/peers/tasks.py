@@ -22,7 +22,7 @@ GENERATED_ROWS = 20_000
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Rows, what a network has to give for them, and the network's hidden layers.
+    """Rows, their labels or values, and the hidden layers of the network that learns them.
 
     Attributes
     ----------

@@ -5,7 +5,7 @@ background work. Here, each candidate has a turn of a few calls in every round, 
 and speed-ups are medians over rounds. Each turn starts with one call plus an eighth of the turn
 that are not counted, so that the counted calls find the caches as in a loop of the same candidate.
 Cache effects of other candidates still show in the slowest calls; use `alone` for tail latency on
-an otherwise idle machine. `by_turns` counts every call, so that each candidate finds the caches as
+an otherwise idle machine. `in_turn` counts every call, so that each candidate finds the caches as
 the others left them, and `cold` reads other memory before each call, as a service does.
 """
 
@@ -28,7 +28,7 @@ from lrgate.measure.machine import fingerprint
 from lrgate.results.ratio import Ratio
 from lrgate.runtime import config
 
-__all__ = ["Timing", "alone", "batches", "by_turns", "cold", "interleaved", "machine"]
+__all__ = ["Timing", "alone", "batches", "cold", "in_turn", "interleaved", "machine"]
 
 Rows = npt.NDArray[Any]
 
@@ -128,7 +128,7 @@ def interleaved(
     return _rounds(candidates, calls, order, turns, lambda turn: 1 + turn // 8)
 
 
-def by_turns(
+def in_turn(
     candidates: Mapping[str, Callable[[Rows], object]],
     calls: Sequence[Rows] | Mapping[str, Sequence[Rows]],
     seconds: float,

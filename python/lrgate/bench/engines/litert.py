@@ -135,8 +135,8 @@ def _model(
     """A model of layers that are "f32", "dynamic" or "int8" each.
 
     "dynamic" has int8 weights and float32 inputs, whose scale is that of each row at run time.
-    "int8" has int8 inputs and outputs, whose ranges hold the share `covered` of what the
-    calibration rows give. The first layer may also be "scaled": int8, after each input is scaled
+    "int8" has int8 inputs and outputs, whose ranges hold the share `covered` of the values in
+    calibration. The first layer may also be "scaled": int8, after each input is scaled
     to the range -1 to 1, for inputs of different units.
     """
     writer = _Writer()
