@@ -19,6 +19,7 @@ if not (Path(__file__).resolve().parents[1] / "benches" / "peers").is_dir():
     pytest.skip("no benches here", allow_module_level=True)
 growth: Any = importlib.import_module("growth")
 works: Any = importlib.import_module("works")
+tasks: Any = importlib.import_module("tasks")
 
 SHAPE = growth.Shape(width=256, density=1 / 16, rank=8, inputs=64)
 
@@ -122,15 +123,71 @@ def test_every_unit_of_the_dense_network_is_on() -> None:
     assert works.error(work.net, work) is None
 
 
-def test_tabular_network_is_the_classifier_that_scikit_learn_fitted() -> None:
+@pytest.mark.parametrize(("outputs", "centred"), [(1, True), (2, True), (2, False)])
+def test_a_task_of_labels_gives_the_classifier_that_scikit_learn_fits(
+    outputs: int, centred: bool
+) -> None:
     pytest.importorskip("sklearn")
     rng = np.random.default_rng(0)
     x = rng.normal(3, 2, size=(200, 6)).astype(np.float32)
     x[:, 5] = 7  # a column that never varies
     y = (x[:, 0] > x[:, 1]).astype(np.int64)
-    net = works._fitted(x, y)
-    assert [layer.weight.shape for layer in net.layers] == [(256, 6), (256, 256), (1, 256)]
+    net = tasks.fitted(tasks.Task("", x, y, (256, 256), outputs, centred=centred))
+    shapes = [layer.weight.shape for layer in net.layers]
+    assert shapes == [(256, 6), (256, 256), (outputs, 256)]
+    assert (net.input_shift is not None) == centred
     assert np.mean(net.predict(x) == y) > 0.95
+
+
+def test_a_task_of_values_gives_a_regressor_of_the_values_as_they_are() -> None:
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 4)).astype(np.float32)
+    y = (100 + 7 * x @ rng.normal(size=(4, 3))).astype(np.float32)
+    task = tasks.Task("", x, y, (32,), 3)
+    net = tasks.fitted(task)
+    work = works.Work("", "", net, x, y, x, y, uint8=False, command="")
+    assert net.task == "regression"
+    assert works.error(net, work) < 0.05
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_tasks_have_the_shapes_and_rows_that_their_titles_say(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(tasks, "GENERATED_ROWS", 300)
+    task, again = tasks.TASKS[name](), tasks.TASKS[name]()
+    assert np.array_equal(task.x, again.x) and np.array_equal(task.y, again.y)
+    assert task.x.dtype == np.float32 and np.isfinite(task.x).all()
+    widths = {
+        "tabular": (64, 256, 256, 1),
+        "cancer": (30, 128, 2),
+        "iris": (4, 8, 2),
+        "classes": (13, *(512,) * 5, 2),
+        "kinematics": (5, *(50,) * 6, 5),
+        "policy": (17, 256, 256, 6),
+        "signals": (256, 384, 384, 128),
+        "words": (1024, *(300,) * 5, 1),
+    }
+    assert (task.x.shape[1], *task.hidden, task.outputs) == widths[name]
+    if task.y.dtype == np.int64:
+        assert 0.2 < task.y.mean() < 0.8
+    else:
+        assert task.y.shape == (300, task.outputs) and task.y.std(0).min() > 0.1
+    if name == "words":
+        assert 0.02 < np.mean(task.x != 0) < 0.03 and not task.centred
+
+
+def test_a_task_is_trained_once(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    (work,) = works.works(tmp_path, tmp_path, ["cancer"])
+    stored = (tmp_path / "cancer" / works.NETWORK).read_bytes()
+    (again,) = works.works(tmp_path, tmp_path, ["cancer"])
+    assert (tmp_path / "cancer" / works.NETWORK).read_bytes() == stored
+    assert again.command == work.command == "python benches/peers/works.py --names cancer"
+    assert len(work.fit_x) + len(work.test_x) == 569
+    assert works.error(work.net, work) < 0.1
 
 
 @pytest.mark.parametrize("change", [{}, {"kinds": True, "layers": 8}, {"input_density": 0.1}])

@@ -49,6 +49,7 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=6.0, help="for each number of rows")
     parser.add_argument("--engines", nargs="*", help="beginnings of names; all by default")
+    parser.add_argument("--no-start", action="store_true", help="do not measure start-up")
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
     failed = False
@@ -81,6 +82,7 @@ def measured(work: Work, threads: int, options: argparse.Namespace) -> compare.C
         seconds=options.seconds,
         threads=threads,
         engines=options.engines or None,
+        start=not options.no_start,
         progress=True,
     )
 

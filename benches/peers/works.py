@@ -4,7 +4,7 @@
 
 prints each network's test error, and the densities that decide how much can be skipped. A
 network that is not in ``--runs-dir`` yet is trained by the recorded command, which takes from
-seconds (tabular) to many minutes (wide); an interrupted training continues. ``--data-dir`` has the
+seconds (tasks.py) to many minutes (wide); an interrupted training continues. ``--data-dir`` has the
 folders mnist, fashion-mnist and svhn, each as training/README.md says.
 """
 
@@ -16,13 +16,15 @@ import os
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tasks import TASKS, fitted
 
 import lrgate
 
@@ -48,8 +50,8 @@ class Work:
     fit_x, test_x : arrays (n, d)
         Raw rows as callers have them, uint8 where `uint8`, else float32. `fit_x` is at most
         10,000 training rows, for calibration; `test_x` is timed and judged on.
-    fit_y, test_y : int64 arrays (n,) or None
-        True labels, where there are any.
+    fit_y, test_y : int64 arrays (n,), float32 arrays (n, k) or None
+        True labels or values, where there are any.
     command : str
         The command that made the network.
     """
@@ -58,9 +60,9 @@ class Work:
     title: str
     net: lrgate.Network
     fit_x: npt.NDArray[Any]
-    fit_y: npt.NDArray[np.int64] | None
+    fit_y: npt.NDArray[Any] | None
     test_x: npt.NDArray[Any]
-    test_y: npt.NDArray[np.int64] | None
+    test_y: npt.NDArray[Any] | None
     uint8: bool
     command: str
 
@@ -91,7 +93,7 @@ TRAININGS = {
         "--preset paper --hidden 256 256 256 256 --epochs 17",
     ),
 }
-NAMES = ("shipped", *TRAININGS, "tabular", "dense")
+NAMES = ("shipped", *TRAININGS, *TASKS, "dense")
 
 
 def works(data_dir: Path, runs_dir: Path, names: Sequence[str] | None = None) -> Iterator[Work]:
@@ -115,15 +117,15 @@ def works(data_dir: Path, runs_dir: Path, names: Sequence[str] | None = None) ->
     RuntimeError
         If training fails; the message names its log.
     ImportError
-        For ``tabular`` without scikit-learn.
+        For a network of tasks.py without scikit-learn.
     """
     for name in NAMES if names is None else names:
         if name in TRAININGS:
             yield _trained(name, data_dir, runs_dir / name)
         elif name == "shipped":
             yield _shipped(data_dir)
-        elif name == "tabular":
-            yield _tabular(runs_dir / name)
+        elif name in TASKS:
+            yield _of_task(name, runs_dir / name)
         elif name == "dense":
             yield _dense()
         else:
@@ -131,8 +133,16 @@ def works(data_dir: Path, runs_dir: Path, names: Sequence[str] | None = None) ->
 
 
 def error(net: lrgate.Network, work: Work) -> float | None:
-    """The share of wrong labels on the test rows; None where there are no true labels."""
-    return None if work.test_y is None else float(np.mean(net.predict(work.test_x) != work.test_y))
+    """The share of wrong labels on the test rows, or the squared error over the variance.
+
+    None where there are no true labels or values.
+    """
+    if work.test_y is None:
+        return None
+    found = net.predict(work.test_x)
+    if net.task == "classification":
+        return float(np.mean(found != work.test_y))
+    return float(np.square(found - work.test_y).mean() / work.test_y.var(axis=0).mean())
 
 
 def densities(work: Work) -> list[float]:
@@ -202,36 +212,23 @@ def _of_images(
     )
 
 
-def _tabular(run: Path) -> Work:
-    """Even or odd, one logit, of the 64 numbers that scikit-learn's digits have; standardised."""
-    from sklearn.datasets import load_digits
+def _of_task(name: str, run: Path) -> Work:
+    """A network trained for one of `TASKS` on three quarters of its rows, judged on the others."""
     from sklearn.model_selection import train_test_split
 
-    x, y = load_digits(return_X_y=True)
-    parts = train_test_split(x.astype(np.float32), (y % 2).astype(np.int64), random_state=0)
-    fit_x, test_x, fit_y, test_y = parts
-    command = _command("tabular")
+    task = TASKS[name]()
+    fit_x, test_x, fit_y, test_y = train_test_split(task.x, task.y, random_state=0)
+    command = _command(name)
     if not (run / NETWORK).exists():
         run.mkdir(parents=True, exist_ok=True)
-        _fitted(fit_x, fit_y).with_metadata({"command": command}).save(run / NETWORK)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # trained for a set time, not until convergence
+            net = fitted(replace(task, x=fit_x, y=fit_y))
+        net.with_metadata({"command": command}).save(run / NETWORK)
     net = lrgate.Network.load(run / NETWORK)
-    title = _titled("Digits of 64 features, even or odd", net)
-    return Work("tabular", title, net, fit_x, fit_y, test_x, test_y, uint8=False, command=command)
-
-
-def _fitted(x: Float32Array, y: npt.NDArray[np.int64]) -> lrgate.Network:
-    """scikit-learn's MLPClassifier of two times 256 units on standardised features."""
-    from sklearn.neural_network import MLPClassifier
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler().fit(x)
-    fitted = MLPClassifier((256, 256), random_state=0).fit(scaler.transform(x), y)
-    return lrgate.Network.from_layers(
-        [(weight.T, bias) for weight, bias in zip(fitted.coefs_, fitted.intercepts_, strict=True)],
-        task="classification",
-        input_scale=1 / scaler.scale_,
-        input_shift=-scaler.mean_ / scaler.scale_,
-    )
+    fit_x, fit_y = fit_x[:FIT_ROWS], fit_y[:FIT_ROWS]
+    title = _titled(task.title, net)
+    return Work(name, title, net, fit_x, fit_y, test_x, test_y, uint8=False, command=command)
 
 
 def _dense(sizes: tuple[int, ...] = (512, 1024, 1024, 10), rows: int = FIT_ROWS) -> Work:

@@ -82,7 +82,7 @@ def measure(
     batch_sizes : sequence of int
         Rows per call.
     seconds : float
-        Approximate duration of the timing by turns, for each batch size. The loops of each engine
+        Approximate duration of the timing in turn, for each batch size. The loops of each engine
         alone take half as long, the cold calls of one row three quarters.
     threads : int
         Threads that each engine may use.

@@ -45,11 +45,11 @@ _ROUNDING: Final = 1e-9
 _TOLERANCES: Final = {"f32": 1e-6, "bf16": 1e-2, "int8": 0.1}
 
 _NARROWING: Final = 0.1
-# Duration of all candidates' own loops, as a share of the timing by turns.
+# Duration of all candidates' own loops, as a share of the timing in turn.
 _ALONE: Final = 0.5
 COLD: Final = (2 * 2**20, 8 * 2**20, 64 * 2**20)
 """Bytes of other memory that are read before each cold call."""
-# Duration of the cold calls for each number of bytes, as a share of the timing by turns.
+# Duration of the cold calls for each number of bytes, as a share of the timing in turn.
 _COLD: Final = 0.25
 
 
@@ -222,7 +222,7 @@ class Candidates:
     def race(self, rows: int) -> Race:
         """Time all candidates in calls of `rows` rows, and compute their errors.
 
-        They are timed by turns, alone, and, for one row, cold.
+        They are timed in turn, alone, and, for one row, cold.
         """
         candidates: dict[str, Any] = dict(self.networks)
         calls = dict.fromkeys(self.networks, calls_of(self.test.x, rows))
@@ -246,7 +246,7 @@ class Candidates:
             candidates[engine.name] = forward
             calls[engine.name] = calls["lrgate dense"]
         self.say(f"{rows} rows per call: all engines ...")
-        times = timing.by_turns(candidates, calls, self.seconds)
+        times = timing.in_turn(candidates, calls, self.seconds)
         alone = timing.alone(candidates, calls, _ALONE * self.seconds / len(candidates))
         cold = {
             read: timing.cold(candidates, calls, _COLD * self.seconds, read)

@@ -5,7 +5,7 @@ background work. Here, each candidate has a turn of a few calls in every round, 
 and speed-ups are medians over rounds. Each turn starts with one call plus an eighth of the turn
 that are not counted, so that the counted calls find the caches as in a loop of the same candidate.
 Cache effects of other candidates still show in the slowest calls; use `alone` for tail latency on
-an otherwise idle machine. `by_turns` counts every call, so that each candidate finds the caches as
+an otherwise idle machine. `in_turn` counts every call, so that each candidate finds the caches as
 the others left them, and `cold` reads other memory before each call, as a service does.
 """
 
@@ -28,7 +28,7 @@ from lrgate.measure.machine import fingerprint
 from lrgate.results.ratio import Ratio
 from lrgate.runtime import config
 
-__all__ = ["Timing", "alone", "batches", "by_turns", "cold", "interleaved", "machine"]
+__all__ = ["Timing", "alone", "batches", "cold", "in_turn", "interleaved", "machine"]
 
 Rows = npt.NDArray[Any]
 
@@ -124,34 +124,35 @@ def interleaved(
         Times, minus the time to read the clock.
     """
     turns = functools.partial(_calls_per_turn, duration=_TURN_SECONDS, most=_TURN_CALLS)
-    return _rounds(candidates, calls, seconds, min_rounds, turns, lambda turn: 1 + turn // 8)
+    order = _in_rotation(list(candidates), seconds, min_rounds)
+    return _rounds(candidates, calls, order, turns, lambda turn: 1 + turn // 8)
 
 
-def by_turns(
+def in_turn(
     candidates: Mapping[str, Callable[[Rows], object]],
     calls: Sequence[Rows] | Mapping[str, Sequence[Rows]],
     seconds: float,
     *,
     min_rounds: int = 5,
 ) -> dict[str, Timing]:
-    """Time candidates in turns of 20 calls, all of which are counted.
+    """Time candidates in turns of 20 calls in random order, all of which are counted.
 
     Each candidate finds the caches as the others left them. Parameters and results are those of
     :func:`interleaved`. Turns have fewer calls if 20 take more than 50 ms.
     """
     turns = functools.partial(_calls_per_turn, duration=_LONGEST_TURN, most=_COUNTED_CALLS)
-    return _rounds(candidates, calls, seconds, min_rounds, turns, lambda turn: 0)
+    order = _shuffled(list(candidates), seconds, min_rounds)
+    return _rounds(candidates, calls, order, turns, lambda turn: 0)
 
 
 def _rounds(
     candidates: Mapping[str, Callable[[Rows], object]],
     calls: Sequence[Rows] | Mapping[str, Sequence[Rows]],
-    seconds: float,
-    min_rounds: int,
+    order: Iterator[str],
     turn_of: Callable[[Callable[[Rows], object], Stream], int],
     uncounted_of: Callable[[int], int],
 ) -> dict[str, Timing]:
-    """Time candidates in rounds of turns, in rotating order."""
+    """Time candidates in rounds of turns, in this order."""
     own = calls if isinstance(calls, Mapping) else dict.fromkeys(candidates, calls)
     streams = {name: itertools.cycle(own[name]) for name in candidates}
     turns = {name: turn_of(call, streams[name]) for name, call in candidates.items()}
@@ -159,7 +160,7 @@ def _rounds(
     medians: dict[str, list[float]] = {name: [] for name in candidates}
     with _without_collector():
         clock_cost = _clock_cost()
-        for name in _in_rotation(list(candidates), seconds, min_rounds):
+        for name in order:
             uncounted = uncounted_of(turns[name])
             turn = list(itertools.islice(streams[name], uncounted + turns[name]))
             times = _turn(candidates[name], turn, clock_cost)[uncounted:]
@@ -200,7 +201,7 @@ def cold(
         call(next(streams[name]))
     with _without_collector():
         clock_cost = _clock_cost()
-        for name in _in_rotation(list(candidates), seconds, _COLD_ROUNDS):
+        for name in _shuffled(list(candidates), seconds, _COLD_ROUNDS):
             turn = [next(streams[name])]
             other.sum()
             found[name] += _turn(candidates[name], turn, clock_cost)
@@ -253,6 +254,19 @@ def _in_rotation(names: list[str], seconds: float, min_rounds: int) -> Iterator[
     while rounds < min_rounds or perf_counter() < end:
         yield from names
         names.append(names.pop(0))
+        rounds += 1
+
+
+def _shuffled(names: list[str], seconds: float, min_rounds: int) -> Iterator[str]:
+    """Yield all names again and again, in random order, for so many seconds.
+
+    In rotation, each candidate would always follow the same other one, which may share its code.
+    """
+    rng = np.random.default_rng(0)
+    end = perf_counter() + seconds
+    rounds = 0
+    while rounds < min_rounds or perf_counter() < end:
+        yield from (names[i] for i in rng.permutation(len(names)))
         rounds += 1
 
 

@@ -83,7 +83,7 @@ class Cold:
 class Entry:
     """Results of one candidate with one batch size.
 
-    Unless stated otherwise, times are by turns: engines have turns of 20 calls in rotating order,
+    Unless stated otherwise, times are in turn: engines have turns of 20 calls in rotating order,
     so that each finds the caches as the others left them.
 
     Attributes
@@ -202,7 +202,7 @@ class Race:
                 str(entry.over[key]) for key in ("any", entry.precision) if key in entry.over
             )
             if ratios:
-                text = f"{entry.name}, {'/'.join(entry.plan)}: by turns {'; '.join(ratios)}"
+                text = f"{entry.name}, {'/'.join(entry.plan)}: in turn {'; '.join(ratios)}"
                 if entry.alone.over is not None:
                     text += f"; alone {entry.alone.over:.2f} times {entry.alone.peer}"
                 for each in entry.cold:

@@ -38,7 +38,8 @@ def _compiled(path: Path, rows: int, options: str) -> tuple[Path, Path]:
             *("--large-weight-threshold", "1", "--large-temp-threshold", str(_STACK)),
         ]
         build = [_COMPILER, *options.split(), "-march=native", "-fPIC", "-shared", source, "-lm"]
-        for command in (generate, [*build, "-o", library]):
+        for parts in (generate, [*build, "-o", library]):
+            command = [str(part) for part in parts]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 last = (done.stderr.strip().splitlines() or ["no message"])[-1]

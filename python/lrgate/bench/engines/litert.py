@@ -24,7 +24,7 @@ from lrgate.types import Float32Array, Float64Array
 _SCHEMA_VERSION: Final = 3
 _IDENTIFIER: Final = b"TFL3"
 # The first version of each operator that has everything used here.
-_VERSIONS: Final = {"FULLY_CONNECTED": 9, "QUANTIZE": 1, "DEQUANTIZE": 2}
+_VERSIONS: Final = {"FULLY_CONNECTED": 9, "QUANTIZE": 1, "DEQUANTIZE": 2, "MUL": 1, "ADD": 1}
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,15 @@ class _Writer:
         operator.builtinOptionsType = self.schema.BuiltinOptions.FullyConnectedOptions
         operator.builtinOptions = options
 
+    def elementwise(self, name: str, value: int, constant: Float64Array) -> int:
+        """Multiply or add a constant of each input."""
+        result = self.signal(len(constant))
+        kind = f"{name.capitalize()}Options"
+        operator = self.operator(name, [value, self.constant(constant.astype(np.float32))], result)
+        operator.builtinOptionsType = getattr(self.schema.BuiltinOptions, kind)
+        operator.builtinOptions = getattr(self.schema, f"{kind}T")()
+        return result
+
     def model(self, source: int, result: int) -> bytes:
         import flatbuffers
 
@@ -126,13 +135,23 @@ def _model(
     """A model of layers that are "f32", "dynamic" or "int8" each.
 
     "dynamic" has int8 weights and float32 inputs, whose scale is that of each row at run time.
-    "int8" has int8 inputs and outputs, whose ranges hold the share `covered` of what the
-    calibration rows give.
+    "int8" has int8 inputs and outputs, whose ranges hold the share `covered` of the values in
+    calibration. The first layer may also be "scaled": int8, after each input is scaled
+    to the range -1 to 1, for inputs of different units.
     """
     writer = _Writer()
     inputs = calibration.astype(np.float64)
     source = value = writer.signal(inputs.shape[1])
     held: _Range | None = None
+    if precisions[0] == "scaled":
+        precisions = ["int8", *precisions[1:]]
+        low, high = inputs.min(0), inputs.max(0)
+        middle, half = (low + high) / 2, np.where(high > low, (high - low) / 2, 1.0)
+        (weight, bias), *rest = layers
+        layers = [(weight * half, bias + weight @ middle), *rest]
+        inputs = (inputs - middle) / half
+        value = writer.elementwise("MUL", value, 1 / half)
+        value = writer.elementwise("ADD", value, -middle / half)
     for (weight, bias), precision, relu in zip(
         layers, precisions, [*[True] * (len(layers) - 1), False], strict=True
     ):
@@ -221,7 +240,11 @@ def _interpreter(path: Path, rows: int, threads: int) -> tuple[Any, int, int]:
     return interpreter, source["index"], result["index"]
 
 
-_STATIC: Final = combinations_of(first=("int8", "dynamic"), rest=("int8",), covered=(1.0, 0.9999))
+_DYNAMIC: Final = combinations_of(first=("dynamic", "f32"), rest=("dynamic",))
+_STATIC: Final = (
+    *combinations_of(first=("int8", "scaled"), rest=("int8",), covered=(1.0, 0.9999)),
+    *combinations_of(first=("dynamic", "f32"), rest=("int8",), covered=(1.0,)),
+)
 _MODULES: Final = ("ai_edge_litert.interpreter",)
 _PACKAGE: Final = "ai-edge-litert"
 
@@ -238,7 +261,7 @@ ENGINES: Final = (
         )
         for name, precision, grid in (
             ("LiteRT f32", "f32", combinations_of(first=("f32",), rest=("f32",))),
-            ("LiteRT int8 dynamic", "int8", combinations_of(first=("dynamic",), rest=("dynamic",))),
+            ("LiteRT int8 dynamic", "int8", _DYNAMIC),
             ("LiteRT int8", "int8", _STATIC),
         )
     ),

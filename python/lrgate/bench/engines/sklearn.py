@@ -17,7 +17,7 @@ def _to_mlp(layers: Layers) -> Any:
     """
     from sklearn.neural_network import MLPRegressor
 
-    model = MLPRegressor([len(bias) for _, bias in layers[:-1]])
+    model = MLPRegressor(hidden_layer_sizes=[len(bias) for _, bias in layers[:-1]])
     model.coefs_ = [weight.T for weight, _ in layers]
     model.intercepts_ = [bias for _, bias in layers]
     model.n_layers_ = len(layers) + 1
