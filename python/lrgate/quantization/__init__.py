@@ -15,7 +15,11 @@ windows cost time, not accuracy. Windows are chosen as follows:
   the multiple.
 - *Cuts.* With corrupt cells, markers such as -999, or heavy tails, natural windows may make the
   sums too coarse. In this case, one level limits ``s_j rms_o(w_oj)`` of all inputs. An input above
-  the level gets the window of the resulting width that holds the most values.
+  the level gets the window of the resulting width that holds the most values. The share of new rows
+  outside is the share of the fitting rows, plus its standard error, plus values beyond the extreme
+  ones, whose excesses are taken to be exponential.
+- *Fine fits* price errors above those of normally distributed inputs. They are tried if such errors
+  change many labels, and used if they save enough labels for the rows they recompute.
 - *Widening.* Inputs far below the level get wider windows as long as the error hardly grows. The
   windows of inputs that never varied are chosen only by this rule.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple, dataclass
+from typing import Final
 
 import numpy as np
 
@@ -15,6 +16,9 @@ __all__ = [
     "Difference",
     "difference",
 ]
+
+# Share of rows, those with the smallest margins, whose errors estimate the labels that change.
+_SMALL: Final = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,13 @@ def difference(
         np.put_along_axis(rest, ranks[:, :1], -np.inf, axis=1)
         others = top - rest.max(axis=1, keepdims=True)
     changed = float((others < 0).mean())
-    errors = np.abs(others - margins)[kept]
-    # Combine every error with every margin; an error may raise or lower a margin.
-    share = 0.0
-    if errors.size:
-        counts = np.searchsorted(np.sort(margins, axis=None), errors.ravel(), side="left")
-        share = float(counts.mean()) / margins.size / 2 * float(kept.mean())
+    errors = np.abs(others - margins)
+    # Combine every margin with every error of a row with a small margin: probabilities close to 0
+    # or 1 hide errors. An error may raise or lower a margin.
+    small = margins <= np.quantile(margins, _SMALL, axis=0)
+    errors[~kept] = 0.0
+    counts = np.searchsorted(np.sort(margins, axis=None), errors[small], side="left")
+    share = float(counts.mean()) / margins.size / 2
     usual = float(np.mean(np.square(margins)))
     off = float(np.sum(np.square(errors))) / max(margins.size, 1)
     relative = off / usual if usual > 0 else (math.inf if off > 0 else 0.0)

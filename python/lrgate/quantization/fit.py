@@ -76,6 +76,7 @@ def fit_layers(
     layer_inputs: Callable[[Any], Sequence[Float32Array]],
     input_scale: Float32Array | None = None,
     classifies: bool = False,
+    fine: bool = False,
 ) -> Fit:
     """Fit the quantisations of the `chosen` layers and of their factors, and the gates' ranges.
 
@@ -96,6 +97,8 @@ def fit_layers(
         Input scale of the network.
     classifies : bool, default False
         Whether the outputs of the last layer are compared with each other.
+    fine : bool, default False
+        Whether more rows may be recomputed, so that the errors are smaller.
 
     Returns
     -------
@@ -124,7 +127,7 @@ def fit_layers(
         values = taken_rows(whole, kept)
         signed = i > 0 and layers[i - 1].activation.may_be_negative
         ends = bounds if i == 0 else None
-        quantization, report = _fit_layer(parts[i], values, ends, i, signed)
+        quantization, report = _fit_layer(parts[i], values, ends, i, signed, fine)
         reports.append(report)
         fitted[i] = replace(layers[i], quantization=quantization)
         if quantization is not None:
@@ -174,6 +177,7 @@ def _fit_layer(
     bounds: tuple[Float64Array, Float64Array] | None,
     i: int,
     signed: bool,
+    fine: bool,
 ) -> tuple[Quantization | None, LayerFit]:
     """Fit the quantisation of a layer's inputs; None if the layer must stay f32."""
     n = values.shape[0]
@@ -184,7 +188,7 @@ def _fit_layer(
         return None, LayerFit(i, "f32", math.nan, 0.0, note)
     first = i == 0
     rng = np.random.default_rng(2)
-    fitter = Fitter(part, values, bounds, first, signed)
+    fitter = Fitter(part, values, bounds, first, signed, fine)
     found = fitter.quantizations()
     if not found:
         note = "its inputs are too large or too small for steps in float32"
@@ -199,7 +203,7 @@ def _fit_layer(
     if len(found) > 1 and n >= LEAST_TO_SPLIT:
         order = rng.permutation(n)
         third = np.sort(order[: n // 3])
-        trial = Fitter(part, values[np.sort(order[n // 3 :])], None, first, signed)
+        trial = Fitter(part, values[np.sort(order[n // 3 :])], None, first, signed, fine)
         slack = 1.5 / len(third)
         for kind, quantization in trial.quantizations().items():
             if kind in fresh:
@@ -213,12 +217,14 @@ def _fit_layer(
             note = f"the error of its sums would be {errors[kind]:.2g} of their spread"
         return None, LayerFit(i, "f32", errors[kind], shares[kind], note)
     least, fewest = min(errors[k] for k in able), min(fresh[k] for k in able)
+    least_share = min(shares[k] for k in able)
     kind = next(
         (
             k
             for k in able
             if errors[k] <= max(WORSE * least, min(2 * least, LITTLE), FREE)
             and fresh[k] <= fewest + MORE + slack
+            and shares[k] <= least_share + MORE
         ),
         able[-1],
     )

@@ -35,9 +35,11 @@ __all__ = [
 _ERROR: Final = 0.015
 _SHARE: Final = 0.01
 _LARGE_ERROR: Final = 0.03
+_FINE_ERROR: Final = 0.012
 # Additional share of new rows outside cut windows, beyond the share of the fitting rows.
 _CUT: Final = 0.005
 _TARGETS: Final = (0.03, 0.025, 0.02, 0.015, 0.01, 0.007)
+_FINE_TARGETS: Final = (0.03, 0.025, 0.02, 0.0175, 0.015, 0.0135, 0.012, 0.0105, 0.009, 0.007)
 # Widening may increase the error by this factor.
 _HEADROOM: Final = 1.15
 # Target share of new rows outside natural windows.
@@ -66,8 +68,10 @@ class Fitter:
         bounds: tuple[Float64Array, Float64Array] | None,
         first: bool,
         signed: bool,
+        fine: bool,
     ) -> None:
         self.part, self.values, self.first, self.signed = part, values, first, signed
+        self.fine = fine
         self.levels = 255 if first else 254
         self.columns = Columns(values)
         self.bounds = self.columns.bounds() if bounds is None else bounds
@@ -97,7 +101,7 @@ class Fitter:
             options = [(natural, error)]
             options += [
                 (self._cut(kind, natural, offset, target), target)
-                for target in _TARGETS
+                for target in (_FINE_TARGETS if self.fine else _TARGETS)
                 if target < error
             ]
             for k, (windows, error) in enumerate(options):
@@ -108,10 +112,26 @@ class Fitter:
                     continue
                 beyond = outside(self.values, quantization, first=self.first)
                 error = max(self._measured(quantization, beyond), error / 2)
-                cost = _cost_of(error, float(beyond.mean()) + _CUT if k else 0.0)
+                share = self._share_of_new(quantization, float(beyond.mean())) if k else 0.0
+                cost = _cost_of(error, share, self.fine)
                 if cost < least:
                     best, least = quantization, cost
         return best
+
+    def _share_of_new(self, quantization: Quantization, share: float) -> float:
+        """The share of new rows outside cut windows, given the share of the fitting rows.
+
+        One standard error is added: of several windows, those with few rows outside are chosen. New
+        rows also have values beyond the extreme ones, with exponential excesses.
+        """
+        n = self.values.shape[0]
+        low, high = self.columns.bounds()
+        scale, offset = quantization.scale.astype(np.float64), quantization.offset
+        gaps = np.stack([low + offset * scale, (self.levels - offset) * scale - high])
+        excess = np.stack(self.columns.excess())
+        near = (gaps >= 0) & (excess > 0)
+        edge = float(np.exp(-gaps[near] / excess[near]).sum()) / n
+        return share + edge + math.sqrt((share + 1 / n) / n) + _CUT
 
     def _measured(self, quantization: Quantization, beyond: BoolArray) -> float:
         inside = np.flatnonzero(~beyond)
@@ -315,12 +335,14 @@ def _room(values: Any) -> float:
     return min(most, max(0.5, reached + math.log(share * len(order) / 2 / (_FRESH * n))))
 
 
-def _cost_of(error: float, share: float) -> float:
+def _cost_of(error: float, share: float, fine: bool) -> float:
     """The cost of windows with this error of the sums, and this share of rows outside.
 
-    The penalty of large errors exceeds the cost of recomputing a tenth of the rows.
+    The penalty of large errors exceeds the cost of recomputing a tenth of the rows. In a `fine`
+    fit, errors above that of normally distributed columns cost more.
     """
-    return (error / _ERROR) ** 2 + max(error - _LARGE_ERROR, 0.0) * 2000 + share / _SHARE
+    cost = (error / _ERROR) ** 2 + max(error - _LARGE_ERROR, 0.0) * 2000 + share / _SHARE
+    return cost + max(error - _FINE_ERROR, 0.0) * 500 if fine else cost
 
 
 def _largest_passing(

@@ -16,6 +16,15 @@ MOST_RECOMPUTED: Final = 0.1
 MOST_CHANGED: Final = 0.025
 """Maximum share of labels that int8 may change."""
 
+USUAL_ERROR: Final = 0.0115
+"""Relative error of the sums of an int8 layer whose inputs are normally distributed."""
+
+FINE_EXCESS: Final = 0.002
+"""Share of labels that change because errors exceed `USUAL_ERROR`; above, a finer fit is tried."""
+
+MOST_EXCESS: Final = 0.005
+"""Maximum share of labels that may change because errors exceed `USUAL_ERROR`."""
+
 MOST_MARGIN_ERROR: Final = 0.06**2
 """Maximum squared error of the margins between labels in int8, relative to their mean square."""
 

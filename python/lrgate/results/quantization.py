@@ -62,8 +62,8 @@ class QuantizationReport(Tabular):
         Share of held-out rows whose label changes in int8; for several labels, share of entries.
         NaN for regression.
     expected_changed : float
-        An estimate of the same share with less noise, from the margins between labels and the
-        errors of all margins. NaN for regression.
+        An estimate of the same share with less noise, from all margins between labels and the
+        errors of the smallest third. NaN for regression.
     difference : float
         Mean squared difference of the outputs relative to their variance, over rows that are not
         recomputed. For a classifier: of the margins, relative to their mean square.
