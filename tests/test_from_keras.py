@@ -244,6 +244,8 @@ def test_functional_models_and_files(tmp_path: Path) -> None:
     model = keras.Model(x, layers.Dense(1, "sigmoid")(both))
     net = agree(model, classes=["no", "yes"])
     assert net.classes.tolist() == ["no", "yes"]
+    named = lrgate.from_keras(keras.Model({"rows": x}, {"score": model(x)}))
+    np.testing.assert_array_equal(named.layers[0].weight, net.layers[0].weight)
     path = tmp_path / "model.keras"
     model.save(path)
     capital = tmp_path / "MODEL.KERAS"

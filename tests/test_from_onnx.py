@@ -461,6 +461,9 @@ def encoder(keys: list[int], values: list[Any]) -> Any:
                   outputs="i l"), "choose one by output="),
         (model([*FIRST, node("Gemm", "a w", "z", transB=1), node("ArgMax", "z", "i", axis=1)],
                {"W1": W1, "b1": B1, "w": W2[:1]}, outputs=("i",)), "the largest of one value"),
+        (model([*SCORES[:-1], node("Sigmoid", "z", "p"), node("Neg", "p", "q"),
+                node("Binarizer", "q", "l", domain="ai.onnx.ml", threshold=0.5)],
+               NO_CONSTANTS, outputs=("l",), domains=("ai.onnx.ml",)), "compares with 0.5, a"),
     ],
 )  # fmt: skip
 def test_labels_that_a_network_cannot_give(made: Any, text: str) -> None:

@@ -159,7 +159,8 @@ class _Reader:
     def reference(self, x: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         rows = x.reshape(len(x), *self._shape)
         rows = rows if self.whole is None else rows.astype(self._dtype)
-        y = self._model(rows, training=False)
+        # A model may return a dictionary with one output.
+        (y,) = self._keras.tree.flatten(self._model(rows, training=False))
         return np.asarray(self._keras.ops.convert_to_numpy(y))
 
     def _graph(self, model: Any, arguments: list[Value]) -> Value:

@@ -1063,10 +1063,11 @@ def _binarizer(chain: Chain, node: Node, inputs: Inputs) -> Result:
     threshold = node.number("threshold", 0.0)
     if not isinstance(value, Rows):
         return (value > threshold).astype(value.dtype)
-    activation = value.stage.activation
-    sigmoid = activation is not None and activation.name == "sigmoid"
-    if threshold != (0.5 if sigmoid else 0.0):
-        raise Refused(f"it compares with {threshold:g}: lrgate compares probabilities with 0.5")
+    stage = value.stage
+    last = stage.activation if value.is_plain and value.core is stage.outputs else None
+    boundary = 0.5 if last is not None and last.name == "sigmoid" else 0.0
+    if threshold != boundary:
+        raise Refused(f"it compares with {threshold:g}, a network would with {boundary:g}")
     return Labels(value, "multilabel" if value.size > 1 else "classification")
 
 

@@ -69,7 +69,7 @@ def wrong_label(
         return expected.shape, got.shape
     for ours, theirs, sure in zip(got.flat, expected.flat, clear.flat, strict=True):
         if sure and ours != theirs:
-            return theirs, ours
+            return np.asarray(theirs).item(), np.asarray(ours).item()
     return None
 
 
