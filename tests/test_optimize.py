@@ -71,7 +71,7 @@ def patch_seconds(patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make gates, orders and int8 faster, so that the search is deterministic."""
-    speeds = {"dense": 9, "own_dense": 9, "unordered": 8, "exact": 5, "plain": 5}
+    speeds = {"dense": 9, "own_dense": 9, "unordered": 8, "exact": 5, "plain": 5, "int8_dense": 4}
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
         each = {name: np.full(3, speeds.get(name, 1) * 1e-6 * size) for name in networks}
@@ -738,6 +738,71 @@ def test_a_layer_whose_int8_form_costs_too_much(
     assert any(note.startswith("layer 1 stays f32") for note in fast.report.notes)
 
 
+def critic(inputs: int, noise: float, seed: int = 0) -> tuple[Network, Any]:
+    """A regressor of few inputs and wide layers, and a function for rows and noisy targets."""
+    rng = np.random.default_rng(seed)
+    net = Network.from_layers(
+        [
+            (rng.normal(size=(k, d)) * (2 / d) ** 0.5, 0.1 * rng.normal(size=k))
+            for d, k in pairwise([inputs, 192, 192, 1])
+        ]
+    )
+
+    def sample(n: int, seed: int) -> tuple[Any, Any]:
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n, inputs)).astype(np.float32)
+        y = np.float64(net(x))
+        return x, y + noise * y.std() * rng.normal(size=y.shape)
+
+    return net, sample
+
+
+def timed_by_work(self: Any, network: Network) -> Any:
+    """A `Clock.layer_seconds` that counts multiply-adds: int8 halves the time."""
+    times = [
+        layer.multiply_adds * (0.5 if word == "int8" else 1.0)
+        for layer, word in zip(network.layers, network.plan[0].precisions, strict=True)
+    ]
+    return np.tile(np.array(times)[:, None], len(self.sizes))
+
+
+@pytest.mark.usefixtures("wins")
+def test_the_layers_that_save_no_time_go_back_to_f32_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Noisy targets hide small errors: the layer that takes the time is int8 nevertheless."""
+    monkeypatch.setattr(Clock, "layer_seconds", timed_by_work)
+    net, sample = critic(40, 1.0)
+    x, y = sample(2000, 1)
+    fast = optimized(net, x, y, 0.001, batch_sizes=[1])
+    assert fast.plan[0].precisions[1] == "int8"
+    fresh, _ = sample(40_000, 2)
+    dense = np.float64(net(fresh))
+    # The noise of new targets has no part in the true increase.
+    true = np.square(np.float64(fast(fresh)) - dense).mean() / (2 * dense.var())
+    assert 0 < true < 0.001
+
+
+@pytest.mark.usefixtures("wins")
+def test_where_int8_fails_its_check_fewer_layers_are_int8(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Clock, "layer_seconds", timed_by_work)
+    passes = BudgetCheck.passes
+
+    def strict(self: Any, trial: Any) -> bool:
+        return passes(self, trial) and trial.network.plan[0].precisions.count("int8") < 3
+
+    monkeypatch.setattr(BudgetCheck, "passes", strict)
+    monkeypatch.setattr(BudgetCheck, "clear", lambda self, found: False)
+    net, sample = critic(40, 0.0)
+    fast = optimized(net, sample(1000, 1)[0], None, 0.01, batch_sizes=[1])
+    assert fast.plan[0].precisions[1] == "int8" and fast.plan[0].precisions.count("int8") == 2
+    assert fast.report is not None
+    names = [check.network for check in fast.report.checks]
+    assert names[:2] == ["int8 in fewer layers, without gates", "int8 without gates"]
+
+
 def slower(monkeypatch: pytest.MonkeyPatch, **speeds: float) -> None:
     """Make whole calls of these networks take the given times, and all others 1."""
 
@@ -750,7 +815,7 @@ def slower(monkeypatch: pytest.MonkeyPatch, **speeds: float) -> None:
 
 @pytest.mark.usefixtures("wins")
 def test_nothing_is_faster(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    slower(monkeypatch, int8=2, exact=2, fast=2, ordered=2, after=2)
+    slower(monkeypatch, int8=2, int8_dense=2, exact=2, fast=2, ordered=2, after=2)
     fast = optimized(net, rows(), None, 0.3)
     assert kinds(fast) == ({"dense"}, {"f32"})
     assert fast.report is not None
@@ -1456,7 +1521,7 @@ def test_each_class_has_its_own_precision(
     """One plan may use int8 for the batch sizes where it is faster, and f32 for others."""
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
-        speeds = {"dense": 9.0, "exact": 2.0, "plain": 1.0, "fast": 5.0}
+        speeds = {"dense": 9.0, "exact": 2.0, "int8_dense": 9.0, "plain": 1.0, "fast": 5.0}
         speeds["int8"] = 1.0 if size == 32 else 3.0
         each = {name: np.full(3, 1e-6 * speeds.get(name, 1.0)) for name in networks}
         return {name: timing.Timing(size, times, times) for name, times in each.items()}

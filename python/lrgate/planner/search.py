@@ -121,7 +121,9 @@ class Search:
         """Finds the fastest plans without gates, and whether the order of units pays."""
         core = with_kept_units(self.problem.base, self.units)
         exact = fastest_exact(core, self.clock)
-        plain = fastest_without_gates(core, exact, self.problem, self.clock, self.check)
+        *self.safer, plain = fastest_without_gates(
+            core, exact, self.problem, self.clock, self.check
+        )
         self.core, self.exact, self.plain = core, exact, plain
         self.reordered = False
         pairs = zip(self.units, self.natural, strict=True)
@@ -146,6 +148,8 @@ class Search:
         """The networks to check, from the least divergent to the fastest, made when needed."""
         if self.check.pruned:
             yield self._trial("units never on left out", self.exact, {})
+        for network in self.safer:
+            yield self._trial("int8 in fewer layers, without gates", network, {})
         if any(is_int8(self.plain, size) for size in self.clock.sizes):
             yield self._trial("int8 without gates", self.plain, {})
         if self.problem.request.budget > 0:
