@@ -2155,7 +2155,7 @@ PROBE_PLAN = {"strategies": ["gate", "dense"], "precisions": ["int8", "f32"], "t
         (
             [PROBE_PLAN | {"strategies": ["gate", "skip"]}],
             5,
-            "lrgate.probe_plans[0].strategies[1] must be dense or gate, got 'skip'",
+            "lrgate.probe_plans[0].strategies[1] must be dense, got 'skip'",
         ),
         (
             [PROBE_PLAN | {"precisions": ["int8", "int4"]}],

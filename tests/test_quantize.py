@@ -892,7 +892,7 @@ def test_precisions_mix(hidden: str) -> None:
             ["skip"] * 3,
             "int8",
             ValueError,
-            "precision[1] must be 'f32', since layers[1] is not quantised, got 'int8'",
+            "precision[1] must be 'f32', since layers[1] has no quantization, got 'int8'",
         ),
         (
             ["gate", "skip", "skip"],

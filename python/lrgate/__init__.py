@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lrgate.frameworks.sklearn_reader import from_sklearn
     from lrgate.frameworks.torch_reader import from_torch
     from lrgate.model.activation import Activation
-    from lrgate.model.layer import Gate, Layer, Quantization
+    from lrgate.model.layer import Factors, Gate, Layer, NestedGate, Quantization
     from lrgate.model.plan import BatchPlan
     from lrgate.network import Network
     from lrgate.planner.optimizer import optimize
@@ -48,10 +48,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Activation",
     "BatchPlan",
+    "Factors",
     "FileFormatError",
     "Gate",
     "Layer",
     "Monitor",
+    "NestedGate",
     "Network",
     "Quantization",
     "QuantizationWarning",
@@ -80,10 +82,12 @@ _MODULES = ("estimators", "examples", "results", "sklearn", "torch")
 _ELSEWHERE = {
     "Activation": "lrgate.model.activation",
     "BatchPlan": "lrgate.model.plan",
+    "Factors": "lrgate.model.layer",
     "FileFormatError": "lrgate.files.errors",
     "Gate": "lrgate.model.layer",
     "Layer": "lrgate.model.layer",
     "Monitor": "lrgate.drift.monitor",
+    "NestedGate": "lrgate.model.layer",
     "Network": "lrgate.network",
     "Quantization": "lrgate.model.layer",
     "QuantizationWarning": "lrgate.results.quantization",

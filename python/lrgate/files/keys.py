@@ -45,11 +45,13 @@ def checked_arrays(
 
 LAYER_KEY: Final = re.compile(
     r"layers\.(0|[1-9][0-9]{0,8})\."
-    r"(weight|bias|kept_units|order|activation\.slope|gate\.(?:u|v|bias|range)|quantization\.(?:scale|offset))"
+    r"(weight|bias|kept_units|order|activation\.slope|gate\.(?:u|v|bias|range)"
+    r"|quantization\.(?:scale|offset)"
+    r"|factors\.(?:u|v|bias|gate\.(?:v|bias)|quantization\.(?:scale|offset)))"
 )
 # Keys that only lrgate writes. Without the header, such a network would run with wrong settings.
 _OWN_KEY: Final = re.compile(
-    r"layers\..*\.(kept_units|order|activation\..*|gate\..*|quantization\..*)|probe\..*"
+    r"layers\..*\.(kept_units|order|activation\..*|gate\..*|quantization\..*|factors\..*)|probe\..*"
 )
 _SHAPES: Final = {
     "weight": "(out, in)",
@@ -59,6 +61,13 @@ _SHAPES: Final = {
     "gate.v": "(rank, out)",
     "gate.bias": "(out,)",
     "gate.range": "(2, rank)",
+    "factors.u": "(in, rank)",
+    "factors.v": "(rank, out)",
+    "factors.bias": "(out,)",
+    "factors.gate.v": "(k, out)",
+    "factors.gate.bias": "(out,)",
+    "factors.quantization.scale": "() or (d,)",  # here, d is the rank
+    "factors.quantization.offset": "() or (d,)",
     "quantization.scale": "() or (d,)",  # here, d is the number of inputs of the layer
     "quantization.offset": "() or (d,)",
     "input.scale": "() or (d,)",
@@ -100,7 +109,9 @@ def check_keys(keys: Iterable[str]) -> None:
             raise FileFormatError(
                 f"unknown key {key!r}; expected lrgate, layers.{{i}}.weight, .bias, "
                 ".activation.slope, .gate.u, .gate.v, .gate.bias, .gate.range, .kept_units, "
-                f".quantization.scale, .quantization.offset, {', '.join(_TOP_KEYS)}"
+                ".quantization.scale, .quantization.offset, .factors.u, .factors.v, "
+                ".factors.bias, .factors.gate.v, .factors.gate.bias, "
+                f".factors.quantization.scale, .factors.quantization.offset, {', '.join(_TOP_KEYS)}"
             )
         if int(match[1]) >= MAX_LAYERS:
             raise FileFormatError(f"it must have at most {MAX_LAYERS} layers, got {key}")

@@ -13,7 +13,7 @@ from lrgate.model.activation import Activation
 from lrgate.model.arrays import as_classes, check_shape
 from lrgate.model.functions import FUNCTIONS
 from lrgate.model.json import Machine, as_machine
-from lrgate.model.layer import Gate, Layer, Quantization
+from lrgate.model.layer import Factors, Gate, Layer, NestedGate, Quantization
 from lrgate.model.model import Model
 from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import PlannedOutputs, Probe
@@ -81,7 +81,8 @@ def _layer(parts: dict[str, Array], i: int, activation: Activation) -> Layer:
         bias = np.zeros(len(weight), np.float32) if bias is None else bias
         gate = _gate(parts, name)
         quantization = _quantization(parts, name)
-        return Layer(weight, bias, activation, gate, _kept_units(parts, name), quantization)
+        kept, factors = _kept_units(parts, name), _factors(parts, name)
+        return Layer(weight, bias, activation, gate, kept, quantization, factors)
 
 
 def _kept_units(parts: dict[str, Array], name: str) -> Array | None:
@@ -97,6 +98,22 @@ def _gate(parts: dict[str, Array], name: str) -> Gate | None:
     u, v, bias = (required(parts, f"gate.{part}", name) for part in ("u", "v", "bias"))
     with naming(f"{name}gate."):
         return Gate(u, v, bias, parts.get("gate.range"))
+
+
+def _factors(parts: dict[str, Array], name: str) -> Factors | None:
+    own = {key[len("factors.") :]: parts[key] for key in parts if key.startswith("factors.")}
+    if not own:
+        return None
+    name = f"{name}factors."
+    u, v, bias = (required(own, part, name) for part in ("u", "v", "bias"))
+    gate = None
+    if any(key.startswith("gate.") for key in own):
+        scores = (required(own, f"gate.{part}", name) for part in ("v", "bias"))
+        with naming(f"{name}gate."):
+            gate = NestedGate(*scores)
+    quantization = _quantization(own, name)
+    with naming(name):
+        return Factors(u, v, bias, quantization, gate)
 
 
 def _quantization(parts: dict[str, Array], name: str) -> Quantization | None:

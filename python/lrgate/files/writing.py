@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from lrgate.files.header import FORMAT_VERSION
+from lrgate.model.layer import Factors
 from lrgate.model.model import Model
 from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import PlannedOutputs
@@ -36,6 +37,8 @@ def to_arrays(model: Model) -> dict[str, Array]:
         if layer.quantization is not None:
             arrays[f"layers.{i}.quantization.scale"] = layer.quantization.scale
             arrays[f"layers.{i}.quantization.offset"] = layer.quantization.offset
+        if layer.factors is not None:
+            arrays |= _factors_to_arrays(f"layers.{i}.factors.", layer.factors)
     if model.input_scale is not None:
         arrays["input.scale"] = model.input_scale
     if model.input_shift is not None:
@@ -48,6 +51,16 @@ def to_arrays(model: Model) -> dict[str, Array]:
         if model.probe.planned:
             arrays["probe.planned"] = np.concatenate([one.y for one in model.probe.planned])
     return arrays
+
+
+def _factors_to_arrays(prefix: str, factors: Factors) -> dict[str, Array]:
+    arrays = {"u": factors.u, "v": factors.v, "bias": factors.bias}
+    if factors.gate is not None:
+        arrays |= {"gate.v": factors.gate.v, "gate.bias": factors.gate.bias}
+    if factors.quantization is not None:
+        arrays["quantization.scale"] = factors.quantization.scale
+        arrays["quantization.offset"] = factors.quantization.offset
+    return {prefix + part: array for part, array in arrays.items()}
 
 
 def header_of(model: Model) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def _bounded(phase: dict[str, Any], peaks: Peaks, level: str) -> PhaseProfile:
         phase["operations_per_row"],
         max(loading, computing),
         "memory" if loading >= computing else "compute",
+        phase["factor"],
     )
 
 

@@ -7,7 +7,7 @@ of layers match, values are finite and gates are allowed.
 """
 
 from lrgate.model.activation import Activation
-from lrgate.model.layer import Gate, Layer, Quantization
+from lrgate.model.layer import Factors, Gate, Layer, NestedGate, Quantization
 from lrgate.model.model import Model
 from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import PlannedOutputs, Probe
@@ -15,9 +15,11 @@ from lrgate.model.probe import PlannedOutputs, Probe
 __all__ = [
     "Activation",
     "BatchPlan",
+    "Factors",
     "Gate",
     "Layer",
     "Model",
+    "NestedGate",
     "PlannedOutputs",
     "Probe",
     "Quantization",

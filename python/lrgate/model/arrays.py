@@ -33,6 +33,7 @@ _DIMENSIONS: Final[dict[str, tuple[int, ...]]] = {
     "(in, rank)": (2,),
     "(rank, out)": (2,),
     "(2, rank)": (2,),
+    "(k, out)": (2,),
     "(n, d)": (2,),
     "(n, k)": (2,),
     "(out,)": (1,),

@@ -1,4 +1,4 @@
-"""A layer as data: weights, activation, gate and quantization."""
+"""A layer as data: weights, activation, gate, factors and quantization."""
 
 from __future__ import annotations
 
@@ -18,9 +18,18 @@ from lrgate.model.arrays import (
     read_only,
     set_field,
 )
+from lrgate.model.plan import words
 from lrgate.types import Float32Array, Int32Array
 
-__all__ = ["Gate", "Layer", "Quantization", "ReadOnlyArrays"]
+__all__ = [
+    "Factors",
+    "Gate",
+    "Layer",
+    "NestedGate",
+    "Quantization",
+    "ReadOnlyArrays",
+    "missing_part",
+]
 
 
 class ReadOnlyArrays:
@@ -161,6 +170,133 @@ class Quantization(ReadOnlyArrays):
 
 
 @dataclass(frozen=True, eq=False)
+class NestedGate(ReadOnlyArrays):
+    """The sign estimate of a layer that is computed by its factors.
+
+    A unit is computed if ``h[:k] v + bias > 0``, where ``h = x u`` are the sums of the layer's
+    :class:`Factors`, of which the first k are the gate's.
+
+    Parameters
+    ----------
+    v : array of shape (k, out)
+    bias : array of shape (out,)
+        Bias of the scores, with the thresholds folded in.
+
+    Raises
+    ------
+    TypeError
+        If an array does not hold real numbers.
+    ValueError
+        If a shape is wrong, or a finite value does not fit float32.
+
+    Examples
+    --------
+    >>> NestedGate(np.ones((2, 3)), np.zeros(3))
+    NestedGate(-> 3, rank 2)
+    """
+
+    v: Float32Array
+    bias: Float32Array
+
+    def __post_init__(self) -> None:
+        set_field(self, "v", as_float32(self.v, "v", "(k, out)"))
+        set_field(self, "bias", as_float32(self.bias, "bias", "(out,)"))
+        check_shape("bias", self.bias, (self.v.shape[1],))
+
+    @property
+    def rank(self) -> int:
+        """Number of the factors' sums from which the scores are computed."""
+        return int(self.v.shape[0])
+
+    def __repr__(self) -> str:
+        return f"NestedGate(-> {len(self.bias)}, rank {self.rank})"
+
+
+@dataclass(frozen=True, eq=False)
+class Factors(ReadOnlyArrays):
+    """A low-rank form of a layer: ``activation(x u v + bias)`` instead of its weight and bias.
+
+    Parameters
+    ----------
+    u : array of shape (in, rank)
+    v : array of shape (rank, out)
+    bias : array of shape (out,)
+    quantization : Quantization, optional
+        Quantisation of the sums ``x u``, with scale and offset of shape () or (rank,). Factors need
+        it to run in int8. A row is recomputed in float32, with the weight of the layer, if it has a
+        sum with byte 255 or more than half a step below byte 0.
+    gate : NestedGate, optional
+        Sign estimate of the layer, from the first of the sums.
+
+    Raises
+    ------
+    TypeError
+        If an array does not hold real numbers, or the quantization or gate has a wrong type.
+    ValueError
+        If a shape is wrong, or a finite value does not fit float32.
+
+    Examples
+    --------
+    >>> Factors(np.ones((4, 2)), np.ones((2, 3)), np.zeros(3))
+    Factors(4 -> 3, rank 2)
+    """
+
+    u: Float32Array
+    v: Float32Array
+    bias: Float32Array
+    quantization: Quantization | None = None
+    gate: NestedGate | None = None
+
+    def __post_init__(self) -> None:
+        set_field(self, "u", as_float32(self.u, "u", "(in, rank)"))
+        set_field(self, "v", as_float32(self.v, "v", "(rank, out)"))
+        set_field(self, "bias", as_float32(self.bias, "bias", "(out,)"))
+        check_shape("v", self.v, (self.rank, self.outputs))
+        check_shape("bias", self.bias, (self.outputs,))
+        if self.quantization is not None:
+            check_type("quantization", self.quantization, Quantization)
+            check_quantization(self.quantization, self.rank)
+        if self.gate is not None:
+            check_type("gate", self.gate, NestedGate)
+            check_shape("gate.v", self.gate.v, (self.gate.rank, self.outputs))
+            if self.gate.rank > self.rank:
+                raise ValueError(
+                    f"gate.v must have at most {self.rank} rows, the rank of the factors, "
+                    f"got {self.gate.rank}"
+                )
+
+    @property
+    def rank(self) -> int:
+        """Inner dimension of the factors."""
+        return int(self.u.shape[1])
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs."""
+        return int(self.u.shape[0])
+
+    @property
+    def outputs(self) -> int:
+        """Number of units."""
+        return int(self.v.shape[1])
+
+    def __repr__(self) -> str:
+        gate = "" if self.gate is None else f", gate of rank {self.gate.rank}"
+        int8 = "" if self.quantization is None else ", int8"
+        return f"Factors({self.inputs} -> {self.outputs}, rank {self.rank}{gate}{int8})"
+
+
+def check_quantization(quantization: Quantization, width: int) -> None:
+    """Raise ValueError unless there are one scale and offset, or one for each of `width` values."""
+    for name in ("scale", "offset"):
+        array = getattr(quantization, name)
+        if array.shape not in ((), (width,)):
+            raise ValueError(
+                f"quantization.{name} must have shape () or ({width},), got {array.shape}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
 class Layer(ReadOnlyArrays):
     """A fully connected layer: ``activation(x weight.T + bias)``.
 
@@ -180,12 +316,14 @@ class Layer(ReadOnlyArrays):
         last layer.
     quantization : Quantization, optional
         Quantisation of the inputs, which the layer needs to run in int8.
+    factors : Factors, optional
+        Low-rank form of the layer.
 
     Raises
     ------
     TypeError
-        If an array does not hold real numbers (`kept_units`: integers), or the activation, gate or
-        quantization has a wrong type.
+        If an array does not hold real numbers (`kept_units`: integers), or the activation, gate,
+        quantization or factors have a wrong type.
     ValueError
         If a shape is wrong (the message says whether `weight` looks transposed), a finite value
         does not fit float32, or `kept_units` is invalid.
@@ -202,6 +340,7 @@ class Layer(ReadOnlyArrays):
     gate: Gate | None = None
     kept_units: Int32Array | None = None
     quantization: Quantization | None = None
+    factors: Factors | None = None
 
     def __post_init__(self) -> None:
         set_field(self, "weight", as_float32(self.weight, "weight", "(out, in)"))
@@ -224,13 +363,11 @@ class Layer(ReadOnlyArrays):
             self._check_kept_units(len(self.kept_units))
         if self.quantization is not None:
             check_type("quantization", self.quantization, Quantization)
-            for name in ("scale", "offset"):
-                array = getattr(self.quantization, name)
-                if array.shape not in ((), (self.inputs,)):
-                    raise ValueError(
-                        f"quantization.{name} must have shape () or ({self.inputs},), "
-                        f"got {array.shape}"
-                    )
+            check_quantization(self.quantization, self.inputs)
+        if self.factors is not None:
+            check_type("factors", self.factors, Factors)
+            check_shape("factors.u", self.factors.u, (self.inputs, self.factors.rank))
+            check_shape("factors.v", self.factors.v, (self.factors.rank, self.outputs))
 
     def _check_kept_units(self, computed: int) -> None:
         if self.activation.mixes_units:
@@ -261,4 +398,34 @@ class Layer(ReadOnlyArrays):
         gate = "" if self.gate is None else f", gate of rank {self.gate.rank}"
         kept = "" if self.kept_units is None else f", {len(self.kept_units)} units kept"
         int8 = "" if self.quantization is None else ", int8"
-        return f"Layer({self.inputs} -> {self.outputs}, {self.activation}{gate}{kept}{int8})"
+        factors = "" if self.factors is None else f", factors of rank {self.factors.rank}"
+        parts = f"{self.activation}{gate}{factors}{kept}{int8}"
+        return f"Layer({self.inputs} -> {self.outputs}, {parts})"
+
+
+def missing_part(layer: Layer, name: str, strategy: str, precision: str = "f32") -> str | None:
+    """The part that a layer lacks for a strategy in a precision, in words; None if it has all.
+
+    Examples
+    --------
+    >>> layer = Layer(np.ones((3, 2)), None, Activation("relu"))
+    >>> missing_part(layer, "layers[0]", "gate")
+    'layers[0] has no gate'
+    """
+    used, factors = words(strategy), layer.factors
+    if "factor" in used:
+        if factors is None:
+            return f"{name} has no factors"
+        if "gate" in used and factors.gate is None:
+            return f"the factors of {name} have no gate"
+    elif "gate" in used and layer.gate is None:
+        return f"{name} has no gate"
+    if precision != "int8":
+        return None
+    if layer.quantization is None:
+        return f"{name} has no quantization"
+    if "factor" in used and factors is not None and factors.quantization is None:
+        return f"the factors of {name} have no quantization"
+    if used == {"gate"} and layer.gate is not None and layer.gate.range is None:
+        return f"the gate of {name} has no range"
+    return None

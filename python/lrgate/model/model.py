@@ -17,7 +17,7 @@ from lrgate.model.arrays import (
     set_field,
 )
 from lrgate.model.json import Machine, as_machine, json_object
-from lrgate.model.layer import Layer, ReadOnlyArrays
+from lrgate.model.layer import Layer, ReadOnlyArrays, missing_part
 from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import PlannedOutputs, Probe
 from lrgate.types import Float32Array
@@ -43,7 +43,8 @@ class Model(ReadOnlyArrays):
         The first layer gets ``x * input_scale + input_shift``.
     plan : tuple of BatchPlan, optional
         Strategies and precisions of the layers, for each batch size. int8 requires a quantization
-        of the layer and, if the layer uses its gate, a range of the gate.
+        of the layer and, if the layer uses its gate, a range of the gate, or if it uses its
+        factors, their quantization.
     probe : Probe, optional
     metadata : dict, optional
         JSON values: None, bool, int, finite float, str, list, and dict with str keys. NumPy scalars
@@ -177,22 +178,19 @@ class Model(ReadOnlyArrays):
                 f"got {len(planned.strategies)}"
             )
         for i, layer in enumerate(self.layers):
-            if planned.strategies[i] == "gate" and layer.gate is None:
-                raise ValueError(
-                    f"{name}.strategies[{i}] must be dense, since layers[{i}] has no gate"
-                )
+            missing = missing_part(layer, f"layers[{i}]", planned.strategies[i])
+            if missing is not None:
+                raise ValueError(f"{name}.strategies[{i}] must be dense, since {missing}")
         self._check_precisions(f"{name}.precisions", planned)
 
     def _check_precisions(self, name: str, plan: BatchPlan | PlannedOutputs) -> None:
         for i, layer in enumerate(self.layers):
-            if plan.precisions[i] != "int8":
-                continue
-            if layer.quantization is None:
-                raise ValueError(f"{name}[{i}] must be f32, since layers[{i}] has no quantization")
-            if plan.strategies[i] == "gate" and layer.gate and layer.gate.range is None:
-                raise ValueError(
-                    f"{name}[{i}] must be f32, since the gate of layers[{i}] has no range"
-                )
+            strategy, at = plan.strategies[i], f"layers[{i}]"
+            if plan.precisions[i] != "int8" or missing_part(layer, at, strategy) is not None:
+                continue  # the engine reports strategies
+            missing = missing_part(layer, at, strategy, "int8")
+            if missing is not None:
+                raise ValueError(f"{name}[{i}] must be f32, since {missing}")
 
     def __repr__(self) -> str:
         widths = [self.layers[0].inputs, *(layer.outputs for layer in self.layers)]
@@ -202,6 +200,9 @@ class Model(ReadOnlyArrays):
         gates = sum(layer.gate is not None for layer in self.layers)
         if gates:
             parts.append(f"{gates} gate{'s' * (gates != 1)}")
+        factors = sum(layer.factors is not None for layer in self.layers)
+        if factors:
+            parts.append(f"{factors} layer{'s' * (factors != 1)} with factors")
         quantized = sum(layer.quantization is not None for layer in self.layers)
         if quantized:
             parts.append(f"{quantized} layer{'s' * (quantized != 1)} in int8")

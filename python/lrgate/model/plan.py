@@ -9,14 +9,54 @@ from lrgate import _core
 from lrgate.inputs import checked_integer
 from lrgate.model.arrays import joined, set_field
 
-__all__ = ["BatchPlan"]
+__all__ = ["BatchPlan", "with_skip", "without", "words"]
 
 
-# "dense", "skip" and "gate"; "f32" and "int8".
+# "dense", "skip", "gate", "factor", "skip-factor", "factor-gate" and "skip-factor-gate"; "f32" and
+# "int8".
 STRATEGIES: Final = _core.STRATEGIES
 PRECISIONS: Final = _core.PRECISIONS
 
 _MAX_ROWS: Final = 2**31 - 1
+
+
+def words(strategy: str) -> frozenset[str]:
+    """The words of a strategy's name, of ``skip``, ``factor`` and ``gate``; none for dense.
+
+    Examples
+    --------
+    >>> sorted(words("skip-factor")), sorted(words("dense"))
+    (['factor', 'skip'], [])
+    """
+    return frozenset(strategy.split("-")) - {"dense"}
+
+
+def without(strategy: str, word: str) -> str:
+    """The strategy without skip, whose outputs are the same, or without gate.
+
+    Examples
+    --------
+    >>> without("factor-gate", "gate"), without("skip", "skip")
+    ('factor', 'dense')
+    """
+    return _named(words(strategy) - {word})
+
+
+def with_skip(strategy: str) -> str:
+    """The strategy with skip; a gate without factors always skips.
+
+    Examples
+    --------
+    >>> with_skip("dense"), with_skip("gate")
+    ('skip', 'gate')
+    """
+    if words(strategy) == {"gate"}:
+        return strategy
+    return _named(words(strategy) | {"skip"})
+
+
+def _named(used: frozenset[str]) -> str:
+    return next(name for name in STRATEGIES if words(name) == used)
 
 
 @dataclass(frozen=True)
@@ -28,7 +68,8 @@ class BatchPlan:
     rows : int
         Number of rows for which the plan was made, from 1 to 2147483647.
     strategies : tuple of str
-        ``dense``, ``skip`` or ``gate``, one per layer.
+        One per layer: ``dense``, ``skip`` or ``gate``; with factors ``factor``, or ``skip-factor``
+        to skip zero inputs; with a nested gate ``factor-gate`` or ``skip-factor-gate``.
     precisions : tuple of str
         ``f32`` or ``int8``, one per layer.
 

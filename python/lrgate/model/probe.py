@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lrgate.inputs import checked_number
 from lrgate.model.arrays import as_float32, as_rows, check_shape, check_type, set_field
 from lrgate.model.layer import ReadOnlyArrays
-from lrgate.model.plan import BatchPlan
+from lrgate.model.plan import BatchPlan, without, words
 from lrgate.types import Float32Array
 
 __all__ = ["PlannedOutputs", "Probe"]
@@ -19,13 +19,13 @@ __all__ = ["PlannedOutputs", "Probe"]
 
 @dataclass(frozen=True, eq=False)
 class PlannedOutputs(ReadOnlyArrays):
-    """Outputs of a network on its probe rows with a plan that has gates or int8 layers.
+    """Outputs of a network on its probe rows with a plan that has gates, factors or int8 layers.
 
     Parameters
     ----------
     strategies : tuple of str
-        ``gate`` or ``dense``, one per layer. ``dense`` also covers skip, which gives the same
-        outputs.
+        One per layer: ``dense``, ``gate``, ``factor`` or ``factor-gate``. They also cover the
+        strategies that skip, which give the same outputs.
     precisions : tuple of str
         ``f32`` or ``int8``, one per layer.
     y : array of shape (n, k)
@@ -48,8 +48,8 @@ class PlannedOutputs(ReadOnlyArrays):
     def __post_init__(self) -> None:
         plan = BatchPlan(1, self.strategies, self.precisions)
         for i, word in enumerate(plan.strategies):
-            if word == "skip":
-                raise ValueError(f"strategies[{i}] must be dense or gate, got {word!r}")
+            if "skip" in words(word):
+                raise ValueError(f"strategies[{i}] must be {without(word, 'skip')}, got {word!r}")
         set_field(self, "strategies", plan.strategies)
         set_field(self, "precisions", plan.precisions)
         set_field(self, "y", as_float32(self.y, "y", "(n, k)"))
@@ -71,7 +71,7 @@ class Probe(ReadOnlyArrays):
     y : array of shape (n, k)
         Raw outputs of the last layer for these rows, dense in f32.
     planned : tuple of PlannedOutputs, optional
-        Outputs with plans that have gates or int8 layers, one for each combination. None if they
+        Outputs with plans that have gates, factors or int8 layers, one for each combination. None if they
         were not computed, as in files of format version 1.
 
     Raises

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrgate import inputs
-from lrgate.model.layer import Layer
-from lrgate.model.plan import BatchPlan
+from lrgate.model.layer import Layer, missing_part
+from lrgate.model.plan import BatchPlan, with_skip, without
 from lrgate.model.probe import PlannedOutputs, Probe
 from lrgate.network.engine import batch_plans
 from lrgate.network.interface import Net
@@ -54,21 +54,19 @@ Form = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def _form_of(plan: Form) -> Form:
-    """The part of a plan that determines outputs: precisions, and strategies with skip as dense."""
+    """The part of a plan that determines outputs: precisions, and strategies without skip."""
     strategies, precisions = plan
-    return tuple("dense" if name == "skip" else name for name in strategies), precisions
+    return tuple(without(name, "skip") for name in strategies), precisions
 
 
 def _is_dense_form(form: Form) -> bool:
-    return "gate" not in form[0] and "int8" not in form[1]
+    return set(form[0]) == {"dense"} and set(form[1]) == {"f32"}
 
 
 def can_run(layers: Sequence[Layer], planned: PlannedOutputs) -> bool:
-    """Whether the layers have the gates and quantizations that the plan of these outputs needs."""
+    """Whether the layers have the parts that the plan of these outputs needs."""
     return len(layers) == len(planned.strategies) and all(
-        (name != "gate" or layer.gate is not None)
-        and (word != "int8" or layer.quantization is not None)
-        and (name != "gate" or word != "int8" or (layer.gate and layer.gate.range is not None))
+        missing_part(layer, "", name, word) is None
         for layer, name, word in zip(layers, planned.strategies, planned.precisions, strict=True)
     )
 
@@ -101,8 +99,8 @@ def _check_likeness(y: Float32Array, dense: Float32Array, plan: Form) -> None:
     if not off <= max(most, float(np.finfo(np.float32).tiny)):
         raise ValueError(
             f"the probe's outputs under the plan {plan_text(BatchPlan(1, *plan))} differ from the "
-            f"dense ones by more than {_MOST_UNLIKE_DENSE:.0%}: the file is damaged, or a gate or "
-            "quantization does not fit; store outputs by with_probe to compare them with those"
+            f"dense ones by more than {_MOST_UNLIKE_DENSE:.0%}: the file is damaged, or a gate, "
+            "factors or a quantization do not fit; store outputs by with_probe to compare them with those"
         )
 
 
@@ -163,7 +161,7 @@ def _tolerance(
     precisions: Sequence[str],
 ) -> float:
     """Largest change of a plan's outputs by rounding, relative to the largest output."""
-    skipped = ["skip" if name == "dense" else name for name in strategies]
+    skipped = [with_skip(name) for name in strategies]
     moved = [_outputs_under(net, x, skipped, precisions)]
     draw = np.random.default_rng(0)
     for _ in range(_NUDGES):

@@ -2,7 +2,7 @@
 
 A model keeps the full width of every layer and the user's order of units. An engine has only the
 kept units, in the order of computation. `units_before` and `_taken` select and order the entries of
-gates and scales; the compiled engine does so for weights and biases.
+gates, factors and scales; the compiled engine does so for weights and biases.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from lrgate import _core
 from lrgate.model.arrays import read_only
-from lrgate.model.layer import Gate, Layer
+from lrgate.model.layer import Factors, Gate, Layer
 from lrgate.model.model import Model
 from lrgate.model.plan import BatchPlan
 from lrgate.results.profile import LayerProfile
@@ -23,6 +23,7 @@ from lrgate.types import Float32Array, Int32Array
 __all__ = [
     "batch_plans",
     "build_engine",
+    "engine_factors",
     "engine_gates",
     "engine_quantization",
     "full_width",
@@ -50,6 +51,8 @@ def build_engine(model: Model) -> _core.Engine:
     )
     if any(layer.gate is not None for layer in model.layers):
         engine = engine.with_gates(engine_gates(model.layers))
+    if any(layer.factors is not None for layer in model.layers):
+        engine = engine.with_factors(engine_factors(model.layers))
     if any(layer.quantization is not None for layer in model.layers):
         engine = engine.with_quantization(engine_quantization(model.layers))
     return engine if model.plan is None else _planned(engine, model.plan)
@@ -80,6 +83,35 @@ def _gate_arrays(layer: Layer, gate: Gate, before: Int32Array | None, i: int) ->
             f"and units that are kept, got {gate.rank}"
         )
     return u, v, _taken(gate.bias, layer.kept_units, 0), gate.range
+
+
+def engine_factors(layers: Sequence[Layer]) -> list[Any]:
+    """The factors for an engine, with only the kept units, in their order."""
+    return [
+        None if layer.factors is None else _factor_arrays(layer, layer.factors, before, i)
+        for i, (layer, before) in enumerate(zip(layers, units_before(layers), strict=True))
+    ]
+
+
+def _factor_arrays(layer: Layer, factors: Factors, before: Int32Array | None, i: int) -> Any:
+    kept, gate, sums = layer.kept_units, factors.gate, factors.quantization
+    arrays = {"u": factors.u, "v": factors.v, "bias": factors.bias}
+    if gate is not None:
+        arrays |= {"gate.v": gate.v, "gate.bias": gate.bias}
+    if before is not None or kept is not None:
+        for part, array in arrays.items():
+            _check_finite(f"factors[{i}].{part}", array)
+        inputs = layer.inputs if before is None else len(before)
+        most = min(inputs, layer.outputs if kept is None else len(kept))
+        if factors.rank > most:
+            raise ValueError(
+                f"layers[{i}]: rank of the factors must be at most {most}, the smaller number of "
+                f"inputs and units that are kept, got {factors.rank}"
+            )
+    nested = None if gate is None else (_taken(gate.v, kept, 1), _taken(gate.bias, kept, 0))
+    quantization = None if sums is None else (sums.scale.reshape(-1), sums.offset.reshape(-1))
+    u, v, bias = _taken(factors.u, before, 0), _taken(factors.v, kept, 1), factors.bias
+    return u, v, _taken(bias, kept, 0), quantization, nested
 
 
 def engine_quantization(layers: Sequence[Layer]) -> list[Any]:

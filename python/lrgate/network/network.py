@@ -24,7 +24,7 @@ from lrgate.measure.phases import measure_phases
 from lrgate.model.activation import Activation
 from lrgate.model.arrays import as_classes, as_range
 from lrgate.model.json import Machine
-from lrgate.model.layer import Gate, Layer, Quantization
+from lrgate.model.layer import Factors, Gate, Layer, Quantization
 from lrgate.model.model import Model
 from lrgate.model.plan import BatchPlan
 from lrgate.model.probe import Probe
@@ -51,6 +51,7 @@ from lrgate.network.construction import (
 from lrgate.network.engine import (
     batch_plans,
     build_engine,
+    engine_factors,
     engine_gates,
     engine_quantization,
     full_width,
@@ -201,8 +202,8 @@ class Network(_core.Network):
             last.
         tune : bool, default True
             If the file's plan was measured on another machine and the file has a probe, measure the
-            plan again on the probe's rows, in about a tenth of a second. A layer uses its gate only
-            if the file's plan uses it for some batch size. False keeps the plan.
+            plan again on the probe's rows, in about a tenth of a second. A layer uses its gate or
+            its factors only if the file's plan uses them for some batch size. False keeps the plan.
         task : {"classification", "regression", "multilabel"}, optional
             Task of the network, if the file does not have one.
         classes : array-like (k,), optional
@@ -325,8 +326,9 @@ class Network(_core.Network):
     ) -> Self:
         """Build a network from weights and biases.
 
-        The plan is dense; :meth:`tune` measures a faster one. The gate and the quantization of a
-        Layer are used as after :meth:`with_gates` and :meth:`with_quantization`.
+        The plan is dense; :meth:`tune` measures a faster one. The gate, the factors and the
+        quantization of a Layer are used as after :meth:`with_gates`, :meth:`with_factors` and
+        :meth:`with_quantization`.
 
         Parameters
         ----------
@@ -449,9 +451,9 @@ class Network(_core.Network):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers: weight (out, in), bias (out,), activation, gate, kept units and quantization.
+        """The layers: weight (out, in), bias (out,), activation and further parts.
 
-        Arrays are read-only.
+        These are gate, kept units, quantization and factors. Arrays are read-only.
         """
         return self._model.layers
 
@@ -615,11 +617,14 @@ class Network(_core.Network):
 
         Parameters
         ----------
-        strategies : sequence of {"dense", "skip", "gate"}
-            One per layer; "gate" only for layers with a gate.
+        strategies : sequence of str
+            One per layer: "dense" or "skip"; "gate" for layers with a gate; for layers with
+            factors "factor", or "skip-factor" to skip zero inputs; for layers whose factors have a
+            gate also "factor-gate" and "skip-factor-gate".
         precision : {"f32", "int8"} or sequence of them
             One for all layers, or one per layer. "int8" requires a quantization of the layer and,
-            if the layer uses its gate, a range of the gate; see :meth:`quantize`.
+            if the layer uses its gate, a range of the gate, or if it uses its factors, their
+            quantization; see :meth:`quantize`.
 
         Raises
         ------
@@ -666,6 +671,54 @@ class Network(_core.Network):
         kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
         return self._with_layers(layers, engine, kept)
 
+    def with_factors(
+        self, factors: Mapping[int, Factors | None] | Sequence[Factors | None]
+    ) -> Self:
+        """Return the network with other factors. Layers with new factors use them.
+
+        :attr:`layers` and :meth:`dense` keep the weights of the layers.
+
+        Parameters
+        ----------
+        factors : mapping from layer index to Factors or None, or sequence of them, one per layer
+            Layers that a mapping does not contain keep their factors. None removes factors. A layer
+            whose factors do not change keeps its strategy and precision. The others run as
+            ``"factor"`` or, if the factors have a gate, as ``"factor-gate"`` at every batch size,
+            in f32 if the factors have no quantization.
+
+        Raises
+        ------
+        TypeError
+            If an entry is not Factors or None.
+        ValueError
+            If the rank of factors is not from 1 to min(in, out), their shapes do not fit the layer,
+            a value is not finite or a product of a weight and a scale overflows, or the factors of
+            the last layer or of a layer without a hard zero have a gate.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> net = Network.from_layers([(np.ones((3, 4)), np.zeros(3)), (np.ones((1, 3)), None)])
+        >>> factored = net.with_factors({0: Factors(np.ones((4, 1)), np.ones((1, 3)), np.zeros(3))})
+        >>> factored.plan[0].strategies
+        ('factor', 'dense')
+        >>> bool(factored(np.ones(4)) == net(np.ones(4)))
+        True
+        """
+        old = [layer.factors for layer in self.layers]
+        new = one_per_layer(factors, old, "factors")
+        for i, one in enumerate(new):
+            if one is not None and not isinstance(one, Factors):
+                raise TypeError(f"factors[{i}] must be Factors or None, got {type(one).__name__}")
+        layers = tuple(
+            changed(layer, f"factors[{i}]", factors=one)
+            for i, (layer, one) in enumerate(zip(self.layers, new, strict=True))
+        )
+        same = all(a is b for a, b in zip(old, new, strict=True))
+        engine = self.engine if same else self.engine.with_factors(engine_factors(layers))
+        kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
+        return self._with_layers(layers, engine, kept)
+
     def _with_layers(
         self, layers: tuple[Layer, ...], engine: _core.Engine, kept: Sequence[bool]
     ) -> Self:
@@ -699,7 +752,7 @@ class Network(_core.Network):
         ValueError
             If units are given for the last layer, softmax or log_softmax, an index is out of range
             or repeated, no unit is left, units are left out although the activation has no hard
-            zero, or fewer units are left than the rank of a gate.
+            zero, or fewer units are left than the rank of a gate or of factors.
         TypeError
             If the units of a layer are not integers.
         """
@@ -731,7 +784,7 @@ class Network(_core.Network):
         """Return the network with other quantizations, which :meth:`quantize` computes.
 
         Layers with a new quantization run in int8 at every batch size, except layers that have a
-        gate without a range, which run in f32.
+        gate without a range or use factors without a quantization, which run in f32.
 
         Parameters
         ----------
@@ -766,11 +819,11 @@ class Network(_core.Network):
         """Return the network in int8, with weights and inputs quantised to bytes.
 
         The scales and offsets of each layer are fitted to its inputs on these rows. Weights have
-        one scale per unit. Gates are kept and get the `range` that int8 requires; strategies do not
-        change. Calls accept the same rows as before.
+        one scale per unit. Gates are kept and get the `range` that int8 requires, and factors their
+        quantization; strategies do not change. Calls accept the same rows as before.
 
         A row with a value outside the range of the bytes, in any layer, is recomputed in float32
-        without gates. The first such row packs the float32 weights, which then stay in memory.
+        without gates or factors. The first such row packs the float32 weights, which then stay in memory.
         Outliers and markers of missing values, in these or in later rows, therefore cost time but
         no accuracy. The order and magnitude of columns and units do not matter.
 
@@ -836,7 +889,7 @@ class Network(_core.Network):
     def with_probe(self, x: Any) -> Self:
         """Return the network with these rows and its outputs on them, for :meth:`check`.
 
-        The outputs of the dense network are stored, and those of plans with gates or int8.
+        The outputs of the dense network are stored, and those of plans with gates, factors or int8.
 
         Parameters
         ----------
@@ -883,8 +936,8 @@ class Network(_core.Network):
 
         For each batch size, the layers are timed with each strategy. Calls of the whole network, on
         one thread, then decide between the combination of the fastest strategies, its neighbours
-        that differ in one layer, and dense. A layer with a gate uses it only if it is faster than
-        dense and skip.
+        that differ in one layer, and dense. A layer uses its gate or its factors only if they are
+        faster than dense and skip.
 
         Parameters
         ----------
@@ -912,8 +965,8 @@ class Network(_core.Network):
     def _retune(self, seconds: float) -> Self:
         """Measure the plan again on the network's probe, within about `seconds` in total.
 
-        A gate that the plan uses for no batch size stays off. A batch size that cannot be measured
-        within its share of the time keeps its plan.
+        Gates and factors that the plan uses for no batch size stay off. A batch size that cannot be
+        measured within its share of the time keeps its plan.
         """
         probe, plan = self._model.probe, self._model.plan
         if probe is None or len(probe.x) == 0 or plan is None or len(plan) > _RETUNE_BATCH_SIZES:

@@ -7,14 +7,14 @@ from typing import Any
 
 from lrgate import inputs
 from lrgate.model.arrays import joined
-from lrgate.model.layer import Layer
-from lrgate.model.plan import PRECISIONS, STRATEGIES
+from lrgate.model.layer import Layer, missing_part
+from lrgate.model.plan import PRECISIONS, STRATEGIES, words
 
 __all__ = ["checked_precisions", "checked_strategies"]
 
 
 def checked_strategies(strategies: Any, layers: Sequence[Layer]) -> list[str]:
-    """Check that there is one strategy per layer, and `"gate"` only for layers with a gate."""
+    """Check that there is one strategy per layer, which has the parts that it needs."""
     if isinstance(strategies, str):
         usage = _for_all(strategies, layers)
         raise TypeError(
@@ -32,22 +32,26 @@ def checked_strategies(strategies: Any, layers: Sequence[Layer]) -> list[str]:
     for i, (name, layer) in enumerate(zip(names, layers, strict=True)):
         if name not in STRATEGIES:
             raise ValueError(f"strategies[{i}] must be one of {joined(STRATEGIES)}, got {name!r}")
-        if name == "gate" and layer.gate is None:
+        missing = missing_part(layer, f"layers[{i}]", name)
+        if missing is not None:
+            *most, last = (one for one in STRATEGIES if missing_part(layer, "", one) is None)
             raise ValueError(
-                f"strategies[{i}] must be dense or skip, since layers[{i}] has no gate, got 'gate'"
+                f"strategies[{i}] must be {joined(most)} or {last}, since {missing}, got {name!r}"
             )
     return names
 
 
 def _for_all(name: str, layers: Sequence[Layer]) -> str:
     """A hint for an error message: how to use one strategy in all layers that support it."""
-    if name in ("dense", "skip"):
-        return f": write {[name]} * {len(layers)}"
-    if name != "gate":
+    if name not in STRATEGIES:
         return ""
-    if all(layer.gate is None for layer in layers):
-        return ", and no layer has a gate: see with_gates"
-    return f": write {['dense' if layer.gate is None else 'gate' for layer in layers]}"
+    able = [missing_part(layer, "", name) is None for layer in layers]
+    if all(able):
+        return f": write {[name]} * {len(layers)}"
+    if any(able):
+        return f": write {[name if one else 'dense' for one in able]}"
+    part = "factors: see with_factors" if "factor" in words(name) else "a gate: see with_gates"
+    return f", and no layer has {part}"
 
 
 def checked_precisions(
@@ -69,11 +73,7 @@ def checked_precisions(
     for i, (word, strategy, layer) in enumerate(zip(precisions, strategies, layers, strict=True)):
         if word not in PRECISIONS:
             raise ValueError(f"precision[{i}] must be 'f32' or 'int8', got {word!r}")
-        reason = None
-        if word == "int8" and layer.quantization is None:
-            reason = f"layers[{i}] is not quantised"
-        elif word == "int8" and strategy == "gate" and layer.gate and layer.gate.range is None:
-            reason = f"the gate of layers[{i}] has no range"
-        if reason is not None:
-            raise ValueError(f"precision[{i}] must be 'f32', since {reason}, got 'int8'")
+        missing = missing_part(layer, f"layers[{i}]", strategy, word)
+        if missing is not None:
+            raise ValueError(f"precision[{i}] must be 'f32', since {missing}, got 'int8'")
     return precisions

@@ -11,7 +11,13 @@ import numpy as np
 
 from lrgate import _core, inputs
 from lrgate.model.layer import Layer
-from lrgate.network.engine import batch_plans, engine_gates, engine_quantization
+from lrgate.model.plan import without
+from lrgate.network.engine import (
+    batch_plans,
+    engine_factors,
+    engine_gates,
+    engine_quantization,
+)
 from lrgate.network.interface import Net
 from lrgate.quantization import comparison, limits
 from lrgate.quantization.comparison import Difference
@@ -87,6 +93,8 @@ def fit_int8(net: N, rows: Any, chosen: Iterable[int]) -> tuple[N, tuple[LayerFi
         net.task == "classification",
     )
     gated = net.engine.with_gates(engine_gates(fit.layers))
+    if any(layer.factors is not None for layer in fit.layers):
+        gated = gated.with_factors(engine_factors(fit.layers))
     layers, fits = list(fit.layers), list(fit.reports)
     for k, one in enumerate(fits):
         only = [
@@ -162,7 +170,7 @@ def compare_int8(
 def _int8_difference(net: Net, rows: Any) -> tuple[float, Difference]:
     """The share of recomputed rows, and the difference from f32 that the other rows cause."""
     _, strategies, precisions = net.engine.plan()[-1]
-    strategies = ["dense" if name == "gate" else name for name in strategies]
+    strategies = [without(name, "gate") for name in strategies]
     int8 = net.with_strategies(strategies, precisions)
     beyond = int8.engine.out_of_range(rows)
     difference = comparison.difference(

@@ -68,6 +68,8 @@ class PhaseProfile:
         Lower bound of the time on this machine: the larger of the load time and the compute time.
     bound_by : str or None
         The larger of the two: ``"memory"`` or ``"compute"``.
+    factor : str or None
+        For a layer that is computed by its factors, the factor: ``"u"`` or ``"v"``.
     """
 
     layer: int | None
@@ -77,6 +79,7 @@ class PhaseProfile:
     operations: float | None = None
     bound_seconds: float | None = None
     bound_by: str | None = None
+    factor: str | None = None
 
     @property
     def share_of_bound(self) -> float | None:
@@ -134,7 +137,7 @@ class Phases(Tabular):
         """One row per phase, and their sum; times in seconds per row."""
         rows: list[tuple[Any, ...]] = [
             (
-                phase.layer,
+                phase.layer if phase.factor is None else f"{phase.layer} {phase.factor}",
                 phase.phase,
                 phase.seconds,
                 phase.bytes,

@@ -33,11 +33,11 @@ class LayerProfile:
     inputs, outputs : int
         Number of inputs and of units.
     strategy : str
-        ``"dense"``, ``"skip"`` or ``"gate"``.
+        As in a :class:`~lrgate.BatchPlan`: ``"dense"``, ``"skip"``, ``"gate"``, ``"factor"``, ...
     precision : str
         ``"f32"`` or ``"int8"``.
     rank : int or None
-        Rank of the gate, if it was used.
+        Rank of the gate or of the factors, if they were used.
     density_in, density_out : float
         Share of non-zero inputs and outputs.
     computed_share : float
@@ -48,7 +48,7 @@ class LayerProfile:
         Gate: sum of squares of the wrongly dropped positive outputs, divided by that of all
         positive outputs.
     flop_share : float
-        Multiply-adds, including those of the gate, divided by those of the dense layer. The paper's
+        Multiply-adds, including those of the gate or of both factors, divided by those of the dense layer. The paper's
         cost model is ``rank (d + h) / (d h) + computed share`` (Davis and Arel 2013).
     seconds_per_row : float
         Median time on one thread. For the first layer, it excludes reading the rows: finding

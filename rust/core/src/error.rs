@@ -72,7 +72,7 @@ pub enum Error {
         subject: Subject,
         /// Index of the layer.
         layer: usize,
-        /// Which of its parts: `weight` or `gate`.
+        /// Which of its parts: `weight`, `gate` or `factors`.
         part: &'static str,
         /// The product that is not finite.
         value: f32,
@@ -88,12 +88,15 @@ pub enum Error {
         /// A short description of the layer.
         got: &'static str,
     },
-    /// A gate's rank is out of range.
-    #[error("layer {layer}: rank of the gate must be from 1 to {max}, got {got}")]
+    /// The rank of a gate or of factors is out of range.
+    #[error("layer {layer}: rank of the {part} must be from 1 to {max}, got {got}")]
     Rank {
         /// Index of the layer.
         layer: usize,
-        /// The smaller of the numbers of inputs and units.
+        /// `gate`, `factors` or `nested gate`.
+        part: &'static str,
+        /// The smaller of the numbers of inputs and units; for a nested gate, the rank of the
+        /// factors.
         max: usize,
         /// The rank given.
         got: usize,
@@ -187,6 +190,15 @@ pub enum Subject {
         /// `u`, `v`, `bias` or `range`.
         part: &'static str,
     },
+    /// The factors of all layers.
+    AllFactors,
+    /// A part of a layer's factors.
+    Factors {
+        /// Index of the layer.
+        layer: usize,
+        /// `u`, `v`, `bias`, or a part of the quantisation or of the nested gate.
+        part: &'static str,
+    },
     /// The quantisations of all layers.
     Quantizations,
     /// The scale of a layer's quantisation.
@@ -226,6 +238,10 @@ impl fmt::Display for Subject {
             Subject::Inputs(layer) => write!(f, "the inputs of layer {layer}"),
             Subject::Gates => write!(f, "gates"),
             Subject::Gate { layer, part } => write!(f, "{part} of the gate of layer {layer}"),
+            Subject::AllFactors => write!(f, "factors"),
+            Subject::Factors { layer, part } => {
+                write!(f, "{part} of the factors of layer {layer}")
+            }
             Subject::Quantizations => write!(f, "quantizations"),
             Subject::QuantizationScale(layer) => {
                 write!(f, "the scale of the quantization of layer {layer}")
@@ -307,6 +323,12 @@ pub enum Missing {
     Quantization,
     /// The range of the gate, which its int8 form needs.
     GateRange,
+    /// Factors.
+    Factors,
+    /// The gate of the factors.
+    NestedGate,
+    /// The quantisation of the factors' sums, which their int8 form needs.
+    FactorsQuantization,
 }
 
 impl fmt::Display for Missing {
@@ -315,6 +337,9 @@ impl fmt::Display for Missing {
             Missing::Gate => "a gate",
             Missing::Quantization => "a quantization",
             Missing::GateRange => "a gate with a range",
+            Missing::Factors => "factors",
+            Missing::NestedGate => "factors with a gate",
+            Missing::FactorsQuantization => "factors with a quantization",
         })
     }
 }

@@ -1,9 +1,9 @@
 //! Runs trained `ReLU` networks on CPUs and skips computations whose result is known to be zero.
 //!
-//! Each layer of a [`Network`] runs dense, skips inputs that are zero, or computes only the units
-//! that a low-rank sign estimate lets through (a [`Gate`]; Davis and Arel 2013, arXiv 1312.4461). A
-//! [`Plan`] chooses one of them per layer and batch size, and [`Network::tune`] measures the
-//! fastest choice.
+//! Each layer of a [`Network`] runs dense, skips inputs that are zero, computes only the units that
+//! a low-rank sign estimate lets through (a [`Gate`]; Davis and Arel 2013, arXiv 1312.4461), or
+//! computes the product of two low-rank [`Factors`] instead. A [`Plan`] chooses one of them per
+//! layer and batch size, and [`Network::tune`] measures the fastest choice.
 //!
 //! ```
 //! use lrgate::{Activation, Layer, Network, Plan, Rows, Strategy};
@@ -42,9 +42,10 @@ mod signal;
 mod simd;
 
 pub use error::{Axis, Csr, Error, Extent, Index, Missing, Result, Subject};
+pub use exec::Factor;
 pub use head::{Head, Task};
 pub use measure::{LayerCounts, LayerProfile, Peaks, PhaseProfile, Phases};
-pub use model::{Activation, Gate, InputMap, Layer, Quantization, Weights};
+pub use model::{Activation, Factors, Gate, InputMap, Layer, NestedGate, Quantization, Weights};
 pub use network::Network;
 pub use path::Phase;
 pub use plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};

@@ -9,8 +9,8 @@ use crate::error::{Error, Extent, Result, Subject};
 use crate::exec::{self, Inputs, Parts, Program};
 use crate::head::{Head, Task};
 use crate::interrupt;
-use crate::model::{Gate, InputMap, Layer, Quantization};
-use crate::path::{self, PackedForms, PackedGate, PackedLayer, QuantizedLayer};
+use crate::model::{Factors, Gate, InputMap, Layer, Quantization};
+use crate::path::{self, PackedFactors, PackedForms, PackedGate, PackedLayer, QuantizedLayer};
 use crate::plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};
 use crate::rows::Rows;
 use crate::simd::Isa;
@@ -108,8 +108,49 @@ impl Network {
             };
             layer.set_gate(gate);
             plan.gate_changed(i, layer.gate.is_some());
-            if layer.gate.is_some() && !layer.can(GATE_INT8) {
-                plan.set_precision(i, Precision::F32);
+            if layer.gate.is_some() {
+                set_precision(&mut plan, i, layer, |plan| plan.precision == Precision::Int8);
+            }
+        }
+        network.planned(plan)
+    }
+
+    /// The same network with `factors[i]` for layer i; `None` removes factors. Layers that get
+    /// factors use them at every batch size, with their gate if they have one; layers that lose
+    /// their factors run dense where they used them.
+    ///
+    /// # Errors
+    /// - A number of factors other than the number of layers.
+    /// - A rank outside 1..=min(inputs, outputs), or of a nested gate outside 1..=rank.
+    /// - Wrong lengths, values that are not finite, or products that overflow.
+    /// - A nested gate on a layer that cannot have a gate.
+    /// - A quantisation that [`Network::with_quantization`] would refuse for a layer after the
+    ///   first.
+    pub fn with_factors(&self, factors: Vec<Option<Factors>>) -> Result<Network> {
+        if factors.len() != self.layers.len() {
+            return Err(Error::Shape {
+                subject: Subject::AllFactors,
+                expected: Extent::List(self.layers.len()),
+                got: Extent::List(factors.len()),
+            });
+        }
+        let last = self.layers.len() - 1;
+        let mut network = self.clone();
+        let mut plan = Plan::clone(&self.plan);
+        for (i, factors) in factors.into_iter().enumerate() {
+            let layer = &mut network.layers[i];
+            let packed = match factors {
+                None => None,
+                Some(factors) => {
+                    factors.check(i, layer.layer.layer(), i == last)?;
+                    Some(PackedFactors::new(i, factors, &layer.layer, self.isa)?)
+                }
+            };
+            layer.set_factors(i, packed, self.isa)?;
+            let strategy = layer.factor_strategy();
+            plan.factors_changed(i, strategy);
+            if strategy.is_some() {
+                set_precision(&mut plan, i, layer, |plan| plan.precision == Precision::Int8);
             }
         }
         network.planned(plan)
@@ -117,7 +158,8 @@ impl Network {
 
     /// The same network with int8 forms: `quantization[i]` quantises the inputs of layer i, and
     /// `None` removes the int8 form of the layer. Layers that get an int8 form use it at every
-    /// batch size with the strategy they have, except for gated layers whose gate has no range.
+    /// batch size with the strategy they have, except for gated layers whose gate has no range, and
+    /// for layers that use factors without a quantisation.
     ///
     /// # Errors
     /// - A number of entries other than the number of layers.
@@ -145,9 +187,9 @@ impl Network {
                     Some(QuantizedLayer::new(i, &layer.layer, &quantization, self.isa)?)
                 }
             };
-            layer.set_int8(int8);
-            let possible = layer.int8.is_some() && (layer.gate.is_none() || layer.can(GATE_INT8));
-            plan.set_precision(i, if possible { Precision::Int8 } else { Precision::F32 });
+            layer.set_int8(i, int8, self.isa)?;
+            let wanted = layer.gate.is_none() || layer.can(GATE_INT8);
+            set_precision(&mut plan, i, layer, |_| wanted);
         }
         network.planned(plan)
     }
@@ -281,5 +323,20 @@ impl Network {
             expected: Extent::RowsOf(width),
             got: Extent::Matrix(rows.rows, rows.columns),
         })
+    }
+}
+
+/// Makes layer `i` of a plan int8 at the batch sizes where this is wanted and the layer can run its
+/// strategy in int8, and f32 at the others.
+fn set_precision(
+    plan: &mut Plan,
+    i: usize,
+    layer: &PackedForms,
+    wanted: impl Fn(&LayerPlan) -> bool,
+) {
+    for plan in plan.of_layer(i) {
+        let int8 = LayerPlan { precision: Precision::Int8, ..*plan };
+        let possible = wanted(plan) && layer.can(int8);
+        plan.precision = if possible { Precision::Int8 } else { Precision::F32 };
     }
 }

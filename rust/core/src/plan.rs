@@ -11,11 +11,26 @@ pub enum Strategy {
     Skip,
     /// Units whose low-rank sign estimate is not positive are not computed.
     Gate,
+    /// The layer's factors are multiplied, one after the other, instead of its weights.
+    Factor {
+        /// Products of the first factor with zero inputs are skipped.
+        skip: bool,
+        /// Units whose sign estimate by the first sums is not positive are not computed.
+        gate: bool,
+    },
 }
 
 impl Strategy {
     /// All strategies.
-    pub const ALL: [Strategy; 3] = [Strategy::Dense, Strategy::Skip, Strategy::Gate];
+    pub const ALL: [Strategy; 7] = [
+        Strategy::Dense,
+        Strategy::Skip,
+        Strategy::Gate,
+        Strategy::Factor { skip: false, gate: false },
+        Strategy::Factor { skip: true, gate: false },
+        Strategy::Factor { skip: false, gate: true },
+        Strategy::Factor { skip: true, gate: true },
+    ];
 
     /// Name in files and messages.
     pub fn name(self) -> &'static str {
@@ -23,6 +38,24 @@ impl Strategy {
             Strategy::Dense => "dense",
             Strategy::Skip => "skip",
             Strategy::Gate => "gate",
+            Strategy::Factor { skip: false, gate: false } => "factor",
+            Strategy::Factor { skip: true, gate: false } => "skip-factor",
+            Strategy::Factor { skip: false, gate: true } => "factor-gate",
+            Strategy::Factor { skip: true, gate: true } => "skip-factor-gate",
+        }
+    }
+
+    /// Whether the layer computes its own weights' products, apart from those with zeros.
+    pub fn is_exact(self) -> bool {
+        matches!(self, Strategy::Dense | Strategy::Skip)
+    }
+
+    /// The strategy that skips no zero inputs and gives the same outputs up to rounding.
+    pub(crate) fn without_skip(self) -> Strategy {
+        match self {
+            Strategy::Skip => Strategy::Dense,
+            Strategy::Factor { gate, .. } => Strategy::Factor { skip: false, gate },
+            other => other,
         }
     }
 
@@ -134,21 +167,31 @@ impl Plan {
         self.batch_plans.windows(2).position(nearer).unwrap_or(self.batch_plans.len() - 1)
     }
 
+    /// Layer `layer` got a gate, or has none.
     pub(crate) fn gate_changed(&mut self, layer: usize, has_gate: bool) {
-        for batch_plan in &mut self.batch_plans {
-            let strategy = &mut batch_plan.layers[layer].strategy;
+        for plan in self.of_layer(layer) {
             if has_gate {
-                *strategy = Strategy::Gate;
-            } else if *strategy == Strategy::Gate {
-                *strategy = Strategy::Dense;
+                plan.strategy = Strategy::Gate;
+            } else if plan.strategy == Strategy::Gate {
+                plan.strategy = Strategy::Dense;
             }
         }
     }
 
-    pub(crate) fn set_precision(&mut self, layer: usize, precision: Precision) {
-        for batch_plan in &mut self.batch_plans {
-            batch_plan.layers[layer].precision = precision;
+    /// Layer `layer` got factors, which run by this strategy, or has none.
+    pub(crate) fn factors_changed(&mut self, layer: usize, strategy: Option<Strategy>) {
+        for plan in self.of_layer(layer) {
+            if let Some(strategy) = strategy {
+                plan.strategy = strategy;
+            } else if let Strategy::Factor { .. } = plan.strategy {
+                plan.strategy = Strategy::Dense;
+            }
         }
+    }
+
+    /// The plans of a layer, one per batch size.
+    pub(crate) fn of_layer(&mut self, layer: usize) -> impl Iterator<Item = &mut LayerPlan> {
+        self.batch_plans.iter_mut().map(move |batch_plan| &mut batch_plan.layers[layer])
     }
 }
 
@@ -177,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_that_gets_or_loses_a_gate_changes_its_strategy() {
+    fn a_layer_that_gets_or_loses_a_gate_or_factors_changes_its_strategy() {
         let mut plan = plan(&[1, 8]);
         let strategies = |plan: &Plan| {
             let batch_plans = plan.batch_plans().iter();
@@ -189,7 +232,16 @@ mod tests {
         assert_eq!(strategies(&plan), [Strategy::Gate; 2]);
         plan.gate_changed(1, false);
         assert_eq!(strategies(&plan), [Strategy::Dense; 2]);
-        plan.set_precision(0, Precision::Int8);
+        plan.factors_changed(1, None);
+        assert_eq!(strategies(&plan), [Strategy::Dense; 2], "it had none");
+        let factor = Strategy::Factor { skip: false, gate: true };
+        plan.factors_changed(1, Some(factor));
+        assert_eq!(strategies(&plan), [factor; 2]);
+        plan.gate_changed(1, false);
+        assert_eq!(strategies(&plan), [factor; 2], "it has no gate of its own");
+        plan.factors_changed(1, None);
+        assert_eq!(strategies(&plan), [Strategy::Dense; 2]);
+        plan.of_layer(0).for_each(|plan| plan.precision = Precision::Int8);
         for batch_plan in plan.batch_plans() {
             assert_eq!(batch_plan.layers[0].precision, Precision::Int8);
             assert_eq!(batch_plan.layers[1].precision, Precision::F32);
@@ -201,6 +253,9 @@ mod tests {
     fn names_are_read_back() {
         for strategy in Strategy::ALL {
             assert_eq!(Strategy::by_name(strategy.name()), Some(strategy));
+            let without_skip = strategy.without_skip();
+            assert!(!without_skip.name().contains("skip"));
+            assert_eq!(without_skip.is_exact(), strategy.is_exact());
         }
         for precision in Precision::ALL {
             assert_eq!(Precision::by_name(precision.name()), Some(precision));

@@ -102,13 +102,16 @@ fn the_core_has_its_own_words() {
          squared_relu, got the last layer",
     );
     words(
-        Error::Rank { layer: 0, max: 3, got: 4 },
+        Error::Rank { layer: 0, part: "gate", max: 3, got: 4 },
         "layer 0: rank of the gate must be from 1 to 3, got 4",
     );
     for (missing, text) in [
         (Missing::Gate, "a gate"),
         (Missing::Quantization, "a quantization"),
         (Missing::GateRange, "a gate with a range"),
+        (Missing::Factors, "factors"),
+        (Missing::NestedGate, "factors with a gate"),
+        (Missing::FactorsQuantization, "factors with a quantization"),
     ] {
         let expected = format!("the plan of layer 2 needs {text}, which the layer does not have");
         words(Error::Plan { layer: 2, missing }, &expected);
@@ -135,6 +138,8 @@ fn subjects_have_names() {
         ),
         (Subject::Inputs(0), "the inputs of layer 0"),
         (Subject::Gates, "gates"),
+        (Subject::AllFactors, "factors"),
+        (Subject::Factors { layer: 1, part: "gate.v" }, "gate.v of the factors of layer 1"),
         (Subject::Quantizations, "quantizations"),
         (Subject::QuantizationScale(0), "the scale of the quantization of layer 0"),
         (Subject::InputScale, "the scale of the input map"),

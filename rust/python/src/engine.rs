@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lrgate::{
-    Activation, BatchPlan, Error, Gate, InputMap, Layer, LayerCounts, LayerPlan, Network,
-    PhaseProfile, Plan, Precision, Quantization, Strategy, Weights, memory,
+    Activation, BatchPlan, Error, Factor, Factors, Gate, InputMap, Layer, LayerCounts, LayerPlan,
+    NestedGate, Network, PhaseProfile, Plan, Precision, Quantization, Strategy, Weights, memory,
 };
 use numpy::ndarray::{ArrayView1, ArrayView2};
 use numpy::{
@@ -37,6 +37,13 @@ type GateArgs<'py> = (
     Option<PyReadonlyArray2<'py, f32>>,
 );
 type QuantizationArgs<'py> = (PyReadonlyArray1<'py, f32>, PyReadonlyArray1<'py, f32>);
+type FactorsArgs<'py> = (
+    PyReadonlyArray2<'py, f32>,
+    PyReadonlyArray2<'py, f32>,
+    PyReadonlyArray1<'py, f32>,
+    Option<QuantizationArgs<'py>>,
+    Option<(PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>)>,
+);
 type BatchPlanArgs = (usize, Vec<String>, Vec<String>);
 
 /// A network with its weights and its plan. It is immutable; methods return new engines.
@@ -90,21 +97,40 @@ impl Engine {
         Ok(Engine { network })
     }
 
+    /// The same network with factors (u (in, rank), v (rank, out), bias (out,), quantization or
+    /// None, gate (v (k, out), bias (out,)) or None) or None per layer. A quantization is (scale,
+    /// offset) of the sums `x u`.
+    fn with_factors(
+        &self,
+        py: Python<'_>,
+        factors: Vec<Option<FactorsArgs<'_>>>,
+    ) -> PyResult<Self> {
+        let of = |(u, v, bias, sums, gate): FactorsArgs<'_>| {
+            let (u, v, rank) = (to_vec(u.as_array()), to_vec(v.as_array()), u.as_array().ncols());
+            let mut factors = Factors::new(u, v, bias.as_array().to_vec(), rank);
+            if let Some(sums) = sums {
+                factors = factors.with_quantization(quantization(sums));
+            }
+            if let Some((v, bias)) = gate {
+                let (rank, bias) = (v.as_array().nrows(), bias.as_array().to_vec());
+                factors = factors.with_gate(NestedGate::new(to_vec(v.as_array()), bias, rank));
+            }
+            factors
+        };
+        let factors = factors.into_iter().map(|layer| layer.map(of));
+        let factors = guarded(|| Ok(factors.collect::<Vec<_>>()))?;
+        Ok(Engine { network: without_gil(py, || self.network.with_factors(factors))? })
+    }
+
     /// The same network with int8 forms: (scale, offset) of a layer's inputs, or None, per layer.
     fn with_quantization(
         &self,
         py: Python<'_>,
         layers: Vec<Option<QuantizationArgs<'_>>>,
     ) -> PyResult<Self> {
-        let of = |(scale, offset): QuantizationArgs<'_>| {
-            let values = |array: PyReadonlyArray1<'_, f32>| {
-                memory::collected(array.as_array().iter().copied())
-            };
-            Quantization::new(values(scale), values(offset))
-        };
-        let layers = layers.into_iter().map(|layer| layer.map(of));
-        let quantization = guarded(|| Ok(layers.collect::<Vec<_>>()))?;
-        let network = without_gil(py, || self.network.with_quantization(quantization))?;
+        let layers = layers.into_iter().map(|layer| layer.map(quantization));
+        let layers = guarded(|| Ok(layers.collect::<Vec<_>>()))?;
+        let network = without_gil(py, || self.network.with_quantization(layers))?;
         Ok(Engine { network })
     }
 
@@ -248,6 +274,7 @@ impl Engine {
         let phase = |phase: PhaseProfile| {
             let dict = PyDict::new(py);
             dict.set_item("layer", phase.layer)?;
+            dict.set_item("factor", phase.factor.map(Factor::name))?;
             dict.set_item("phase", phase.phase.name())?;
             dict.set_item("precision", phase.precision.name())?;
             dict.set_item("seconds_per_row", phase.seconds)?;
@@ -433,6 +460,12 @@ fn units((layer, kept): (usize, &KeptUnits<'_>)) -> PyResult<Option<Vec<u32>>> {
         u32::try_from(*i).map_err(|_| PyValueError::new_err(message()))
     };
     kept.as_array().iter().map(unit).collect::<PyResult<_>>().map(Some)
+}
+
+fn quantization((scale, offset): QuantizationArgs<'_>) -> Quantization {
+    let values =
+        |array: PyReadonlyArray1<'_, f32>| memory::collected(array.as_array().iter().copied());
+    Quantization::new(values(scale), values(offset))
 }
 
 fn to_vec(matrix: ArrayView2<'_, f32>) -> Vec<f32> {

@@ -48,6 +48,13 @@ pub(crate) fn message(error: &Error) -> String {
                 Missing::GateRange => {
                     "no gate in int8, since the layer's gate has no range, got 'gate'"
                 }
+                Missing::Factors => "'dense' or 'skip', since the layer has no factors",
+                Missing::NestedGate => {
+                    "'factor' or 'skip-factor', since the layer's factors have no gate"
+                }
+                Missing::FactorsQuantization => {
+                    "'f32' for factors, since those of the layer have no quantization, got 'int8'"
+                }
             };
             format!("strategies[{layer}]: {message}")
         }
@@ -72,6 +79,8 @@ fn name(subject: Subject) -> String {
         }
         Subject::Inputs(layer) => format!("inputs of layers[{layer}]"),
         Subject::Gate { layer, part } => format!("gates[{layer}].{part}"),
+        Subject::AllFactors => "factors".to_owned(),
+        Subject::Factors { layer, part } => format!("factors[{layer}].{part}"),
         Subject::Quantizations => "quantization".to_owned(),
         Subject::QuantizationScale(layer) => format!("quantization[{layer}].scale"),
         Subject::QuantizationOffset(layer) => format!("quantization[{layer}].offset"),

@@ -3,7 +3,7 @@
 use crate::path::{Unwatched, Watch};
 use crate::signal::{DenseRows, Signal};
 
-/// Is notified of every layer of a pass. [`Unwatched`] does nothing and costs nothing.
+/// Is notified of every layer of a program in a pass. [`Unwatched`] does nothing and costs nothing.
 pub(crate) trait Observer: Watch {
     /// Layer `_layer` is about to run on `_input`.
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! Programs: the plan for one batch size, compiled once.
 //!
 //! For each layer a program holds the product that computes it and the steps that turn its outputs
-//! into the next layer's input. Only two decisions are left to a pass, because they depend on its
+//! into the next layer's input. A layer that is computed by its factors is two layers here. Only two decisions are left to a pass, because they depend on its
 //! rows: the form of the first layer's input, and whether threads share a layer's units.
 
 use std::sync::Arc;
@@ -63,6 +63,7 @@ pub(crate) struct Program {
     /// Whether rows that are not finite must be marked, because the bytes of a later layer cannot
     /// represent them.
     pub(super) check: bool,
+    /// In the order of computation: two of them for a layer that is computed by its factors.
     pub(crate) layers: Vec<LayerProgram>,
     /// Rows of a full tile.
     pub(crate) tile: usize,
@@ -72,8 +73,31 @@ pub(crate) struct Program {
     pub(super) fallback: Option<Box<Program>>,
 }
 
-/// The compiled plan of one layer.
+/// One of a layer's two factors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Factor {
+    /// The first: inputs by rank.
+    U,
+    /// The second: rank by outputs.
+    V,
+}
+
+impl Factor {
+    /// Name of the factor.
+    pub fn name(self) -> &'static str {
+        match self {
+            Factor::U => "u",
+            Factor::V => "v",
+        }
+    }
+}
+
+/// The compiled plan of one layer, or of a factor of one.
 pub(crate) struct LayerProgram {
+    /// Index of the network's layer.
+    pub(crate) layer: usize,
+    /// The factor, unless it is a whole layer.
+    pub(crate) factor: Option<Factor>,
     pub(crate) path: LayerPath,
     /// Form of the layer's input.
     pub(crate) input: Form,
@@ -146,16 +170,23 @@ impl Program {
                 got: Extent::List(plan.layers.len()),
             });
         }
-        let paths = parts.layers.iter().zip(&plan.layers).enumerate();
-        let paths = paths.map(|(i, (forms, plan))| LayerPath::new(i, *plan, forms));
-        let paths = paths.collect::<Result<Vec<_>>>()?;
+        let mut paths = Vec::new();
+        let mut places = Vec::new();
+        for (i, (forms, plan)) in parts.layers.iter().zip(&plan.layers).enumerate() {
+            let of_layer = LayerPath::of(i, *plan, forms)?;
+            match of_layer.len() {
+                1 => places.push((i, None)),
+                _ => places.extend([(i, Some(Factor::U)), (i, Some(Factor::V))]),
+            }
+            paths.extend(of_layer);
+        }
         let forms = paths.iter().map(|path| match inputs {
             Inputs::AsRead => path.reads(),
             Inputs::WithRows => Form { rows: true, ..path.reads() },
         });
         let forms: Vec<Form> = forms.collect();
-        let int8 = |i: usize| parts.layers.get(i).and_then(|forms| forms.int8.clone());
-        let read = Read::new(parts.isa, parts.map_on_read, &paths[0], forms[0], int8(0));
+        let int8: Vec<_> = paths.iter().map(|path| path.quantized().cloned()).collect();
+        let read = Read::new(parts.isa, parts.map_on_read, &paths[0], forms[0], int8[0].clone());
         let some_bytes = forms.iter().any(|form| form.is_bytes());
         let all_bytes = forms.iter().all(|form| form.is_bytes());
         let weights = paths.iter().map(|path| path.layer().inputs() * path.layer().outputs()).sum();
@@ -167,7 +198,8 @@ impl Program {
             TILE
         };
         let layer = |(i, path): (usize, LayerPath)| {
-            LayerProgram::new(path, forms[i], forms.get(i + 1).copied(), int8(i + 1))
+            let next = forms.get(i + 1).copied();
+            LayerProgram::new(places[i], path, forms[i], next, int8.get(i + 1).cloned().flatten())
         };
         let layers = paths.into_iter().enumerate().map(layer).collect();
         let fallback = if some_bytes {
@@ -194,18 +226,23 @@ impl Program {
         self.layers.iter().zip(first.chain(others))
     }
 
+    /// Number of the network's layers.
+    pub(crate) fn network_layers(&self) -> usize {
+        self.layers[self.layers.len() - 1].layer + 1
+    }
+
     /// Width of an output row.
     pub(crate) fn outputs(&self) -> usize {
         self.layers[self.layers.len() - 1].outputs
     }
 }
 
-/// The plan for rows that are out of range: f32 and without gates, so that it marks no row.
+/// The plan for rows that are out of range: f32 and exact, so that it marks no row.
 fn fallback(plan: &BatchPlan) -> BatchPlan {
     let mut plan = plan.clone();
     for layer in &mut plan.layers {
         layer.precision = Precision::F32;
-        if layer.strategy == Strategy::Gate {
+        if !layer.strategy.is_exact() {
             // Skip reads fewer weights where inputs are zero, and otherwise as many as dense.
             layer.strategy = Strategy::Skip;
         }
@@ -215,6 +252,7 @@ fn fallback(plan: &BatchPlan) -> BatchPlan {
 
 impl LayerProgram {
     fn new(
+        (layer, factor): (usize, Option<Factor>),
         path: LayerPath,
         input: Form,
         next: Option<Form>,
@@ -227,7 +265,7 @@ impl LayerProgram {
         // Lists must be in ascending order, so threads that share units write only rows.
         let lists = next.is_some_and(|next| next.lists && !next.is_bytes());
         let shared = lists.then(|| Ops::new(&path, activation, next, next_int8, true));
-        LayerProgram { path, input, next, inputs, outputs, alone, shared }
+        LayerProgram { layer, factor, path, input, next, inputs, outputs, alone, shared }
     }
 
     /// Number of weights.

@@ -1,11 +1,11 @@
 //! Captures the inputs of layers as the engine computes them.
 
 use crate::error::Result;
-use crate::exec::{self, Inputs, Observer};
+use crate::exec::{self, Factor, Inputs, LayerProgram, Observer, Program};
 use crate::memory;
-use crate::model::Layer;
+use crate::model::{InputMap, Layer};
 use crate::network::Network;
-use crate::path::Watch;
+use crate::path::{LayerPath, Path, Watch};
 use crate::rows::Rows;
 use crate::signal::{Parts, Signal};
 
@@ -46,9 +46,9 @@ impl Network {
         let inputs = self.layers().enumerate().map(width);
         let inputs =
             inputs.map(|width| memory::with_capacity(rows.rows.saturating_mul(width))).collect();
-        let mut capture = Capture { network: self, first, inputs };
         let batch_plan = self.plan().for_rows(rows.rows);
         let program = self.compiled(batch_plan, Inputs::WithRows)?;
+        let mut capture = Capture { network: self, program: &program, first, inputs };
         exec::observe(&program, rows, &mut capture)?;
         Ok(capture.inputs)
     }
@@ -67,6 +67,7 @@ impl Network {
 /// Stores every layer's input.
 struct Capture<'a> {
     network: &'a Network,
+    program: &'a Program,
     /// The first layer whose input is stored.
     first: usize,
     inputs: Vec<Vec<f32>>,
@@ -75,17 +76,24 @@ struct Capture<'a> {
 impl Watch for Capture<'_> {}
 
 impl Observer for Capture<'_> {
-    fn before(&mut self, layer: usize, input: Signal<'_>) {
-        if layer >= self.first {
-            self.network.append_dense(&mut self.inputs[layer], layer, input);
+    fn before(&mut self, at: usize, input: Signal<'_>) {
+        let LayerProgram { layer, factor, path, .. } = &self.program.layers[at];
+        if *layer >= self.first && *factor != Some(Factor::V) {
+            self.network.append_dense(&mut self.inputs[*layer], at, path, input);
         }
     }
 }
 
 impl Network {
-    /// Appends the rows of layer `layer`'s input to `out` as dense f32: lists are expanded if there
-    /// are no dense rows, and bytes are dequantised.
-    pub(super) fn append_dense(&self, out: &mut Vec<f32>, layer: usize, input: Signal<'_>) {
+    /// Appends the rows of the input of layer `at` of a program to `out` as dense f32: lists are
+    /// expanded if there are no dense rows, and bytes are dequantised.
+    pub(super) fn append_dense(
+        &self,
+        out: &mut Vec<f32>,
+        at: usize,
+        path: &LayerPath,
+        input: Signal<'_>,
+    ) {
         for r in 0..input.len() {
             match input {
                 Signal::Floats(Parts::Rows(rows) | Parts::Both(rows, _)) => {
@@ -101,21 +109,21 @@ impl Network {
                 }
                 Signal::Bytes(parts) => {
                     let Some(rows) = parts.rows() else { unreachable!("rows were asked for") };
-                    self.append_bytes(out, layer, rows.row(r));
+                    let map = self.map_on_read.as_deref().filter(|_| at == 0);
+                    append_bytes(out, path, map, rows.row(r));
                 }
             }
         }
     }
+}
 
-    fn append_bytes(&self, out: &mut Vec<f32>, layer: usize, row: &[u32]) {
-        let Some(quantization) = self.quantization(layer) else { return };
-        // Bytes represent raw inputs. If the map is not folded, f32 layers read mapped inputs.
-        let map = self.map_on_read.as_ref().filter(|_| layer == 0);
-        let columns = self.layers[layer].layer.layer().inputs();
-        let bytes = row.iter().flat_map(|word| word.to_ne_bytes()).take(columns);
-        out.extend(bytes.enumerate().map(|(i, byte)| {
-            let x = (f32::from(byte) - quantization.offset(i)) * quantization.scale(i);
-            map.map_or(x, |map| x * map.scale(i) + map.shift(i))
-        }));
-    }
+/// Appends a row of bytes as f32. Bytes represent raw inputs; if the input map is not folded, f32
+/// layers read mapped inputs.
+fn append_bytes(out: &mut Vec<f32>, path: &LayerPath, map: Option<&InputMap>, row: &[u32]) {
+    let Some(int8) = path.quantized() else { return };
+    let bytes = row.iter().flat_map(|word| word.to_ne_bytes()).take(path.layer().inputs());
+    out.extend(bytes.enumerate().map(|(i, byte)| {
+        let x = (f32::from(byte) - int8.input.offset(i)) * int8.input.scale(i);
+        map.map_or(x, |map| x * map.scale(i) + map.shift(i))
+    }));
 }

@@ -44,7 +44,7 @@ pub(super) fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// Median seconds per row of each layer, over passes repeated for `time`.
+/// Median seconds per row of each of the network's layers, over passes repeated for `time`.
 pub(super) fn time_layers(
     program: &Program,
     rows: Rows<'_>,
@@ -53,21 +53,23 @@ pub(super) fn time_layers(
     least_passes: usize,
 ) -> Result<Vec<f64>> {
     let overhead = clock_overhead();
-    let layers = program.layers.len();
+    let layers = program.network_layers();
     let mut passes: Vec<Vec<f64>> = vec![Vec::new(); layers];
     let begin = Instant::now();
     // The first pass is a warm-up.
     for pass in 0.. {
         let mut tiles = 0;
-        let mut clock = Clock { start: begin, nanoseconds: vec![0.0; layers] };
+        let mut clock = Clock { start: begin, nanoseconds: vec![0.0; program.layers.len()] };
+        let mut of_layers = vec![0.0; layers];
         for rows in rows.batches(batch) {
             tiles += rows.rows.div_ceil(program.tile);
             exec::observe(program, rows, &mut clock)?;
         }
         if pass > 0 {
-            for (times, t) in passes.iter_mut().zip(&clock.nanoseconds) {
-                times.push((t - tiles as f64 * overhead).max(0.0));
+            for (layer, t) in program.layers.iter().zip(&clock.nanoseconds) {
+                of_layers[layer.layer] += (t - tiles as f64 * overhead).max(0.0);
             }
+            passes.iter_mut().zip(of_layers).for_each(|(times, t)| times.push(t));
         }
         if pass >= least_passes && begin.elapsed() > time {
             break;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::clock::time_layers;
 use super::sample::check_sample;
 use crate::error::{Result, Subject};
-use crate::exec::{self, Inputs, Observer, Program};
+use crate::exec::{self, Inputs, LayerProgram, Observer, Program};
 use crate::kernels::epilogue::to_byte;
 use crate::memory;
 use crate::network::Network;
-use crate::path::{Context, GateScratch, LayerPath, Path, Unwatched, Watch};
+use crate::path::{Context, GateScratch, Path, Unwatched, Watch};
 use crate::plan::{LayerPlan, Precision, Strategy};
 use crate::rows::Rows;
 use crate::signal::{DenseRows, DenseRowsMut, Parts, Signal};
@@ -23,11 +23,11 @@ pub struct LayerCounts {
     pub outputs: u64,
     /// Units computed.
     pub computed: u64,
-    /// Gated layers: units whose dense output is not zero.
+    /// Gated layers: units whose output without the gate is not zero.
     pub active: u64,
     /// Gated layers: those of the active units that were computed.
     pub kept: u64,
-    /// Gated layers: sum of the squared dense outputs.
+    /// Gated layers: sum of the squared outputs without the gate.
     pub energy: f64,
     /// Gated layers: sum of the squared outputs that were dropped.
     pub lost: f64,
@@ -40,7 +40,7 @@ pub struct LayerProfile {
     pub strategy: Strategy,
     /// The number format.
     pub precision: Precision,
-    /// Rank of the gate, if the gate was used.
+    /// Rank of the gate or the factors, if they were used.
     pub rank: Option<usize>,
     /// Share of inputs that were not zero.
     pub density_in: f64,
@@ -65,6 +65,7 @@ pub struct LayerProfile {
 struct Count<'a> {
     network: &'a Network,
     program: &'a Program,
+    /// Counts of each layer of the program.
     counts: Vec<LayerCounts>,
     /// Input of the running layer, dense.
     input: Vec<f32>,
@@ -80,12 +81,11 @@ impl Count<'_> {
         let mut dense = self.dense_output(layer, output.len());
         // Outputs that the next layer's bytes round to zero are not lost.
         if let Some(next) = self.program.layers.get(layer + 1)
-            && next.input.is_bytes()
-            && let Some(quantization) = self.network.quantization(layer + 1)
+            && let Some(int8) = next.path.quantized()
         {
             for (o, y) in dense.iter_mut().enumerate() {
                 let i = o % next.inputs;
-                let (scale, offset) = (quantization.scale(i), quantization.offset(0));
+                let (scale, offset) = (int8.input.scale(i), int8.input.offset(0));
                 let byte = to_byte(*y * (1.0 / scale) + offset);
                 *y = (f32::from(byte) - offset) * scale;
             }
@@ -105,7 +105,7 @@ impl Count<'_> {
 
     /// The output that layer `layer` would have without its gate.
     fn dense_output(&self, layer: usize, len: usize) -> Vec<f32> {
-        let path = self.network.layers[layer].dense();
+        let path = self.program.layers[layer].path.dense();
         let (inputs, outputs) = (path.layer().inputs(), path.layer().outputs());
         let n = len / outputs;
         let mut dense = memory::filled(0.0, len);
@@ -124,7 +124,7 @@ impl Watch for Count<'_> {}
 impl Observer for Count<'_> {
     fn before(&mut self, layer: usize, input: Signal<'_>) {
         let mut rows = Vec::new();
-        self.network.append_dense(&mut rows, layer, input);
+        self.network.append_dense(&mut rows, layer, &self.program.layers[layer].path, input);
         if layer > 0 {
             self.take_output(layer - 1, &rows);
         }
@@ -159,13 +159,14 @@ impl Network {
         check_sample(Subject::RowCount, rows.rows)?;
         check_sample(Subject::BatchSize, batch)?;
         let (program, plan) = (self.program_for(batch), self.plan().for_rows(batch));
-        let counts = self.count(rows, batch)?;
+        let counts = self.program_counts(rows, batch)?;
         let seconds = time_layers(program, rows, batch, time, 3)?;
-        let measured = plan.layers.iter().zip(&counts).zip(seconds);
-        let layers = program.layers.iter().zip(measured);
-        let profile = layers.map(|(layer, ((plan, counts), seconds))| {
-            layer_profile(&layer.path, *plan, counts, rows.rows, seconds)
-        });
+        let all: Vec<_> = program.layers.iter().zip(counts).collect();
+        let of_layers = all.chunk_by(|(a, _), (b, _)| a.layer == b.layer);
+        let profile = of_layers
+            .zip(&plan.layers)
+            .zip(seconds)
+            .map(|((layers, plan), seconds)| layer_profile(layers, *plan, rows.rows, seconds));
         Ok(profile.collect())
     }
 
@@ -178,8 +179,16 @@ impl Network {
         check_sample(Subject::RowCount, rows.rows)?;
         check_sample(Subject::BatchSize, batch)?;
         self.check_width(rows)?;
+        let counts = self.program_counts(rows, batch)?;
+        let layers = self.program_for(batch).layers.iter();
+        let all: Vec<_> = layers.zip(counts).collect();
+        Ok(all.chunk_by(|(a, _), (b, _)| a.layer == b.layer).map(of_layer).collect())
+    }
+
+    /// The counts of each layer of the program.
+    fn program_counts(&self, rows: Rows<'_>, batch: usize) -> Result<Vec<LayerCounts>> {
         let program = &self.compiled(self.plan().for_rows(batch), Inputs::WithRows)?;
-        let counts = vec![LayerCounts::default(); self.layers.len()];
+        let counts = vec![LayerCounts::default(); program.layers.len()];
         let mut count = Count { network: self, program, counts, input: Vec::new() };
         exec::observe(program, rows, &mut count)?;
         Ok(count.counts)
@@ -198,30 +207,39 @@ impl Network {
     }
 }
 
+/// The counts of a layer, which is one layer of the program or two: its factors.
+fn of_layer(layers: &[(&LayerProgram, LayerCounts)]) -> LayerCounts {
+    let ((_, first), (_, last)) = (&layers[0], &layers[layers.len() - 1]);
+    LayerCounts { inputs: first.inputs, ..*last }
+}
+
 /// A layer's profile from sums over `rows` rows.
 fn layer_profile(
-    path: &LayerPath,
+    layers: &[(&LayerProgram, LayerCounts)],
     plan: LayerPlan,
-    counts: &LayerCounts,
     rows: usize,
     seconds: f64,
 ) -> LayerProfile {
-    let (layer, rank) = (path.layer(), path.rank());
-    let (n, d, h) = (rows as f64, layer.inputs() as f64, layer.outputs() as f64);
-    let density_in = counts.inputs as f64 / (n * d);
-    let computed_share = counts.computed as f64 / (n * h);
+    let (counts, n) = (of_layer(layers), rows as f64);
+    let (first, last) = (&layers[0].0, &layers[layers.len() - 1].0);
+    let (d, h) = (first.inputs as f64, last.outputs as f64);
+    let gate = last.path.rank();
     let ratio = |part: f64, whole: f64, empty| if whole > 0.0 { part / whole } else { empty };
+    let multiply_adds = layers.iter().map(|(layer, counts)| {
+        let density = counts.inputs as f64 / (n * layer.inputs as f64);
+        layer.path.multiply_adds(density, counts.computed as f64 / (n * layer.outputs as f64))
+    });
     LayerProfile {
         strategy: plan.strategy,
         precision: plan.precision,
-        rank,
-        density_in,
+        rank: if first.factor.is_some() { Some(first.outputs) } else { gate },
+        density_in: counts.inputs as f64 / (n * d),
         density_out: counts.outputs as f64 / (n * h),
-        computed_share,
-        recall: rank.map(|_| ratio(counts.kept as f64, counts.active as f64, 1.0)),
-        lost_energy: rank.map(|_| ratio(counts.lost, counts.energy, 0.0)),
+        computed_share: counts.computed as f64 / (n * h),
+        recall: gate.map(|_| ratio(counts.kept as f64, counts.active as f64, 1.0)),
+        lost_energy: gate.map(|_| ratio(counts.lost, counts.energy, 0.0)),
         seconds,
-        multiply_adds: path.multiply_adds(density_in, computed_share),
+        multiply_adds: multiply_adds.sum(),
         dense_multiply_adds: d * h,
     }
 }

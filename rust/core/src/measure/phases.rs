@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::clock::{clock_overhead, median};
 use super::sample::check_sample;
 use crate::error::{Result, Subject};
-use crate::exec::{self, LayerProgram, Observer, Place, Program};
+use crate::exec::{self, Factor, LayerProgram, Observer, Place, Program};
 use crate::interrupt;
 use crate::network::Network;
 use crate::path::{Context, GateScratch, LayerPath, Path, Phase, Seen, Unwatched, Watch, Work};
@@ -31,6 +31,8 @@ use crate::simd::Isa;
 pub struct PhaseProfile {
     /// Index of the layer.
     pub layer: usize,
+    /// The factor of the layer, if it is computed by its factors.
+    pub factor: Option<Factor>,
     /// The part of the work.
     pub phase: Phase,
     /// The numbers that are multiplied, if there are products.
@@ -48,7 +50,7 @@ pub struct PhaseProfile {
 /// The phases of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Phases {
-    /// The phases that run, layer by layer.
+    /// The phases that run, layer by layer, and factor by factor.
     pub phases: Vec<PhaseProfile>,
     /// Median seconds per row of whole calls of [`Network::forward`], on one thread.
     pub seconds: f64,
@@ -345,14 +347,15 @@ impl Network {
         }
         let n = rows.rows as f64;
         let mut phases = Vec::new();
-        for (layer, (work, times)) in work.iter().zip(&times).enumerate() {
+        for (layer, (work, times)) in program.layers.iter().zip(work.iter().zip(&times)) {
             for (at, phase) in Phase::ALL.into_iter().enumerate() {
                 let Work { weight_bytes, row_bytes, operations } = work[at];
                 if weight_bytes + row_bytes + operations > 0.0 {
                     phases.push(PhaseProfile {
-                        layer,
+                        layer: layer.layer,
+                        factor: layer.factor,
                         phase,
-                        precision: multiplied(&program.layers[layer].path, phase),
+                        precision: multiplied(&layer.path, phase),
                         seconds: times[at],
                         weight_bytes: weight_bytes / n,
                         row_bytes: row_bytes / n,
@@ -364,7 +367,7 @@ impl Network {
         Ok(Phases { phases, seconds, weight_bytes })
     }
 
-    /// Median seconds per row of each layer's phases, and of whole calls; the two are interleaved.
+    /// Median seconds per row of the phases of each layer of the program, and of whole calls; the two are interleaved.
     fn phase_seconds(
         &self,
         program: &Program,
@@ -372,7 +375,7 @@ impl Network {
         batch: usize,
         time: Duration,
     ) -> Result<(Vec<[f64; COUNT]>, f64)> {
-        let (overhead, layers) = (clock_overhead(), self.layers.len());
+        let (overhead, layers) = (clock_overhead(), program.layers.len());
         let outputs = self.output_size();
         let mut out = vec![0.0; batch.min(rows.rows) * outputs];
         let mut phases: Vec<[Vec<f64>; COUNT]> = vec![Default::default(); layers];

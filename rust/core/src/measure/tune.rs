@@ -18,13 +18,13 @@ const LARGEST_BATCH: usize = 1 << 20;
 
 impl Network {
     /// Measures the fastest strategy for each layer and batch size on this machine and these rows,
-    /// and returns the network with that plan. A gate is used if its layer has one and it is
-    /// faster. Each batch size takes about `time`; calls use `threads` threads.
+    /// and returns the network with that plan. A gate or factors are used if the layer has them and
+    /// they are faster. Each batch size takes about `time`; calls use `threads` threads.
     ///
     /// Layer times under each uniform plan propose a mix. Whole passes then decide between the mix,
     /// its neighbours that differ in one layer, and dense, in interleaved measurements. If nothing
-    /// is faster than dense, the plan is dense. A gate is not exact, so it must be at least 2 %
-    /// faster than the alternative without it.
+    /// is faster than dense, the plan is dense. Gates and factors are not exact, so a plan with more
+    /// of them must be at least 2 % faster than one with fewer.
     ///
     /// # Errors
     /// Rows of another width than the network's, no rows, 0 threads, or batch sizes that
@@ -51,19 +51,19 @@ impl Network {
             });
         }
         for batch_plan in &mut batch_plans {
-            let gates =
-                (0..self.layers.len()).map(|i| self.can_gate(i, batch_plan.layers[i])).collect();
+            let layers = batch_plan.layers.iter().enumerate();
+            let options = layers.map(|(i, plan)| self.options(i, *plan, |_| true)).collect();
             let sample = Sample::new(self, rows, batch_plan.rows, time, threads)?;
             let precisions = precisions(&batch_plan.layers);
-            let tuning = Tuning { network: self, sample: sample.view(), gates, precisions };
+            let tuning = Tuning { network: self, sample: sample.view(), options, precisions };
             batch_plan.layers = tuning.careful()?;
         }
         self.with_plan(Plan::new(batch_plans)?)
     }
 
     /// Measures the plan's batch sizes again, within about `time` in total, for a plan that was
-    /// made on another machine. A gate that no batch size uses stays off. A batch size that cannot
-    /// be measured within its share of the time keeps its plan.
+    /// made on another machine. Gates and factors that no batch size uses stay off. A batch size
+    /// that cannot be measured within its share of the time keeps its plan.
     ///
     /// # Errors
     /// Rows of another width than the network's, or no rows.
@@ -71,13 +71,10 @@ impl Network {
         self.check_width(rows)?;
         check_sample(Subject::RowCount, rows.rows)?;
         let mut batch_plans = self.plan().batch_plans().to_vec();
-        let used = |i: usize| {
-            self.plan()
-                .batch_plans()
-                .iter()
-                .any(|batch_plan| batch_plan.layers[i].strategy == Strategy::Gate)
+        let used = |i: usize, strategy: Strategy| {
+            let of_layer = self.plan().batch_plans().iter().map(|plan| plan.layers[i].strategy);
+            of_layer.map(Strategy::without_skip).any(|used| used == strategy.without_skip())
         };
-        let gates: Vec<_> = (0..self.layers.len()).map(used).collect();
         let share = time / batch_plans.len() as u32;
         let begin = Instant::now();
         for batch_plan in &mut batch_plans {
@@ -87,9 +84,9 @@ impl Network {
             let batch = batch_plan.rows.min(TILE);
             let sample = Sample::new(self, rows, batch, share, 1)?;
             let precisions = precisions(&batch_plan.layers);
-            let can = |(i, used): (usize, &bool)| *used && self.can_gate(i, batch_plan.layers[i]);
-            let gates = gates.iter().enumerate().map(can).collect();
-            let tuning = Tuning { network: self, sample: sample.view(), gates, precisions };
+            let layers = batch_plan.layers.iter().enumerate();
+            let options = layers.map(|(i, plan)| self.options(i, *plan, |s| used(i, s))).collect();
+            let tuning = Tuning { network: self, sample: sample.view(), options, precisions };
             if let Some(layers) = tuning.quick(&batch_plan.layers)? {
                 batch_plan.layers = layers;
             }
@@ -97,9 +94,18 @@ impl Network {
         self.with_plan(Plan::new(batch_plans)?)
     }
 
-    /// Whether layer `i` can run a gate in the precision of `plan`.
-    fn can_gate(&self, i: usize, plan: LayerPlan) -> bool {
-        self.layers[i].can(LayerPlan { strategy: Strategy::Gate, ..plan })
+    /// The strategies that layer `i` can run in the precision of `plan`: those that are exact, and
+    /// the others that are `allowed`.
+    fn options(
+        &self,
+        i: usize,
+        plan: LayerPlan,
+        allowed: impl Fn(Strategy) -> bool,
+    ) -> Vec<Strategy> {
+        let can =
+            |strategy: &Strategy| self.layers[i].can(LayerPlan { strategy: *strategy, ..plan });
+        let tried = |strategy: &Strategy| strategy.is_exact() || allowed(*strategy);
+        Strategy::ALL.into_iter().filter(|strategy| tried(strategy) && can(strategy)).collect()
     }
 
     /// A lower estimate of the time per row if every layer is dense.
@@ -158,8 +164,8 @@ impl<'a> Sample<'a> {
 struct Tuning<'a> {
     network: &'a Network,
     sample: SampleView<'a>,
-    /// Whether a layer's gate may be used.
-    gates: Vec<bool>,
+    /// The strategies of each layer to choose from.
+    options: Vec<Vec<Strategy>>,
     /// The precision of each layer, which does not change.
     precisions: Vec<Precision>,
 }
@@ -173,9 +179,9 @@ impl Tuning<'_> {
             candidates.push(mix.clone());
         }
         for i in 0..mix.len() {
-            for strategy in self.options(i).filter(|s| *s != mix[i]) {
+            for strategy in self.options[i].iter().filter(|s| **s != mix[i]) {
                 let mut neighbour = mix.clone();
-                neighbour[i] = strategy;
+                neighbour[i] = *strategy;
                 candidates.push(neighbour);
             }
         }
@@ -215,8 +221,8 @@ impl Tuning<'_> {
         }
         let left = self.sample.time.saturating_sub(begin.elapsed());
         let sample = SampleView { time: left, ..self.sample };
-        let (gates, precisions) = (self.gates.clone(), self.precisions.clone());
-        let tuning = Tuning { network: self.network, sample, gates, precisions };
+        let (options, precisions) = (self.options.clone(), self.precisions.clone());
+        let tuning = Tuning { network: self.network, sample, options, precisions };
         let times = tuning.call_seconds(&candidates, 1)?;
         Ok(Some(self.layer_plans(&candidates[fastest(&candidates, &times)])))
     }
@@ -232,11 +238,6 @@ impl Tuning<'_> {
         self.network.with_plan(Plan::new(vec![batch_plan])?)
     }
 
-    fn options(&self, i: usize) -> impl Iterator<Item = Strategy> {
-        let gate = self.gates[i].then_some(Strategy::Gate);
-        [Some(Strategy::Dense), Some(Strategy::Skip), gate].into_iter().flatten()
-    }
-
     /// The fastest strategy of each layer, from passes under each uniform plan.
     fn mix(&self, time: Duration, passes: usize) -> Result<Vec<Strategy>> {
         let SampleView { rows, batch, .. } = self.sample;
@@ -244,8 +245,13 @@ impl Tuning<'_> {
             rows.slice(0, rows.rows.min(batch.max(if passes > 1 { 64 } else { QUICK_ROWS })));
         let mut best = vec![(f64::INFINITY, Strategy::Dense); self.network.layers.len()];
         for strategy in Strategy::ALL {
-            let fallback = |i| self.options(i).find(|s| *s == strategy).unwrap_or(Strategy::Skip);
-            let strategies: Vec<_> = (0..best.len()).map(fallback).collect();
+            if !self.options.iter().any(|options| options.contains(&strategy)) {
+                continue;
+            }
+            let or_skip = |options: &Vec<Strategy>| {
+                if options.contains(&strategy) { strategy } else { Strategy::Skip }
+            };
+            let strategies: Vec<_> = self.options.iter().map(or_skip).collect();
             let network = self.under(&strategies)?;
             let seconds = time_layers(network.program_for(1), rows, batch, time, passes)?;
             for ((best, seconds), strategy) in best.iter_mut().zip(seconds).zip(strategies) {
@@ -302,18 +308,18 @@ fn turn(batch: usize) -> usize {
 /// Least number of rows in a quick measurement of layers.
 const QUICK_ROWS: usize = 16;
 
-/// The fastest candidate, or one with fewer gates that is nearly as fast.
+/// The fastest candidate, or one with fewer inexact layers that is nearly as fast.
 fn fastest(candidates: &[Vec<Strategy>], times: &[f64]) -> usize {
-    let gates = |i: usize| candidates[i].iter().filter(|s| **s == Strategy::Gate).count();
+    let inexact = |i: usize| candidates[i].iter().filter(|s| !s.is_exact()).count();
     let least = times.iter().copied().fold(f64::INFINITY, f64::min);
     (0..times.len())
-        .filter(|i| times[*i] <= least * GATE_MUST_GAIN)
-        .min_by(|a, b| gates(*a).cmp(&gates(*b)).then(times[*a].total_cmp(&times[*b])))
+        .filter(|i| times[*i] <= least * INEXACT_MUST_GAIN)
+        .min_by(|a, b| inexact(*a).cmp(&inexact(*b)).then(times[*a].total_cmp(&times[*b])))
         .unwrap_or(0)
 }
 
 /// An inexact candidate must be faster than an exact one by this factor.
-const GATE_MUST_GAIN: f64 = 1.02;
+const INEXACT_MUST_GAIN: f64 = 1.02;
 
 fn precisions(layers: &[LayerPlan]) -> Vec<Precision> {
     layers.iter().map(|layer| layer.precision).collect()

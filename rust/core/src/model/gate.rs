@@ -64,7 +64,7 @@ impl Gate {
         let (inputs, outputs, rank) = (of.inputs(), of.outputs(), self.rank);
         let max = inputs.min(outputs);
         if rank == 0 || rank > max {
-            return Err(Error::Rank { layer, max, got: rank });
+            return Err(Error::Rank { layer, part: "gate", max, got: rank });
         }
         let factors = [("u", &self.u, inputs, rank), ("v", &self.v, rank, outputs)];
         for (part, values, rows, columns) in factors {

@@ -1,16 +1,18 @@
-//! The model as data: activations, layers, gates, quantisations and the map from raw inputs.
+//! The model as data: activations, layers, gates, factors, quantisations and the map from raw inputs.
 //!
 //! Nothing here depends on kernels, instruction sets or layouts of weights. Each type has its own
 //! checks, which run once when a network is made from it, so that the engine needs none.
 
 mod activation;
 mod check;
+mod factors;
 mod gate;
 mod input_map;
 mod layer;
 mod quantization;
 
 pub use activation::Activation;
+pub use factors::{Factors, NestedGate};
 pub use gate::Gate;
 pub use input_map::InputMap;
 pub use layer::{Layer, Weights};

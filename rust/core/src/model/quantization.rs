@@ -53,12 +53,20 @@ impl Quantization {
                 got: inputs.to_string(),
             });
         }
-        let (scale, offset) =
-            (Subject::QuantizationScale(layer), Subject::QuantizationOffset(layer));
+        let subjects = (Subject::QuantizationScale(layer), Subject::QuantizationOffset(layer));
         // A kernel adds one offset to all outputs of a layer.
-        for (subject, values, each) in
-            [(scale, &self.scale, true), (offset, &self.offset, layer == 0)]
-        {
+        self.check_values(subjects, inputs, layer == 0)
+    }
+
+    /// Checks the values and their number for this many inputs. `each` says whether there may be an
+    /// offset for each of them.
+    pub(super) fn check_values(
+        &self,
+        (scale, offset): (Subject, Subject),
+        inputs: usize,
+        each: bool,
+    ) -> Result<()> {
+        for (subject, values, each) in [(scale, &self.scale, true), (offset, &self.offset, each)] {
             if values.len() != 1 && !(each && values.len() == inputs) {
                 let expected = if each { Extent::OneOrList(inputs) } else { Extent::One };
                 return Err(Error::Shape { subject, expected, got: Extent::List(values.len()) });

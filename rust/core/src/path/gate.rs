@@ -52,6 +52,8 @@ pub(crate) trait Estimate<W: Weights>: Send + Sync + 'static {
     fn pack(&self, isa: Isa, in_pairs: bool);
     /// Rank of its factors.
     fn rank(&self) -> usize;
+    /// Number of units that lists of the input are multiplied with; 0 if it reads no lists.
+    fn listed_units(&self) -> usize;
     /// Number of units that are scored.
     fn scored(&self) -> usize;
     /// Whether scores are sums of bytes.
@@ -67,7 +69,11 @@ impl<W: Weights, G: Estimate<W>> Path for Gated<W, G> {
         self.weights.layer()
     }
     fn reads(&self) -> Form {
-        Form::both(W::PRECISION)
+        if self.gate.listed_units() > 0 {
+            Form::both(W::PRECISION)
+        } else {
+            Form::rows(W::PRECISION)
+        }
     }
     fn output(&self) -> Output<'_> {
         self.weights.output()
@@ -105,7 +111,7 @@ impl<W: Weights, G: Estimate<W>> Path for Gated<W, G> {
         true
     }
     fn listed_units(&self) -> usize {
-        self.gate.rank()
+        self.gate.listed_units()
     }
     fn rank(&self) -> Option<usize> {
         Some(self.gate.rank())
@@ -125,9 +131,13 @@ impl<W: Weights, G: Estimate<W>> Path for Gated<W, G> {
     }
 
     fn product(&self, seen: Seen) -> (Phase, Work) {
-        let (rank, width) = (self.gate.rank() as f64, W::BYTES as f64);
-        let weight_bytes = seen.inputs * rank * width;
-        let operations = 2.0 * seen.entries * rank;
+        let (listed, width) = (self.gate.listed_units() as f64, W::BYTES as f64);
+        if listed == 0.0 {
+            let row_bytes = seen.rows * self.gate.rank() as f64 * width;
+            return (Phase::Estimate, Work { row_bytes, ..Work::default() });
+        }
+        let weight_bytes = seen.inputs * listed * width;
+        let operations = 2.0 * seen.entries * listed;
         (Phase::Estimate, Work { weight_bytes, row_bytes: seen.list_bytes, operations })
     }
 
@@ -136,12 +146,14 @@ impl<W: Weights, G: Estimate<W>> Path for Gated<W, G> {
     }
 
     fn weight_bytes(&self, inputs: f64, lines: f64) -> f64 {
-        inputs * self.gate.rank() as f64 * W::BYTES as f64 + self.score_bytes() + 64.0 * lines
+        let listed = self.gate.listed_units() as f64;
+        inputs * listed * W::BYTES as f64 + self.score_bytes() + 64.0 * lines
     }
 
     fn multiply_adds(&self, density: f64, computed: f64) -> f64 {
         let (d, h) = (self.layer().inputs() as f64, self.layer().outputs() as f64);
-        self.gate.rank() as f64 * (d * density + h) + computed * d * h
+        let (listed, rank) = (self.gate.listed_units() as f64, self.gate.rank() as f64);
+        listed * d * density + rank * h + computed * d * h
     }
 }
 
@@ -149,12 +161,7 @@ impl<W: Weights, G: Estimate<W>> Path for Gated<W, G> {
 pub(crate) struct PackedGate {
     gate: Gate,
     u: Panels,
-    v: Panels,
-    /// Zero-padded to whole vectors.
-    bias: Aligned<f32>,
-    /// Units from this index on are live for every row (`v` has only zeros for them and the bias is
-    /// positive). They are not scored.
-    scored: usize,
+    choice: Choice,
     /// For a gate with a range: scores are sums of bytes, which takes a quarter of the memory.
     bytes: Option<ByteGate>,
 }
@@ -177,12 +184,7 @@ impl PackedGate {
         let (inputs, outputs, rank) = (layer.layer.inputs(), layer.layer.outputs(), gate.rank);
         let scale = |i| layer.map.as_ref().map_or(1.0, |map| map.scale(i));
         let u = Panels::pack_by_input(inputs, rank, |i, k| gate.u[i * rank + k] * scale(i));
-        let always =
-            |o: &usize| gate.bias[*o] > 0.0 && (0..rank).all(|k| gate.v[k * outputs + *o] == 0.0);
-        let scored = outputs - (1..outputs).rev().take_while(always).count();
-        let v = Panels::pack_by_input(rank, scored, |k, o| gate.v[k * outputs + o]);
-        let mut bias = zeros(padded(outputs));
-        bias[..outputs].copy_from_slice(&gate.bias);
+        let mut bias = gate.bias.clone();
         if let Some(map) = &layer.map {
             let mut sums: Vec<f64> = gate.bias.iter().copied().map(f64::from).collect();
             for k in 0..rank {
@@ -201,7 +203,8 @@ impl PackedGate {
             let (subject, layer, part) = (Subject::InputShift, index, "gate");
             return Err(Error::Overflow { subject, layer, part, value });
         }
-        let mut packed = PackedGate { gate, u, v, bias, scored, bytes: None };
+        let choice = Choice::new(&gate.v, &bias, rank);
+        let mut packed = PackedGate { gate, u, choice, bytes: None };
         packed.bytes = ByteGate::new(&packed, layer);
         Ok(packed)
     }
@@ -211,10 +214,10 @@ impl PackedGate {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let own = self.gate.u.len() + self.gate.v.len() + self.gate.bias.len() + self.bias.len();
+        let own = self.gate.u.len() + self.gate.v.len() + self.gate.bias.len();
         own * 4
             + self.u.bytes()
-            + self.v.bytes()
+            + self.choice.bytes()
             + self.bytes.as_ref().map_or(0, |bytes| bytes.scores.bytes())
     }
 }
@@ -224,8 +227,11 @@ impl Estimate<PackedLayer> for PackedGate {
     fn rank(&self) -> usize {
         self.gate.rank
     }
+    fn listed_units(&self) -> usize {
+        self.gate.rank
+    }
     fn scored(&self) -> usize {
-        self.scored
+        self.choice.scored
     }
     fn scores_bytes(&self) -> bool {
         self.bytes.is_some()
@@ -259,11 +265,45 @@ impl Estimate<PackedLayer> for PackedGate {
     }
 
     fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
-        if let Some(bytes) = &self.bytes {
-            return bytes.choose(isa, n, scratch);
+        match &self.bytes {
+            Some(bytes) => bytes.choose(isa, n, scratch),
+            None => self.choice.choose(isa, n, scratch),
         }
+    }
+}
+
+/// Scores in f32, from the sums `t = x u`.
+pub(super) struct Choice {
+    v: Panels,
+    /// Zero-padded to whole vectors.
+    bias: Aligned<f32>,
+    rank: usize,
+    outputs: usize,
+    /// Units from this index on are live for every row (`v` has only zeros for them and the bias is
+    /// positive). They are not scored.
+    pub(super) scored: usize,
+}
+
+impl Choice {
+    /// Packs `v` (rank, outputs) and `bias` (outputs,).
+    pub(super) fn new(v: &[f32], bias: &[f32], rank: usize) -> Choice {
+        let outputs = bias.len();
+        let always = |o: &usize| bias[*o] > 0.0 && (0..rank).all(|k| v[k * outputs + *o] == 0.0);
+        let scored = outputs - (1..outputs).rev().take_while(always).count();
+        let mut padded_bias = zeros(padded(outputs));
+        padded_bias[..outputs].copy_from_slice(bias);
+        let v = Panels::pack_by_input(rank, scored, |k, o| v[k * outputs + o]);
+        Choice { v, bias: padded_bias, rank, outputs, scored }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bias.len() * 4 + self.v.bytes()
+    }
+
+    /// Lists the live units of every row from its sums.
+    pub(super) fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
         let GateScratch { low_rank, live, live_ranges, .. } = scratch;
-        let (rank, outputs) = (self.gate.rank, self.gate.bias.len());
+        let (rank, outputs) = (self.rank, self.outputs);
         let row_ranges = start_ranges(live_ranges, n, outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
         let choice = Live { bias: &self.bias, units: self.scored, index: live, row_ranges };
@@ -282,8 +322,17 @@ impl Estimate<PackedLayer> for PackedGate {
 impl ByteGate {
     /// `None` for a gate without a range.
     fn new(packed: &PackedGate, layer: &PackedLayer) -> Option<ByteGate> {
-        let scores = Arc::new(Scores::new(packed)?);
         let (gate, rank) = (&packed.gate, packed.gate.rank);
+        if gate.range.len() != rank {
+            return None;
+        }
+        let low = gate.range.iter().map(|range| f64::from(range[0]));
+        let steps = gate.range.iter().map(|[low, high]| {
+            let step = (f64::from(*high) - f64::from(*low)) / 255.0;
+            if step > 0.0 { step } else { 1.0 }
+        });
+        let bytes = low.zip(steps).collect();
+        let scores = Arc::new(Scores::new(&gate.v, &gate.bias, packed.choice.scored, bytes));
         let (mut inverse, mut offset) = (vec![0.0; padded(rank)], vec![0.0; padded(rank)]);
         for k in 0..rank {
             // The kernel's sums do not contain the folded map's shift.
@@ -292,15 +341,16 @@ impl ByteGate {
                 inputs.map(|i| f64::from(gate.u[i * rank + k]) * f64::from(map.shift(i))).sum()
             };
             let shift: f64 = layer.map.as_ref().map_or(0.0, shifted);
-            inverse[k] = (1.0 / scores.step[k]) as f32;
-            offset[k] = ((shift - scores.low[k]) / scores.step[k]) as f32;
+            let (low, step) = scores.sums[k];
+            inverse[k] = (1.0 / step) as f32;
+            offset[k] = ((shift - low) / step) as f32;
         }
         Some(ByteGate { inverse, offset, scores })
     }
 
     fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
         let GateScratch { low_rank, low_rank_bytes, non_finite, .. } = scratch;
-        let (rank, outputs) = (self.scores.low.len(), self.scores.outputs);
+        let (rank, outputs) = (self.scores.rank(), self.scores.outputs);
         let rows = DenseRows::new(low_rank, n, rank, padded(rank));
         let bytes = ByteRowsMut::new(low_rank_bytes, n, rank);
         non_finite[..n].fill(false);
@@ -329,37 +379,26 @@ fn all_live(live: &mut [u32], row_range: &mut RowRange, outputs: usize) {
 /// Scores from bytes: `t = x u`, quantised to eight bits over its range on calibration rows, is
 /// multiplied with `v` as signed bytes with a step per unit. The sum is compared with one integer
 /// threshold per unit, into which all other terms are folded.
-struct Scores {
+pub(super) struct Scores {
     v: Panels<u32>,
     /// i32: a unit is live if its sum is above its threshold.
     threshold: Aligned<u32>,
-    /// Byte b of sum k represents `low[k] + b step[k]`.
-    low: Vec<f64>,
-    step: Vec<f64>,
+    /// For each sum, a value and a step: byte b represents `low + b step`.
+    sums: Vec<(f64, f64)>,
     outputs: usize,
-    scored: usize,
+    pub(super) scored: usize,
 }
 
 impl Scores {
-    /// `None` for a gate without a range.
-    fn new(packed: &PackedGate) -> Option<Scores> {
-        let (gate, scored) = (&packed.gate, packed.scored);
-        let (rank, outputs) = (gate.rank, gate.bias.len());
-        if gate.range.len() != rank {
-            return None;
-        }
-        let low: Vec<f64> = gate.range.iter().map(|range| f64::from(range[0])).collect();
-        let steps = gate.range.iter().map(|[low, high]| {
-            let step = (f64::from(*high) - f64::from(*low)) / 255.0;
-            if step > 0.0 { step } else { 1.0 }
-        });
-        let steps: Vec<f64> = steps.collect();
-        let v_of = |k: usize, o: usize| f64::from(gate.v[k * outputs + o]) * steps[k];
+    /// Quantises `v` (rank, outputs) for `sums`. Units from `scored` on are not scored.
+    pub(super) fn new(v: &[f32], bias: &[f32], scored: usize, sums: Vec<(f64, f64)>) -> Scores {
+        let (rank, outputs) = (sums.len(), bias.len());
+        let v_of = |k: usize, o: usize| f64::from(v[k * outputs + o]) * sums[k].1;
         let (mut largest, mut lows) = (vec![0.0_f64; outputs], vec![0.0; outputs]);
-        for (k, row) in gate.v.chunks_exact(outputs).enumerate() {
+        for (k, row) in v.chunks_exact(outputs).enumerate() {
             for (o, v) in row.iter().enumerate() {
                 largest[o] = largest[o].max(v_of(k, o).abs());
-                lows[o] += low[k] * f64::from(*v);
+                lows[o] += sums[k].0 * f64::from(*v);
             }
         }
         let v_steps: Vec<f64> = largest.into_iter().map(|v| step(iter::once(v))).collect();
@@ -367,7 +406,7 @@ impl Scores {
         let mut threshold = zeros(padded(outputs));
         threshold[scored..].fill(i32::MAX as u32);
         for (o, threshold) in threshold.iter_mut().enumerate().take(scored) {
-            let least = -(f64::from(gate.bias[o]) + lows[o]) / v_steps[o];
+            let least = -(f64::from(bias[o]) + lows[o]) / v_steps[o];
             // The sum is an integer, so it is above `least` exactly if it is above the floor of
             // `least`. The cast from float saturates.
             *threshold = least.floor() as i32 as u32;
@@ -375,17 +414,21 @@ impl Scores {
         let v = Panels::pack_by_input(rank.div_ceil(4), scored, |group, o| {
             word(|j| 4 * group + j, rank, |k| quantize(v_of(k, o), v_steps[o]))
         });
-        Some(Scores { v, threshold, low, step: steps, outputs, scored })
+        Scores { v, threshold, sums, outputs, scored }
     }
 
-    fn bytes(&self) -> usize {
+    pub(super) fn rank(&self) -> usize {
+        self.sums.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
         self.threshold.len() * 4 + self.v.bytes()
     }
 
     /// Lists the live units of every row from its bytes of `x u`.
-    fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
+    pub(super) fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {
         let GateScratch { low_rank_bytes, live, live_ranges, .. } = scratch;
-        let rank = self.low.len();
+        let rank = self.rank();
         let rows = DenseRows::new(low_rank_bytes, n, rank.div_ceil(4), byte_stride(rank));
         let row_ranges = start_ranges(live_ranges, n, self.outputs);
         let epilogue = &mut LiveBytes { threshold: &self.threshold, index: live, row_ranges };
@@ -456,8 +499,9 @@ impl QuantizedGate {
                         - (rounded - product) * reference(input.offset(i))
                 })
                 .sum();
-            scale[k] = (u_steps[k] / scores.step[k]) as f32;
-            bias[k] = ((constant - scores.low[k]) / scores.step[k]) as f32;
+            let (low, step) = scores.sums[k];
+            scale[k] = (u_steps[k] / step) as f32;
+            bias[k] = ((constant - low) / step) as f32;
         }
         let words = (0..rank).flat_map(|k| (0..inputs.div_ceil(4)).map(move |group| (k, group)));
         let words = words.map(|(k, group)| {
@@ -480,7 +524,10 @@ impl Estimate<QuantizedLayer> for QuantizedGate {
         self.u.pack_for_lists(isa, in_pairs);
     }
     fn rank(&self) -> usize {
-        self.scores.low.len()
+        self.scores.rank()
+    }
+    fn listed_units(&self) -> usize {
+        self.scores.rank()
     }
     fn scored(&self) -> usize {
         self.scores.scored

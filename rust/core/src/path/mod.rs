@@ -5,6 +5,7 @@
 
 mod contract;
 mod dense;
+mod factor;
 mod gate;
 mod packed;
 mod phase;
@@ -16,6 +17,7 @@ mod table;
 mod weights;
 
 pub(crate) use contract::{Context, Path};
+pub(crate) use factor::PackedFactors;
 pub(crate) use gate::PackedGate;
 pub(crate) use packed::{PackedLayer, largest_of_rows};
 pub use phase::Phase;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::contract::{Context, Path};
 use super::dense::Dense;
+use super::factor::{PackedFactors, PackedNestedGate, QuantizedFactors, QuantizedNestedGate};
 use super::gate::{Gated, PackedGate, QuantizedGate};
 use super::packed::PackedLayer;
 use super::phase::{Phase, Seen, Watch, Work};
@@ -27,6 +28,8 @@ pub(crate) enum LayerPath {
     DenseInt8(Dense<QuantizedLayer>),
     SkipInt8(Skip<QuantizedLayer>),
     GateInt8(Gated<QuantizedLayer, QuantizedGate>),
+    NestedF32(Gated<PackedLayer, PackedNestedGate>),
+    NestedInt8(Gated<QuantizedLayer, QuantizedNestedGate>),
 }
 
 /// Calls a method of the path, whichever it is.
@@ -39,33 +42,109 @@ macro_rules! each {
             LayerPath::DenseInt8($path) => $call,
             LayerPath::SkipInt8($path) => $call,
             LayerPath::GateInt8($path) => $call,
+            LayerPath::NestedF32($path) => $call,
+            LayerPath::NestedInt8($path) => $call,
         }
     };
 }
 
 impl LayerPath {
-    /// The path of layer `index` under a plan.
+    /// The path of layer `index` under a plan; two paths, one after the other, for its factors.
     ///
     /// # Errors
     /// [`Error::Plan`] if the layer does not have a part that the plan needs.
-    pub(crate) fn new(index: usize, plan: LayerPlan, forms: &PackedForms) -> Result<LayerPath> {
+    pub(crate) fn of(index: usize, plan: LayerPlan, forms: &PackedForms) -> Result<Vec<LayerPath>> {
         let LayerPlan { strategy, precision } = plan;
         let layer = || forms.layer.clone();
         Ok(match (strategy, precision) {
-            (Strategy::Dense, Precision::F32) => LayerPath::DenseF32(Dense(layer())),
-            (Strategy::Skip, Precision::F32) => LayerPath::SkipF32(Skip(layer())),
+            (Strategy::Dense, Precision::F32) => vec![dense_f32(layer())],
+            (Strategy::Skip, Precision::F32) => vec![skip_f32(layer())],
             (Strategy::Gate, Precision::F32) => {
-                LayerPath::GateF32(Gated { weights: layer(), gate: forms.gate(index)? })
+                vec![LayerPath::GateF32(Gated { weights: layer(), gate: forms.gate(index)? })]
             }
-            (Strategy::Dense, Precision::Int8) => LayerPath::DenseInt8(Dense(forms.int8(index)?)),
-            (Strategy::Skip, Precision::Int8) => LayerPath::SkipInt8(Skip(forms.int8(index)?)),
+            (Strategy::Factor { skip, gate }, Precision::F32) => {
+                let PackedFactors { first, second, .. } = forms.factors(index)?;
+                let (first, weights) = (first.clone(), second.clone());
+                let first = if skip { skip_f32(first) } else { dense_f32(first) };
+                let second = if gate {
+                    let gate = forms.nested_gate(index)?;
+                    LayerPath::NestedF32(Gated { weights, gate })
+                } else {
+                    dense_f32(weights)
+                };
+                vec![first, second]
+            }
+            (Strategy::Dense, Precision::Int8) => vec![dense_int8(forms.int8(index)?)],
+            (Strategy::Skip, Precision::Int8) => vec![skip_int8(forms.int8(index)?)],
             (Strategy::Gate, Precision::Int8) => {
                 forms.gate(index)?;
                 let (weights, gate) = (forms.int8(index)?, forms.int8_gate(index)?);
-                LayerPath::GateInt8(Gated { weights, gate })
+                vec![LayerPath::GateInt8(Gated { weights, gate })]
+            }
+            (Strategy::Factor { skip, gate }, Precision::Int8) => {
+                let factors = forms.int8_factors(index)?;
+                let (first, weights) = (factors.first.clone(), factors.second.clone());
+                let first = if skip { skip_int8(first) } else { dense_int8(first) };
+                let missing = Error::Plan { layer: index, missing: Missing::NestedGate };
+                let second = if gate {
+                    let gate = factors.gate.clone().ok_or(missing)?;
+                    LayerPath::NestedInt8(Gated { weights, gate })
+                } else {
+                    dense_int8(weights)
+                };
+                vec![first, second]
             }
         })
     }
+
+    /// The layer in f32.
+    fn packed(&self) -> &Arc<PackedLayer> {
+        match self {
+            LayerPath::DenseF32(path) => &path.0,
+            LayerPath::SkipF32(path) => &path.0,
+            LayerPath::GateF32(path) => &path.weights,
+            LayerPath::NestedF32(path) => &path.weights,
+            LayerPath::DenseInt8(path) => &path.0.layer,
+            LayerPath::SkipInt8(path) => &path.0.layer,
+            LayerPath::GateInt8(path) => &path.weights.layer,
+            LayerPath::NestedInt8(path) => &path.weights.layer,
+        }
+    }
+
+    /// The dense f32 path of the same layer.
+    pub(crate) fn dense(&self) -> LayerPath {
+        dense_f32(self.packed().clone())
+    }
+
+    /// The layer in int8, for a path in int8.
+    pub(crate) fn quantized(&self) -> Option<&Arc<QuantizedLayer>> {
+        match self {
+            LayerPath::DenseInt8(path) => Some(&path.0),
+            LayerPath::SkipInt8(path) => Some(&path.0),
+            LayerPath::GateInt8(path) => Some(&path.weights),
+            LayerPath::NestedInt8(path) => Some(&path.weights),
+            LayerPath::DenseF32(_)
+            | LayerPath::SkipF32(_)
+            | LayerPath::GateF32(_)
+            | LayerPath::NestedF32(_) => None,
+        }
+    }
+}
+
+fn dense_f32(layer: Arc<PackedLayer>) -> LayerPath {
+    LayerPath::DenseF32(Dense(layer))
+}
+
+fn skip_f32(layer: Arc<PackedLayer>) -> LayerPath {
+    LayerPath::SkipF32(Skip(layer))
+}
+
+fn dense_int8(layer: Arc<QuantizedLayer>) -> LayerPath {
+    LayerPath::DenseInt8(Dense(layer))
+}
+
+fn skip_int8(layer: Arc<QuantizedLayer>) -> LayerPath {
+    LayerPath::SkipInt8(Skip(layer))
 }
 
 impl Path for LayerPath {
@@ -133,19 +212,22 @@ impl Path for LayerPath {
     }
 }
 
-/// A layer with its gate and their int8 forms, as far as it has them.
+/// A layer with its gate, its factors and their int8 forms, as far as it has them.
 #[derive(Clone)]
 pub(crate) struct PackedForms {
     pub(crate) layer: Arc<PackedLayer>,
     pub(crate) gate: Option<Arc<PackedGate>>,
     pub(crate) int8: Option<Arc<QuantizedLayer>>,
     int8_gate: Option<Arc<QuantizedGate>>,
+    factors: Option<Arc<PackedFactors>>,
+    int8_factors: Option<Arc<QuantizedFactors>>,
 }
 
 impl PackedForms {
-    /// A layer without a gate or int8 forms.
+    /// A layer without a gate, factors or int8 forms.
     pub(crate) fn new(layer: Arc<PackedLayer>) -> PackedForms {
-        PackedForms { layer, gate: None, int8: None, int8_gate: None }
+        let (gate, int8, int8_gate) = (None, None, None);
+        PackedForms { layer, gate, int8, int8_gate, factors: None, int8_factors: None }
     }
 
     /// Sets or removes the gate.
@@ -154,10 +236,44 @@ impl PackedForms {
         self.quantize_gate();
     }
 
-    /// Sets or removes the int8 form of the layer.
-    pub(crate) fn set_int8(&mut self, int8: Option<QuantizedLayer>) {
+    /// Sets or removes the factors of layer `index`.
+    ///
+    /// # Errors
+    /// Factors whose int8 form overflows.
+    pub(crate) fn set_factors(
+        &mut self,
+        index: usize,
+        factors: Option<PackedFactors>,
+        isa: Isa,
+    ) -> Result<()> {
+        self.factors = factors.map(Arc::new);
+        self.quantize_factors(index, isa)
+    }
+
+    /// Sets or removes the int8 form of layer `index`.
+    ///
+    /// # Errors
+    /// Factors whose int8 form overflows.
+    pub(crate) fn set_int8(
+        &mut self,
+        index: usize,
+        int8: Option<QuantizedLayer>,
+        isa: Isa,
+    ) -> Result<()> {
         self.int8 = int8.map(Arc::new);
         self.quantize_gate();
+        self.quantize_factors(index, isa)
+    }
+
+    /// Makes the int8 form of the factors if all its parts are there.
+    fn quantize_factors(&mut self, index: usize, isa: Isa) -> Result<()> {
+        self.int8_factors = match (&self.factors, &self.int8) {
+            (Some(factors), Some(int8)) => {
+                QuantizedFactors::new(index, factors, &int8.input, isa)?.map(Arc::new)
+            }
+            _ => None,
+        };
+        Ok(())
     }
 
     /// Makes the int8 form of the gate if all its parts are there.
@@ -172,12 +288,13 @@ impl PackedForms {
 
     /// Whether the layer has all parts that a plan needs.
     pub(crate) fn can(&self, plan: LayerPlan) -> bool {
-        LayerPath::new(0, plan, self).is_ok()
+        LayerPath::of(0, plan, self).is_ok()
     }
 
-    /// The dense f32 path of the layer.
-    pub(crate) fn dense(&self) -> LayerPath {
-        LayerPath::DenseF32(Dense(self.layer.clone()))
+    /// The fastest strategy of the factors to assume, if the layer has any.
+    pub(crate) fn factor_strategy(&self) -> Option<Strategy> {
+        let factors = self.factors.as_deref()?;
+        Some(Strategy::Factor { skip: false, gate: factors.gate.is_some() })
     }
 
     fn gate(&self, layer: usize) -> Result<Arc<PackedGate>> {
@@ -192,11 +309,29 @@ impl PackedForms {
         self.int8_gate.clone().ok_or(Error::Plan { layer, missing: Missing::GateRange })
     }
 
+    fn factors(&self, layer: usize) -> Result<&PackedFactors> {
+        self.factors.as_deref().ok_or(Error::Plan { layer, missing: Missing::Factors })
+    }
+
+    fn nested_gate(&self, layer: usize) -> Result<Arc<PackedNestedGate>> {
+        let gate = self.factors(layer)?.gate.clone();
+        gate.ok_or(Error::Plan { layer, missing: Missing::NestedGate })
+    }
+
+    fn int8_factors(&self, layer: usize) -> Result<&QuantizedFactors> {
+        self.factors(layer)?;
+        self.int8(layer)?;
+        let missing = Missing::FactorsQuantization;
+        self.int8_factors.as_deref().ok_or(Error::Plan { layer, missing })
+    }
+
     /// Bytes of the weights in all layouts packed so far.
     pub(crate) fn bytes(&self) -> usize {
         self.layer.bytes()
             + self.gate.as_deref().map_or(0, PackedGate::bytes)
             + self.int8.as_deref().map_or(0, QuantizedLayer::bytes)
             + self.int8_gate.as_deref().map_or(0, QuantizedGate::bytes)
+            + self.factors.as_deref().map_or(0, PackedFactors::bytes)
+            + self.int8_factors.as_deref().map_or(0, QuantizedFactors::bytes)
     }
 }
