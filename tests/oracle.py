@@ -47,6 +47,21 @@ def gated(net: lrgate.Network, rank: int = 2, seed: int = 5) -> lrgate.Network:
     return net.with_gates(gates)
 
 
+def factored(net: lrgate.Network, seed: int = 6) -> lrgate.Network:
+    """`net` with random factors of every layer, with a nested gate where one is possible."""
+    rng = np.random.default_rng(seed)
+    factors = {}
+    for i, layer in enumerate(net.layers):
+        d, h = layer.inputs, layer.outputs
+        rank = max(min(d, h) // 2, 1)
+        u, v = rng.normal(size=(d, rank)) / d**0.5, rng.normal(size=(rank, h)) / rank**0.5
+        nested = None
+        if i + 1 < len(net.layers) and layer.activation.has_hard_zero:
+            nested = lrgate.NestedGate(v[: max(rank // 2, 1)], rng.normal(size=h) / 4)
+        factors[i] = lrgate.Factors(u, v, rng.normal(size=h) / 4, gate=nested)
+    return net.with_factors(factors)
+
+
 def rows(n: int, width: int, seed: int = 1) -> np.ndarray:
     """float32 rows in which about half of the values are zero."""
     rng = np.random.default_rng(seed)
@@ -64,9 +79,20 @@ def forward(
     value, size, error = x * scale + shift, np.abs(x * scale) + np.abs(shift), np.zeros(x.shape)
     results = []
     for layer, strategy in zip(net.layers, strategies, strict=True):
-        z, bound = _affine(value, size, error, layer.weight.T, layer.bias)
+        factors = layer.factors if "factor" in strategy else None
+        if factors is None:
+            z, bound = _affine(value, size, error, layer.weight.T, layer.bias)
+        else:
+            h, h_bound = _affine(value, size, error, factors.u, np.zeros(factors.rank))
+            z, bound = _affine(h, np.abs(h) + h_bound, h_bound, factors.v, factors.bias)
         y, after = _activate(layer.activation, z, bound)
-        if strategy == "gate":
+        if factors is not None and "gate" in strategy:
+            nested = factors.gate
+            assert nested is not None
+            t, t_bound = h[:, : nested.rank], h_bound[:, : nested.rank]
+            score, doubt = _affine(t, np.abs(t) + t_bound, t_bound, nested.v, nested.bias)
+            y, after = _keep_where_positive(y, after, score, doubt)
+        elif strategy == "gate":
             gate = layer.gate
             assert gate is not None
             t, t_bound = _affine(value, size, error, gate.u, np.zeros(gate.rank))

@@ -706,6 +706,7 @@ def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "computed_units": 16,
         "activation": "relu",
         "gate_rank": None,
+        "factors_rank": None,
         "int8": False,
     }
     assert (found["task"], found["classes"]) == ("classification", ["a", "b", "c"])

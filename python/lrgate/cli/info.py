@@ -55,6 +55,7 @@ def _facts(net: Network, path: str) -> dict[str, Any]:
                 else len(layer.kept_units),
                 "activation": layer.activation.name,
                 "gate_rank": None if layer.gate is None else layer.gate.rank,
+                "factors_rank": None if layer.factors is None else layer.factors.rank,
                 "int8": layer.quantization is not None,
             }
             for layer in net.layers
@@ -118,7 +119,8 @@ def _text(found: dict[str, Any]) -> str:
     if found["report"] is not None:
         lines += _report_lines(found["report"])
     columns = [Column("#"), Column("layer", left=True), Column("activation", left=True)]
-    columns += [Column("units"), Column("gate"), Column("int8", lambda yes: "yes" if yes else "-")]
+    columns += [Column("units"), Column("gate"), Column("factors")]
+    columns += [Column("int8", lambda yes: "yes" if yes else "-")]
     rows = [
         (
             i,
@@ -126,6 +128,7 @@ def _text(found: dict[str, Any]) -> str:
             layer["activation"],
             layer["computed_units"],
             layer["gate_rank"],
+            layer["factors_rank"],
             layer["int8"],
         )
         for i, layer in enumerate(found["layers"])

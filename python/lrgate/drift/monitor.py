@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lrgate.drift.window import SlidingSums
 from lrgate.inputs import checked_integer, is_real, real_array
+from lrgate.model.plan import words
 from lrgate.results.drift import MEASURES, Drift, LayerDrift, MonitorReport
 from lrgate.types import Float64Array
 
@@ -132,7 +133,8 @@ class Monitor:
         # With all units: a unit that was omitted because it was never active may become active.
         self._dense = net._with_units([None] * len(net.layers)).dense()
         self._gated = {
-            plan.rows: [strategy == "gate" for strategy in plan.strategies] for plan in net.plan
+            plan.rows: ["gate" in words(strategy) for strategy in plan.strategies]
+            for plan in net.plan
         }
         # Counting needs weights that the plan does not use. Pack them here, not in a sampled call.
         for rows, gated in self._gated.items():

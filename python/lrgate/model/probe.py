@@ -71,8 +71,8 @@ class Probe(ReadOnlyArrays):
     y : array of shape (n, k)
         Raw outputs of the last layer for these rows, dense in f32.
     planned : tuple of PlannedOutputs, optional
-        Outputs with plans that have gates, factors or int8 layers, one for each combination. None if they
-        were not computed, as in files of format version 1.
+        Outputs with plans that have gates, factors or int8 layers, one for each combination. None
+        if they were not computed, as in files of format version 1.
 
     Raises
     ------

@@ -30,7 +30,8 @@ __all__ = [
 CHECK_TOLERANCE = 1e-4
 """Largest difference from stored outputs that :meth:`Network.check` allows.
 
-It is relative to the largest stored output. Plans with gates or int8 may have a larger tolerance.
+It is relative to the largest stored output. Plans with gates, factors or int8 may have a larger
+tolerance.
 """
 
 # Largest difference of a plan's outputs from the dense ones that is allowed if none are stored for
@@ -100,7 +101,8 @@ def _check_likeness(y: Float32Array, dense: Float32Array, plan: Form) -> None:
         raise ValueError(
             f"the probe's outputs under the plan {plan_text(BatchPlan(1, *plan))} differ from the "
             f"dense ones by more than {_MOST_UNLIKE_DENSE:.0%}: the file is damaged, or a gate, "
-            "factors or a quantization do not fit; store outputs by with_probe to compare them with those"
+            "factors or a quantization do not fit; store outputs by with_probe to compare them "
+            "with those"
         )
 
 

@@ -823,9 +823,9 @@ class Network(_core.Network):
         quantization; strategies do not change. Calls accept the same rows as before.
 
         A row with a value outside the range of the bytes, in any layer, is recomputed in float32
-        without gates or factors. The first such row packs the float32 weights, which then stay in memory.
-        Outliers and markers of missing values, in these or in later rows, therefore cost time but
-        no accuracy. The order and magnitude of columns and units do not matter.
+        without gates or factors. The first such row packs the float32 weights, which then stay in
+        memory. Outliers and markers of missing values, in these or in later rows, therefore cost
+        time but no accuracy. The order and magnitude of columns and units do not matter.
 
         A layer stays float32 if the error of its sums would exceed 10 % of their spread, or if more
         than 10 % of the rows would be recomputed. A quarter of the rows, at most 2,000, is held out
@@ -1117,19 +1117,19 @@ class Network(_core.Network):
 
         On the probe's rows,
 
-        - the outputs of the dense network, and of each plan with gates or int8 whose outputs are
-          stored, are compared with the stored outputs;
+        - the outputs of the dense network, and of each plan with gates, factors or int8 whose
+          outputs are stored, are compared with the stored outputs;
         - the outputs of the present plan, for each batch size, are compared with those stored for
-          the same gates and precisions. If none are stored, they are compared with the outputs of
-          the same plan with dense instead of skip. This happens if :meth:`load` measured the plan
-          again and the new plan uses only some of the gates, or if gates, units or quantizations
-          changed after :meth:`with_probe`.
+          the same gates, factors and precisions. If none are stored, they are compared with the
+          outputs of the same plan with dense instead of skip. This happens if :meth:`load` measured
+          the plan again and the new plan uses only some of the gates, or if gates, factors, units
+          or quantizations changed after :meth:`with_probe`.
 
-        The tolerance is 1e-4 of the largest output. With gates or int8, it may be larger, because
-        rounding can move a unit across its threshold or an input to the next byte: it is four times
-        the largest change of the outputs that was seen when they were stored, with inputs changed
-        by a millionth and with skip instead of dense, if this exceeds 1e-4. For outputs that are
-        not stored, it is the largest tolerance of those that are.
+        The tolerance is 1e-4 of the largest output. With gates, factors or int8, it may be larger,
+        because rounding can move a unit across its threshold or an input to the next byte: it is
+        four times the largest change of the outputs that was seen when they were stored, with
+        inputs changed by a millionth and with skip instead of dense, if this exceeds 1e-4. For
+        outputs that are not stored, it is the largest tolerance of those that are.
 
         Files of format version 1 have no outputs of plans with gates or int8. The check of such
         plans is then loose: the difference from the dense outputs may be up to half of these, as

@@ -24,6 +24,7 @@ from lrgate.quantization.rows import (
     signals_of,
     taken_rows,
 )
+from lrgate.quantization.sums import sums_quantization
 from lrgate.quantization.typical import typical_rows
 from lrgate.quantization.windows import outside
 from lrgate.results.quantization import LayerFit
@@ -76,7 +77,7 @@ def fit_layers(
     input_scale: Float32Array | None = None,
     classifies: bool = False,
 ) -> Fit:
-    """Fit the quantisations of the `chosen` layers and the ranges of their gates.
+    """Fit the quantisations of the `chosen` layers and of their factors, and the gates' ranges.
 
     Arguments are not checked, and no warnings are issued.
 
@@ -128,11 +129,16 @@ def fit_layers(
         fitted[i] = replace(layers[i], quantization=quantization)
         if quantization is not None:
             inside[kept] = ~outside(values, quantization, first=i == 0)
-            gate = layers[i].gate
+            gate, factors = layers[i].gate, layers[i].factors
+            if gate is None and factors is None:
+                continue
+            within = np.flatnonzero(inside)
+            seen = list(first_inputs(rows, within, layer_inputs)) if i == 0 else [whole[within]]
             if gate is not None:
-                within = np.flatnonzero(inside)
-                seen = first_inputs(rows, within, layer_inputs) if i == 0 else [whole[within]]
                 fitted[i] = replace(fitted[i], gate=replace(gate, range=gate_range(gate, seen)))
+            if factors is not None:
+                factors = replace(factors, quantization=sums_quantization(factors, seen))
+                fitted[i] = replace(fitted[i], factors=factors)
     return Fit(tuple(fitted), tuple(reports))
 
 

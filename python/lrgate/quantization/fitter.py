@@ -22,10 +22,11 @@ from lrgate.quantization.windows import (
     some_step,
     step_at,
 )
-from lrgate.types import BoolArray, Float64Array
+from lrgate.types import BoolArray, Float32Array, Float64Array
 
 __all__ = [
     "Fitter",
+    "natural_bounds",
 ]
 
 
@@ -129,37 +130,7 @@ class Fitter:
         return Windows(low_at(step, offset), step)
 
     def _with_room(self) -> tuple[Float64Array, Float64Array]:
-        low, high = self.bounds
-        below, above = self.columns.excess()
-        room, width = self._room(below, above), high - low
-        lower = low - np.minimum(room * below, width)
-        upper = high + np.minimum(room * above, width)
-        lower = np.where(low < 0, lower, np.maximum(lower, 0.0))
-        return lower, np.where(high > 0, upper, np.minimum(upper, 0.0))
-
-    def _room(self, below: Float64Array, above: Float64Array) -> float:
-        """The headroom of windows beyond the extreme values, in mean excesses.
-
-        For exponential excesses, one row in ``n e^-room`` is beyond each end of each column.
-        Correlated columns need less headroom, which is estimated by fitting one half of the rows
-        and testing the other.
-        """
-        n, d = self.values.shape
-        most = math.log1p(2 * d / (max(n, 1) * _FRESH))
-        if n < 40:
-            return most
-        order = np.random.default_rng(1).permutation(n)[: 2 * SPREAD_ROWS]
-        half = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
-        passed = []
-        for one, other in (half, half[::-1]):
-            columns = Columns(self.values[one])
-            low, high = columns.bounds()
-            below, above = columns.excess()
-            passed.append(_largest_passing(self.values[other], low, high, below, above))
-        rooms = np.concatenate(passed)
-        share = max(_FRESH * n / (len(order) / 2), 1 / len(rooms))
-        reached = float(np.quantile(rooms, 1 - min(share, 0.5), method="higher"))
-        return min(most, max(0.5, reached + math.log(share * len(order) / 2 / (_FRESH * n))))
+        return _with_room(self.values, self.columns, self.bounds)
 
     def _pooled(self) -> tuple[Float64Array, Float64Array]:
         """One window for all columns."""
@@ -299,6 +270,49 @@ class Fitter:
             return Quantization(np.array(step[0]), np.array(start[0]))
         with np.errstate(over="ignore"):  # Quantization rejects infinite values
             return Quantization(step.astype(np.float32), start.astype(np.float32))
+
+
+def natural_bounds(values: Float32Array) -> tuple[Float64Array, Float64Array]:
+    """The ranges of the columns of finite values (n, d), with headroom for new rows."""
+    columns = Columns(values)
+    return _with_room(values, columns, columns.bounds())
+
+
+def _with_room(
+    values: Any, columns: Columns, bounds: tuple[Float64Array, Float64Array]
+) -> tuple[Float64Array, Float64Array]:
+    low, high = bounds
+    below, above = columns.excess()
+    room, width = _room(values), high - low
+    lower = low - np.minimum(room * below, width)
+    upper = high + np.minimum(room * above, width)
+    lower = np.where(low < 0, lower, np.maximum(lower, 0.0))
+    return lower, np.where(high > 0, upper, np.minimum(upper, 0.0))
+
+
+def _room(values: Any) -> float:
+    """The headroom of windows beyond the extreme values, in mean excesses.
+
+    For exponential excesses, one row in ``n e^-room`` is beyond each end of each column. Correlated
+    columns need less headroom, which is estimated by fitting one half of the rows and testing the
+    other.
+    """
+    n, d = values.shape
+    most = math.log1p(2 * d / (max(n, 1) * _FRESH))
+    if n < 40:
+        return most
+    order = np.random.default_rng(1).permutation(n)[: 2 * SPREAD_ROWS]
+    half = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
+    passed = []
+    for one, other in (half, half[::-1]):
+        columns = Columns(values[one])
+        low, high = columns.bounds()
+        below, above = columns.excess()
+        passed.append(_largest_passing(values[other], low, high, below, above))
+    rooms = np.concatenate(passed)
+    share = max(_FRESH * n / (len(order) / 2), 1 / len(rooms))
+    reached = float(np.quantile(rooms, 1 - min(share, 0.5), method="higher"))
+    return min(most, max(0.5, reached + math.log(share * len(order) / 2 / (_FRESH * n))))
 
 
 def _cost_of(error: float, share: float) -> float:

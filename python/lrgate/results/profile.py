@@ -48,8 +48,9 @@ class LayerProfile:
         Gate: sum of squares of the wrongly dropped positive outputs, divided by that of all
         positive outputs.
     flop_share : float
-        Multiply-adds, including those of the gate or of both factors, divided by those of the dense layer. The paper's
-        cost model is ``rank (d + h) / (d h) + computed share`` (Davis and Arel 2013).
+        Multiply-adds, including those of the gate or of both factors, divided by those of the dense
+        layer. The paper's cost model of a gate is ``rank (d + h) / (d h) + computed share`` (Davis
+        and Arel 2013).
     seconds_per_row : float
         Median time on one thread. For the first layer, it excludes reading the rows: finding
         non-zeros, converting uint8.

@@ -124,8 +124,7 @@ impl Network {
     /// - A rank outside 1..=min(inputs, outputs), or of a nested gate outside 1..=rank.
     /// - Wrong lengths, values that are not finite, or products that overflow.
     /// - A nested gate on a layer that cannot have a gate.
-    /// - A quantisation that [`Network::with_quantization`] would refuse for a layer after the
-    ///   first.
+    /// - A quantisation that [`Network::with_quantization`] would refuse for the first layer.
     pub fn with_factors(&self, factors: Vec<Option<Factors>>) -> Result<Network> {
         if factors.len() != self.layers.len() {
             return Err(Error::Shape {

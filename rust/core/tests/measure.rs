@@ -7,6 +7,10 @@ use std::time::Duration;
 use common::{Model, Random, bits, differences, forward, none, run};
 use lrgate::{BatchPlan, Gate, InputMap, Isa, Network, Plan, Rows, Strategy};
 
+fn factor(skip: bool, gate: bool) -> Strategy {
+    Strategy::Factor { skip, gate }
+}
+
 const SHORT: Duration = Duration::from_millis(2);
 
 fn plan(sizes: &[usize]) -> Plan {
@@ -67,7 +71,7 @@ fn profiles_count_right() {
     let data = random.rows(n, 20);
     let rows = Rows::f32(&data, n, 20, 20).unwrap();
     for isa in Isa::available() {
-        for strategy in Strategy::ALL {
+        for strategy in common::PLAIN {
             let network = model.network(isa, &model.uniform(strategy));
             for batch in [1, 8, 74, 75, 1000] {
                 let profile = network.profile(rows, batch, Duration::ZERO).unwrap();
@@ -158,6 +162,7 @@ fn tuning_keeps_the_answers() {
     let mut failures = Vec::new();
     for isa in Isa::available() {
         let network = model.network(isa, &dense).with_gates(vec![None, None, None]).unwrap();
+        let network = network.with_factors(vec![None, None, None]).unwrap();
         let before = bits(&forward(&network, &data, n));
         // 200 is more than the number of rows.
         let tuned = network.tune(rows, &[64, 1, 200], SHORT, 1).unwrap();
@@ -165,7 +170,7 @@ fn tuning_keeps_the_answers() {
             tuned.plan().batch_plans().iter().map(|batch_plan| batch_plan.rows).collect();
         assert_eq!(sizes, [1, 64, 200]);
         for batch_plan in tuned.plan().batch_plans() {
-            assert!(batch_plan.layers.iter().all(|layer| layer.strategy != Strategy::Gate));
+            assert!(batch_plan.layers.iter().all(|layer| layer.strategy.is_exact()));
         }
         for count in [1, 8, 64, 70] {
             let got = forward(&tuned, &data[..count * 40], count);
@@ -215,9 +220,9 @@ fn a_network_tells_what_it_is() {
     assert_eq!(gated.nbytes(), before, "no call packs after it");
 }
 
-/// A plan is measured again for each batch size; a gate that no batch size uses stays off.
+/// A plan is measured again for each batch size; gates and factors that no batch size uses stay off.
 #[test]
-fn retuning_keeps_batch_sizes_and_gates() {
+fn retuning_keeps_batch_sizes_gates_and_factors() {
     let model = Model::relu(9, &[40, 90, 60, 5]);
     let network = model.network(Isa::best(), &model.uniform(Strategy::Dense));
     let data = Random(10).rows(8, 40);
@@ -226,6 +231,8 @@ fn retuning_keeps_batch_sizes_and_gates() {
         (Strategy::Skip, Strategy::Dense, [false, false]),
         (Strategy::Gate, Strategy::Skip, [true, false]),
         (Strategy::Gate, Strategy::Gate, [true, true]),
+        (Strategy::Dense, factor(true, false), [false, true]),
+        (factor(false, true), Strategy::Dense, [true, false]),
     ] {
         let plan = Plan::from_strategies(&[first, second, Strategy::Dense]);
         let layers = plan.batch_plans()[0].layers.clone();
@@ -240,8 +247,16 @@ fn retuning_keeps_batch_sizes_and_gates() {
                 [1, 1024]
             );
             for batch_plan in batch_plans {
-                for (layer, allowed) in batch_plan.layers.iter().zip(allowed) {
-                    assert!(allowed || layer.strategy != Strategy::Gate);
+                let planned = [first, second];
+                for ((layer, allowed), used) in batch_plan.layers.iter().zip(allowed).zip(planned) {
+                    let same = match (layer.strategy, used) {
+                        // Whether the first factor skips is measured again.
+                        (Strategy::Factor { gate, .. }, Strategy::Factor { gate: used, .. }) => {
+                            gate == used
+                        }
+                        (strategy, used) => strategy == used,
+                    };
+                    assert!(layer.strategy.is_exact() || (allowed && same), "{layer:?}");
                 }
             }
             if time.is_zero() {

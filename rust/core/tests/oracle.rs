@@ -133,9 +133,14 @@ fn every_mix_of_strategies() {
     let model = Model::relu(6, &[31, 66, 48, 20, 5]);
     let data = Random(5).rows(70, 31);
     let mut failures = Vec::new();
-    for mix in 0..3_usize.pow(3) * 2 {
+    let plain = (0..3_usize.pow(3) * 2).map(|mix| {
         let digit = |place| Strategy::ALL[mix / 3_usize.pow(place) % 3];
-        let strategies = [digit(0), digit(1), digit(2), Strategy::ALL[mix / 27]];
+        [digit(0), digit(1), digit(2), Strategy::ALL[mix / 27]]
+    });
+    // Factors beside and between all others.
+    let pairs = Strategy::ALL.into_iter().flat_map(|a| Strategy::ALL.map(|b| (a, b)));
+    let factored = pairs.map(|(a, b)| [a, b, a, model.possible(3, b)]);
+    for strategies in plain.chain(factored) {
         let rows = data.chunks_exact(31);
         let oracle: Vec<_> =
             rows.map(|row| model.oracle(&strategies, row).pop().unwrap_or_default()).collect();

@@ -35,19 +35,16 @@ proptest! {
         widths in prop::collection::vec(1_usize..90, 2..5),
         hidden in activation(),
         last in activation(),
-        mix in prop::collection::vec(0_usize..3, 4),
+        mix in prop::collection::vec(0_usize..Strategy::ALL.len(), 4),
         n in 0_usize..20,
         zeros in 0.0_f32..1.0,
         map in prop::option::of((-2.0_f32..2.0, -2.0_f32..2.0)),
     ) {
         let mut model = Model::random(seed, &widths, hidden, last);
         model.map = map.map(|(scale, shift)| InputMap::new(vec![scale], vec![shift]));
-        let strategies: Vec<_> = model
-            .gates
-            .iter()
-            .zip(mix)
-            .map(|(gate, i)| if gate.is_some() { Strategy::ALL[i] } else { Strategy::ALL[i % 2] })
-            .collect();
+        let layers = 0..model.layers.len();
+        let strategies: Vec<_> =
+            layers.zip(mix).map(|(i, which)| model.possible(i, Strategy::ALL[which])).collect();
         let mut random = Random(seed ^ 1);
         let mut data = random.values(n * widths[0]);
         for x in &mut data {

@@ -85,7 +85,7 @@ impl Count<'_> {
         {
             for (o, y) in dense.iter_mut().enumerate() {
                 let i = o % next.inputs;
-                let (scale, offset) = (int8.input.scale(i), int8.input.offset(0));
+                let (scale, offset) = (int8.input.scale(i), int8.input.offset(i));
                 let byte = to_byte(*y * (1.0 / scale) + offset);
                 *y = (f32::from(byte) - offset) * scale;
             }

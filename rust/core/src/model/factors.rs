@@ -44,7 +44,7 @@ impl Factors {
     }
 
     /// The factors with a quantisation of the sums `x u`, which they need to run in int8: one scale
-    /// for all sums or one per sum, and one offset.
+    /// and offset for all sums, or one per sum.
     #[must_use]
     pub fn with_quantization(self, quantization: Quantization) -> Factors {
         Factors { quantization: Some(quantization), ..self }
@@ -96,7 +96,7 @@ impl Factors {
             Some(quantization) => {
                 let (scale, offset) =
                     (subject("quantization.scale"), subject("quantization.offset"));
-                quantization.check_values((scale, offset), rank, false)
+                quantization.check_values((scale, offset), rank, true)
             }
         }
     }

@@ -17,7 +17,7 @@ pub struct Quantization {
 
 impl Quantization {
     /// One scale for all inputs or one per input; one offset for all or, for a network's first
-    /// layer, one per input. Checked by
+    /// layer and for sums of factors, one per input. Checked by
     /// [`Network::with_quantization`](crate::Network::with_quantization).
     pub fn new(scale: Vec<f32>, offset: Vec<f32>) -> Quantization {
         Quantization { scale, offset }

@@ -73,8 +73,15 @@ impl QuantizedFactors {
         isa: Isa,
     ) -> Result<Option<QuantizedFactors>> {
         let Some(sums) = &packed.quantization else { return Ok(None) };
-        let first = QuantizedLayer::new(index, &packed.first, input, isa).map_err(of_factors)?;
+        let mut first =
+            QuantizedLayer::new(index, &packed.first, input, isa).map_err(of_factors)?;
         let second = QuantizedLayer::new(index, &packed.second, sums, isa).map_err(of_sums)?;
+        // Outputs become bytes with the offset of the first of them, so the others are shifted.
+        let shift = |k| (sums.offset(k) - sums.offset(0)) * sums.scale(k);
+        if let Some(value) = first.shift(shift) {
+            let subject = Subject::Factors { layer: index, part: "quantization.offset" };
+            return Err(Error::Overflow { subject, layer: index, part: "factors", value });
+        }
         let gate = packed.gate.as_deref();
         let gate = gate.map(|gate| Arc::new(QuantizedNestedGate::new(gate, sums)));
         Ok(Some(QuantizedFactors { first: Arc::new(first), second: Arc::new(second), gate }))

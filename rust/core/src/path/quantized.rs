@@ -94,6 +94,15 @@ impl QuantizedLayer {
         Ok(QuantizedLayer { layer: layer.clone(), input, to_bytes, inverses, scale, bias, weights })
     }
 
+    /// Adds `shift(unit)` to the pre-activations. Returns a bias that is no longer finite, if any.
+    pub(super) fn shift(&mut self, shift: impl Fn(usize) -> f32) -> Option<f32> {
+        let outputs = self.layer.layer.outputs();
+        for (unit, bias) in self.bias[..outputs].iter_mut().enumerate() {
+            *bias += shift(unit);
+        }
+        self.bias.iter().copied().find(|bias| !bias.is_finite())
+    }
+
     /// Factors that convert the previous layer's outputs to this layer's bytes.
     pub(crate) fn inverses(&self) -> &[f32] {
         &self.inverses
@@ -104,8 +113,8 @@ impl QuantizedLayer {
         &self.to_bytes
     }
 
-    /// The byte that represents 0. It is the same for all inputs, except in a network's first
-    /// layer.
+    /// The byte that represents 0. It is the same for all inputs, except in a network's first layer
+    /// and in the second factor of a layer, for which it is that of the first input.
     pub(crate) fn offset(&self) -> f32 {
         self.to_bytes.offset[0]
     }

@@ -10,11 +10,26 @@
 //! of its output.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use lrgate::{Activation, Gate, InputMap, Isa, Layer, Network, Plan, Rows, Strategy};
+use lrgate::{
+    Activation, Factors, Gate, InputMap, Isa, Layer, NestedGate, Network, Plan, Quantization, Rows,
+    Strategy,
+};
 
 /// Widths and row counts around the edges of vectors, panels and tiles.
 pub(crate) const WIDTHS: [usize; 10] = [1, 15, 16, 17, 63, 64, 65, 79, 80, 129];
 pub(crate) const ROWS: [usize; 13] = [0, 1, 2, 3, 5, 6, 7, 8, 9, 63, 64, 65, 129];
+
+/// The strategies that need no factors.
+pub(crate) const PLAIN: [Strategy; 3] = [Strategy::Dense, Strategy::Skip, Strategy::Gate];
+
+/// A strategy of each kind, for tests that take long.
+pub(crate) const KINDS: [Strategy; 5] = [
+    Strategy::Dense,
+    Strategy::Skip,
+    Strategy::Gate,
+    Strategy::Factor { skip: false, gate: false },
+    Strategy::Factor { skip: true, gate: true },
+];
 
 const ROUNDOFF: f64 = 1.0 / (1 << 24) as f64;
 const DENORMAL: f64 = f64::from_bits((1023 - 149) << 52);
@@ -63,12 +78,78 @@ impl Random {
 pub(crate) struct Model {
     pub(crate) layers: Vec<Layer>,
     pub(crate) gates: Vec<Option<Gate>>,
+    pub(crate) factors: Vec<Option<LowRank>>,
     pub(crate) map: Option<InputMap>,
 }
 
+/// Factors as data, with a nested gate where one is allowed.
+#[derive(Clone)]
+pub(crate) struct LowRank {
+    /// (inputs, rank)
+    pub(crate) u: Vec<f32>,
+    /// (rank, outputs)
+    pub(crate) v: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) rank: usize,
+    pub(crate) gate: Option<LowRankGate>,
+}
+
+/// A nested gate as data.
+#[derive(Clone)]
+pub(crate) struct LowRankGate {
+    /// (rank, outputs)
+    pub(crate) v: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) rank: usize,
+}
+
+impl LowRank {
+    /// Random factors, whose sums and outputs are of the size of the inputs.
+    pub(crate) fn random(random: &mut Random, d: usize, h: usize, gated: bool) -> Self {
+        let rank = (d.min(h) / 2).max(1);
+        let mut scaled = |count: usize, width: usize| {
+            let scale = 2.0 / (width as f32).sqrt();
+            random.values(count).iter().map(|w| w * scale).collect::<Vec<_>>()
+        };
+        let (u, v) = (scaled(d * rank, d), scaled(rank * h, rank));
+        let bias = random.values(h);
+        let gate = gated.then(|| {
+            let rank = (rank / 2).max(1);
+            let (mut v, mut bias) = (v[..rank * h].to_vec(), random.values(h));
+            always_on(&mut v, &mut bias);
+            LowRankGate { v, bias, rank }
+        });
+        LowRank { u, v, bias, rank, gate }
+    }
+
+    /// The factors, with a quantisation of their sums.
+    pub(crate) fn factors(&self, quantization: Option<Quantization>) -> Factors {
+        let (u, v, bias) = (self.u.clone(), self.v.clone(), self.bias.clone());
+        let mut factors = Factors::new(u, v, bias, self.rank);
+        if let Some(quantization) = quantization {
+            factors = factors.with_quantization(quantization);
+        }
+        match &self.gate {
+            None => factors,
+            Some(LowRankGate { v, bias, rank }) => {
+                factors.with_gate(NestedGate::new(v.clone(), bias.clone(), *rank))
+            }
+        }
+    }
+}
+
+/// Makes the scores of the last eighth of the units positive for every row.
+fn always_on(v: &mut [f32], bias: &mut [f32]) {
+    let h = bias.len();
+    bias[h - h / 8..].fill(1.0);
+    for o in h - h / 8..h {
+        v.iter_mut().skip(o).step_by(h).for_each(|v| *v = 0.0);
+    }
+}
+
 impl Model {
-    /// Random layers of these widths, with `hidden` on all but the last, and gates where they are
-    /// allowed. A prelu with several slopes gets random ones.
+    /// Random layers of these widths, with `hidden` on all but the last, with factors, and with
+    /// gates where they are allowed. A prelu with several slopes gets random ones.
     pub(crate) fn random(
         seed: u64,
         widths: &[usize],
@@ -96,16 +177,17 @@ impl Model {
             let rank = (d.min(h) / 3).max(1);
             let [u, mut v] = [d * rank, rank * h].map(|n| random.values(n));
             let mut bias = random.values(h);
-            // The last eighth of the units is on for every row.
-            bias[h - h / 8..].fill(1.0);
-            for o in h - h / 8..h {
-                v.iter_mut().skip(o).step_by(h).for_each(|v| *v = 0.0);
-            }
+            always_on(&mut v, &mut bias);
             let allowed = i + 1 < count && hidden.has_hard_zero();
             allowed.then(|| Gate::new(u, v, bias, rank))
         };
-        let gates = (0..count).map(gate).collect();
-        Model { layers, gates, map: None }
+        let gates: Vec<_> = (0..count).map(gate).collect();
+        let mut random = Random(!seed);
+        let factors = widths.windows(2).zip(&gates).map(|(pair, gate)| {
+            Some(LowRank::random(&mut random, pair[0], pair[1], gate.is_some()))
+        });
+        let factors = factors.collect();
+        Model { layers, gates, factors, map: None }
     }
 
     /// A relu network.
@@ -117,16 +199,32 @@ impl Model {
         self.layers[0].inputs()
     }
 
-    /// `strategy` in every layer; dense if a layer has no gate.
+    /// `strategy` in every layer; without the gate or dense if a layer lacks a part for it.
     pub(crate) fn uniform(&self, strategy: Strategy) -> Vec<Strategy> {
-        let possible = |gate: &Option<Gate>| gate.is_some() || strategy != Strategy::Gate;
-        let of = |gate| if possible(gate) { strategy } else { Strategy::Dense };
-        self.gates.iter().map(of).collect()
+        (0..self.layers.len()).map(|i| self.possible(i, strategy)).collect()
+    }
+
+    /// `strategy`, or the nearest that layer `i` can run.
+    pub(crate) fn possible(&self, i: usize, strategy: Strategy) -> Strategy {
+        match (strategy, &self.factors[i]) {
+            (Strategy::Factor { skip, gate }, Some(factors)) => {
+                Strategy::Factor { skip, gate: gate && factors.gate.is_some() }
+            }
+            (Strategy::Factor { .. }, None) => Strategy::Dense,
+            (Strategy::Gate, _) if self.gates[i].is_none() => Strategy::Dense,
+            _ => strategy,
+        }
+    }
+
+    /// The factors of all layers, without quantisations.
+    pub(crate) fn all_factors(&self) -> Vec<Option<Factors>> {
+        self.factors.iter().map(|each| Some(each.as_ref()?.factors(None))).collect()
     }
 
     pub(crate) fn network(&self, isa: Isa, strategies: &[Strategy]) -> Network {
         Network::with_isa(self.layers.clone(), self.map.clone(), isa)
             .and_then(|network| network.with_gates(self.gates.clone()))
+            .and_then(|network| network.with_factors(self.all_factors()))
             .and_then(|network| network.with_plan(Plan::from_strategies(strategies)))
             .unwrap()
     }
@@ -135,20 +233,40 @@ impl Model {
     pub(crate) fn oracle(&self, strategies: &[Strategy], row: &[f32]) -> Vec<Vec<Bounded>> {
         let (mut input, mut outputs) = (self.input(row), Vec::new());
         for (i, layer) in self.layers.iter().enumerate() {
-            let gate = self.gates[i].as_ref().filter(|_| strategies[i] == Strategy::Gate);
-            let weights = layer.weight();
-            let units = weights.chunks_exact(layer.inputs()).zip(layer.bias());
-            let z: Vec<_> = units.map(|(w, b)| sum(&input, |i| w[i], *b)).collect();
-            let mut y = activate(layer.activation(), &z);
-            if let Some(gate) = gate {
-                let (k, h) = (gate.rank(), y.len());
-                let t: Vec<_> =
-                    (0..k).map(|k0| sum(&input, |i| gate.u()[i * k + k0], 0.0)).collect();
-                for (o, y) in y.iter_mut().enumerate() {
-                    let score = sum(&t, |k0| gate.v()[k0 * h + o], gate.bias()[o]);
+            let h = layer.outputs();
+            let sums = |u: &[f32], rank: usize| -> Vec<_> {
+                (0..rank).map(|k| sum(&input, |i| u[i * rank + k], 0.0)).collect()
+            };
+            let times_v = |t: &[Bounded], v: &[f32], bias: &[f32]| -> Vec<_> {
+                (0..h).map(|o| sum(t, |k| v[k * h + o], bias[o])).collect()
+            };
+            let keep = |y: &mut Vec<Bounded>, scores: &[Bounded]| {
+                for (y, score) in y.iter_mut().zip(scores) {
                     *y = y.kept_where_positive(score.value, score.error);
                 }
-            }
+            };
+            let y = match (strategies[i], &self.gates[i], &self.factors[i]) {
+                (Strategy::Factor { gate, .. }, _, Some(factors)) => {
+                    let t = sums(&factors.u, factors.rank);
+                    let z = times_v(&t, &factors.v, &factors.bias);
+                    let mut y = activate(layer.activation(), &z);
+                    if let Some(nested) = factors.gate.as_ref().filter(|_| gate) {
+                        keep(&mut y, &times_v(&t[..nested.rank], &nested.v, &nested.bias));
+                    }
+                    y
+                }
+                (strategy, gate, _) => {
+                    let weights = layer.weight();
+                    let units = weights.chunks_exact(layer.inputs()).zip(layer.bias());
+                    let z: Vec<_> = units.map(|(w, b)| sum(&input, |i| w[i], *b)).collect();
+                    let mut y = activate(layer.activation(), &z);
+                    if let Some(gate) = gate.as_ref().filter(|_| strategy == Strategy::Gate) {
+                        let t = sums(gate.u(), gate.rank());
+                        keep(&mut y, &times_v(&t, gate.v(), gate.bias()));
+                    }
+                    y
+                }
+            };
             outputs.push(y.clone());
             input = y;
         }
