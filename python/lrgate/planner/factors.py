@@ -15,7 +15,7 @@ from lrgate.model.layer import Factors, Gate, Layer, Quantization
 from lrgate.planner.candidates import Candidate, Inputs
 from lrgate.planner.kept import KeptLayer
 from lrgate.planner.plans import with_always_on
-from lrgate.quantization.windows import LEAST_STEP
+from lrgate.quantization.sums import sums_quantization
 from lrgate.types import Float32Array, IntArray
 
 __all__ = [
@@ -40,12 +40,6 @@ _MOST_LOST: Final = 0.05
 _NESTED: Final = 4
 _LEAST_NESTED: Final = 8
 _NESTED_LOST_ENERGIES: Final = (1e-3, 4e-3, 1.6e-2)
-
-# Sums in int8 are signed bytes: they have this offset and levels on either side, one of them in
-# reserve, and this headroom beyond the range of the rows that fit.
-_OFFSET: Final = np.float32(128)
-_LEVELS: Final = 126
-_ROOM: Final = 0.25
 
 # Rows on which the lost energy of factors is measured.
 _ROWS: Final = 1000
@@ -89,7 +83,7 @@ def factor_candidates(
     for rank in ranks:
         plain = fit.factors(rank)
         if quantization is not None:
-            plain = replace(plain, quantization=_sums_quantization(plain, kept.fit))
+            plain = replace(plain, quantization=sums_quantization(plain, kept.fit))
         for factors in (plain, *_nested(plain, fit, kept, always)):
             outputs = _factored_outputs(kept.layer, factors, some)
             lost = float(np.square(outputs - truth).sum()) / energy
@@ -112,17 +106,6 @@ def _nested(
         bias = path.gate(lost_energy=lost).bias.copy()
         bias[always] = 1.0
         yield replace(factors, gate=fit.factors(factors.rank, Gate(gate.u, gate.v, bias)).gate)
-
-
-def _sums_quantization(factors: Factors, inputs: Inputs) -> Quantization:
-    """The quantisation of the sums ``x u``: their range on the rows with headroom for new rows.
-
-    One offset serves all sums, although their means are not 0.
-    """
-    sums = _product(inputs, factors.u)
-    largest = np.abs(sums).max(axis=0, initial=0.0)
-    step = np.where(largest > 0, (1 + _ROOM) * largest / _LEVELS, 1.0)
-    return Quantization(np.maximum(step, LEAST_STEP), np.asarray(_OFFSET))
 
 
 def _outputs(layer: Layer, inputs: Inputs) -> Float32Array:
