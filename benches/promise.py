@@ -7,11 +7,11 @@ increase of the error on 40,000 fresh rows of the same kind, for every batch siz
 task's own probabilities are known, so that the increase on fresh rows has no noise of labels. A run
 is over budget where the increase of any class is. Runs are kept in a file of JSON lines; those that
 are there are not run again. The table has, by kind: runs, the share over budget, the largest excess
-in budgets, the share of runs with gates and with int8, and the median speed-up over dense where
-times were measured.
+in budgets, the share of runs with gates, with factors and with int8, and the median speed-up over
+dense where times were measured.
 
-In most runs the clock is replaced, so that gates and int8 always win and the budget decides alone
-("forced"); in the others times decide.
+In most runs the clock is replaced, so that gates, factors and int8 always win and the budget
+decides alone ("forced"); in the others times decide.
 """
 
 from __future__ import annotations
@@ -114,13 +114,15 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def table(records: list[dict[str, Any]]) -> str:
     lines = [
-        "| kind | runs | over budget | worst excess, budgets | gates | int8 | times as fast |",
-        "|---|---|---|---|---|---|---|",
+        "| kind | runs | over budget | worst excess, budgets | gates | factors | int8 "
+        "| times as fast |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     names = [kind.name for kind in KINDS]
     groups = [(name, [r for r in records if r["kind"] == name]) for name in names]
     groups += [
         ("with gates", [r for r in records if r["gates"]]),
+        ("with factors", [r for r in records if r["factors"]]),
         ("with int8", [r for r in records if r["int8"]]),
         ("50 to 500 rows", [r for r in records if r["rows"] <= FEW[1]]),
         ("all", records),
@@ -134,6 +136,7 @@ def table(records: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {name} | {len(group)} | {len(over) / len(group):.1%} | {excess:.2f} | "
             f"{statistics.mean(r['gates'] for r in group):.0%} | "
+            f"{statistics.mean(r['factors'] for r in group):.0%} | "
             f"{statistics.mean(r['int8'] for r in group):.0%} | "
             f"{f'{statistics.median(speeds):.2f}' if speeds else '-'} |"
         )
@@ -183,6 +186,7 @@ def run(job: tuple[str, int]) -> dict[str, Any]:
         "expected": report.expected_increase,
         "counted": report.error_increase,
         "gates": "gate" in used,
+        "factors": any("factor" in name for name in used),
         "int8": "int8" in used,
         "left_out": sum(report.dropped_units),
         "tests": [[t.network, t.increase, t.upper, t.passed] for t in report.checks],
@@ -212,7 +216,7 @@ def race(self: Any, size: int, _seconds: float, rows: Any = None, **networks: An
 
 
 def layer_seconds(self: Any, network: Any) -> Array:
-    """A gate costs its rank and the units that it computes."""
+    """A gate costs its rank and the units that it computes, factors cost their rank."""
     rows = self.rows[:512]
     found = network.engine.profile(rows, rows.shape[0], 0.0)  # shares of the kept units
     costs = [y["computed_share"] / 2 + y["rank"] / 1000 if y["rank"] else 1.0 for y in found]
@@ -223,10 +227,17 @@ def tuned(self: Any, network: Any) -> Any:
     plan = []
     for size in self.sizes:
         _, names, words = plan_of(network, size)
-        chosen = ["gate" if layer.gate else "skip" for layer in network.layers]
+        chosen = [forced(layer) for layer in network.layers]
         plan.append((size, chosen, words))
         assert len(names) == len(chosen)
     return network._with_engine_plan(network.engine.with_plan(plan))
+
+
+def forced(layer: Any) -> str:
+    """The strategy that uses the gate or the factors of a layer, if it has them."""
+    if layer.factors is not None:
+        return "factor" if layer.factors.gate is None else "factor-gate"
+    return "gate" if layer.gate is not None else "skip"
 
 
 def only(network: Any, size: int) -> Any:

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from lrgate import estimators
+from lrgate import Network, estimators
 from lrgate.estimators import (
     Estimate,
     ThresholdPath,
     evaluate,
+    factored,
     fit_thresholds,
     hull,
     logistic,
@@ -32,7 +33,7 @@ from lrgate.estimators import (
 )
 from lrgate.estimators import rows as rows_module
 from lrgate.inputs.sparse import SparseInputs
-from lrgate.model import Activation, Gate, Layer
+from lrgate.model import Activation, Factors, Gate, Layer
 
 RELU = Activation("relu")
 SHAPES = [(12, 30), (30, 12), (20, 20), (1, 5), (5, 1)]  # (inputs, outputs)
@@ -1432,3 +1433,69 @@ def test_rank_is_bounded_by_the_rows() -> None:
     assert repr(fit) == "Estimate(whitened, 10 -> 20, max_rank 5)"
     # Six rows span five directions around their mean, so they are estimated exactly.
     assert squared_error(LAYER, fit.gate(5), ROWS[:6]) < 1e-8
+
+
+# --- factors ------------------------------------------------------------------------------------
+
+
+def product_of(factors: Factors, rows: Any) -> Any:
+    u, v, bias = (np.float64(array) for array in (factors.u, factors.v, factors.bias))
+    return np.float64(rows) @ u @ v + bias
+
+
+@pytest.mark.parametrize("activation", [RELU, Activation("tanh"), Activation("identity")])
+def test_factors_are_the_best_low_rank_fit(activation: Activation) -> None:
+    layer, rows = random_layer(10, 15), correlated_rows(200, 10)
+    layer = Layer(layer.weight, layer.bias, activation)
+    z = np.float64(rows) @ np.float64(layer.weight.T) + layer.bias
+    fit = factored(layer, rows)
+    values = np.linalg.svd(z - z.mean(axis=0), compute_uv=False)
+    for rank in (1, 4, 10):
+        error = np.square(product_of(fit.factors(rank), rows) - z).sum()
+        assert error == pytest.approx(np.square(values[rank:]).sum(), abs=1e-6 * np.square(z).sum())
+
+
+def test_factors_of_a_lower_rank_are_the_first_of_a_higher_one() -> None:
+    layer, rows = random_layer(10, 15), correlated_rows(200, 10)
+    fit = factored(layer, rows, max_rank=6)
+    small, large = fit.factors(2), fit.factors(6)
+    np.testing.assert_array_equal(small.u, large.u[:, :2])
+    np.testing.assert_array_equal(small.v, large.v[:2])
+    with pytest.raises(ValueError, match="rank must be from 1 to 6, got 7"):
+        fit.factors(7)
+
+
+def test_a_nested_gate_is_the_first_factors() -> None:
+    layer, rows = random_layer(10, 15), correlated_rows(200, 10)
+    fit = factored(layer, rows)
+    gate = fit_thresholds(layer, fit.gate(3), correlated_rows(100, 10), lost_energy=0.01)
+    factors = fit.factors(5, gate)
+    assert factors.gate is not None and (factors.rank, factors.gate.rank) == (5, 3)
+    np.testing.assert_array_equal(factors.gate.v, factors.v[:3])
+    np.testing.assert_array_equal(factors.gate.bias, gate.bias)
+    for other in (whitened(layer, rows[:100]).gate(3), fit.gate(6)):
+        with pytest.raises(ValueError, match="gate must be cut from this fit, with a rank of"):
+            fit.factors(5, other)
+
+
+def test_factors_have_no_threshold() -> None:
+    """A thresholded ReLU compares the pre-activation itself with its threshold."""
+    layer, rows = random_layer(10, 15), correlated_rows(200, 10)
+    switched = Layer(layer.weight, layer.bias, Activation("thresholded_relu", 0.5))
+    plain, other = factored(layer, rows), factored(switched, rows)
+    np.testing.assert_allclose(other.factors(4).bias, plain.factors(4).bias, atol=1e-6)
+    np.testing.assert_allclose(other.gate(4).bias, plain.gate(4).bias - 0.5, atol=1e-6)
+
+
+def test_a_network_runs_with_the_factors_of_all_ranks() -> None:
+    layer, rows = random_layer(12, 20), correlated_rows(300, 12)
+    net = Network.from_layers([layer, random_layer(20, 3)], ["relu", "identity"])
+    full = net.with_factors({0: factored(layer, rows).factors(12)})
+    np.testing.assert_allclose(full(rows), net(rows), atol=1e-4)
+    errors = [
+        np.square(
+            net.with_factors({0: factored(layer, rows).factors(rank)})(rows) - net(rows)
+        ).sum()
+        for rank in (1, 4, 8)
+    ]
+    assert errors == sorted(errors, reverse=True) and errors[-1] > 0

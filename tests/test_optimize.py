@@ -23,20 +23,23 @@ from scipy import sparse
 from tqdm import tqdm
 
 import lrgate
-from lrgate import Gate, Layer, Network
+from lrgate import Factors, Gate, Layer, Network, estimators
 from lrgate.estimators import registry
 from lrgate.inputs import label_array
 from lrgate.inputs.sparse import SparseInputs
 from lrgate.measure import timing
 from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation
+from lrgate.model.plan import words
 from lrgate.planner import clock, merging, reporting, search, signals
 from lrgate.planner.arguments import checked_ranks, checked_targets
 from lrgate.planner.budget import BudgetCheck
 from lrgate.planner.clock import Clock
 from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.evidence import Evidence
+from lrgate.planner.factors import factor_candidates
 from lrgate.planner.gates import GateSearch
+from lrgate.planner.kept import KeptLayer
 from lrgate.planner.plans import only_plan, plan_key, plan_of, without_gates
 from lrgate.planner.problem import Problem, Request
 from lrgate.planner.reporting import Reporter
@@ -71,7 +74,7 @@ def patch_seconds(patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make gates, orders and int8 faster, so that the search is deterministic."""
-    speeds = {"dense": 9, "own_dense": 9, "unordered": 8, "exact": 5, "plain": 5}
+    speeds = {"dense": 9, "own_dense": 9, "unordered": 8, "exact": 5, "plain": 5, "int8_dense": 6}
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
         each = {name: np.full(3, speeds.get(name, 1) * 1e-6 * size) for name in networks}
@@ -87,12 +90,19 @@ def wins(monkeypatch: pytest.MonkeyPatch) -> None:
         return np.tile(np.array(costs)[:, None], len(self.sizes))
 
     def tuned(self: Any, network: Network) -> Network:
-        names = ["gate" if layer.gate else "skip" for layer in network.layers]
+        names = [_approximate(layer) for layer in network.layers]
         plan = [(size, names, plan_of(network, size)[2]) for size in self.sizes]
         return network._with_engine_plan(network.engine.with_plan(plan))
 
     for name, fake in (("race", race), ("layer_seconds", layer_seconds), ("tuned", tuned)):
         monkeypatch.setattr(Clock, name, fake)
+
+
+def _approximate(layer: Any) -> str:
+    """The strategy that uses all that a layer has."""
+    if layer.factors is not None:
+        return "factor" if layer.factors.gate is None else "factor-gate"
+    return "skip" if layer.gate is None else "gate"
 
 
 def network(
@@ -123,6 +133,7 @@ def rows(n: int = 400, seed: int = 1) -> np.ndarray:
 def optimized(net: Network, x: Any, y: Any = None, budget: float = 0.1, **options: Any) -> Network:
     """Run `optimize` with quick settings, and check the invariants of its result."""
     chosen = {"batch_sizes": (1, 32), "ranks": (4, 8), "num_threads": 1, "progress": False}
+    chosen["factors"] = "none"
     chosen |= options
     fast = lrgate.optimize(net, x, y, budget, **chosen)
     check(fast, net, x, y, budget, chosen)
@@ -155,9 +166,12 @@ def check(
             assert (layer.strategy, layer.precision) == (plan.strategies[i], plan.precisions[i])
             assert (layer.inputs, layer.outputs) == (own.inputs, own.outputs)
             assert layer.computed_units == counts[i]
-            gates = layer.strategy == "gate"
-            assert layer.rank == (own.gate.rank if gates else None)
-            assert (layer.estimator in ("whitened", "logistic")) is gates
+            used = words(layer.strategy)
+            part = own.factors if "factor" in used else own.gate if "gate" in used else None
+            assert layer.rank == (None if part is None else part.rank)
+            assert (layer.estimator in ("whitened", "logistic")) is (used == {"gate"})
+            assert (layer.estimator == "factored") is ("factor" in used)
+            gates = "gate" in used
             assert (layer.recall is not None) is (layer.lost_energy is not None) is gates
             assert 0 <= layer.computed_share <= counts[i] / own.outputs + 1e-6
             assert 0 <= layer.density_in <= 1 and 0 <= layer.density_out <= 1
@@ -165,8 +179,15 @@ def check(
         assert min(batch.seconds_dense, batch.seconds_exact, batch.seconds_after) > 0
         for spread in (batch.over_dense, batch.over_exact):
             assert 0 < spread.low <= spread.median <= spread.high
-    used = {i for plan in fast.plan for i, name in enumerate(plan.strategies) if name == "gate"}
-    assert {i for i, layer in enumerate(fast.layers) if layer.gate is not None} == used
+    strategies = [
+        {words(plan.strategies[i]) for plan in fast.plan} for i in range(len(fast.layers))
+    ]
+    for layer, names in zip(fast.layers, strategies, strict=True):
+        assert (layer.gate is not None) is ({"gate"} in names)
+        assert (layer.factors is not None) is any("factor" in each for each in names)
+        if layer.factors is not None:
+            nested = any(each >= {"factor", "gate"} for each in names)
+            assert (layer.factors.gate is not None) is nested
 
     n = x.shape[0]
     parts = report.rows_fitted, report.rows_tuned, report.rows_checked
@@ -717,8 +738,8 @@ def test_nothing_keeps_the_budget(
         assert kinds(fast) == ({"skip"}, {"f32"})
         assert fast.report is not None
         notes = fast.report.notes
-        assert f"no gate is used, not even the least divergent: {reason}" in notes
-        assert "no gate pays within the budget here" in notes
+        assert f"no gate or factors are used, not even the least divergent: {reason}" in notes
+        assert "no gate or factors pay within the budget here" in notes
         stay = sorted(note[6] for note in notes if f"stays f32, not int8: {reason}" in note)
         assert stay == ([] if precision == "f32" else ["0", "1", "2"])
         assert fast.report.checks == ()
@@ -738,6 +759,71 @@ def test_a_layer_whose_int8_form_costs_too_much(
     assert any(note.startswith("layer 1 stays f32") for note in fast.report.notes)
 
 
+def critic(inputs: int, noise: float, seed: int = 0) -> tuple[Network, Any]:
+    """A regressor of few inputs and wide layers, and a function for rows and noisy targets."""
+    rng = np.random.default_rng(seed)
+    net = Network.from_layers(
+        [
+            (rng.normal(size=(k, d)) * (2 / d) ** 0.5, 0.1 * rng.normal(size=k))
+            for d, k in pairwise([inputs, 192, 192, 1])
+        ]
+    )
+
+    def sample(n: int, seed: int) -> tuple[Any, Any]:
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n, inputs)).astype(np.float32)
+        y = np.float64(net(x))
+        return x, y + noise * y.std() * rng.normal(size=y.shape)
+
+    return net, sample
+
+
+def timed_by_work(self: Any, network: Network) -> Any:
+    """A `Clock.layer_seconds` that counts multiply-adds: int8 halves the time."""
+    times = [
+        layer.multiply_adds * (0.5 if word == "int8" else 1.0)
+        for layer, word in zip(network.layers, network.plan[0].precisions, strict=True)
+    ]
+    return np.tile(np.array(times)[:, None], len(self.sizes))
+
+
+@pytest.mark.usefixtures("wins")
+def test_the_layers_that_save_no_time_go_back_to_f32_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Noisy targets hide small errors: the layer that takes the time is int8 nevertheless."""
+    monkeypatch.setattr(Clock, "layer_seconds", timed_by_work)
+    net, sample = critic(40, 1.0)
+    x, y = sample(2000, 1)
+    fast = optimized(net, x, y, 0.001, batch_sizes=[1])
+    assert fast.plan[0].precisions[1] == "int8"
+    fresh, _ = sample(40_000, 2)
+    dense = np.float64(net(fresh))
+    # The noise of new targets has no part in the true increase.
+    true = np.square(np.float64(fast(fresh)) - dense).mean() / (2 * dense.var())
+    assert 0 < true < 0.001
+
+
+@pytest.mark.usefixtures("wins")
+def test_where_int8_fails_its_check_fewer_layers_are_int8(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Clock, "layer_seconds", timed_by_work)
+    passes = BudgetCheck.passes
+
+    def strict(self: Any, trial: Any) -> bool:
+        return passes(self, trial) and trial.network.plan[0].precisions.count("int8") < 3
+
+    monkeypatch.setattr(BudgetCheck, "passes", strict)
+    monkeypatch.setattr(BudgetCheck, "clear", lambda self, found: False)
+    net, sample = critic(40, 0.0)
+    fast = optimized(net, sample(1000, 1)[0], None, 0.01, batch_sizes=[1])
+    assert fast.plan[0].precisions[1] == "int8" and fast.plan[0].precisions.count("int8") == 2
+    assert fast.report is not None
+    names = [check.network for check in fast.report.checks]
+    assert names[:2] == ["int8 in fewer layers, without gates", "int8 without gates"]
+
+
 def slower(monkeypatch: pytest.MonkeyPatch, **speeds: float) -> None:
     """Make whole calls of these networks take the given times, and all others 1."""
 
@@ -750,7 +836,7 @@ def slower(monkeypatch: pytest.MonkeyPatch, **speeds: float) -> None:
 
 @pytest.mark.usefixtures("wins")
 def test_nothing_is_faster(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    slower(monkeypatch, int8=2, exact=2, fast=2, ordered=2, after=2)
+    slower(monkeypatch, int8=2, int8_dense=2, exact=2, fast=2, ordered=2, after=2)
     fast = optimized(net, rows(), None, 0.3)
     assert kinds(fast) == ({"dense"}, {"f32"})
     assert fast.report is not None
@@ -800,6 +886,110 @@ def test_errors_are_of_what_any_class_does(monkeypatch: pytest.MonkeyPatch) -> N
     error = np.square(each - dense).sum(axis=1).mean() / np.var(np.float64(net(x)), axis=0).sum()
     assert fast.report.error_after == pytest.approx(error, rel=1e-3)
     assert error > 0
+
+
+# --- factors ------------------------------------------------------------------------------------
+
+
+def low_rank(seed: int = 0, rank: int = 3) -> Network:
+    """A regressor whose layers are nearly of low rank, and can have no gates."""
+    rng = np.random.default_rng(seed)
+    layers = []
+    for d, k in pairwise([D, 80, 64, 40]):
+        low = rng.normal(size=(k, rank)) @ rng.normal(size=(rank, d)) / (rank * d) ** 0.5
+        layers.append((2 * low + 1e-3 * rng.normal(size=(k, d)), 0.1 * rng.normal(size=k)))
+    return Network.from_layers(layers, ["tanh", "gelu", "identity"])
+
+
+def factored_layers(net: Network) -> set[int]:
+    return {i for i, layer in enumerate(net.layers) if layer.factors is not None}
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.parametrize("precision", ["f32", "auto"])
+def test_factors_are_used_within_the_budget(precision: str, tmp_path: Path) -> None:
+    net, x = low_rank(), rows(2000)
+    options: dict[str, Any] = {"ranks": (4,), "precision": precision}
+    fast = optimized(net, x, None, 0.01, factors="auto", **options)
+    assert factored_layers(fast) == {0, 1, 2}  # the last layer, too
+    assert fast.report is not None
+    assert any(check.network.startswith("factors for") for check in fast.report.checks)
+    found = {word for plan in fast.plan for word in plan.precisions}
+    assert ("int8" in found) is (precision == "auto")
+    fresh = rows(20_000, seed=9)
+    dense, now = np.float64(net(fresh)), np.float64(fast(fresh))
+    assert np.square(now - dense).sum() <= 0.01 * np.square(dense - dense.mean(axis=0)).sum()
+    np.testing.assert_allclose(fast.dense()(x), net(x), rtol=1e-5, atol=1e-6)
+    fast.save(tmp_path / "fast.npz")
+    loaded = Network.load(tmp_path / "fast.npz", tune=False)
+    np.testing.assert_array_equal(loaded(x), fast(x))
+    assert "factored" in str(fast.report.to_dict())
+
+
+@pytest.mark.usefixtures("wins")
+def test_no_factors_where_they_are_not_wanted() -> None:
+    fast = optimized(low_rank(), rows(1000), None, 0.01, ranks=(4, 8), factors="none")
+    assert factored_layers(fast) == set()
+
+
+@pytest.mark.usefixtures("wins")
+def test_factors_that_cost_too_much_are_not_used() -> None:
+    """Layers of full rank have no factors of a low one."""
+    rng = np.random.default_rng(3)
+    net = Network.from_layers(
+        [(rng.normal(size=(k, d)) / d**0.5, rng.normal(size=k)) for d, k in pairwise([D, 60, 40])]
+    )
+    fast = optimized(net, rows(1000), None, 1e-3, ranks=(4, 8), factors="auto")
+    assert factored_layers(fast) == set()
+    assert optimized(net, rows(1000), None, 0.0, factors="auto").layers[0].factors is None
+
+
+@pytest.mark.usefixtures("wins")
+def test_nested_gates_of_units_that_are_left_out_and_reordered() -> None:
+    """Factors have the full width; the engine has the kept units alone."""
+    rng = np.random.default_rng(4)
+    layers = []
+    for h, (d, k) in enumerate(pairwise([D, 160, 96, 5])):
+        low = rng.normal(size=(k, 24)) @ rng.normal(size=(24, d)) / (24 * d) ** 0.5
+        bias = rng.normal(size=k) / 4
+        if h == 0:
+            bias[::5] = -50.0
+        layers.append((2 * low, bias))
+    net = Network.from_layers(layers, input_range=(0.0, 1.0))
+    layer, x = net.layers[1], rows(600)
+    always: Any = np.array([0, 3])
+    units = np.random.default_rng(0).permutation(np.flatnonzero(net.layers[0].bias > -50))
+    core = net.with_units([units.astype(np.int32), None, None])
+    signals = net.layer_inputs(x)
+    kept = KeptLayer.of(core, 1, (signals, signals))
+    fit = estimators.factored(kept.layer, kept.fit, 60)
+    found = factor_candidates(fit, [36, 60], kept, always, None, 2)
+    nested = [c.part for c in found if isinstance(c.part, Factors) and c.part.gate is not None]
+    assert nested and all(part.gate.v.shape == (part.rank // 4, 96) for part in nested)
+    for candidate in found:
+        part = candidate.part
+        assert isinstance(part, Factors) and part.u.shape == (160, part.rank)
+        assert not part.u[net.layers[0].bias <= -50].any()
+        one = core.with_factors({1: part})
+        inputs = np.float64(signals[1])
+        true = np.maximum(inputs @ np.float64(layer.weight.T) + layer.bias, 0)
+        now = np.float64(one.layer_inputs(x)[2])
+        lost = np.square(now - true).sum() / np.square(true).sum()
+        assert lost == pytest.approx(candidate.lost_energy, rel=0.02, abs=1e-6)
+        if part.gate is not None:
+            assert (now[:, always] > 0).sum() == (true[:, always] > 0).sum()
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.parametrize("precision", ["auto", "int8"])
+def test_dense_int8_is_used_where_it_is_not_slower(
+    net: Network, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last race is on other rows: there, skip and gates may be slower than dense int8."""
+    slower(monkeypatch, after=3, exact=4, own_dense=4, dense=4, int8_dense=2)
+    fast = optimized(net, rows(1000), None, 0.3, precision=precision)
+    assert kinds(fast) == ({"dense"}, {"int8"})
+    assert fast.report is not None and fast.report.checks[0].passed
 
 
 # --- stopping, showing --------------------------------------------------------------------------
@@ -1353,7 +1543,9 @@ def test_what_is_returned_is_what_was_checked(task: str, labelled: bool) -> None
     report = fast.report
     assert report is not None and "gate" in kinds(fast)[0]
     split = Split.of(x, None if y is None else checked_targets(net, label_array(y), len(x)), 0)
-    request = Request(0.2, 0.9, None, (1, 16), "auto", "proven", 1, 0, (4,))
+    request = Request(
+        0.2, 0.9, None, (1, 16), "auto", "proven", 1, 0, (4,), ranks_given=True, factors="none"
+    )
     problem = Problem.of(without_gates(net, None), split, request, tqdm(disable=True))
     chooser = BudgetCheck(problem).chooser
     evaluator = Evaluator(
@@ -1456,7 +1648,7 @@ def test_each_class_has_its_own_precision(
     """One plan may use int8 for the batch sizes where it is faster, and f32 for others."""
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
-        speeds = {"dense": 9.0, "exact": 2.0, "plain": 1.0, "fast": 5.0}
+        speeds = {"dense": 9.0, "exact": 2.0, "int8_dense": 9.0, "plain": 1.0, "fast": 5.0}
         speeds["int8"] = 1.0 if size == 32 else 3.0
         each = {name: np.full(3, 1e-6 * speeds.get(name, 1.0)) for name in networks}
         return {name: timing.Timing(size, times, times) for name, times in each.items()}

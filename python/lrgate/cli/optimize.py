@@ -20,7 +20,7 @@ from lrgate.cli.outputs import Output, add_output, show
 from lrgate.cli.rows import COLUMNS, open_rows, read_labels
 from lrgate.frameworks.loading import load
 from lrgate.network import Network
-from lrgate.planner.arguments import PRECISIONS, PRUNES
+from lrgate.planner.arguments import FACTORS, PRECISIONS, PRUNES
 from lrgate.planner.budget import COSTS_TOO_MUCH
 from lrgate.planner.optimizer import optimize
 from lrgate.results.optimization import OptimizeReport
@@ -63,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prune", choices=PRUNES, default="proven", help="units to leave out (default: proven)"
     )
     parser.add_argument(
+        "--factors",
+        choices=FACTORS,
+        default="auto",
+        help="whether layers may be low-rank factors (default: auto)",
+    )
+    parser.add_argument(
         "--confidence",
         type=number,
         default=0.95,
@@ -92,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_sizes=arguments.batch_sizes,
         precision=arguments.precision,
         prune=arguments.prune,
+        factors=arguments.factors,
         confidence=arguments.confidence,
         num_threads=arguments.threads,
         seed=arguments.seed,

@@ -15,14 +15,20 @@ Gate(20 -> 40, rank 8)
 >>> evaluate(layer, fit.gate(20), rng.normal(size=(100, 20))).recall
 1.0
 
-`fit_thresholds` then chooses the threshold of each unit on held-out rows, for a given lost energy
-or computed share.
+`factored` fits factors that stand for the weights themselves, for layers of any activation:
+
+>>> factored(layer, rng.normal(size=(200, 20))).factors(8)
+Factors(20 -> 40, rank 8)
+
+`fit_thresholds` chooses the threshold of each unit of a gate on held-out rows, for a given lost
+energy or computed share.
 
 Rows may be arrays, CSR matrices or `SparseInputs`; wide sparse rows are never made dense. Unless
 stated otherwise, computations use float64, or float32 for large weights. Gates are float32.
 """
 
 from lrgate.estimators.base import Estimate
+from lrgate.estimators.factoring import Factoring, factored
 from lrgate.estimators.quality import GateReport, evaluate
 from lrgate.estimators.signs import logistic
 from lrgate.estimators.singular import svd
@@ -31,9 +37,11 @@ from lrgate.estimators.whitening import whitened
 
 __all__ = [
     "Estimate",
+    "Factoring",
     "GateReport",
     "ThresholdPath",
     "evaluate",
+    "factored",
     "fit_thresholds",
     "logistic",
     "svd",

@@ -24,7 +24,7 @@ class Estimate:
     Attributes
     ----------
     method : str
-        ``svd``, ``whitened`` or ``logistic``.
+        ``svd``, ``whitened``, ``logistic`` or ``factored``.
     u : float64 array of shape (in, max_rank)
     v : float64 array of shape (max_rank, out)
         The factors of rank k are the first k columns of `u` and the first k rows of `v`.

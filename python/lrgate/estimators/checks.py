@@ -15,6 +15,7 @@ from lrgate.types import Float64Array
 __all__ = [
     "check_finite",
     "check_gate",
+    "check_layer",
     "check_widths",
     "checked_max_rank",
     "checked_offset",
@@ -27,18 +28,22 @@ FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 
 def checked_offset(layer: Layer) -> Float64Array:
     """Check a layer and return its offset: a unit is active if ``x W + offset > 0``."""
-    if not isinstance(layer, Layer):
-        raise TypeError(f"layer must be of type Layer, got {type(layer).__name__}")
+    check_layer(layer)
     if not layer.activation.has_hard_zero:
         raise ValueError(
             "a gate needs relu, clipped_relu, thresholded_relu or squared_relu, got "
             + layer.activation.name
         )
+    return layer.bias.astype(np.float64) - layer.activation.threshold
+
+
+def check_layer(layer: Layer) -> None:
+    if not isinstance(layer, Layer):
+        raise TypeError(f"layer must be of type Layer, got {type(layer).__name__}")
     if layer.weight.size == 0:
         raise ValueError(f"weight must not be empty, got shape {layer.weight.shape}")
     check_finite("weight", layer.weight)
     check_finite("bias", layer.bias)
-    return layer.bias.astype(np.float64) - layer.activation.threshold
 
 
 def check_gate(layer: Layer, gate: Gate) -> None:

@@ -38,6 +38,7 @@ from lrgate.model.layer import Layer
 from lrgate.types import Float64Array
 
 __all__ = [
+    "closest_product",
     "whitened",
 ]
 
@@ -99,6 +100,14 @@ def whitened(layer: Layer, inputs: Rows, max_rank: int | None = None) -> Estimat
     offset = checked_offset(layer)
     rank = checked_max_rank(layer, max_rank)
     rows = checked_inputs(layer, inputs, "whitened", 2)
+    u, v, mean = closest_product(layer, rows, rank)
+    return Estimate("whitened", u, v, mean, offset + row_product(layer, mean), len(rows))
+
+
+def closest_product(
+    layer: Layer, rows: CheckedRows, rank: int
+) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """U, V and the mean row, with the least mean of ``|(x - mean) (W - U V)|^2`` at every rank."""
     mean = mean_row(rows)
     form = _form(layer, rows, rank)
     if form == "inputs":
@@ -113,7 +122,7 @@ def whitened(layer: Layer, inputs: Rows, max_rank: int | None = None) -> Estimat
     else:
         right = _principal(form, layer, rows, mean, rank)
         u = folded_back(layer, right)
-    return Estimate("whitened", u, right.T, mean, offset + row_product(layer, mean), len(rows))
+    return u, right.T, mean
 
 
 def _form(layer: Layer, rows: CheckedRows, rank: int) -> str:

@@ -27,6 +27,7 @@ __all__ = [
 RANKS: Final = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 PRECISIONS: Final = ("auto", "f32", "int8")
+FACTORS: Final = ("auto", "none")
 PRUNES: Final = ("proven", "never_on", "none")
 
 # The most values used to find out whether an input range is in scaled units.

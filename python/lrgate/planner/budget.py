@@ -121,12 +121,23 @@ class BudgetCheck:
             for size in distinct_sizes(network)
         ]
 
-    def likely(self, found: list[Evidence], share: float = 1.0) -> bool:
-        """Whether the rows that check are likely to show that a share of the budget is kept."""
+    def likely(self, found: list[Evidence], share: float = 1.0, spare: float = _SPARE) -> bool:
+        """Whether the rows that check are likely to show that a share of the budget is kept.
+
+        `spare`: standard errors to spare.
+        """
         level, most = self._request.confidence, self._request.max_row_error
         return all(
-            evidence.upper(level, self.rows, _SPARE) <= share * self._request.budget
+            evidence.upper(level, self.rows, spare) <= share * self._request.budget
             and (most is None or evidence.worst <= _ROW_SPARE * most)
+            for evidence in found
+        )
+
+    def clear(self, found: list[Evidence]) -> bool:
+        """Whether half of the budget is likely to be kept, whatever the noise of other targets."""
+        level, half = self._request.confidence, 0.5 * self._request.budget
+        return self.likely(found, 0.5) and all(
+            evidence.upper(level, self.rows, _SPARE) - float(evidence.expected.mean()) <= half
             for evidence in found
         )
 

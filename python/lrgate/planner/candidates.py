@@ -1,4 +1,4 @@
-"""Gates that might be used, and the choices among them."""
+"""Gates and factors that might be used, and the choices among them."""
 
 from __future__ import annotations
 
@@ -8,40 +8,41 @@ from typing import Final
 import numpy as np
 
 from lrgate.inputs.sparse import SparseInputs
-from lrgate.model.layer import Gate
+from lrgate.model.layer import Factors, Gate
 from lrgate.types import Float32Array, Float64Array
 
 __all__ = [
     "Candidate",
     "choices_by_price",
-    "gates_of",
     "names_of",
+    "parts_of",
 ]
 
 
-# A gate must promise to be this much faster than the layer's fastest exact strategy.
+# A gate or factors must promise to be this much faster than the layer's fastest exact strategy.
 PROMISE: Final = 0.97
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A gate for one layer.
+    """A gate or factors for one layer.
 
     Attributes
     ----------
-    gate : Gate
+    part : Gate or Factors
         For all units of the layer.
     estimator : str
         The method that fitted it.
     lost_energy : float
-        Asked of the threshold, on the rows that choose.
+        Of a gate: asked of the threshold, on the rows that choose. Of factors: the squared error of
+        the layer's outputs on these rows, relative to their energy.
     seconds : float64 array (batch sizes,)
         Time of the layer per row.
     divergence : float
-        Of the network's outputs from the dense ones where this gate alone is used.
+        Of the network's outputs from the dense ones where this part alone is used.
     """
 
-    gate: Gate
+    part: Gate | Factors
     estimator: str
     lost_energy: float
     seconds: Float64Array
@@ -63,8 +64,9 @@ Inputs = Float32Array | SparseInputs
 def choices_by_price(options: dict[int, list[Candidate]], exact: Float64Array) -> list[Choice]:
     """Choices for prices on divergence from none to a high one, without repeats: fastest first.
 
-    A batch size uses a layer's gate where the gain in time is worth the divergence; a layer has
-    one gate for all batch sizes. Times are relative to the fastest exact plan of the batch size.
+    A batch size uses a layer's part where the gain in time is worth the divergence; a layer has
+    one gate or one pair of factors for all batch sizes. Times are relative to the fastest exact
+    plan of the batch size.
     """
     totals = exact.sum(axis=0)
     choices: list[Choice] = []
@@ -91,5 +93,5 @@ def names_of(choice: Choice) -> list[tuple[int, int]]:
     return sorted((i, id(candidate)) for i, candidate in choice.items())
 
 
-def gates_of(choice: Choice) -> dict[int, Gate]:
-    return {i: candidate.gate for i, candidate in choice.items()}
+def parts_of(choice: Choice) -> dict[int, Gate | Factors]:
+    return {i: candidate.part for i, candidate in choice.items()}

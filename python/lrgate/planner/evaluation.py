@@ -110,10 +110,36 @@ class Evaluator:
         if self.task == "regression":
             # As if the output that is farthest from the mean were lost.
             none = self._farthest_output() / self.variance if unseen else None
-            return Evidence(**named, expected=change, worst=worst, unseen=none)
+            squares = self._squares(outputs)
+            return Evidence(
+                **named,
+                expected=change,
+                worst=worst,
+                unseen=none,
+                squares=squares,
+                residual=self._residual(before, squares),
+            )
         expected, columns = self._changes(outputs)
         none = 0.0 if unseen else None
         return Evidence(**named, expected=expected, worst=worst, columns=columns, unseen=none)
+
+    def _squares(self, outputs: Float32Array) -> Float64Array:
+        """Each row's squared change of a regressor's outputs; 0 where the dense ones are NaN."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.square(outputs.astype(np.float64) - self.dense).sum(axis=1)
+            squares /= self.variance
+        squares = np.where(np.isfinite(squares), np.minimum(squares, _WORST), _WORST)
+        return np.where(np.isnan(self.dense).any(axis=1), 0.0, squares)
+
+    def _residual(self, losses: Float64Array, squares: Float64Array) -> float:
+        """The mean loss of the dense outputs, or that of the rows with the largest changes."""
+        if self.targets is None:
+            return 0.0
+        known = np.flatnonzero(np.isfinite(self.dense).all(axis=1))
+        if len(known) == 0:
+            return 0.0
+        top = known[np.argsort(squares[known])[-math.isqrt(len(known)) :]]
+        return float(max(losses[known].mean(), losses[top].mean()))
 
     def _farthest_output(self) -> float:
         """The largest squared distance of a regressor's outputs from their mean."""

@@ -112,6 +112,11 @@ class Evidence:
         outputs from the dense ones, in standard deviations of the outputs.
     reach : float
         `largest` on other rows, if it is known.
+    squares : float64 array (n,), optional
+        A regressor: each row's squared change of the outputs, relative to the variance.
+    residual : float
+        A regressor: the mean squared error of the dense outputs, relative to the variance, on all
+        rows or on those that change most, whichever is larger.
     """
 
     plain: Increase
@@ -121,6 +126,8 @@ class Evidence:
     columns: tuple[tuple[Pairs, ...], ...] = field(default=(), repr=False)
     unseen: float | None = None
     reach: float = 0.0
+    squares: Float64Array | None = None
+    residual: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -157,14 +164,14 @@ class Evidence:
             bound = max(bound, self._paired(n, quantile))
         if not (self.expected.any() or self.unseen is not None or self._farthest > 0):
             return 0.0
-        return bound + reserve * self._beyond
+        return max(bound + reserve * self._beyond, 0.0)
 
     @property
     def largest(self) -> float:
-        """The largest perturbation of a margin; for a regressor the largest change of a row."""
+        """The largest perturbation of a margin; for a regressor the largest squared change."""
         if self.pairs:
             return max(float(pairs.moves.max()) for pairs in self.pairs)
-        return float(self.expected.max())
+        return 0.0 if self.squares is None else float(self.squares.max())
 
     @property
     def _farthest(self) -> float:
@@ -176,8 +183,11 @@ class Evidence:
         if self.pairs:
             reach = np.array([math.inf if self.unseen is not None else _BEYOND * self._farthest])
             return sum(max(float(p.lost(reach)[0]) for p in column) for column in self.columns)
-        factor = max(_BEYOND, _tail_factor(self.expected))
-        return max(factor * self._farthest, self.unseen or 0.0)
+        # (f + e - y)^2 - (f - y)^2 = e^2 + 2 e (f - y): such rows change by e, but are no further
+        # from their targets than others. Their noise is as often in one direction as in the other.
+        squares = np.zeros(1) if self.squares is None else self.squares
+        square = max(_BEYOND, _tail_factor(squares)) * self._farthest
+        return max(square + 2 * math.sqrt(square * self.residual), self.unseen or 0.0)
 
     def _paired(self, n: int, quantile: float) -> float:
         """The paired estimate's upper bound: as if margins and perturbations were independent."""

@@ -1,4 +1,4 @@
-"""Gates for the hidden layers: fitted, measured, and combined into choices."""
+"""Gates and factors for the layers: fitted, measured, and combined into choices."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Final
 import numpy as np
 
 from lrgate import estimators
-from lrgate.estimators import registry
+from lrgate.estimators import Factoring, registry
 from lrgate.inputs.sparse import SparseInputs
 from lrgate.model.arrays import read_only
+from lrgate.model.layer import Gate
 from lrgate.network import Network
 from lrgate.planner.arguments import RANKS
-from lrgate.planner.candidates import PROMISE, Candidate, Choice, Inputs, choices_by_price
+from lrgate.planner.candidates import PROMISE, Candidate, Choice, Inputs, choices_by_price, parts_of
 from lrgate.planner.clock import Clock
+from lrgate.planner.factors import factor_candidates, factor_ranks, has_nested_gate
 from lrgate.planner.kept import KeptLayer
-from lrgate.planner.plans import with_always_on, with_gates_in_use
+from lrgate.planner.plans import with_always_on, with_parts_in_use
 from lrgate.planner.precision import divergence_from
 from lrgate.planner.problem import Problem
 from lrgate.planner.signals import Signals
@@ -51,7 +53,7 @@ Options = dict[int, list[Candidate]]
 
 
 class GateSearch:
-    """Finds choices of gates for a network.
+    """Finds choices of gates and factors for a network.
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ class GateSearch:
         self._coarse: dict[int, estimators.Estimate] = {}
 
     def choices(self) -> list[Choice]:
-        """Choices of gates, from the fastest to the least divergent."""
+        """Choices of gates and factors, from the fastest to the least divergent."""
         seconds = self._clock.exact_layer_seconds(self._plain)
         options = self._fitted()
         self._problem.step("measuring gates")
@@ -95,7 +97,7 @@ class GateSearch:
         kept = {i: _frontier(found, seconds[i]) for i, found in options.items()}
         kept = {
             i: [
-                replace(c, divergence=divergence.of(self._core.with_gates({i: c.gate})))
+                replace(c, divergence=divergence.of(with_parts_in_use(self._core, {i: c.part})))
                 for c in found
             ]
             for i, found in kept.items()
@@ -106,20 +108,43 @@ class GateSearch:
     def _fitted(self) -> Options:
         """Candidates by the coarse estimators, not measured yet."""
         options: Options = {}
-        for i in range(len(self._core.layers) - 1):
+        last = len(self._core.layers) - 1
+        for i in range(len(self._core.layers)):
             self._problem.step(f"fitting layer {i}")
             kept = self._kept(i)
-            layer = kept.layer
-            if not layer.activation.has_hard_zero or len(self._always[i]) >= layer.outputs:
-                continue
-            ranks = self._ranks_for(kept)
-            if ranks:
+            gated = has_nested_gate(kept.layer, self._always[i], i == last)
+            gate_ranks = self._ranks_for(kept) if gated else []
+            ranks = self._factor_ranks(kept)
+            if gate_ranks or ranks:
                 options[i] = []
-                for coarse in registry.of_stage("coarse"):
-                    estimate = coarse.fit(layer, kept.fit, ranks, None, self._seed)
-                    self._coarse.setdefault(i, estimate)
-                    options[i] += self._candidates(estimate, ranks, kept, self._always[i])
+            for coarse in registry.of_stage("coarse") if gate_ranks else ():
+                together = [*gate_ranks, *ranks]
+                estimate = coarse.fit(kept.layer, kept.fit, together, None, self._seed)
+                self._coarse.setdefault(i, estimate)
+                options[i] += self._candidates(estimate, gate_ranks, kept, self._always[i])
+            if ranks:
+                options[i] += factor_candidates(
+                    self._factoring(i, kept, max(ranks)),
+                    ranks,
+                    kept,
+                    self._always[i] if gated else None,
+                    self._plain.layers[i].quantization,
+                    len(self._clock.sizes),
+                )
         return options
+
+    def _factor_ranks(self, kept: KeptLayer) -> list[int]:
+        request = self._problem.request
+        if request.factors == "none":
+            return []
+        return factor_ranks(kept, _density(kept.fit), self._ranks if request.ranks_given else None)
+
+    def _factoring(self, i: int, kept: KeptLayer, rank: int) -> Factoring:
+        """The fit of the layer's factors: that of its gates, if they have a fit of this rank."""
+        estimate = self._coarse.get(i)
+        if estimate is not None and estimate.max_rank >= rank:
+            return Factoring(estimate, kept.layer.activation.threshold)
+        return estimators.factored(kept.layer, kept.fit, rank)
 
     def _refined(self, options: Options, seconds: Float64Array) -> Options:
         """Candidates by finer estimators, for layers and ranks where a gate may pay."""
@@ -127,7 +152,8 @@ class GateSearch:
         for i, found in options.items():
             self._problem.step(f"refining layer {i}")
             kept = self._kept(i)
-            near = {c.gate.rank for c in found if (c.seconds < _NEAR * seconds[i]).any()}
+            gates = [c for c in found if isinstance(c.part, Gate)]
+            near = {c.part.rank for c in gates if (c.seconds < _NEAR * seconds[i]).any()}
             ranks = [rank for rank in sorted(near) if _may_refine(kept, rank)]
             if ranks:
                 refined[i] = []
@@ -182,8 +208,7 @@ class GateSearch:
         measured: Options = {i: [] for i in options}
         for at in range(max(map(len, options.values()), default=0)):
             now = {i: found[at] for i, found in options.items() if at < len(found)}
-            gates = {i: candidate.gate for i, candidate in now.items()}
-            seconds = self._clock.layer_seconds(with_gates_in_use(self._plain, gates))
+            seconds = self._clock.layer_seconds(with_parts_in_use(self._plain, parts_of(now)))
             for i, candidate in now.items():
                 measured[i].append(replace(candidate, seconds=seconds[i]))
         return measured

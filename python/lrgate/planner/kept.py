@@ -1,4 +1,4 @@
-"""Layers as the engine computes them, which gates and int8 forms are fitted to."""
+"""Layers as the engine computes them, which gates, factors and int8 forms are fitted to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lrgate.model.arrays import read_only
-from lrgate.model.layer import Gate, Layer
+from lrgate.model.layer import Factors, Gate, Layer, NestedGate
 from lrgate.network import Network
 from lrgate.planner.candidates import Inputs
 from lrgate.types import Float32Array, Int32Array
@@ -67,21 +67,42 @@ class KeptLayer:
 
     def in_full(self, gate: Gate) -> Gate:
         """A gate of the kept units as one of all units: the others are off."""
-        units = self._whole.kept_units
-        u, v = gate.u, gate.v
-        if self._before is not None:
-            u = np.zeros((self._whole.inputs, gate.rank), np.float32)
-            u[self._before] = gate.u
-        if units is not None:
-            v = np.zeros((gate.rank, self._whole.outputs), np.float32)
-            v[:, units] = gate.v
-        return replace(gate, u=read_only(u), v=read_only(v), bias=self.bias_in_full(gate.bias))
+        u, v = self._rows_in_full(gate.u), self._columns_in_full(gate.v)
+        return replace(gate, u=u, v=v, bias=self.bias_in_full(gate.bias))
+
+    def factors_in_full(self, factors: Factors) -> Factors:
+        """Factors of the kept units as those of all units."""
+        gate = factors.gate
+        if gate is not None:
+            bias = self.bias_in_full(gate.bias)
+            gate = NestedGate(self._columns_in_full(gate.v), bias)
+        return replace(
+            factors,
+            u=self._rows_in_full(factors.u),
+            v=self._columns_in_full(factors.v),
+            bias=self.bias_in_full(factors.bias),
+            gate=gate,
+        )
+
+    def _rows_in_full(self, u: Float32Array) -> Float32Array:
+        if self._before is None:
+            return u
+        whole = np.zeros((self._whole.inputs, u.shape[1]), np.float32)
+        whole[self._before] = u
+        return read_only(whole)
+
+    def _columns_in_full(self, v: Float32Array) -> Float32Array:
+        if self._whole.kept_units is None:
+            return v
+        whole = np.zeros((len(v), self._whole.outputs), np.float32)
+        whole[:, self._whole.kept_units] = v
+        return read_only(whole)
 
     def bias_in_full(self, bias: Float32Array) -> Float32Array:
-        """The bias of a gate of the kept units as one of all units: the others are off."""
+        """A bias of the kept units as one of all units: the others are off."""
         units = self._whole.kept_units
         if units is None:
             return bias
         whole = np.full(self._whole.outputs, -1.0, np.float32)
         whole[units] = bias
-        return whole
+        return read_only(whole)

@@ -15,6 +15,7 @@ from lrgate.inputs import checked_count, checked_integer, checked_rows, checked_
 from lrgate.network import Network, declared_task, replaced
 from lrgate.network.tasks import for_targets
 from lrgate.planner.arguments import (
+    FACTORS,
     PRECISIONS,
     PRUNES,
     check_range,
@@ -47,6 +48,7 @@ def optimize(
     batch_sizes: Sequence[int] | npt.NDArray[Any] = (1, 64, 1024),
     precision: str = "auto",
     prune: str = "proven",
+    factors: str = "auto",
     confidence: float = 0.95,
     max_row_error: float | None = None,
     num_threads: int | None = None,
@@ -57,10 +59,11 @@ def optimize(
 ) -> Network:
     """The fastest network on this machine whose error is shown to stay within a budget.
 
-    Gates are fitted to the hidden layers on `x`, thresholds and the order of units are chosen, and
-    each layer's strategy and precision are decided by measuring, for each batch size. A change is
-    used only if held-out rows show that it keeps the budget. The result's ``report`` has the
-    details. By measurement the result is never slower than dense in f32, unless int8 is asked for.
+    Gates and low-rank factors are fitted to the layers on `x`, thresholds and the order of units
+    are chosen, and each layer's strategy and precision are decided by measuring, for each batch
+    size. A change is used only if held-out rows show that it keeps the budget. The result's
+    ``report`` has the details. By measurement the result is never slower than dense in f32, unless
+    int8 is asked for.
 
     Parameters
     ----------
@@ -96,6 +99,9 @@ def optimize(
         `input_range`, so that results do not change. ``"never_on"``: units as well that were never
         on in the rows that fit and choose, where the rows that check show the budget holds; it
         takes some thousands of them, and other rows may need these units. ``"none"``: none.
+    factors : {"auto", "none"}
+        Whether layers may be computed by low-rank factors. ``"auto"``: where that is measured to be
+        faster and keeps the budget. ``"none"``: never.
     confidence : float
         Level of the budget's upper bound, above 0.5 and below 1. The probability of returning a
         network that exceeds the budget is at most ``1 - confidence``.
@@ -109,7 +115,7 @@ def optimize(
         Bounds that raw inputs are promised to stay within, numbers or arrays (d,); by default the
         network's own `input_range`. Units that are provably off in it are left out.
     ranks : sequence of int, optional
-        Ranks of gates to try. By default some from 8 to 256.
+        Ranks of gates and factors to try. By default some from 8 to 256, for factors to 512.
     seed : int
         Seed of the split of the rows and of random numbers in fitting. Times are measured, so two
         runs may still choose differently.
@@ -119,8 +125,8 @@ def optimize(
     Returns
     -------
     Network
-        With gates, order of units, plan, probe, machine and report. Consecutive linear layers are
-        merged where that is less work.
+        With gates, factors, order of units, plan, probe, machine and report. Consecutive linear
+        layers are merged where that is less work.
 
     Raises
     ------
@@ -159,6 +165,8 @@ def optimize(
     seed = checked_integer(seed, "seed", least=0)
     if prune not in PRUNES:
         raise ValueError(f"prune must be one of {', '.join(PRUNES)}, got {prune!r}")
+    if factors not in FACTORS:
+        raise ValueError(f"factors must be one of {', '.join(FACTORS)}, got {factors!r}")
     level = checked_confidence(confidence)
     most = checked_row_error(max_row_error)
     rows = checked_rows(x, net.input_size, _LEAST_ROWS)
@@ -180,8 +188,10 @@ def optimize(
         threads=threads,
         seed=seed,
         ranks=checked_ranks(ranks, split.rows_fitted),
+        ranks_given=ranks is not None,
+        factors=factors,
     )
-    with progress_bar(progress, steps=10 + 2 * (len(user.layers) - 1)) as bar:
+    with progress_bar(progress, steps=10 + 2 * len(user.layers)) as bar:
         problem = Problem.of(user, split, request, bar)
         if problem.base is not user and not Clock(problem).merging_pays(user, problem.base):
             note = "linear layers in a row are kept: merged they are slower here"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lrgate.model.arrays import read_only
-from lrgate.model.layer import Gate, Layer
+from lrgate.model.layer import Factors, Gate, Layer
+from lrgate.model.plan import with_skip, without, words
 from lrgate.network import Network, replaced, with_engine_plan
 from lrgate.types import IntArray
 
 __all__ = [
+    "approximate_layers",
     "distinct_sizes",
-    "gated_layers",
     "is_dense",
     "is_exact",
     "is_int8",
@@ -25,8 +26,8 @@ __all__ = [
     "plan_of",
     "uniform",
     "with_always_on",
-    "with_gates_in_use",
     "with_kept_units",
+    "with_parts_in_use",
     "with_plan",
     "without_gates",
     "without_unused",
@@ -38,7 +39,7 @@ _EnginePlan = tuple[int, list[str], list[str]]
 
 
 def without_gates(model: Network, input_range: Any) -> Network:
-    """The network of all units without gates and plan, with the input range asked for.
+    """The network of all units without gates, factors and plan, with the input range asked for.
 
     It shares the packed weights of `model`, unless `model` leaves out or reorders units.
     """
@@ -46,7 +47,7 @@ def without_gates(model: Network, input_range: Any) -> Network:
     engine = None
     if all(layer.kept_units is None for layer in model.layers):
         nothing = [None] * len(layers)
-        bare = model.engine.with_gates(nothing).with_quantization(nothing)
+        bare = model.engine.with_gates(nothing).with_factors(nothing).with_quantization(nothing)
         engine = bare.with_plan([(1, ["dense"] * len(layers), ["f32"] * len(layers))])
     changes: dict[str, Any] = {} if input_range is None else {"input_range": input_range}
     made = model._with(
@@ -106,26 +107,46 @@ def of_layers(network: Network, layers: Sequence[Layer], input_range: Any) -> Ne
     )
 
 
-def with_gates_in_use(plain: Network, gates: dict[int, Gate]) -> Network:
-    """The network with these gates in every batch plan, at the precisions that it has there."""
+def with_parts_in_use(plain: Network, parts: Mapping[int, Gate | Factors]) -> Network:
+    """The network with these gates and factors in every batch plan, at the precisions there."""
     plan = [
-        (rows, ["gate" if i in gates else name for i, name in enumerate(names)], precisions)
+        (rows, [_used(name, parts.get(i)) for i, name in enumerate(names)], precisions)
         for rows, names, precisions in plain.engine.plan()
     ]
-    return with_plan(plain.with_gates(gates), plan)
+    gates = {i: part for i, part in parts.items() if isinstance(part, Gate)}
+    factors = {i: part for i, part in parts.items() if isinstance(part, Factors)}
+    return with_plan(plain.with_gates(gates).with_factors(factors), plan)
+
+
+def _used(exact: str, part: Gate | Factors | None) -> str:
+    """The strategy of a layer with this gate or these factors, instead of an exact one."""
+    if part is None:
+        return exact
+    if isinstance(part, Gate):
+        return "gate"
+    name = "factor" if part.gate is None else "factor-gate"
+    return with_skip(name) if "skip" in words(exact) else name
 
 
 def without_unused(network: Network) -> Network:
-    """The network without gates and quantizations that no batch plan uses."""
-    gated = gated_layers(network)
-    gates = {i: None for i, layer in enumerate(network.layers) if layer.gate and i not in gated}
-    int8 = {i for plan in network.plan for i, p in enumerate(plan.precisions) if p == "int8"}
-    quantization = {
-        i: None
-        for i, layer in enumerate(network.layers)
-        if layer.quantization is not None and i not in int8
-    }
-    return network.with_gates(gates).with_quantization(quantization)
+    """The network without gates, factors and quantizations that no batch plan uses."""
+    plan = network.engine.plan()
+    gates: dict[int, None] = {}
+    factors: dict[int, Factors | None] = {}
+    quantization: dict[int, None] = {}
+    for i, layer in enumerate(network.layers):
+        used = [words(batch.strategies[i]) for batch in network.plan]
+        if layer.gate is not None and {"gate"} not in used:
+            gates[i] = None
+        if layer.factors is not None and not any("factor" in each for each in used):
+            factors[i] = None
+        elif layer.factors is not None and not any(each >= {"factor", "gate"} for each in used):
+            factors[i] = replace(layer.factors, gate=None)
+        is_int8 = any(batch.precisions[i] == "int8" for batch in network.plan)
+        if layer.quantization is not None and not is_int8:
+            quantization[i] = None
+    network = network.with_gates(gates).with_factors(factors).with_quantization(quantization)
+    return with_plan(network, plan)
 
 
 def distinct_sizes(network: Network) -> list[int]:
@@ -137,15 +158,18 @@ def distinct_sizes(network: Network) -> list[int]:
 
 
 def plan_key(network: Network, size: int) -> str:
-    """Strategies and precisions of the plan for `size` rows, as text."""
+    """Strategies and precisions of the plan for `size` rows, as text.
+
+    Skip is left out: it changes no results except by rounding in f32.
+    """
     _, names, precisions = plan_of(network, size)
-    return " ".join([*names, *precisions])
+    return " ".join([*(without(name, "skip") for name in names), *precisions])
 
 
 def is_exact(network: Network, size: int) -> bool:
-    """Whether calls of `size` rows are in f32 without gates."""
+    """Whether calls of `size` rows are in f32 without gates and factors."""
     _, names, precisions = plan_of(network, size)
-    return "gate" not in names and set(precisions) == {"f32"}
+    return set(names) <= {"dense", "skip"} and set(precisions) == {"f32"}
 
 
 def is_int8(network: Network, size: int) -> bool:
@@ -153,12 +177,12 @@ def is_int8(network: Network, size: int) -> bool:
     return "int8" in plan_of(network, size)[2]
 
 
-def gated_layers(network: Network) -> list[int]:
-    """Layers whose gate some batch plan uses."""
+def approximate_layers(network: Network) -> list[int]:
+    """Layers whose gate or factors some batch plan uses."""
     return [
         i
         for i in range(len(network.layers))
-        if any(plan.strategies[i] == "gate" for plan in network.plan)
+        if any(words(plan.strategies[i]) & {"gate", "factor"} for plan in network.plan)
     ]
 
 

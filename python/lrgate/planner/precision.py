@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Final
 
 from lrgate.model.layer import Quantization
@@ -13,6 +14,7 @@ from lrgate.planner.budget import BudgetCheck
 from lrgate.planner.clock import Clock
 from lrgate.planner.divergence import Divergence
 from lrgate.planner.kept import kept_layers
+from lrgate.planner.plans import uniform
 from lrgate.planner.problem import Problem
 from lrgate.quantization.fit import fit_layers, widened
 from lrgate.quantization.limits import MOST_INPUTS
@@ -26,6 +28,11 @@ __all__ = [
 
 # Multiply-adds of the rows on which the divergence of a network is measured.
 _DIVERGENCE_WORK: Final = 2e10
+
+# A layer returns to int8 only if that saves this share of the network's time. Where measuring
+# shows less than the least, its divergence is divided by the least.
+_LITTLE_TIME: Final = 0.03
+_LEAST_GAIN: Final = 1e-3
 
 
 def divergence_from(core: Network, problem: Problem) -> Divergence:
@@ -42,50 +49,116 @@ def fastest_exact(core: Network, clock: Clock) -> Network:
 
 def fastest_without_gates(
     core: Network, exact: Network, problem: Problem, clock: Clock, check: BudgetCheck
-) -> Network:
-    """The fastest plan without gates: for each batch size `exact`, or int8 where it may be."""
+) -> list[Network]:
+    """The fastest plans without gates, from the least divergent: the last is the one to use.
+
+    For each batch size they are `exact`, or int8 where that is faster. Where the rows that check
+    may not show that the last keeps the budget, one with fewer layers in int8 is before it.
+    """
     problem.step("quantising")
     precision, budget = problem.request.precision, problem.request.budget
     if precision == "int8" and budget == 0:
         problem.notes.append("int8 is not exact: a budget of 0 leaves all layers f32")
     if precision == "f32" or budget == 0:
-        return exact
-    quantized = _quantized(core, problem, check)
-    if quantized is None:
-        return exact
+        return [exact]
+    found = _Int8Search(core, problem, clock, check).networks()
+    results = [_fastest_int8(quantized, exact, precision, clock) for quantized in found]
+    if found and not _has_int8(results[-1]):
+        problem.notes.append("int8 is not faster here: all layers are f32")
+    return [result for result in results if _has_int8(result)] or [exact]
+
+
+def _fastest_int8(quantized: Network, exact: Network, precision: str, clock: Clock) -> Network:
+    """The fastest plan of a quantised network, and `exact` where that is allowed and faster.
+
+    A plan with skip must be clearly faster than dense int8, as everywhere.
+    """
     tuned = clock.tuned(quantized)
     if precision == "int8":
-        result = clock.settled(quantized, dense=quantized, int8=tuned)
-    else:
-        result = clock.settled(quantized, exact=exact, int8=tuned)
-    if all(set(plan.precisions) == {"f32"} for plan in result.plan):
-        problem.notes.append("int8 is not faster here: all layers are f32")
-        return exact
-    return result
+        return clock.settled(quantized, dense=quantized, int8=tuned)
+    return clock.settled(quantized, exact=exact, int8_dense=quantized, int8=tuned)
 
 
-def _quantized(core: Network, problem: Problem, check: BudgetCheck) -> Network | None:
-    """As many layers in int8 as are likely to keep the budget; None where there are none.
+def _has_int8(network: Network) -> bool:
+    return any("int8" in plan.precisions for plan in network.plan)
 
-    Layers go back to f32 one by one, the one with the largest divergence first.
+
+class _Int8Search:
+    """Finds the layers that are int8 within the budget.
+
+    Layers go back to f32 one by one until the rest is likely to keep the budget. The first is the
+    one that diverges most for the time that int8 saves there: the first layer of a network of few
+    inputs takes little time in f32, but its rounded inputs disturb all units. With the precision
+    ``"int8"`` time does not matter.
     """
-    layers = [i for i, layer in enumerate(core.layers) if layer.inputs <= MOST_INPUTS]
-    int8 = _Int8Fit(core, problem.split.fit)
-    alone: dict[int, float] = {}
-    while layers:
-        quantized = int8.network(layers)
-        found = check.evidence(quantized)
-        if check.likely(found):
-            has_int8 = any(quantized.layers[i].quantization is not None for i in layers)
-            return quantized if has_int8 else None
-        del quantized  # the next one is packed without it
-        if not alone:
-            divergence = divergence_from(core, problem)
-            alone = {i: divergence.of(int8.network([i])) for i in layers}
-        worst = max(layers, key=lambda i: alone[i])
-        layers.remove(worst)
-        problem.notes.append(f"layer {worst} stays f32, not int8: {check.unlikely(found)}")
-    return None
+
+    def __init__(self, core: Network, problem: Problem, clock: Clock, check: BudgetCheck) -> None:
+        self._core, self._problem, self._clock, self._check = core, problem, clock, check
+        self._fit = _Int8Fit(core, problem.split.fit)
+        self._layers = [i for i, layer in enumerate(core.layers) if layer.inputs <= MOST_INPUTS]
+
+    def networks(self) -> list[Network]:
+        """The network that is likely to keep the budget, after one with fewer layers in int8.
+
+        The latter is left out where the former is well within the budget. None where no layer can
+        be int8.
+        """
+        chosen = list(self._layers)
+        dropped: dict[int, str] = {}
+        while chosen:
+            quantized = self._fit.network(chosen)
+            found = self._check.evidence(quantized)
+            # The last layer is left to the rows that check if it might pass.
+            spare = {} if len(chosen) > 1 else {"spare": 0.0}
+            if self._check.likely(found, **spare):
+                break
+            del quantized  # the next one is packed without it
+            worst = max(chosen, key=self._costs.__getitem__)
+            chosen.remove(worst)
+            dropped[worst] = self._check.unlikely(found)
+        else:
+            self._note(dropped)
+            return []
+        for i in self._worth_returning(dropped):
+            more = self._fit.network(sorted([*chosen, i]))
+            evidence = self._check.evidence(more)
+            if self._check.likely(evidence):
+                chosen, quantized, found = sorted([*chosen, i]), more, evidence
+                del dropped[i]
+        self._note(dropped)
+        chosen = [i for i in chosen if quantized.layers[i].quantization is not None]
+        if not chosen:
+            return []
+        if len(chosen) == 1 or self._check.clear(found):
+            return [quantized]
+        chosen.remove(max(chosen, key=self._costs.__getitem__))
+        return [self._fit.network(chosen), quantized]
+
+    def _worth_returning(self, dropped: dict[int, str]) -> list[int]:
+        """Layers that went back to f32 before others did, and take a share of the time."""
+        return [i for i in list(dropped)[:-1][::-1] if self._gains[i] > _LITTLE_TIME]
+
+    def _note(self, dropped: dict[int, str]) -> None:
+        for i, reason in dropped.items():
+            self._problem.notes.append(f"layer {i} stays f32, not int8: {reason}")
+
+    @cached_property
+    def _costs(self) -> dict[int, float]:
+        """For each layer, the divergence that it causes alone; by saved time where that matters."""
+        divergence = divergence_from(self._core, self._problem)
+        alone = {i: divergence.of(self._fit.network([i])) for i in self._layers}
+        if self._problem.request.precision == "int8":
+            return alone
+        return {i: alone[i] / max(self._gains[i], _LEAST_GAIN) for i in alone}
+
+    @cached_property
+    def _gains(self) -> list[float]:
+        """The share of the network's time that int8 saves in each layer, over all batch sizes."""
+        dense = self._core.dense()
+        before = self._clock.layer_seconds(dense)
+        after = self._clock.layer_seconds(uniform(self._fit.network(self._layers), "dense"))
+        gains = ((before - after) / before.sum(axis=0)).mean(axis=1)
+        return [float(gain) for gain in gains]
 
 
 class _Int8Fit:

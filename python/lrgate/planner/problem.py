@@ -36,6 +36,8 @@ class Request:
     threads: int
     seed: int
     ranks: tuple[int, ...]
+    ranks_given: bool
+    factors: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from lrgate.planner.candidates import Choice
 from lrgate.planner.clock import LAYER_ROWS, Clock, cycled
 from lrgate.planner.evidence import Evidence
 from lrgate.planner.plans import (
+    approximate_layers,
     distinct_sizes,
     is_dense,
     is_exact,
@@ -79,7 +80,7 @@ class Reporter:
 
         `tried` are all trials that were checked; `begin` is when the run began.
         """
-        network, batches = self._last_race(best)
+        network, batches = self._last_race(best, tried)
         report = self._report(best, tried, network, batches, found, begin)
         # Units may have been left out since an older probe's outputs were stored.
         rows = self._problem.split.check[:_PROBE_ROWS] if network.probe is None else network.probe.x
@@ -88,8 +89,10 @@ class Reporter:
 
     # Times
 
-    def _last_race(self, best: Trial) -> tuple[Network, tuple[BatchReport, ...]]:
-        """The result and its times: exact at batch sizes at which that is not slower after all.
+    def _last_race(
+        self, best: Trial, tried: Sequence[Trial]
+    ) -> tuple[Network, tuple[BatchReport, ...]]:
+        """The result and its times: dense or exact where that is not slower after all.
 
         Dense is timed twice: the caller's network, for the report, and the result's own layers,
         which may be fewer or smaller. This race is on other rows than those that chose. Only plans
@@ -102,6 +105,9 @@ class Reporter:
                 "exact": best.exact,
                 "after": best.network,
             }
+            dense_int8 = _dense_int8(best, tried, size)
+            if dense_int8 is not None:
+                networks["int8_dense"] = dense_int8
             times = self._clock.race(
                 size,
                 _LAST_RACE_SECONDS,
@@ -121,9 +127,12 @@ class Reporter:
     ) -> str:
         """The network whose plan to use; int8 that was asked for stays whatever the time."""
         after = networks["after"]
-        if self._request.precision == "int8" or is_dense(after, size):
+        if is_dense(after, size):
             return "after"
-        fastest = max(("after", "exact", "own_dense"), key=lambda name: _rate(times[name]))
+        names = ["after", *(name for name in networks if name != "after")]
+        if self._request.precision == "int8":
+            names = [name for name in names if name in ("after", "int8_dense")]
+        fastest = max(names, key=lambda name: _rate(times[name]))
         same = plan_of(networks[fastest], size) == plan_of(after, size)
         return "after" if same else fastest
 
@@ -158,7 +167,7 @@ class Reporter:
             _layer_report(
                 shares[i],
                 computed=layer.outputs if layer.kept_units is None else len(layer.kept_units),
-                estimator=choice[i].estimator if shares[i].strategy == "gate" else None,
+                estimator=choice[i].estimator if shares[i].rank is not None else None,
                 before=before[i].seconds_per_row,
                 after=after[i].seconds_per_row,
             )
@@ -215,15 +224,34 @@ class Reporter:
 
     def _shown(self, best: Trial, tried: Sequence[Trial], network: Network) -> list[Evidence]:
         """The check's evidence for each batch plan that is not exact."""
-        shown = []
-        for size in distinct_sizes(network):
-            if best.pruned or not is_exact(network, size):
-                # In f32 without gates only units are left out: that was the first trial.
-                exact = next(iter(tried[0].evidence.values()))
-                shown.append(best.evidence.get(plan_key(network, size), exact))
+        known = _evidence(best, tried)
+        shown = [
+            known[plan_key(network, size)]
+            for size in distinct_sizes(network)
+            if best.pruned or not is_exact(network, size)
+        ]
         if not all(self._check.keeps(evidence) for evidence in shown):
             raise RuntimeError("a network would be returned that failed its check")
         return shown
+
+
+def _evidence(best: Trial, tried: Sequence[Trial]) -> dict[str, Evidence]:
+    """The evidence of the check for the plans of the best trial and of those before it."""
+    known: dict[str, Evidence] = {}
+    for trial in tried:
+        known |= trial.evidence
+        if trial is best:
+            return known
+    return best.evidence
+
+
+def _dense_int8(best: Trial, tried: Sequence[Trial], size: int) -> Network | None:
+    """The network with a dense plan in int8 for `size` rows, if its error was shown."""
+    _, names, precisions = plan_of(best.network, size)
+    if "int8" not in precisions or set(names) == {"dense"}:
+        return None
+    network = with_plan(best.network, [(size, ["dense"] * len(names), precisions)])
+    return network if plan_key(network, size) in _evidence(best, tried) else None
 
 
 def _rate(times: timing.Timing) -> float:
@@ -285,6 +313,6 @@ def _unit_notes(found: Found) -> list[str]:
 def _verdict(network: Network, found: Found) -> list[str]:
     if all(is_dense(network, plan.rows) for plan in network.plan):
         return ["nothing is faster than dense here: the plan is dense"]
-    if found.gates_tried and not any("gate" in plan.strategies for plan in network.plan):
-        return ["no gate pays within the budget here"]
+    if found.gates_tried and not approximate_layers(network):
+        return ["no gate or factors pay within the budget here"]
     return []

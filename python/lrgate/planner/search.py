@@ -7,13 +7,14 @@ In short:
 2. Consecutive linear layers are multiplied out. Units that cannot be on are left out; the others
    are put in an order in which units that are on together are next to each other. Layers become
    int8, except those that cost too much error.
-3. Each hidden layer gets candidates: gates of several ranks and thresholds, each with its lost
-   energy and its time at every batch size. Those that another one beats in both are dropped; the
-   divergence of the network's outputs is measured for each of the others alone.
+3. Each layer gets candidates: gates of several ranks and thresholds, and factors of several
+   ranks, without and with a nested gate, each with its lost energy and its time at every batch
+   size. Those that another one beats in both are dropped; the divergence of the network's outputs
+   is measured for each of the others alone.
 4. With a price on divergence, the best choice for each layer is independent of the other layers.
    From no price to a high one this gives a path of plans from the fastest to the exact one; on the
    second part of the rows the fastest is taken that the third is likely to show within the budget.
-5. Whole calls decide, for each batch size, which gates are used, and in which precision.
+5. Whole calls decide, for each batch size, which gates and factors are used.
 6. The networks found are tried on the third part, from the least divergent to the fastest, each as
    it would be returned. The first that is not shown to keep the budget ends it (fixed-sequence
    testing: Angelopoulos et al., "Learn then Test", 2021), and the one before it is the result.
@@ -26,16 +27,17 @@ from typing import Final
 
 import numpy as np
 
+from lrgate.model.layer import Factors
 from lrgate.network import Network
 from lrgate.planner.budget import BudgetCheck, Trial
-from lrgate.planner.candidates import Choice, gates_of, names_of
+from lrgate.planner.candidates import Choice, names_of, parts_of
 from lrgate.planner.clock import Clock
 from lrgate.planner.gates import GateSearch
 from lrgate.planner.plans import (
-    gated_layers,
+    approximate_layers,
     is_int8,
-    with_gates_in_use,
     with_kept_units,
+    with_parts_in_use,
     with_plan,
     without_unused,
 )
@@ -121,7 +123,9 @@ class Search:
         """Finds the fastest plans without gates, and whether the order of units pays."""
         core = with_kept_units(self.problem.base, self.units)
         exact = fastest_exact(core, self.clock)
-        plain = fastest_without_gates(core, exact, self.problem, self.clock, self.check)
+        *self.safer, plain = fastest_without_gates(
+            core, exact, self.problem, self.clock, self.check
+        )
         self.core, self.exact, self.plain = core, exact, plain
         self.reordered = False
         pairs = zip(self.units, self.natural, strict=True)
@@ -146,6 +150,8 @@ class Search:
         """The networks to check, from the least divergent to the fastest, made when needed."""
         if self.check.pruned:
             yield self._trial("units never on left out", self.exact, {})
+        for network in self.safer:
+            yield self._trial("int8 in fewer layers, without gates", network, {})
         if any(is_int8(self.plain, size) for size in self.clock.sizes):
             yield self._trial("int8 without gates", self.plain, {})
         if self.problem.request.budget > 0:
@@ -158,8 +164,9 @@ class Search:
             if choice and names_of(choice) != before:
                 before = names_of(choice)
                 network = self._with_choice(choice)
-                if gated_layers(network):
-                    yield self._trial(f"gates for {share:.0%} of the budget", network, choice)
+                if approximate_layers(network):
+                    name = f"{_kinds(choice)} for {share:.0%} of the budget"
+                    yield self._trial(name, network, choice)
 
     def _trial(self, name: str, network: Network, choice: Choice) -> Trial:
         """The network as it would be returned: with the units in the order that pays."""
@@ -177,10 +184,10 @@ class Search:
         exact = fastest_exact(core, self.clock)
         return Trial("f32 without gates", exact, exact, {}, False)
 
-    # Choices of gates
+    # Choices of gates and factors
 
     def _fastest_within(self, share: float) -> Choice:
-        """The fastest choice of gates that is likely to keep a share of the budget.
+        """The fastest choice that is likely to keep a share of the budget.
 
         Where none is, a note says why.
         """
@@ -192,7 +199,7 @@ class Search:
         first, last = 0, len(self.choices)
         while first < last:  # the choices from `last` on are likely to be within the budget
             middle = (first + last) // 2
-            network = with_gates_in_use(self.plain, gates_of(self.choices[middle]))
+            network = with_parts_in_use(self.plain, parts_of(self.choices[middle]))
             if self.check.likely(self.check.evidence(network), share):
                 last = middle
             else:
@@ -200,12 +207,20 @@ class Search:
         if last < len(self.choices):
             return self.choices[last]
         if self.choices and share == _BUDGET_SHARES[-1]:
-            network = with_gates_in_use(self.plain, gates_of(self.choices[-1]))
+            network = with_parts_in_use(self.plain, parts_of(self.choices[-1]))
             reason = self.check.unlikely(self.check.evidence(network))
-            self.problem.notes.append(f"no gate is used, not even the least divergent: {reason}")
+            self.problem.notes.append(
+                f"no gate or factors are used, not even the least divergent: {reason}"
+            )
         return {}
 
     def _with_choice(self, choice: Choice) -> Network:
-        """The plan with gates at the batch sizes at which they pay."""
-        tuned = self.clock.tuned(with_gates_in_use(self.plain, gates_of(choice)))
+        """The plan with gates and factors at the batch sizes at which they pay."""
+        tuned = self.clock.tuned(with_parts_in_use(self.plain, parts_of(choice)))
         return self.clock.settled(tuned, plain=self.plain, fast=tuned)
+
+
+def _kinds(choice: Choice) -> str:
+    """``"gates"``, ``"factors"``, or both."""
+    factors = [isinstance(part, Factors) for part in parts_of(choice).values()]
+    return " and ".join(["gates"] * (not all(factors)) + ["factors"] * any(factors))
