@@ -95,19 +95,26 @@ impl Bytes {
         self.weights[o].iter().zip(bytes).map(|(w, x)| w * i64::from(*x)).sum()
     }
 
+    /// With the next layer's factors in the steps and biases, so that outputs become its bytes.
+    fn folded(mut self, next: &Quantization) -> Bytes {
+        for (o, (step, bias)) in self.step.iter_mut().zip(&mut self.bias).enumerate() {
+            let factor = f64::from(1.0 / next.scale(o));
+            *step *= factor;
+            *bias = (f64::from(*bias) * factor + f64::from(next.offset(o))) as f32;
+        }
+        self
+    }
+
     fn outputs(&self, bytes: &[u8]) -> Vec<f32> {
         let z = |o: usize| self.sum(o, bytes) as f32 * self.step[o] as f32 + self.bias[o];
         (0..self.bias.len()).map(z).collect()
     }
 }
 
-/// Bytes of values; `None` if one is out of range.
-fn to_bytes(values: &[f32], quantization: &Quantization) -> Option<Vec<u8>> {
-    let q = |(i, x): (usize, &f32)| x * (1.0 / quantization.scale(i)) + quantization.offset(i);
-    let q: Vec<f32> = values.iter().enumerate().map(q).collect();
-    q.iter()
-        .all(|q| (-0.5..=254.5).contains(q))
-        .then(|| q.iter().map(|q| q.round_ties_even() as u8).collect())
+/// Values rounded to bytes; `None` if one is out of range, which starts with `least`.
+fn rounded(values: &[f32], least: f32) -> Option<Vec<u8>> {
+    let inside = values.iter().all(|q| (least..=254.5).contains(q));
+    inside.then(|| values.iter().map(|q| q.round_ties_even() as u8).collect())
 }
 
 /// The outputs of a row in plain integers; `None` for a row out of range.
@@ -117,17 +124,22 @@ fn reference(model: &Model, row: &[f32], gated: bool) -> Option<Vec<f32>> {
         row.iter().map(|x| (x * (1.0 / inputs[0].scale(0))).round_ties_even() as u8).collect();
     for (i, layer) in model.layers.iter().enumerate() {
         let (d, h) = (layer.inputs(), layer.outputs());
+        let next = inputs.get(i + 1);
+        let fold = |bytes: Bytes| match next {
+            Some(next) => bytes.folded(next),
+            None => bytes,
+        };
         let z = match &model.factors[i] {
             None => {
                 let weight = layer.weight();
-                Bytes::new(layer.bias(), &inputs[i], d, |o, i| weight[o * d + i]).outputs(&x)
+                fold(Bytes::new(layer.bias(), &inputs[i], d, |o, i| weight[o * d + i])).outputs(&x)
             }
             Some(LowRank { u, v, bias, rank, gate }) => {
                 let zeros = vec![0.0; *rank];
                 let first = Bytes::new(&zeros, &inputs[i], d, |k, i| u[i * rank + k]);
                 let sums = of_sums(*rank, false);
-                let t = to_bytes(&first.outputs(&x), &sums)?;
-                let mut z = Bytes::new(bias, &sums, *rank, |o, k| v[k * h + o]).outputs(&t);
+                let t = rounded(&first.folded(&sums).outputs(&x), -0.5)?;
+                let mut z = fold(Bytes::new(bias, &sums, *rank, |o, k| v[k * h + o])).outputs(&t);
                 if let Some(gate) = gate.as_ref().filter(|_| gated) {
                     let scores = Bytes::new(&gate.bias, &sums, gate.rank, |o, k| gate.v[k * h + o]);
                     for (o, z) in z.iter_mut().enumerate() {
@@ -145,9 +157,11 @@ fn reference(model: &Model, row: &[f32], gated: bool) -> Option<Vec<f32>> {
                 z
             }
         };
-        let Some(next) = inputs.get(i + 1) else { return Some(z) };
-        let y: Vec<f32> = z.iter().map(|z| z.max(0.0)).collect();
-        x = to_bytes(&y, next)?;
+        if next.is_none() {
+            return Some(z);
+        }
+        // Conversion to bytes is the relu.
+        x = rounded(&z, f32::MIN)?;
     }
     unreachable!("the last layer has no next")
 }
