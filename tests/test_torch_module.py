@@ -434,6 +434,28 @@ def test_only_parts_that_change_the_model_stay() -> None:
 
 
 @pytest.mark.usefixtures("always_faster")
+def test_outputs_near_zero_do_not_keep_a_part() -> None:
+    """The score of one call is a difference that is exactly zero."""
+
+    class Difference(nn.Module):
+        def __init__(self, zero_at: Any) -> None:
+            super().__init__()
+            self.tower = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64))
+            with torch.inference_mode():
+                self.start = self.tower(zero_at).clone()
+
+        def forward(self, x: Any) -> Any:
+            return (self.tower(x) - self.start) * x.norm(dim=1, keepdim=True)
+
+    torch.manual_seed(0)
+    calls = list(torch.randn(60, 1, 64))
+    model = Difference(calls[7])
+    assert not model(calls[7]).any()
+    _, report = lrgate.torch.accelerate(model, calls, batch_sizes=[1], seconds=0.05)
+    assert [part.name for part in report] == ["model.tower"]
+    assert "not the same" not in report[0].reason
+
+
 def test_all_calls_are_compared() -> None:
     from lrgate.torch import accelerate
 

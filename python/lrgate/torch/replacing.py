@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -276,6 +277,12 @@ class _Outputs:
     def __init__(self, holder: nn.Module, calls: Sequence[Call]) -> None:
         self._holder, self._calls = holder, calls
         self._expected = [self._computed(call) for call in calls]
+        # The usual size of each output: one call's may be a difference that is nearly zero.
+        count = min(map(len, self._expected), default=0)
+        self._usual = [
+            statistics.median(_largest(outputs[i]) for outputs in self._expected)
+            for i in range(count)
+        ]
 
     def _computed(self, call: Call) -> list[Tensor]:
         positional, named = _fresh(call)
@@ -295,7 +302,8 @@ class _Outputs:
                     f"the model does not run with a network in its place ({type(error).__name__}: "
                     f"{error}): its code may use attributes of the part"
                 )
-            if len(got) != len(expected) or not all(map(_alike, got, expected)):
+            usual = [*self._usual, *[0.0] * (len(expected) - len(self._usual))]
+            if len(got) != len(expected) or not all(map(_alike, got, expected, usual)):
                 return "the model's outputs are not the same with a network in its place"
         return ""
 
@@ -317,17 +325,22 @@ def _tensors(output: Any) -> Iterator[Tensor]:
             yield from _tensors(getattr(output, field.name))
 
 
-def _alike(got: Tensor, expected: Tensor) -> bool:
+def _largest(outputs: Tensor) -> float:
+    """The largest finite absolute value."""
+    values = outputs.double()
+    finite = values[values.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _alike(got: Tensor, expected: Tensor, usual: float) -> bool:
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return False
     if not expected.numel():
         return True
     if not expected.is_floating_point():
         return float((got != expected).float().mean()) <= _MOST_CHANGED
+    limit = _MOST_DIFFERENCE * max(_largest(expected), usual)
     a, b = got.double(), expected.double()
-    finite = b.isfinite()
-    largest = float(b[finite].abs().max()) if finite.any() else 0.0
-    limit = _MOST_DIFFERENCE * largest
     return bool(torch.allclose(a, b, rtol=0.0, atol=limit, equal_nan=True))
 
 
