@@ -87,10 +87,10 @@ def difference(
     errors = np.abs(others - margins)
     # Combine every margin with every error of a row with a small margin: probabilities close to 0
     # or 1 hide errors. An error may raise or lower a margin.
-    small = margins <= np.quantile(margins, _SMALL, axis=0)
+    small = margins <= np.quantile(margins, _SMALL, axis=0, method="lower")
     errors[~kept] = 0.0
     counts = np.searchsorted(np.sort(margins, axis=None), errors[small], side="left")
-    share = float(counts.mean()) / margins.size / 2
+    share = float(counts.mean()) / margins.size / 2 if counts.size else 0.0
     usual = float(np.mean(np.square(margins)))
     off = float(np.sum(np.square(errors))) / max(margins.size, 1)
     relative = off / usual if usual > 0 else (math.inf if off > 0 else 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -89,6 +90,10 @@ class Fitter:
                 found[kind] = quantization
         return found
 
+    @cached_property
+    def _excess(self) -> tuple[Float64Array, Float64Array]:
+        return self.columns.excess()
+
     def recomputed(self, quantization: Quantization) -> float:
         return float(outside(self.values, quantization, first=self.first).mean())
 
@@ -124,11 +129,11 @@ class Fitter:
         One standard error is added: of several windows, those with few rows outside are chosen. New
         rows also have values beyond the extreme ones, with exponential excesses.
         """
-        n = self.values.shape[0]
+        n: int = self.values.shape[0]
         low, high = self.columns.bounds()
         scale, offset = quantization.scale.astype(np.float64), quantization.offset
         gaps = np.stack([low + offset * scale, (self.levels - offset) * scale - high])
-        excess = np.stack(self.columns.excess())
+        excess = np.stack(self._excess)
         near = (gaps >= 0) & (excess > 0)
         edge = float(np.exp(-gaps[near] / excess[near]).sum()) / n
         return share + edge + math.sqrt((share + 1 / n) / n) + _CUT
@@ -150,7 +155,7 @@ class Fitter:
         return Windows(low_at(step, offset), step)
 
     def _with_room(self) -> tuple[Float64Array, Float64Array]:
-        return _with_room(self.values, self.columns, self.bounds)
+        return _with_room(self.values, self._excess, self.bounds)
 
     def _pooled(self) -> tuple[Float64Array, Float64Array]:
         """One window for all columns."""
@@ -295,14 +300,15 @@ class Fitter:
 def natural_bounds(values: Float32Array) -> tuple[Float64Array, Float64Array]:
     """The ranges of the columns of finite values (n, d), with headroom for new rows."""
     columns = Columns(values)
-    return _with_room(values, columns, columns.bounds())
+    return _with_room(values, columns.excess(), columns.bounds())
 
 
 def _with_room(
-    values: Any, columns: Columns, bounds: tuple[Float64Array, Float64Array]
+    values: Any,
+    excess: tuple[Float64Array, Float64Array],
+    bounds: tuple[Float64Array, Float64Array],
 ) -> tuple[Float64Array, Float64Array]:
-    low, high = bounds
-    below, above = columns.excess()
+    (low, high), (below, above) = bounds, excess
     room, width = _room(values), high - low
     lower = low - np.minimum(room * below, width)
     upper = high + np.minimum(room * above, width)
