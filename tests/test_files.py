@@ -2060,7 +2060,8 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
         ({"plans": [PLAN | {"rows": "1"}]}, "plans[0].rows must be an integer, got '1'"),
         (
             {"plans": [PLAN | {"strategies": ["gate", "fast"]}]},
-            "plans[0].strategies[1] must be one of dense, skip, gate, got 'fast'",
+            "plans[0].strategies[1] must be one of dense, skip, gate, factor, "
+            "skip-factor, factor-gate, skip-factor-gate, got 'fast'",
         ),
         (
             {"plans": [PLAN | {"precisions": [["f32"], "f32"]}]},
