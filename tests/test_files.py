@@ -1588,8 +1588,10 @@ def without(*keys: str) -> dict[str, np.ndarray]:
 
 ALL_KEYS = (
     "expected lrgate, layers.{i}.weight, .bias, .activation.slope, .gate.u, .gate.v, .gate.bias, "
-    ".gate.range, .kept_units, .quantization.scale, .quantization.offset, input.scale, "
-    "input.shift, input.range, probe.x, probe.y, probe.planned"
+    ".gate.range, .kept_units, .quantization.scale, .quantization.offset, .factors.u, .factors.v, "
+    ".factors.bias, .factors.gate.v, .factors.gate.bias, .factors.quantization.scale, "
+    ".factors.quantization.offset, input.scale, input.shift, input.range, probe.x, probe.y, "
+    "probe.planned"
 )
 LAST = "it is the last layer, whose units are the outputs"
 
