@@ -16,6 +16,7 @@ from lrgate.bench.engines import (
     openvino,
     sklearn,
     torch,
+    torchao,
 )
 from lrgate.bench.engines.base import Engine
 from lrgate.bench.engines.lrgate import LRGATE
@@ -31,6 +32,7 @@ ENGINES: Final[tuple[Engine, ...]] = (
     *numpy.ENGINES,
     *sklearn.ENGINES,
     *torch.ENGINES,
+    *torchao.ENGINES,
     *onnxruntime.ENGINES,
     *openvino.ENGINES,
     *litert.ENGINES,

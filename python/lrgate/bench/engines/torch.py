@@ -13,6 +13,8 @@ from lrgate.bench.engines.folding import folded
 from lrgate.network import Network
 from lrgate.types import Float32Array
 
+__all__ = ["MODES", "compiled", "torch_call", "torch_threads"]
+
 
 def _module(net: Network) -> Any:
     """The network without an input map, so that its modules alternate between Linear and ReLU."""
@@ -32,7 +34,7 @@ def _store_torch(net: Network, calibration: Float32Array, folder: Path, settings
 def _load_torch(path: Path, rows: int, threads: int, settings: Settings) -> Forward:
     import torch
 
-    _torch_threads(threads)
+    torch_threads(threads)
     state = torch.load(path, weights_only=True)
     parts: list[Any] = []
     for name in [name for name in state if name.endswith("weight")]:
@@ -42,11 +44,11 @@ def _load_torch(path: Path, rows: int, threads: int, settings: Settings) -> Forw
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False)
     if "mode" in settings:
-        module = _compiled(module, threads, settings["mode"])
-    return _torch_call(module, state["0.weight"].dtype)
+        module = compiled(module, threads, settings["mode"])
+    return torch_call(module, state["0.weight"].dtype)
 
 
-def _compiled(module: Any, threads: int, mode: str) -> Any:
+def compiled(module: Any, threads: int, mode: str) -> Any:
     import torch
     import torch._dynamo
     import torch._inductor.config as inductor
@@ -77,14 +79,14 @@ def _store_torchscript(
 def _load_torchscript(path: Path, rows: int, threads: int, settings: Settings) -> Forward:
     import torch
 
-    _torch_threads(threads)
+    torch_threads(threads)
     module = torch.jit.load(path).eval()
     if settings["optimized"]:
         module = torch.jit.optimize_for_inference(module)
-    return _torch_call(module, torch.float32)
+    return torch_call(module, torch.float32)
 
 
-def _torch_threads(threads: int) -> None:
+def torch_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
@@ -92,7 +94,7 @@ def _torch_threads(threads: int) -> None:
         torch.set_num_interop_threads(1)
 
 
-def _torch_call(module: Any, dtype: Any) -> Forward:
+def torch_call(module: Any, dtype: Any) -> Forward:
     import torch
 
     from_numpy, inference_mode = torch.from_numpy, torch.inference_mode
@@ -111,7 +113,7 @@ def _torch_call(module: Any, dtype: Any) -> Forward:
     return narrow
 
 
-_MODES: Final = ("default", "max-autotune-no-cudagraphs")
+MODES: Final = ("default", "max-autotune-no-cudagraphs")
 _TORCH: Final = ("torch",)
 
 ENGINES: Final = (
@@ -140,7 +142,7 @@ ENGINES: Final = (
         _TORCH,
         _store_torch,
         _load_torch,
-        combinations_of(dtype=["float32"], mode=_MODES),
+        combinations_of(dtype=["float32"], mode=MODES),
     ),
     Engine(
         "PyTorch bf16",
@@ -149,6 +151,6 @@ ENGINES: Final = (
         _TORCH,
         _store_torch,
         _load_torch,
-        ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "mode": _MODES[1]}),
+        ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "mode": MODES[1]}),
     ),
 )
