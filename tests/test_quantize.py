@@ -653,7 +653,7 @@ def test_differences_of_labels() -> None:
 
 
 def test_saturated_probabilities_hide_no_errors() -> None:
-    """Most margins are too large for the probabilities to tell their errors."""
+    """Most margins are too large for their errors to show in the probabilities."""
     rng = np.random.default_rng(0)
     exact = np.stack([np.abs(rng.normal(scale=50, size=4000)), np.zeros(4000)], axis=1)
     got = exact + rng.normal(scale=2, size=exact.shape)
