@@ -7,8 +7,8 @@
 use std::process::ExitCode;
 
 use lrgate::{
-    Activation, BatchPlan, Gate, Isa, Layer, LayerPlan, Network, Plan, Precision, Quantization,
-    Result, Rows, Strategy,
+    Activation, BatchPlan, Factors, Gate, Isa, Layer, LayerPlan, Network, Plan, Precision,
+    Quantization, Result, Rows, Strategy,
 };
 
 /// A network and the calls on it.
@@ -20,7 +20,7 @@ struct Case {
     widths: &'static [usize],
 }
 
-/// Widths around a hidden layer. The last layer cannot have a gate.
+/// Widths around a hidden layer. The last layer has no gate and no factors.
 const LAYER: &[usize] = &[400, 300, 16];
 const NETWORK: &[usize] = &[784, 500, 300, 10];
 const RANK: usize = 24;
@@ -31,7 +31,10 @@ fn cases() -> Vec<(String, Case)> {
     let mut all = Vec::new();
     for (widths, what) in [(LAYER, "layer"), (NETWORK, "network")] {
         for precision in Precision::ALL {
-            for strategy in Strategy::ALL {
+            // A nested gate runs the kernels of the others.
+            let nested =
+                |strategy: &Strategy| matches!(strategy, Strategy::Factor { gate: true, .. });
+            for strategy in Strategy::ALL.into_iter().filter(|strategy| !nested(strategy)) {
                 for rows in [1, ROWS] {
                     // One strategy is enough for whole networks: gates if they are possible.
                     if widths == LAYER || strategy == Strategy::Gate {
@@ -98,10 +101,12 @@ impl Case {
     fn network(self, isa: Isa) -> Result<Network> {
         let mut random = Random(1);
         let last = self.widths.len() - 2;
-        let (mut layers, mut gates) = (Vec::new(), Vec::new());
+        let int8 = self.precision == Precision::Int8;
+        let (mut layers, mut gates, mut factors) = (Vec::new(), Vec::new(), Vec::new());
         for (i, pair) in self.widths.windows(2).enumerate() {
             let (d, h) = (pair[0], pair[1]);
             let gated = i < last && self.strategy == Strategy::Gate;
+            let factored = i < last && matches!(self.strategy, Strategy::Factor { .. });
             // The squares of a row sum to about d / 15 in every layer, so that pre-activations,
             // low-rank sums and scores have a deviation of about 1. A tenth of the gated units is
             // live, and half of these are on; in other layers a sixth is on.
@@ -112,21 +117,24 @@ impl Case {
             let u = random.values(d * RANK, into);
             let v = random.values(RANK * h, (3.0 / RANK as f32).sqrt());
             let gate = Gate::new(u, v, vec![-1.28; h], RANK);
-            let int8 = self.precision == Precision::Int8;
+            let low_rank = Factors::new(gate.u().to_vec(), gate.v().to_vec(), vec![-1.0; h], RANK);
+            let low_rank =
+                low_rank.with_quantization(Quantization::new(vec![1.0 / 16.0], vec![128.0]));
+            factors.push(factored.then_some(low_rank));
             let gate = if int8 { gate.with_range(vec![[-4.0, 4.0]; RANK]) } else { gate };
             gates.push(gated.then_some(gate));
         }
         let plan = |i: usize| {
-            let strategy = if i == last && self.strategy == Strategy::Gate {
-                Strategy::Skip
-            } else {
-                self.strategy
+            let strategy = match self.strategy {
+                Strategy::Gate | Strategy::Factor { .. } if i == last => Strategy::Skip,
+                strategy => strategy,
             };
             LayerPlan { strategy, precision: self.precision }
         };
         let layers_plan = (0..=last).map(plan).collect();
         let network = Network::with_isa(layers, None, isa)?.with_gates(gates)?;
-        let network = if self.precision == Precision::Int8 {
+        let network = network.with_factors(factors)?;
+        let network = if int8 {
             // No row is out of range: it would be counted twice, the second time in f32.
             let scale = |i| if i == 0 { 1.0 / 64.0 } else { 1.0 / 32.0 };
             let bytes = |i| Some(Quantization::new(vec![scale(i)], vec![0.0]));

@@ -210,17 +210,26 @@ fn tile<S: Simd, A: Arithmetic, E: Epilogue<A>, const V: usize, const R: usize>(
         }
     }
     let mut weights = weights[at * LANES..].as_ptr();
-    let mut i = 0;
     // With few sums, the latency of the additions limits the speed. If the order does not affect
-    // the result, each sum is split into several.
-    if A::EXACT && R * V <= 4 {
-        // SAFETY: as below.
-        unsafe { add_in_parts::<S, A, V, R, 4>(simd, &x, &mut i, &mut weights, stride, &mut sums) }
-    } else if A::EXACT && R * V <= 8 {
-        // SAFETY: as below.
-        unsafe { add_in_parts::<S, A, V, R, 2>(simd, &x, &mut i, &mut weights, stride, &mut sums) }
-    }
-    for i in i..to - from {
+    // the result, each sum is split into as many as fit the registers.
+    let parts = match R * V {
+        _ if !A::EXACT => 1,
+        1..=2 => 4,
+        3..=4 if S::TWO_PANELS => 4,
+        5..=8 if S::TWO_PANELS => 2,
+        _ => 1,
+    };
+    let whole = if parts > 1 { (to - from) / parts * parts } else { 0 };
+    // SAFETY: as below.
+    sums = unsafe {
+        match parts {
+            4 => add_in_parts::<S, A, V, R, 4>(simd, &x, whole, weights, stride, sums),
+            2 => add_in_parts::<S, A, V, R, 2>(simd, &x, whole, weights, stride, sums),
+            _ => sums,
+        }
+    };
+    weights = weights.wrapping_add(whole * stride);
+    for i in whole..to - from {
         // SAFETY: input `i` of the block has `stride` weights, of which V vectors from `at` on are
         // read, and every row has `to - from` entries.
         unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
@@ -241,28 +250,28 @@ fn tile<S: Simd, A: Arithmetic, E: Epilogue<A>, const V: usize, const R: usize>(
     }
 }
 
-/// Adds the products of all inputs from `i` on to R V sums, except those of the last `inputs % P`:
-/// every P-th product to the same part of a sum. Moves `i` and `weights` to the first input that is
-/// left.
+/// Adds the products of the first `inputs` inputs, a multiple of P, to R V sums. Each sum is split
+/// into P parts, which take turns.
 ///
 /// # Safety
-/// As [`add_input`], for all inputs from `i` on, whose weights are `stride` apart.
+/// As [`add_input`], for all these inputs, whose weights are `stride` apart.
 #[inline(always)]
 unsafe fn add_in_parts<S: Simd, A: Arithmetic, const V: usize, const R: usize, const P: usize>(
     simd: S,
     x: &[&[A::Word]; R],
-    i: &mut usize,
-    weights: &mut *const A::Word,
+    inputs: usize,
+    mut weights: *const A::Word,
     stride: usize,
-    sums: &mut [[A::Vector<S>; V]; R],
-) {
+    mut sums: [[A::Vector<S>; V]; R],
+) -> [[A::Vector<S>; V]; R] {
     let mut parts = [[[A::splat(simd, A::Word::default()); V]; R]; P];
-    while *i + P <= x[0].len() {
+    let mut i = 0;
+    while i < inputs {
         for part in &mut parts {
             // SAFETY: the caller's promise.
-            unsafe { add_input::<S, A, V, R>(simd, x, *i, *weights, part) }
-            *weights = weights.wrapping_add(stride);
-            *i += 1;
+            unsafe { add_input::<S, A, V, R>(simd, x, i, weights, part) }
+            weights = weights.wrapping_add(stride);
+            i += 1;
         }
     }
     for part in parts {
@@ -272,6 +281,7 @@ unsafe fn add_in_parts<S: Simd, A: Arithmetic, const V: usize, const R: usize, c
             }
         }
     }
+    sums
 }
 
 /// Adds the products of one input to R V sums.
