@@ -1588,8 +1588,10 @@ def without(*keys: str) -> dict[str, np.ndarray]:
 
 ALL_KEYS = (
     "expected lrgate, layers.{i}.weight, .bias, .activation.slope, .gate.u, .gate.v, .gate.bias, "
-    ".gate.range, .kept_units, .quantization.scale, .quantization.offset, input.scale, "
-    "input.shift, input.range, probe.x, probe.y, probe.planned"
+    ".gate.range, .kept_units, .quantization.scale, .quantization.offset, .factors.u, .factors.v, "
+    ".factors.bias, .factors.gate.v, .factors.gate.bias, .factors.quantization.scale, "
+    ".factors.quantization.offset, input.scale, input.shift, input.range, probe.x, probe.y, "
+    "probe.planned"
 )
 LAST = "it is the last layer, whose units are the outputs"
 
@@ -2060,7 +2062,8 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
         ({"plans": [PLAN | {"rows": "1"}]}, "plans[0].rows must be an integer, got '1'"),
         (
             {"plans": [PLAN | {"strategies": ["gate", "fast"]}]},
-            "plans[0].strategies[1] must be one of dense, skip, gate, got 'fast'",
+            "plans[0].strategies[1] must be one of dense, skip, gate, factor, "
+            "skip-factor, factor-gate, skip-factor-gate, got 'fast'",
         ),
         (
             {"plans": [PLAN | {"precisions": [["f32"], "f32"]}]},

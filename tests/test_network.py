@@ -592,7 +592,8 @@ def test_strategies(net: Network) -> None:
         (
             ["dense", "fast", "dense"],
             ValueError,
-            "strategies[1] must be one of dense, skip, gate, got 'fast'",
+            "strategies[1] must be one of dense, skip, gate, factor, "
+            "skip-factor, factor-gate, skip-factor-gate, got 'fast'",
         ),
         (
             ["dense", "dense", "gate"],

@@ -170,6 +170,7 @@ def test_bounds_follow_from_peaks() -> None:
         "weight_bytes_per_row": 2000.0,
         "row_bytes_per_row": 4000.0,
         "operations_per_row": 1000.0,
+        "factor": None,
     }
     assert CONSTANT.level(900) == "L1"
     assert CONSTANT.level(2000) == "L2"
