@@ -1206,6 +1206,7 @@ LABELS = np.arange(100) % 5
         ({"max_row_error": NAN}, ValueError, "max_row_error must be above 0 and finite, got nan"),
         ({"max_row_error": "1"}, TypeError, "max_row_error must be a number or None, got '1'"),
         ({"prune": "all"}, ValueError, "prune must be one of proven, never_on, none, got 'all'"),
+        ({"factors": "some"}, ValueError, "factors must be one of auto, none, got 'some'"),
         ({"prune": None}, ValueError, "prune must be one of proven, never_on, none, got None"),
         (
             {"model": "one value", "y": np.full(100, 1e200)},
@@ -1516,7 +1517,14 @@ def test_the_first_that_fails_ends_the_check(
     monkeypatch.setattr(Reporter, "_report", reported)
     names[2] = "gates for 30% of the budget"
     fast = lrgate.optimize(
-        net, rows(2000), None, 0.3, prune="never_on", ranks=(2, 4, 8), progress=False
+        net,
+        rows(2000),
+        None,
+        0.3,
+        prune="never_on",
+        factors="none",
+        ranks=(2, 4, 8),
+        progress=False,
     )
     assert fast.report is not None
     got = [(check.network, check.passed) for check in fast.report.checks]
