@@ -622,7 +622,8 @@ def test_a_partial_page_names_what_it_lacks_and_keeps_the_curves(
     assert not page.exists()
     report.write(folder, page, partial=True)
     text = page.read_text(encoding="utf-8")
-    assert "on 14 networks. This record lacks *shipped*, *dense*." in text.replace("\n", " ")
+    assert "on 14 networks. Only" in text
+    assert "\n\nThis record lacks *shipped*, *dense*.\n\n" in text
     assert "The picture is that of an earlier version." in text
 
 

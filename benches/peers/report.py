@@ -155,7 +155,10 @@ def write_page(
         before, _, rest = template.partition("## Growth\n")
         template = before + rest[rest.index("## ") :]
     lines = [line for work in works if (one := _at(work, 1)) for line in targets(work, one)]
-    absent = f" This record lacks {', '.join(f'*{name}*' for name in missing)}." if missing else ""
+    absent = ""
+    if missing:
+        names = ", ".join(f"*{name}*" for name in missing)
+        absent = "\n" + textwrap.fill(f"This record lacks {names}.", 100) + "\n"
     text = string.Template(template).substitute(
         networks=len(works),
         absent=absent,
