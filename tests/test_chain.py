@@ -356,16 +356,20 @@ def test_functions_of_many_parts_are_refused_early(monkeypatch: pytest.MonkeyPat
             x = c.apply(np.minimum, c.apply(np.maximum, x, weights(7, seed=i) - i), weights(7) + i)
         return x
 
-    def sigmoids(c: Chain) -> Any:
+    def sigmoids(c: Chain, first: Callable[..., Any] | None = None) -> Any:
         x = c.linear(c.input, weights(7, 5))
+        x = x if first is None else c.apply(first, x)
         for _ in range(12):
             x = c.activation(x, Activation("sigmoid"))
         return x
 
     assert "has too many parts" in refused(lambda _: clipped(Chain((5,)), 8))
     assert count <= 17
-    assert "too many functions" in refused(lambda _: sigmoids(Chain((5,))))
+    # Then functions are taken by their names, and refused without one.
+    assert {a.name for a in assembled(sigmoids(Chain((5,)))).activations} == {"sigmoid"}
     assert count <= 17 + 50
+    assert "too many functions" in refused(lambda _: sigmoids(Chain((5,)), np.sin))
+    assert count <= 17 + 100
     # Functions that the first comparison names are not limited.
     chain = Chain((5,))
     x = chain.linear(chain.input, weights(5, 5))

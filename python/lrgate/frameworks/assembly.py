@@ -56,8 +56,10 @@ class _Known:
     def tried_in_vain(self, elements: int) -> None:
         self._trials += 1
         self._compared += elements
-        if self._trials > _MAX_TRIALS or self._compared > _MAX_COMPARED:
-            raise Refused("it has too many functions that may be activations")
+
+    @property
+    def tried_enough(self) -> bool:
+        return self._trials > _MAX_TRIALS or self._compared > _MAX_COMPARED
 
     def add(self, elements: int, work: int) -> None:
         self._elements += elements
@@ -134,6 +136,10 @@ def _resolved(stage: Stage, known: _Known) -> tuple[Rows, Activation, Float64Arr
     )
     reason = "is none of lrgate's activations"
     for number, (link, variant) in enumerate(trials):
+        if known.tried_enough:
+            if stage.activation is None:
+                raise Refused("it has too many functions that may be activations")
+            break
         if number == _MAX_TRIALS_OF_ONE:
             reason = "is none of lrgate's activations, or has too many parts"
             break

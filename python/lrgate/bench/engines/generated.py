@@ -6,6 +6,7 @@ The code is for one number of rows and one thread. Its weights are in a file bes
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,8 @@ def _compiled(path: Path, rows: int, options: str) -> tuple[Path, Path]:
 def _load_generated(path: Path, rows: int, threads: int, settings: Settings) -> Forward:
     from onnx import load
 
+    if importlib.util.find_spec("emx_onnx_cgen") is None:
+        raise ModuleNotFoundError("emx-onnx-cgen is not installed", name="emx_onnx_cgen")
     library, weights = _compiled(path, rows, settings["options"])
     graph = load(path).graph
     widths = [

@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::read::{Marks, Read, quantize};
-use super::single::Single;
 use crate::error::{Error, Extent, Result, Subject};
+use crate::interrupt;
 use crate::kernels::activation::FinishRows;
 use crate::kernels::epilogue::{Fused, LEAST_BYTE, Output, Quantized};
 use crate::kernels::scan::{HIDDEN_RANGE, Scan, ScanBytes};
@@ -121,6 +121,14 @@ pub(crate) struct LayerProgram {
     pub(crate) alone: Ops,
     /// The work if threads share the layer's units, where it differs.
     shared: Option<Ops>,
+}
+
+/// How single rows pass through dense layers of one precision in one kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Single {
+    pub(super) precision: Precision,
+    /// Words of the widest signal, padded to whole panels.
+    pub(super) words: usize,
 }
 
 /// The work of a layer.
@@ -305,6 +313,25 @@ fn fallback(plan: &BatchPlan) -> BatchPlan {
         }
     }
     plan
+}
+
+impl Single {
+    /// `None` if the layers of a program with this many weights cannot share a kernel.
+    fn new(read: &Read, layers: &[LayerProgram], weights: usize) -> Option<Single> {
+        let (last, hidden) = layers.split_last()?;
+        let precision = layers[0].input.precision;
+        let dense = |layer: &LayerProgram| match precision {
+            Precision::F32 => layer.path.dense_f32().is_some(),
+            Precision::Int8 => layer.path.dense_int8().is_some(),
+        };
+        let fused = hidden.iter().all(|layer| layer.alone.after.is_empty())
+            && matches!(last.alone.after[..], [] | [Op::ActivateOut(_)]);
+        if !layers.iter().all(dense) || !fused || read.maps() || interrupt::is_long(weights, 1) {
+            return None;
+        }
+        let widest = layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max()?;
+        Some(Single { precision, words: widest.next_multiple_of(PANEL) })
+    }
 }
 
 impl LayerProgram {

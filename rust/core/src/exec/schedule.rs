@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::program::Program;
+use super::single;
 use super::tile::run_marking;
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -55,7 +56,7 @@ pub(super) fn run_marking_all(
 /// Runs a call on one row on this thread. Returns whether `out` has the result; if not, the row must
 /// be recomputed.
 pub(super) fn one_row(program: &Program, row: Rows<'_>, out: &mut [f32]) -> bool {
-    let in_one_kernel = program.single.as_ref().and_then(|single| single.run(program, row, out));
+    let in_one_kernel = program.single.and_then(|single| single::run(single, program, row, out));
     in_one_kernel
         .unwrap_or_else(|| run_marking(program, row, out, &pool::ALONE, &mut Unwatched).is_empty())
 }

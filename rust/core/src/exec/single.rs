@@ -8,29 +8,19 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::program::{LayerProgram, Op, Program, Target};
-use super::read::Read;
-use crate::interrupt;
+use super::program::{LayerProgram, Op, Program, Single, Target};
 use crate::kernels::activation::FinishRows;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::epilogue::{Epilogue, Output, Quantized};
 use crate::kernels::scan::{INPUT_RANGE, Quantize};
-use crate::layout::{PANEL, Panels};
+use crate::layout::Panels;
 use crate::memory::Aligned;
 use crate::path::Path;
 use crate::plan::Precision;
 use crate::rows::{Data, Rows};
 use crate::signal::{ByteRowsMut, DenseRows, DenseRowsMut, grow};
 use crate::simd::{Kernel, Simd};
-
-/// A program that computes a single row in one kernel.
-#[derive(Clone, Copy)]
-pub(crate) struct Single {
-    precision: Precision,
-    /// Words of the widest signal, padded to whole panels.
-    words: usize,
-}
 
 /// The end of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,52 +37,37 @@ thread_local! {
     static SCRATCH: RefCell<Aligned<u32>> = RefCell::new(Aligned::new(64));
 }
 
-impl Single {
-    /// `None` if the program's layers cannot share a kernel.
-    pub(super) fn new(read: &Read, layers: &[LayerProgram], weights: usize) -> Option<Single> {
-        let (last, hidden) = layers.split_last()?;
-        let precision = layers[0].input.precision;
-        let dense = |layer: &LayerProgram| match precision {
-            Precision::F32 => layer.path.dense_f32().is_some(),
-            Precision::Int8 => layer.path.dense_int8().is_some(),
-        };
-        let fused = hidden.iter().all(|layer| layer.alone.after.is_empty())
-            && matches!(last.alone.after[..], [] | [Op::ActivateOut(_)]);
-        if !layers.iter().all(dense) || !fused || read.maps() || interrupt::is_long(weights, 1) {
-            return None;
+/// Computes a row of a call. Returns whether all values were within the range of the bytes; if
+/// not, the row must be recomputed. `None`, and nothing is computed, if the row has to be
+/// converted first.
+pub(super) fn run(
+    single: Single,
+    program: &Program,
+    row: Rows<'_>,
+    out: &mut [f32],
+) -> Option<bool> {
+    let Data::F32 { data, .. } = row.data else { return None };
+    let (isa, layers, x) = (program.isa, &*program.layers, &data[..row.columns]);
+    let end = SCRATCH.with_borrow_mut(|scratch| {
+        grow(scratch, 2 * single.words);
+        let (scratch, out) = (scratch.split_at_mut(single.words), &mut *out);
+        match single.precision {
+            Precision::F32 => isa.run_floats(FloatLayers { layers, x, scratch, out }),
+            Precision::Int8 => isa.run(ByteLayers { layers, x, scratch, out }),
         }
-        let widest = layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max()?;
-        let words = widest.next_multiple_of(PANEL);
-        Some(Single { precision, words })
-    }
-
-    /// Computes a row of a call. Returns whether all values were within the range of the bytes; if
-    /// not, the row must be recomputed. `None`, and nothing is computed, if the row has to be
-    /// converted first.
-    pub(crate) fn run(&self, program: &Program, row: Rows<'_>, out: &mut [f32]) -> Option<bool> {
-        let Data::F32 { data, .. } = row.data else { return None };
-        let (isa, layers, x) = (program.isa, &*program.layers, &data[..row.columns]);
-        let end = SCRATCH.with_borrow_mut(|scratch| {
-            grow(scratch, 2 * self.words);
-            let (scratch, out) = (scratch.split_at_mut(self.words), &mut *out);
-            match self.precision {
-                Precision::F32 => isa.run_floats(FloatLayers { layers, x, scratch, out }),
-                Precision::Int8 => isa.run(ByteLayers { layers, x, scratch, out }),
+    });
+    match end {
+        End::Done => {
+            if let [Op::ActivateOut(activation)] = &layers[layers.len() - 1].alone.after[..] {
+                let columns = out.len();
+                let finish = FinishRows { activation, data: out, columns, stride: columns };
+                isa.run_floats(finish);
             }
-        });
-        match end {
-            End::Done => {
-                if let [Op::ActivateOut(activation)] = &layers[layers.len() - 1].alone.after[..] {
-                    let columns = out.len();
-                    let finish = FinishRows { activation, data: out, columns, stride: columns };
-                    isa.run_floats(finish);
-                }
-            }
-            End::NotFinite => out.fill(f32::NAN),
-            End::OutOfRange => {}
         }
-        Some(end != End::OutOfRange)
+        End::NotFinite => out.fill(f32::NAN),
+        End::OutOfRange => {}
     }
+    Some(end != End::OutOfRange)
 }
 
 /// A row times the weights of a layer.
