@@ -227,7 +227,9 @@ class Candidates:
         candidates: dict[str, Any] = dict(self.networks)
         calls = dict.fromkeys(self.networks, calls_of(self.test.x, rows))
         if self.test.bytes is not None:
-            candidates["lrgate, uint8 rows"] = self.networks["lrgate"]
+            # Its own copy: shared weights would be in the caches twice as often as a peer's.
+            self.networks["lrgate"].save(self.folder / "copy.npz")
+            candidates["lrgate, uint8 rows"] = Network.load(self.folder / "copy.npz", tune=False)
             calls["lrgate, uint8 rows"] = calls_of(self.test.bytes, rows)
         settings: dict[str, Settings] = {}
         for engine in self.peers:

@@ -27,7 +27,7 @@ __all__ = [
 
 RANKS: Final = (16, 32, 64, 128, 192, 256, 384, 512)
 
-# The most ranks that are tried: the largest ones, which do the least damage.
+# The most of the usual ranks that are tried: the largest ones, which do the least damage.
 _MOST_RANKS: Final = 5
 
 # The multiply-adds of factors must be at most this share of those of the layer.
@@ -54,7 +54,7 @@ def factor_ranks(kept: KeptLayer, density: float, ranks: Sequence[int] | None) -
     most = _MOST_WORK * density * d * h
     tried = [rank for rank in RANKS if rank < len(kept.fit)] if ranks is None else ranks
     fit = [rank for rank in tried if rank < min(d, h) and rank * (density * d + h) <= most]
-    return fit[-_MOST_RANKS:]
+    return fit[-_MOST_RANKS:] if ranks is None else fit
 
 
 def has_nested_gate(layer: Layer, always: IntArray, is_last: bool) -> bool:

@@ -136,11 +136,15 @@ def fit_layers(
             if gate is None and factors is None:
                 continue
             within = np.flatnonzero(inside)
-            seen = list(first_inputs(rows, within, layer_inputs)) if i == 0 else [whole[within]]
+            # A generator for each, so that sparse rows become dense a part at a time.
+            each = [
+                first_inputs(rows, within, layer_inputs) if i == 0 else [whole[within]]
+                for _ in range(2)
+            ]
             if gate is not None:
-                fitted[i] = replace(fitted[i], gate=replace(gate, range=gate_range(gate, seen)))
+                fitted[i] = replace(fitted[i], gate=replace(gate, range=gate_range(gate, each[0])))
             if factors is not None:
-                factors = replace(factors, quantization=sums_quantization(factors, seen))
+                factors = replace(factors, quantization=sums_quantization(factors, each[1]))
                 fitted[i] = replace(fitted[i], factors=factors)
     return Fit(tuple(fitted), tuple(reports))
 

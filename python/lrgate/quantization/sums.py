@@ -58,8 +58,9 @@ def sums_quantization(
     sums = np.concatenate([np.asarray(part @ factors.u, np.float32) for part in parts])
     low, high = natural_bounds(sums)
     step = np.where(high > low, np.maximum((high - low) / _LEVELS, LEAST_STEP), some_step(low))
-    outputs = sums.astype(np.float64) @ factors.v
-    spread = outputs.std(axis=0)
+    centred = sums - sums.mean(axis=0, dtype=np.float64)
+    products = centred.T @ (centred / len(centred))
+    spread = np.sqrt(np.maximum(np.sum((products @ factors.v) * factors.v, axis=0), 0.0))
     weights = np.divide(factors.v, spread, out=np.zeros(factors.v.shape), where=spread > 0)
     gain = np.sqrt(np.mean(np.square(weights), axis=1) / 12)
     allowed = max(FREE, _HEADROOM * float(np.linalg.norm(gain * step)))

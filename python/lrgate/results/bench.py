@@ -83,7 +83,7 @@ class Cold:
 class Entry:
     """Results of one candidate with one batch size.
 
-    Unless stated otherwise, times are in turn: engines have turns of 20 calls in rotating order,
+    Unless stated otherwise, times are in turn: engines have turns of 20 calls in random order,
     so that each finds the caches as the others left them.
 
     Attributes

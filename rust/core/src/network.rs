@@ -312,9 +312,8 @@ impl Network {
         exec::run(self.program_for(rows.rows), rows, out, threads)
     }
 
-    /// As [`Network::forward`] for one row, if that takes microseconds: the plan for one row leaves
-    /// so little work that threads do not help, and no value of the row is outside the range of an
-    /// int8 layer. Returns whether `out` has the result. If not, its contents are unspecified, and
+    /// As [`Network::forward`] for one row, if that takes a few microseconds: the network has at most
+    /// 512 KiB of weights, and no value of the row is outside the range of an int8 layer. Returns whether `out` has the result. If not, its contents are unspecified, and
     /// the call needs [`Network::forward`].
     ///
     /// It runs on this thread, takes no lock, and does not call the check of

@@ -84,7 +84,7 @@ fn a_row_alone_has_the_bits_of_a_row_in_a_batch() {
 }
 
 #[test]
-fn calls_are_short_if_threads_do_not_help() {
+fn calls_on_one_row_of_a_small_network_are_short() {
     let isa = Isa::best();
     let small = Model::relu(1, &[20, 30, 4]);
     let large = Model::relu(2, &[700, 800, 4]);

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use super::read::{Marks, Read, quantize};
 use crate::error::{Error, Extent, Result, Subject};
@@ -20,7 +19,6 @@ use crate::path::{
     Context, GateScratch, LayerPath, PackedForms, Path, Phase, QuantizedLayer, Watch,
 };
 use crate::plan::{BatchPlan, Precision, Strategy};
-use crate::pool;
 use crate::rows::Rows;
 use crate::signal::{Buffer, DenseRowsMut, Form, Signal};
 use crate::simd::Isa;
@@ -39,6 +37,9 @@ pub(super) const WIDE_TILE: usize = 256;
 /// Bytes of a tile's activations up to which [`WIDE_TILE`] is used, so that the steps around a tile
 /// take a small part of the time: with those of the next layer they fit a small L1.
 const NARROW_SIGNALS: usize = 16 << 10;
+
+/// Bytes of weights, in the precisions of the layers, that take a few microseconds to read.
+const SHORT: usize = 1 << 19;
 
 /// Bytes of f32 weights above which [`WIDE_TILE`] is used.
 const WIDE_FROM: usize = 16 << 20;
@@ -81,7 +82,7 @@ pub(crate) struct Program {
     pub(super) fallback: Option<Box<Program>>,
     /// How single rows are computed, if the layers can share a kernel.
     pub(super) single: Option<Single>,
-    /// Whether a single row takes so little time that threads do not help.
+    /// Whether a single row takes a few microseconds at most, whatever its values are.
     pub(super) is_short: bool,
 }
 
@@ -254,9 +255,11 @@ impl Program {
         };
         let layers: Vec<_> = paths.into_iter().enumerate().map(layer).collect();
         let single = Single::new(&read, &layers, weights);
-        let least = layers.iter().map(|layer| layer.path.least_time(layer.input, 1));
-        let least = least.fold(0, u64::saturating_add);
-        let is_short = !pool::worth_sharing(Duration::from_nanos(least));
+        let bytes = |layer: &LayerProgram| match layer.path.reads().precision {
+            Precision::F32 => layer.weights() * size_of::<f32>(),
+            Precision::Int8 => layer.weights(),
+        };
+        let is_short = layers.iter().map(bytes).sum::<usize>() <= SHORT;
         let fallback = if some_bytes {
             Some(Box::new(Program::compile(parts, &fallback(plan), Inputs::AsRead)?))
         } else {
