@@ -722,6 +722,18 @@ REFUSALS = {
                node("Cast", "k", "c", to=1), node("MatMul", "x V1", "h"), node("Div", "h c", "y")],
               {"V1": W1.T, "zero": np.int64(0), "two": np.int64(2)}),
         "depends on the number of rows"),
+    "more than 4 rows": (
+        model([node("Shape", "x", "s"), node("Gather", "s zero", "n"),
+               node("Greater", "n four", "c"), node("Where", "c b1 b2", "b"),
+               node("MatMul", "x V1", "h"), node("Add", "h b", "y")],
+              {"V1": W1.T, "b1": B1, "b2": -B1, "zero": np.int64(0), "four": np.int64(4)}),
+        "depends on the number of rows"),
+    "largest size": (
+        model([node("Shape", "x", "s"), node("ReduceMax", "s", "n", keepdims=0),
+               node("Equal", "n four", "c"),
+               node("Where", "c b1 b2", "b"), node("MatMul", "x V1", "h"), node("Add", "h b", "y")],
+              {"V1": W1.T, "b1": B1, "b2": -B1, "four": np.int64(4)}),
+        "depends on the number of rows"),
     "first 5,000 rows": (
         model([node("Slice", "x start end start", "h"), node("MatMul", "h V1", "y")],
               {"V1": W1.T, "start": np.int64([0]), "end": np.int64([5000])}), "it chooses rows"),

@@ -378,12 +378,21 @@ def _check_counts(node: Node) -> None:
 
 
 # Elementwise arithmetic with sizes.
-_ARITHMETIC: Final = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Neg", "Abs", "Pow")
+_ARITHMETIC: Final = ("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Neg", "Abs", "Pow", "Sum")
+
+_COMPARISONS: Final = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+
+# Operations whose result is a size only if all the numbers are, or none.
+_REDUCTIONS: Final = (
+    *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL2"),
+    *("ArgMax", "MatMul", "Gemm"),
+)
 
 
 def _check_sizes(node: Node, inputs: Sequence[Any], result: Any) -> None:
     """Refuse whole numbers that are neither a multiple of the number of rows nor without it."""
-    if node.op not in _ARITHMETIC or isinstance(result, Rows | Labels):
+    checked = node.op in (*_ARITHMETIC, *_COMPARISONS, *_REDUCTIONS)
+    if not checked or isinstance(result, Rows | Labels):
         return
     constants = [
         np.asarray(value)
@@ -392,6 +401,16 @@ def _check_sizes(node: Node, inputs: Sequence[Any], result: Any) -> None:
     ]
     sizes = [(array != 0) & (array % BATCH == 0) for array in constants if holds_batch(array)]
     if not sizes:
+        return
+    if node.op in _REDUCTIONS and not all(size.all() for size in sizes):
+        raise Refused(COUNTS)
+    if node.op in _COMPARISONS and len(sizes) < len(constants):
+        # Whatever it is, the number of rows is above 0.
+        (other,) = (array for array in constants if not holds_batch(array))
+        size, other = np.broadcast_arrays(sizes[0], other)
+        if (other[size] > 0).any():
+            raise Refused(COUNTS)
+    if node.op not in _ARITHMETIC:
         return
     # Of quotients, the number of rows is a common factor or remains.
     if node.op == "Div" and len(sizes) == len(inputs):
