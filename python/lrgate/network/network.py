@@ -7,7 +7,7 @@ The compiled base class implements the calls ``net(x)``, ``forward``, ``predict`
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Self
@@ -651,19 +651,12 @@ class Network(_core.Network):
             If the last layer or a layer without a hard zero gets a gate, the rank of a gate is not
             from 1 to min(in, out), its shapes do not fit the layer, or a value is not finite.
         """
-        old = [layer.gate for layer in self.layers]
-        new = one_per_layer(gates, old, "gates")
-        for i, gate in enumerate(new):
-            if gate is not None and not isinstance(gate, Gate):
-                raise TypeError(f"gates[{i}] must be a Gate or None, got {type(gate).__name__}")
-        layers = tuple(
-            changed(layer, f"gates[{i}]", gate=gate)
-            for i, (layer, gate) in enumerate(zip(self.layers, new, strict=True))
+        return self._with_parts(
+            gates,
+            ("gate", "gates"),
+            (Gate, "a Gate"),
+            lambda new: self.engine.with_gates(engine_gates(new)),
         )
-        same = all(a is b for a, b in zip(old, new, strict=True))
-        engine = self.engine if same else self.engine.with_gates(engine_gates(layers))
-        kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
-        return self._with_layers(layers, engine, kept)
 
     def with_factors(
         self, factors: Mapping[int, Factors | None] | Sequence[Factors | None]
@@ -699,18 +692,39 @@ class Network(_core.Network):
         >>> bool(factored(np.ones(4)) == net(np.ones(4)))
         True
         """
-        old = [layer.factors for layer in self.layers]
-        new = one_per_layer(factors, old, "factors")
-        for i, one in enumerate(new):
-            if one is not None and not isinstance(one, Factors):
-                raise TypeError(f"factors[{i}] must be Factors or None, got {type(one).__name__}")
-        layers = tuple(
-            changed(layer, f"factors[{i}]", factors=one)
-            for i, (layer, one) in enumerate(zip(self.layers, new, strict=True))
+        return self._with_parts(
+            factors,
+            ("factors", "factors"),
+            (Factors, "Factors"),
+            lambda new: self.engine.with_factors(engine_factors(new)),
         )
-        same = all(a is b for a, b in zip(old, new, strict=True))
-        engine = self.engine if same else self.engine.with_factors(engine_factors(layers))
-        kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
+
+    def _with_parts(
+        self,
+        parts: Any,
+        names: tuple[str, str],
+        kinds: tuple[type, str],
+        engine_of: Callable[[tuple[Layer, ...]], _core.Engine],
+    ) -> Self:
+        """Replace the gates or the factors of layers.
+
+        `names` has the field of a layer and the argument; `kinds` the type, and its name with its
+        article.
+        """
+        (field, name), (kind, what) = names, kinds
+        old = [getattr(layer, field) for layer in self.layers]
+        new = one_per_layer(parts, old, name)
+        for i, part in enumerate(new):
+            if part is not None and not isinstance(part, kind):
+                got = type(part).__name__
+                raise TypeError(f"{name}[{i}] must be {what} or None, got {got}")
+        layers = tuple(
+            changed(layer, f"{name}[{i}]", **{field: part})
+            for i, (layer, part) in enumerate(zip(self.layers, new, strict=True))
+        )
+        same = [a is b for a, b in zip(old, new, strict=True)]
+        engine = self.engine if all(same) else engine_of(layers)
+        kept = [part is not None and same[i] for i, part in enumerate(new)]
         return self._with_layers(layers, engine, kept)
 
     def _with_layers(

@@ -87,13 +87,7 @@ impl Network {
     /// A number of gates other than the number of layers, a gate on a layer that cannot have one, a
     /// rank outside 1..=min(inputs, outputs), wrong lengths, or values that are not finite.
     pub fn with_gates(&self, gates: Vec<Option<Gate>>) -> Result<Network> {
-        if gates.len() != self.layers.len() {
-            return Err(Error::Shape {
-                subject: Subject::Gates,
-                expected: Extent::List(self.layers.len()),
-                got: Extent::List(gates.len()),
-            });
-        }
+        self.check_one_per_layer(Subject::Gates, gates.len())?;
         let last = self.layers.len() - 1;
         let mut network = self.clone();
         let mut plan = Plan::clone(&self.plan);
@@ -126,13 +120,7 @@ impl Network {
     /// - A nested gate on a layer that cannot have a gate.
     /// - A quantisation that [`Network::with_quantization`] would refuse for the first layer.
     pub fn with_factors(&self, factors: Vec<Option<Factors>>) -> Result<Network> {
-        if factors.len() != self.layers.len() {
-            return Err(Error::Shape {
-                subject: Subject::AllFactors,
-                expected: Extent::List(self.layers.len()),
-                got: Extent::List(factors.len()),
-            });
-        }
+        self.check_one_per_layer(Subject::AllFactors, factors.len())?;
         let last = self.layers.len() - 1;
         let mut network = self.clone();
         let mut plan = Plan::clone(&self.plan);
@@ -168,13 +156,7 @@ impl Network {
     ///   number of offsets; only the first layer may have more than one offset.
     /// - A layer of more than 65,536 inputs, whose sums might not fit 32 bits.
     pub fn with_quantization(&self, quantization: Vec<Option<Quantization>>) -> Result<Network> {
-        if quantization.len() != self.layers.len() {
-            return Err(Error::Shape {
-                subject: Subject::Quantizations,
-                expected: Extent::List(self.layers.len()),
-                got: Extent::List(quantization.len()),
-            });
-        }
+        self.check_one_per_layer(Subject::Quantizations, quantization.len())?;
         let mut network = self.clone();
         let mut plan = Plan::clone(&self.plan);
         for (i, quantization) in quantization.into_iter().enumerate() {
@@ -207,6 +189,15 @@ impl Network {
         let network = self.clone().planned(plan)?;
         network.pack();
         Ok(network)
+    }
+
+    fn check_one_per_layer(&self, subject: Subject, got: usize) -> Result<()> {
+        let expected = self.layers.len();
+        if got == expected {
+            return Ok(());
+        }
+        let (expected, got) = (Extent::List(expected), Extent::List(got));
+        Err(Error::Shape { subject, expected, got })
     }
 
     /// The same network with another plan, compiled. Weights are not packed.

@@ -51,9 +51,10 @@ pub(super) fn run(
     let end = SCRATCH.with_borrow_mut(|scratch| {
         grow(scratch, 2 * single.words);
         let (scratch, out) = (scratch.split_at_mut(single.words), &mut *out);
+        let pass = Pass { layers, x, scratch, out };
         match single.precision {
-            Precision::F32 => isa.run_floats(FloatLayers { layers, x, scratch, out }),
-            Precision::Int8 => isa.run(ByteLayers { layers, x, scratch, out }),
+            Precision::F32 => isa.run_floats(FloatLayers(pass)),
+            Precision::Int8 => isa.run(ByteLayers(pass)),
         }
     });
     match end {
@@ -82,19 +83,23 @@ fn product<S: Simd, A: Arithmetic, E: Epilogue<A>>(
     RowsTimesPanels::<A, _> { rows, panels, which: panels.all(), epilogue }.run(simd);
 }
 
-/// f32 layers.
-struct FloatLayers<'a> {
+/// A row, the layers that it passes through, and the memory that they need.
+struct Pass<'a> {
     layers: &'a [LayerProgram],
     x: &'a [f32],
+    /// The signals before and after a layer.
     scratch: (&'a mut [u32], &'a mut [u32]),
     out: &'a mut [f32],
 }
+
+/// f32 layers.
+struct FloatLayers<'a>(Pass<'a>);
 
 impl Kernel for FloatLayers<'_> {
     type Output = End;
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> End {
-        let FloatLayers { layers, x, scratch: (first, second), out } = self;
+        let Pass { layers, x, scratch: (first, second), out } = self.0;
         let (mut before, mut after) = (Floats::words(first), Floats::words(second));
         for (i, layer) in layers.iter().enumerate() {
             let Some(weights) = layer.path.dense_f32() else { unreachable!("checked before") };
@@ -112,18 +117,13 @@ impl Kernel for FloatLayers<'_> {
 }
 
 /// int8 layers.
-struct ByteLayers<'a> {
-    layers: &'a [LayerProgram],
-    x: &'a [f32],
-    scratch: (&'a mut [u32], &'a mut [u32]),
-    out: &'a mut [f32],
-}
+struct ByteLayers<'a>(Pass<'a>);
 
 impl Kernel for ByteLayers<'_> {
     type Output = End;
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> End {
-        let ByteLayers { layers, x, scratch: (mut before, mut after), out } = self;
+        let Pass { layers, x, scratch: (mut before, mut after), out } = self.0;
         let (mut non_finite, marks) = ([false], [AtomicBool::new(false)]);
         for (i, layer) in layers.iter().enumerate() {
             let Some(weights) = layer.path.dense_int8() else { unreachable!("checked before") };
