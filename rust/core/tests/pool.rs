@@ -68,6 +68,34 @@ fn every_part_runs_once_and_is_done() {
 }
 
 #[test]
+fn more_parts_than_a_word_has_indices_for() {
+    with_teams(|team| {
+        let (parts, sum) = (5_000_000, AtomicUsize::new(0));
+        team.run(parts, |part| _ = sum.fetch_add(part, Ordering::Relaxed));
+        assert_eq!(sum.into_inner(), parts * (parts - 1) / 2);
+    });
+}
+
+/// So that in call after call a thread gets the same units.
+#[test]
+fn the_caller_takes_the_first_parts_and_workers_the_last() {
+    with_teams(|team| {
+        let (caller, by) = (thread::current().id(), Mutex::new(Vec::new()));
+        team.run(12, |part| {
+            by.lock().unwrap().push((thread::current().id() == caller, part));
+            thread::sleep(Duration::from_millis(1));
+        });
+        let parts_of = |mine| {
+            let by = by.lock().unwrap();
+            by.iter().filter(|(by, _)| *by == mine).map(|(_, part)| *part).collect::<Vec<_>>()
+        };
+        let (first, last) = (parts_of(true), parts_of(false));
+        assert!(first.iter().max() < last.iter().min() || last.is_empty());
+        assert!(first.is_sorted());
+    });
+}
+
+#[test]
 fn all_invited_threads_take_part() {
     let _turn = TURN.lock();
     let ids = Mutex::new(HashSet::new());

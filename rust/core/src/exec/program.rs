@@ -1,8 +1,9 @@
 //! Programs: the plan for one batch size, compiled once.
 //!
 //! For each layer a program holds the product that computes it and the steps that turn its outputs
-//! into the next layer's input. A layer that is computed by its factors is two layers here. Only two decisions are left to a pass, because they depend on its
-//! rows: the form of the first layer's input, and whether threads share a layer's units.
+//! into the next layer's input. A layer that is computed by its factors is two layers here. Only two
+//! decisions are left to a pass, because they depend on its rows: the form of the first layer's
+//! input, and whether threads share a layer's units.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -17,6 +17,10 @@ use crate::rows::Rows;
 /// Rows of the smallest tile when threads share the rows.
 const LEAST_TILE: usize = 4;
 
+/// Nanoseconds that sharing a layer's units costs: its inputs and outputs pass between the caches of
+/// cores.
+const SHARING: u64 = 1000;
+
 /// How a call's work is divided; `gain` is a lower estimate of the time that this saves.
 enum Schedule {
     /// One tile, on the calling thread.
@@ -40,9 +44,6 @@ pub(super) fn run_marking_all(
     }
     let threads = threads.map_or_else(pool::num_threads, Ok)?;
     match schedule(program, rows, threads) {
-        Schedule::Alone if rows.rows == 1 => {
-            Ok(if one_row(program, rows, out) { Vec::new() } else { vec![0] })
-        }
         Schedule::Alone => one_tile(program, rows, out, &pool::ALONE),
         Schedule::Units { threads, gain } => {
             one_tile(program, rows, out, &Team::new(threads, gain))
@@ -63,7 +64,11 @@ pub(super) fn one_row(program: &Program, row: Rows<'_>, out: &mut [f32]) -> bool
 
 /// Runs a call that is one tile. Returns the rows that must be recomputed.
 fn one_tile(program: &Program, rows: Rows<'_>, out: &mut [f32], team: &Team) -> Result<Vec<usize>> {
-    let out_of_range = run_marking(program, rows, out, team, &mut Unwatched);
+    let out_of_range = if rows.rows == 1 && team.threads() == 1 {
+        if one_row(program, rows, out) { Vec::new() } else { vec![0] }
+    } else {
+        run_marking(program, rows, out, team, &mut Unwatched)
+    };
     if interrupt::is_long(program.weights, rows.rows) {
         interrupt::check()?;
     }
@@ -154,7 +159,7 @@ fn least_time(program: &Program, rows: Rows<'_>, threads: usize) -> Duration {
         let mut time = layer.path.least_time(form, rows.rows);
         if threads > 1 && layer.can_share(form, rows.rows) {
             let panels = layer.panels() as u64;
-            time = time.saturating_mul(panels.div_ceil(threads as u64)) / panels;
+            time = time.saturating_mul(panels.div_ceil(threads as u64)) / panels + SHARING;
         }
         total = total.saturating_add(time);
     }

@@ -214,8 +214,9 @@ fn tile<S: Simd, A: Arithmetic, E: Epilogue<A>, const V: usize, const R: usize>(
     // the result, each sum is split into as many as fit the registers.
     let parts = match R * V {
         _ if !A::EXACT => 1,
-        1..=2 => 4,
-        3..=4 if S::TWO_PANELS => 4,
+        1 => 4,
+        2..=4 if S::TWO_PANELS => 4,
+        2..=3 => 2,
         5..=8 if S::TWO_PANELS => 2,
         _ => 1,
     };

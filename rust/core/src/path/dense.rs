@@ -13,6 +13,10 @@ use crate::model::Layer;
 use crate::signal::{DenseRows, Form, Signal};
 use crate::simd::Isa;
 
+/// Parts of a shared layer per thread: few, because taking one costs a cache miss, and enough for
+/// threads that join late.
+const PARTS: usize = 4;
+
 /// A layer that computes every product.
 pub(crate) struct Dense<W>(pub(super) Arc<W>);
 
@@ -128,10 +132,12 @@ fn times<W: Weights>(
         return;
     }
     let output = SharedOutput(output);
-    team.run(count, |p| {
-        // SAFETY: the units of a panel belong to no other panel, and every panel is one part.
+    let size = (count / (PARTS * team.threads())).max(1);
+    team.run(count.div_ceil(size), |part| {
+        let first = part * size;
+        // SAFETY: the units of a panel belong to no other panel, and every panel to one part.
         let output = &mut unsafe { output.alias() };
-        weights.times_rows(isa, rows, p..p + 1, output);
+        weights.times_rows(isa, rows, first..count.min(first + size), output);
     });
 }
 

@@ -1,4 +1,6 @@
-//! The work queue of a team: its threads take the parts of a job one by one.
+//! The work queue of a team: its threads take the parts of a job one by one, the caller from the
+//! front and workers from the back. So in calls that follow each other, a thread mostly gets the same
+//! parts of a layer, and finds their weights in its own cache.
 
 use std::any::Any;
 use std::mem;
@@ -11,10 +13,10 @@ use super::sync::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Mutex, pause};
 /// The queue from which the threads of a team take parts of a job.
 #[derive(Default)]
 pub(super) struct WorkQueue {
-    /// Upper half: number of the job. Lower half: parts of the job that no thread has taken yet. Or
-    /// [`CLOSED`].
+    /// The number of the job and the range of its parts that no thread has taken yet (see
+    /// [`State`]). Or [`CLOSED`].
     ///
-    /// A thread takes a part by decrementing the word. The number makes that fail if a new job has
+    /// A thread takes a part by replacing the word. The number makes that fail if a new job has
     /// begun since the thread read the word. `work` may be accessed with relaxed ordering: it is
     /// written before the release store of `state` that publishes the job, and a successful
     /// exchange proves that the job is still the same.
@@ -38,7 +40,39 @@ pub(super) type Work<'a> = &'a (dyn Fn(usize) + Sync);
 
 const CLOSED: u64 = u64::MAX;
 
-const LEFT: u64 = u32::MAX as u64;
+/// Bits of a part's index.
+const INDEX: u32 = 22;
+
+/// Largest number of parts of a job.
+pub(super) const MOST_PARTS: usize = (1 << INDEX) - 2;
+
+/// A word of a queue that is not closed. Numbers of jobs repeat after a million jobs of a call.
+struct State {
+    /// Number of the job, modulo 2^20.
+    job: u64,
+    /// The first part that is left.
+    first: u64,
+    /// The end of the parts that are left.
+    end: u64,
+}
+
+impl State {
+    fn of(word: u64) -> State {
+        let mask = (1 << INDEX) - 1;
+        State { job: word >> (2 * INDEX), first: word >> INDEX & mask, end: word & mask }
+    }
+
+    fn word(self) -> u64 {
+        self.job << (2 * INDEX) | self.first << INDEX | self.end
+    }
+}
+
+/// The end of a job from which a thread takes parts.
+#[derive(Clone, Copy)]
+enum From {
+    Front,
+    Back,
+}
 
 enum Claim {
     /// A part and its job, which lives until the part is finished.
@@ -60,23 +94,33 @@ impl WorkQueue {
     }
 
     /// Takes a part, which the caller must finish.
-    fn claim(&self) -> Claim {
-        let mut state = self.state.load(Ordering::Acquire);
+    fn claim(&self, from: From) -> Claim {
+        let mut word = self.state.load(Ordering::Acquire);
         loop {
-            if state == CLOSED {
+            if word == CLOSED {
                 return Claim::Closed;
             }
-            let left = state & LEFT;
-            if left == 0 {
+            let mut left = State::of(word);
+            if left.first == left.end {
                 return Claim::Nothing;
             }
             // The work belongs to this state if the exchange succeeds: another job starts only when
             // all parts of this one are finished, and until the exchange one of them is not taken.
             let work = self.work.load(Ordering::Relaxed);
-            let next = state - 1;
-            match self.state.compare_exchange(state, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Claim::Part(work, left as usize - 1),
-                Err(now) => state = now,
+            let part = match from {
+                From::Front => {
+                    left.first += 1;
+                    left.first - 1
+                }
+                From::Back => {
+                    left.end -= 1;
+                    left.end
+                }
+            };
+            let next = left.word();
+            match self.state.compare_exchange(word, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Claim::Part(work, part as usize),
+                Err(now) => word = now,
             }
         }
     }
@@ -103,7 +147,7 @@ impl WorkQueue {
     pub(super) fn help(&self) {
         let mut idle = 0;
         loop {
-            match self.claim() {
+            match self.claim(From::Back) {
                 Claim::Part(work, part) => {
                     self.helped.fetch_add(1, Ordering::Relaxed);
                     // SAFETY: the part was claimed.
@@ -118,7 +162,7 @@ impl WorkQueue {
 
     /// [`Team::run`].
     pub(super) fn run(&self, parts: usize, work: Work<'_>) {
-        assert!((parts as u64) < LEFT, "parts fit half of a word");
+        assert!(parts <= MOST_PARTS, "the indices of parts fit a word");
         assert!(
             !self.running.swap(true, Ordering::Acquire),
             "a team does one piece of work at a time"
@@ -126,9 +170,10 @@ impl WorkQueue {
         let work: *const Work<'_> = &raw const work;
         self.done.0.store(0, Ordering::Relaxed);
         self.work.store(work.cast_mut().cast(), Ordering::Relaxed);
-        let number = (self.state.load(Ordering::Relaxed) >> 32) + 1;
-        self.state.store(number << 32 | parts as u64, Ordering::Release);
-        while let Claim::Part(work, part) = self.claim() {
+        let job = State::of(self.state.load(Ordering::Relaxed)).job + 1;
+        let word = State { job, first: 0, end: parts as u64 }.word();
+        self.state.store(word, Ordering::Release);
+        while let Claim::Part(work, part) = self.claim(From::Front) {
             // SAFETY: the part was claimed.
             unsafe { self.finish(work, part) }
         }

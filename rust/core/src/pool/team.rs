@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queue::WorkQueue;
+use super::queue::{MOST_PARTS, WorkQueue};
 use super::workers::{MOST_WORKERS, Pool, pool};
 
 /// Minimum estimated saving before a call is parallelised. The estimate is a lower bound; an awake
@@ -67,7 +67,11 @@ impl Team {
     /// and `run` must not be called from within `work`.
     pub(crate) fn run(&self, parts: usize, work: impl Fn(usize) + Sync) {
         match &self.queue {
-            Some(queue) if parts > 1 => queue.run(parts, &work),
+            Some(queue) if parts > 1 => {
+                for first in (0..parts).step_by(MOST_PARTS) {
+                    queue.run(MOST_PARTS.min(parts - first), &|part| work(first + part));
+                }
+            }
             _ => (0..parts).for_each(work),
         }
     }
