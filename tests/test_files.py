@@ -859,13 +859,11 @@ def model_of(net: Network) -> Model:
     return model
 
 
-def flips(path: Path, dense: range, least: int) -> Iterator[None]:
-    """Flip one bit of the file at a time: all bits of the bytes `dense`, one bit of the others."""
+def flips(path: Path, dense: range, others: int) -> Iterator[None]:
+    """Flip one bit of the file at a time: all bits of the bytes `dense`, and `others` at random."""
     content, draw = path.read_bytes(), random.Random(3)
-    bits = {8 * byte + draw.randrange(8) for byte in range(len(content))}
-    bits |= {8 * byte + bit for byte in dense for bit in range(8)}
-    while len(bits) < least:
-        bits.add(draw.randrange(8 * len(content)))
+    bits = {8 * byte + bit for byte in dense for bit in range(8)}
+    bits |= set(draw.sample(range(8 * len(content)), others))
     for bit in sorted(bits):
         for value in (content[bit // 8] ^ 1 << bit % 8, content[bit // 8]):
             with open(path, "r+b") as file:  # in place: writing the whole file takes milliseconds
@@ -881,11 +879,11 @@ def test_no_bit_flipped_gives_another_network(path: Path) -> None:
     everything().save(path)
     expected, content = load(path), path.read_bytes()
     if path.suffix == ".npz":  # the end of the directory
-        header = range(len(content) - 400, len(content))
+        header = range(len(content) - 200, len(content))
     else:
         header = range(8 + int.from_bytes(content[:8], "little"))
     tried = refusals = 0
-    for _ in flips(path, header, 10_000):
+    for _ in flips(path, header, 1_500):
         tried += 1
         try:
             model = load(path)
@@ -894,7 +892,7 @@ def test_no_bit_flipped_gives_another_network(path: Path) -> None:
             assert str(error).startswith(f"{path}: ")
         else:
             assert_same(model, expected)
-    assert tried >= 10_000 and path.read_bytes() == content
+    assert tried >= 2_500 and path.read_bytes() == content
     # .npz files contain times, permissions and local copies of sizes that have no meaning.
     assert refusals >= (0.5 if path.suffix == ".npz" else 1) * tried
 

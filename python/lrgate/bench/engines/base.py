@@ -47,7 +47,8 @@ class Engine:
     grid : tuple of dict
         Settings to choose from. Settings with ``spinning`` are tried only on several threads.
     batch_dependent : bool
-        Whether the result of a row depends, beyond rounding, on the other rows of the call.
+        Whether the result of a row depends, beyond rounding, on the other rows of the call or on
+        their number.
     documented : bool
         Whether it uses only calls that its package documents. Others are shown, but are never the
         best peer.

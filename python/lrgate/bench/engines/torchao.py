@@ -68,5 +68,6 @@ ENGINES: Final = (
         _store_torchao,
         _load_torchao,
         combinations_of(mode=MODES),
+        batch_dependent=True,
     ),
 )
