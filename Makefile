@@ -119,5 +119,5 @@ $(BIN)/python:
 $(VENV)/installed-%: $(SOURCES) | $(BIN)/python
 	@command -v $(CARGO) >/dev/null || { echo "lrgate needs stable Rust: cargo is not on PATH" >&2; exit 1; }
 	@echo "building lrgate$(EXTRAS_$*) and installing it into $(VENV): takes a minute or more the first time"
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet ".$(EXTRAS_$*)"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) ".$(EXTRAS_$*)"
 	@touch $@

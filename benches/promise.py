@@ -23,6 +23,7 @@ import multiprocessing
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Kind:
     planted: bool = False
     prune: str = "proven"
     precision: str = "auto"
+    cheap: str = "gate"  # the faster one of gates and factors, where forced
 
 
 FEW, MANY = (50, 500), (1000, 8000)
@@ -74,6 +76,8 @@ KINDS = (
     Kind("classifier, never_on", "classification", True, MANY, SMALL, True, True, "never_on"),
     Kind("regressor, never_on", "regression", False, MANY, SMALL, True, True, "never_on"),
     Kind("classifier, gates in f32", "classification", True, MANY, SMALL, precision="f32"),
+    Kind("classifier, factors", "classification", True, MANY, SMALL, cheap="factor"),
+    Kind("regressor, factors", "regression", True, MANY, SMALL, cheap="factor"),
     Kind("classifier, by the clock", "classification", True, MANY, SMALL, forced=False),
     Kind("regressor, by the clock", "regression", True, MANY, SMALL, forced=False),
 )
@@ -150,7 +154,7 @@ def run(job: tuple[str, int]) -> dict[str, Any]:
     """One task, one network, one call of `optimize`, and its increase on fresh rows."""
     kind = next(kind for kind in KINDS if kind.name == job[0])
     rng = np.random.default_rng([job[1], *map(ord, kind.name)])
-    quick(kind.forced)
+    quick(kind)
     task = Task(kind, rng)
     net = task.network(rng)
     count = int(np.exp(rng.uniform(*np.log(kind.rows))))
@@ -195,32 +199,48 @@ def run(job: tuple[str, int]) -> dict[str, Any]:
     }
 
 
-def quick(forced: bool) -> None:
+def quick(kind: Kind) -> None:
     """Short times; where forced, a clock by which every more complex plan wins."""
+    forced = kind.forced
     seconds = 1e-3 if forced else 0.02
     clock._LAYER_SECONDS = clock._PLAN_SECONDS = clock._RACE_SECONDS = seconds  # type: ignore[misc]
     reporting._LAST_RACE_SECONDS = reporting._PROFILE_SECONDS = seconds  # type: ignore[misc]
     timing._TURN_SECONDS = 1e-4 if forced else 1e-3  # type: ignore[misc]
-    clocks = (race, layer_seconds, tuned) if forced else MEASURED
+    clocks = (race, layer_seconds(kind.cheap), tuned) if forced else MEASURED
     Clock.race, Clock.layer_seconds, Clock.tuned = clocks  # type: ignore[method-assign]
 
 
 def race(self: Any, size: int, _seconds: float, rows: Any = None, **networks: Any) -> Any:
-    """Names later in the call are faster."""
+    """Plans with more gates and factors are faster, then with more int8, then later names."""
     del rows
     times = {}
-    for i, name in enumerate(networks):
+    for i, name in enumerate(sorted(networks, key=lambda name: complexity(networks[name], size))):
         each = np.full(3, 1e-6 * size * 0.8**i)
         times[name] = timing.Timing(size, each, each)
     return times
 
 
-def layer_seconds(self: Any, network: Any) -> Array:
-    """A gate costs its rank and the units that it computes, factors cost their rank."""
-    rows = self.rows[:512]
-    found = network.engine.profile(rows, rows.shape[0], 0.0)  # shares of the kept units
-    costs = [y["computed_share"] / 2 + y["rank"] / 1000 if y["rank"] else 1.0 for y in found]
-    return np.tile(np.array(costs)[:, None], len(self.sizes))
+def complexity(network: Any, size: int) -> tuple[int, int]:
+    """Numbers of layers with a gate or factors, and of int8 layers."""
+    _, names, precisions = plan_of(network, size)
+    return sum(name not in ("dense", "skip") for name in names), precisions.count("int8")
+
+
+def layer_seconds(cheap: str) -> Callable[[Any, Any], Array]:
+    """A clock by which a gate costs the units that it computes and its rank, factors their rank."""
+
+    def measure(self: Any, network: Any) -> Array:
+        rows = self.rows[:512]
+        found = network.engine.profile(rows, rows.shape[0], 0.0)  # shares of the kept units
+        costs = []
+        for layer, name in zip(found, plan_of(network, self.sizes[0])[1], strict=True):
+            dear = 0.0 if cheap in name.split("-") else 0.5
+            share = layer["computed_share"] if "gate" in name else 0.0
+            used = name not in ("dense", "skip")
+            costs.append(dear + share / 2 + layer["rank"] / 1000 if used else 1.0)
+        return np.tile(np.array(costs)[:, None], len(self.sizes))
+
+    return measure
 
 
 def tuned(self: Any, network: Any) -> Any:
@@ -301,7 +321,7 @@ class Task:
             y = np.eye(self.outputs)[y]
         y = y.reshape(len(x), -1).astype(np.float32)
         hidden = [int(rng.choice([64, 128, 192])), int(rng.choice([32, 64, 128]))]
-        layers = train(x, y, hidden, self.kind.task, rng)
+        layers = train(x, y, hidden, self.kind.task, rng, low_rank=self.kind.cheap == "factor")
         if self.kind.planted:
             layers = planted(layers, x, rng)
         return lrgate.Network.from_layers(layers, task=self.kind.task)
@@ -337,9 +357,18 @@ def classes(outputs: Array) -> Array:
 
 
 def train(
-    x: Array, y: Array, hidden: list[int], task: str, rng: np.random.Generator
+    x: Array,
+    y: Array,
+    hidden: list[int],
+    task: str,
+    rng: np.random.Generator,
+    *,
+    low_rank: bool,
 ) -> list[tuple[Array, Array]]:
-    """A network of relu layers, by Adam, with an L1 term on the activations."""
+    """A network of relu layers, by Adam, with an L1 term on the activations.
+
+    With `low_rank`, most singular values of hidden layers are kept small.
+    """
     widths = [x.shape[1], *hidden, y.shape[1]]
     sizes = list(itertools.pairwise(widths))
     parameters = [
@@ -378,7 +407,17 @@ def train(
             m += 0.1 * (g - m)
             v += 0.001 * (g * g - v)
             p -= rate * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+        if low_rank and step % 20 == 0:
+            for weight in parameters[:-2:2]:
+                shrink(weight)
     return [(parameters[2 * i], parameters[2 * i + 1]) for i in range(len(sizes))]
+
+
+def shrink(weight: Array) -> None:
+    """Halves all singular values but the largest quarter."""
+    u, s, v = np.linalg.svd(weight, full_matrices=False)
+    s[len(s) // 4 :] /= 2
+    weight[:] = (u * s) @ v
 
 
 def planted(

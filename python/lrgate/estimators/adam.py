@@ -5,6 +5,7 @@ All arrays are float32 and the loop works in place, because it dominates the tim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,6 +26,8 @@ _EPSILON: Final = 1e-12  # below any relevant gradient: the pull on a unit is ab
 _BATCH: Final = 256
 _MIX: Final = 0.2  # share of the difference of two rows that is added to a third
 _SAMPLE: Final = 1000  # approximate number of rows for temperatures and weights
+
+_PART: Final = 1 << 20  # values whose squares are in memory at a time
 
 # Lower bound of the lost or computed share. With a smaller share there is nothing to learn.
 _LEAST_PULL: Final = 1e-9
@@ -106,7 +109,8 @@ def train(
     balances = []
     for k in ranks:
         components: Float32Array = inputs[sample] @ u[:, :k]
-        scores = components @ v[:k] + offset
+        scores = components @ v[:k]
+        scores += offset
         balances.append(_Balance.of(scores, margins[sample], energy(margins[sample])))
     batch = batch_size(n)
     turn = np.resize(np.arange(len(ranks)), batch)  # index of the rank of each row
@@ -165,7 +169,10 @@ def _deviation(values: Float32Array, floor: float) -> Float32Array:
 
 
 def _root_mean_square(values: Float32Array) -> float:
-    return float(np.sqrt(np.mean(np.square(values), dtype=np.float64)))
+    # In parts, because the squares take as much memory as the values.
+    parts = np.array_split(values, values.size // _PART + 1)
+    total = sum(float(np.sum(np.square(part), dtype=np.float64)) for part in parts)
+    return math.sqrt(total / values.size)
 
 
 def _mixed(rows: Float32Array) -> Float32Array:
