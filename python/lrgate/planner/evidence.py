@@ -164,6 +164,8 @@ class Evidence:
             bound = max(bound, self._paired(n, quantile))
         if not (self.expected.any() or self.unseen is not None or self._farthest > 0):
             return 0.0
+        if self.lower(confidence) > self.estimate:  # the plain figures contradict the substitutes
+            bound = max(bound, float(self.change.mean()) + quantile * self._deviation(n))
         return max(bound + reserve * self._beyond, 0.0)
 
     @property
@@ -213,8 +215,12 @@ class Evidence:
 
     def lower(self, confidence: float) -> float:
         """Lower bound of the plain increase, one-sided."""
-        deviation = float(self.change.std()) / math.sqrt(self.rows)
-        return float(self.change.mean()) - _student(confidence, self.rows - 1) * deviation
+        quantile = _student(confidence, self.rows - 1)
+        return float(self.change.mean()) - quantile * self._deviation(self.rows)
+
+    def _deviation(self, n: int) -> float:
+        """The standard error of the plain increase on n rows like these."""
+        return float(self.change.std()) / math.sqrt(n)
 
     def within(self, budget: float, confidence: float, most: float | None = None) -> bool:
         """Whether the increase is shown to be within the budget, and no row is worse than `most`.
