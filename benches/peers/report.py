@@ -208,8 +208,9 @@ PAGE_WORKS = ("shipped", "paper", "tabular", "dense")
 
 
 def speed_table(works: Sequence[dict[str, Any]]) -> str:
-    """lrgate beside the best peer: on one thread, then the ratios on two."""
+    """lrgate beside the best peer: on one thread, then the ratios on two where measured."""
     lines = []
+    with_two = any(_at(work, 2) is not None for work in works)
     for work in works:
         one, two = _at(work, 1), _at(work, 2)
         if one is None:
@@ -233,11 +234,12 @@ def speed_table(works: Sequence[dict[str, Any]]) -> str:
                 f"**{against['median']:.2f}** ({against['low']:.2f} to {against['high']:.2f}){own}",
             ]
         found = between([one["error_dense"], *errors]) if work["name"] != "dense" else ""
-        lines.append([*cells, " / ".join(_ratio(two, rows) for rows in PAGE_ROWS), found])
+        on_two = [" / ".join(_ratio(two, rows) for rows in PAGE_ROWS)] if with_two else []
+        lines.append([*cells, *on_two, found])
     head = ["network"]
     for rows in PAGE_ROWS:
         head += [f"{of_rows(rows)}: lrgate / best peer", "times as fast"]
-    return table([*head, "on two threads", "error"], lines)
+    return table([*head, *["times as fast on two threads"] * with_two, "error"], lines)
 
 
 def cold_table(works: Sequence[dict[str, Any]]) -> str:
