@@ -14,6 +14,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 CARGO ?= cargo
+# Options of `pip install`, such as --no-compile.
+PIP_FLAGS ?=
 
 # The first that really runs: a version manager's shim may stand for a Python that is not there.
 ifndef PYTHON

@@ -438,5 +438,8 @@ def test_labels_may_contradict() -> None:
     assert evidence.plain.increase == 0.1
     assert evidence.estimate < 0.05
     deviation = math.sqrt(0.1 * 0.9 / 4000)
-    assert evidence.upper(0.95) == pytest.approx(0.1 + 1.645 * deviation, rel=1e-3)
+    assert evidence.contradicted
+    assert evidence.upper(0.95) == pytest.approx(0.1 + 1.645 * deviation, rel=0.01)
+    assert evidence.upper(0.999) > evidence.upper(0.95)
     assert not evidence.within(0.1, 0.95)
+    assert evidence.needed(0.05, 0.95) is None

@@ -193,7 +193,10 @@ class BudgetCheck:
         needed = [each.needed(budget, level, spare) for each in found]
         known = [count for count in needed if count is not None]
         if len(known) < len(needed) or any(each.lower(level) > budget for each in found):
-            expected = max(each.estimate for each in found)
+            expected = max(
+                max(each.estimate, each.plain.increase) if each.contradicted else each.estimate
+                for each in found
+            )
             return f"{COSTS_TOO_MUCH}, by about {_points(expected)}"
         total = max(known) / CHECK_SHARE
         if total > MOST_ROWS:

@@ -30,6 +30,10 @@ __all__ = [
 # from 0, through the point below which there are this many.
 _COUNTED: Final = 10
 
+# Level at which the plain figures count where they are above the substitutes. It is the same for
+# every confidence, so that a higher confidence gives a higher bound.
+_CONTRADICTION: Final = 0.95
+
 # Unseen perturbations are assumed to be at most this many times the largest one seen.
 _BEYOND: Final = 2.0
 
@@ -145,6 +149,11 @@ class Evidence:
         paired = sum(float(pairs.moved.mean()) for pairs in self.pairs)
         return max(float(self.expected.mean()), paired)
 
+    @cached_property
+    def contradicted(self) -> bool:
+        """Whether the plain increase is above the substitutes, with 95 % confidence."""
+        return self.lower(_CONTRADICTION) > self.estimate
+
     def upper(self, confidence: float, rows: int | None = None, spare: float = 0.0) -> float:
         """Upper bound of the increase, one-sided.
 
@@ -164,8 +173,8 @@ class Evidence:
             bound = max(bound, self._paired(n, quantile))
         if not (self.expected.any() or self.unseen is not None or self._farthest > 0):
             return 0.0
-        if self.lower(confidence) > self.estimate:  # the plain figures contradict the substitutes
-            bound = max(bound, float(self.change.mean()) + quantile * self._deviation(n))
+        if self.contradicted:
+            bound = max(bound, _skewed(self.change, n, quantile, bounded=False))
         return max(bound + reserve * self._beyond, 0.0)
 
     @property
@@ -215,12 +224,8 @@ class Evidence:
 
     def lower(self, confidence: float) -> float:
         """Lower bound of the plain increase, one-sided."""
-        quantile = _student(confidence, self.rows - 1)
-        return float(self.change.mean()) - quantile * self._deviation(self.rows)
-
-    def _deviation(self, n: int) -> float:
-        """The standard error of the plain increase on n rows like these."""
-        return float(self.change.std()) / math.sqrt(n)
+        deviation = float(self.change.std()) / math.sqrt(self.rows)
+        return float(self.change.mean()) - _student(confidence, self.rows - 1) * deviation
 
     def within(self, budget: float, confidence: float, most: float | None = None) -> bool:
         """Whether the increase is shown to be within the budget, and no row is worse than `most`.
@@ -233,6 +238,8 @@ class Evidence:
     def needed(self, budget: float, confidence: float, spare: float = 0.0) -> int | None:
         """About how many rows like these would show it; None if no number would."""
         rows = self.rows
+        if self.contradicted and float(self.change.mean()) >= budget:
+            return None
         if not self.estimate < budget:
             seen = sum(float(pairs.counted(pairs.moves).mean()) for pairs in self.pairs)
             if not max(float(self.expected.mean()), seen) < budget or budget == 0:

@@ -62,8 +62,8 @@ def optimize(
     Gates and low-rank factors are fitted to the layers on `x`, thresholds and the order of units
     are chosen, and each layer's strategy and precision are decided by measuring, for each batch
     size. A change is used only if held-out rows show that it keeps the budget. The result's
-    ``report`` has the details. By measurement the result is never slower than dense in f32, unless
-    int8 is asked for, nor than dense with the same layers in int8.
+    ``report`` has the details. In its last measurement the result is not slower than dense in f32,
+    unless int8 is asked for, nor than dense with the same layers in int8.
 
     Parameters
     ----------

@@ -45,9 +45,9 @@ const SHORT: usize = 1 << 19;
 /// Bytes of f32 weights above which [`WIDE_TILE`] is used.
 const WIDE_FROM: usize = 16 << 20;
 
-/// Least work of a layer, in nanoseconds, whose units are shared by threads: many times the cost of
-/// sharing it.
-const LEAST_SHARED: u64 = 2000;
+/// Nanoseconds that sharing a layer's units costs: its inputs and outputs pass between the caches of
+/// cores.
+const SHARING: u64 = 1000;
 
 /// The parts that programs are compiled from: a network without a plan.
 pub(crate) struct Parts<'a> {
@@ -366,11 +366,18 @@ impl LayerProgram {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// Whether threads share the units: this must be possible and there must be enough work.
-    pub(super) fn can_share(&self, input: Form, rows: usize) -> bool {
-        self.path.can_share(input)
-            && self.path.least_time(input, rows) >= LEAST_SHARED
-            && self.panels() > 1
+    /// Whether `threads` threads share the units: this must be possible and save time.
+    pub(super) fn can_share(&self, input: Form, rows: usize, threads: usize) -> bool {
+        threads > 1
+            && self.path.can_share(input)
+            && self.shared_time(input, rows, threads) < self.path.least_time(input, rows)
+    }
+
+    /// A lower estimate of the time in nanoseconds if `threads` threads share the units.
+    pub(super) fn shared_time(&self, input: Form, rows: usize, threads: usize) -> u64 {
+        let panels = self.panels() as u64;
+        let most = panels.div_ceil(threads as u64);
+        self.path.least_time(input, rows).saturating_mul(most) / panels + SHARING
     }
 
     /// The layer's work, with or without shared units.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::program::Program;
+use super::program::{LayerProgram, Program};
 use super::single;
 use super::tile::run_marking;
 use crate::error::{Error, Result};
@@ -13,13 +13,10 @@ use crate::interrupt;
 use crate::path::{Path, Unwatched};
 use crate::pool::{self, Team};
 use crate::rows::Rows;
+use crate::signal::Form;
 
 /// Rows of the smallest tile when threads share the rows.
 const LEAST_TILE: usize = 4;
-
-/// Nanoseconds that sharing a layer's units costs: its inputs and outputs pass between the caches of
-/// cores.
-const SHARING: u64 = 1000;
 
 /// How a call's work is divided; `gain` is a lower estimate of the time that this saves.
 enum Schedule {
@@ -149,6 +146,9 @@ fn schedule(program: &Program, rows: Rows<'_>, threads: usize) -> Schedule {
             return Schedule::Units { threads: by_units, gain };
         }
     }
+    if one_tile && by_rows == 1 {
+        return Schedule::Alone;
+    }
     Schedule::Rows { threads: by_rows, gain: serial_time.saturating_sub(time_by_rows) }
 }
 
@@ -157,9 +157,8 @@ fn least_time(program: &Program, rows: Rows<'_>, threads: usize) -> Duration {
     let mut total = 0_u64;
     for (layer, form) in program.forms(rows) {
         let mut time = layer.path.least_time(form, rows.rows);
-        if threads > 1 && layer.can_share(form, rows.rows) {
-            let panels = layer.panels() as u64;
-            time = time.saturating_mul(panels.div_ceil(threads as u64)) / panels + SHARING;
+        if layer.can_share(form, rows.rows, threads) {
+            time = layer.shared_time(form, rows.rows, threads);
         }
         total = total.saturating_add(time);
     }
@@ -169,7 +168,8 @@ fn least_time(program: &Program, rows: Rows<'_>, threads: usize) -> Duration {
 /// The smallest number of threads, at most `threads`, that shares every layer's units as fast as
 /// all of them would.
 fn threads_for_units(program: &Program, rows: Rows<'_>, threads: usize) -> usize {
-    let shared = program.forms(rows).filter(|(layer, form)| layer.can_share(*form, rows.rows));
+    let shared = |(layer, form): &(&LayerProgram, Form)| layer.can_share(*form, rows.rows, threads);
+    let shared = program.forms(rows).filter(shared);
     let fewest = |panels: usize| panels.div_ceil(panels.div_ceil(threads));
     shared.map(|(layer, _)| fewest(layer.panels())).max().unwrap_or(1)
 }

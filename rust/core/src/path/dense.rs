@@ -63,8 +63,8 @@ impl<W: Weights> Path for Dense<W> {
         input.rows
     }
 
-    /// Assumes at most 100 (f32) or 200 (int8) multiply-adds per nanosecond, and at least the time
-    /// to read the weights at 100 bytes per nanosecond.
+    /// Assumes 100 (f32) or 200 (int8) multiply-adds per nanosecond, and at least the time to read
+    /// the weights at 100 bytes per nanosecond.
     fn least_time(&self, input: Form, rows: usize) -> u64 {
         let products = self.layer().multiply_adds() as u64;
         if input.rows {

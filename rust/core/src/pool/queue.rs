@@ -1,6 +1,6 @@
 //! The work queue of a team: its threads take the parts of a job one by one, the caller from the
-//! front and workers from the back. So in calls that follow each other, a thread mostly gets the same
-//! parts of a layer, and finds their weights in its own cache.
+//! front and workers from the back. So in calls that follow each other, each of two threads mostly
+//! gets the same parts of a layer, and finds their weights in its own cache.
 
 use std::any::Any;
 use std::mem;
@@ -43,7 +43,7 @@ const CLOSED: u64 = u64::MAX;
 /// Bits of a part's index.
 const INDEX: u32 = 22;
 
-/// Largest number of parts of a job.
+/// Largest number of parts of a job: with fewer than all bits set, no word is [`CLOSED`].
 pub(super) const MOST_PARTS: usize = (1 << INDEX) - 2;
 
 /// A word of a queue that is not closed. Numbers of jobs repeat after a million jobs of a call.
@@ -69,7 +69,7 @@ impl State {
 
 /// The end of a job from which a thread takes parts.
 #[derive(Clone, Copy)]
-enum From {
+enum End {
     Front,
     Back,
 }
@@ -94,7 +94,7 @@ impl WorkQueue {
     }
 
     /// Takes a part, which the caller must finish.
-    fn claim(&self, from: From) -> Claim {
+    fn claim(&self, end: End) -> Claim {
         let mut word = self.state.load(Ordering::Acquire);
         loop {
             if word == CLOSED {
@@ -107,12 +107,12 @@ impl WorkQueue {
             // The work belongs to this state if the exchange succeeds: another job starts only when
             // all parts of this one are finished, and until the exchange one of them is not taken.
             let work = self.work.load(Ordering::Relaxed);
-            let part = match from {
-                From::Front => {
+            let part = match end {
+                End::Front => {
                     left.first += 1;
                     left.first - 1
                 }
-                From::Back => {
+                End::Back => {
                     left.end -= 1;
                     left.end
                 }
@@ -147,7 +147,7 @@ impl WorkQueue {
     pub(super) fn help(&self) {
         let mut idle = 0;
         loop {
-            match self.claim(From::Back) {
+            match self.claim(End::Back) {
                 Claim::Part(work, part) => {
                     self.helped.fetch_add(1, Ordering::Relaxed);
                     // SAFETY: the part was claimed.
@@ -173,7 +173,7 @@ impl WorkQueue {
         let job = State::of(self.state.load(Ordering::Relaxed)).job + 1;
         let word = State { job, first: 0, end: parts as u64 }.word();
         self.state.store(word, Ordering::Release);
-        while let Claim::Part(work, part) = self.claim(From::Front) {
+        while let Claim::Part(work, part) = self.claim(End::Front) {
             // SAFETY: the part was claimed.
             unsafe { self.finish(work, part) }
         }

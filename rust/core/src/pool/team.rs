@@ -63,7 +63,8 @@ impl Team {
     /// Runs `work(part)` once for every part in `0..parts`, and returns when all are finished.
     ///
     /// # Panics
-    /// If `work` panics on any thread. With several threads, the other parts are finished first,
+    /// If `work` panics on any thread. With several threads, the other parts (of four million that
+    /// are shared at a time) are finished first,
     /// and `run` must not be called from within `work`.
     pub(crate) fn run(&self, parts: usize, work: impl Fn(usize) + Sync) {
         match &self.queue {
