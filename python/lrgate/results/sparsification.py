@@ -45,7 +45,8 @@ class RoundReport:
         Estimated time of a row after the round, relative to the given network.
     increase, bound : float or None
         Increase of the error on the rows that choose, and the upper bound that as many such rows as
-        those that check would give. All three are None if weights did not stay finite.
+        those that check would give, with half a standard error to spare. All three are None if
+        weights did not stay finite.
     kept : bool
         Whether the next round began with its network.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from lrgate.planner.evaluation import Evaluator
 from lrgate.results.sparsification import SparseLayer, SparsifyReport
@@ -12,8 +12,9 @@ from lrgate.torch.sparsity.search import Search
 
 __all__ = ["Outcome"]
 
-# Networks that are checked: the fastest that were found.
-_MOST_CHECKED: Final = 3
+# Each network that is checked takes at least this many times as long as the next one: every check
+# can fail by chance, and the first that does ends them.
+_APART: Final = 1.5
 
 _MOST_ROWS: Final = 10_000
 
@@ -34,8 +35,8 @@ class Outcome:
 
         The fixed order allows each check at the full level.
         """
-        problem, kept = self._problem, self._progress.kept
-        for state in kept[-_MOST_CHECKED:]:
+        problem = self._problem
+        for state in self._candidates():
             network = search.student(state).network(problem.net)
             bound = self._checker.counted_bound(
                 network.forward(problem.parts.check), problem.confidence
@@ -49,6 +50,20 @@ class Outcome:
             self.network, self._bound = network, bound
         if self.network is problem.net:
             problem.notes.append(f"the network is the given one: {self._reason()}")
+
+    def _candidates(self) -> list[dict[str, Any]]:
+        """Networks that kept the budget on the rows that choose, from the slowest to the fastest.
+
+        The fastest is one of them.
+        """
+        times = [each.time for each in self._progress.rounds if each.kept and each.time is not None]
+        found: list[dict[str, Any]] = []
+        least = 0.0
+        for state, time in reversed(list(zip(self._progress.kept, times, strict=True))):
+            if time >= least:
+                found.insert(0, state)
+                least = _APART * time
+        return found
 
     def _reason(self) -> str:
         problem, progress = self._problem, self._progress

@@ -38,6 +38,9 @@ _CLOSE: Final = 1.15
 _RETREAT: Final = 0.25
 _MOST_RETREATS: Final = 4
 
+# Standard errors to spare on the rows that choose, so that the check is likely to pass.
+_SPARE: Final = 0.5
+
 # A kept network must take less than this share of the time of the last one.
 _FASTER: Final = 0.995
 
@@ -190,7 +193,7 @@ class Search:
         network = self._network(student)
         outputs = network.forward(problem.parts.choose)
         rows = problem.parts.check.shape[0]
-        bound = float(self._evaluator.counted_bound(outputs, problem.confidence, rows))
+        bound = self._evaluator.counted_bound(outputs, problem.confidence, rows, _SPARE)
         taken = self._costs.time(sparsity_of(network, problem.parts.choose))
         times = [each.time for each in self.progress.rounds if each.kept]
         least = min((time for time in times if time is not None), default=1.0)
