@@ -13,7 +13,14 @@ from lrgate.results import BatchReport, LayerReport, OptimizeReport, Ratio
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/usage.md", "docs/optimize.md")
-NAMING = (*PAGES, "docs/models.md", "docs/guarantees.md", "docs/architecture.md", "CHANGELOG.md")
+NAMING = (
+    *PAGES,
+    "docs/models.md",
+    "docs/sparsify.md",
+    "docs/guarantees.md",
+    "docs/architecture.md",
+    "CHANGELOG.md",
+)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -14,7 +14,7 @@ from lrgate.export.layers import dense_layers
 from lrgate.model.activation import Activation
 from lrgate.model.model import Model
 
-__all__ = ["InputMap", "to_module"]
+__all__ = ["InputMap", "activation_module", "to_module"]
 
 
 class InputMap(nn.Module):
@@ -98,11 +98,12 @@ def to_module(model: Model) -> nn.Sequential:
         linear.load_state_dict({"weight": _tensor(weight), "bias": _tensor(bias)}, assign=True)
         parts.append(linear)
         if activation.name != "identity":
-            parts.append(_activation(activation))
+            parts.append(activation_module(activation))
     return nn.Sequential(*parts).eval().requires_grad_(False)
 
 
-def _activation(activation: Activation) -> nn.Module:
+def activation_module(activation: Activation) -> nn.Module:
+    """The module that computes an activation."""
     return _MODULES[activation.name](*activation.parameters)
 
 

@@ -1,4 +1,4 @@
-"""Results of calls: reports of profiles, phases, quantization, optimization and drift.
+"""Results of calls: reports of profiles, quantization, optimization, sparsification and drift.
 
 Results are printed as text and shown as tables in notebooks. ``to_dict()`` returns plain data,
 ``to_dataframe()`` a table.
@@ -10,6 +10,7 @@ from lrgate.results.phases import PhaseProfile, Phases
 from lrgate.results.profile import LayerProfile, Profile
 from lrgate.results.quantization import LayerFit, QuantizationReport
 from lrgate.results.ratio import Ratio
+from lrgate.results.sparsification import RoundReport, SparseLayer, SparsifyReport
 from lrgate.results.table import Table
 
 __all__ = [
@@ -27,5 +28,8 @@ __all__ = [
     "Profile",
     "QuantizationReport",
     "Ratio",
+    "RoundReport",
+    "SparseLayer",
+    "SparsifyReport",
     "Table",
 ]

@@ -3,6 +3,7 @@
 ===============  ===================================================================
 ``Accelerated``  a module that runs a network
 ``accelerate``   replaces the fully connected parts of a larger model
+``sparsify``     trains a network further so that few of its units are active
 ===============  ===================================================================
 
 :func:`lrgate.from_torch` converts a whole module, and :meth:`lrgate.Network.to_torch` returns one.
@@ -16,5 +17,6 @@ required("torch", "torch", "lrgate.torch")
 
 from lrgate.torch.accelerated import Accelerated  # noqa: E402
 from lrgate.torch.replacing import Replacement, accelerate  # noqa: E402
+from lrgate.torch.sparsifying import sparsify  # noqa: E402
 
-__all__ = ["Accelerated", "Replacement", "accelerate"]
+__all__ = ["Accelerated", "Replacement", "accelerate", "sparsify"]

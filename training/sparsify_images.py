@@ -1,0 +1,189 @@
+"""Make a trained image network sparse by `lrgate.torch.sparsify`, and measure the gain.
+
+    python training/train.py --preset paper --data-dir data/mnist --out-dir training/runs/paper
+    python training/export.py --checkpoint training/runs/paper/best.pt --data-dir data/mnist \\
+        --out training/runs/paper.npz
+    python training/sparsify_images.py --network training/runs/paper.npz --data-dir data/mnist \\
+        --shift 1 --out training/results/sparsify/mnist-paper.json
+
+The network trains on its own training rows. Its validation rows, which the seed and the number of
+its own training give, choose the strength and check the budget; test rows are used at the end.
+Writes one JSON with errors, densities, multiply-adds and times before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import data
+from loop import shift_randomly
+
+if TYPE_CHECKING:
+    import lrgate
+
+BATCH_SIZES = (1, 256)
+SECONDS = 2.0
+
+
+def measured(
+    net: lrgate.Network, data_set: data.DataSet, options: argparse.Namespace
+) -> tuple[lrgate.Network, dict[str, Any]]:
+    """The sparse network, and the figures of the run."""
+    import lrgate.torch
+
+    split = data.split(len(data_set.x_train), options.validation, options.seed)
+    x, y = data_set.x_train[split.train], data_set.y_train[split.train]
+    x_val, y_val = data_set.x_train[split.validation], data_set.y_train[split.validation]
+    sparse, report = lrgate.torch.sparsify(
+        net,
+        x,
+        y if options.labels else None,
+        x_val=x_val,
+        y_val=y_val if options.labels else None,
+        max_error_increase=options.max_error_increase,
+        confidence=options.confidence,
+        augment=partial(shift_randomly, limit=options.shift) if options.shift else None,
+        epochs=options.epochs,
+        checkpoint=options.checkpoint,
+        num_threads=options.threads,
+        seed=options.seed,
+    )
+    print(report)
+    figures: dict[str, Any] = {
+        "network": Path(options.network).name,
+        "data": data_set.name,
+        "training": net.metadata.get("command"),
+        "options": {
+            name: getattr(options, name)
+            for name in (
+                "labels",
+                "max_error_increase",
+                "confidence",
+                "shift",
+                "epochs",
+                "threads",
+                "seed",
+                "validation",
+            )
+        },
+        "before": _on_test_rows(net, data_set),
+        "after": _on_test_rows(sparse, data_set),
+        "report": report.to_dict(),
+    }
+    if options.speed:
+        figures["speed"] = _speed(net, sparse, x[: options.calibration], y, data_set)
+    return sparse, figures
+
+
+def _on_test_rows(net: lrgate.Network, data_set: data.DataSet) -> dict[str, Any]:
+    """Error, densities and the multiply-adds that skip leaves per row."""
+    from lrgate.torch.sparsity.costs import sparsity_of
+
+    found = sparsity_of(net.dense(), data_set.x_test)
+    return {
+        "test_error": float(np.mean(net.predict(data_set.x_test) != data_set.y_test)),
+        "units": [int(count) for count in found.units],
+        "densities": [round(density, 5) for density in found.densities],
+        "multiply_adds": round(found.work, 1),
+    }
+
+
+def _speed(
+    net: lrgate.Network,
+    sparse: lrgate.Network,
+    x: data.U8Array,
+    y: data.U8Array,
+    data_set: data.DataSet,
+) -> dict[str, Any]:
+    """Both networks after `optimize`, interleaved on test rows, on one thread."""
+    import lrgate
+    from lrgate.measure.machine import fingerprint
+    from lrgate.measure.timing import batches, interleaved
+
+    options: dict[str, Any] = {"batch_sizes": BATCH_SIZES, "num_threads": 1, "progress": False}
+    fast = {
+        name: lrgate.optimize(each, x, y[: len(x)], **options)
+        for name, each in (("before", net), ("after", sparse))
+    }
+    result: dict[str, Any] = {
+        "machine": dict(fingerprint()),
+        "test_error": {
+            name: float(np.mean(each.predict(data_set.x_test) != data_set.y_test))
+            for name, each in fast.items()
+        },
+    }
+    for size in BATCH_SIZES:
+        callers = {name: partial(each.forward, num_threads=1) for name, each in fast.items()}
+        times = interleaved(callers, batches(data_set.x_test, size), SECONDS)
+        ratio = times["after"].speed_up_over(times["before"])
+        result[f"{size} rows"] = {
+            name: round(float(np.median(each.calls)) / size * 1e6, 3)
+            for name, each in times.items()
+        } | {"times as fast": [round(v, 3) for v in (ratio.median, ratio.low, ratio.high)]}
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Make a trained image network sparse.")
+    add = parser.add_argument
+    add("--network", type=Path, required=True, help="a network file that export.py wrote")
+    add("--data-dir", type=Path, required=True, help="the data the network was trained on")
+    add("--out", type=Path, required=True, help="the JSON file to write")
+    add("--save", type=Path, help="the .npz file for the sparse network (default: none)")
+    add(
+        "--validation",
+        type=int,
+        default=10_000,
+        help="validation rows of the network's training (default: %(default)s)",
+    )
+    add("--seed", type=int, default=1, help="seed of the network's training and of this run")
+    add("--max-error-increase", type=float, default=0.001, help="the budget")
+    add("--confidence", type=float, default=0.95, help="of the budget's bound")
+    add("--shift", type=int, default=0, help="most pixels by which images move in training")
+    add("--epochs", type=int, default=60, help="most passes over the training rows")
+    add("--threads", type=int, default=1, help="threads of the training")
+    add("--checkpoint", type=Path, help="file from which an interrupted run goes on")
+    add(
+        "--labels",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether labels are used (default: yes)",
+    )
+    add("--speed", action="store_true", help="optimise both networks, and measure their times")
+    add(
+        "--calibration",
+        type=int,
+        default=10_000,
+        help="training rows for lrgate.optimize (default: %(default)s)",
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        import lrgate
+
+        data_set = data.load(options.data_dir)
+        net = lrgate.load(options.network)
+        sparse, figures = measured(net, data_set, options)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(figures, indent=1) + "\n")
+        if options.save:
+            sparse.save(options.save)
+    except (data.DataError, OSError, ValueError, ImportError) as error:
+        print(f"sparsify_images.py: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
