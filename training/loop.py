@@ -290,6 +290,8 @@ class Trainer:
         for weight, layer in zip(l1, hidden, strict=True):
             if weight:
                 loss = loss + weight * layer.output.sum() / len(pixels)
+            if recipe.gate_l1 and layer.estimate is not None:
+                loss = loss + recipe.gate_l1 * layer.estimate.sum() / len(pixels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -31,6 +31,7 @@ class HiddenPass:
     """The result of one hidden layer for a batch of n rows; all tensors are (n, units).
 
     ``estimate`` is 1 for units estimated positive and 0 for the others; None without an estimator.
+    It has the gradient of `HardGate` where factors are trained.
     """
 
     pre_activation: Tensor
@@ -151,7 +152,7 @@ class MaskedMLP(nn.Module):
             return HiddenPass(pre_activation, None, output)
         if masked and fitted.down.requires_grad and torch.is_grad_enabled():
             mask = HardGate.apply(fitted.estimate(inputs, bias))
-            return HiddenPass(pre_activation, mask.detach(), output * mask)
+            return HiddenPass(pre_activation, mask, output * mask)
         with torch.no_grad():
             estimate = positive(fitted.estimate(inputs, bias))
         if masked:

@@ -50,6 +50,7 @@ class Recipe:
     ranks: tuple[int, ...] = ()
     refresh: str = "full"
     refresh_every: int = 0
+    gate_l1: float = 0.0
     validation: int = 10_000
     best_from: int = 1
     seed: int = 1
@@ -191,7 +192,7 @@ def check(recipe: Recipe, input_size: int | None = None) -> None:
     for name in ("learning_rate", "lr_decay", "momentum_growth", "init_std"):
         value = getattr(recipe, name)
         _require(value > 0 and math.isfinite(value), _flag(name), "a number above 0", value)
-    for name in ("l1_ramp", "shift", "pad", "l2", "max_norm", "seed", "refresh_every"):
+    for name in ("l1_ramp", "shift", "pad", "l2", "max_norm", "seed", "refresh_every", "gate_l1"):
         value = getattr(recipe, name)
         _require(value >= 0 and math.isfinite(value), _flag(name), "0 or more", value)
     for name in ("momentum", "momentum_cap", "dropout", "input_dropout"):
@@ -218,6 +219,8 @@ def check_ranks(recipe: Recipe, input_size: int | None) -> None:
         _require(not recipe.ranks, "--ranks", "no ranks without --estimator", recipe.ranks)
     if recipe.estimator != "svd":
         _require(recipe.refresh == "full", "--refresh", "full except for svd", recipe.refresh)
+    if recipe.estimator != "trained":
+        _require(recipe.gate_l1 == 0, "--gate-l1", "0 except for trained", recipe.gate_l1)
     if recipe.estimator in ("none", "trained"):
         _require(
             recipe.refresh_every == 0,

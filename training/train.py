@@ -194,6 +194,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STEPS",
         help="renew the factors after so many steps; 0: only after each epoch",
     )
+    add(
+        "--gate-l1",
+        type=float,
+        metavar="WEIGHT",
+        help="weight of the number of a row's open gates, for --estimator trained",
+    )
     add("--validation", type=int, metavar="ROWS", help="rows held out of the training rows")
     add("--best-from", type=int, metavar="EPOCH", help="the first epoch that may be kept as best")
     add("--seed", type=int, help="of the split, the first weights, the order and dropout")

@@ -376,6 +376,7 @@ def test_pad_needs_square_images(folder: Path) -> None:
             ["--estimator", "svd", "--ranks", "5", "4", "--refresh", "projection"],
             "--refresh-every must be above 0 with --refresh projection, got 0",
         ),
+        (["--gate-l1", "1e-4"], "--gate-l1 must be 0 except for trained, got 0.0001"),
         (["--refresh-every", "3"], "--refresh-every must be 0 with --estimator none, got 3"),
         (["--ranks", "5", "4"], "--ranks must be no ranks without --estimator"),
         (["--l1", "1", "1", "1"], "--l1 must be one weight, or one for each of the 2"),
