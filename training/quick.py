@@ -21,11 +21,11 @@ import tables
 from recipe import preset
 from study import Places, Run, Study, StudyError, advance, run_of
 
-RANKS = ((), (4, 4, 3), (2, 2, 1))
+RANKS = ((), (2, 2, 2), (1, 1, 1))
 SEEDS = (1, 2, 3)
-EPOCHS = 30
+EPOCHS = 20
 TEST_ROWS = 500
-HIDDEN = (120, 80, 60)
+HIDDEN = (60, 40, 30)
 
 
 def run(report: Callable[[str], None]) -> int:
@@ -77,9 +77,9 @@ def _run(ranks: tuple[int, ...], seed: int) -> Run:
         preset("paper"),
         hidden=HIDDEN,
         epochs=EPOCHS,
-        batch_size=100,
+        batch_size=50,
         init_std=0.1,
-        dropout=0.2,
+        dropout=0.1,
         validation=200,
         estimator="svd" if ranks else "none",
         ranks=ranks,
