@@ -3,6 +3,7 @@
 #   make demo    install lrgate and run the demo
 #   make test    all Rust and Python tests, on every instruction set of this machine
 #   make lint    formatting, lints, types, documentation, spelling, prose
+#   make quick   train small networks with the estimator: errors in the order of the ranks
 #   make loom    model checks of the thread pool's work queue
 #   make counts  instructions of kernels against those on record (x86-64 Linux, valgrind)
 #   make bench   all benchmarks
@@ -39,7 +40,7 @@ INSTALLED_test := $(VENV)/installed-$(if $(CI),ci,test)
 EXTRAS_bench := [bench]
 EXTRAS_bench-peers := [bench-peers]
 
-.PHONY: help demo test lint loom counts bench bench-peers clean
+.PHONY: help demo test lint quick loom counts bench bench-peers clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -93,6 +94,9 @@ lint: $(INSTALLED_lint)
 	$(BIN)/python tools/prose.py
 	$(BIN)/python tools/cycles.py
 	PYTHONPATH=python $(BIN)/lint-imports
+
+quick: $(INSTALLED_test)
+	$(BIN)/python training/reproduce.py mnist --quick
 
 loom:
 	$(CARGO) test --locked --manifest-path rust/loom/Cargo.toml

@@ -2,7 +2,8 @@
 
 A data folder holds four IDX files under the names MNIST was published with, each either as the
 published ``.gz`` or decompressed. Fashion-MNIST uses the same names, so one reader serves both;
-which data set a folder holds is decided by checksum. Or it holds a subset of SVHN in one ``.npz``.
+which data set a folder holds is decided by checksum. Or it holds SVHN's cropped digits in two
+``.mat`` files, or a subset of them in one ``.npz``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import io
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,8 +31,21 @@ SVHN_FILE = "svhn_subset_32x32.npz"
 SVHN_KEYS = ("x_train", "y_train", "x_test", "y_test")
 SVHN_MD5 = "c360c785a5b79285abd351d98e193e10"
 
+SVHN_FULL = "svhn"
+SVHN_FULL_MD5 = {
+    "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+    "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+}
+"""The cropped digits as published, in the order training, test."""
+
 CLASSES = 10
 UNKNOWN = "unknown"
+
+HOW_TO_SVHN = (
+    "SVHN's cropped digits are published as two MATLAB files, for non-commercial use only.\n"
+    "Name the folder that holds them with --data-dir. Their MD5 checksums:\n"
+    + "\n".join(f"  {md5}  {name}" for name, md5 in SVHN_FULL_MD5.items())
+)
 
 U8Array = npt.NDArray[np.uint8]
 
@@ -105,7 +120,7 @@ class Split:
 
 
 def load(folder: Path, expected: str | None = None) -> DataSet:
-    """Read the four IDX files in ``folder``, or the SVHN subset if it holds that.
+    """Read the four IDX files in ``folder``, or SVHN or its subset if it holds that.
 
     ``expected`` names a known data set whose checksums must all match. Without it, files that
     all belong to one known data set give that data set's name, files that are all unknown give
@@ -116,6 +131,8 @@ def load(folder: Path, expected: str | None = None) -> DataSet:
     DataError
         A file is missing, is not of the expected format and shape, or has the wrong checksum.
     """
+    if expected == SVHN_FULL or (expected is None and any(map(_is_in(folder), SVHN_FULL_MD5))):
+        return _load_svhn_full(folder, expected)
     if expected == SVHN or (expected is None and (folder / SVHN_FILE).is_file()):
         return _load_svhn(folder / SVHN_FILE, expected)
     paths = _find(folder)
@@ -266,6 +283,63 @@ def _load_svhn(path: Path, expected: str | None) -> DataSet:
     arrays = [_luminance(x_train), y_train, _luminance(x_test), y_test]
     name = SVHN if md5 == SVHN_MD5 else UNKNOWN
     return _data_set(name, {path.name: md5}, sources, arrays)
+
+
+def _is_in(folder: Path) -> Callable[[str], bool]:
+    return lambda name: (folder / name).is_file()
+
+
+def _load_svhn_full(folder: Path, expected: str | None) -> DataSet:
+    """SVHN's cropped digits from the published ``.mat`` files; colours become luminance."""
+    missing = [name for name in SVHN_FULL_MD5 if not _is_in(folder)(name)]
+    if missing:
+        lines = [
+            f"missing in {folder.absolute()}:",
+            *(f"  {name}" for name in missing),
+            HOW_TO_SVHN,
+        ]
+        raise DataError("\n".join(lines))
+    checksums, sources, arrays = {}, [], []
+    for name in SVHN_FULL_MD5:
+        content = _read(folder / name)
+        checksums[name] = hashlib.md5(content).hexdigest()
+        x, y = _mat_arrays(folder / name, content)
+        arrays += [_luminance(x), y]
+        sources += [f"{folder / name}: X", f"{folder / name}: y"]
+    name = SVHN_FULL if checksums == SVHN_FULL_MD5 else UNKNOWN
+    if expected and name == UNKNOWN:
+        lines = [f"wrong checksum ({SVHN_FULL}: was asked for):"]
+        lines += [
+            f"  {folder / file}\n    expected MD5 {SVHN_FULL_MD5[file]}\n    got      MD5 {md5}"
+            for file, md5 in checksums.items()
+            if md5 != SVHN_FULL_MD5[file]
+        ]
+        raise DataError("\n".join(lines))
+    return _data_set(name, checksums, sources, arrays)
+
+
+def _mat_arrays(path: Path, content: bytes) -> tuple[U8Array, U8Array]:
+    """``X`` (32, 32, 3, n) as (n, 32, 32, 3), and ``y`` (n, 1), in which 10 stands for zero."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise DataError(f"{path}: reading .mat files needs SciPy: pip install scipy") from error
+    try:
+        file = loadmat(io.BytesIO(content), variable_names=["X", "y"])
+        x, y = np.asarray(file["X"]), np.asarray(file["y"])
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if x.dtype != np.uint8 or x.ndim != 4:
+        raise DataError(
+            f"{path}: X must be unsigned bytes (height, width, 3, n), got {x.dtype} {x.shape}"
+        )
+    if y.dtype != np.uint8 or y.shape != (x.shape[3], 1):
+        raise DataError(
+            f"{path}: y must be unsigned bytes ({x.shape[3]}, 1), got {y.dtype} {y.shape}"
+        )
+    if x.size and not 1 <= y.min() <= y.max() <= CLASSES:
+        raise DataError(f"{path}: y must be from 1 to {CLASSES}, got {y.min()} to {y.max()}")
+    return np.ascontiguousarray(x.transpose(3, 0, 1, 2)), y[:, 0] % np.uint8(CLASSES)
 
 
 def _luminance(x: U8Array) -> U8Array:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 import data
 from loop import TrainingError, read_checkpoint
+from preprocess import prepare
 from recipe import Recipe, command
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def export(
         The content of ``best.pt``.
     data_set
         The data the run was trained on, as it was read: calibration and probe rows come from its
-        training split, padded as the recipe says.
+        training split, with the padding and contrast of the recipe.
     path
         The file to write, ``.npz`` or ``.safetensors``.
     estimator
@@ -82,7 +83,7 @@ def export(
         the file cannot be written.
     """
     recipe = Recipe.from_json(checkpoint["recipe"])
-    data_set = data.pad(data_set, recipe.pad)
+    data_set = prepare(data_set, recipe)
     _check(checkpoint, data_set, recipe, estimator, ranks, calibration_rows)
     if not math.isfinite(threshold):
         raise ExportError(f"--threshold must be finite, got {threshold}")

@@ -21,11 +21,17 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from data import CLASSES, DataSet, Split
-from model import MaskedMLP, build
+from model import MaskedMLP, build, drop
 from recipe import Recipe
 
 FORMAT = 1
 EVALUATION_ROWS = 1000
+FIT_ROWS = 5000
+"""Training rows on which the estimators other than svd are fitted."""
+
+SIGN_POINTS = 25
+"""Sections of an epoch for which the log has the share of wrong signs."""
+
 STD_FLOOR = 0.05 * 255
 """Grey levels. A pixel that hardly varies must not be blown up by ``--standardize``."""
 
@@ -93,11 +99,14 @@ class Trainer:
         self.y_validation = _labels(data.y_train[split.validation])
         self.scaling = Scaling.of(self.x_train, recipe.standardize)
         self.model = build(recipe, self.x_train.shape[1], CLASSES)
+        if recipe.estimates:
+            self.fit_factors(recipe.estimator, recipe.ranks)
         self.optimizer = _optimizer(recipe, self.model)
         self.epochs: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
-        if recipe.estimator == "svd":
-            self.model.refresh_factors(recipe.ranks)
+        # Of the epoch under way.
+        self._refreshes, self._refresh_seconds = 0, 0.0
+        self._wrong_signs: list[list[float]] = []
 
     @property
     def done(self) -> bool:
@@ -108,6 +117,7 @@ class Trainer:
         """Train one epoch, evaluate it, keep it if it is the best; returns its log record."""
         epoch = len(self.epochs)
         start = time.perf_counter()
+        self._refreshes, self._refresh_seconds = 0, 0.0
         loss, cross_entropy = self._train_batches(epoch)
         seconds = time.perf_counter() - start
 
@@ -119,12 +129,17 @@ class Trainer:
             "train_loss": loss,
             "train_cross_entropy": cross_entropy,
         }
-        if self.recipe.estimator == "svd":
+        if self.recipe.estimates:
             aged = self.evaluate(self.x_validation, self.y_validation)
-            self.model.refresh_factors(self.recipe.ranks)
+            self._renew_factors()
             unmasked = self.evaluate(self.x_validation, self.y_validation, masked=False)
-            record["validation_error_unmasked"] = unmasked.error
-            record["disagreement_before_refresh"] = aged.disagreement
+            record |= {
+                "validation_error_unmasked": unmasked.error,
+                "disagreement_before_refresh": aged.disagreement,
+                "disagreement_within": self._wrong_signs,
+                "refreshes": self._refreshes,
+                "refresh_seconds": round(self._refresh_seconds, 4),
+            }
         validation = self.evaluate(self.x_validation, self.y_validation)
         record |= {
             "validation_error": validation.error,
@@ -132,7 +147,7 @@ class Trainer:
             "density": validation.density,
             "silent_units": validation.silent,
         }
-        if self.recipe.estimator == "svd":
+        if self.recipe.estimates:
             record["computed_share"] = validation.computed
             record["disagreement"] = validation.disagreement
         record["seconds"] = round(seconds, 3)
@@ -144,42 +159,40 @@ class Trainer:
         """Evaluate the network as it is now on rows of uint8 ``pixels`` (n, width)."""
         return evaluate(self.model, self.scaling, pixels, labels, masked)
 
+    def state(self) -> dict[str, Any]:
+        """The whole state of the run, for :meth:`restore`."""
+        return {
+            "format": FORMAT,
+            "kind": "run",
+            "recipe": self.recipe.to_json(),
+            "data": self.checksums,
+            "model": copy.deepcopy(self.model.state_dict()),
+            "factors": self.model.factor_tensors(),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "generator": torch.get_rng_state(),
+            "epochs": list(self.epochs),
+            "best": self.best,
+        }
+
     def save(self, path: Path) -> None:
-        """Write the whole state of the run, atomically."""
-        write_atomically(
-            path,
-            {
-                "format": FORMAT,
-                "kind": "run",
-                "recipe": self.recipe.to_json(),
-                "data": self.checksums,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "generator": torch.get_rng_state(),
-                "epochs": self.epochs,
-                "best": self.best,
-            },
-        )
+        """Write :meth:`state`, atomically."""
+        write_atomically(path, self.state())
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a file of :meth:`save`, read with :func:`read_checkpoint`."""
+        """Continue from :meth:`state`, or from its file, read with :func:`read_checkpoint`."""
         if state["data"] != self.checksums:
             raise TrainingError("--resume: the run was trained on other data than --data-dir holds")
-        self.model.load_state_dict(state["model"])
+        self._load(state)
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generator"])
         self.epochs = state["epochs"]
         self.best = state["best"]
-        if self.recipe.estimator == "svd":
-            self.model.refresh_factors(self.recipe.ranks)
 
     def use_best(self) -> int:
         """Put the best epoch's weights into the network; returns that epoch, counted from 1."""
         if self.best is None:
             raise TrainingError("no epoch has been trained that could be kept as the best")
-        self.model.load_state_dict(self.best["model"])
-        if self.recipe.estimator == "svd":
-            self.model.refresh_factors(self.recipe.ranks)
+        self._load(self.best)
         return int(self.best["epoch"])
 
     def best_checkpoint(self, result: dict[str, Any]) -> dict[str, Any]:
@@ -191,10 +204,37 @@ class Trainer:
             "recipe": self.recipe.to_json(),
             "data": self.checksums,
             "model": self.best["model"],
+            "factors": self.best.get("factors", [None] * len(self.recipe.hidden)),
             "scale": self.scaling.scale,
             "shift": self.scaling.shift,
             "result": result,
         }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        if "factors" in state:
+            self.model.load_factors(state["factors"])
+        elif self.recipe.estimates:  # written when svd was the only estimator
+            self.fit_factors(self.recipe.estimator, self.recipe.ranks)
+
+    def fit_factors(self, estimator: str, ranks: tuple[int, ...]) -> None:
+        """Fit an estimator to the weights as they are, on evenly spaced training rows."""
+        rows = torch.linspace(0, len(self.x_train) - 1, min(FIT_ROWS, len(self.x_train))).long()
+        calibration = self.scaling.apply(self.x_train[rows])
+        self.model.fit_factors(estimator, ranks, calibration)
+
+    def _renew_factors(self, within_epoch: bool = False) -> None:
+        """Let the estimator follow the weights; trained factors do so by themselves."""
+        recipe = self.recipe
+        if recipe.estimator == "trained":
+            return
+        start = time.perf_counter()
+        if recipe.refresh == "subspace" or (recipe.refresh == "projection" and within_epoch):
+            self.model.update_factors(recipe.refresh)
+        else:
+            self.fit_factors(recipe.estimator, recipe.ranks)
+        self._refreshes += 1
+        self._refresh_seconds += time.perf_counter() - start
 
     def _train_batches(self, epoch: int) -> tuple[float, float]:
         """One pass over the training rows; returns mean loss and mean cross-entropy."""
@@ -214,10 +254,18 @@ class Trainer:
             leave=False,
             disable=None,
         )
-        for start in starts:
+        wrong_signs = torch.zeros(SIGN_POINTS, 1 + len(recipe.hidden), dtype=torch.float64)
+        for step, start in enumerate(starts):
             batch = order[start : start + recipe.batch_size]
-            loss, cross_entropy = self._step(self.x_train[batch], self.y_train[batch], l1)
+            loss, cross_entropy, wrong = self._step(self.x_train[batch], self.y_train[batch], l1)
             losses += torch.stack([loss, cross_entropy]).double() * len(batch)
+            if recipe.estimates:
+                wrong_signs[step * SIGN_POINTS // len(starts)] += torch.tensor([1.0, *wrong])
+                last = step + 1 == len(starts)
+                if recipe.refresh_every and not last and (step + 1) % recipe.refresh_every == 0:
+                    self._renew_factors(within_epoch=True)
+        points = wrong_signs[wrong_signs[:, 0] > 0]
+        self._wrong_signs = (points[:, 1:] / points[:, :1]).tolist()
         mean_loss, mean_cross_entropy = (losses / rows).tolist()
         if not math.isfinite(mean_loss):
             raise TrainingError(
@@ -226,26 +274,30 @@ class Trainer:
             )
         return mean_loss, mean_cross_entropy
 
-    def _step(self, pixels: Tensor, labels: Tensor, l1: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-        """One gradient step; returns the batch's loss and cross-entropy."""
+    def _step(
+        self, pixels: Tensor, labels: Tensor, l1: tuple[float, ...]
+    ) -> tuple[Tensor, Tensor, list[float]]:
+        """One gradient step; returns loss, cross-entropy, and each layer's share of wrong signs."""
         recipe = self.recipe
         if recipe.shift:
             pixels = shift_randomly(pixels, recipe.shift)
         x = self.scaling.apply(pixels)
         if recipe.input_dropout:
-            x = functional.dropout(x, recipe.input_dropout)
+            x = drop(x, recipe.input_dropout)
         outputs, hidden = self.model(x, dropout=recipe.dropout)
         cross_entropy = functional.cross_entropy(outputs, labels)
         loss = cross_entropy
         for weight, layer in zip(l1, hidden, strict=True):
             if weight:
                 loss = loss + weight * layer.output.sum() / len(pixels)
+            if recipe.gate_l1 and layer.estimate is not None:
+                loss = loss + recipe.gate_l1 * layer.estimate.sum() / len(pixels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         if recipe.max_norm:
             self.model.limit_norms(recipe.max_norm)
-        return loss.detach(), cross_entropy.detach()
+        return loss.detach(), cross_entropy.detach(), [layer.wrong_signs() for layer in hidden]
 
     def _keep_best(self, record: dict[str, Any]) -> None:
         """Keep the lowest validation error from ``best_from`` on; of equal ones the latest."""
@@ -256,6 +308,7 @@ class Trainer:
                 "epoch": record["epoch"],
                 "validation_error": record["validation_error"],
                 "model": copy.deepcopy(self.model.state_dict()),
+                "factors": self.model.factor_tensors(),
             }
 
 
@@ -276,12 +329,10 @@ def evaluate(
         loss += float(functional.cross_entropy(outputs, labels[rows], reduction="sum"))
         for layer, one in enumerate(hidden):
             alive[layer] += (one.output > 0).sum(dim=0)
-            if one.estimated_positive is None:
-                computed[layer] += one.output.numel()
-            else:
-                differs = one.estimated_positive != (one.pre_activation > 0)
-                disagreement[layer] += int(differs.sum())
-                computed[layer] += int(one.estimated_positive.sum())
+            disagreement[layer] += one.wrong_signs() * one.output.numel()
+            computed[layer] += (
+                one.output.numel() if one.estimate is None else float(one.estimate.sum())
+            )
     sizes = [len(pixels) * units for units in model.widths[1:-1]]
     estimated = any(model.factors)
     return Evaluation(
@@ -335,13 +386,19 @@ def write_atomically(path: Path, state: dict[str, Any]) -> None:
 
 def _optimizer(recipe: Recipe, model: MaskedMLP) -> torch.optim.Optimizer:
     """SGD with momentum or Adam; L2 acts on weights alone (gradient ``l2 * weight``)."""
+    trained = [
+        tensor
+        for one in model.factors
+        if one is not None and one.down.requires_grad
+        for tensor in (one.down, one.up, one.offset)
+    ]
     groups = [
         {"params": list(model.weights), "weight_decay": recipe.l2},
-        {"params": list(model.biases), "weight_decay": 0.0},
+        {"params": [*model.biases, *trained], "weight_decay": 0.0},
     ]
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=recipe.learning_rate)
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
+        return torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
+    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
 
 
 def _rows(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:

@@ -44,13 +44,22 @@ class Recipe:
     input_dropout: float = 0.0
     shift: int = 0
     pad: int = 0
+    contrast: bool = False
     standardize: bool = False
     estimator: str = "none"
     ranks: tuple[int, ...] = ()
+    refresh: str = "full"
+    refresh_every: int = 0
+    gate_l1: float = 0.0
     validation: int = 10_000
     best_from: int = 1
     seed: int = 1
     threads: int = 1
+
+    @property
+    def estimates(self) -> bool:
+        """Whether hidden layers are masked by estimated signs."""
+        return self.estimator != "none"
 
     @property
     def l1_by_layer(self) -> tuple[float, ...]:
@@ -88,6 +97,9 @@ class Recipe:
         }
         return Recipe(**fields)
 
+
+ESTIMATORS = ("none", "svd", "whitened", "logistic", "trained")
+REFRESHES = ("full", "subspace", "projection")
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -180,7 +192,7 @@ def check(recipe: Recipe, input_size: int | None = None) -> None:
     for name in ("learning_rate", "lr_decay", "momentum_growth", "init_std"):
         value = getattr(recipe, name)
         _require(value > 0 and math.isfinite(value), _flag(name), "a number above 0", value)
-    for name in ("l1_ramp", "shift", "pad", "l2", "max_norm", "seed"):
+    for name in ("l1_ramp", "shift", "pad", "l2", "max_norm", "seed", "refresh_every", "gate_l1"):
         value = getattr(recipe, name)
         _require(value >= 0 and math.isfinite(value), _flag(name), "0 or more", value)
     for name in ("momentum", "momentum_cap", "dropout", "input_dropout"):
@@ -203,8 +215,27 @@ def check(recipe: Recipe, input_size: int | None = None) -> None:
 
 def check_ranks(recipe: Recipe, input_size: int | None) -> None:
     """Refuse ranks that do not fit the hidden layers, or that no estimator uses."""
-    if recipe.estimator == "none":
-        _require(not recipe.ranks, "--ranks", "no ranks without --estimator svd", recipe.ranks)
+    if not recipe.estimates:
+        _require(not recipe.ranks, "--ranks", "no ranks without --estimator", recipe.ranks)
+    if recipe.estimator != "svd":
+        _require(recipe.refresh == "full", "--refresh", "full except for svd", recipe.refresh)
+    if recipe.estimator != "trained":
+        _require(recipe.gate_l1 == 0, "--gate-l1", "0 except for trained", recipe.gate_l1)
+    if recipe.estimator in ("none", "trained"):
+        _require(
+            recipe.refresh_every == 0,
+            "--refresh-every",
+            f"0 with --estimator {recipe.estimator}",
+            recipe.refresh_every,
+        )
+    if recipe.refresh != "full":
+        _require(
+            recipe.refresh_every > 0,
+            "--refresh-every",
+            f"above 0 with --refresh {recipe.refresh}",
+            recipe.refresh_every,
+        )
+    if not recipe.estimates:
         return
     _require(
         len(recipe.ranks) == len(recipe.hidden),

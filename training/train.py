@@ -21,7 +21,8 @@ import data
 import plot
 from export import ExportError, export
 from loop import Trainer, TrainingError, read_checkpoint, write_atomically
-from recipe import PRESETS, Recipe, RecipeError, check, command, preset
+from preprocess import prepare
+from recipe import ESTIMATORS, PRESETS, REFRESHES, Recipe, RecipeError, check, command, preset
 
 LAST, BEST, LOG, CURVE = "last.pt", "best.pt", "log.json", "curve.png"
 
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
 
     as_read = data.load(options.data_dir, options.dataset)
     print(_describe(as_read))
-    data_set = data.pad(as_read, recipe.pad)
+    data_set = prepare(as_read, recipe)
     check(recipe, data_set.x_train.shape[1])
     split = data.split(len(data_set.x_train), recipe.validation, recipe.seed)
     trainer = Trainer(recipe, data_set, split)
@@ -101,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--dataset",
-        choices=sorted([*data.KNOWN, data.SVHN]),
+        choices=sorted([*data.KNOWN, data.SVHN, data.SVHN_FULL]),
         help="insist on this data set's checksums (default: whichever the files match)",
     )
     add(
@@ -160,13 +161,18 @@ def _parser() -> argparse.ArgumentParser:
         help="so many zero pixels around each image; the network takes padded images",
     )
     add(
+        "--contrast",
+        action=argparse.BooleanOptionalAction,
+        help="local contrast normalisation and histogram equalisation of each image",
+    )
+    add(
         "--standardize",
         action=argparse.BooleanOptionalAction,
         help="per-pixel mean 0 and deviation 1 instead of pixels / 255",
     )
     add(
         "--estimator",
-        choices=["none", "svd"],
+        choices=ESTIMATORS,
         help="mask hidden layers by estimated signs while training",
     )
     add(
@@ -175,6 +181,24 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="RANK",
         help="the estimator's rank in each hidden layer; 0: not masked",
+    )
+    add(
+        "--refresh",
+        choices=REFRESHES,
+        help="how factors of svd follow the weights within an epoch: fitted again, by a step of"
+        " subspace iteration, or projected on their input space",
+    )
+    add(
+        "--refresh-every",
+        type=int,
+        metavar="STEPS",
+        help="renew the factors after so many steps; 0: only after each epoch",
+    )
+    add(
+        "--gate-l1",
+        type=float,
+        metavar="WEIGHT",
+        help="weight of the number of a row's open gates, for --estimator trained",
     )
     add("--validation", type=int, metavar="ROWS", help="rows held out of the training rows")
     add("--best-from", type=int, metavar="EPOCH", help="the first epoch that may be kept as best")
@@ -288,7 +312,7 @@ def _test(trainer: Trainer, data_set: data.DataSet) -> dict[str, Any]:
         "test_silent_units": test.silent,
         "input_density": float((x > 0).double().mean()),
     }
-    if trainer.recipe.estimator == "svd":
+    if trainer.recipe.estimates:
         result["test_error_unmasked"] = trainer.evaluate(x, y, masked=False).error
         result["test_computed_share"] = test.computed
         result["test_disagreement"] = test.disagreement

@@ -35,6 +35,7 @@ import data  # noqa: E402
 import export  # noqa: E402
 import loop  # noqa: E402
 import model  # noqa: E402
+import preprocess  # noqa: E402
 import recipe  # noqa: E402
 import train  # noqa: E402
 
@@ -105,6 +106,8 @@ def test_log_records_the_run(trained: Path) -> None:
         assert len(record["density"]) == 2
         assert all(0 < density < 1 for density in record["density"])
         assert len(record["disagreement"]) == len(record["disagreement_before_refresh"]) == 2
+        assert all(len(point) == 2 for point in record["disagreement_within"])
+        assert record["refreshes"] == 1
         assert record["seconds"] > 0
     best = min(record["validation_error"] for record in log["epochs"])
     assert log["result"]["validation_error"] == best
@@ -145,7 +148,7 @@ def test_resumed_run_equals_uninterrupted_run(folder: Path, trained: Path, tmp_p
 def without_times(state: dict) -> dict:
     """A checkpoint with its seconds, which alone may differ, set to zero."""
     for record in state.get("epochs", []):
-        record["seconds"] = 0.0
+        record["seconds"] = record["refresh_seconds"] = 0.0
     return state
 
 
@@ -365,7 +368,17 @@ def test_pad_needs_square_images(folder: Path) -> None:
             "a rank from 0 (not masked) to 20 for layer 0",
         ),
         (["--estimator", "svd", "--ranks", "0", "0"], "--ranks must be above 0 in at least one"),
-        (["--ranks", "5", "4"], "--ranks must be no ranks without --estimator svd"),
+        (
+            ["--estimator", "whitened", "--ranks", "5", "4", "--refresh", "subspace"],
+            "--refresh must",
+        ),
+        (
+            ["--estimator", "svd", "--ranks", "5", "4", "--refresh", "projection"],
+            "--refresh-every must be above 0 with --refresh projection, got 0",
+        ),
+        (["--gate-l1", "1e-4"], "--gate-l1 must be 0 except for trained, got 0.0001"),
+        (["--refresh-every", "3"], "--refresh-every must be 0 with --estimator none, got 3"),
+        (["--ranks", "5", "4"], "--ranks must be no ranks without --estimator"),
         (["--l1", "1", "1", "1"], "--l1 must be one weight, or one for each of the 2"),
         (["--dropout", "1"], "--dropout must be from 0 to below 1, got 1.0"),
         (["--validation", "300"], "--validation must be between 1 and 299"),
@@ -394,31 +407,33 @@ def test_estimator_masks_the_forward_pass() -> None:
     network = model.MaskedMLP([12, 9, 7, 3], init_std=0.5)
     x = torch.rand(40, 12)
     plain, _ = network(x)
-    network.refresh_factors((2, 2))
+    network.fit_factors("svd", (2, 2), x)
     masked, hidden = network(x)
     assert not torch.equal(plain, masked)
     for layer in hidden:
-        assert torch.all(layer.output[~layer.estimated_positive] == 0)
-        kept = layer.estimated_positive
+        kept = layer.estimate == 1
+        assert torch.all(layer.estimate[~kept] == 0)
+        assert torch.all(layer.output[~kept] == 0)
         assert torch.equal(layer.output[kept], torch.relu(layer.pre_activation[kept]))
     assert torch.equal(network(x, masked=False)[0], plain)
 
-    network.refresh_factors((0, 2))
+    network.fit_factors("svd", (0, 2), x)
     _, hidden = network(x)
-    assert hidden[0].estimated_positive is None
-    assert hidden[1].estimated_positive is not None
+    assert hidden[0].estimate is None
+    assert hidden[1].estimate is not None
 
-    network.refresh_factors((9, 7))
+    network.fit_factors("svd", (9, 7), x)
     torch.testing.assert_close(network(x)[0], plain)
 
 
 def test_mask_stops_the_gradient_of_dropped_units() -> None:
     torch.manual_seed(0)
     network = model.MaskedMLP([12, 9, 3], init_std=0.5)
-    network.refresh_factors((1,))
-    outputs, hidden = network(torch.rand(1, 12))
+    x = torch.rand(1, 12)
+    network.fit_factors("svd", (1,), x)
+    outputs, hidden = network(x)
     outputs.sum().backward()
-    dropped = ~hidden[0].estimated_positive[0]
+    dropped = hidden[0].estimate[0] == 0
     assert dropped.any()
     assert torch.all(network.weights[0].grad[dropped] == 0)
 
@@ -461,7 +476,7 @@ def test_presets_are_sound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "pad"), [([], 0), (["--standardize"], 0), (["--standardize", "--pad", 2], 2)]
+    ("options", "pad"), [([], 0), (["--contrast"], 0), (["--standardize", "--pad", 2], 2)]
 )
 def test_export_writes_a_network_that_computes_the_same(
     folder: Path, tmp_path: Path, options: list[object], pad: int
@@ -476,7 +491,8 @@ def test_export_writes_a_network_that_computes_the_same(
     checkpoint = loop.read_checkpoint(out / "best.pt", "best")
     network = model.MaskedMLP([(SIDE + 2 * pad) ** 2, 20, 16, 10], init_std=1.0)
     network.load_state_dict(checkpoint["model"])
-    pixels = torch.from_numpy(data.pad(data.load(folder), pad).x_test.copy())
+    trained = recipe.Recipe.from_json(checkpoint["recipe"])
+    pixels = torch.from_numpy(preprocess.prepare(data.load(folder), trained).x_test.copy())
     scaled = loop.Scaling(checkpoint["scale"], checkpoint["shift"]).apply(pixels)
     expected = network(scaled)[0].detach().numpy()
     np.testing.assert_allclose(net.dense()(pixels.numpy()), expected, atol=1e-4)
