@@ -53,7 +53,7 @@ mod core_module {
     #[pyfunction]
     fn peaks(py: Python<'_>, sizes: Vec<usize>, seconds: f64) -> PyResult<(Vec<f64>, f64, f64)> {
         let (isa, time) = (Isa::detect().map_err(to_py)?, duration(seconds)?);
-        let peaks = without_gil(py, || Ok(Peaks::measure(isa, &sizes, time)))?;
+        let peaks = without_gil(py, || Peaks::measure(isa, &sizes, time))?;
         Ok((peaks.bandwidth, peaks.f32_operations, peaks.int8_operations))
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::error::Result;
 use crate::interrupt;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::peak::{Load, Products, ROWS};
@@ -23,34 +24,43 @@ pub struct Peaks {
 /// Bytes loaded, or vectors multiplied, per measurement: a few microseconds.
 const STEP: usize = 1 << 19;
 
+/// Words of a buffer that are filled at a time: some milliseconds.
+const FILLED: usize = 1 << 22;
+
 /// Inputs of the rows that are multiplied: 32 KiB of weights, at most half of which are read.
 const INPUTS: usize = 128;
 
 impl Peaks {
     /// Measures loads from buffers of `sizes` bytes, and multiply-adds. Each rate is the best of at
     /// least three runs within its share of about `time`. Buffers are rounded up to 1 KiB.
-    pub fn measure(isa: Isa, sizes: &[usize], time: Duration) -> Peaks {
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`](crate::Error::Interrupted).
+    pub fn measure(isa: Isa, sizes: &[usize], time: Duration) -> Result<Peaks> {
         let share = time / (sizes.len() as u32 + 2);
-        let bandwidth = sizes.iter().map(|size| bandwidth(isa, *size, share)).collect();
-        Peaks {
-            bandwidth,
-            f32_operations: 2.0 * lanes_per_second::<Floats>(isa, 1.0, share),
-            int8_operations: 8.0 * lanes_per_second::<Bytes>(isa, 0x0101_0101, share),
-        }
+        let bandwidth: Result<_> = sizes.iter().map(|size| bandwidth(isa, *size, share)).collect();
+        Ok(Peaks {
+            bandwidth: bandwidth?,
+            f32_operations: 2.0 * lanes_per_second::<Floats>(isa, 1.0, share)?,
+            int8_operations: 8.0 * lanes_per_second::<Bytes>(isa, 0x0101_0101, share)?,
+        })
     }
 }
 
-fn bandwidth(isa: Isa, size: usize, time: Duration) -> f64 {
+fn bandwidth(isa: Isa, size: usize, time: Duration) -> Result<f64> {
     let mut data: Aligned<u32> = zeros((size / 4).next_multiple_of(16 * LANES).max(16 * LANES));
     // Pages of zeros that were never written may share one physical page.
-    data.fill(1);
+    for part in data.chunks_mut(FILLED) {
+        interrupt::check()?;
+        part.fill(1);
+    }
     let bytes = data.len() * 4;
     let passes = STEP.div_ceil(bytes);
-    let seconds = least_seconds(time, || isa.run(Load { data: &data, passes }));
-    (passes * bytes) as f64 / seconds
+    let seconds = least_seconds(time, || isa.run(Load { data: &data, passes }))?;
+    Ok((passes * bytes) as f64 / seconds)
 }
 
-fn lanes_per_second<A: Arithmetic>(isa: Isa, one: A::Word, time: Duration) -> f64 {
+fn lanes_per_second<A: Arithmetic>(isa: Isa, one: A::Word, time: Duration) -> Result<f64> {
     let (mut x, mut w) = (zeros::<A::Word>(INPUTS * ROWS), zeros::<A::Word>(INPUTS * PANEL));
     x.fill(one);
     w.fill(one);
@@ -58,21 +68,22 @@ fn lanes_per_second<A: Arithmetic>(isa: Isa, one: A::Word, time: Duration) -> f6
     let mut vectors = 0;
     let seconds = least_seconds(time, || {
         vectors = isa.run(Products::<A> { x: &x, w: &w, passes });
-    });
-    (vectors * LANES) as f64 / seconds
+    })?;
+    Ok((vectors * LANES) as f64 / seconds)
 }
 
 /// The shortest time of a run, after a warm-up run.
-fn least_seconds(time: Duration, mut run: impl FnMut()) -> f64 {
+fn least_seconds(time: Duration, mut run: impl FnMut()) -> Result<f64> {
     run();
     let (begin, mut least) = (Instant::now(), Duration::MAX);
     for count in 1.. {
+        interrupt::check()?;
         let start = Instant::now();
         run();
         least = least.min(start.elapsed());
-        if (count >= 3 && begin.elapsed() > time) || interrupt::requested() {
+        if count >= 3 && begin.elapsed() > time {
             break;
         }
     }
-    least.as_secs_f64().max(1e-9)
+    Ok(least.as_secs_f64().max(1e-9))
 }
