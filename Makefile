@@ -56,6 +56,7 @@ demo: $(VENV)/installed-demo
 # that is not in use fails tests/test_isa.py.
 CORE_TESTS := rust/core/tests
 ISA_TESTS := $(basename $(notdir $(shell grep -lE 'Network::new|Isa::detect' $(CORE_TESTS)/*.rs)))
+ISA_FILES := $(shell grep -l 'mark\.isa' tests/*.py)
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 test: export LRGATE_REQUIRE_TORCH := 1
 test: export LRGATE_REQUIRE_FRAMEWORKS := $(CI)
@@ -72,7 +73,7 @@ test: $(INSTALLED_test)
 		echo "== Rust tests of the set in use, LRGATE_ISA=$$isa"; \
 		LRGATE_ISA=$$isa $(CARGO) test --locked -p lrgate $(ISA_TESTS:%=--test %); \
 		echo "== Python tests marked isa, LRGATE_ISA=$$isa"; \
-		LRGATE_ISA=$$isa $(PYTEST) -q -m isa; \
+		LRGATE_ISA=$$isa $(PYTEST) -q -m isa $(ISA_FILES); \
 	done; \
 	echo "== Python tests, LRGATE_ISA=$$best"; \
 	LRGATE_ISA=$$best $(PYTEST)

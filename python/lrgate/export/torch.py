@@ -55,7 +55,7 @@ class SquaredReLU(nn.Module):
 
 def _prelu(slopes: Any) -> nn.Module:
     values = torch.as_tensor(np.atleast_1d(np.asarray(slopes, np.float32)).copy())
-    module = nn.PReLU(len(values))
+    module = nn.PReLU(len(values), dtype=torch.float32)
     with torch.no_grad():
         module.weight.copy_(values)
     return module

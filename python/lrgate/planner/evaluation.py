@@ -136,18 +136,18 @@ class Evaluator:
         For networks that were trained further: their outputs differ from the dense ones in every
         row and may be better, so margins do not bound the increase. For classes and labels, errors
         and corrections are taken as Poisson counts; the bound is that of the score test of their
-        difference. `rows`: number of rows like these to give the bound for. `spare`: standard
-        errors to spare.
+        difference, with one error more than counted. `rows`: number of rows like these to give the
+        bound for. `spare`: standard errors to spare.
         """
         n = len(outputs) if rows is None else rows
         if self.task == "regression":
             return float(self.evidence(outputs).upper(confidence, n, spare))
         change = self._losses(outputs) - self._losses(self.dense)
         quantile = NormalDist().inv_cdf(confidence) + spare
-        step = float(np.abs(change).max()) or (1.0 if self.classifies else 1 / outputs.shape[1])
-        least = step * quantile**2 / 2
-        spread = math.sqrt(n * float(np.square(change).mean()) + (step * quantile) ** 2 / 4)
-        return float(change.mean()) + (least + quantile * spread) / n
+        step = float(np.abs(change).max()) or 1.0
+        least = step * (1 + quantile**2 / 2)
+        squares = n * float(np.square(change).mean()) + step**2 * (1 + quantile**2 / 4)
+        return float(change.mean()) + (least + quantile * math.sqrt(squares)) / n
 
     def _squares(self, outputs: Float32Array) -> Float64Array:
         """Each row's squared change of a regressor's outputs; 0 where the dense ones are NaN."""

@@ -19,7 +19,7 @@ from lrgate.planner.arguments import checked_confidence
 from lrgate.planner.plans import without_gates
 from lrgate.planner.progress import progress_bar
 from lrgate.results.sparsification import SparsifyReport
-from lrgate.torch.sparsity.checkpoint import Checkpoint
+from lrgate.torch.sparsity.checkpoint import Checkpoint, check_folder
 from lrgate.torch.sparsity.outcome import Outcome
 from lrgate.torch.sparsity.problem import Parts, Problem, check_layers, classifier_of
 from lrgate.torch.sparsity.search import Search
@@ -70,9 +70,9 @@ def sparsify(
         without `y` the disagreement with the given network, which takes a larger budget, such as
         0.01. With 0 nothing changes.
     x_val, y_val : array-like, optional
-        Rows that choose the strength and check the budget, preferably ones that the network was not
-        trained on: it has a lower error on those, which no other network keeps. By default, two
-        fifths of `x` are held out.
+        Rows that choose the strength and check the budget. They must share no rows with `x`, and
+        preferably none with the rows that the network was trained on: it has a lower error on
+        those, which no other network keeps. By default, two fifths of `x` are held out.
     relufy : bool, default False
         Move other activations of hidden layers, such as tanh and gelu, to ReLU first. The report
         has the cost. Otherwise they are refused.
@@ -89,7 +89,7 @@ def sparsify(
         Level of the budget's upper bound, above 0.5 and below 1.
     checkpoint : path-like, optional
         File for the progress after each round of 5 epochs. If it exists, the same call goes on from
-        it, as after Ctrl-C; `epochs` may be larger.
+        it, as after Ctrl-C; `epochs` may be larger, and fewer have no effect.
     num_threads : int, default 1
         Threads of PyTorch during the call.
     seed : int, default 0
@@ -141,6 +141,7 @@ def sparsify(
     if augment is not None and not callable(augment):
         raise TypeError(f"augment must be callable, got {type(augment).__name__}")
     check_layers(net, relufy)
+    check_folder(checkpoint)
     taken = classifier_of(net, y)
     parts = Parts.of(taken, x, y, x_val, y_val, seed)
     if batch_size is None:
@@ -157,8 +158,8 @@ def sparsify(
             search.run(file.write)
         outcome = Outcome(problem, search)
         report = outcome.report()
-    found = net if outcome.network is user else outcome.network
-    if y is None or found is net:
+    found = taken if outcome.network is user else outcome.network
+    if y is None:
         # Only targets determine a task that was left open.
         found = replaced(found, task=declared_task(net))
     return found.with_metadata(found.metadata | {"sparsify": report.to_dict()}), report
@@ -166,11 +167,19 @@ def sparsify(
 
 @contextmanager
 def _settings(threads: int) -> Iterator[None]:
-    """Threads of PyTorch, and a random state that is the caller's again afterwards."""
-    before = torch.get_num_threads()
+    """Threads and modes of PyTorch, and a random state that is the caller's again afterwards."""
+    before, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
     try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.device("cpu"),
+        ):
             yield
     finally:
         torch.set_num_threads(before)
+        torch.set_default_dtype(dtype)

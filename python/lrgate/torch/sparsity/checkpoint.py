@@ -15,7 +15,7 @@ from lrgate.results.sparsification import RoundReport
 from lrgate.torch.sparsity.problem import Problem
 from lrgate.torch.sparsity.search import Progress
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "check_folder"]
 
 _FORMAT: Final = "lrgate sparsify 1"
 
@@ -54,6 +54,9 @@ class Checkpoint:
             if set(state) != {each.name for each in fields(Progress)} - {"rounds"}:
                 raise ValueError("other fields")
             progress = Progress(**state, rounds=rounds)
+            _check_types(progress)
+        except (OSError, MemoryError):
+            raise
         except Exception as error:
             raise ValueError(
                 f"checkpoint: {self._path} is no checkpoint of lrgate.torch.sparsify: "
@@ -74,6 +77,26 @@ class Checkpoint:
             torch.save({"format": _FORMAT, "call": self._call, **asdict(progress)}, file)
 
 
+def check_folder(path: Any) -> None:
+    """Refuse a path whose folder does not exist: training would be lost when it is written."""
+    if path is None:
+        return
+    try:
+        folder = Path(path).absolute().parent
+    except TypeError:
+        raise TypeError(f"checkpoint must be a path, got {type(path).__name__}") from None
+    if not folder.is_dir():
+        raise FileNotFoundError(f"checkpoint: there is no folder {folder}")
+
+
+def _check_types(progress: Progress) -> None:
+    numbers = (progress.strength, progress.growth, progress.base_strength, progress.seconds)
+    if not all(isinstance(value, float | int) for value in (*numbers, progress.epochs)):
+        raise ValueError("not numbers")
+    if not all(isinstance(value, float) for value in progress.seconds_per_product):
+        raise ValueError("not numbers")
+
+
 def _identity(problem: Problem) -> str:
     """A hash of network, rows, labels and options."""
     net = problem.net
@@ -85,10 +108,11 @@ def _identity(problem: Problem) -> str:
         problem.augment is not None,
         problem.seed,
         net.task,
-        *(str(layer.activation) for layer in net.layers),
+        *(layer.activation.name for layer in net.layers),
     ]
     digest = hashlib.sha256(repr(options).encode())
     arrays: list[Any] = [array for layer in net.layers for array in (layer.weight, layer.bias)]
+    arrays += [value for layer in net.layers for value in layer.activation.values]
     arrays += [net.input_scale, net.input_shift, *problem.parts.arrays()]
     for each in arrays:
         sparse = hasattr(each, "tocsr")

@@ -43,8 +43,8 @@ class Outcome:
             )
             if bound > problem.budget:
                 problem.notes.append(
-                    "a faster network was not shown to keep the budget: its error grows by at most "
-                    f"{100 * bound:.2g} points"
+                    "a faster network was not shown to keep the budget: the upper bound is "
+                    f"{100 * bound:.2g} points, {100 * problem.budget:.2g} allowed"
                 )
                 break
             self.network, self._bound = network, bound
@@ -71,6 +71,8 @@ class Outcome:
             return "with a budget of 0, nothing may change"
         if progress.kept:
             return "the rows that check do not show that a faster one keeps the budget"
+        if not progress.rounds and progress.done:
+            return "the training did not converge: lower learning_rate"
         if not progress.rounds:
             return "there were no epochs left for a round of training"
         best = min((r.bound for r in progress.rounds if r.bound is not None), default=None)
@@ -79,8 +81,8 @@ class Outcome:
         if best <= problem.budget:
             return "no faster one was found"
         return (
-            f"the error grows by at most {100 * best:.2g} points in the best round, with "
-            f"{100 * problem.confidence:g} % confidence. More rows, a larger budget or more epochs "
+            f"on the rows that choose, the lowest upper bound is {100 * best:.2g} points, "
+            f"{100 * problem.budget:.2g} allowed. More rows, a larger budget or more epochs "
             "may help"
         )
 

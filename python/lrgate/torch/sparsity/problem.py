@@ -13,10 +13,10 @@ from torch import Tensor
 from lrgate.inputs import checked_rows, label_array
 from lrgate.network import Network
 from lrgate.network.tasks import for_targets
-from lrgate.planner.arguments import checked_targets
+from lrgate.planner.arguments import check_range, checked_targets
 from lrgate.torch.sparsity.student import can_be_sparse
 
-__all__ = ["Parts", "Problem", "check_layers"]
+__all__ = ["Parts", "Problem", "check_layers", "classifier_of"]
 
 _LEAST_ROWS: Final = 100
 _LEAST_HELD: Final = 50
@@ -48,7 +48,10 @@ class Parts:
                 "y and y_val must both be given, or neither: got only "
                 + ("y_val" if y is None else "y")
             )
+        if x_val is not None and x_val is x:
+            raise ValueError("x_val must share no rows with x")
         rows = checked_rows(x, net.input_size, _LEAST_ROWS)
+        check_range(rows, net)
         targets = _targets(net, y, rows.shape[0], "y")
         rng = np.random.default_rng(seed)
         if x_val is None:
@@ -59,6 +62,7 @@ class Parts:
         else:
             try:
                 held = checked_rows(x_val, net.input_size, _LEAST_HELD)
+                check_range(held, net)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"x_val: {error}") from None
             held_targets = _targets(net, y_val, held.shape[0], "y_val")

@@ -132,9 +132,12 @@ class Search:
         self._seed()
         student, progress = self._start, self.progress
         nothing = [0.0] * len(student.units)
-        self._trainer.train(student, self._schedule(epochs), nothing, nothing, relufy=True)
-        progress.start = student.state()
+        schedule = self._schedule(epochs)
         progress.epochs += epochs
+        if not self._trainer.train(student, schedule, nothing, nothing, relufy=True):
+            progress.done = True
+            return
+        progress.start = student.state()
         outputs = self._network(student).forward(self._problem.parts.choose)
         progress.relufied_increase = self._evaluator.error(outputs).increase
 
@@ -144,7 +147,8 @@ class Search:
         return self._start.copy() if state is None else self._start.restored(state)
 
     def _seed(self) -> None:
-        torch.manual_seed((self._problem.seed << 16) + len(self.progress.rounds))
+        seed = (self._problem.seed << 16) + len(self.progress.rounds)
+        torch.default_generator.manual_seed(seed % (1 << 63))  # of no other device
 
     def _network(self, student: Student) -> Network:
         return student.network(self._problem.net)
@@ -172,6 +176,13 @@ class Search:
         if report.kept:
             progress.kept.append(student.state())
             progress.base_strength = strength
+        elif report.bound is not None and report.bound <= self._problem.budget:
+            # It is not faster yet.
+            if progress.base_strength == 0:
+                progress.start = student.state()
+            progress.done = progress.growth == 1
+            progress.strength *= progress.growth
+            return
         elif progress.base_strength == 0:
             # It has learnt more than the network with which it began.
             progress.start = student.state() if finite else progress.start

@@ -55,19 +55,22 @@ def shed(
             if threshold > student.activations[i].threshold:
                 student.set_threshold(i, threshold)
         worth = effects[i].mean(axis=0) - price * saved[i]
-        kept[i] = _kept(worth, sparsity.on[i] == 0)
+        kept[i] = _kept(worth, (sparsity.on[i] == 0) & ~(outputs[i] > 0).any(axis=0))
     student.keep(kept)
 
 
 def _effects(
     student: Student, objective: Objective, rows: Any, layers: list[int]
 ) -> tuple[dict[int, Float32Array], dict[int, Float32Array]]:
-    """Outputs (n, units) of some hidden layers, and their estimated effects on the loss."""
-    count = min(rows.shape[0], _ROWS)
+    """Outputs (n, units) of some hidden layers, and their estimated effects on the loss.
+
+    On rows drawn at random, since rows may be sorted.
+    """
+    order = torch.randperm(rows.shape[0])[:_ROWS].numpy()
     found: dict[int, list[Any]] = {i: [] for i in layers}
     effects: dict[int, list[Any]] = {i: [] for i in layers}
-    for at in range(0, count, _PART):
-        x = rows_of(rows, np.arange(at, min(at + _PART, count)))
+    for at in range(0, len(order), _PART):
+        x = rows_of(rows, order[at : at + _PART])
         z, hidden = student(x)
         chosen = [hidden[i] for i in layers]
         squares = [torch.zeros_like(each) for each in chosen]
@@ -80,9 +83,10 @@ def _effects(
             output = output.detach()
             found[i].append(output.numpy())
             effects[i].append((output.square() * square / (2 * _DRAWS)).numpy())
-    joined = ({i: np.concatenate(parts) for i, parts in each.items()} for each in (found, effects))
-    outputs, costs = joined
-    return outputs, costs
+    return (
+        {i: np.concatenate(parts) for i, parts in found.items()},
+        {i: np.concatenate(parts) for i, parts in effects.items()},
+    )
 
 
 def _threshold(outputs: Float32Array, effects: Float32Array, price: float) -> float:
