@@ -692,6 +692,7 @@ class Seen:
 
     worst = 0.0
     largest = 0.0
+    contradicted = False
 
     def __init__(self, cost: float) -> None:
         self.estimate = cost
