@@ -4,13 +4,15 @@ All engines take turns in every round, each with another call of real digits eac
 meet the same clock speeds and neighbours. Ratios are medians over rounds, with quartiles. The
 errors are those on the digits, of calls with as many rows as are timed.
 
-One thread each; where the process may use two CPUs, the throughput of two threads follows.
+One thread each; where the process may use two CPUs, the throughput of two threads follows, and the
+time of one row through dense int8 layers of random networks.
 ``--cpu N`` keeps the part with one thread on that CPU (Linux).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +32,7 @@ TARGETS = (
     *(("dense", rows, 1 / 1.1, "within 10 % of ONNX Runtime") for rows in ROWS),
 )
 TWO_THREADS = 1.8
+ONE_ROW = ((512, 1024, 512, 10), (1024, 1024, 1024, 10), (1024, 2048, 1024, 10))
 
 
 def main() -> None:
@@ -55,6 +58,7 @@ def main() -> None:
         print("\ntwo threads: not measured, since this process may use one CPU only")
     else:
         two_threads(case, arguments.seconds)
+        one_row_on_two_threads(arguments.seconds)
 
 
 def one_thread(case: networks.Case, seconds: float) -> dict[tuple[str, int], timing.Ratio]:
@@ -97,12 +101,35 @@ def two_threads(case: networks.Case, seconds: float) -> None:
     print(f"\n{rows} rows per call  1 thread, us per row  2 threads  ratio")
     for name in ("dense", "skip", "gate", "fastest"):
         net = fastest if name == "fastest" else case.plan(name)
-        by_threads = {str(n): lambda x, net=net, n=n: net.forward(x, num_threads=n) for n in (1, 2)}
-        times = timing.interleaved(by_threads, calls, seconds / 2)
+        times = timing.interleaved(by_threads(net), calls, seconds / 2)
         ratio = times["2"].speed_up_over(times["1"])
         verdict = "reached" if ratio.median >= TWO_THREADS else "missed"
         one, two = (times[n].seconds_per_row * 1e6 for n in ("1", "2"))
         print(f"  {name:<8} {one:28.2f} {two:10.2f}  {ratio}  at least {TWO_THREADS}: {verdict}")
+
+
+def one_row_on_two_threads(seconds: float) -> None:
+    """Print the time of one row, in dense int8 layers with random weights."""
+    rng = np.random.default_rng(0)
+    print("\n1 row per call       MB in int8  1 thread, us  2 threads  ratio")
+    for widths in ONE_ROW:
+        x = rng.normal(size=(1024, widths[0])).astype(np.float32)
+        layers = [
+            (rng.normal(scale=(2 / d) ** 0.5, size=(h, d)), np.zeros(h))
+            for d, h in itertools.pairwise(widths)
+        ]
+        net = lrgate.Network.from_layers(layers).quantize(x)
+        net = net.with_strategies(["dense"] * len(net.layers), "int8")
+        times = timing.interleaved(by_threads(net), timing.batches(x, 1), seconds / 2)
+        one, two = (times[n].seconds_per_row * 1e6 for n in ("1", "2"))
+        size = sum(layer.weight.size for layer in net.layers) / 1e6
+        ratio = times["2"].speed_up_over(times["1"])
+        name = "-".join(map(str, widths))
+        print(f"  {name:<20} {size:8.1f} {one:13.2f} {two:10.2f}  {ratio}")
+
+
+def by_threads(net: lrgate.Network) -> dict[str, Callable[[Any], Any]]:
+    return {str(n): lambda x, n=n: net.forward(x, num_threads=n) for n in (1, 2)}
 
 
 if __name__ == "__main__":

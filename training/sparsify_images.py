@@ -7,7 +7,8 @@
         --shift 1 --out training/results/sparsify/mnist-paper.json
 
 The network trains on its own training rows. Its validation rows, which the seed and the number of
-its own training give, choose the strength and check the budget; test rows are used at the end.
+its own training give, choose the strength and check the budget; test rows are used at the end. With
+`--speed` both networks are optimised on the validation rows, and their times measured.
 Writes one JSON with errors, densities, multiply-adds and times before and after.
 """
 
@@ -38,6 +39,7 @@ def measured(
     """The sparse network, and the figures of the run."""
     import lrgate.torch
 
+    options.seed = _seed(net, options.seed)
     split = data.split(len(data_set.x_train), options.validation, options.seed)
     x, y = data_set.x_train[split.train], data_set.y_train[split.train]
     x_val, y_val = data_set.x_train[split.validation], data_set.y_train[split.validation]
@@ -78,8 +80,18 @@ def measured(
         "report": report.to_dict(),
     }
     if options.speed:
-        figures["speed"] = _speed(net, sparse, x[: options.calibration], y, data_set)
+        figures["speed"] = _speed(net, sparse, x_val, y_val, data_set)
     return sparse, figures
+
+
+def _seed(net: lrgate.Network, given: int | None) -> int:
+    """The seed of the network's training: another one would give other validation rows."""
+    known = net.metadata.get("seed")
+    if known is None:
+        return 1 if given is None else given
+    if given not in (None, known):
+        raise ValueError(f"--seed is {given}, but the network was trained with seed {known}")
+    return int(known)
 
 
 def _on_test_rows(net: lrgate.Network, data_set: data.DataSet) -> dict[str, Any]:
@@ -109,7 +121,7 @@ def _speed(
 
     options: dict[str, Any] = {"batch_sizes": BATCH_SIZES, "num_threads": 1, "progress": False}
     fast = {
-        name: lrgate.optimize(each, x, y[: len(x)], **options)
+        name: lrgate.optimize(each, x, y, **options)
         for name, each in (("before", net), ("after", sparse))
     }
     result: dict[str, Any] = {
@@ -143,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         default=10_000,
         help="validation rows of the network's training (default: %(default)s)",
     )
-    add("--seed", type=int, default=1, help="seed of the network's training and of this run")
+    add("--seed", type=int, help="seed of the network's training and of this run, if unknown")
     add("--max-error-increase", type=float, default=0.001, help="the budget")
     add("--confidence", type=float, default=0.95, help="of the budget's bound")
     add("--shift", type=int, default=0, help="most pixels by which images move in training")
@@ -157,12 +169,6 @@ def _parser() -> argparse.ArgumentParser:
         help="whether labels are used (default: yes)",
     )
     add("--speed", action="store_true", help="optimise both networks, and measure their times")
-    add(
-        "--calibration",
-        type=int,
-        default=10_000,
-        help="training rows for lrgate.optimize (default: %(default)s)",
-    )
     return parser
 
 
@@ -171,12 +177,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         import lrgate
+        from lrgate.files.atomic import replacing
 
         data_set = data.load(options.data_dir)
         net = lrgate.load(options.network)
         sparse, figures = measured(net, data_set, options)
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(figures, indent=1) + "\n")
+        with replacing(options.out) as file:
+            file.write(f"{json.dumps(figures, indent=1)}\n".encode())
         if options.save:
             sparse.save(options.save)
     except (data.DataError, OSError, ValueError, ImportError) as error:

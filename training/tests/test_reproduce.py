@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import json
-import os
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-TRAINING = Path(__file__).resolve().parent.parent
+pytest.importorskip("torch", reason="training needs PyTorch")
 
-if importlib.util.find_spec("torch") is None:
-    if os.environ.get("LRGATE_REQUIRE_TORCH") == "1":
-        raise ModuleNotFoundError("LRGATE_REQUIRE_TORCH=1, but PyTorch is not installed")
-    pytest.skip("training needs PyTorch, which is not installed", allow_module_level=True)
+import torch
 
-sys.path.insert(0, str(TRAINING))
-
-import torch  # noqa: E402
-
-import data  # noqa: E402
-import objective  # noqa: E402
-import preprocess  # noqa: E402
-import quick  # noqa: E402
-import reproduce  # noqa: E402
-import study  # noqa: E402
-import tables  # noqa: E402
-from loop import Trainer  # noqa: E402
-from recipe import Recipe, check  # noqa: E402
+import data
+import objective
+import preprocess
+import quick
+import reproduce
+import study
+import tables
+from loop import Trainer
+from recipe import Recipe, check
 
 SIDE = 8
 RECIPE = Recipe(hidden=(20, 16), epochs=3, batch_size=25, dropout=0.2, init_std=0.2, validation=60)

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
-from pathlib import Path
-
 import pytest
 
-TRAINING = Path(__file__).resolve().parent.parent
+pytest.importorskip("torch", reason="training needs PyTorch")
 
-if importlib.util.find_spec("torch") is None:
-    if os.environ.get("LRGATE_REQUIRE_TORCH") == "1":
-        raise ModuleNotFoundError("LRGATE_REQUIRE_TORCH=1, but PyTorch is not installed")
-    pytest.skip("training needs PyTorch, which is not installed", allow_module_level=True)
+import torch
 
-sys.path.insert(0, str(TRAINING))
-
-import torch  # noqa: E402
-
-import factors  # noqa: E402
-import model  # noqa: E402
+import factors
+import model
 
 
 @pytest.fixture(autouse=True)

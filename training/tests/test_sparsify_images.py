@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-TRAINING = Path(__file__).resolve().parent.parent
+pytest.importorskip("torch", reason="training needs PyTorch")
 
-if importlib.util.find_spec("torch") is None:
-    if os.environ.get("LRGATE_REQUIRE_TORCH") == "1":
-        raise ModuleNotFoundError("LRGATE_REQUIRE_TORCH=1, but PyTorch is not installed")
-    pytest.skip("training needs PyTorch, which is not installed", allow_module_level=True)
+import lrgate
 
-sys.path.insert(0, str(TRAINING))
-
-import lrgate  # noqa: E402
-
-import sparsify_images  # noqa: E402
+import sparsify_images
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -61,3 +51,12 @@ def test_a_network_is_made_sparse_and_measured(tmp_path: Path) -> None:
     sparse = lrgate.load(saved)
     assert [len(layer.bias) for layer in sparse.layers] == figures["after"]["units"]
     assert sparsify_images.main([*command[:2], "--data-dir", "nowhere", *command[4:]]) == 1
+
+
+def test_a_seed_of_other_validation_rows_is_refused() -> None:
+    net = lrgate.Network.from_layers([(np.eye(2), None)], task="classification")
+    assert sparsify_images._seed(net, None) == 1
+    known = net.with_metadata({"seed": 3})
+    assert sparsify_images._seed(known, None) == sparsify_images._seed(known, 3) == 3
+    with pytest.raises(ValueError, match="trained with seed 3"):
+        sparsify_images._seed(known, 2)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
-import importlib.util
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -22,12 +20,7 @@ import pytest
 
 TRAINING = Path(__file__).resolve().parent.parent
 
-if importlib.util.find_spec("torch") is None:
-    if os.environ.get("LRGATE_REQUIRE_TORCH") == "1":
-        raise ModuleNotFoundError("LRGATE_REQUIRE_TORCH=1, but PyTorch is not installed")
-    pytest.skip("training needs PyTorch, which is not installed", allow_module_level=True)
-
-sys.path.insert(0, str(TRAINING))
+pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch  # noqa: E402
 

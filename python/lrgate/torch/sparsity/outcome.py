@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from lrgate.planner.calibration import Calibration
 from lrgate.planner.evaluation import Evaluator
 from lrgate.results.sparsification import SparseLayer, SparsifyReport
 from lrgate.torch.sparsity.costs import sparsity_of
@@ -25,7 +26,9 @@ class Outcome:
     def __init__(self, problem: Problem, search: Search) -> None:
         self._problem, self._progress = problem, search.progress
         parts = problem.parts
-        self._checker = Evaluator(problem.net, parts.check, parts.check_targets)
+        self._checker = Evaluator(
+            problem.net, parts.check, parts.check_targets, calibration=Calibration()
+        )
         self.network = problem.net
         self._bound = 0.0
         self._check(search)

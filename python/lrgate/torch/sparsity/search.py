@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 
 from lrgate.network import Network
+from lrgate.planner.calibration import Calibration
 from lrgate.planner.evaluation import Evaluator
 from lrgate.results.sparsification import RoundReport
 from lrgate.torch.sparsity.costs import Costs, Sparsity, sparsity_of
@@ -92,7 +93,10 @@ class Search:
     def __init__(self, problem: Problem, progress: Progress | None) -> None:
         net, parts = problem.net, problem.parts
         self._problem = problem
-        self._evaluator = Evaluator(net, parts.choose, parts.choose_targets)
+        # Counted errors need no calibration.
+        self._evaluator = Evaluator(
+            net, parts.choose, parts.choose_targets, calibration=Calibration()
+        )
         if progress is None:
             costs = Costs.measured(net, parts.choose, sparsity_of(net, parts.choose))
             progress = Progress(costs.seconds, _FIRST[net.task] * problem.budget)

@@ -48,7 +48,8 @@ class Schedule:
         """The learning rate after a share of the steps."""
         if share < _WARM_UP:
             return self.learning_rate * share / _WARM_UP
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (share - _WARM_UP) / 0.9))
+        fallen = (share - _WARM_UP) / (1 - _WARM_UP)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
 class Trainer:
