@@ -310,8 +310,8 @@ def test_quantize_fits_factors() -> None:
     for strategy in FACTORS:
         strategies = [strategy, strategy, "dense"]
         bytes_, float_ = net.with_strategies(strategies, "int8"), net.with_strategies(strategies)
-        assert bytes_.engine.out_of_range(fresh).mean() < 0.02
-        inside = ~bytes_.engine.out_of_range(fresh)
+        assert bytes_.engine.recomputed(fresh).mean() < 0.02
+        inside = ~bytes_.engine.recomputed(fresh)
         difference = (bytes_(fresh) - float_(fresh))[inside]
         # Rounding moves units across the threshold of a gate.
         most = 0.01 if "gate" in words(strategy) else 0.002
@@ -326,7 +326,7 @@ def test_rows_out_of_range_are_those_of_the_weights() -> None:
     narrow = Quantization(factors.quantization.scale * 0.3, 128)
     net = net.with_factors({0: replace(factors, quantization=narrow)})
     net = net.with_strategies(["factor-gate", "factor", "dense"], "int8")
-    beyond = net.engine.out_of_range(x)
+    beyond = net.engine.recomputed(x)
     assert 0.1 < beyond.mean() < 0.95
     exact = net.with_strategies(["skip", "skip", "dense"])
     np.testing.assert_array_equal(net(x)[beyond], exact(x)[beyond])

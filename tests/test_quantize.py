@@ -564,7 +564,7 @@ def changed_by_tails(tail: str | None) -> np.ndarray:
         found.append(
             [
                 (net.predict(fresh) != small.predict(fresh)).mean(),
-                small.engine.out_of_range(fresh).mean(),
+                small.engine.recomputed(fresh).mean(),
             ]
         )
     return np.array(found)
@@ -587,7 +587,7 @@ def test_few_rows_of_a_clean_table_are_recomputed() -> None:
         order = np.random.default_rng(seed).permutation(len(x))
         first, second = np.split(order, [len(x) // 2])
         small = quantized(classifier(x[first], y[first], (32, 32), seed), x[first])
-        shares.append(small.engine.out_of_range(x[second]).mean())
+        shares.append(small.engine.recomputed(x[second]).mean())
     assert np.mean(shares) <= 0.01, shares
     assert max(shares) <= 0.03, shares
 
@@ -1066,7 +1066,7 @@ def test_a_loaded_network_holds_the_layouts_of_its_plan_alone(tmp_path: Path) ->
     loaded = lrgate.Network.load(tmp_path / "small.npz")
     weights = sum(layer.weight.nbytes + layer.bias.nbytes for layer in net.layers)
     assert loaded.nbytes < 1.75 * weights < small.nbytes
-    x = x[~loaded.engine.out_of_range(x)]
+    x = x[~loaded.engine.recomputed(x)]
     assert len(x) > 980
     np.testing.assert_array_equal(loaded(x), small(x))
     before = loaded.nbytes

@@ -37,6 +37,7 @@ _HEADER_KEYS: Final = (
     "machine",
     "report",
     "probe_plans",
+    "least_margin",
 )
 
 
@@ -106,7 +107,9 @@ def entry(header: dict[str, Any], key: str, expected: type[T]) -> T | None:
     value = header.get(key)
     if value is None or isinstance(value, expected):
         return value
-    name = {"list": "a list", "dict": "an object", "str": "a string"}[expected.__name__]
+    name = {"list": "a list", "dict": "an object", "str": "a string", "float": "a float"}[
+        expected.__name__
+    ]
     raise FileFormatError(f"lrgate.{key} must be {name}, got {as_json(value)}")
 
 

@@ -53,6 +53,7 @@ def to_model(arrays: dict[str, Array], header: dict[str, Any]) -> Model:
             input_range=arrays.get("input.range"),
             machine=None if machine is None else _machine(machine),
             report=entry(header, "report", dict),
+            least_margin=entry(header, "least_margin", float) or 0.0,
         )
 
 

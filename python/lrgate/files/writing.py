@@ -67,7 +67,8 @@ def header_of(model: Model) -> dict[str, Any]:
     """Everything except arrays: the object that is stored as JSON in the key ``lrgate``."""
     gates = [layer.gate for layer in model.layers]
     planned = None if model.probe is None else model.probe.planned
-    return {
+    optional = {"least_margin": model.least_margin} if model.least_margin else {}
+    return optional | {
         "checksum": "",
         "format_version": FORMAT_VERSION,
         "activations": [layer.activation.to_json() for layer in model.layers],

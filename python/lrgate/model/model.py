@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
+from lrgate.inputs.scalars import checked_number
 from lrgate.model.arrays import (
     as_classes,
     as_float32,
@@ -26,6 +29,9 @@ __all__ = ["Model"]
 
 
 TASKS: Final = ("classification", "regression", "multilabel")
+
+# Last activations whose outputs have a margin between labels.
+HAVE_MARGINS: Final = ("identity", "sigmoid", "softmax", "log_softmax")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +66,9 @@ class Model(ReadOnlyArrays):
         int from 0 to 2**63 - 1, or None.
     report : dict, optional
         JSON values, like `metadata`: the report of the optimisation.
+    least_margin : float, default 0
+        Rows with a smaller margin between labels are recomputed in float32; see
+        `Network.with_least_margin`. It is rounded to float32.
 
     Raises
     ------
@@ -78,6 +87,7 @@ class Model(ReadOnlyArrays):
     input_range: Float32Array | None = None
     machine: Machine | None = None
     report: dict[str, Any] | None = None
+    least_margin: float = 0.0
 
     def __post_init__(self) -> None:
         self._check_layers()
@@ -111,6 +121,27 @@ class Model(ReadOnlyArrays):
         set_field(self, "metadata", json_object(self.metadata, "metadata"))
         if self.report is not None:
             set_field(self, "report", json_object(self.report, "report"))
+        set_field(self, "least_margin", self._checked_margin())
+
+    def _checked_margin(self) -> float:
+        with np.errstate(over="ignore"):
+            least = float(np.float32(checked_number(self.least_margin, "least_margin")))
+        if least == 0:
+            return 0.0
+        if not 0 < least < math.inf:
+            raise ValueError(f"least_margin must be finite and at least 0, got {self.least_margin}")
+        if self.task not in ("classification", "multilabel"):
+            raise ValueError(
+                f"least_margin must be 0 for a network without labels, got {least} and task "
+                f"{self.task!r}"
+            )
+        last = self.layers[-1].activation.name
+        if last not in HAVE_MARGINS:
+            raise ValueError(
+                f"least_margin must be 0 unless the last activation is {joined(HAVE_MARGINS)}, "
+                f"got {least} and {last}"
+            )
+        return least
 
     def _check_layers(self) -> None:
         if not isinstance(self.layers, tuple | list):

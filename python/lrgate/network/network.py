@@ -543,6 +543,11 @@ class Network(_core.Network):
         """
         return self._quantization_report
 
+    @property
+    def least_margin(self) -> float:
+        """Rows with a smaller margin between labels are recomputed; see `with_least_margin`."""
+        return self._model.least_margin
+
     def plan_for(self, rows: int = 1) -> BatchPlan:
         """The strategy and precision of each layer in a call with this many rows.
 
@@ -823,7 +828,9 @@ class Network(_core.Network):
         kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
         return self._with_layers(layers, engine, kept)
 
-    def quantize(self, x: Any, *, layers: Sequence[int] | None = None) -> Self:
+    def quantize(
+        self, x: Any, *, layers: Sequence[int] | None = None, close_rows: float = 0.015
+    ) -> Self:
         """Return the network in int8, with weights and inputs quantised to bytes.
 
         The scales and offsets of each layer are fitted to its inputs on these rows. Weights have
@@ -851,6 +858,10 @@ class Network(_core.Network):
         exceed those of normally distributed inputs. Above 0.2 %, as with heavy-tailed columns,
         narrower ranges are tried first, with which more rows are recomputed.
 
+        If int8 is expected to change more than 0.2 % of a classifier's labels, rows whose label is
+        uncertain are recomputed too: :attr:`least_margin` is set so that the share of changed
+        labels falls to 0.2 %, or as far as `close_rows` allows.
+
         Parameters
         ----------
         x : array-like or scipy.sparse (n, d)
@@ -858,6 +869,9 @@ class Network(_core.Network):
         layers : sequence of int, optional
             Indices of the layers to quantise; other layers do not change. By default, all layers
             with at most 65,536 inputs.
+        close_rows : float, default 0.015
+            Largest share of rows that may be recomputed because their label is uncertain. 0 sets no
+            least margin.
 
         Warns
         -----
@@ -868,11 +882,12 @@ class Network(_core.Network):
         Raises
         ------
         TypeError
-            If `x` is not an array of real numbers, or `layers` is not a sequence of integers.
+            If `x` is not an array of real numbers, `layers` is not a sequence of integers, or
+            `close_rows` is not a number.
         ValueError
             If `x` has no rows, another width, or a value that is not finite or causes such a value
             in the inputs of a selected layer, or if an index in `layers` is out of range or that of
-            a layer with more than 65,536 inputs.
+            a layer with more than 65,536 inputs, or if `close_rows` is not from 0 to 1.
 
         Examples
         --------
@@ -887,10 +902,59 @@ class Network(_core.Network):
         rows = canonical(inputs.checked_rows(x, self.input_size))
         chosen = to_quantize(layers, self.layers)
         check_signals(rows, chosen, self.dense().layer_inputs)
-        net, report, difference = quantized(self, rows, chosen)
+        most_close = inputs.checked_share(close_rows, "close_rows")
+        net, report, difference = quantized(self.with_least_margin(0), rows, chosen, most_close)
         net._quantization_report = report
         warn_of(report, difference)
         return net
+
+    def with_least_margin(self, least: float) -> Self:
+        """Return the network that recomputes rows whose label is uncertain.
+
+        Gates, factors and int8 change outputs slightly, and so the labels of rows between two
+        labels. Rows with a margin below `least` are recomputed in float32 without gates or factors.
+        Plans of dense and skip in float32 recompute nothing.
+
+        The margin of a row is the difference of its two largest outputs; for one output, or several
+        labels, the absolute value of the output nearest to 0. Outputs are taken before a last
+        sigmoid, softmax or log_softmax.
+
+        Parameters
+        ----------
+        least : float
+            In units of these outputs, rounded to float32. 0 recomputes no such row.
+
+        Raises
+        ------
+        TypeError
+            If `least` is not a number.
+        ValueError
+            If `least` is negative or not finite, or above 0 although the task is regression or the
+            last activation is another one than identity, sigmoid, softmax and log_softmax.
+
+        See Also
+        --------
+        quantize : Chooses a least margin where int8 changes many labels.
+
+        Examples
+        --------
+        >>> import lrgate
+        >>> net, x, y = lrgate.examples.mnist()
+        >>> exact = net.dense().predict(x)
+        >>> careful = net.with_least_margin(2.0)
+        >>> bool((careful.predict(x) != exact).sum() <= (net.predict(x) != exact).sum())
+        True
+        """
+        if least == self.least_margin:
+            return self
+        changes: dict[str, Any] = {"least_margin": least, "report": None}
+        if self._model.probe is not None:
+            changes["probe"] = replace(self._model.probe, planned=())
+        model = replace(self._model, **changes)
+        engine = self.engine
+        if model.task is not None and model.task != "regression":
+            engine = engine.with_least_margin(model.task, model.least_margin)
+        return type(self)(model, engine)
 
     def with_probe(self, x: Any) -> Self:
         """Return the network with these rows and its outputs on them, for :meth:`check`.

@@ -12,6 +12,7 @@ import numpy as np
 
 from lrgate import _core, inputs
 from lrgate.model.layer import Layer
+from lrgate.model.model import HAVE_MARGINS
 from lrgate.model.plan import without
 from lrgate.network.engine import (
     batch_plans,
@@ -26,6 +27,7 @@ from lrgate.quantization.fit import fit_layers
 from lrgate.quantization.rows import at_most_held, split
 from lrgate.quantization.typical import typical_rows
 from lrgate.results.quantization import LayerFit, QuantizationReport, QuantizationWarning
+from lrgate.types import BoolArray, Float32Array
 
 __all__ = [
     "quantized",
@@ -80,11 +82,14 @@ def to_quantize(wanted: Sequence[int] | None, layers: Sequence[Layer]) -> set[in
     return chosen
 
 
-def quantized(net: N, rows: Any, chosen: set[int]) -> tuple[N, QuantizationReport, Difference]:
+def quantized(
+    net: N, rows: Any, chosen: set[int], most_close: float
+) -> tuple[N, QuantizationReport, Difference]:
     """Quantise those of the `chosen` layers that can run in int8 with a small error of the outputs.
 
     Layers are fitted once more, with more recomputed rows, if larger errors than usual would change
-    too many labels.
+    too many labels. If many still change, the network gets a least margin with which at most a share
+    `most_close` of the rows is recomputed.
     """
     fitted, held = split(rows)
     int8, fits = _fit_int8(net, fitted, chosen)
@@ -96,6 +101,10 @@ def quantized(net: N, rows: Any, chosen: set[int]) -> tuple[N, QuantizationRepor
             int8, found = finer, other
     if held.shape[0] and not found.acceptable():
         int8, found = _with_fewer_layers(int8, fitted, held, found)
+    least = _least_margin(int8, at_most_held(fitted), most_close)
+    if least > 0:
+        int8 = int8.with_least_margin(least)
+        found = _Compared.of(int8, fitted, held, found.report.layers)
     return int8, found.report, found.worst
 
 
@@ -227,18 +236,38 @@ class _Compared:
 
 def _int8_difference(net: Net, rows: Any) -> tuple[float, Difference]:
     """The share of recomputed rows, and the difference from f32 that the other rows cause."""
-    _, strategies, precisions = net.engine.plan()[-1]
-    strategies = [without(name, "gate") for name in strategies]
-    int8 = net.with_strategies(strategies, precisions)
-    beyond = int8.engine.out_of_range(rows)
-    difference = comparison.difference(
-        np.asarray(net.with_strategies(strategies)(rows)),
+    recomputed = _without_gates(net)[1].engine.recomputed(rows)
+    difference = comparison.difference(*_both_outputs(net, rows), least_margin=net.least_margin)
+    return float(recomputed.mean()), difference
+
+
+def _least_margin(net: Net, rows: Any, most_close: float) -> float:
+    """The least margin that an int8 network needs; 0 if it changes few labels without one."""
+    last = net.layers[-1].activation.name
+    if most_close == 0 or net.task == "regression" or last not in HAVE_MARGINS:
+        return 0.0
+    return comparison.least_margin(*_both_outputs(net, rows), most_close)
+
+
+def _both_outputs(
+    net: Net, rows: Any
+) -> tuple[Float32Array, Float32Array, BoolArray, str | None, str]:
+    """Outputs in f32 and int8, rows out of range, task and last activation; no least margin."""
+    f32, int8 = _without_gates(net.with_least_margin(0))
+    return (
+        np.asarray(f32(rows)),
         np.asarray(int8(rows)),
-        beyond,
+        int8.engine.recomputed(rows),
         net.task,
         net.layers[-1].activation.name,
     )
-    return float(beyond.mean()), difference
+
+
+def _without_gates(net: N) -> tuple[N, N]:
+    """The network in f32 and in its precisions."""
+    _, strategies, precisions = net.engine.plan()[-1]
+    strategies = [without(name, "gate") for name in strategies]
+    return net.with_strategies(strategies), net.with_strategies(strategies, precisions)
 
 
 def _with_fewer_layers(base: N, fitted: Any, held: Any, compared: _Compared) -> tuple[N, _Compared]:

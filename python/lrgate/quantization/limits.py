@@ -16,6 +16,9 @@ MOST_RECOMPUTED: Final = 0.1
 MOST_CHANGED: Final = 0.025
 """Maximum share of labels that int8 may change."""
 
+USUALLY_CHANGED: Final = 0.002
+"""Share of labels that int8 may change; above, rows whose label is uncertain are recomputed."""
+
 USUAL_ERROR: Final = 0.0115
 """Relative error of the sums of an int8 layer whose inputs are normally distributed."""
 

@@ -65,10 +65,11 @@ class QuantizationReport(Tabular):
         An estimate of the same share with less noise, from all margins between labels and the
         errors of the smallest third. NaN for regression.
     difference : float
-        Mean squared difference of the outputs relative to their variance, over rows that are not
-        recomputed. For a classifier: of the margins, relative to their mean square.
+        Mean squared difference of the outputs relative to their variance, over rows that are inside
+        the range of the bytes. For a classifier: of the margins, relative to their mean square.
     recomputed : float
-        Share of held-out rows that are outside the range of the bytes and recomputed in float32.
+        Share of held-out rows that are recomputed in float32: outside the range of the bytes, or
+        with a margin below :attr:`lrgate.Network.least_margin`.
     layers : tuple of LayerFit
         The layers that were selected for quantisation.
     """

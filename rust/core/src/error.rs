@@ -209,6 +209,8 @@ pub enum Subject {
     InputScale,
     /// The shift of the input map.
     InputShift,
+    /// The least margin of rows that are not recomputed.
+    LeastMargin,
     /// The plans of all layers.
     LayerPlans,
     /// The batch sizes of a plan.
@@ -251,6 +253,7 @@ impl fmt::Display for Subject {
             }
             Subject::InputScale => write!(f, "the scale of the input map"),
             Subject::InputShift => write!(f, "the shift of the input map"),
+            Subject::LeastMargin => write!(f, "the least margin"),
             Subject::LayerPlans => write!(f, "the layers of the plan"),
             Subject::BatchSizes => write!(f, "the batch sizes of the plan"),
             Subject::BatchSize => write!(f, "the batch size"),

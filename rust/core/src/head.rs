@@ -2,7 +2,7 @@
 
 use crate::kernels::activation::{exponential, softmax};
 use crate::memory;
-use crate::model::Activation;
+use crate::model::{Activation, Margin};
 
 /// The task that a network's outputs serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,6 +98,15 @@ impl Head {
         let several = self.task == Task::Multilabel;
         let scale = if several { Scale::Sigmoid } else { Scale::Softmax };
         Head { task: self.task, outputs: self.probability_count(), scale }
+    }
+
+    /// The margin of a row's label; `None` for regression.
+    pub fn margin(&self) -> Option<Margin> {
+        match self.task {
+            Task::Regression => None,
+            Task::Classification if self.outputs > 1 => Some(Margin::TopTwo),
+            _ => Some(Margin::Boundary),
+        }
     }
 
     fn is_binary(&self) -> bool {

@@ -45,7 +45,10 @@ pub use error::{Axis, Csr, Error, Extent, Index, Missing, Result, Subject};
 pub use exec::Factor;
 pub use head::{Head, Task};
 pub use measure::{LayerCounts, LayerProfile, Peaks, PhaseProfile, Phases};
-pub use model::{Activation, Factors, Gate, InputMap, Layer, NestedGate, Quantization, Weights};
+pub use model::{
+    Activation, Factors, Gate, InputMap, Layer, LeastMargin, Margin, NestedGate, Quantization,
+    Weights,
+};
 pub use network::Network;
 pub use path::Phase;
 pub use plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};

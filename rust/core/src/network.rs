@@ -9,7 +9,7 @@ use crate::error::{Error, Extent, Result, Subject};
 use crate::exec::{self, Inputs, Parts, Program};
 use crate::head::{Head, Task};
 use crate::interrupt;
-use crate::model::{Factors, Gate, InputMap, Layer, Quantization};
+use crate::model::{Factors, Gate, InputMap, Layer, LeastMargin, Quantization};
 use crate::path::{self, PackedFactors, PackedForms, PackedGate, PackedLayer, QuantizedLayer};
 use crate::plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};
 use crate::rows::Rows;
@@ -29,6 +29,7 @@ pub struct Network {
     plan: Arc<Plan>,
     /// One program per batch size of the plan.
     programs: Arc<[Program]>,
+    least_margin: Option<LeastMargin>,
     pub(crate) isa: Isa,
 }
 
@@ -77,7 +78,9 @@ impl Network {
         });
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let (first, programs) = (Arc::new(plan.clone()), Arc::new([]));
-        Network { layers, input_map, map_on_read, plan: first, programs, isa }.planned(plan)
+        let least_margin = None;
+        Network { layers, input_map, map_on_read, plan: first, programs, least_margin, isa }
+            .planned(plan)
     }
 
     /// The same network with `gates[i]` on layer i; `None` removes a gate. Layers that get a gate
@@ -180,6 +183,26 @@ impl Network {
         Some(&self.layers.get(i)?.int8.as_deref()?.input)
     }
 
+    /// The same network, which recomputes rows with a smaller margin in f32 without gates and factors,
+    /// at the batch sizes where the plan has int8, gates or factors. `None` recomputes no such row.
+    ///
+    /// # Errors
+    /// A least margin that is negative or not finite, [`Margin::TopTwo`](crate::Margin::TopTwo) of one
+    /// output, or a last activation other than identity, sigmoid, softmax and log-softmax.
+    pub fn with_least_margin(&self, least_margin: Option<LeastMargin>) -> Result<Network> {
+        if let Some(least) = &least_margin {
+            let last = self.layers[self.layers.len() - 1].layer.layer();
+            least.check(last.outputs(), last.activation())?;
+        }
+        let least_margin = least_margin.filter(|least| least.least() > 0.0);
+        Network { least_margin, ..self.clone() }.planned(Plan::clone(&self.plan))
+    }
+
+    /// The least margin of rows that are not recomputed, if there is one.
+    pub fn least_margin(&self) -> Option<LeastMargin> {
+        self.least_margin
+    }
+
     /// The same network with another plan.
     ///
     /// # Errors
@@ -211,8 +234,13 @@ impl Network {
 
     /// Compiles the plan for one batch size.
     pub(crate) fn compiled(&self, batch_plan: &BatchPlan, inputs: Inputs) -> Result<Program> {
-        let (isa, layers, map_on_read) = (self.isa, &*self.layers, self.map_on_read.as_ref());
-        Program::compile(&Parts { isa, layers, map_on_read }, batch_plan, inputs)
+        let parts = Parts {
+            isa: self.isa,
+            layers: &self.layers,
+            map_on_read: self.map_on_read.as_ref(),
+            least_margin: self.least_margin,
+        };
+        Program::compile(&parts, batch_plan, inputs)
     }
 
     /// The program for a call with `rows` rows.
@@ -304,8 +332,8 @@ impl Network {
     }
 
     /// As [`Network::forward`] for one row, if that takes a few microseconds: the network has at most
-    /// 512 KiB of weights, and no value of the row is outside the range of an int8 layer. Returns whether `out` has the result. If not, its contents are unspecified, and
-    /// the call needs [`Network::forward`].
+    /// 512 KiB of weights, and the row is not recomputed. Returns whether `out` has the result. If not,
+    /// its contents are unspecified, and the call needs [`Network::forward`].
     ///
     /// It runs on this thread, takes no lock, and does not call the check of
     /// [`interrupt::with_check`](crate::interrupt::with_check).

@@ -199,7 +199,7 @@ fn int8_is_as_documented() {
                     );
                 }
             }
-            let marks = int8.out_of_range(Rows::f32(&data, n, WIDTHS[0], WIDTHS[0]).unwrap());
+            let marks = int8.recomputed(Rows::f32(&data, n, WIDTHS[0], WIDTHS[0]).unwrap());
             assert_eq!(marks.unwrap().iter().filter(|mark| **mark).count(), out_of_range);
         }
     }
@@ -271,7 +271,7 @@ fn sums_have_offsets_of_their_own() {
         let input = Quantization::new(vec![1.0 / 255.0], vec![0.0]);
         let int8 = network.with_quantization(vec![Some(input)]).unwrap();
         assert_eq!(int8.plan().batch_plans()[0].layers[0].precision, Precision::Int8);
-        assert!(int8.out_of_range(rows).unwrap().iter().all(|mark| !mark));
+        assert!(int8.recomputed(rows).unwrap().iter().all(|mark| !mark));
         let got = run(&int8, rows, Some(1));
         let far = got.iter().zip(&float).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(far > 0.0 && far < 0.06, "{}: {far}", isa.name());

@@ -838,7 +838,7 @@ fn hidden_layers_have_scales_and_ranges() {
                     let float = network.with_plan(Plan::uniform(strategy, 3)).unwrap();
                     let rows = Rows::f32(&data, n, 20, 20).unwrap();
                     let (got, float) = (run(&int8, rows, 2), run(&float, rows, 2));
-                    for (r, mark) in int8.out_of_range(rows).unwrap().into_iter().enumerate() {
+                    for (r, mark) in int8.recomputed(rows).unwrap().into_iter().enumerate() {
                         let row = r * 4..r * 4 + 4;
                         if mark && bits(&got[row.clone()]) != bits(&float[row]) {
                             failures.push(format!("{activation:?} {} row {r}", isa.name()));
@@ -855,7 +855,7 @@ fn hidden_layers_have_scales_and_ranges() {
                     }
                 }
                 let rows = Rows::f32(&data, n, 20, 20).unwrap();
-                let marks = int8.out_of_range(rows).unwrap();
+                let marks = int8.recomputed(rows).unwrap();
                 assert_eq!(marks.iter().filter(|mark| **mark).count(), out_of_range);
             }
             far_row(&network, &activation, &data[20..40]);
@@ -893,7 +893,7 @@ fn far_row(network: &Network, activation: &Activation, row: &[f32]) {
             if *activation == Activation::Tanh && first == Precision::F32 {
                 continue; // saturated values have bytes
             }
-            let marks = int8.out_of_range(rows).unwrap();
+            let marks = int8.recomputed(rows).unwrap();
             if strategies[0] == Strategy::Gate && first == Precision::F32 && !marks[0] {
                 continue; // no live unit is out of range
             }

@@ -61,7 +61,7 @@ fn a_row_alone_has_the_bits_of_a_row_in_a_batch() {
                     let what = format!("{widths:?} {activation:?} {} {precision:?}", isa.name());
                     let rows = Rows::f32(&data, n, columns, columns).unwrap();
                     let batch = run(&network, rows, Some(1));
-                    let again = network.out_of_range(rows).unwrap();
+                    let again = network.recomputed(rows).unwrap();
                     let outputs = network.output_size();
                     for (r, row) in data.chunks_exact(columns).enumerate() {
                         let expected = bits(&batch[r * outputs..][..outputs]);

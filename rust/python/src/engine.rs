@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use lrgate::{
     Activation, BatchPlan, Error, Factor, Factors, Gate, InputMap, Layer, LayerCounts, LayerPlan,
-    NestedGate, Network, PhaseProfile, Plan, Precision, Quantization, Strategy, Weights, memory,
+    LeastMargin, NestedGate, Network, PhaseProfile, Plan, Precision, Quantization, Strategy,
+    Weights, memory,
 };
 use numpy::ndarray::{ArrayView1, ArrayView2};
 use numpy::{
@@ -132,6 +133,25 @@ impl Engine {
         let layers = guarded(|| Ok(layers.collect::<Vec<_>>()))?;
         let network = without_gil(py, || self.network.with_quantization(layers))?;
         Ok(Engine { network })
+    }
+
+    /// The same network, which recomputes rows with a smaller margin in float32; 0 recomputes none.
+    /// The margin is that of the labels of `task`, before a last sigmoid, softmax or log-softmax.
+    fn with_least_margin(&self, py: Python<'_>, task: &str, least: f32) -> PyResult<Self> {
+        let margin = self.network.head(task_by_name(task)?).margin();
+        let Some(margin) = margin else {
+            let message = "least_margin must be 0 for regression, whose rows have no labels";
+            return Err(PyValueError::new_err(message));
+        };
+        let least = LeastMargin::new(margin, least);
+        let network = without_gil(py, || self.network.with_least_margin(Some(least)))?;
+        Ok(Engine { network })
+    }
+
+    /// The least margin of rows that are not recomputed; 0 if none is.
+    #[getter]
+    fn least_margin(&self) -> f32 {
+        self.network.least_margin().map_or(0.0, LeastMargin::least)
     }
 
     /// The same network under a plan: (rows, strategies, precisions) per batch size.
@@ -312,15 +332,15 @@ impl Engine {
     }
 
     /// Whether a call on these rows recomputes each of them in float32, because one of its values
-    /// is outside the range of an int8 layer: bool (n,).
-    fn out_of_range<'py>(
+    /// is outside the range of an int8 layer or because its margin is too small: bool (n,).
+    fn recomputed<'py>(
         &self,
         py: Python<'py>,
         x: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyArray1<bool>>> {
         let x = PyRows::new(x, self.network.input_size())?;
         let rows = x.rows()?;
-        let marks = without_gil(py, || self.network.out_of_range(rows))?;
+        let marks = without_gil(py, || self.network.recomputed(rows))?;
         guarded(|| Ok(PyArray1::from_vec(py, marks)))
     }
 

@@ -86,6 +86,7 @@ fn name(subject: Subject) -> String {
         Subject::QuantizationOffset(layer) => format!("quantization[{layer}].offset"),
         Subject::InputScale => "input_scale".to_owned(),
         Subject::InputShift => "input_shift".to_owned(),
+        Subject::LeastMargin => "least_margin".to_owned(),
         Subject::LayerPlans => "strategies".to_owned(),
         Subject::BatchSizes => "batch_sizes".to_owned(),
         Subject::BatchSize => "batch_size".to_owned(),

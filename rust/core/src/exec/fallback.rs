@@ -1,4 +1,5 @@
-//! Whole calls. Rows with a value outside the range of some int8 layer are recomputed in f32.
+//! Whole calls. Rows with a value outside the range of some int8 layer, and rows whose margin is too
+//! small, are recomputed in f32.
 
 use super::program::{Program, WIDE_TILE};
 use super::schedule::{one_row, run_marking_all};
@@ -22,8 +23,8 @@ pub(crate) fn run(
     out: &mut [f32],
     threads: Option<usize>,
 ) -> Result<()> {
-    let out_of_range = run_marking_all(program, rows, out, threads)?;
-    recompute(program, rows, &out_of_range, out, threads)
+    let marked = run_marking_all(program, rows, out, threads)?;
+    recompute(program, rows, &marked, out, threads)
 }
 
 /// Runs a call on one row if that takes a few microseconds at most. Returns whether `out` has the
@@ -32,34 +33,33 @@ pub(crate) fn run_short(program: &Program, row: Rows<'_>, out: &mut [f32]) -> bo
     row.rows == 1 && program.is_short && one_row(program, row, out)
 }
 
-/// Recomputes the rows `out_of_range` of a call in f32.
+/// Recomputes the rows `marked` of a call in f32.
 pub(super) fn recompute(
     program: &Program,
     rows: Rows<'_>,
-    out_of_range: &[usize],
+    marked: &[usize],
     out: &mut [f32],
     threads: Option<usize>,
 ) -> Result<()> {
-    let Some(program) = program.fallback.as_deref().filter(|_| !out_of_range.is_empty()) else {
+    let Some(program) = program.fallback.as_deref().filter(|_| !marked.is_empty()) else {
         return Ok(());
     };
     program.pack(true);
-    if program.is_short && out_of_range.len() <= FEW {
+    if program.is_short && marked.len() <= FEW {
         // A few rows of a small network take less time one by one than gathered. An f32 plan marks
         // no row.
-        for row in out_of_range {
+        for row in marked {
             let out = &mut out[row * program.outputs()..][..program.outputs()];
             one_row(program, rows.slice(*row, 1), out);
         }
         return Ok(());
     }
     let (columns, outputs) = (rows.columns, program.outputs());
-    let most = (GATHERED_BYTES / (4 * columns.max(outputs)))
-        .clamp(WIDE_TILE, GATHERED)
-        .min(out_of_range.len());
+    let most =
+        (GATHERED_BYTES / (4 * columns.max(outputs))).clamp(WIDE_TILE, GATHERED).min(marked.len());
     let mut data = memory::filled(0.0, most * columns);
     let mut results = memory::filled(0.0, most * outputs);
-    for gathered in out_of_range.chunks(most) {
+    for gathered in marked.chunks(most) {
         let (n, results) = (gathered.len(), &mut results[..gathered.len() * outputs]);
         for (r, row) in gathered.iter().zip(data.chunks_exact_mut(columns)) {
             rows.copy_row(*r, row);

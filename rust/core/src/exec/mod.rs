@@ -18,7 +18,7 @@ mod workspace;
 
 pub(crate) use fallback::run;
 pub(crate) use fallback::run_short;
-pub(crate) use observe::{observe, out_of_range, run_tile};
+pub(crate) use observe::{observe, recomputed, run_tile};
 pub(crate) use observer::Observer;
 pub use program::Factor;
 pub(crate) use program::{Inputs, LayerProgram, Parts, Place, Program, TILE};

@@ -34,9 +34,9 @@ pub(crate) fn run_tile<O: Observer>(
     observer: &mut O,
 ) -> Result<()> {
     if rows.rows > 0 {
-        let out_of_range = run_marking(program, rows, out, &pool::ALONE, observer);
+        let marked = run_marking(program, rows, out, &pool::ALONE, observer);
         interrupt::check()?;
-        fallback::recompute(program, rows, &out_of_range, out, Some(1))?;
+        fallback::recompute(program, rows, &marked, out, Some(1))?;
         let outputs = program.outputs();
         observer.output(DenseRows::new(out, rows.rows, outputs, outputs));
     }
@@ -44,7 +44,7 @@ pub(crate) fn run_tile<O: Observer>(
 }
 
 /// For each row, whether it is recomputed in f32.
-pub(crate) fn out_of_range(program: &Program, rows: Rows<'_>) -> Result<Vec<bool>> {
+pub(crate) fn recomputed(program: &Program, rows: Rows<'_>) -> Result<Vec<bool>> {
     let (tile, outputs) = (program.tile, program.outputs());
     let mut out = memory::filled(0.0, tile.min(rows.rows) * outputs);
     let mut marks = memory::filled(false, rows.rows);

@@ -6,16 +6,17 @@
 //! input, and whether threads share a layer's units.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::read::{Marks, Read, quantize};
 use crate::error::{Error, Extent, Result, Subject};
 use crate::interrupt;
 use crate::kernels::activation::FinishRows;
 use crate::kernels::epilogue::{Fused, LEAST_BYTE, Output, Quantized};
+use crate::kernels::margin::is_close;
 use crate::kernels::scan::{HIDDEN_RANGE, Scan, ScanBytes};
 use crate::layout::PANEL;
-use crate::model::{Activation, InputMap};
+use crate::model::{Activation, InputMap, LeastMargin};
 use crate::path::{
     Context, GateScratch, LayerPath, PackedForms, Path, Phase, QuantizedLayer, Watch,
 };
@@ -55,6 +56,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) layers: &'a [PackedForms],
     /// The input map, if it is applied to rows as they are read.
     pub(crate) map_on_read: Option<&'a Arc<InputMap>>,
+    /// Rows with a smaller margin are recomputed, unless the plan is exact.
+    pub(crate) least_margin: Option<LeastMargin>,
 }
 
 /// The forms in which layers' inputs are produced.
@@ -79,7 +82,7 @@ pub(crate) struct Program {
     pub(crate) tile: usize,
     /// Total weights of all layers.
     pub(super) weights: usize,
-    /// The f32 program that recomputes rows outside the range of an int8 layer.
+    /// The f32 program that recomputes rows outside the range of an int8 layer, and close rows.
     pub(super) fallback: Option<Box<Program>>,
     /// How single rows are computed, if the layers can share a kernel.
     pub(super) single: Option<Single>,
@@ -194,6 +197,8 @@ pub(crate) struct Place<'a> {
 
 /// A step between a product and the next layer.
 pub(super) enum Op {
+    /// Marks rows of the network's output whose margin is smaller.
+    MarkClose(LeastMargin),
     /// Applies an activation that is not fused.
     Activate(Activation),
     /// Applies such an activation to the network's output.
@@ -254,14 +259,19 @@ impl Program {
             let next = forms.get(i + 1).copied();
             LayerProgram::new(places[i], path, forms[i], next, int8.get(i + 1).cloned().flatten())
         };
-        let layers: Vec<_> = paths.into_iter().enumerate().map(layer).collect();
+        let mut layers: Vec<_> = paths.into_iter().enumerate().map(layer).collect();
+        let is_exact = !some_bytes && plan.layers.iter().all(|layer| layer.strategy.is_exact());
+        let least_margin = parts.least_margin.filter(|_| !is_exact);
+        if let (Some(least), Some(last)) = (least_margin, layers.last_mut()) {
+            last.alone.after.insert(0, Op::MarkClose(least));
+        }
         let single = Single::new(&read, &layers, weights);
         let bytes = |layer: &LayerProgram| match layer.path.reads().precision {
             Precision::F32 => layer.weights() * size_of::<f32>(),
             Precision::Int8 => layer.weights(),
         };
         let is_short = layers.iter().map(bytes).sum::<usize>() <= SHORT;
-        let fallback = if some_bytes {
+        let fallback = if some_bytes || least_margin.is_some() {
             Some(Box::new(Program::compile(parts, &fallback(plan), Inputs::AsRead)?))
         } else {
             None
@@ -329,7 +339,7 @@ impl Single {
             Precision::Int8 => layer.path.dense_int8().is_some(),
         };
         let fused = hidden.iter().all(|layer| layer.alone.after.is_empty())
-            && matches!(last.alone.after[..], [] | [Op::ActivateOut(_)]);
+            && last.alone.after.iter().all(Op::ends);
         if !layers.iter().all(dense) || !fused || read.maps() || interrupt::is_long(weights, 1) {
             return None;
         }
@@ -498,8 +508,14 @@ impl Product {
 }
 
 impl Op {
+    /// Whether the step works on the network's output.
+    fn ends(&self) -> bool {
+        matches!(self, Op::MarkClose(_) | Op::ActivateOut(_))
+    }
+
     pub(super) fn phase(&self) -> Phase {
         match self {
+            Op::MarkClose(_) => Phase::Check,
             Op::Activate(_) | Op::ActivateOut(_) => Phase::Activation,
             Op::List | Op::ListBytes => Phase::Scan,
             Op::Quantize(_) => Phase::Quantize,
@@ -515,6 +531,13 @@ impl Op {
         non_finite: &mut [bool],
     ) {
         match self {
+            Op::MarkClose(least) => {
+                for (outputs, mark) in out.chunks_exact(columns).zip(*out_of_range) {
+                    if is_close(*least, outputs) {
+                        mark.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
             Op::Activate(activation) => {
                 let (data, stride) = buffer.dense_mut(n, columns);
                 isa.run_floats(FinishRows { activation, data, columns, stride });

@@ -61,7 +61,7 @@ pub(super) fn one_row(program: &Program, row: Rows<'_>, out: &mut [f32]) -> bool
 
 /// Runs a call that is one tile. Returns the rows that must be recomputed.
 fn one_tile(program: &Program, rows: Rows<'_>, out: &mut [f32], team: &Team) -> Result<Vec<usize>> {
-    let out_of_range = if rows.rows == 1 && team.threads() == 1 {
+    let marked_rows = if rows.rows == 1 && team.threads() == 1 {
         if one_row(program, rows, out) { Vec::new() } else { vec![0] }
     } else {
         run_marking(program, rows, out, team, &mut Unwatched)
@@ -69,7 +69,7 @@ fn one_tile(program: &Program, rows: Rows<'_>, out: &mut [f32], team: &Team) -> 
     if interrupt::is_long(program.weights, rows.rows) {
         interrupt::check()?;
     }
-    Ok(out_of_range)
+    Ok(marked_rows)
 }
 
 /// Runs a call tile by tile. Returns the rows that must be recomputed, in order.
@@ -82,7 +82,7 @@ fn many_tiles(
     // Rows are divided among the threads that joined.
     let (tile, tiles) = tiles(program, rows.rows, team.threads());
     let long = interrupt::is_long(program.weights, rows.rows);
-    let out_of_range = Mutex::new(Vec::new());
+    let marked_rows = Mutex::new(Vec::new());
     let parts =
         OutTiles { start: out.as_mut_ptr(), len: out.len(), tile: tile * program.outputs() };
     let caller = thread::current().id();
@@ -107,16 +107,16 @@ fn many_tiles(
             return;
         }
         if !marked.is_empty() {
-            let mut all = out_of_range.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = marked_rows.lock().unwrap_or_else(PoisonError::into_inner);
             all.extend(marked.iter().map(|row| first + row));
         }
     });
     if interrupted.into_inner() {
         return Err(Error::Interrupted);
     }
-    let mut out_of_range = out_of_range.into_inner().unwrap_or_else(PoisonError::into_inner);
-    out_of_range.sort_unstable();
-    Ok(out_of_range)
+    let mut marked_rows = marked_rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+    marked_rows.sort_unstable();
+    Ok(marked_rows)
 }
 
 /// Rows of a tile and number of tiles, if `threads` threads share them.

@@ -13,6 +13,7 @@ use crate::kernels::activation::FinishRows;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
 use crate::kernels::dense::RowsTimesPanels;
 use crate::kernels::epilogue::{Epilogue, Output, Quantized};
+use crate::kernels::margin::is_close;
 use crate::kernels::scan::{INPUT_RANGE, Quantize};
 use crate::layout::Panels;
 use crate::memory::Aligned;
@@ -28,8 +29,8 @@ enum End {
     Done,
     /// A value of the input is not finite, which bytes cannot represent.
     NotFinite,
-    /// A value is outside the range of the bytes.
-    OutOfRange,
+    /// A value is outside the range of the bytes, or the margin is too small.
+    Recompute,
 }
 
 thread_local! {
@@ -37,8 +38,8 @@ thread_local! {
     static SCRATCH: RefCell<Aligned<u32>> = RefCell::new(Aligned::new(64));
 }
 
-/// Computes a row of a call. Returns whether all values were within the range of the bytes; if
-/// not, the row must be recomputed. `None`, and nothing is computed, if the row has to be
+/// Computes a row of a call. Returns whether `out` has the result; if not, the row must be
+/// recomputed. `None`, and nothing is computed, if the row has to be
 /// converted first.
 pub(super) fn run(
     single: Single,
@@ -59,16 +60,21 @@ pub(super) fn run(
     });
     match end {
         End::Done => {
-            if let [Op::ActivateOut(activation)] = &layers[layers.len() - 1].alone.after[..] {
-                let columns = out.len();
-                let finish = FinishRows { activation, data: out, columns, stride: columns };
-                isa.run_floats(finish);
+            for op in &layers[layers.len() - 1].alone.after {
+                match op {
+                    Op::MarkClose(least) if is_close(*least, out) => return Some(false),
+                    Op::ActivateOut(activation) => {
+                        let (columns, data) = (out.len(), &mut *out);
+                        isa.run_floats(FinishRows { activation, data, columns, stride: columns });
+                    }
+                    _ => {}
+                }
             }
         }
         End::NotFinite => out.fill(f32::NAN),
-        End::OutOfRange => {}
+        End::Recompute => {}
     }
-    Some(end != End::OutOfRange)
+    Some(end != End::Recompute)
 }
 
 /// A row times the weights of a layer.
@@ -164,6 +170,6 @@ impl Kernel for ByteLayers<'_> {
                 product::<S, Bytes, _>(simd, before, weights.panels(), &mut output);
             }
         }
-        if marks[0].load(Ordering::Relaxed) { End::OutOfRange } else { End::Done }
+        if marks[0].load(Ordering::Relaxed) { End::Recompute } else { End::Done }
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn run_marking<O: Observer>(
 ) -> Vec<usize> {
     Workspace::with(|workspace| {
         run_layers(program, rows, out, workspace, team, observer);
-        let marks = workspace.out_of_range[..rows.rows].iter().zip(&workspace.non_finite);
+        let marks = workspace.recompute[..rows.rows].iter().zip(&workspace.non_finite);
         // A row that is not finite already has its result.
         let marked =
             |(mark, non_finite): (&AtomicBool, &bool)| mark.load(Ordering::Relaxed) && !non_finite;
@@ -40,13 +40,13 @@ fn run_layers<O: Observer>(
     observer: &mut O,
 ) {
     let (isa, n) = (program.isa, rows.rows);
-    let Workspace { buffers: [first, second], gate: scratch, non_finite, out_of_range } = workspace;
+    let Workspace { buffers: [first, second], gate: scratch, non_finite, recompute } = workspace;
     let (mut src, mut dst) = (first, second);
     non_finite.clear();
     non_finite.resize(n, false);
-    out_of_range.clear();
-    out_of_range.resize_with(n, || AtomicBool::new(false));
-    let out_of_range = &**out_of_range;
+    recompute.clear();
+    recompute.resize_with(n, || AtomicBool::new(false));
+    let out_of_range = &**recompute;
     let mut input = program.read.run(rows, src, dst, (non_finite, out_of_range), observer);
     if program.check {
         mark_non_finite(input, non_finite);

@@ -14,8 +14,9 @@ pub(super) struct Workspace {
     pub(super) gate: GateScratch,
     /// Rows with a value that is not finite, which bytes cannot represent.
     pub(super) non_finite: Vec<bool>,
-    /// Rows with a value, of the input or of a hidden layer, outside the range of the bytes.
-    pub(super) out_of_range: Vec<AtomicBool>,
+    /// Rows with a value, of the input or of a hidden layer, outside the range of the bytes, and rows
+    /// with too small a margin.
+    pub(super) recompute: Vec<AtomicBool>,
 }
 
 thread_local! {
@@ -28,7 +29,7 @@ impl Workspace {
             buffers: [Buffer::new(), Buffer::new()],
             gate: GateScratch::default(),
             non_finite: Vec::new(),
-            out_of_range: Vec::new(),
+            recompute: Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@
 //! | `arithmetic.rs` | the multiply-add of f32, and of bytes four to a word | all |
 //! | `activation.rs` | exponentials of finished rows | activations from sigmoid to softmax |
 //! | `largest.rs` | the largest weight of each unit, and whether all are finite | packing |
+//! | `margin.rs` | the margin of a row's label | classifiers |
 //! | `prefetch.rs` | prefetching of weights | `sparse.rs`, `bytes.rs`, `pairs.rs` |
 //! | `peak.rs` | loads, and multiply-adds in L1: the limits of a machine | profiles |
 //! | `epilogue.rs` | epilogue of finished sums: bias, activation, store, list, threshold | all |
@@ -25,6 +26,7 @@ pub(crate) mod dense;
 pub(crate) mod dot;
 pub(crate) mod epilogue;
 pub(crate) mod largest;
+pub(crate) mod margin;
 pub(crate) mod pairs;
 pub(crate) mod peak;
 mod prefetch;

@@ -53,14 +53,15 @@ impl Network {
         Ok(capture.inputs)
     }
 
-    /// For each row, whether a call on these rows recomputes it in f32, because a value of its
-    /// input or of a hidden layer is outside the range of an int8 layer of the plan.
+    /// For each row, whether a call on these rows recomputes it in f32: because a value of its
+    /// input or of a hidden layer is outside the range of an int8 layer of the plan, or because its
+    /// margin is below the least one.
     ///
     /// # Errors
     /// Rows of another width than the network's.
-    pub fn out_of_range(&self, rows: Rows<'_>) -> Result<Vec<bool>> {
+    pub fn recomputed(&self, rows: Rows<'_>) -> Result<Vec<bool>> {
         self.check_width(rows)?;
-        exec::out_of_range(self.program_for(rows.rows), rows)
+        exec::recomputed(self.program_for(rows.rows), rows)
     }
 }
 

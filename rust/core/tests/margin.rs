@@ -1,0 +1,176 @@
+//! Rows with a small margin are recomputed in f32, without gates and factors.
+
+mod common;
+
+use common::{Model, Random, bits, none, run};
+use lrgate::{
+    Activation, BatchPlan, Isa, Layer, LayerPlan, LeastMargin, Margin, Network, Plan, Precision,
+    Quantization, Rows, Strategy,
+};
+
+const F32: Precision = Precision::F32;
+const INT8: Precision = Precision::Int8;
+const FACTOR: Strategy = Strategy::Factor { skip: false, gate: false };
+
+/// The network of a model, with all its parts, under a plan that is the same in all layers where
+/// the layer has the parts.
+fn network(model: &Model, isa: Isa, strategy: Strategy, precision: Precision) -> Network {
+    let layers = model.layers.len();
+    let steps = |i: usize| Quantization::new(vec![0.05], vec![if i == 0 { 128.0 } else { 0.0 }]);
+    let network = model.network(isa, &vec![Strategy::Dense; layers]);
+    let network = network.with_quantization((0..layers).map(|i| Some(steps(i))).collect()).unwrap();
+    let layer = |strategy| LayerPlan { strategy, precision };
+    let layers = model.uniform(strategy).into_iter().map(layer).collect();
+    network.with_plan(Plan::new(vec![BatchPlan { rows: 1, layers }]).unwrap()).unwrap()
+}
+
+/// The network that recomputes rows of a network under a plan: f32, without gates and factors.
+fn recomputing(model: &Model, isa: Isa, strategy: Strategy) -> Network {
+    let exact = |strategy| match strategy {
+        Strategy::Dense => Strategy::Dense,
+        _ => Strategy::Skip,
+    };
+    let strategies: Vec<_> = model.uniform(strategy).into_iter().map(exact).collect();
+    model.network(isa, &strategies)
+}
+
+/// The same model with another last activation.
+fn ending_in(model: &Model, last: Activation) -> Model {
+    let mut model = model.clone();
+    let layer = model.layers.pop().unwrap();
+    let (weight, bias) = (layer.weight().to_vec(), layer.bias().to_vec());
+    model.layers.push(Layer::new(weight, bias, layer.inputs(), last));
+    model
+}
+
+fn margin_of(margin: Margin, outputs: &[f32]) -> f32 {
+    let mut values: Vec<f32> = outputs.to_vec();
+    match margin {
+        Margin::TopTwo => {
+            values.sort_by(|a, b| b.total_cmp(a));
+            values[0] - values[1]
+        }
+        Margin::Boundary => values.iter().fold(f32::INFINITY, |least, x| least.min(x.abs())),
+    }
+}
+
+#[test]
+fn close_rows_have_the_bits_of_f32_and_the_others_those_of_the_plan() {
+    let mut failures = Vec::new();
+    let cases: [(&[usize], Activation, Margin); 6] = [
+        (&[7, 12, 2], Activation::Identity, Margin::TopTwo),
+        (&[20, 30, 9], Activation::Softmax, Margin::TopTwo),
+        (&[20, 30, 25, 5], Activation::LogSoftmax, Margin::TopTwo),
+        (&[17, 40, 1], Activation::Sigmoid, Margin::Boundary),
+        (&[33, 20, 3], Activation::Sigmoid, Margin::Boundary),
+        (&[700, 300, 10], Activation::Identity, Margin::TopTwo),
+    ];
+    let plans = [
+        (Strategy::Dense, INT8),
+        (Strategy::Skip, INT8),
+        (Strategy::Gate, F32),
+        (FACTOR, F32),
+        (Strategy::Dense, F32),
+    ];
+    for (case, (widths, last, margin)) in cases.into_iter().enumerate() {
+        let logits = Model::random(case as u64, widths, Activation::Relu, Activation::Identity);
+        let model = ending_in(&logits, last);
+        let (n, columns) = (60, widths[0]);
+        let mut data = Random(case as u64 + 3).rows(n, columns);
+        data[0] = f32::NAN;
+        data[columns] = 1e6; // out of range
+        let rows = Rows::f32(&data, n, columns, columns).unwrap();
+        for isa in Isa::available() {
+            for (strategy, precision) in plans {
+                let what = format!("{widths:?} {} {strategy:?} {precision:?}", isa.name());
+                let plain = network(&model, isa, strategy, precision);
+                let exact = recomputing(&model, isa, strategy);
+                let raw = run(&network(&logits, isa, strategy, precision), rows, Some(1));
+                let outputs = plain.output_size();
+                let margins: Vec<f32> =
+                    raw.chunks_exact(outputs).map(|row| margin_of(margin, row)).collect();
+                let mut sorted = margins.clone();
+                sorted.sort_by(f32::total_cmp);
+                let least = sorted[n / 4];
+                let closer =
+                    plain.with_least_margin(Some(LeastMargin::new(margin, least))).unwrap();
+                assert_eq!(closer.least_margin().unwrap().least(), least);
+                let is_exact = strategy == Strategy::Dense && precision == F32;
+                let (of_plan, of_exact) = (run(&plain, rows, Some(1)), run(&exact, rows, Some(1)));
+                let beyond = plain.recomputed(rows).unwrap();
+                let marks = closer.recomputed(rows).unwrap();
+                for r in 1..n {
+                    let again = beyond[r] || !is_exact && margins[r] < least;
+                    if marks[r] != again {
+                        failures.push(format!("{what}: row {r} is marked: {}", marks[r]));
+                    }
+                }
+                let marked = marks.iter().filter(|mark| **mark).count();
+                assert!(is_exact || (1..n / 2).contains(&marked), "{marked} rows");
+                for threads in [1, 3] {
+                    let got = run(&closer, rows, Some(threads));
+                    for r in 0..n {
+                        let of = |all: &[f32]| bits(&all[r * outputs..][..outputs]);
+                        let again = marks[r] && !of_plan[r * outputs].is_nan();
+                        let expected = if again { of(&of_exact) } else { of(&of_plan) };
+                        if of(&got) != expected {
+                            failures.push(format!("{what}: row {r}, {threads} threads"));
+                        }
+                        let one = &data[r * columns..][..columns];
+                        let one = Rows::f32(one, 1, columns, columns).unwrap();
+                        if threads == 1 && bits(&run(&closer, one, Some(1))) != expected {
+                            failures.push(format!("{what}: row {r} alone"));
+                        }
+                    }
+                }
+                let none = closer.with_least_margin(None).unwrap();
+                assert_eq!(bits(&run(&none, rows, Some(1))), bits(&of_plan));
+            }
+        }
+    }
+    none(&failures);
+}
+
+#[test]
+fn a_least_margin_outlasts_other_changes() {
+    let model = Model::relu(4, &[12, 20, 3]);
+    let isa = Isa::best();
+    let least = LeastMargin::new(Margin::TopTwo, 1e9);
+    let int8 = network(&model, isa, Strategy::Dense, INT8).with_least_margin(Some(least)).unwrap();
+    let data = Random(8).rows(6, 12);
+    let rows = Rows::f32(&data, 6, 12, 12).unwrap();
+    assert_eq!(int8.recomputed(rows).unwrap(), [true; 6]);
+    let skip = int8.with_plan(Plan::uniform(Strategy::Skip, 2)).unwrap();
+    assert_eq!(
+        (skip.least_margin(), skip.recomputed(rows).unwrap()),
+        (Some(least), vec![false; 6])
+    );
+    let again = skip.with_plan(int8.plan().clone()).unwrap();
+    assert_eq!(again.recomputed(rows).unwrap(), [true; 6]);
+    // A margin of 0 is none.
+    let zero = int8.with_least_margin(Some(LeastMargin::new(Margin::TopTwo, 0.0))).unwrap();
+    assert_eq!((zero.least_margin(), zero.recomputed(rows).unwrap()), (None, vec![false; 6]));
+}
+
+#[test]
+fn margins_that_make_no_sense_are_refused() {
+    let of = |widths: &[usize], last: Activation, margin: Margin, least: f32| {
+        let model = Model::random(5, widths, Activation::Relu, last);
+        let network = Network::with_isa(model.layers, None, Isa::best()).unwrap();
+        network.with_least_margin(Some(LeastMargin::new(margin, least))).err().unwrap().to_string()
+    };
+    let identity = Activation::Identity;
+    for least in [-0.5, f32::NAN, f32::INFINITY] {
+        let message = of(&[3, 4, 2], identity.clone(), Margin::TopTwo, least);
+        assert!(message.starts_with("the least margin must be finite and at least 0, got"));
+    }
+    assert_eq!(
+        of(&[3, 4, 1], identity, Margin::TopTwo, 1.0),
+        "the least margin must be of a network with 2 outputs or more, got 1 output"
+    );
+    assert_eq!(
+        of(&[3, 4, 2], Activation::Tanh, Margin::Boundary, 1.0),
+        "the least margin must be of a network whose last activation is identity, sigmoid, softmax \
+         or log_softmax, got tanh"
+    );
+}
