@@ -128,6 +128,7 @@ def table(records: list[dict[str, Any]]) -> str:
         ("with gates", [r for r in records if r["gates"]]),
         ("with factors", [r for r in records if r["factors"]]),
         ("with int8", [r for r in records if r["int8"]]),
+        ("with a least margin", [r for r in records if r.get("least_margin")]),
         ("50 to 500 rows", [r for r in records if r["rows"] <= FEW[1]]),
         ("all", records),
     ]
@@ -193,6 +194,7 @@ def run(job: tuple[str, int]) -> dict[str, Any]:
         "gates": any("gate" in name for name in used),
         "factors": any("factor" in name for name in used),
         "int8": "int8" in used,
+        "least_margin": fast.least_margin,
         "left_out": sum(report.dropped_units),
         "tests": [[t.network, t.increase, t.upper, t.passed] for t in report.checks],
         "speed_up": None if kind.forced else speed,

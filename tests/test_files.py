@@ -1970,7 +1970,7 @@ def test_future_version(path: Path, version: int) -> None:
 
 KEYS = (
     "checksum, format_version, activations, ranks, task, classes, plans, metadata, machine, "
-    "report, probe_plans"
+    "report, probe_plans, least_margin"
 )
 MACHINE_FIELDS = "isa, cpu, l1d, l2, l3"
 PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
@@ -2051,6 +2051,8 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
             "classes must be distinct, got 'a' twice",
         ),
         ({"probe_plans": {}}, "probe_plans must be a list, got {}"),
+        ({"least_margin": "1"}, 'least_margin must be a float, got "1"'),
+        ({"least_margin": 1}, "least_margin must be a float, got 1"),
         ({"plans": {}}, "plans must be a list, got {}"),
         ({"plans": [3]}, "plans[0] must be an object of rows, strategies, precisions, got 3"),
         (
@@ -2128,6 +2130,12 @@ def test_header_values(path: Path, changes: dict[str, Any], message: str) -> Non
         (
             {"classes": {"kind": "int", "values": [0, 1, 2]}},
             "classes must have shape (2,) for 2 outputs, got (3,)",
+        ),
+        ({"least_margin": -0.5}, "least_margin must be finite and at least 0, got -0.5"),
+        ({"least_margin": 1e39}, "least_margin must be finite and at least 0, got 1e+39"),
+        (
+            {"task": "regression", "classes": None, "least_margin": 0.5},
+            "least_margin must be 0 for a network without labels, got 0.5 and task 'regression'",
         ),
         ({"plans": []}, "plan must have at least one batch size, got 0"),
         (

@@ -709,8 +709,10 @@ class Seen:
 
 def costs(monkeypatch: pytest.MonkeyPatch, cost: Any) -> None:
     """Replace the evidence on which networks are chosen by `cost`."""
-    found = lambda self, network: [Seen(float(cost(network)))]  # noqa: E731
-    monkeypatch.setattr(BudgetCheck, "evidence", found)
+    found = lambda self, outputs, least: [Seen(float(cost(outputs)))]  # noqa: E731
+    monkeypatch.setattr(BudgetCheck, "evidence_of", found)
+    monkeypatch.setattr(BudgetCheck, "outputs", lambda self, network: network)
+    monkeypatch.setattr(BudgetCheck, "least_margins", lambda self, outputs: [0.0])
 
 
 @pytest.mark.usefixtures("wins")

@@ -575,7 +575,8 @@ def test_heavy_tails_change_hardly_more_labels(tail: str) -> None:
     """Compared with columns of the same ranks that are normally distributed."""
     usual, heavy = changed_by_tails(None), changed_by_tails(tail)
     assert heavy[:, 0].mean() <= usual[:, 0].mean() + 0.003
-    assert usual[:, 1].max() <= 0.005
+    assert usual[:, 1].max() <= 0.02
+    assert (heavy[:, 0] <= usual[:, 0] + 0.006).all()
     assert heavy[:, 1].mean() <= 0.1
 
 
@@ -588,8 +589,8 @@ def test_few_rows_of_a_clean_table_are_recomputed() -> None:
         first, second = np.split(order, [len(x) // 2])
         small = quantized(classifier(x[first], y[first], (32, 32), seed), x[first])
         shares.append(small.engine.recomputed(x[second]).mean())
-    assert np.mean(shares) <= 0.01, shares
-    assert max(shares) <= 0.03, shares
+    assert np.mean(shares) <= 0.015, shares
+    assert max(shares) <= 0.04, shares
 
 
 def test_values_beyond_the_range_never_cost_accuracy() -> None:

@@ -46,6 +46,7 @@ def _facts(net: Network, path: str) -> dict[str, Any]:
         "input_scale": _values(net.input_scale),
         "input_shift": _values(net.input_shift),
         "input_range": None if net.input_range is None else _values(net.input_range),
+        "least_margin": net.least_margin or None,
         "layers": [
             {
                 "inputs": layer.inputs,
@@ -106,7 +107,7 @@ def _text(found: dict[str, Any]) -> str:
     if found["classes"] is not None:
         shown = ", ".join(map(str, found["classes"][:10])) + ", ..." * (len(found["classes"]) > 10)
         lines.append(f"classes      {shown}")
-    for key in ("input_scale", "input_shift", "input_range"):
+    for key in ("input_scale", "input_shift", "input_range", "least_margin"):
         if found[key] is not None:
             value = found[key]
             text = f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else f"{value:g}"

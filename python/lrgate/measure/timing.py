@@ -54,7 +54,7 @@ class Timing:
     calls : float64 array
         Seconds of each counted call.
     rounds : float64 array
-        The median call of each round.
+        The median call of each round, or the mean one.
     """
 
     rows: int
@@ -75,6 +75,11 @@ class Timing:
     def seconds_per_row(self) -> float:
         """Median seconds per row."""
         return self.median / self.rows
+
+    @property
+    def round_seconds_per_row(self) -> float:
+        """Median seconds per row over rounds."""
+        return float(np.median(self.rounds)) / self.rows
 
     def quartiles(self) -> tuple[float, float]:
         """Lower and upper quartile of the rounds' medians, in seconds per call."""
@@ -103,6 +108,7 @@ def interleaved(
     seconds: float,
     *,
     min_rounds: int = 5,
+    of_turn: Callable[[list[float]], float] = statistics.median,
 ) -> dict[str, Timing]:
     """Time candidates with interleaved calls.
 
@@ -117,6 +123,8 @@ def interleaved(
         Approximate total duration of the measurement.
     min_rounds : int
         Minimum number of turns of each candidate, regardless of the duration.
+    of_turn : callable, default statistics.median
+        Seconds of a round from those of its calls. A mean includes calls that are rare and slow.
 
     Returns
     -------
@@ -125,7 +133,7 @@ def interleaved(
     """
     turns = functools.partial(_calls_per_turn, duration=_TURN_SECONDS, most=_TURN_CALLS)
     order = _in_rotation(list(candidates), seconds, min_rounds)
-    return _rounds(candidates, calls, order, turns, lambda turn: 1 + turn // 8)
+    return _rounds(candidates, calls, order, turns, lambda turn: 1 + turn // 8, of_turn)
 
 
 def in_turn(
@@ -142,7 +150,7 @@ def in_turn(
     """
     turns = functools.partial(_calls_per_turn, duration=_LONGEST_TURN, most=_COUNTED_CALLS)
     order = _shuffled(list(candidates), seconds, min_rounds)
-    return _rounds(candidates, calls, order, turns, lambda turn: 0)
+    return _rounds(candidates, calls, order, turns, lambda turn: 0, statistics.median)
 
 
 def _rounds(
@@ -151,13 +159,14 @@ def _rounds(
     order: Iterator[str],
     turn_of: Callable[[Callable[[Rows], object], Stream], int],
     uncounted_of: Callable[[int], int],
+    of_turn: Callable[[list[float]], float],
 ) -> dict[str, Timing]:
     """Time candidates in rounds of turns, in this order."""
     own = calls if isinstance(calls, Mapping) else dict.fromkeys(candidates, calls)
     streams = {name: itertools.cycle(own[name]) for name in candidates}
     turns = {name: turn_of(call, streams[name]) for name, call in candidates.items()}
     counted: dict[str, list[float]] = {name: [] for name in candidates}
-    medians: dict[str, list[float]] = {name: [] for name in candidates}
+    rounds: dict[str, list[float]] = {name: [] for name in candidates}
     with _without_collector():
         clock_cost = _clock_cost()
         for name in order:
@@ -165,9 +174,9 @@ def _rounds(
             turn = list(itertools.islice(streams[name], uncounted + turns[name]))
             times = _turn(candidates[name], turn, clock_cost)[uncounted:]
             counted[name] += times
-            medians[name].append(statistics.median(times))
+            rounds[name].append(of_turn(times))
     return {
-        name: Timing(own[name][0].shape[0], np.array(counted[name]), np.array(medians[name]))
+        name: Timing(own[name][0].shape[0], np.array(counted[name]), np.array(rounds[name]))
         for name in candidates
     }
 

@@ -16,6 +16,7 @@ from lrgate.types import Float32Array, Float64Array
 __all__ = [
     "log_odds",
     "log_probabilities",
+    "margins_of_rows",
     "of_two",
 ]
 
@@ -45,6 +46,14 @@ def log_odds(outputs: Float32Array, activation: str) -> Float64Array:
 def of_two(odds: Float64Array) -> Float64Array:
     """The log odds (n,) of one label as those of two classes, (n, 2)."""
     return np.stack([np.zeros_like(odds), odds], axis=1)
+
+
+def margins_of_rows(odds: Float64Array, task: str | None) -> Float64Array:
+    """The margin of each row of log odds (n, k), as the engine computes it; (n,)."""
+    if task == "multilabel" or odds.shape[1] == 1:
+        return np.asarray(np.abs(odds).min(axis=1))
+    pair = np.partition(odds, -2, axis=1)
+    return np.asarray(pair[:, -1] - pair[:, -2])
 
 
 def log_probabilities(odds: Float64Array) -> Float64Array:

@@ -88,8 +88,8 @@ def quantized(
     """Quantise those of the `chosen` layers that can run in int8 with a small error of the outputs.
 
     Layers are fitted once more, with more recomputed rows, if larger errors than usual would change
-    too many labels. If many still change, the network gets a least margin with which at most a share
-    `most_close` of the rows is recomputed.
+    too many labels. If many still change, the network gets a least margin, with which at most a
+    share `most_close` of the rows is recomputed.
     """
     fitted, held = split(rows)
     int8, fits = _fit_int8(net, fitted, chosen)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
+from lrgate.model.model import HAVE_MARGINS
+from lrgate.model.odds import log_odds, margins_of_rows
 from lrgate.network import Network
 from lrgate.planner.calibration import Calibration, calibrated
 from lrgate.planner.candidates import Choice
@@ -17,6 +19,7 @@ from lrgate.planner.plans import distinct_sizes, is_exact, only_plan, plan_key
 from lrgate.planner.problem import Problem
 from lrgate.planner.split import CHECK_SHARE, MOST_ROWS
 from lrgate.results.optimization import CheckReport
+from lrgate.types import Float32Array, Float64Array
 
 __all__ = [
     "COSTS_TOO_MUCH",
@@ -29,6 +32,9 @@ __all__ = [
 # and that of the rows that choose, which are half as many, differ by 1.7 of its standard errors.
 _SPARE: Final = 1.5
 _ROW_SPARE: Final = 0.8
+
+# Shares of the rows that may be recomputed because their label is uncertain.
+_CLOSE_SHARES: Final = (0.005, 0.01, 0.02, 0.04)
 
 COSTS_TOO_MUCH: Final = "the error grows too much"
 """The reason in notes of the report for parts that would exceed the budget."""
@@ -49,6 +55,8 @@ class Trial:
         The gates.
     pruned : bool
         Whether units are left out that other rows may switch on.
+    rival : bool
+        Whether it is checked only so that the last race may choose it.
     evidence : dict from plan key to Evidence
         The result of the check for each batch plan.
     """
@@ -58,6 +66,7 @@ class Trial:
     exact: Network
     choice: Choice
     pruned: bool
+    rival: bool = False
     evidence: dict[str, Evidence] = field(default_factory=dict)
 
 
@@ -115,11 +124,25 @@ class BudgetCheck:
 
     def evidence(self, network: Network) -> list[Evidence]:
         """The evidence of the rows that choose for each of the network's batch plans."""
-        rows = self._problem.split.tune
-        return [
-            self.chooser.evidence(only_plan(network, size).forward(rows), unseen=self.pruned)
-            for size in distinct_sizes(network)
-        ]
+        return self.evidence_of(self.outputs(network), network.least_margin)
+
+    def outputs(self, network: Network) -> list[Float32Array]:
+        """The outputs of each of the network's batch plans, without a least margin."""
+        rows, network = self._problem.split.tune, network.with_least_margin(0.0)
+        return [only_plan(network, size).forward(rows) for size in distinct_sizes(network)]
+
+    def evidence_of(self, outputs: list[Float32Array], least_margin: float) -> list[Evidence]:
+        """The evidence for a network with these `outputs`, of each batch plan."""
+        named: dict[str, Any] = {"unseen": self.pruned, "least_margin": least_margin}
+        return [self.chooser.evidence(each, **named) for each in outputs]
+
+    def least_margins(self, outputs: list[Float32Array]) -> list[float]:
+        """Least margins with which a few rows are recomputed, from 0 on."""
+        dense = self.chooser
+        if dense.task == "regression" or dense.activation not in HAVE_MARGINS:
+            return [0.0]
+        margins = [margins_of_rows(log_odds(y, dense.activation), dense.task) for y in outputs]
+        return [0.0, *(max(_quantile(m, share) for m in margins) for share in _CLOSE_SHARES)]
 
     def likely(self, found: list[Evidence], share: float = 1.0, spare: float = _SPARE) -> bool:
         """Whether the rows that check are likely to show that a share of the budget is kept.
@@ -144,6 +167,23 @@ class BudgetCheck:
     def unlikely(self, found: list[Evidence]) -> str:
         """Why the rows that check are not likely to show that the budget is kept."""
         return self._reason(found, _SPARE, _ROW_SPARE)
+
+    def with_margin(
+        self, network: Network, share: float = 1.0, spare: float = _SPARE
+    ) -> tuple[Network, list[Evidence]]:
+        """The network with the smallest least margin that makes it likely to keep a share.
+
+        With none if none does. Also its evidence.
+        """
+        outputs = self.outputs(network)
+        first = None
+        for least in self.least_margins(outputs):
+            found = self.evidence_of(outputs, least)
+            if self.likely(found, share, spare):
+                return network.with_least_margin(least), found
+            first = first or found
+        assert first is not None
+        return network, first
 
     # The rows that check
 
@@ -178,10 +218,10 @@ class BudgetCheck:
         return evidence.within(request.budget, request.confidence, request.max_row_error)
 
     def _checked(self, network: Network, pruned: bool) -> Evidence:
-        split = self._problem.split
-        checker = self.checker
-        before = self.chooser.evidence(network.forward(split.tune), unseen=pruned)
-        return checker.evidence(network.forward(split.check), unseen=pruned, reach=before.largest)
+        split, raw = self._problem.split, network.with_least_margin(0.0)
+        named: dict[str, Any] = {"unseen": pruned, "least_margin": network.least_margin}
+        before = self.chooser.evidence(raw.forward(split.tune), **named)
+        return self.checker.evidence(raw.forward(split.check), reach=before.largest, **named)
 
     def _reason(self, found: list[Evidence], spare: float, row_spare: float) -> str:
         """Why a network is not used: its error, or the number of rows that would be enough."""
@@ -205,6 +245,12 @@ class BudgetCheck:
             f"{self.rows} held-out rows cannot show that the budget is kept; "
             f"about {_rounded(total):,} rows in total would"
         )
+
+
+def _quantile(margins: Float64Array, share: float) -> float:
+    """The margin below which at most this share of the rows is, in float32."""
+    at = min(int(share * len(margins)), len(margins) - 1)
+    return float(np.float32(np.partition(margins, at)[at]))
 
 
 def _points(share: float) -> str:

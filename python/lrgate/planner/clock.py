@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,9 @@ __all__ = [
 
 # A more complex plan must be this many times as fast in whole calls, in the median over rounds.
 _MUST_GAIN: Final = 1.03
+
+# How many times more often later rows may be recomputed.
+_UNFAMILIAR: Final = 3.0
 
 # The most rows of a measured call, for each thread, and their multiply-adds.
 _MOST_RACED: Final = 4096
@@ -99,7 +103,23 @@ class Clock:
             name: _caller(only_plan(network, size), self.threads)
             for name, network in networks.items()
         }
-        return timing.interleaved(callers, calls, seconds, min_rounds=3)
+        # A median would leave out rows that are recomputed.
+        return timing.interleaved(callers, calls, seconds, min_rounds=3, of_turn=statistics.fmean)
+
+    def fastest(self, networks: dict[str, Network], exact: Network) -> str:
+        """The name of the fastest network in whole calls, over all batch sizes.
+
+        Later rows may be recomputed more often than these, which the network may have been trained
+        on. Recomputed rows count `_UNFAMILIAR` times more, at the time of single `exact` rows.
+        """
+        again = self.race(1, _RACE_SECONDS, exact=exact)["exact"].round_seconds_per_row
+        rates = dict.fromkeys(networks, 1.0)
+        for size in self.sizes:
+            times = self.race(size, _RACE_SECONDS, **networks)
+            for name, network in networks.items():
+                share = float(only_plan(network, size).engine.recomputed(self.rows).mean())
+                rates[name] *= times[name].round_seconds_per_row + _UNFAMILIAR * share * again
+        return min(rates, key=rates.__getitem__)
 
     def merging_pays(self, user: Network, merged: Network) -> bool:
         """Whether dense calls of the `merged` network are not slower than the user's, over all."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lrgate.model.odds import log_odds, of_two
+from lrgate.model.odds import log_odds, margins_of_rows, of_two
 from lrgate.network import Network
 from lrgate.planner.calibration import Calibration, calibrated, margins_of
 from lrgate.planner.divergence import variance_of
@@ -97,13 +97,20 @@ class Evaluator:
         return Increase(float(before.mean()), float(after.mean()), increase, deviation, low, high)
 
     def evidence(
-        self, outputs: Float32Array, *, unseen: bool = False, reach: float = 0.0
+        self,
+        outputs: Float32Array,
+        *,
+        unseen: bool = False,
+        reach: float = 0.0,
+        least_margin: float = 0.0,
     ) -> Evidence:
         """The evidence of the rows for these outputs.
 
         `unseen`: other rows may get any outputs, because units are left out that were never on.
-        `reach`: the largest perturbation of other rows.
+        `reach`: the largest perturbation of other rows. `least_margin`: rows with a smaller margin
+        in these outputs get the dense ones.
         """
+        raw, outputs = outputs, self._recomputed(outputs, least_margin)
         before, after = self._losses(self.dense), self._losses(outputs)
         change, worst = after - before, self._worst(outputs)
         named: dict[str, Any] = {"plain": self._increase(before, after), "change": change}
@@ -120,9 +127,16 @@ class Evaluator:
                 squares=squares,
                 residual=self._residual(before, squares),
             )
-        expected, columns = self._changes(outputs)
+        expected, columns = self._changes(outputs, raw, least_margin)
         none = 0.0 if unseen else None
-        return Evidence(**named, expected=expected, worst=worst, columns=columns, unseen=none)
+        return Evidence(
+            **named,
+            expected=expected,
+            worst=worst,
+            columns=columns,
+            unseen=none,
+            least_margin=least_margin,
+        )
 
     def counted_bound(
         self,
@@ -206,29 +220,54 @@ class Evaluator:
     def _probabilities(self, outputs: Float32Array) -> Float64Array:
         return self._head.probabilities(outputs).astype(np.float64)
 
-    def _changes(self, outputs: Float32Array) -> tuple[Float64Array, Any]:
-        """Each row's expected change, and margins with perturbations for each column."""
-        before, after = (log_odds(y, self.activation) for y in (self.all, outputs))
+    def _recomputed(self, outputs: Float32Array, least_margin: float) -> Float32Array:
+        """The outputs, with the dense ones where the margin is smaller."""
+        if least_margin == 0:
+            return outputs
+        margins = margins_of_rows(log_odds(outputs, self.activation), self.task)
+        return np.where((margins < least_margin)[:, None], self.dense, outputs)
+
+    def _changes(
+        self, outputs: Float32Array, raw: Float32Array, least_margin: float
+    ) -> tuple[Float64Array, Any]:
+        """Each row's expected change, and margins with perturbations for each column.
+
+        A perturbation is that of the raw outputs, less the least margin: smaller ones change no
+        label, or the row is recomputed.
+        """
+        before, after, moved = (log_odds(y, self.activation) for y in (self.all, outputs, raw))
         if self.task == "multilabel" or before.shape[1] == 1:
             count = before.shape[1]
             found = [
-                self._boundary(of_two(before[:, c]), of_two(after[:, c]), 1.0 / count)
+                self._boundary(
+                    of_two(before[:, c]),
+                    of_two(after[:, c]),
+                    of_two(moved[:, c]),
+                    least_margin,
+                    1.0 / count,
+                )
                 for c in range(count)
             ]
         else:
-            found = [self._boundary(before, after, 1.0)]
+            found = [self._boundary(before, after, moved, least_margin, 1.0)]
         return np.sum([expected for expected, _ in found], axis=0), tuple(p for _, p in found)
 
     def _boundary(
-        self, before: Float64Array, after: Float64Array, weight: float
+        self,
+        before: Float64Array,
+        after: Float64Array,
+        raw: Float64Array,
+        least_margin: float,
+        weight: float,
     ) -> tuple[Float64Array, tuple[Pairs, ...]]:
         n = len(after)
         top = before.argmax(axis=1)
         margins, rivals = margins_of(before, top, _RIVALS)
         gains = weight * self.calibration.gain(before, top, rivals)
-        now = np.take_along_axis(after, top[:n, None], axis=1)
+        now = np.take_along_axis(raw, top[:n, None], axis=1)
         with np.errstate(invalid="ignore"):
-            moves = margins[:n] - (now - np.take_along_axis(after, rivals[:n], axis=1))
+            moves = margins[:n] - (now - np.take_along_axis(raw, rivals[:n], axis=1))
+            moves -= least_margin
         lost = np.asarray(np.isnan(after).any(axis=1))
         unknown = np.asarray(np.isnan(before).any(axis=1))
         moves = np.where(lost[:, None] | np.isnan(moves), math.inf, moves)

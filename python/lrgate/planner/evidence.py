@@ -116,6 +116,8 @@ class Evidence:
         outputs from the dense ones, in standard deviations of the outputs.
     reach : float
         `largest` on other rows, if it is known.
+    least_margin : float
+        The network's. It is subtracted from the perturbations of `columns`.
     squares : float64 array (n,), optional
         A regressor: each row's squared change of the outputs, relative to the variance.
     residual : float
@@ -132,6 +134,7 @@ class Evidence:
     reach: float = 0.0
     squares: Float64Array | None = None
     residual: float = 0.0
+    least_margin: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -181,7 +184,7 @@ class Evidence:
     def largest(self) -> float:
         """The largest perturbation of a margin; for a regressor the largest squared change."""
         if self.pairs:
-            return max(float(pairs.moves.max()) for pairs in self.pairs)
+            return max(float(pairs.moves.max()) for pairs in self.pairs) + self.least_margin
         return 0.0 if self.squares is None else float(self.squares.max())
 
     @property
@@ -192,6 +195,7 @@ class Evidence:
     def _beyond(self) -> float:
         """The cost of a row unlike those seen."""
         if self.pairs:
+            # The least margin is not subtracted: it would hide perturbations unlike those seen.
             reach = np.array([math.inf if self.unseen is not None else _BEYOND * self._farthest])
             return sum(max(float(p.lost(reach)[0]) for p in column) for column in self.columns)
         # (f + e - y)^2 - (f - y)^2 = e^2 + 2 e (f - y): such rows change by e, but are no further
@@ -219,7 +223,7 @@ class Evidence:
 
     def _is_sparse(self, size: float) -> bool:
         """Whether few margins are within the perturbations."""
-        reach = self.largest
+        reach = self.largest - self.least_margin
         return any((pairs.margins < reach).sum() * size < _COUNTED for pairs in self.pairs)
 
     def lower(self, confidence: float) -> float:

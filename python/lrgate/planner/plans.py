@@ -60,7 +60,7 @@ def without_gates(model: Network, input_range: Any) -> Network:
         report=None,
         **changes,
     )
-    return made._with(made.engine, probe=model.probe)
+    return made._with(made.engine, probe=model.probe).with_least_margin(0.0)
 
 
 def with_kept_units(network: Network, units: Sequence[IntArray]) -> Network:
@@ -160,10 +160,14 @@ def distinct_sizes(network: Network) -> list[int]:
 def plan_key(network: Network, size: int) -> str:
     """Strategies and precisions of the plan for `size` rows, as text.
 
-    Skip is left out: it changes no results except by rounding in f32.
+    Skip is left out: it changes no results except by rounding in f32. The least margin is added
+    where the plan is not exact.
     """
     _, names, precisions = plan_of(network, size)
-    return " ".join([*(without(name, "skip") for name in names), *precisions])
+    parts = [*(without(name, "skip") for name in names), *precisions]
+    if network.least_margin and not is_exact(network, size):
+        parts.append(f"least margin {network.least_margin!r}")
+    return " ".join(parts)
 
 
 def is_exact(network: Network, size: int) -> bool:

@@ -107,9 +107,9 @@ class _Int8Search:
         dropped: dict[int, str] = {}
         while chosen:
             quantized = self._fit.network(chosen)
-            found = self._check.evidence(quantized)
             # The last layer is left to the rows that check if it might pass.
             spare = {} if len(chosen) > 1 else {"spare": 0.0}
+            quantized, found = self._check.with_margin(quantized, **spare)
             if self._check.likely(found, **spare):
                 break
             del quantized  # the next one is packed without it
@@ -121,7 +121,7 @@ class _Int8Search:
             return []
         for i in self._worth_returning(dropped):
             more = self._fit.network(sorted([*chosen, i]))
-            evidence = self._check.evidence(more)
+            more, evidence = self._check.with_margin(more)
             if self._check.likely(evidence):
                 chosen, quantized, found = sorted([*chosen, i]), more, evidence
                 del dropped[i]

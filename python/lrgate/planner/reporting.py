@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from lrgate.measure import machine, timing
 from lrgate.network import Network, replaced
 from lrgate.planner.budget import BudgetCheck, Trial
@@ -20,6 +18,7 @@ from lrgate.planner.plans import (
     distinct_sizes,
     is_dense,
     is_exact,
+    only_plan,
     plan_key,
     plan_of,
     with_plan,
@@ -143,9 +142,9 @@ class Reporter:
         return BatchReport(
             rows=size,
             layers=layers,
-            seconds_dense=times["dense"].seconds_per_row,
-            seconds_exact=times["exact"].seconds_per_row,
-            seconds_after=times["after"].seconds_per_row,
+            seconds_dense=times["dense"].round_seconds_per_row,
+            seconds_exact=times["exact"].round_seconds_per_row,
+            seconds_after=times["after"].round_seconds_per_row,
             over_dense=times["after"].speed_up_over(times["dense"]),
             over_exact=times["after"].speed_up_over(times["exact"]),
             predicted_speed_up=_predicted_speed_up(layers),
@@ -219,8 +218,27 @@ class Reporter:
             machine=machine.fingerprint(),
             seed=request.seed,
             seconds=time.perf_counter() - begin,
-            notes=(*self._problem.notes, *_unit_notes(found), *_verdict(network, found)),
+            notes=(
+                *self._problem.notes,
+                *_unit_notes(found),
+                *self._margin_notes(network),
+                *_verdict(network, found),
+            ),
         )
+
+    def _margin_notes(self, network: Network) -> list[str]:
+        """How many rows the least margin recomputes, on the rows that choose."""
+        if network.least_margin == 0:
+            return []
+        rows = self._problem.split.tune
+        shares = [
+            float(only_plan(network, size).engine.recomputed(rows).mean())
+            for size in distinct_sizes(network)
+        ]
+        return [
+            f"rows with a margin below {network.least_margin:.3g} are recomputed in f32: "
+            f"{max(shares):.2%} of the rows that choose, with those out of range"
+        ]
 
     def _shown(self, best: Trial, tried: Sequence[Trial], network: Network) -> list[Evidence]:
         """The check's evidence for each batch plan that is not exact."""
@@ -255,7 +273,7 @@ def _dense_int8(best: Trial, tried: Sequence[Trial], size: int) -> Network | Non
 
 
 def _rate(times: timing.Timing) -> float:
-    return 1.0 / float(np.median(times.rounds))
+    return 1.0 / times.round_seconds_per_row
 
 
 def _layer_report(

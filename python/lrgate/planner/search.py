@@ -23,7 +23,8 @@ In short:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 
@@ -53,6 +54,7 @@ from lrgate.planner.pruning import (
 )
 from lrgate.planner.reporting import Found, Reporter
 from lrgate.planner.signals import layer_inputs
+from lrgate.types import Float32Array
 
 __all__ = [
     "Search",
@@ -73,6 +75,7 @@ class Search:
         self.check = BudgetCheck(problem)
         self.units_speed_up: float | None = None
         self.choices: list[Choice] | None = None
+        self._known: dict[int, list[Float32Array]] = {}
 
     def run(self, begin: float) -> Network:
         """The whole search, which began at the time `begin`."""
@@ -143,7 +146,7 @@ class Search:
             tried.append(trial)
             if not self.check.passes(trial):
                 break
-            best = trial
+            best = best if trial.rival else trial
         return best or self._all_units(), tried
 
     def _trials(self) -> Iterator[Trial]:
@@ -158,15 +161,22 @@ class Search:
             yield from self._gated_trials()
 
     def _gated_trials(self) -> Iterator[Trial]:
-        before: list[tuple[int, int]] = []
+        before: Any = None
+        margin = self.plain.least_margin
         for share in _BUDGET_SHARES:
-            choice = self._fastest_within(share)
-            if choice and names_of(choice) != before:
-                before = names_of(choice)
-                network = self._with_choice(choice)
-                if approximate_layers(network):
-                    name = f"{_kinds(choice)} for {share:.0%} of the budget"
-                    yield self._trial(name, network, choice)
+            choice, least = self._fastest_within(share)
+            if choice and (names_of(choice), least) != before:
+                before = names_of(choice), least
+                network = self._with_choice(choice, least)
+                if not approximate_layers(network):
+                    continue
+                if least > margin and any(is_int8(network, size) for size in self.clock.sizes):
+                    # The last race is also against dense int8, which must have been checked.
+                    margin, plain = least, self.plain.with_least_margin(least)
+                    rival = self._trial("int8 without gates", plain, {})
+                    yield replace(rival, rival=True)
+                name = f"{_kinds(choice)} for {share:.0%} of the budget"
+                yield self._trial(name, network, choice)
 
     def _trial(self, name: str, network: Network, choice: Choice) -> Trial:
         """The network as it would be returned: with the units in the order that pays."""
@@ -186,8 +196,8 @@ class Search:
 
     # Choices of gates and factors
 
-    def _fastest_within(self, share: float) -> Choice:
-        """The fastest choice that is likely to keep a share of the budget.
+    def _fastest_within(self, share: float) -> tuple[Choice, float]:
+        """The fastest choice that is likely to keep a share of the budget, and its least margin.
 
         Where none is, a note says why.
         """
@@ -196,27 +206,71 @@ class Search:
                 self.problem, self.clock, self.core, self.plain, self.signals, self.always
             )
             self.choices = gates.choices()
-        first, last = 0, len(self.choices)
-        while first < last:  # the choices from `last` on are likely to be within the budget
-            middle = (first + last) // 2
-            network = with_parts_in_use(self.plain, parts_of(self.choices[middle]))
-            if self.check.likely(self.check.evidence(network), share):
-                last = middle
+        # With larger least margins faster choices are within the budget, but more rows are
+        # recomputed.
+        found: dict[int, float] = {}
+        end = len(self.choices)
+        for k in range(len(self.check.least_margins(self._outputs(-1))) if self.choices else 0):
+            end = self._first_within(share, k, end)
+            if end < len(self.choices):
+                found.setdefault(end, self._least_margins(end)[k])
+        if found:
+            at = self._fastest(found)
+            return self.choices[at], found[at]
+        if self.choices and share == _BUDGET_SHARES[-1]:
+            evidence = self.check.evidence_of(self._outputs(-1), 0.0)
+            self.problem.notes.append(
+                "no gate or factors are used, not even the least divergent: "
+                f"{self.check.unlikely(evidence)}"
+            )
+        return {}, 0.0
+
+    def _first_within(self, share: float, k: int, end: int) -> int:
+        """The first choice that is likely to keep a share with its `k`-th least margin.
+
+        With smaller ones, the choices from `end` on are.
+        """
+        first = 0
+        while first < end:
+            middle = (first + end) // 2
+            evidence = self.check.evidence_of(self._outputs(middle), self._least_margins(middle)[k])
+            if self.check.likely(evidence, share):
+                end = middle
             else:
                 first = middle + 1
-        if last < len(self.choices):
-            return self.choices[last]
-        if self.choices and share == _BUDGET_SHARES[-1]:
-            network = with_parts_in_use(self.plain, parts_of(self.choices[-1]))
-            reason = self.check.unlikely(self.check.evidence(network))
-            self.problem.notes.append(
-                f"no gate or factors are used, not even the least divergent: {reason}"
-            )
-        return {}
+        return end
 
-    def _with_choice(self, choice: Choice) -> Network:
+    def _outputs(self, at: int) -> list[Float32Array]:
+        """The outputs of a choice on the rows that choose, of each batch plan."""
+        assert self.choices is not None
+        at %= len(self.choices)
+        if at not in self._known:
+            network = with_parts_in_use(self.plain, parts_of(self.choices[at]))
+            self._known[at] = self.check.outputs(network)
+        return self._known[at]
+
+    def _least_margins(self, at: int) -> list[float]:
+        """Least margins for a choice; none is below that of the plan without gates."""
+        least = self.plain.least_margin
+        return [max(least, each) for each in self.check.least_margins(self._outputs(at))]
+
+    def _fastest(self, found: dict[int, float]) -> int:
+        """The choice that is fastest in whole calls with its least margin, over all batch sizes."""
+        if len(found) == 1:
+            return next(iter(found))
+        assert self.choices is not None
+        networks = {
+            str(at): with_parts_in_use(self.plain, parts_of(self.choices[at])).with_least_margin(
+                least
+            )
+            for at, least in found.items()
+        }
+        return int(self.clock.fastest(networks, self.exact))
+
+    def _with_choice(self, choice: Choice, least: float) -> Network:
         """The plan with gates and factors at the batch sizes at which they pay."""
-        tuned = self.clock.tuned(with_parts_in_use(self.plain, parts_of(choice)))
+        used = with_parts_in_use(self.plain, parts_of(choice)).with_least_margin(least)
+        tuned = self.clock.tuned(used)
         return self.clock.settled(tuned, plain=self.plain, fast=tuned)
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from lrgate.model.odds import log_odds
+from lrgate.model.odds import log_odds, margins_of_rows
 from lrgate.quantization.limits import (
     MOST_CHANGED,
     MOST_MARGIN_ERROR,
@@ -86,7 +86,7 @@ def difference(
         relative = np.divide(off, variance, out=np.where(off > 0, np.inf, 0.0), where=variance > 0)
         return Difference(math.nan, 0.0, float(relative.mean()))
     margins, others = _margins(one, other, task)
-    close = _of_rows(other, task) < least_margin
+    close = margins_of_rows(other, task) < least_margin
     changed = float(((others < 0) & ~close[:, None]).mean())
     errors = np.abs(others - margins)
     errors[~kept] = 0.0
@@ -119,7 +119,7 @@ def least_margin(
     margins, others = _margins(one, other, task)
     errors = _small(margins, np.abs(others - margins))
     ranked = np.sort(margins, axis=None)
-    rows = np.sort(_of_rows(other, task))
+    rows = np.sort(margins_of_rows(other, task))
     most = float(rows[min(int(most_close * len(rows)), len(rows) - 1)])
     if _expected_changed(ranked, errors, 0.0) <= USUALLY_CHANGED:
         return 0.0
@@ -149,23 +149,16 @@ def _margins(
     return (first - second)[:, None], top - rest.max(axis=1, keepdims=True)
 
 
-def _of_rows(odds: Float64Array, task: str | None) -> Float64Array:
-    """The margin of each row, (n,), as the engine computes it."""
-    if task == "multilabel" or odds.shape[1] == 1:
-        return np.asarray(np.abs(odds).min(axis=1))
-    pair = np.partition(odds, -2, axis=1)
-    return np.asarray(pair[:, -1] - pair[:, -2])
-
-
 def _small(margins: Float64Array, errors: Float64Array) -> Float64Array:
     """The errors of rows with small margins. Probabilities close to 0 or 1 hide errors."""
     return errors[margins <= np.quantile(margins, _SMALL, axis=0, method="lower")]
 
 
 def _expected_changed(ranked: Float64Array, errors: Float64Array, least: float) -> float:
-    """The share of labels that change if any error may meet any margin, and either lower or raise it.
+    """The share of labels that change if any error may meet any margin.
 
-    An error must lower a margin to less than ``-least``, or the row is recomputed.
+    An error lowers or raises a margin. It must lower it to less than ``-least``, or the row is
+    recomputed.
     """
     counts = np.searchsorted(ranked, errors - least, side="left")
     return float(counts.mean()) / ranked.size / 2 if counts.size else 0.0

@@ -515,7 +515,7 @@ impl Op {
 
     pub(super) fn phase(&self) -> Phase {
         match self {
-            Op::MarkClose(_) => Phase::Check,
+            Op::MarkClose(_) => Phase::Margin,
             Op::Activate(_) | Op::ActivateOut(_) => Phase::Activation,
             Op::List | Op::ListBytes => Phase::Scan,
             Op::Quantize(_) => Phase::Quantize,

@@ -218,6 +218,10 @@ impl Watch for Traffic<'_> {
                 let (row_bytes, operations) = (8.0 * outputs, outputs);
                 self.add(self.layer, phase, Work { weight_bytes: 0.0, row_bytes, operations });
             }
+            Phase::Margin => {
+                let (row_bytes, operations) = (4.0 * outputs, 4.0 * outputs);
+                self.add(self.layer, phase, Work { weight_bytes: 0.0, row_bytes, operations });
+            }
             _ => {}
         }
     }

@@ -30,13 +30,15 @@ pub enum Phase {
     Multiply,
     /// Skip: bias, activation, and the form that the next layer reads.
     Epilogue,
+    /// Rows of the network's output with too small a margin are marked.
+    Margin,
     /// An activation that is not fused.
     Activation,
 }
 
 impl Phase {
     /// All phases, in the order in which they run.
-    pub const ALL: [Phase; 13] = [
+    pub const ALL: [Phase; 14] = [
         Phase::Convert,
         Phase::ConvertScan,
         Phase::Quantize,
@@ -49,6 +51,7 @@ impl Phase {
         Phase::MultiplyEpilogue,
         Phase::Multiply,
         Phase::Epilogue,
+        Phase::Margin,
         Phase::Activation,
     ];
 
@@ -67,6 +70,7 @@ impl Phase {
             Phase::MultiplyEpilogue => "multiply+epilogue",
             Phase::Multiply => "multiply",
             Phase::Epilogue => "epilogue",
+            Phase::Margin => "margin",
             Phase::Activation => "activation",
         }
     }

@@ -1,0 +1,290 @@
+"""Least margins: rows of a classifier that are recomputed because their label is uncertain."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.neural_network import MLPClassifier
+
+import lrgate
+from lrgate import Network
+from lrgate.measure import timing
+from lrgate.planner import clock, reporting
+from lrgate.planner.clock import Clock
+from lrgate.planner.evaluation import Evaluator
+from lrgate.planner.plans import only_plan
+from oracle import factored, gated, make
+
+
+def quantized(net: Network, x: np.ndarray, **options: Any) -> Network:
+    """`net.quantize(x)`, with or without warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return net.quantize(x, **options)
+
+
+def rows(n: int, d: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+
+
+def margins(logits: np.ndarray, task: str) -> np.ndarray:
+    if task == "multilabel" or logits.shape[1] == 1:
+        return np.abs(logits).min(axis=1)
+    ranked = np.sort(logits, axis=1)
+    return ranked[:, -1] - ranked[:, -2]
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("kind", ["int8", "gates", "factors"])
+@pytest.mark.parametrize(
+    ("outputs", "last", "task"),
+    [
+        (4, "identity", "classification"),
+        (4, "softmax", "classification"),
+        (4, "log_softmax", "classification"),
+        (1, "identity", "classification"),
+        (1, "sigmoid", "classification"),
+        (3, "sigmoid", "multilabel"),
+        (3, "identity", "multilabel"),
+    ],
+)
+def test_close_rows_get_the_f32_outputs(kind: str, outputs: int, last: str, task: str) -> None:
+    x = rows(500, 12)
+    net = make([12, 30, 20, outputs], last=last, task=task)
+    if kind == "int8":
+        fast = quantized(net, x, close_rows=0)
+    else:
+        fast = gated(net) if kind == "gates" else factored(net)
+    strategies = ["dense" if kind == "int8" else "skip"] * 2 + ["dense"]
+    if kind == "factors":
+        strategies = ["skip"] * 3
+    exact = fast.with_strategies(strategies)(x)
+    logits = Network.from_layers(
+        [(layer.weight, layer.bias) for layer in net.layers], task=net.task
+    )
+    parts = [layer.gate for layer in fast.layers], [layer.factors for layer in fast.layers]
+    raw = logits.with_gates(parts[0]).with_factors(parts[1])
+    raw = raw.with_quantization([layer.quantization for layer in fast.layers])
+    raw = raw.with_strategies(fast.plan[0].strategies, fast.plan[0].precisions)
+    beyond = raw.engine.recomputed(x)
+    found = margins(raw(x), task)
+    least = float(np.float32(np.quantile(found[~beyond], 0.2)))
+    careful = fast.with_least_margin(least)
+    assert (careful.least_margin, fast.least_margin) == (least, 0.0)
+    close = (found < least) | beyond
+    assert 90 <= close.sum() < 250
+    np.testing.assert_array_equal(careful.engine.recomputed(x), close)
+    got = careful(x)
+    np.testing.assert_array_equal(got[close], exact[close])
+    np.testing.assert_array_equal(got[~close], fast(x)[~close])
+    one_by_one = np.concatenate([careful(x[i : i + 1]) for i in range(100)])
+    np.testing.assert_array_equal(one_by_one, got[:100])
+    assert (careful.with_least_margin(0)(x) == fast(x)).all()
+
+
+def test_an_exact_plan_recomputes_nothing() -> None:
+    net = make([5, 8, 3], task="classification").with_least_margin(1e6)
+    assert not net.engine.recomputed(rows(20, 5)).any()
+    assert quantized(net, rows(20, 5)).least_margin == 0
+
+
+def test_it_is_kept_by_other_changes_and_by_files(tmp_path: Path) -> None:
+    x = rows(300, 12)
+    net = quantized(make([12, 30, 4], task="classification"), x, close_rows=0).with_probe(x[:9])
+    careful = net.with_least_margin(0.5)
+    assert careful.engine.recomputed(x).sum() > net.engine.recomputed(x).sum() + 5
+    assert careful.check() <= 1e-4
+    for changed in (
+        careful.with_metadata({"a": 1}),
+        careful.with_units([None, None]),
+        careful.tune(x, [1], seconds=0.0).with_strategies(["dense"] * 2, "int8"),
+        careful.dense().with_strategies(["dense"] * 2, "int8"),
+    ):
+        assert changed.least_margin == 0.5
+        np.testing.assert_array_equal(changed(x), careful(x))
+    for suffix in ("npz", "safetensors"):
+        path = tmp_path / f"careful.{suffix}"
+        careful.save(path)
+        loaded = Network.load(path)
+        assert loaded.least_margin == 0.5
+        assert loaded.check() <= 1e-4
+        np.testing.assert_array_equal(loaded(x), careful(x))
+
+
+@pytest.mark.parametrize("value", [-1, np.nan, np.inf, 1e39])
+def test_margins_that_are_not_finite_or_below_0(value: float) -> None:
+    net = make([5, 8, 3], task="classification")
+    with pytest.raises(ValueError, match="least_margin must be finite and at least 0, got"):
+        net.with_least_margin(value)
+
+
+def test_refusals() -> None:
+    regressor, classifier = make([5, 8, 3]), make([5, 8, 3], task="classification")
+    with pytest.raises(ValueError, match="least_margin must be 0 for a network without labels"):
+        regressor.with_least_margin(0.1)
+    assert regressor.with_least_margin(0).least_margin == 0
+    with pytest.raises(ValueError, match="unless the last activation is identity, sigmoid"):
+        make([5, 8, 3], last="tanh", task="classification").with_least_margin(0.1)
+    with pytest.raises(TypeError, match="least_margin must be a number, got '1'"):
+        classifier.with_least_margin("1")  # type: ignore[arg-type]
+    for share in (-0.1, 1.1, np.nan):
+        with pytest.raises(ValueError, match="close_rows must be from 0 to 1"):
+            classifier.quantize(rows(20, 5), close_rows=share)
+    assert quantized(regressor, rows(100, 5), close_rows=1).least_margin == 0
+    tanh = make([5, 8, 3], last="tanh", task="classification")
+    assert quantized(tanh, rows(100, 5)).least_margin == 0
+
+
+def test_phases_and_profiles_have_them() -> None:
+    x = rows(200, 12)
+    net = quantized(make([12, 30, 4], task="classification"), x).with_least_margin(0.5)
+    names = [phase.phase for phase in net.phases(x, seconds=0.01).phases]
+    assert "margin" in names
+    assert len(net.profile(x, seconds=0.0).layers) == 2
+
+
+# --- quantize -------------------------------------------------------------------------------------
+
+
+def test_a_least_margin_halves_the_labels_that_change() -> None:
+    """Random networks have many rows between two labels."""
+    shares = []
+    for seed in range(6):
+        net = make([12, 48, 32, 3], seed, task="classification")
+        x, fresh = rows(3000, 12, seed), rows(20_000, 12, seed + 100)
+        small = quantized(net, x)
+        plain = small.with_least_margin(0)
+        exact = net.predict(fresh)
+        shares.append(
+            (
+                (plain.predict(fresh) != exact).mean(),
+                (small.predict(fresh) != exact).mean(),
+                (small.engine.recomputed(fresh) & ~plain.engine.recomputed(fresh)).mean(),
+            )
+        )
+        report = small.quantization_report
+        assert report is not None
+        assert report.changed <= 0.012
+        assert report.expected_changed == pytest.approx(shares[-1][1], abs=0.003)
+        assert report.recomputed == pytest.approx(small.engine.recomputed(fresh).mean(), abs=0.01)
+    before, after, again = np.mean(shares, axis=0)
+    assert before > 0.004
+    assert after < 0.6 * before
+    assert again < 0.018
+
+
+def test_it_is_as_small_as_possible() -> None:
+    """Few labels change: no least margin. Many: only as many rows as were allowed."""
+    net = make([12, 48, 32, 3], task="classification")
+    x = rows(3000, 12)
+    least = [quantized(net, x, close_rows=share).least_margin for share in (0, 0.005, 0.01, 1)]
+    assert least[0] == 0 and least[1] < least[2] < least[3] < 1
+    full = quantized(net, x, close_rows=1)
+    assert full.quantization_report is not None
+    assert full.quantization_report.expected_changed == pytest.approx(0.002, abs=0.0007)
+    clear, sure = np.eye(12, dtype=np.float32), rows(3000, 12)
+    sure[np.arange(3000), np.arange(3000) % 12] += 20
+    layers = [(clear, np.zeros(12)), (clear, np.zeros(12))]
+    certain = Network.from_layers(layers, task="classification")
+    assert quantized(certain, sure).least_margin == 0
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_markers_within_the_range(share: float) -> None:
+    """-1 in some pixels of digits: margins are a quarter as wide."""
+    x, y = load_digits(return_X_y=True)
+    x = x.astype(np.float32)
+    changed = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(x))
+        first, second = order[:900], order[900:]
+        model = MLPClassifier((48,), max_iter=30, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net = lrgate.from_sklearn(model.fit(x[first], y[first]))
+        marked = np.where(rng.random(x.shape) < share, -1, x).astype(np.float32)
+        for data in (x, marked):
+            small = quantized(net, data[first])
+            changed.append((small.predict(data[second]) != net.predict(data[second])).mean())
+    assert np.mean(changed[1::2]) <= np.mean(changed[::2]) + 0.004
+
+
+# --- optimize -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """int8 is faster than f32, whatever the clock says."""
+
+    def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
+        def of(network: Network) -> np.ndarray:
+            return np.full(
+                3, 1e-6 * (4 - only_plan(network, size).plan[0].precisions.count("int8"))
+            )
+
+        return {
+            name: timing.Timing(size, of(network), of(network))
+            for name, network in networks.items()
+        }
+
+    monkeypatch.setattr(Clock, "race", race)
+    for name in ("_LAYER", "_PLAN"):
+        monkeypatch.setattr(clock, f"{name}_SECONDS", 1e-4)
+    monkeypatch.setattr(reporting, "_PROFILE_SECONDS", 1e-4)
+
+
+@pytest.mark.usefixtures("forced")
+def test_a_least_margin_lets_int8_keep_the_budget() -> None:
+    net = make([12, 48, 32, 3], task="classification")
+    x, budget = rows(6000, 12), 0.004
+    options = {"batch_sizes": (1,), "factors": "none", "progress": False, "num_threads": 1}
+    fast = lrgate.optimize(net, x, None, budget, **options)
+    report = fast.report
+    assert report is not None
+    assert fast.plan[0].precisions == ("int8",) * 3
+    assert fast.least_margin > 0
+    assert report.increase_bound <= budget
+    share = fast.engine.recomputed(x).mean()
+    assert 0.003 < share < 0.05
+    assert any(
+        note.startswith(f"rows with a margin below {fast.least_margin:.3g} are recomputed in f32: ")
+        for note in report.notes
+    )
+    fresh = rows(40_000, 12, 9)
+    assert (fast.predict(fresh) != net.predict(fresh)).mean() <= budget
+    without = fast.with_least_margin(0)
+    assert (without.predict(fresh) != net.predict(fresh)).mean() > budget
+    # With twice as much room none is needed.
+    easy = lrgate.optimize(net, x, None, 0.03, **options)
+    assert easy.plan[0].precisions == ("int8",) * 3 and easy.least_margin == 0
+    # The network's own least margin is not used.
+    exact = lrgate.optimize(net.with_least_margin(5.0), x, None, 0.0, **options)
+    assert exact.least_margin == 0
+
+
+@pytest.mark.parametrize(("outputs", "task"), [(3, "classification"), (4, "multilabel")])
+def test_evidence_with_a_least_margin_is_that_of_the_network(outputs: int, task: str) -> None:
+    """Raw outputs and a least margin give the counted errors of the network that has it."""
+    net = make([12, 48, 32, outputs], task=task)
+    x = rows(4000, 12)
+    small = quantized(net, x, close_rows=0)
+    least = 0.01
+    evaluator = Evaluator(net.dense(), x, None)
+    evidence = evaluator.evidence(small(x), least_margin=least)
+    own = evaluator.evidence(small.with_least_margin(least)(x))
+    assert evidence.plain.increase == pytest.approx(own.plain.increase, abs=1e-6)
+    assert evidence.worst == pytest.approx(own.worst, abs=1e-4)
+    plain = evaluator.evidence(small(x))
+    assert evidence.estimate < 0.8 * plain.estimate
+    # Paired with all margins, the estimate is near the share of labels that change on other rows.
+    fresh = rows(100_000, 12, 5)
+    changed = (small.with_least_margin(least).predict(fresh) != net.predict(fresh)).mean()
+    # A row is recomputed if any of its labels is uncertain, which the estimate leaves out.
+    assert 0.6 * changed <= evidence.estimate <= (1.5 if task == "classification" else 3) * changed
+    assert evidence.upper(0.95) >= changed
