@@ -14,7 +14,6 @@ from sklearn.neural_network import MLPClassifier
 import lrgate
 from lrgate import Network
 from lrgate.measure import timing
-from lrgate.planner import clock, reporting
 from lrgate.planner.clock import Clock
 from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.plans import only_plan
@@ -234,9 +233,6 @@ def forced(monkeypatch: pytest.MonkeyPatch) -> None:
         }
 
     monkeypatch.setattr(Clock, "race", race)
-    for name in ("_LAYER", "_PLAN"):
-        monkeypatch.setattr(clock, f"{name}_SECONDS", 1e-4)
-    monkeypatch.setattr(reporting, "_PROFILE_SECONDS", 1e-4)
 
 
 @pytest.mark.usefixtures("forced")

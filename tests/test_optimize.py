@@ -31,7 +31,7 @@ from lrgate.measure import timing
 from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation
 from lrgate.model.plan import words
-from lrgate.planner import clock, merging, reporting, search, signals
+from lrgate.planner import clock, merging, search, signals
 from lrgate.planner.arguments import checked_ranks, checked_targets
 from lrgate.planner.budget import BudgetCheck
 from lrgate.planner.clock import Clock
@@ -53,22 +53,6 @@ RELU = Activation("relu")
 
 # Units of the first layer of `net`: off for all inputs from 0 to 1, off on real rows, always on.
 DEAD, SILENT, ALWAYS = [3, 17], [5, 30], [8, 9]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Any:
-    """Reduce the duration of measurements."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch_seconds(patch)
-        patch.setattr(timing, "_TURN_SECONDS", 1e-4)
-        yield
-
-
-def patch_seconds(patch: pytest.MonkeyPatch) -> None:
-    for name in ("_LAYER", "_PLAN", "_RACE"):
-        patch.setattr(clock, f"{name}_SECONDS", 1e-4)
-    for name in ("_LAST_RACE", "_PROFILE"):
-        patch.setattr(reporting, f"{name}_SECONDS", 1e-4)
 
 
 @pytest.fixture
@@ -1468,7 +1452,6 @@ def test_rows_held_back_choose_nothing(
     net: Network, labelled: bool, monkeypatch: pytest.MonkeyPatch, wins: None
 ) -> None:
     monkeypatch.undo()  # use the clock, so that races are run
-    patch_seconds(monkeypatch)
     events = spied(monkeypatch)
     x = rows(600)
     y = labels(net, x) if labelled else None
