@@ -590,7 +590,7 @@ def test_few_rows_of_a_clean_table_are_recomputed() -> None:
         small = quantized(classifier(x[first], y[first], (32, 32), seed), x[first])
         shares.append(small.engine.recomputed(x[second]).mean())
     assert np.mean(shares) <= 0.015, shares
-    assert max(shares) <= 0.04, shares
+    assert max(shares) <= 0.06, shares
 
 
 def test_values_beyond_the_range_never_cost_accuracy() -> None:

@@ -304,7 +304,7 @@ class Candidates:
             error=self.errors[name],
             within_limit=self.errors[name] <= self.error_limit,
             calls=len(time_.calls),
-            median=time_.median,
+            median=time_.round_seconds_per_row * rows,
             p99=time_.p99,
             low=low,
             high=high,
@@ -318,8 +318,8 @@ class Candidates:
                 )
                 for read, each in cold.items()
             ),
-            seconds_per_row=time_.seconds_per_row,
-            rows_per_second=1 / time_.seconds_per_row,
+            seconds_per_row=time_.round_seconds_per_row,
+            rows_per_second=1 / time_.round_seconds_per_row,
             over=self.over(name, times) if ours else {},
             plan=() if plan is None else path_names(plan.strategies, plan.precisions),
             predicted=_predicted(contestant, rows) if ours else None,

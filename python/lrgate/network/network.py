@@ -829,7 +829,7 @@ class Network(_core.Network):
         return self._with_layers(layers, engine, kept)
 
     def quantize(
-        self, x: Any, *, layers: Sequence[int] | None = None, close_rows: float = 0.015
+        self, x: Any, *, layers: Sequence[int] | None = None, close_rows: float = 0.02
     ) -> Self:
         """Return the network in int8, with weights and inputs quantised to bytes.
 
@@ -869,9 +869,9 @@ class Network(_core.Network):
         layers : sequence of int, optional
             Indices of the layers to quantise; other layers do not change. By default, all layers
             with at most 65,536 inputs.
-        close_rows : float, default 0.015
-            Largest share of rows that may be recomputed because their label is uncertain. 0 sets no
-            least margin.
+        close_rows : float, default 0.02
+            Largest share of rows that may be recomputed because their label is uncertain, less one
+            standard error of the share on these rows. 0 sets no least margin.
 
         Warns
         -----

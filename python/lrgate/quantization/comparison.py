@@ -109,7 +109,7 @@ def least_margin(
 ) -> float:
     """The least margin with which int8 is expected to change at most `USUALLY_CHANGED` labels.
 
-    It is smaller if more than a share `most_close` of the rows would be recomputed, and 0 for
+    It is smaller if about a share `most_close` of the rows would be recomputed, and 0 for
     regression. The other parameters are those of `difference`.
     """
     if task not in ("classification", "multilabel"):
@@ -120,7 +120,9 @@ def least_margin(
     errors = _small(margins, np.abs(others - margins))
     ranked = np.sort(margins, axis=None)
     rows = np.sort(margins_of_rows(other, task))
-    most = float(rows[min(int(most_close * len(rows)), len(rows) - 1)])
+    # One standard error less, so that few rows do not exceed the share by chance.
+    count = most_close * len(rows)
+    most = float(rows[min(int(max(count - math.sqrt(count), 0.0)), len(rows) - 1)])
     if _expected_changed(ranked, errors, 0.0) <= USUALLY_CHANGED:
         return 0.0
     if most == 0 or _expected_changed(ranked, errors, most) > USUALLY_CHANGED:

@@ -84,7 +84,8 @@ class Entry:
     """Results of one candidate with one batch size.
 
     Unless stated otherwise, times are in turn: engines have turns of 20 calls in random order,
-    so that each finds the caches as the others left them.
+    so that each finds the caches as the others left them. The time of a turn is that of its mean
+    call, which includes rows that lrgate recomputes.
 
     Attributes
     ----------
@@ -102,8 +103,8 @@ class Entry:
     calls : int
         Number of counted calls.
     median, p99, low, high : float
-        Seconds per call: median and 99th percentile of all counted calls, and the quartiles of the
-        medians of the rounds.
+        Seconds per call: median over the turns, 99th percentile of all counted calls, and quartiles
+        of the turns.
     alone : Alone
         Times in a separate loop.
     cold : tuple of Cold
