@@ -2051,8 +2051,9 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
             "classes must be distinct, got 'a' twice",
         ),
         ({"probe_plans": {}}, "probe_plans must be a list, got {}"),
-        ({"least_margin": "1"}, 'least_margin must be a float, got "1"'),
-        ({"least_margin": 1}, "least_margin must be a float, got 1"),
+        ({"least_margin": "1"}, 'least_margin must be a number, got "1"'),
+        ({"least_margin": True}, "least_margin must be a number, got true"),
+        ({"least_margin": 1 << 60}, f"least_margin must be a number, got {1 << 60}"),
         ({"plans": {}}, "plans must be a list, got {}"),
         ({"plans": [3]}, "plans[0] must be an object of rows, strategies, precisions, got 3"),
         (

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
 import lrgate
 from lrgate import Network
 from lrgate.measure import timing
+from lrgate.planner.budget import CLOSE_SHARES, BudgetCheck
+from lrgate.planner.candidates import Candidate
 from lrgate.planner.clock import Clock
 from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.plans import only_plan
+from lrgate.planner.problem import Problem, Request
+from lrgate.planner.search import Search
+from lrgate.planner.split import Split
 from oracle import factored, gated, make
 
 
@@ -284,3 +292,97 @@ def test_evidence_with_a_least_margin_is_that_of_the_network(outputs: int, task:
     # A row is recomputed if any of its labels is uncertain, which the estimate leaves out.
     assert 0.6 * changed <= evidence.estimate <= (1.5 if task == "classification" else 3) * changed
     assert evidence.upper(0.95) >= changed
+
+
+@pytest.mark.usefixtures("forced")
+def test_a_larger_budget_never_gives_less_int8() -> None:
+    options = {"batch_sizes": (1,), "factors": "none", "progress": False, "num_threads": 1}
+    for seed in (0, 1, 6):
+        net, x = make([12, 48, 32, 3], seed, task="classification"), rows(6000, 12, seed)
+        counts = []
+        for budget in (0.003, 0.006, 0.03):
+            fast = lrgate.optimize(net, x, None, budget, **options)
+            counts.append(fast.plan[0].precisions.count("int8"))
+        assert counts == sorted(counts) and counts[-1] == 3, (seed, counts)
+
+
+def test_units_left_out_have_no_least_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recomputed rows lack them too, so that the evidence would miss their error."""
+    net = make([12, 48, 3], task="classification")
+    x = rows(4000, 12)
+    check = BudgetCheck(problem(net, x))
+    outputs = check.outputs(quantized(net, x, close_rows=0))
+    assert len(check.least_margins(outputs)) == 1 + len(CLOSE_SHARES)
+    check.pruned = True
+    assert check.least_margins(outputs) == [0.0]
+
+
+def problem(net: Network, x: np.ndarray) -> Problem:
+    request = Request(0.01, 0.95, None, (1,), "auto", "proven", 1, 0, (4,), True, "none")
+    return Problem.of(net, Split.of(x, None, 0), request, None)
+
+
+@pytest.mark.parametrize("last", ["softmax", "log_softmax", "sigmoid"])
+@pytest.mark.parametrize("scale", [1.0, 3000.0, 30_000.0])
+def test_saturated_rows_are_not_taken_for_close_ones(last: str, scale: float) -> None:
+    """Probabilities of 0 and 1 hide how large a margin is."""
+    outputs = 1 if last == "sigmoid" else 3
+    net = make([12, 48, 3], task="classification")
+    layers = [(layer.weight, layer.bias) for layer in net.layers]
+    layers[-1] = (scale * layers[-1][0][:outputs], scale * layers[-1][1][:outputs])
+    net = Network.from_layers(layers, ["relu", last], task="classification")
+    x = rows(4000, 12)
+    small = quantized(net, x, close_rows=0)
+    check = BudgetCheck(problem(net, x))
+    least = check.least_margins(check.outputs(small))
+    assert least == sorted(least)
+    rows_that_choose = Split.of(x, None, 0).tune
+    for margin, share in zip(least[1:], CLOSE_SHARES, strict=True):
+        again = small.with_least_margin(margin).engine.recomputed(rows_that_choose).mean()
+        assert again <= share + small.engine.recomputed(rows_that_choose).mean() + 0.004
+    careful = quantized(net, x)
+    assert careful.engine.recomputed(x).mean() <= 0.03
+
+
+def test_rivals_are_checked_for_every_least_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last race is against dense int8 with the margin of the gates, larger or smaller."""
+    net, x = make([12, 48, 32, 3], task="classification"), rows(3000, 12)
+    search = Search(problem(net, x))
+    search.natural, search.reordered = [np.arange(n) for n in (48, 32, 3)], False
+    search.exact, search.plain = net, quantized(net, x, close_rows=0)
+    found = iter([("first", 0.15), ("second", 0.07), ("third", 0.15)])
+
+    def within(share: float) -> Any:
+        _, least = next(found)
+        gate = lrgate.estimators.whitened(net.layers[1], net.layer_inputs(x)[1]).gate(rank=4)
+        return {1: Candidate(gate, "whitened", 0.1, np.zeros(1))}, least
+
+    monkeypatch.setattr(search, "_fastest_within", within)
+    monkeypatch.setattr("lrgate.planner.search._BUDGET_SHARES", (0.2, 0.5, 1.0))
+    used = search.plain.with_gates({1: within(0)[0][1].part})
+    monkeypatch.setattr(search, "_with_choice", lambda choice, least: used.with_least_margin(least))
+    found = iter([("first", 0.15), ("second", 0.07), ("third", 0.15)])
+    trials = [(trial.rival, trial.network.least_margin) for trial in search._gated_trials()]
+    least = [float(np.float32(value)) for value in (0.15, 0.07)]
+    assert trials == [
+        (True, least[0]),
+        (False, least[0]),
+        (True, least[1]),
+        (False, least[1]),
+        (False, least[0]),
+    ]
+
+
+def test_other_kinds_of_rows_and_threads() -> None:
+    net = make([12, 30, 4], task="classification")
+    x = np.random.default_rng(0).integers(0, 4, (300, 12)).astype(np.uint8)
+    careful = quantized(net, x).with_least_margin(0.05)
+    expected = careful(x.astype(np.float32))
+    assert 5 < careful.engine.recomputed(x).sum() < 200
+    np.testing.assert_array_equal(careful(x), expected)
+    np.testing.assert_array_equal(careful(sparse.csr_array(x.astype(np.float32))), expected)
+    np.testing.assert_array_equal(careful.forward(x, num_threads=2), expected)
+    for again in (copy.copy(careful), pickle.loads(pickle.dumps(careful))):  # noqa: S301
+        assert again.least_margin == careful.least_margin
+        np.testing.assert_array_equal(again(x), expected)
+    assert "least margin 0.05, " in repr(careful)

@@ -697,6 +697,7 @@ def costs(monkeypatch: pytest.MonkeyPatch, cost: Any) -> None:
     monkeypatch.setattr(BudgetCheck, "evidence_of", found)
     monkeypatch.setattr(BudgetCheck, "outputs", lambda self, network: network)
     monkeypatch.setattr(BudgetCheck, "least_margins", lambda self, outputs: [0.0])
+    monkeypatch.setattr(BudgetCheck, "may_recompute", False)
 
 
 @pytest.mark.usefixtures("wins")

@@ -105,9 +105,11 @@ def _check_version(header: dict[str, Any]) -> None:
 
 def entry(header: dict[str, Any], key: str, expected: type[T]) -> T | None:
     value = header.get(key)
+    if expected is float and type(value) is int and abs(value) < 1 << 53:
+        value = float(value)
     if value is None or isinstance(value, expected):
         return value
-    name = {"list": "a list", "dict": "an object", "str": "a string", "float": "a float"}[
+    name = {"list": "a list", "dict": "an object", "str": "a string", "float": "a number"}[
         expected.__name__
     ]
     raise FileFormatError(f"lrgate.{key} must be {name}, got {as_json(value)}")

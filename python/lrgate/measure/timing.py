@@ -82,7 +82,7 @@ class Timing:
         return float(np.median(self.rounds)) / self.rows
 
     def quartiles(self) -> tuple[float, float]:
-        """Lower and upper quartile of the rounds' medians, in seconds per call."""
+        """Lower and upper quartile of the rounds, in seconds per call."""
         low, high = np.percentile(self.rounds, (25, 75))
         return float(low), float(high)
 

@@ -237,4 +237,6 @@ class Model(ReadOnlyArrays):
         quantized = sum(layer.quantization is not None for layer in self.layers)
         if quantized:
             parts.append(f"{quantized} layer{'s' * (quantized != 1)} in int8")
+        if self.least_margin:
+            parts.append(f"least margin {self.least_margin:.3g}")
         return f"Model({', '.join(parts)})"

@@ -24,6 +24,9 @@ __all__ = [
 # Probabilities below this are taken to be this large.
 _LEAST: Final = 1e-12
 
+# Margins that probabilities of these activations show are smaller.
+_LARGEST: Final = {"sigmoid": 16.0, "softmax": 27.0, "log_softmax": 27.0}
+
 # The largest float32 below 1: between it and 1 is rounding, which is no change of the odds.
 _MOST: Final = 1.0 - 2.0**-24
 
@@ -48,12 +51,18 @@ def of_two(odds: Float64Array) -> Float64Array:
     return np.stack([np.zeros_like(odds), odds], axis=1)
 
 
-def margins_of_rows(odds: Float64Array, task: str | None) -> Float64Array:
-    """The margin of each row of log odds (n, k), as the engine computes it; (n,)."""
+def margins_of_rows(odds: Float64Array, task: str | None, activation: str) -> Float64Array:
+    """The margin of each row of log odds (n, k), as the engine computes it; (n,).
+
+    It is infinite where probabilities are too close to 0 or 1 to know it.
+    """
     if task == "multilabel" or odds.shape[1] == 1:
-        return np.asarray(np.abs(odds).min(axis=1))
-    pair = np.partition(odds, -2, axis=1)
-    return np.asarray(pair[:, -1] - pair[:, -2])
+        margins = np.abs(odds).min(axis=1)
+    else:
+        pair = np.partition(odds, -2, axis=1)
+        margins = pair[:, -1] - pair[:, -2]
+    known = _LARGEST.get(activation, math.inf)
+    return np.asarray(np.where(margins < known, margins, math.inf))
 
 
 def log_probabilities(odds: Float64Array) -> Float64Array:

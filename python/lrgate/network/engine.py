@@ -55,7 +55,8 @@ def build_engine(model: Model) -> _core.Engine:
         engine = engine.with_factors(engine_factors(model.layers))
     if any(layer.quantization is not None for layer in model.layers):
         engine = engine.with_quantization(engine_quantization(model.layers))
-    if model.least_margin and model.task is not None:
+    if model.least_margin:
+        assert model.task is not None
         engine = engine.with_least_margin(model.task, model.least_margin)
     return engine if model.plan is None else _planned(engine, model.plan)
 

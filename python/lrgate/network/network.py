@@ -585,8 +585,10 @@ class Network(_core.Network):
         """Widths, task and plan."""
         widths = "-".join(str(n) for n in (self.input_size, *(y.outputs for y in self.layers)))
         plans = ", ".join(f"{plan.rows}: {plan_text(plan)}" for plan in self.plan)
+        least = f", least margin {self.least_margin:.3g}" if self.least_margin else ""
         return (
-            f"<lrgate.Network {widths}, {self.task}, plan {{{plans}}}, {self.nbytes / 1e6:.1f} MB>"
+            f"<lrgate.Network {widths}, {self.task}, plan {{{plans}}}{least}, "
+            f"{self.nbytes / 1e6:.1f} MB>"
         )
 
     # Networks with other plans, gates, units, precisions and notes
@@ -860,7 +862,8 @@ class Network(_core.Network):
 
         If int8 is expected to change more than 0.2 % of a classifier's labels, rows whose label is
         uncertain are recomputed too: :attr:`least_margin` is set so that the share of changed
-        labels falls to 0.2 %, or as far as `close_rows` allows.
+        labels falls to 0.2 %, or as far as `close_rows` allows. It replaces a least margin that the
+        network had.
 
         Parameters
         ----------
@@ -945,15 +948,14 @@ class Network(_core.Network):
         >>> bool((careful.predict(x) != exact).sum() <= (net.predict(x) != exact).sum())
         True
         """
-        if least == self.least_margin:
+        model = replace(self._model, least_margin=least, report=None)
+        if model.least_margin == self.least_margin:
             return self
-        changes: dict[str, Any] = {"least_margin": least, "report": None}
-        if self._model.probe is not None:
-            changes["probe"] = replace(self._model.probe, planned=())
-        model = replace(self._model, **changes)
+        if model.probe is not None:
+            model = replace(model, probe=replace(model.probe, planned=()))
         engine = self.engine
-        if model.task is not None and model.task != "regression":
-            engine = engine.with_least_margin(model.task, model.least_margin)
+        if model.task not in (None, "regression"):
+            engine = engine.with_least_margin(self.task, model.least_margin)
         return type(self)(model, engine)
 
     def with_probe(self, x: Any) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -22,6 +23,7 @@ from lrgate.results.optimization import CheckReport
 from lrgate.types import Float32Array, Float64Array
 
 __all__ = [
+    "CLOSE_SHARES",
     "COSTS_TOO_MUCH",
     "BudgetCheck",
     "Trial",
@@ -34,7 +36,7 @@ _SPARE: Final = 1.5
 _ROW_SPARE: Final = 0.8
 
 # Shares of the rows that may be recomputed because their label is uncertain.
-_CLOSE_SHARES: Final = (0.005, 0.01, 0.02, 0.04)
+CLOSE_SHARES: Final = (0.005, 0.01, 0.02, 0.04)
 
 COSTS_TOO_MUCH: Final = "the error grows too much"
 """The reason in notes of the report for parts that would exceed the budget."""
@@ -138,11 +140,21 @@ class BudgetCheck:
 
     def least_margins(self, outputs: list[Float32Array]) -> list[float]:
         """Least margins with which a few rows are recomputed, from 0 on."""
-        dense = self.chooser
-        if dense.task == "regression" or dense.activation not in HAVE_MARGINS:
+        if not self.may_recompute:
             return [0.0]
-        margins = [margins_of_rows(log_odds(y, dense.activation), dense.task) for y in outputs]
-        return [0.0, *(max(_quantile(m, share) for m in margins) for share in _CLOSE_SHARES)]
+        task, last = self.chooser.task, self.chooser.activation
+        margins = [margins_of_rows(log_odds(y, last), task, last) for y in outputs]
+        found = [max(_quantile(m, share) for m in margins) for share in CLOSE_SHARES]
+        return [0.0, *itertools.accumulate(found, max)]
+
+    @property
+    def may_recompute(self) -> bool:
+        """Whether a least margin may be used.
+
+        Not where units are left out: recomputed rows lack them too.
+        """
+        labels = self.chooser.task != "regression" and self.chooser.activation in HAVE_MARGINS
+        return labels and not self.pruned
 
     def likely(self, found: list[Evidence], share: float = 1.0, spare: float = _SPARE) -> bool:
         """Whether the rows that check are likely to show that a share of the budget is kept.
@@ -169,9 +181,9 @@ class BudgetCheck:
         return self._reason(found, _SPARE, _ROW_SPARE)
 
     def with_margin(
-        self, network: Network, share: float = 1.0, spare: float = _SPARE
+        self, network: Network, spare: float = _SPARE
     ) -> tuple[Network, list[Evidence]]:
-        """The network with the smallest least margin that makes it likely to keep a share.
+        """The network with the smallest least margin that makes it likely to keep the budget.
 
         With none if none does. Also its evidence.
         """
@@ -179,7 +191,7 @@ class BudgetCheck:
         first = None
         for least in self.least_margins(outputs):
             found = self.evidence_of(outputs, least)
-            if self.likely(found, share, spare):
+            if self.likely(found, spare=spare):
                 return network.with_least_margin(least), found
             first = first or found
         assert first is not None
@@ -248,9 +260,13 @@ class BudgetCheck:
 
 
 def _quantile(margins: Float64Array, share: float) -> float:
-    """The margin below which at most this share of the rows is, in float32."""
+    """The margin below which at most this share of the rows is, in float32; 0 if it is infinite."""
     at = min(int(share * len(margins)), len(margins) - 1)
-    return float(np.float32(np.partition(margins, at)[at]))
+    margin = float(np.partition(margins, at)[at])
+    if not math.isfinite(margin):
+        return 0.0
+    least = np.float32(margin)
+    return float(least if least <= margin else np.nextafter(least, np.float32(0)))
 
 
 def _points(share: float) -> str:

@@ -103,8 +103,10 @@ class Clock:
             name: _caller(only_plan(network, size), self.threads)
             for name, network in networks.items()
         }
-        # A median would leave out rows that are recomputed.
-        return timing.interleaved(callers, calls, seconds, min_rounds=3, of_turn=statistics.fmean)
+        # A median would leave out close rows, which are rare and slow.
+        recomputes = any(network.least_margin for network in networks.values())
+        of_turn = statistics.fmean if recomputes else statistics.median
+        return timing.interleaved(callers, calls, seconds, min_rounds=3, of_turn=of_turn)
 
     def fastest(self, networks: dict[str, Network], exact: Network) -> str:
         """The name of the fastest network in whole calls, over all batch sizes.
@@ -117,7 +119,8 @@ class Clock:
         for size in self.sizes:
             times = self.race(size, _RACE_SECONDS, **networks)
             for name, network in networks.items():
-                share = float(only_plan(network, size).engine.recomputed(self.rows).mean())
+                marks = only_plan(network, size).engine.recomputed(self.rows)
+                share = (marks.sum() + 1) / (len(marks) + 1) if network.least_margin else 0.0
                 rates[name] *= times[name].round_seconds_per_row + _UNFAMILIAR * share * again
         return min(rates, key=rates.__getitem__)
 

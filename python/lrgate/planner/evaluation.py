@@ -224,7 +224,8 @@ class Evaluator:
         """The outputs, with the dense ones where the margin is smaller."""
         if least_margin == 0:
             return outputs
-        margins = margins_of_rows(log_odds(outputs, self.activation), self.task)
+        odds = log_odds(outputs, self.activation)
+        margins = margins_of_rows(odds, self.task, self.activation)
         return np.where((margins < least_margin)[:, None], self.dense, outputs)
 
     def _changes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from lrgate.network.engine import engine_quantization
 from lrgate.planner.budget import BudgetCheck
 from lrgate.planner.clock import Clock
 from lrgate.planner.divergence import Divergence
+from lrgate.planner.evidence import Evidence
 from lrgate.planner.kept import kept_layers
 from lrgate.planner.plans import uniform
 from lrgate.planner.problem import Problem
@@ -83,6 +84,16 @@ def _has_int8(network: Network) -> bool:
     return any("int8" in plan.precisions for plan in network.plan)
 
 
+@dataclass(frozen=True)
+class _Int8:
+    """A network with some layers in int8, its evidence, and why other layers are not."""
+
+    network: Network
+    evidence: list[Evidence]
+    layers: list[int]
+    dropped: dict[int, str]
+
+
 class _Int8Search:
     """Finds the layers that are int8 within the budget.
 
@@ -103,51 +114,77 @@ class _Int8Search:
         The latter is left out where the former is well within the budget. None where no layer can
         be int8.
         """
+        found = self._search(may_recompute=True)
+        # Two large networks would take much memory.
+        if found.network.least_margin and not (self._is_asked_for or self._problem.is_large):
+            found = self._faster(found, self._search(may_recompute=False))
+        for i, reason in found.dropped.items():
+            self._problem.notes.append(f"layer {i} stays f32, not int8: {reason}")
+        quantized = found.network
+        chosen = [i for i in found.layers if quantized.layers[i].quantization is not None]
+        if not chosen:
+            return []
+        if len(chosen) == 1 or self._check.clear(found.evidence):
+            return [quantized]
+        chosen.remove(max(chosen, key=self._costs.__getitem__))
+        fewer = self._fit.network(chosen).with_least_margin(quantized.least_margin)
+        return [fewer, quantized]
+
+    def _search(self, may_recompute: bool) -> _Int8:
+        """The network with the most int8 that is likely to keep the budget."""
         chosen = list(self._layers)
         dropped: dict[int, str] = {}
         while chosen:
-            quantized = self._fit.network(chosen)
             # The last layer is left to the rows that check if it might pass.
             spare = {} if len(chosen) > 1 else {"spare": 0.0}
-            quantized, found = self._check.with_margin(quantized, **spare)
-            if self._check.likely(found, **spare):
+            network, evidence = self._with_margin(chosen, may_recompute, **spare)
+            if self._check.likely(evidence, **spare):
                 break
-            del quantized  # the next one is packed without it
+            del network  # the next one is packed without it
             worst = max(chosen, key=self._costs.__getitem__)
             chosen.remove(worst)
-            dropped[worst] = self._check.unlikely(found)
+            dropped[worst] = self._check.unlikely(evidence)
         else:
-            self._note(dropped)
-            return []
+            return _Int8(self._core, [], [], dropped)
         for i in self._worth_returning(dropped):
-            more = self._fit.network(sorted([*chosen, i]))
-            more, evidence = self._check.with_margin(more)
-            if self._check.likely(evidence):
-                chosen, quantized, found = sorted([*chosen, i]), more, evidence
+            more, seen = self._with_margin(sorted([*chosen, i]), may_recompute)
+            if self._check.likely(seen):
+                chosen, network, evidence = sorted([*chosen, i]), more, seen
                 del dropped[i]
-        self._note(dropped)
-        chosen = [i for i in chosen if quantized.layers[i].quantization is not None]
-        if not chosen:
-            return []
-        if len(chosen) == 1 or self._check.clear(found):
-            return [quantized]
-        chosen.remove(max(chosen, key=self._costs.__getitem__))
-        return [self._fit.network(chosen), quantized]
+        return _Int8(network, evidence, chosen, dropped)
+
+    def _with_margin(
+        self, chosen: list[int], may_recompute: bool, **spare: float
+    ) -> tuple[Network, list[Evidence]]:
+        network = self._fit.network(chosen)
+        if may_recompute:
+            return self._check.with_margin(network, **spare)
+        return network, self._check.evidence(network)
+
+    def _faster(self, close: _Int8, other: _Int8) -> _Int8:
+        """The faster one of a network that recomputes close rows and one that does not."""
+        if other.layers == close.layers:
+            return other
+        networks = {"close": close.network, "other": other.network}
+        tuned = {name: self._clock.tuned(network) for name, network in networks.items()}
+        name = self._clock.fastest(tuned, self._clock.tuned(self._core))
+        return close if name == "close" else other
+
+    @property
+    def _is_asked_for(self) -> bool:
+        """Whether int8 is used whatever its time is."""
+        return self._problem.request.precision == "int8"
 
     def _worth_returning(self, dropped: dict[int, str]) -> list[int]:
         """Layers that went back to f32 before others did, and take a share of the time."""
         return [i for i in list(dropped)[:-1][::-1] if self._gains[i] > _LITTLE_TIME]
-
-    def _note(self, dropped: dict[int, str]) -> None:
-        for i, reason in dropped.items():
-            self._problem.notes.append(f"layer {i} stays f32, not int8: {reason}")
 
     @cached_property
     def _costs(self) -> dict[int, float]:
         """For each layer, the divergence that it causes alone; by saved time where that matters."""
         divergence = divergence_from(self._core, self._problem)
         alone = {i: divergence.of(self._fit.network([i])) for i in self._layers}
-        if self._problem.request.precision == "int8":
+        if self._is_asked_for:
             return alone
         return {i: alone[i] / max(self._gains[i], _LEAST_GAIN) for i in alone}
 

@@ -80,9 +80,9 @@ class Reporter:
         `tried` are all trials that were checked; `begin` is when the run began.
         """
         network, batches = self._last_race(best, tried)
-        report = self._report(best, tried, network, batches, found, begin)
         if all(is_exact(network, size) for size in self._request.sizes):
             network = network.with_least_margin(0.0)
+        report = self._report(best, tried, network, batches, found, begin)
         # Units may have been left out since an older probe's outputs were stored.
         rows = self._problem.split.check[:_PROBE_ROWS] if network.probe is None else network.probe.x
         network = network.with_probe(rows.toarray() if hasattr(rows, "toarray") else rows)

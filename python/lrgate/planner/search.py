@@ -30,7 +30,7 @@ import numpy as np
 
 from lrgate.model.layer import Factors
 from lrgate.network import Network
-from lrgate.planner.budget import BudgetCheck, Trial
+from lrgate.planner.budget import CLOSE_SHARES, BudgetCheck, Trial
 from lrgate.planner.candidates import Choice, names_of, parts_of
 from lrgate.planner.clock import Clock
 from lrgate.planner.gates import GateSearch
@@ -162,7 +162,7 @@ class Search:
 
     def _gated_trials(self) -> Iterator[Trial]:
         before: Any = None
-        margin = self.plain.least_margin
+        checked = {self.plain.least_margin}
         for share in _BUDGET_SHARES:
             choice, least = self._fastest_within(share)
             if choice and (names_of(choice), least) != before:
@@ -170,13 +170,16 @@ class Search:
                 network = self._with_choice(choice, least)
                 if not approximate_layers(network):
                     continue
-                if least > margin and any(is_int8(network, size) for size in self.clock.sizes):
+                in_bytes = any(is_int8(network, size) for size in self.clock.sizes)
+                if in_bytes and least not in checked:
                     # The last race is also against dense int8, which must have been checked.
-                    margin, plain = least, self.plain.with_least_margin(least)
-                    rival = self._trial("int8 without gates", plain, {})
+                    checked.add(least)
+                    plain = self.plain.with_least_margin(least)
+                    rival = self._trial(f"int8 with a least margin of {least:.3g}", plain, {})
                     yield replace(rival, rival=True)
                 name = f"{_kinds(choice)} for {share:.0%} of the budget"
                 yield self._trial(name, network, choice)
+        self._known.clear()
 
     def _trial(self, name: str, network: Network, choice: Choice) -> Trial:
         """The network as it would be returned: with the units in the order that pays."""
@@ -210,7 +213,7 @@ class Search:
         # recomputed.
         found: dict[int, float] = {}
         end = len(self.choices)
-        for k in range(len(self.check.least_margins(self._outputs(-1))) if self.choices else 0):
+        for k in range(1 + len(CLOSE_SHARES) if self.check.may_recompute else 1):
             end = self._first_within(share, k, end)
             if end < len(self.choices):
                 found.setdefault(end, self._least_margins(end)[k])

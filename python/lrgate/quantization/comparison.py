@@ -86,7 +86,7 @@ def difference(
         relative = np.divide(off, variance, out=np.where(off > 0, np.inf, 0.0), where=variance > 0)
         return Difference(math.nan, 0.0, float(relative.mean()))
     margins, others = _margins(one, other, task)
-    close = margins_of_rows(other, task) < least_margin
+    close = margins_of_rows(other, task, activation) < least_margin
     changed = float(((others < 0) & ~close[:, None]).mean())
     errors = np.abs(others - margins)
     errors[~kept] = 0.0
@@ -119,11 +119,13 @@ def least_margin(
     margins, others = _margins(one, other, task)
     errors = _small(margins, np.abs(others - margins))
     ranked = np.sort(margins, axis=None)
-    rows = np.sort(margins_of_rows(other, task))
+    rows = np.sort(margins_of_rows(other, task, activation))
     # One standard error less, so that few rows do not exceed the share by chance.
     count = most_close * len(rows)
     most = float(rows[min(int(max(count - math.sqrt(count), 0.0)), len(rows) - 1)])
     if _expected_changed(ranked, errors, 0.0) <= USUALLY_CHANGED:
+        return 0.0
+    if not math.isfinite(most):
         return 0.0
     if most == 0 or _expected_changed(ranked, errors, most) > USUALLY_CHANGED:
         return most

@@ -105,8 +105,9 @@ class BatchReport(Tabular):
         Rows per call.
     layers : tuple of LayerReport
     seconds_dense, seconds_exact, seconds_after : float
-        Seconds per row, as medians over whole calls: of the dense plan in f32; of the fastest plan
-        without gates that was found, in int8 if the optimised network is; of this plan.
+        Seconds per row in whole calls, as medians over rounds: of the dense plan in f32; of the
+        fastest plan without gates that was found, in int8 if the optimised network is; of this
+        plan.
     over_dense, over_exact : Ratio
         Speed-up of this plan over these plans, from the ratio of each round.
     predicted_speed_up : float

@@ -191,8 +191,8 @@ impl Folded {
 pub(crate) struct Place<'a> {
     pub(crate) buffer: &'a mut Buffer,
     pub(crate) out: &'a mut [f32],
-    /// Set for rows with an output outside the range of the bytes.
-    pub(crate) out_of_range: &'a [AtomicBool],
+    /// Set for rows with an output outside the range of the bytes, or with too small a margin.
+    pub(crate) recompute: &'a [AtomicBool],
 }
 
 /// A step between a product and the next layer.
@@ -316,7 +316,7 @@ impl Program {
     }
 }
 
-/// The plan for rows that are out of range: f32 and exact, so that it marks no row.
+/// The plan for rows that are recomputed: f32 and exact, so that it marks no row.
 fn fallback(plan: &BatchPlan) -> BatchPlan {
     let mut plan = plan.clone();
     for layer in &mut plan.layers {
@@ -494,7 +494,7 @@ impl Product {
                 if let Some(folded) = folded {
                     folded.apply(&mut output);
                 }
-                let out_of_range = place.out_of_range;
+                let out_of_range = place.recompute;
                 output.bytes =
                     Some(Quantized { rows, lists, inverse, offset, least, out_of_range });
             }
@@ -527,12 +527,12 @@ impl Op {
         &self,
         isa: Isa,
         (n, columns): (usize, usize),
-        Place { buffer, out, out_of_range }: &mut Place<'_>,
+        Place { buffer, out, recompute }: &mut Place<'_>,
         non_finite: &mut [bool],
     ) {
         match self {
             Op::MarkClose(least) => {
-                for (outputs, mark) in out.chunks_exact(columns).zip(*out_of_range) {
+                for (outputs, mark) in out.chunks_exact(columns).zip(*recompute) {
                     if is_close(*least, outputs) {
                         mark.store(true, Ordering::Relaxed);
                     }
@@ -552,7 +552,7 @@ impl Op {
             }
             Op::Quantize(next) => {
                 let (rows, bytes) = buffer.quantize_dense(n, columns);
-                let marks = Marks { non_finite, out_of_range, range: HIDDEN_RANGE };
+                let marks = Marks { non_finite, out_of_range: recompute, range: HIDDEN_RANGE };
                 quantize(isa, rows, bytes, next.to_bytes(), marks);
             }
             Op::ListBytes => {

@@ -46,8 +46,8 @@ fn run_layers<O: Observer>(
     non_finite.resize(n, false);
     recompute.clear();
     recompute.resize_with(n, || AtomicBool::new(false));
-    let out_of_range = &**recompute;
-    let mut input = program.read.run(rows, src, dst, (non_finite, out_of_range), observer);
+    let recompute = &**recompute;
+    let mut input = program.read.run(rows, src, dst, (non_finite, recompute), observer);
     if program.check {
         mark_non_finite(input, non_finite);
         observer.step(Phase::Check);
@@ -59,7 +59,7 @@ fn run_layers<O: Observer>(
         observer.before(i, input);
         let shared = layer.can_share(form, n, team.threads());
         let context = Context { isa, team: if shared { team } else { &pool::ALONE } };
-        let (ops, place) = (layer.ops(shared), &mut Place { buffer: dst, out, out_of_range });
+        let (ops, place) = (layer.ops(shared), &mut Place { buffer: dst, out, recompute });
         let computed = ops.product.run(&layer.path, context, input, place, scratch, observer);
         observer.step(layer.path.phase());
         for op in &ops.after {

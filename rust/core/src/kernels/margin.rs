@@ -35,7 +35,8 @@ fn top_two(outputs: &[f32]) -> f32 {
     largest - next
 }
 
-// `f32::max` and `min` take more instructions, for NaN. Rows that have it are not recomputed.
+// `f32::max` and `min` take more instructions, for NaN. The margin of a row that has it does not
+// matter.
 
 #[inline]
 fn larger(a: f32, b: f32) -> f32 {

@@ -498,8 +498,8 @@ fn epilogue_seconds(isa: Isa, layer: &LayerProgram, n: usize) -> f64 {
     };
     let (mut buffer, mut scratch) = (Buffer::new(), GateScratch::default());
     let mut out = vec![0.0; n * layer.outputs];
-    let out_of_range: Vec<_> = (0..n).map(|_| AtomicBool::new(false)).collect();
-    let place = &mut Place { buffer: &mut buffer, out: &mut out, out_of_range: &out_of_range };
+    let recompute: Vec<_> = (0..n).map(|_| AtomicBool::new(false)).collect();
+    let place = &mut Place { buffer: &mut buffer, out: &mut out, recompute: &recompute };
     let (product, context) = (&layer.alone.product, Context::alone(isa));
     let mut run = |repeats: usize| {
         let start = Instant::now();
