@@ -123,7 +123,7 @@ def test_it_is_kept_by_other_changes_and_by_files(tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded(x), careful(x))
 
 
-@pytest.mark.parametrize("value", [-1, np.nan, np.inf, 1e39])
+@pytest.mark.parametrize("value", [-1, -1e-60, np.nan, np.inf, 1e39, 10**400])
 def test_margins_that_are_not_finite_or_below_0(value: float) -> None:
     net = make([5, 8, 3], task="classification")
     with pytest.raises(ValueError, match="least_margin must be finite and at least 0, got"):
@@ -137,8 +137,11 @@ def test_refusals() -> None:
     assert regressor.with_least_margin(0).least_margin == 0
     with pytest.raises(ValueError, match="unless the last activation is identity, sigmoid"):
         make([5, 8, 3], last="tanh", task="classification").with_least_margin(0.1)
-    with pytest.raises(TypeError, match="least_margin must be a number, got '1'"):
-        classifier.with_least_margin("1")  # type: ignore[arg-type]
+    for wrong in ("1", True, np.array([0.1, 0.2])):
+        with pytest.raises(TypeError, match="least_margin must be a number, got"):
+            classifier.with_least_margin(wrong)  # type: ignore[arg-type]
+    careful = classifier.with_least_margin(0.1)
+    assert careful.with_least_margin(0.1) is careful
     for share in (-0.1, 1.1, np.nan):
         with pytest.raises(ValueError, match="close_rows must be from 0 to 1"):
             classifier.quantize(rows(20, 5), close_rows=share)
@@ -380,9 +383,60 @@ def test_other_kinds_of_rows_and_threads() -> None:
     expected = careful(x.astype(np.float32))
     assert 5 < careful.engine.recomputed(x).sum() < 200
     np.testing.assert_array_equal(careful(x), expected)
-    np.testing.assert_array_equal(careful(sparse.csr_array(x.astype(np.float32))), expected)
     np.testing.assert_array_equal(careful.forward(x, num_threads=2), expected)
     for again in (copy.copy(careful), pickle.loads(pickle.dumps(careful))):  # noqa: S301
         assert again.least_margin == careful.least_margin
         np.testing.assert_array_equal(again(x), expected)
     assert "least margin 0.05, " in repr(careful)
+
+
+@pytest.mark.isa
+def test_recomputed_sparse_rows_have_the_bits_of_the_f32_plan() -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(200, 100)) * (rng.random((200, 100)) < 0.1)).astype(np.float32)
+    csr = sparse.csr_array(x)
+    for widths in ([100, 10], [100, 40, 10]):
+        careful = quantized(make(widths, task="classification"), x).with_least_margin(0.3)
+        marks = careful.engine.recomputed(csr)
+        assert 10 < marks.sum() < 190
+        f32 = careful.with_strategies(careful.plan[0].strategies)
+        got = careful(csr)
+        np.testing.assert_array_equal(got[marks], f32(x)[marks])
+        one_by_one = np.concatenate([careful(csr[[i]]) for i in range(200)])
+        np.testing.assert_array_equal(one_by_one, got)
+
+
+@pytest.mark.parametrize("count", [76, 200])
+def test_few_rows_of_an_overfitted_network(count: int) -> None:
+    """Its margins on these rows are far wider than on others."""
+    rng = np.random.default_rng(count)
+    mixing, teacher = rng.normal(size=(6, 20)), rng.normal(size=(20, 10))
+
+    def sample(n: int) -> np.ndarray:
+        causes = rng.normal(size=(n, 6)) * rng.exponential(size=(n, 1))
+        return (causes @ mixing + 0.3 * rng.normal(size=(n, 20))).astype(np.float32)
+
+    x, fresh = sample(count), sample(5000)
+    y = (np.tanh(x) @ teacher + rng.gumbel(size=(count, 10))).argmax(axis=1)
+    model = MLPClassifier((64, 64), max_iter=200, alpha=0, tol=0, n_iter_no_change=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = lrgate.from_sklearn(model.fit(x, y))
+    fast = lrgate.optimize(net, x, None, 0.01, batch_sizes=(1,), progress=False)
+    for careful in (fast, quantized(net, x)):
+        beyond = careful.with_least_margin(0).engine.recomputed(fresh)
+        assert (careful.engine.recomputed(fresh) & ~beyond).mean() < 0.1
+
+
+def test_equal_rows_are_recomputed_all_or_none() -> None:
+    """A group of equal rows is recomputed only if the share allows all of it."""
+    rng = np.random.default_rng(0)
+    for seed, last in enumerate(["softmax", "log_softmax", "identity", "sigmoid"] * 3):
+        outputs = 1 if last == "sigmoid" else 3
+        net = make([12, 48, 32, outputs], seed, last=last, task="classification")
+        x = rows(16, 12, seed)[rng.choice(16, 1500, p=rng.dirichlet(np.ones(16)))]
+        small = quantized(net, x)
+        beyond = small.with_least_margin(0).engine.recomputed(x)
+        share = (small.engine.recomputed(x) & ~beyond).mean()
+        assert share <= 0.021
+        assert (share > 0) == (small.least_margin > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
 from decimal import Decimal
@@ -82,6 +83,8 @@ def checked_count(value: Any, name: str, least: int = 1) -> int:
 def checked_number(value: Any, name: str) -> float:
     """`value` as a float; it may be any real number, also a Decimal or a Fraction.
 
+    An integer that is too large for a float becomes infinity.
+
     Raises
     ------
     TypeError
@@ -89,7 +92,10 @@ def checked_number(value: Any, name: str) -> float:
     """
     if not is_real(value):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def checked_share(value: Any, name: str) -> float:

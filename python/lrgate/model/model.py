@@ -124,12 +124,13 @@ class Model(ReadOnlyArrays):
         set_field(self, "least_margin", self._checked_margin())
 
     def _checked_margin(self) -> float:
+        least = checked_number(self.least_margin, "least_margin")
         with np.errstate(over="ignore"):
-            least = float(np.float32(checked_number(self.least_margin, "least_margin")))
-        if least == 0:
-            return 0.0
-        if not 0 < least < math.inf:
+            rounded = float(np.float32(least))
+        if not (least >= 0 and rounded < math.inf):
             raise ValueError(f"least_margin must be finite and at least 0, got {self.least_margin}")
+        if rounded == 0:
+            return 0.0
         if self.task not in ("classification", "multilabel"):
             raise ValueError(
                 f"least_margin must be 0 for a network without labels, got {least} and task "
@@ -141,7 +142,7 @@ class Model(ReadOnlyArrays):
                 f"least_margin must be 0 unless the last activation is {joined(HAVE_MARGINS)}, "
                 f"got {least} and {last}"
             )
-        return least
+        return rounded
 
     def _check_layers(self) -> None:
         if not isinstance(self.layers, tuple | list):

@@ -16,6 +16,7 @@ from lrgate.types import Float32Array, Float64Array
 __all__ = [
     "log_odds",
     "log_probabilities",
+    "margin_of_share",
     "margins_of_rows",
     "of_two",
 ]
@@ -63,6 +64,22 @@ def margins_of_rows(odds: Float64Array, task: str | None, activation: str) -> Fl
         margins = pair[:, -1] - pair[:, -2]
     known = _LARGEST.get(activation, math.inf)
     return np.asarray(np.where(margins < known, margins, math.inf))
+
+
+def margin_of_share(margins: Float64Array, share: float) -> float:
+    """A least margin below which about this share of the rows is, in float32.
+
+    One standard error less, so that few rows do not exceed the share by chance. 0 where it is not
+    known, or where no row is below it.
+    """
+    count = share * len(margins)
+    at = min(int(count - math.sqrt(count)), len(margins) - 1)
+    if at < 1:
+        return 0.0
+    ranked = np.partition(margins, at)
+    # Rows with the same margin are all recomputed or none, whatever its rounding.
+    least = 0.999 * float(ranked[at])
+    return float(np.float32(least)) if math.isfinite(least) and ranked[:at].min() < least else 0.0
 
 
 def log_probabilities(odds: Float64Array) -> Float64Array:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from lrgate.model.model import HAVE_MARGINS
-from lrgate.model.odds import log_odds, margins_of_rows
+from lrgate.model.odds import log_odds, margin_of_share, margins_of_rows
 from lrgate.network import Network
 from lrgate.planner.calibration import Calibration, calibrated
 from lrgate.planner.candidates import Choice
@@ -20,7 +20,7 @@ from lrgate.planner.plans import distinct_sizes, is_exact, only_plan, plan_key
 from lrgate.planner.problem import Problem
 from lrgate.planner.split import CHECK_SHARE, MOST_ROWS
 from lrgate.results.optimization import CheckReport
-from lrgate.types import Float32Array, Float64Array
+from lrgate.types import Float32Array
 
 __all__ = [
     "CLOSE_SHARES",
@@ -139,13 +139,19 @@ class BudgetCheck:
         return [self.chooser.evidence(each, **named) for each in outputs]
 
     def least_margins(self, outputs: list[Float32Array]) -> list[float]:
-        """Least margins with which a few rows are recomputed, from 0 on."""
+        """Least margins with which a few rows are recomputed, from 0 on.
+
+        None is above the largest perturbation: more would only recompute more rows, which may be
+        many where later rows have smaller margins than these.
+        """
         if not self.may_recompute:
             return [0.0]
         task, last = self.chooser.task, self.chooser.activation
         margins = [margins_of_rows(log_odds(y, last), task, last) for y in outputs]
-        found = [max(_quantile(m, share) for m in margins) for share in CLOSE_SHARES]
-        return [0.0, *itertools.accumulate(found, max)]
+        reach = max(evidence.largest for evidence in self.evidence_of(outputs, 0.0))
+        found = [max(margin_of_share(m, share) for m in margins) for share in CLOSE_SHARES]
+        limited = (float(np.float32(max(min(least, reach), 0.0))) for least in found)
+        return [0.0, *itertools.accumulate(limited, max)]
 
     @property
     def may_recompute(self) -> bool:
@@ -257,16 +263,6 @@ class BudgetCheck:
             f"{self.rows} held-out rows cannot show that the budget is kept; "
             f"about {_rounded(total):,} rows in total would"
         )
-
-
-def _quantile(margins: Float64Array, share: float) -> float:
-    """The margin below which at most this share of the rows is, in float32; 0 if it is infinite."""
-    at = min(int(share * len(margins)), len(margins) - 1)
-    margin = float(np.partition(margins, at)[at])
-    if not math.isfinite(margin):
-        return 0.0
-    least = np.float32(margin)
-    return float(least if least <= margin else np.nextafter(least, np.float32(0)))
 
 
 def _points(share: float) -> str:

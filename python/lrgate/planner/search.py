@@ -75,7 +75,7 @@ class Search:
         self.check = BudgetCheck(problem)
         self.units_speed_up: float | None = None
         self.choices: list[Choice] | None = None
-        self._known: dict[int, list[Float32Array]] = {}
+        self._known: dict[int, tuple[list[Float32Array], list[float]]] = {}
 
     def run(self, begin: float) -> Network:
         """The whole search, which began at the time `begin`."""
@@ -216,12 +216,12 @@ class Search:
         for k in range(1 + len(CLOSE_SHARES) if self.check.may_recompute else 1):
             end = self._first_within(share, k, end)
             if end < len(self.choices):
-                found.setdefault(end, self._least_margins(end)[k])
+                found.setdefault(end, self._outputs(end)[1][k])
         if found:
             at = self._fastest(found)
             return self.choices[at], found[at]
         if self.choices and share == _BUDGET_SHARES[-1]:
-            evidence = self.check.evidence_of(self._outputs(-1), 0.0)
+            evidence = self.check.evidence_of(self._outputs(-1)[0], 0.0)
             self.problem.notes.append(
                 "no gate or factors are used, not even the least divergent: "
                 f"{self.check.unlikely(evidence)}"
@@ -236,26 +236,27 @@ class Search:
         first = 0
         while first < end:
             middle = (first + end) // 2
-            evidence = self.check.evidence_of(self._outputs(middle), self._least_margins(middle)[k])
+            outputs, margins = self._outputs(middle)
+            evidence = self.check.evidence_of(outputs, margins[k])
             if self.check.likely(evidence, share):
                 end = middle
             else:
                 first = middle + 1
         return end
 
-    def _outputs(self, at: int) -> list[Float32Array]:
-        """The outputs of a choice on the rows that choose, of each batch plan."""
+    def _outputs(self, at: int) -> tuple[list[Float32Array], list[float]]:
+        """The outputs of a choice on the rows that choose, of each batch plan; its least margins.
+
+        None of these is below that of the plan without gates.
+        """
         assert self.choices is not None
         at %= len(self.choices)
         if at not in self._known:
             network = with_parts_in_use(self.plain, parts_of(self.choices[at]))
-            self._known[at] = self.check.outputs(network)
+            outputs, least = self.check.outputs(network), self.plain.least_margin
+            margins = [max(least, each) for each in self.check.least_margins(outputs)]
+            self._known[at] = outputs, margins
         return self._known[at]
-
-    def _least_margins(self, at: int) -> list[float]:
-        """Least margins for a choice; none is below that of the plan without gates."""
-        least = self.plain.least_margin
-        return [max(least, each) for each in self.check.least_margins(self._outputs(at))]
 
     def _fastest(self, found: dict[int, float]) -> int:
         """The choice that is fastest in whole calls with its least margin, over all batch sizes."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from lrgate.model.odds import log_odds, margins_of_rows
+from lrgate.model.odds import log_odds, margin_of_share, margins_of_rows
 from lrgate.quantization.limits import (
     MOST_CHANGED,
     MOST_MARGIN_ERROR,
@@ -119,15 +119,11 @@ def least_margin(
     margins, others = _margins(one, other, task)
     errors = _small(margins, np.abs(others - margins))
     ranked = np.sort(margins, axis=None)
-    rows = np.sort(margins_of_rows(other, task, activation))
-    # One standard error less, so that few rows do not exceed the share by chance.
-    count = most_close * len(rows)
-    most = float(rows[min(int(max(count - math.sqrt(count), 0.0)), len(rows) - 1)])
     if _expected_changed(ranked, errors, 0.0) <= USUALLY_CHANGED:
         return 0.0
-    if not math.isfinite(most):
-        return 0.0
-    if most == 0 or _expected_changed(ranked, errors, most) > USUALLY_CHANGED:
+    most = margin_of_share(margins_of_rows(other, task, activation), most_close)
+    most = min(most, float(errors.max(initial=0.0)))
+    if _expected_changed(ranked, errors, most) > USUALLY_CHANGED:
         return most
     low, high = 0.0, most
     for _ in range(_BISECTIONS):

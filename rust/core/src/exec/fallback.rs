@@ -45,7 +45,9 @@ pub(super) fn recompute(
         return Ok(());
     };
     program.pack(true);
-    if program.is_short && marked.len() <= FEW {
+    // Sparse rows get the bits of dense ones, however many are recomputed.
+    let is_sparse = matches!(rows.data, Data::Csr { .. });
+    if program.is_short && marked.len() <= FEW && !is_sparse {
         // A few rows of a small network take less time one by one than gathered. An f32 plan marks
         // no row.
         for row in marked {
