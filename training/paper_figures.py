@@ -116,9 +116,10 @@ def draw_ranks(results: dict[str, list[dict[str, Any]]], path: Path) -> bool:
             axis.plot([place] * len(errors), errors, "o", color=COLOURS[0], alpha=0.7)
             if group.label in tables.PAPER.get(name, {}):
                 axis.plot(place, tables.PAPER[name][group.label], "_", color=COLOURS[1], ms=18)
-        axis.set_xticks(range(len(groups)), [group.label for group in groups], rotation=30)
+        labels = [group.label for group in groups]
+        axis.set_xticks(range(len(groups)), labels, rotation=30, ha="right")
         axis.set_ylabel("test error, %")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * axis.dataLim.y1)
         axis.set_title(f"{name} (dots: runs" + ("; lines: paper)" if name == "mnist" else ")"))
         axis.grid(axis="y")
     save(figure, path)
