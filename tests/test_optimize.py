@@ -677,6 +677,7 @@ class Seen:
     worst = 0.0
     largest = 0.0
     contradicted = False
+    plain = SimpleNamespace(increase=0.0)
 
     def __init__(self, cost: float) -> None:
         self.estimate = cost

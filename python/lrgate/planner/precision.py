@@ -35,6 +35,9 @@ _DIVERGENCE_WORK: Final = 2e10
 _LITTLE_TIME: Final = 0.03
 _LEAST_GAIN: Final = 1e-3
 
+# Fewer layers in int8, of which no row is recomputed, must be this many times as fast.
+_CLEARLY: Final = 1.25
+
 
 def divergence_from(core: Network, problem: Problem) -> Divergence:
     """The divergence from `core`, on rows that choose: fewer of them for a large network."""
@@ -111,21 +114,23 @@ class _Int8Search:
     def networks(self) -> list[Network]:
         """The network that is likely to keep the budget, after one with fewer layers in int8.
 
-        The latter is left out where the former is well within the budget. None where no layer can
-        be int8.
+        The latter is left out where the former is well within the budget. It may instead be one
+        that recomputes close rows. None where no layer can be int8.
         """
         found = self._search(may_recompute=True)
+        safer: list[Network] = []
         # Two large networks would take much memory.
         if found.network.least_margin and not (self._is_asked_for or self._problem.is_large):
-            found = self._faster(found, self._search(may_recompute=False))
+            close, found = found, self._faster(found, self._search(may_recompute=False))
+            safer = [] if found is close else [close.network]
         for i, reason in found.dropped.items():
             self._problem.notes.append(f"layer {i} stays f32, not int8: {reason}")
         quantized = found.network
         chosen = [i for i in found.layers if quantized.layers[i].quantization is not None]
         if not chosen:
-            return []
-        if len(chosen) == 1 or self._check.clear(found.evidence):
-            return [quantized]
+            return safer
+        if safer or len(chosen) == 1 or self._check.clear(found.evidence):
+            return [*safer, quantized]
         chosen.remove(max(chosen, key=self._costs.__getitem__))
         fewer = self._fit.network(chosen).with_least_margin(quantized.least_margin)
         return [fewer, quantized]
@@ -162,13 +167,14 @@ class _Int8Search:
         return network, self._check.evidence(network)
 
     def _faster(self, close: _Int8, other: _Int8) -> _Int8:
-        """The faster one of a network that recomputes close rows and one that does not."""
+        """A network that recomputes close rows, unless one that does not is clearly faster.
+
+        The former has fewer errors, and more room for those of gates and factors.
+        """
         if other.layers == close.layers:
             return other
-        networks = {"close": close.network, "other": other.network}
-        tuned = {name: self._clock.tuned(network) for name, network in networks.items()}
-        name = self._clock.fastest(tuned, self._clock.tuned(self._core))
-        return close if name == "close" else other
+        tuned = [self._clock.tuned(found.network) for found in (other, close)]
+        return other if self._clock.speed_up(*tuned) >= _CLEARLY else close
 
     @property
     def _is_asked_for(self) -> bool:
