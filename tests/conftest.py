@@ -1,4 +1,4 @@
-"""Fixtures of all tests."""
+"""Fixtures that several files use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lrgate.measure import timing
 from lrgate.planner import clock, reporting
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def short_times() -> Iterator[None]:
     """Shorten the measurements of `optimize`, which leaves its choices to chance."""
     with pytest.MonkeyPatch.context() as patch:

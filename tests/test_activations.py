@@ -155,6 +155,7 @@ def test_log_softmax_is_a_classifier() -> None:
         lrgate.Network.from_layers(layers, "log_softmax")
 
 
+@pytest.mark.usefixtures("short_times")
 def test_optimize_and_int8_of_log_softmax() -> None:
     rng = np.random.default_rng(2)
     layers = [(rng.normal(size=(40, 10)), np.zeros(40)), (rng.normal(size=(4, 40)), np.zeros(4))]

@@ -29,6 +29,7 @@ def blocks(text: str) -> list[tuple[int, str]]:
     return [(text[: m.start(1)].count("\n"), m[1]) for m in BLOCK.finditer(text)]
 
 
+@pytest.mark.usefixtures("short_times")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = ROOT / page

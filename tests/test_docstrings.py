@@ -22,6 +22,7 @@ MODULES = [
 ]
 
 
+@pytest.mark.usefixtures("short_times")
 @pytest.mark.parametrize("name", ["lrgate", *MODULES])
 def test_examples(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0

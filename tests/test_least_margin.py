@@ -27,6 +27,8 @@ from lrgate.planner.search import Search
 from lrgate.planner.split import Split
 from oracle import factored, gated, make
 
+pytestmark = pytest.mark.usefixtures("short_times")
+
 
 def quantized(net: Network, x: np.ndarray, **options: Any) -> Network:
     """`net.quantize(x)`, with or without warnings."""

@@ -48,6 +48,8 @@ from lrgate.planner.split import Split
 from lrgate.quantization.fit import selected
 from oracle import gated, make
 
+pytestmark = pytest.mark.usefixtures("short_times")
+
 D = 20
 RELU = Activation("relu")
 
