@@ -1767,7 +1767,7 @@ def timed(seconds: dict[str, float]) -> Any:
 def test_layers_that_are_slower_merged_are_kept(
     faster: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Clock, "race", timed({"merged": 2.0, "user": 1.0 if faster else 3.0}))
+    monkeypatch.setattr(Clock, "race", timed({"network": 2.0, "other": 1.0 if faster else 3.0}))
     rng = np.random.default_rng(0)
     sizes = [(30, D), (25, 30), (4, 25)]
     layers = [(rng.normal(size=size) / size[1] ** 0.5, rng.normal(size=size[0])) for size in sizes]

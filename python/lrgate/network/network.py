@@ -904,8 +904,8 @@ class Network(_core.Network):
         """
         rows = canonical(inputs.checked_rows(x, self.input_size))
         chosen = to_quantize(layers, self.layers)
-        check_signals(rows, chosen, self.dense().layer_inputs)
         most_close = inputs.checked_share(close_rows, "close_rows")
+        check_signals(rows, chosen, self.dense().layer_inputs)
         net, report, difference = quantized(self.with_least_margin(0), rows, chosen, most_close)
         net._quantization_report = report
         warn_of(report, difference)

@@ -221,7 +221,8 @@ class Search:
             at = self._fastest(found)
             return self.choices[at], found[at]
         if self.choices and share == _BUDGET_SHARES[-1]:
-            evidence = self.check.evidence_of(self._outputs(-1)[0], 0.0)
+            outputs, margins = self._outputs(-1)
+            evidence = self.check.evidence_of(outputs, margins[-1])
             self.problem.notes.append(
                 "no gate or factors are used, not even the least divergent: "
                 f"{self.check.unlikely(evidence)}"
