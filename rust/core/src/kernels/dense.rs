@@ -15,6 +15,9 @@
 //! Each sum is one chain over the inputs in order, whatever the group and the block, so a row has
 //! the same bits in any batch. With prepacked weights this is as fast as the best GEMM crates
 //! (docs/architecture.md has the figures), so lrgate does not need one of them.
+//!
+//! The weights of a layer that may not be in L2 are prefetched: while the rows pass through a block,
+//! they fetch the block that follows, each group of rows a part of it.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -38,6 +41,16 @@ pub(crate) struct RowsTimesPanels<'a, A: Arithmetic, E> {
 /// Inputs per block.
 const BLOCK: usize = 512;
 
+/// Bytes of a layer's weights from which on a tile prefetches the weights that follow: less stays
+/// in L2 between calls.
+const PREFETCH_FROM: usize = 768 << 10;
+
+/// Inputs between prefetches.
+const STEP: usize = 8;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Number of rows whose sums are kept between blocks: 64 KiB, which stays in L2.
 const KEPT: usize = 256;
 
@@ -56,7 +69,9 @@ impl<A: Arithmetic, E: Epilogue<A>> Kernel for RowsTimesPanels<'_, A, E> {
         for p in which {
             let (first, vectors, weights) = panels.panel(p);
             assert_eq!(weights.len(), rows.columns() * vectors * LANES);
-            blocks(simd, rows, Panel { weights, vectors, first }, epilogue);
+            let prefetch = panels.bytes() >= PREFETCH_FROM;
+            let next = if prefetch && p + 1 < panels.count() { panels.panel(p + 1).2 } else { &[] };
+            blocks(simd, rows, Panel { weights, vectors, first, prefetch, next }, epilogue);
         }
     }
 }
@@ -67,6 +82,10 @@ struct Panel<'a, W> {
     vectors: usize,
     /// The panel's first unit.
     first: usize,
+    /// Whether to prefetch weights.
+    prefetch: bool,
+    /// The weights of the panel after it, if they are to be prefetched.
+    next: &'a [W],
 }
 
 /// One panel and all rows.
@@ -79,7 +98,8 @@ fn blocks<S: Simd, A: Arithmetic, E: Epilogue<A>>(
 ) {
     let (n, inputs) = (rows.rows(), rows.columns());
     if inputs <= 2 * BLOCK || n <= 6 {
-        let block = Block { rows, panel, inputs: (0, inputs), first: 0, last: true };
+        let ahead = panel.next;
+        let block = Block { rows, panel, inputs: (0, inputs), first: 0, last: true, ahead };
         return groups(simd, &block, n, &mut [], epilogue);
     }
     let mut sums = KEPT_SUMS.replace(Aligned::new(64));
@@ -87,11 +107,18 @@ fn blocks<S: Simd, A: Arithmetic, E: Epilogue<A>>(
         sums = zeros(KEPT * PANEL);
     }
     let kept = A::words(&mut sums);
-    let mut block = Block { rows, panel, inputs: (0, 0), first: 0, last: false };
+    let width = panel.vectors * LANES;
+    let mut block = Block { rows, panel, inputs: (0, 0), first: 0, last: false, ahead: &[] };
     for start in (0..n).step_by(KEPT) {
         for from in (0..inputs).step_by(BLOCK) {
             let to = inputs.min(from + BLOCK);
             (block.inputs, block.first, block.last) = ((from, to), start, to == inputs);
+            let (next, size) = (block.panel.next, BLOCK * width);
+            block.ahead = match &block.panel.weights[to * width..] {
+                [] => &next[..next.len().min(size)],
+                rest if block.panel.prefetch => &rest[..rest.len().min(size)],
+                _ => &[],
+            };
             groups(simd, &block, n.min(start + KEPT), kept, epilogue);
         }
     }
@@ -107,6 +134,24 @@ struct Block<'a, W> {
     first: usize,
     /// Whether this is the last block, which completes the sums.
     last: bool,
+    /// The weights that follow, which are prefetched.
+    ahead: &'a [W],
+}
+
+impl<'a, W> Block<'a, W> {
+    /// The part of the weights that follow to prefetch during the group of rows from `row` on: none
+    /// with few groups, which wait for their own weights most of the time.
+    #[inline(always)]
+    fn ahead(&self, row: usize, group: usize) -> &'a [W] {
+        let rows = self.rows.rows().min(self.first + KEPT) - self.first;
+        if rows < 2 * group {
+            return &[];
+        }
+        let lines = size_of_val(self.ahead).div_ceil(LINE).div_ceil(rows.div_ceil(group));
+        let size = lines * LINE / size_of::<W>();
+        let start = ((row - self.first) / group * size).min(self.ahead.len());
+        &self.ahead[start..self.ahead.len().min(start + size)]
+    }
 }
 
 /// The rows of a block up to `end`.
@@ -230,11 +275,26 @@ fn tile<S: Simd, A: Arithmetic, E: Epilogue<A>, const V: usize, const R: usize>(
         }
     };
     weights = weights.wrapping_add(whole * stride);
-    for i in whole..to - from {
-        // SAFETY: input `i` of the block has `stride` weights, of which V vectors from `at` on are
-        // read, and every row has `to - from` entries.
-        unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
-        weights = weights.wrapping_add(stride);
+    let inputs = to - from;
+    let ahead = if at == 0 && R > 1 { block.ahead(row, S::GROUP) } else { &[] };
+    let (lines, step) = match ahead {
+        [] => (0, inputs),
+        _ => (size_of_val(ahead).div_ceil(LINE).div_ceil(inputs.div_ceil(STEP)), STEP),
+    };
+    let (mut i, mut line) = (whole, ahead.as_ptr());
+    while i < inputs {
+        for _ in 0..lines {
+            simd.prefetch_l2(line);
+            line = line.wrapping_byte_add(LINE);
+        }
+        let end = inputs.min(i + step);
+        while i < end {
+            // SAFETY: input `i` of the block has `stride` weights, of which V vectors from `at` on
+            // are read, and every row has `inputs` entries.
+            unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
+            weights = weights.wrapping_add(stride);
+            i += 1;
+        }
     }
     if block.last {
         for (r, sums) in sums.into_iter().enumerate() {
