@@ -1,4 +1,5 @@
-//! Single rows through dense layers, which one kernel computes: the same bits as rows of a batch.
+//! Rows through dense layers in one kernel, single rows and rows in lanes: the bits do not depend on
+//! the rows that a call has.
 
 mod common;
 
@@ -119,4 +120,53 @@ fn calls_on_one_row_of_a_small_network_are_short() {
     let rows = Rows::f32(&row, 1, 20, 20).unwrap();
     let batch = run(&network, Rows::f32(&[&row[..], &row].concat(), 2, 20, 20).unwrap(), None);
     assert_eq!(bits(&run(&network, rows, None)), bits(&batch[..4]));
+}
+
+#[test]
+fn rows_in_lanes_have_the_bits_of_single_rows() {
+    let widths: [&[usize]; 8] = [
+        &[1, 1],
+        &[4, 8, 2],
+        &[16, 16, 16],
+        &[17, 33, 1],
+        &[5, 50, 50, 5],
+        &[33, 7, 70, 18],
+        &[3, 1, 2, 9],
+        &[40, 120, 2],
+    ];
+    let hidden = [Activation::Relu, Activation::LeakyRelu { slope: 0.2 }, Activation::Tanh];
+    let last = [Activation::Softmax, Activation::Identity, Activation::Sigmoid];
+    let mut failures = Vec::new();
+    for (case, widths) in widths.into_iter().enumerate() {
+        for activation in &hidden {
+            let last = last[case % last.len()].clone();
+            let model = Model::random(case as u64, widths, activation.clone(), last);
+            let (columns, n) = (widths[0], 53);
+            let mut data = Random(case as u64 + 9).rows(n, columns + 3);
+            data[0] = f32::NAN;
+            data[columns + 3] = f32::NEG_INFINITY;
+            data[18 * (columns + 3)] = -0.0;
+            for isa in Isa::available() {
+                let network = dense(&model, isa, Precision::F32);
+                // Rows that touch, rows with a gap, rows that overlap, and one row again and again.
+                for stride in [columns, columns + 3, 1, 0] {
+                    let alone = |r: usize| {
+                        let row = &data[r * stride..][..columns];
+                        let row = Rows::f32(row, 1, columns, columns).unwrap();
+                        bits(&run(&network, row, Some(1)))
+                    };
+                    let expected: Vec<_> = (0..n).map(alone).collect();
+                    for rows in [2, 7, 15, 16, 17, 24, 31, 32, n] {
+                        let of = Rows::f32(&data, rows, columns, stride).unwrap();
+                        if bits(&run(&network, of, Some(1))) != expected[..rows].concat() {
+                            let isa = isa.name();
+                            failures
+                                .push(format!("{widths:?} {activation:?} {isa} {rows} {stride}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    none(&failures);
 }

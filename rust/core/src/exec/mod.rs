@@ -7,6 +7,7 @@
 //! other rows, nor on the borders of tiles, nor on the number of threads.
 
 mod fallback;
+mod lanes;
 mod observe;
 mod observer;
 mod program;

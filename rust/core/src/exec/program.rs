@@ -23,7 +23,7 @@ use crate::path::{
 use crate::plan::{BatchPlan, Precision, Strategy};
 use crate::rows::Rows;
 use crate::signal::{Buffer, DenseRowsMut, Form, Signal};
-use crate::simd::Isa;
+use crate::simd::{Isa, LANES};
 
 /// Rows of a full tile: enough that a layer's weights are rarely reread from L3, and few enough
 /// that the tile's activations stay in L2.
@@ -42,6 +42,9 @@ const NARROW_SIGNALS: usize = 16 << 10;
 
 /// Bytes of weights, in the precisions of the layers, that take a few microseconds to read.
 const SHORT: usize = 1 << 19;
+
+/// Most weights of a network whose rows are computed in lanes: sixteen rows read all of them.
+const MOST_IN_LANES: usize = 1 << 15;
 
 /// Bytes of f32 weights above which [`WIDE_TILE`] is used.
 const WIDE_FROM: usize = 16 << 20;
@@ -86,6 +89,8 @@ pub(crate) struct Program {
     pub(super) fallback: Option<Box<Program>>,
     /// How single rows are computed, if the layers can share a kernel.
     pub(super) single: Option<Single>,
+    /// How batches are computed with a row per lane, if that takes less time.
+    pub(super) lanes: Option<InLanes>,
     /// Whether a single row takes a few microseconds at most, whatever its values are.
     pub(super) is_short: bool,
 }
@@ -126,6 +131,15 @@ pub(crate) struct LayerProgram {
     pub(crate) alone: Ops,
     /// The work if threads share the layer's units, where it differs.
     shared: Option<Ops>,
+}
+
+/// How sixteen rows at a time pass through dense f32 layers, one row in each lane of a vector.
+#[derive(Clone, Copy)]
+pub(super) struct InLanes {
+    /// The widest signal.
+    pub(super) widest: usize,
+    /// The least number of rows of which sixteen lanes take less time than the rows one by one.
+    pub(super) least_rows: usize,
 }
 
 /// How single rows pass through dense layers of one precision in one kernel.
@@ -266,6 +280,7 @@ impl Program {
             last.alone.after.insert(0, Op::MarkClose(least));
         }
         let single = Single::new(&read, &layers, weights);
+        let lanes = single.and_then(|single| InLanes::new(single, &layers));
         let bytes = |layer: &LayerProgram| match layer.path.reads().precision {
             Precision::F32 => layer.weights() * size_of::<f32>(),
             Precision::Int8 => layer.weights(),
@@ -286,6 +301,7 @@ impl Program {
             weights,
             fallback,
             single,
+            lanes,
             is_short,
         })
     }
@@ -345,6 +361,33 @@ impl Single {
         }
         let widest = layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max()?;
         Some(Single { precision, words: widest.next_multiple_of(PANEL) })
+    }
+}
+
+impl InLanes {
+    /// `None` if vectors with a lane per unit take less time, or if rows may have to be recomputed.
+    /// The costs are hundredths of cycles, fitted to times of networks from 4-8-2 to 128-128-10 with
+    /// AVX-512: a multiply-add, the start of a group of rows, and the transposition of sixteen rows
+    /// and columns.
+    fn new(single: Single, layers: &[LayerProgram]) -> Option<InLanes> {
+        let sum = |cost: &dyn Fn(&LayerProgram) -> usize| layers.iter().map(cost).sum::<usize>();
+        let marks = |op: &Op| matches!(op, Op::MarkClose(_));
+        if single.precision != Precision::F32
+            || sum(&LayerProgram::weights) > MOST_IN_LANES
+            || layers[layers.len() - 1].alone.after.iter().any(marks)
+        {
+            return None;
+        }
+        let vectors = |width: usize| width.div_ceil(LANES);
+        let signals = vectors(layers[0].inputs) + vectors(layers[layers.len() - 1].outputs);
+        let rows_in_lanes = 76 * sum(&|layer| layer.inputs * layer.outputs) + 10_000 * signals;
+        let row = 60 * sum(&|layer| layer.inputs * vectors(layer.outputs));
+        let group = 7_000 * sum(&|layer| layer.outputs.div_ceil(PANEL));
+        let units_in_lanes = |rows: usize| rows * row + rows.div_ceil(6) * group;
+        Some(InLanes {
+            widest: layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max()?,
+            least_rows: (2..=LANES).find(|&rows| units_in_lanes(rows) > rows_in_lanes)?,
+        })
     }
 }
 

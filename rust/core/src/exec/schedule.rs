@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::program::{LayerProgram, Program};
-use super::single;
 use super::tile::run_marking;
+use super::{lanes, single};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::path::{Path, Unwatched};
@@ -64,12 +64,27 @@ fn one_tile(program: &Program, rows: Rows<'_>, out: &mut [f32], team: &Team) -> 
     let marked_rows = if rows.rows == 1 && team.threads() == 1 {
         if one_row(program, rows, out) { Vec::new() } else { vec![0] }
     } else {
-        run_marking(program, rows, out, team, &mut Unwatched)
+        run_tile(program, rows, out, team)
     };
     if interrupt::is_long(program.weights, rows.rows) {
         interrupt::check()?;
     }
     Ok(marked_rows)
+}
+
+/// Runs a tile. Returns the rows that must be recomputed.
+fn run_tile(program: &Program, rows: Rows<'_>, out: &mut [f32], team: &Team) -> Vec<usize> {
+    // No row that is computed in lanes has to be recomputed.
+    let done = lanes::run(program, rows, out);
+    if done == rows.rows {
+        return Vec::new();
+    }
+    let (rows, out) = (rows.slice(done, rows.rows - done), &mut out[done * program.outputs()..]);
+    let mut marked = run_marking(program, rows, out, team, &mut Unwatched);
+    for row in &mut marked {
+        *row += done;
+    }
+    marked
 }
 
 /// Runs a call tile by tile. Returns the rows that must be recomputed, in order.
@@ -101,7 +116,7 @@ fn many_tiles(
         // SAFETY: a team gets every tile number once, so no two tiles overlap.
         let out = unsafe { parts.tile(i) };
         let rows = rows.slice(first, count);
-        let marked = run_marking(program, rows, out, &pool::ALONE, &mut Unwatched);
+        let marked = run_tile(program, rows, out, &pool::ALONE);
         if long && stop() {
             interrupted.store(true, Ordering::Relaxed);
             return;

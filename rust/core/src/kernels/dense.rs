@@ -139,14 +139,10 @@ struct Block<'a, W> {
 }
 
 impl<'a, W> Block<'a, W> {
-    /// The part of the weights that follow to prefetch during the group of rows from `row` on: none
-    /// with few groups, which wait for their own weights most of the time.
+    /// The part of the weights that follow to prefetch during the group of rows from `row` on.
     #[inline(always)]
     fn ahead(&self, row: usize, group: usize) -> &'a [W] {
         let rows = self.rows.rows().min(self.first + KEPT) - self.first;
-        if rows < 2 * group {
-            return &[];
-        }
         let lines = size_of_val(self.ahead).div_ceil(LINE).div_ceil(rows.div_ceil(group));
         let size = lines * LINE / size_of::<W>();
         let start = ((row - self.first) / group * size).min(self.ahead.len());
@@ -167,26 +163,30 @@ fn groups<S: Simd, A: Arithmetic, E: Epilogue<A>>(
     let (start, whole) = (block.first, end - rest);
     if start < whole {
         let rows = (start, whole);
+        // With few groups, those wait for their own weights most of the time.
+        let ahead = !block.ahead.is_empty() && whole - start >= 2 * S::GROUP;
         match S::GROUP {
-            6 => simd.run(Groups::<A, E, 6> { block, rows, kept, epilogue }),
-            _ => simd.run(Groups::<A, E, 2> { block, rows, kept, epilogue }),
+            6 if ahead => simd.run(Groups::<A, E, 6, true> { block, rows, kept, epilogue }),
+            6 => simd.run(Groups::<A, E, 6, false> { block, rows, kept, epilogue }),
+            _ if ahead => simd.run(Groups::<A, E, 2, true> { block, rows, kept, epilogue }),
+            _ => simd.run(Groups::<A, E, 2, false> { block, rows, kept, epilogue }),
         }
     }
     let rows = (whole, end);
     match rest {
-        5 if S::GROUP > 5 => simd.run(Groups::<A, E, 5> { block, rows, kept, epilogue }),
-        4 if S::GROUP > 4 => simd.run(Groups::<A, E, 4> { block, rows, kept, epilogue }),
-        3 if S::GROUP > 3 => simd.run(Groups::<A, E, 3> { block, rows, kept, epilogue }),
-        2 if S::GROUP > 2 => simd.run(Groups::<A, E, 2> { block, rows, kept, epilogue }),
+        5 if S::GROUP > 5 => simd.run(Groups::<A, E, 5, false> { block, rows, kept, epilogue }),
+        4 if S::GROUP > 4 => simd.run(Groups::<A, E, 4, false> { block, rows, kept, epilogue }),
+        3 if S::GROUP > 3 => simd.run(Groups::<A, E, 3, false> { block, rows, kept, epilogue }),
+        2 if S::GROUP > 2 => simd.run(Groups::<A, E, 2, false> { block, rows, kept, epilogue }),
         // Inlined here: a single row of a small layer takes little longer than a function call.
-        1 => group::<S, A, E, 1>(simd, block, rows, kept, epilogue),
+        1 => group::<S, A, E, 1, false>(simd, block, rows, kept, epilogue),
         _ => {}
     }
 }
 
-/// Groups of R rows. Each R is a separate function, because compile time grows faster than linearly
-/// with the size of a function.
-struct Groups<'a, A: Arithmetic, E, const R: usize> {
+/// Groups of R rows, which prefetch the weights that follow if AHEAD. Each R is a separate function,
+/// because compile time grows faster than linearly with the size of a function.
+struct Groups<'a, A: Arithmetic, E, const R: usize, const AHEAD: bool> {
     // Passed by reference, to pass few words.
     block: &'a Block<'a, A::Word>,
     rows: (usize, usize),
@@ -194,16 +194,18 @@ struct Groups<'a, A: Arithmetic, E, const R: usize> {
     epilogue: &'a mut E,
 }
 
-impl<A: Arithmetic, E: Epilogue<A>, const R: usize> Kernel for Groups<'_, A, E, R> {
+impl<A: Arithmetic, E: Epilogue<A>, const R: usize, const AHEAD: bool> Kernel
+    for Groups<'_, A, E, R, AHEAD>
+{
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        group::<S, A, E, R>(simd, self.block, self.rows, self.kept, self.epilogue);
+        group::<S, A, E, R, AHEAD>(simd, self.block, self.rows, self.kept, self.epilogue);
     }
 }
 
 #[inline(always)]
-fn group<S: Simd, A: Arithmetic, E: Epilogue<A>, const R: usize>(
+fn group<S: Simd, A: Arithmetic, E: Epilogue<A>, const R: usize, const AHEAD: bool>(
     simd: S,
     block: &Block<'_, A::Word>,
     (start, end): (usize, usize),
@@ -213,14 +215,14 @@ fn group<S: Simd, A: Arithmetic, E: Epilogue<A>, const R: usize>(
     for row in (start..end).step_by(R) {
         if S::whole_panel(R) {
             match block.panel.vectors {
-                4 => tile::<S, A, E, 4, R>(simd, block, row, 0, kept, epilogue),
-                3 => tile::<S, A, E, 3, R>(simd, block, row, 0, kept, epilogue),
-                2 => tile::<S, A, E, 2, R>(simd, block, row, 0, kept, epilogue),
-                _ => tile::<S, A, E, 1, R>(simd, block, row, 0, kept, epilogue),
+                4 => tile::<S, A, E, 4, R, AHEAD>(simd, block, row, 0, kept, epilogue),
+                3 => tile::<S, A, E, 3, R, AHEAD>(simd, block, row, 0, kept, epilogue),
+                2 => tile::<S, A, E, 2, R, AHEAD>(simd, block, row, 0, kept, epilogue),
+                _ => tile::<S, A, E, 1, R, AHEAD>(simd, block, row, 0, kept, epilogue),
             }
         } else {
             for at in 0..block.panel.vectors {
-                tile::<S, A, E, 1, R>(simd, block, row, at, kept, epilogue);
+                tile::<S, A, E, 1, R, AHEAD>(simd, block, row, at, kept, epilogue);
             }
         }
     }
@@ -228,14 +230,18 @@ fn group<S: Simd, A: Arithmetic, E: Epilogue<A>, const R: usize>(
 
 /// R rows times the panel's V vectors from `at` on, with R V sums in registers.
 #[inline(always)]
-fn tile<S: Simd, A: Arithmetic, E: Epilogue<A>, const V: usize, const R: usize>(
+fn tile<S, A, E, const V: usize, const R: usize, const AHEAD: bool>(
     simd: S,
     block: &Block<'_, A::Word>,
     row: usize,
     at: usize,
     kept: &mut [A::Word],
     epilogue: &mut E,
-) {
+) where
+    S: Simd,
+    A: Arithmetic,
+    E: Epilogue<A>,
+{
     let (from, to) = block.inputs;
     // A constant if all vectors of the panel are used.
     let stride = LANES * if S::whole_panel(R) { V } else { block.panel.vectors };
@@ -276,7 +282,7 @@ fn tile<S: Simd, A: Arithmetic, E: Epilogue<A>, const V: usize, const R: usize>(
     };
     weights = weights.wrapping_add(whole * stride);
     let inputs = to - from;
-    let ahead = if at == 0 && R > 1 { block.ahead(row, S::GROUP) } else { &[] };
+    let ahead = if AHEAD && at == 0 { block.ahead(row, R) } else { &[] };
     let (lines, step) = match ahead {
         [] => (0, inputs),
         _ => (size_of_val(ahead).div_ceil(LINE).div_ceil(inputs.div_ceil(STEP)), STEP),

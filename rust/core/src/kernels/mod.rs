@@ -7,6 +7,7 @@
 //! | `bytes.rs` | lists of non-zero bytes times byte panels | int8 skip, int8 gate's estimate |
 //! | `pairs.rs` | lists of non-zeros in pairs of rows times panels | the same, in batches |
 //! | `dense.rs` | dense rows times packed panels | dense, gate's estimate and scores |
+//! | `lanes.rs` | rows in lanes times packed panels | very small networks, in batches |
 //! | `dot.rs` | chosen units' weight rows times dense rows | gate |
 //! | `arithmetic.rs` | the multiply-add of f32, and of bytes four to a word | all |
 //! | `activation.rs` | exponentials of finished rows | activations from sigmoid to softmax |
@@ -25,6 +26,7 @@ pub(crate) mod bytes;
 pub(crate) mod dense;
 pub(crate) mod dot;
 pub(crate) mod epilogue;
+pub(crate) mod lanes;
 pub(crate) mod largest;
 pub(crate) mod margin;
 pub(crate) mod pairs;

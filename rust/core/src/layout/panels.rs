@@ -111,6 +111,11 @@ impl<W: Copy + Default> Panels<W> {
         self.inputs
     }
 
+    #[inline(always)]
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.data.len() * size_of::<W>()
     }

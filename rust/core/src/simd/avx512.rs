@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)] // three dozen intrinsics
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd, compress_by_lanes};
+use super::{Kernel, LANES, Simd, compress_by_lanes};
 
 /// Proof that this CPU has AVX-512 F, BW, DQ and VL, AVX2, FMA, BMI1, BMI2 and POPCNT; and AVX-512
 /// VNNI if `VNNI`, AVX-512 VBMI2 if `VBMI2`.
@@ -386,6 +386,37 @@ impl<const VNNI: bool, const VBMI2: bool> Simd for Avx512<VNNI, VBMI2> {
     unsafe fn gather(self, from: &[f32], index: __m512i) -> __m512 {
         // SAFETY: the token; the caller's indices are within `from`.
         unsafe { _mm512_i32gather_ps::<4>(index, from.as_ptr()) }
+    }
+    #[inline(always)]
+    fn transpose(self, rows: [__m512; LANES]) -> [__m512; LANES] {
+        // SAFETY: the token.
+        unsafe {
+            // Quarter q of `fours[4 k + j]` has column 4 q + j of rows 4 k to 4 k + 3.
+            let mut fours = rows;
+            for k in (0..LANES).step_by(4) {
+                let low = _mm512_castps_pd(_mm512_unpacklo_ps(rows[k], rows[k + 1]));
+                let high = _mm512_castps_pd(_mm512_unpackhi_ps(rows[k], rows[k + 1]));
+                let low2 = _mm512_castps_pd(_mm512_unpacklo_ps(rows[k + 2], rows[k + 3]));
+                let high2 = _mm512_castps_pd(_mm512_unpackhi_ps(rows[k + 2], rows[k + 3]));
+                fours[k] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, low2));
+                fours[k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, low2));
+                fours[k + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high2));
+                fours[k + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high2));
+            }
+            let mut columns = fours;
+            for j in 0..4 {
+                let [a, b, c, d] = [fours[j], fours[j + 4], fours[j + 8], fours[j + 12]];
+                let (ab, cd) =
+                    (_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d));
+                columns[j] = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+                columns[j + 4] = _mm512_shuffle_f32x4::<0xdd>(ab, cd);
+                let (ab, cd) =
+                    (_mm512_shuffle_f32x4::<0xee>(a, b), _mm512_shuffle_f32x4::<0xee>(c, d));
+                columns[j + 8] = _mm512_shuffle_f32x4::<0x88>(ab, cd);
+                columns[j + 12] = _mm512_shuffle_f32x4::<0xdd>(ab, cd);
+            }
+            columns
+        }
     }
     #[inline(always)]
     fn prefetch<T>(self, p: *const T) {

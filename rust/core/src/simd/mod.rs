@@ -220,6 +220,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// Every lane must be below the length of `from`.
     unsafe fn gather(self, from: &[f32], index: Self::I32) -> Self::F32;
+    /// The transposed matrix: lane r of result c is lane c of row r.
+    fn transpose(self, rows: [Self::F32; LANES]) -> [Self::F32; LANES];
     /// Hints that the cache line at `p` is needed soon. Any address is allowed.
     fn prefetch<T>(self, p: *const T);
     /// As [`Simd::prefetch`], into L2 only.

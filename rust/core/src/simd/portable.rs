@@ -249,6 +249,10 @@ impl Simd for Portable {
         Lanes(index.0.map(|i| unsafe { *from.get_unchecked(i as usize) }))
     }
     #[inline(always)]
+    fn transpose(self, rows: [Lanes; LANES]) -> [Lanes; LANES] {
+        std::array::from_fn(|c| Lanes(std::array::from_fn(|r| rows[r].0[c])))
+    }
+    #[inline(always)]
     fn prefetch<T>(self, _p: *const T) {}
     #[inline(always)]
     fn prefetch_l2<T>(self, _p: *const T) {}

@@ -1,0 +1,83 @@
+//! Batches of very small networks: sixteen rows at a time pass through all layers, one row in each
+//! lane of a vector.
+//!
+//! A layer of few units does not fill vectors that have a lane per unit. Rows do, whatever the
+//! widths are. The sums and their order are those of other calls, so the results have the same
+//! bits.
+
+use std::cell::RefCell;
+
+use super::program::{LayerProgram, Op, Program};
+use crate::kernels::activation::FinishRows;
+use crate::kernels::lanes::{LanesLayer, to_lanes, to_rows};
+use crate::memory::Aligned;
+use crate::path::Path;
+use crate::rows::{Data, Rows};
+use crate::signal::grow;
+use crate::simd::{Kernel, LANES, Simd};
+
+thread_local! {
+    /// The signals before and after a layer.
+    static SCRATCH: RefCell<Aligned<f32>> = RefCell::new(Aligned::new(64));
+}
+
+/// Computes the first rows of a call, and returns their number. Only contiguous rows of f32 are
+/// computed, and no part of sixteen rows that takes less time otherwise.
+pub(super) fn run(program: &Program, rows: Rows<'_>, out: &mut [f32]) -> usize {
+    let (Some(lanes), Data::F32 { data, stride }) = (program.lanes, rows.data) else { return 0 };
+    let rest = rows.rows % LANES;
+    let count = if rest < lanes.least_rows { rows.rows - rest } else { rows.rows };
+    if count == 0 {
+        return 0;
+    }
+    let size = lanes.widest.next_multiple_of(LANES) * LANES;
+    let columns = program.outputs();
+    let out = &mut out[..count * columns];
+    SCRATCH.with_borrow_mut(|scratch| {
+        grow(scratch, 2 * size);
+        let (before, after) = scratch.split_at_mut(size);
+        let (layers, inputs, out) = (&*program.layers, rows.columns, &mut *out);
+        program.isa.run_floats(Lanes { layers, data, stride, inputs, before, after, out });
+    });
+    for op in &program.layers[program.layers.len() - 1].alone.after {
+        if let Op::ActivateOut(activation) = op {
+            let (data, stride) = (&mut *out, columns);
+            program.isa.run_floats(FinishRows { activation, data, columns, stride });
+        }
+    }
+    count
+}
+
+/// All layers of a network and rows.
+struct Lanes<'a> {
+    layers: &'a [LayerProgram],
+    /// Rows of `inputs` values, `stride` apart.
+    data: &'a [f32],
+    stride: usize,
+    inputs: usize,
+    before: &'a mut [f32],
+    after: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Lanes<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { layers, data, stride, inputs, mut before, mut after, out } = self;
+        let outputs = layers[layers.len() - 1].outputs;
+        for (block, out) in out.chunks_mut(LANES * outputs).enumerate() {
+            let count = out.len() / outputs;
+            let data = &data[block * LANES * stride..];
+            to_lanes(simd, (data, count, inputs, stride), before);
+            for layer in layers {
+                let Some(weights) = layer.path.dense_f32() else { unreachable!("checked before") };
+                let activation = layer.alone.product.activation;
+                let (panels, bias) = (weights.panels(), layer.path.output().bias);
+                LanesLayer { panels, bias, activation }.run(simd, before, after);
+                std::mem::swap(&mut before, &mut after);
+            }
+            to_rows(simd, before, outputs, out);
+        }
+    }
+}
