@@ -27,6 +27,9 @@ GATE_L1 = 3e-4
 """Weight of open gates for factors that are trained: without it they stay open where it costs no
 error, and the computed share rises."""
 
+LIGHT_GATE_L1 = 3e-5
+"""The same for a network that computes about as many units as one with the factors of svd."""
+
 ESTIMATORS = ("svd", "whitened", "logistic", "trained")
 
 EPOCHS = 5

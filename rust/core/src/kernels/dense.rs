@@ -281,26 +281,29 @@ fn tile<S, A, E, const V: usize, const R: usize, const AHEAD: bool>(
         }
     };
     weights = weights.wrapping_add(whole * stride);
-    let inputs = to - from;
-    let ahead = if AHEAD && at == 0 { block.ahead(row, R) } else { &[] };
-    let (lines, step) = match ahead {
-        [] => (0, inputs),
-        _ => (size_of_val(ahead).div_ceil(LINE).div_ceil(inputs.div_ceil(STEP)), STEP),
-    };
-    let (mut i, mut line) = (whole, ahead.as_ptr());
-    while i < inputs {
-        for _ in 0..lines {
-            simd.prefetch_l2(line);
-            line = line.wrapping_byte_add(LINE);
+    let (mut i, inputs) = (whole, to - from);
+    if AHEAD && at == 0 {
+        let ahead = block.ahead(row, R);
+        let lines = size_of_val(ahead).div_ceil(LINE).div_ceil(((inputs - i) / STEP).max(1));
+        let mut line = ahead.as_ptr();
+        while i + STEP <= inputs {
+            for _ in 0..lines {
+                simd.prefetch_l2(line);
+                line = line.wrapping_byte_add(LINE);
+            }
+            for _ in 0..STEP {
+                // SAFETY: as below.
+                unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
+                weights = weights.wrapping_add(stride);
+                i += 1;
+            }
         }
-        let end = inputs.min(i + step);
-        while i < end {
-            // SAFETY: input `i` of the block has `stride` weights, of which V vectors from `at` on
-            // are read, and every row has `inputs` entries.
-            unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
-            weights = weights.wrapping_add(stride);
-            i += 1;
-        }
+    }
+    for i in i..inputs {
+        // SAFETY: input `i` of the block has `stride` weights, of which V vectors from `at` on are
+        // read, and every row has `inputs` entries.
+        unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
+        weights = weights.wrapping_add(stride);
     }
     if block.last {
         for (r, sums) in sums.into_iter().enumerate() {
