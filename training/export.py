@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+import activations
 import data
 from loop import TrainingError, read_checkpoint
 from preprocess import prepare
@@ -34,6 +35,14 @@ if TYPE_CHECKING:
 ESTIMATORS = ("none", "svd", "whitened")
 PROBE_ROWS = 64
 CALIBRATION_ROWS = 10_000
+# The names that lrgate has for hidden activations of `activations`.
+_ACTIVATIONS = {
+    "relu": "relu",
+    "clipped": ("clipped_relu", activations.UPPER),
+    "thresholded": ("thresholded_relu", activations.THRESHOLD),
+    "squared": "squared_relu",
+    "hard-tanh": "hard_tanh",
+}
 
 
 class ExportError(Exception):
@@ -90,7 +99,7 @@ def export(
     split = data.split(len(data_set.x_train), recipe.validation, recipe.seed)
     training = data_set.x_train[split.train]
 
-    net = _network(checkpoint)
+    net = _network(checkpoint, recipe)
     if optimize:
         return _write(_optimized(net, checkpoint, recipe, data_set, split, calibration_rows), path)
     lines: list[str] = []
@@ -180,19 +189,26 @@ def _check(
             raise ExportError(f"the rank of layer {layer} must be 0 to {limit}, got {rank}")
 
 
-def _network(checkpoint: dict[str, Any]) -> lrgate.Network:
+def _network(checkpoint: dict[str, Any], recipe: Recipe) -> lrgate.Network:
     try:
         import lrgate
     except ImportError as error:
         raise ExportError(
             f"export needs the lrgate package in this environment: {error}"
         ) from error
+    activation = _ACTIVATIONS.get(recipe.activation)
+    if activation is None:
+        raise ExportError(
+            f"--activation must be one of {', '.join(_ACTIVATIONS)} for a network of lrgate, "
+            f"got {recipe.activation}"
+        )
     model = checkpoint["model"]
     count = sum(name.startswith("weights.") for name in model)
     layers = [(model[f"weights.{i}"].numpy(), model[f"biases.{i}"].numpy()) for i in range(count)]
     scale, shift = checkpoint["scale"].numpy(), checkpoint["shift"].numpy()
     return lrgate.Network.from_layers(
         layers,
+        activations=[*[activation] * (count - 1), "identity"],
         task="classification",
         input_scale=scale if scale.ndim else float(scale),
         input_shift=shift if shift.any() else None,

@@ -73,9 +73,9 @@ class Evaluation:
 
     ``error`` is the share of wrong labels, ``loss`` the mean cross-entropy, ``density`` the share
     of non-zero outputs, ``silent`` the share of units that no row switched on. With the estimator
-    on, ``computed`` is the share of units estimated positive and ``disagreement`` the share of
-    units whose estimated sign is wrong (1 and 0 for a layer that is not masked); else both are
-    empty.
+    on, ``computed`` is the share of pre-activations estimated to be needed, with ReLU the positive
+    ones, and ``disagreement`` the share of wrong estimates (1 and 0 for a layer that is not
+    masked); else both are empty.
     """
 
     error: float
@@ -289,7 +289,8 @@ class Trainer:
         loss = cross_entropy
         for weight, layer in zip(l1, hidden, strict=True):
             if weight:
-                loss = loss + weight * layer.output.sum() / len(pixels)
+                sizes = layer.output.abs() if layer.activation.signed else layer.output
+                loss = loss + weight * sizes.sum() / len(pixels)
             if recipe.gate_l1 and layer.estimate is not None:
                 loss = loss + recipe.gate_l1 * layer.estimate.sum() / len(pixels)
         self.optimizer.zero_grad()
@@ -328,17 +329,17 @@ def evaluate(
         wrong += int((outputs.argmax(dim=1) != labels[rows]).sum())
         loss += float(functional.cross_entropy(outputs, labels[rows], reduction="sum"))
         for layer, one in enumerate(hidden):
-            alive[layer] += (one.output > 0).sum(dim=0)
-            disagreement[layer] += one.wrong_signs() * one.output.numel()
-            computed[layer] += (
-                one.output.numel() if one.estimate is None else float(one.estimate.sum())
-            )
-    sizes = [len(pixels) * units for units in model.widths[1:-1]]
+            alive[layer] += (one.output != 0).sum(dim=0)
+            count = one.pre_activation.numel()
+            disagreement[layer] += one.wrong_signs() * count
+            computed[layer] += count if one.estimate is None else float(one.estimate.sum())
+    units = [len(pixels) * count for count in model.widths[1:-1]]
+    sizes = [count * model.activation.pieces for count in units]
     estimated = any(model.factors)
     return Evaluation(
         error=wrong / len(pixels),
         loss=loss / len(pixels),
-        density=[float(count.sum()) / size for count, size in zip(alive, sizes, strict=True)],
+        density=[float(count.sum()) / size for count, size in zip(alive, units, strict=True)],
         silent=[float((count == 0).float().mean()) for count in alive],
         computed=[n / size for n, size in zip(computed, sizes, strict=True)] * estimated,
         disagreement=[n / size for n, size in zip(disagreement, sizes, strict=True)] * estimated,

@@ -3,22 +3,24 @@
 A hidden layer computes ``relu(a W + b)``. With the estimator on it computes
 ``relu(a W + b) * S``, where S is 1 for the units whose estimate is positive and 0 for the others,
 as a gated network does at inference, so the training sees the units that the gate will drop
-(Davis and Arel 2013, arXiv 1312.4461). `factors` fits the estimate. Between two fits the weights
-move on and the estimate ages, which the log shows.
+(Davis and Arel 2013, arXiv 1312.4461). `activations` has others than ReLU, and what S is for
+them. `factors` fits the estimate. Between two fits the weights move on and the estimate ages,
+which the log shows.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import activations
 import factors
+from activations import HiddenActivation, positive
 from factors import Factors
 from recipe import Recipe
 
@@ -28,22 +30,25 @@ GATE_WIDTH = 1.0
 
 @dataclass(frozen=True)
 class HiddenPass:
-    """The result of one hidden layer for a batch of n rows; all tensors are (n, units).
+    """The result of one hidden layer for a batch of n rows.
 
-    ``estimate`` is 1 for units estimated positive and 0 for the others; None without an estimator.
-    It has the gradient of `HardGate` where factors are trained.
+    ``output`` is (n, units), and so is ``pre_activation``, but maxout has several for each unit.
+    ``estimate``, in the shape of the latter, is 1 for those that are estimated to be needed, with
+    ReLU the positive ones, and 0 for the others; None without an estimator. It has the gradient of
+    `HardGate` where factors are trained.
     """
 
+    activation: HiddenActivation
     pre_activation: Tensor
     estimate: Tensor | None
     output: Tensor
 
     @torch.no_grad()
     def wrong_signs(self) -> float:
-        """The share of units whose estimated sign is wrong; 0 for a layer without estimate."""
+        """The share of wrong estimates, with ReLU of signs; 0 for a layer without estimate."""
         if self.estimate is None:
             return 0.0
-        wrong = positive(self.pre_activation)
+        wrong = self.activation.needed(self.pre_activation)
         return float(torch.ne(wrong, self.estimate, out=wrong).mean())
 
 
@@ -65,20 +70,23 @@ class HardGate(torch.autograd.Function):
 
 
 class MaskedMLP(nn.Module):
-    """A ReLU network whose hidden layers may be masked by estimated signs.
+    """A network, of ReLU by default, whose hidden layers may be masked by estimates.
 
     Weights are drawn from N(0, ``init_std``) and biases start at 0. ``factors`` has one entry
     per hidden layer: None where the layer is not masked.
     """
 
-    def __init__(self, widths: list[int], init_std: float) -> None:
+    def __init__(self, widths: list[int], init_std: float, activation: str = "relu") -> None:
         super().__init__()
         self.widths = widths
+        self.activation = activations.by_name(activation)
+        pieces = [self.activation.pieces] * (len(widths) - 2) + [1]
+        rows = [units * count for units, count in zip(widths[1:], pieces, strict=True)]
         self.weights = nn.ParameterList(
             nn.Parameter(torch.randn(units, inputs) * init_std)
-            for inputs, units in pairwise(widths)
+            for inputs, units in zip(widths, rows, strict=False)
         )
-        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(units)) for units in widths[1:])
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(units)) for units in rows)
         self.factors: list[Factors | None] = [None] * (len(widths) - 2)
 
     def fit_factors(self, estimator: str, ranks: tuple[int, ...], rows: Tensor) -> None:
@@ -145,19 +153,21 @@ class MaskedMLP(nn.Module):
     def hidden(self, layer: int, inputs: Tensor, masked: bool = True) -> HiddenPass:
         """One hidden layer for the rows ``inputs`` (n, in)."""
         bias = self.biases[layer]
+        kind = self.activation
         pre_activation = functional.linear(inputs, self.weights[layer], bias)
-        output = functional.relu(pre_activation)
         fitted = self.factors[layer]
         if fitted is None:
-            return HiddenPass(pre_activation, None, output)
+            return HiddenPass(kind, pre_activation, None, kind.apply(pre_activation))
         if masked and fitted.down.requires_grad and torch.is_grad_enabled():
-            mask = HardGate.apply(fitted.estimate(inputs, bias))
-            return HiddenPass(pre_activation, mask, output * mask)
+            scores = fitted.estimate(inputs, bias)
+            mask = HardGate.apply(scores)
+            return HiddenPass(kind, pre_activation, mask, kind.masked(pre_activation, mask, scores))
         with torch.no_grad():
-            estimate = positive(fitted.estimate(inputs, bias))
-        if masked:
-            output = output * estimate
-        return HiddenPass(pre_activation, estimate, output)
+            scores = fitted.estimate(inputs, bias)
+            mask = kind.needed(scores)
+        if not masked:
+            return HiddenPass(kind, pre_activation, mask, kind.apply(pre_activation))
+        return HiddenPass(kind, pre_activation, mask, kind.masked(pre_activation, mask, scores))
 
     @torch.no_grad()
     def limit_norms(self, max_norm: float) -> None:
@@ -181,15 +191,7 @@ def drop(values: Tensor, share: float) -> Tensor:
     return values * mask.mul_(65536 / (65536 - limit))
 
 
-def positive(values: Tensor) -> Tensor:
-    """1 where a value is above 0, else 0, in the dtype of ``values``.
-
-    On a CPU, products with such masks take a fifth of the time of products with boolean ones.
-    """
-    values = values.detach()
-    return torch.gt(values, 0, out=torch.empty_like(values))
-
-
 def build(recipe: Recipe, input_size: int, classes: int) -> MaskedMLP:
     """A fresh network for ``recipe``; draws from PyTorch's global generator."""
-    return MaskedMLP([input_size, *recipe.hidden, classes], recipe.init_std)
+    widths = [input_size, *recipe.hidden, classes]
+    return MaskedMLP(widths, recipe.init_std, recipe.activation)

@@ -26,8 +26,12 @@ import objective  # noqa: E402
 import tables  # noqa: E402
 from study import read_result  # noqa: E402
 
-STUDIES = ("mnist", "svhn", "svhn-subset", "fashion", "epoch", "objective")
-BORROWED = {"epoch": ("10-10-5",), "objective": ("none", "10-10-5")}
+STUDIES = ("mnist", "svhn", "svhn-subset", "fashion", "epoch", "objective", "activations")
+BORROWED = {
+    "epoch": ("10-10-5",),
+    "objective": ("none", "10-10-5"),
+    "activations": ("none", "25-25-25"),
+}
 """Rows of the MNIST table that belong to another study as well."""
 
 HIDDEN = (784, 1000, 600, 400)
@@ -204,8 +208,11 @@ def draw_objective(results: dict[str, list[dict[str, Any]]], path: Path) -> bool
                 lines += _draw_shares(axis, fits, f"{name}, after training", colour, "--")
         elif tests and "at_shares" in tests[0]:
             name = "svd" if group.label == "10-10-5" else group.label
-            colour = COLOURS[objective.ESTIMATORS.index(name)]
-            lines += _draw_shares(axis, tests, f"{name}, in the loop", colour, "-")
+            colour = COLOURS[objective.ESTIMATORS.index(name.removesuffix("-light"))]
+            style = ":" if name.endswith("-light") else "-"
+            lines += _draw_shares(axis, tests, f"{name}, in the loop", colour, style)
+            own = _mean([_weighted(test["computed_share"]) for test in tests])
+            axis.plot(own, 100 * _mean([test["error"] for test in tests]), "*", color=colour)
     axis.set_xlabel("computed share of the hidden layers' multiply-adds")
     axis.set_ylabel("test error, %")
     axis.set_yscale("log")

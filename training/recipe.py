@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from activations import NAMES, by_name
+
 
 class RecipeError(Exception):
     """A recipe that cannot be run; the text is meant for the user."""
@@ -35,6 +37,7 @@ class Recipe:
     momentum: float = 0.5
     momentum_growth: float = 1.05
     momentum_cap: float = 0.8
+    activation: str = "relu"
     init_std: float = 0.05
     max_norm: float = 25.0
     l1: tuple[float, ...] = (1e-5,)
@@ -210,6 +213,20 @@ def check(recipe: Recipe, input_size: int | None = None) -> None:
         f"one weight, or one for each of the {len(recipe.hidden)} hidden layers",
         recipe.l1,
     )
+    _require(
+        recipe.activation in NAMES,
+        "--activation",
+        f"one of {', '.join(NAMES)}",
+        recipe.activation,
+    )
+    if recipe.activation != "relu":
+        # The others fit the signs, on which these activations do not depend alone.
+        _require(
+            recipe.estimator in ("none", "svd", "whitened"),
+            "--estimator",
+            f"none, svd or whitened with --activation {recipe.activation}",
+            recipe.estimator,
+        )
     check_ranks(recipe, input_size)
 
 
@@ -246,12 +263,13 @@ def check_ranks(recipe: Recipe, input_size: int | None) -> None:
     _require(any(recipe.ranks), "--ranks", "above 0 in at least one layer", recipe.ranks)
     inputs = (input_size or recipe.hidden[0], *recipe.hidden[:-1])
     for layer, rank in enumerate(recipe.ranks):
-        limit = min(inputs[layer], recipe.hidden[layer])
+        units = recipe.hidden[layer] * by_name(recipe.activation).pieces
+        limit = min(inputs[layer], units)
         _require(
             0 <= rank <= limit,
             "--ranks",
             f"a rank from 0 (not masked) to {limit} for layer {layer}"
-            f" ({inputs[layer]} inputs, {recipe.hidden[layer]} units)",
+            f" ({inputs[layer]} inputs, {units} units)",
             rank,
         )
 

@@ -13,6 +13,7 @@ svhn       the same for the paper's larger network, on SVHN or the subset
 fashion    the same network on Fashion-MNIST
 epoch      factors that follow the weights within an epoch
 objective  factors that are fitted to more than the weights
+activations  other hidden activations than ReLU
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import activations
 import data
 import objective
 import quick
@@ -44,7 +46,14 @@ DEEP_RANKS = (
 )
 """The paper's, the control and the smallest first: together they show the most."""
 
-EPOCHS = {"mnist": 100, "svhn": 40, "fashion": 60, "epoch": 100, "objective": 100}
+EPOCHS = {
+    "mnist": 100,
+    "svhn": 40,
+    "fashion": 60,
+    "epoch": 100,
+    "objective": 100,
+    "activations": 100,
+}
 PAPER_EPOCHS = 300
 """With the paper's decay of 0.99, the learning rate is then at 0.05 of its first value."""
 FOLDERS = {"svhn": "svhn", "fashion": "fashion-mnist"}
@@ -82,6 +91,7 @@ def make(name: str, epochs: int | None, seeds: Sequence[int], folder: Path) -> S
         "fashion": fashion_runs,
         "epoch": epoch_runs,
         "objective": objective_runs,
+        "activations": activation_runs,
     }
     dataset = {"fashion": "fashion-mnist"}.get(name, "mnist")
     if name == "svhn":
@@ -178,6 +188,27 @@ def objective_runs(seed: int, epochs: int) -> list[Run]:
         run_of("mnist", "10-10-5", svd, objective.at_shares),
         *others,
     ]
+
+
+ACTIVATION_RANKS = (25, 25, 25)
+ACTIVATION_RATES = {"squared": 0.05, "maxout": 0.1}
+"""Learning rates of activations that grow faster than ReLU, with which 0.25 diverges."""
+
+
+def activation_runs(seed: int, epochs: int) -> list[Run]:
+    """Each hidden activation without an estimator, and with svd in the loop."""
+    runs = []
+    for name in activations.NAMES:
+        recipe = dataclasses.replace(_paper_recipe(seed, epochs), activation=name)
+        rate = ACTIVATION_RATES.get(name, recipe.learning_rate)
+        recipe = dataclasses.replace(recipe, learning_rate=rate)
+        if name == "relu":
+            runs += [_at_ranks("mnist", recipe, ranks) for ranks in ((), ACTIVATION_RANKS)]
+            continue
+        gated = dataclasses.replace(recipe, estimator="svd", ranks=ACTIVATION_RANKS)
+        runs.append(run_of("activations", name, recipe))
+        runs.append(run_of("activations", f"{name}-25-25-25", gated))
+    return runs
 
 
 def _objective_recipe(seed: int, epochs: int) -> Recipe:

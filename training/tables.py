@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def spread(values: Sequence[float]) -> str:
 
 def _rank_rows(study: str, results: list[Result]) -> tuple[list[str], list[list[str]]]:
     heading = [
-        "refresh" if study == "epoch" else "ranks",
+        {"epoch": "refresh", "activations": "activation, ranks"}.get(study, "ranks"),
         "test error, %",
         "validation error, %",
         "unmasked, %",
@@ -112,6 +113,9 @@ def _rank_rows(study: str, results: list[Result]) -> tuple[list[str], list[list[
         if study == "epoch":
             line += _refresh_cells(group)
             line[0] = "once per epoch" if line[0] == "10-10-5" else line[0].replace("-", " ")
+        if study == "activations":
+            line[0] = {"none": "relu", "25-25-25": "relu-25-25-25"}.get(line[0], line[0])
+            line[0] = line[0].replace("-25-25-25", ", 25-25-25")
         cells.append(line)
     return heading, cells
 
@@ -178,7 +182,7 @@ def _objective_rows(results: list[Result]) -> tuple[list[str], list[list[str]]]:
             scales = [one["scale"] for one in tests[0]["at_shares"]]
             name = "svd" if group.label == "10-10-5" else group.label
             cells.append(_objective_cells(group, f"{name}, in the loop", tests))
-    heading = ["estimator", "test error, %", "computed share"]
+    heading = ["estimator", "test error, %", "computed share", "of all units"]
     heading += [f"at {scale:g}, %" for scale in scales] + ["epochs", "seeds"]
     padded = [line + [""] * (len(heading) - len(line)) for line in cells]
     return heading, padded
@@ -186,10 +190,15 @@ def _objective_rows(results: list[Result]) -> tuple[list[str], list[list[str]]]:
 
 def _objective_cells(group: Group, name: str, tests: list[dict[str, Any]]) -> list[str]:
     at_shares = zip(*(test["at_shares"] for test in tests), strict=True)
+    hidden = group.tested[0]["config"]["hidden"]
+    all_units = statistics.mean(
+        sum(map(operator.mul, test["computed_share"], hidden)) / sum(hidden) for test in tests
+    )
     return [
         name,
         spread([test["error"] for test in tests]),
         _shares([test["computed_share"] for test in tests]),
+        f"{all_units:.3f}",
         *(spread([one["error"] for one in at_one]) for at_one in at_shares),
         f"{group.epochs}",
         f"{len(tests)}",

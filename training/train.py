@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+import activations
 import data
 import plot
 from export import ExportError, export
@@ -135,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--momentum", type=float, help="of the first epoch")
     add("--momentum-growth", type=float, help="factor per epoch")
     add("--momentum-cap", type=float, help="the momentum grows up to this")
+    add("--activation", choices=activations.NAMES, help="of the hidden layers")
     add("--init-std", type=float, help="standard deviation of the first weights")
     add("--max-norm", type=float, help="limit of each unit's incoming weights' L2 norm; 0: none")
     add(

@@ -24,6 +24,7 @@ pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch  # noqa: E402
 
+import activations  # noqa: E402
 import data  # noqa: E402
 import export  # noqa: E402
 import loop  # noqa: E402
@@ -417,6 +418,70 @@ def test_estimator_masks_the_forward_pass() -> None:
 
     network.fit_factors("svd", (9, 7), x)
     torch.testing.assert_close(network(x)[0], plain)
+
+
+@pytest.mark.parametrize("name", activations.NAMES)
+def test_a_layer_computes_what_the_estimate_says_it_needs(name: str) -> None:
+    torch.manual_seed(0)
+    network = model.MaskedMLP([12, 9, 7, 3], init_std=0.5, activation=name)
+    kind = network.activation
+    x = torch.rand(40, 12)
+    plain, _ = network(x)
+    network.fit_factors("svd", (2, 2), x)
+    masked, hidden = network(x)
+    assert not torch.equal(plain, masked)
+    assert torch.equal(network(x, masked=False)[0], plain)
+    first = hidden[0]
+    scores = network.factors[0].estimate(x, network.biases[0])
+    units = (40, 9, kind.pieces)
+    exact, scores = first.pre_activation.view(units), scores.view(units)
+    needed = first.estimate.view(units) == 1
+    assert 0 < first.wrong_signs() < 0.5
+    if name == "maxout":
+        assert torch.equal(needed.sum(dim=2), torch.ones(40, 9))
+        best = scores.argmax(dim=2, keepdim=True)
+        assert torch.equal(first.output, exact.gather(2, best).squeeze(2))
+    else:
+        # Pre-activations that are not needed have no influence.
+        flat = torch.where(needed, exact, scores).flatten(1)
+        assert torch.equal(first.output, kind.apply(flat))
+    # The exact pre-activations ask for what changes the output, and no more.
+    full = kind.needed(first.pre_activation)
+    output = kind.masked(first.pre_activation, full, first.pre_activation)
+    torch.testing.assert_close(output, kind.apply(first.pre_activation))
+    full_ranks = tuple(min(weight.shape) for weight in network.weights[:-1])
+    network.fit_factors("svd", full_ranks, x)
+    torch.testing.assert_close(network(x)[0], plain)
+
+
+@pytest.mark.parametrize("name", activations.NAMES)
+def test_networks_with_each_activation_learn_and_are_exported(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    rate = ["--init-std", 0.3, "--learning-rate", 0.05, "--epochs", 6]
+    run = ["--activation", name, "--estimator", "svd", "--ranks", 4, 4]
+    out = tmp_path / "out"
+    assert parsed("--data-dir", folder, "--out-dir", out, *SMALL, *run, *rate) == 0
+    log = json.loads((out / "log.json").read_text())
+    losses = [record["train_cross_entropy"] for record in log["epochs"]]
+    assert losses[-1] < losses[0]
+    checkpoint = loop.read_checkpoint(out / train.BEST, "best")
+    data_set = data.load(folder)
+    path = tmp_path / "net.npz"
+    if name == "maxout":
+        with pytest.raises(export.ExportError, match="--activation must be one of relu, clipped"):
+            export.export(checkpoint, data_set, path, "none", ())
+        return
+    export.export(checkpoint, data_set, path, "none", ())
+    lrgate = pytest.importorskip("lrgate")
+    net = lrgate.Network.load(path)
+    built = model.build(
+        recipe.Recipe.from_json(checkpoint["recipe"]), data_set.x_train.shape[1], 10
+    )
+    built.load_state_dict(checkpoint["model"])
+    x = torch.from_numpy(data_set.x_test[:50].astype(np.float32))
+    expected = built(x * checkpoint["scale"] + checkpoint["shift"])[0].detach().numpy()
+    np.testing.assert_allclose(net.forward(data_set.x_test[:50]), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_mask_stops_the_gradient_of_dropped_units() -> None:
