@@ -1,4 +1,4 @@
-"""Hidden activations, and what an estimate of the pre-activations saves with each of them.
+"""Hidden activations, and the use of an estimate of the pre-activations with each of them.
 
 The estimate decides which pre-activations are computed. The output of a unit that is not computed
 is a constant: 0 where ReLU and its relatives are flat, -1 or 1 where hard tanh is. A maxout unit

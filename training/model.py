@@ -3,7 +3,7 @@
 A hidden layer computes ``relu(a W + b)``. With the estimator on it computes
 ``relu(a W + b) * S``, where S is 1 for the units whose estimate is positive and 0 for the others,
 as a gated network does at inference, so the training sees the units that the gate will drop
-(Davis and Arel 2013, arXiv 1312.4461). `activations` has others than ReLU, and what S is for
+(Davis and Arel 2013, arXiv 1312.4461). `activations` has others than ReLU, and S for
 them. `factors` fits the estimate. Between two fits the weights move on and the estimate ages,
 which the log shows.
 """

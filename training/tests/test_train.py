@@ -445,7 +445,7 @@ def test_a_layer_computes_what_the_estimate_says_it_needs(name: str) -> None:
         # Pre-activations that are not needed have no influence.
         flat = torch.where(needed, exact, scores).flatten(1)
         assert torch.equal(first.output, kind.apply(flat))
-    # The exact pre-activations ask for what changes the output, and no more.
+    # As estimates, the pre-activations themselves change no output.
     full = kind.needed(first.pre_activation)
     output = kind.masked(first.pre_activation, full, first.pre_activation)
     torch.testing.assert_close(output, kind.apply(first.pre_activation))
