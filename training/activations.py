@@ -32,7 +32,8 @@ class HiddenActivation:
     ``apply`` gives the outputs (n, units) of pre-activations (n, units times ``pieces``).
     ``needed`` takes estimates of pre-activations, and is 1 where these must be computed, else 0.
     ``masked`` takes pre-activations, that mask and the estimates, and gives the outputs of a layer
-    that computes no others. ``signed`` outputs may be negative.
+    that computes no others. ``signed`` outputs may be negative. ``sides`` says whether an estimate
+    is wrong, too, if it gives a unit the constant of the other side.
     """
 
     apply: Callable[[Tensor], Tensor]
@@ -40,6 +41,7 @@ class HiddenActivation:
     masked: Callable[[Tensor, Tensor, Tensor], Tensor]
     pieces: int = 1
     signed: bool = False
+    sides: bool = False
 
 
 def positive(values: Tensor, limit: float = 0.0) -> Tensor:
@@ -91,7 +93,9 @@ _ALL = {
     "clipped": _flat_at_zero(lambda values: values.clamp(0.0, UPPER)),
     "thresholded": _flat_at_zero(_thresholded, THRESHOLD),
     "squared": _flat_at_zero(lambda values: functional.relu(values).square()),
-    "hard-tanh": HiddenActivation(functional.hardtanh, _not_saturated, _hard_tanh, signed=True),
+    "hard-tanh": HiddenActivation(
+        functional.hardtanh, _not_saturated, _hard_tanh, signed=True, sides=True
+    ),
     "maxout": HiddenActivation(
         lambda values: _pieces(values).amax(dim=2),
         _largest,

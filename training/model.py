@@ -3,8 +3,8 @@
 A hidden layer computes ``relu(a W + b)``. With the estimator on it computes
 ``relu(a W + b) * S``, where S is 1 for the units whose estimate is positive and 0 for the others,
 as a gated network does at inference, so the training sees the units that the gate will drop
-(Davis and Arel 2013, arXiv 1312.4461). `activations` has others than ReLU, and S for
-them. `factors` fits the estimate. Between two fits the weights move on and the estimate ages,
+(Davis and Arel 2013, arXiv 1312.4461). `activations` has the other activations, and
+their S. `factors` fits the estimate. Between two fits the weights move on and the estimate ages,
 which the log shows.
 """
 
@@ -49,7 +49,11 @@ class HiddenPass:
         if self.estimate is None:
             return 0.0
         wrong = self.activation.needed(self.pre_activation)
-        return float(torch.ne(wrong, self.estimate, out=wrong).mean())
+        torch.ne(wrong, self.estimate, out=wrong)
+        if self.activation.sides:
+            other = (self.output.sign() != self.pre_activation.sign()) & (self.estimate == 0)
+            wrong[other] = 1.0
+        return float(wrong.mean())
 
 
 class HardGate(torch.autograd.Function):

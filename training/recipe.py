@@ -220,7 +220,7 @@ def check(recipe: Recipe, input_size: int | None = None) -> None:
         recipe.activation,
     )
     if recipe.activation != "relu":
-        # The others fit the signs, on which these activations do not depend alone.
+        # The other estimators fit the signs, which do not decide these outputs alone.
         _require(
             recipe.estimator in ("none", "svd", "whitened"),
             "--estimator",
@@ -261,7 +261,8 @@ def check_ranks(recipe: Recipe, input_size: int | None) -> None:
         recipe.ranks,
     )
     _require(any(recipe.ranks), "--ranks", "above 0 in at least one layer", recipe.ranks)
-    inputs = (input_size or recipe.hidden[0], *recipe.hidden[:-1])
+    first = recipe.hidden[0] * by_name(recipe.activation).pieces
+    inputs = (input_size or first, *recipe.hidden[:-1])
     for layer, rank in enumerate(recipe.ranks):
         units = recipe.hidden[layer] * by_name(recipe.activation).pieces
         limit = min(inputs[layer], units)

@@ -218,7 +218,7 @@ def _objective_recipe(seed: int, epochs: int) -> Recipe:
 def _paper_recipe(seed: int, epochs: int) -> Recipe:
     """The MNIST preset, whose learning rate falls as far as in ``PAPER_EPOCHS`` epochs."""
     base = preset("paper")
-    decay = round(base.lr_decay ** (PAPER_EPOCHS / epochs), 4)
+    decay = round(base.lr_decay ** (PAPER_EPOCHS / max(1, epochs)), 4)
     return dataclasses.replace(base, seed=seed, epochs=epochs, lr_decay=decay)
 
 

@@ -106,7 +106,7 @@ def _rank_rows(study: str, results: list[Result]) -> tuple[list[str], list[list[
     if study == "epoch":
         heading += ["wrong signs at an epoch's end", "ms per refresh"]
     cells = []
-    for group in groups(results, equal=study == "epoch"):
+    for group in groups(results, equal=study in ("epoch", "activations")):
         line = _tested_cells(group) if group.tested else _unfinished_cells(group)
         if paper:
             line.insert(2, f"{paper[group.label]:.2f}" if group.label in paper else "")

@@ -437,6 +437,11 @@ def test_a_layer_computes_what_the_estimate_says_it_needs(name: str) -> None:
     exact, scores = first.pre_activation.view(units), scores.view(units)
     needed = first.estimate.view(units) == 1
     assert 0 < first.wrong_signs() < 0.5
+    if kind.sides:
+        aside = model.HiddenPass(
+            kind, torch.full((1, 9), -2.0), torch.zeros(1, 9), torch.ones(1, 9)
+        )
+        assert aside.wrong_signs() == 1
     if name == "maxout":
         assert torch.equal(needed.sum(dim=2), torch.ones(40, 9))
         best = scores.argmax(dim=2, keepdim=True)

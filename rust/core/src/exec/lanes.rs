@@ -21,8 +21,8 @@ thread_local! {
     static SCRATCH: RefCell<Aligned<f32>> = RefCell::new(Aligned::new(64));
 }
 
-/// Computes the first rows of a call, and returns their number. Only contiguous rows of f32 are
-/// computed, and no part of sixteen rows that takes less time otherwise.
+/// Computes the first rows of a call, and returns their number: none unless they are f32. The last
+/// rows, fewer than sixteen, are left out if they take less time with a lane per unit.
 pub(super) fn run(program: &Program, rows: Rows<'_>, out: &mut [f32]) -> usize {
     let (Some(lanes), Data::F32 { data, stride }) = (program.lanes, rows.data) else { return 0 };
     let rest = rows.rows % LANES;

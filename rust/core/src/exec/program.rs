@@ -46,6 +46,9 @@ const SHORT: usize = 1 << 19;
 /// Most weights of a network whose rows are computed in lanes: sixteen rows read all of them.
 const MOST_IN_LANES: usize = 1 << 15;
 
+/// Widest signal of such a network: sixteen rows of it take 32 KiB.
+const WIDEST_IN_LANES: usize = 512;
+
 /// Bytes of f32 weights above which [`WIDE_TILE`] is used.
 const WIDE_FROM: usize = 16 << 20;
 
@@ -138,7 +141,7 @@ pub(crate) struct LayerProgram {
 pub(super) struct InLanes {
     /// The widest signal.
     pub(super) widest: usize,
-    /// The least number of rows of which sixteen lanes take less time than the rows one by one.
+    /// The least number of rows of which sixteen lanes take less time than lanes of units.
     pub(super) least_rows: usize,
 }
 
@@ -372,7 +375,9 @@ impl InLanes {
     fn new(single: Single, layers: &[LayerProgram]) -> Option<InLanes> {
         let sum = |cost: &dyn Fn(&LayerProgram) -> usize| layers.iter().map(cost).sum::<usize>();
         let marks = |op: &Op| matches!(op, Op::MarkClose(_));
+        let widest = layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max()?;
         if single.precision != Precision::F32
+            || widest > WIDEST_IN_LANES
             || sum(&LayerProgram::weights) > MOST_IN_LANES
             || layers[layers.len() - 1].alone.after.iter().any(marks)
         {
@@ -385,7 +390,7 @@ impl InLanes {
         let group = 7_000 * sum(&|layer| layer.outputs.div_ceil(PANEL));
         let units_in_lanes = |rows: usize| rows * row + rows.div_ceil(6) * group;
         Some(InLanes {
-            widest: layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max()?,
+            widest,
             least_rows: (2..=LANES).find(|&rows| units_in_lanes(rows) > rows_in_lanes)?,
         })
     }

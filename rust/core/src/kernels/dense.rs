@@ -66,11 +66,12 @@ impl<A: Arithmetic, E: Epilogue<A>> Kernel for RowsTimesPanels<'_, A, E> {
     fn run<S: Simd>(self, simd: S) {
         assert_eq!(self.rows.columns(), self.panels.inputs());
         let Self { rows, panels, which, epilogue } = self;
+        let end = which.end;
         for p in which {
             let (first, vectors, weights) = panels.panel(p);
             assert_eq!(weights.len(), rows.columns() * vectors * LANES);
             let prefetch = panels.bytes() >= PREFETCH_FROM;
-            let next = if prefetch && p + 1 < panels.count() { panels.panel(p + 1).2 } else { &[] };
+            let next = if prefetch && p + 1 < end { panels.panel(p + 1).2 } else { &[] };
             blocks(simd, rows, Panel { weights, vectors, first, prefetch, next }, epilogue);
         }
     }
@@ -139,11 +140,12 @@ struct Block<'a, W> {
 }
 
 impl<'a, W> Block<'a, W> {
-    /// The part of the weights that follow to prefetch during the group of rows from `row` on.
+    /// The part of the weights that follow to prefetch during the group of rows from `row` on, one of
+    /// the whole groups.
     #[inline(always)]
     fn ahead(&self, row: usize, group: usize) -> &'a [W] {
         let rows = self.rows.rows().min(self.first + KEPT) - self.first;
-        let lines = size_of_val(self.ahead).div_ceil(LINE).div_ceil(rows.div_ceil(group));
+        let lines = size_of_val(self.ahead).div_ceil(LINE).div_ceil(rows / group);
         let size = lines * LINE / size_of::<W>();
         let start = ((row - self.first) / group * size).min(self.ahead.len());
         &self.ahead[start..self.ahead.len().min(start + size)]
@@ -284,10 +286,13 @@ fn tile<S, A, E, const V: usize, const R: usize, const AHEAD: bool>(
     let (mut i, inputs) = (whole, to - from);
     if AHEAD && at == 0 {
         let ahead = block.ahead(row, R);
-        let lines = size_of_val(ahead).div_ceil(LINE).div_ceil(((inputs - i) / STEP).max(1));
+        let mut left = size_of_val(ahead).div_ceil(LINE);
+        let lines = left.div_ceil(((inputs - i) / STEP).max(1));
         let mut line = ahead.as_ptr();
         while i + STEP <= inputs {
-            for _ in 0..lines {
+            let some = lines.min(left);
+            left -= some;
+            for _ in 0..some {
                 simd.prefetch_l2(line);
                 line = line.wrapping_byte_add(LINE);
             }
