@@ -197,7 +197,10 @@ def draw_epoch(results: dict[str, list[dict[str, Any]]], path: Path) -> bool:
 
 
 def draw_objective(results: dict[str, list[dict[str, Any]]], path: Path) -> bool:
-    """Test error against the computed share of the hidden layers' multiply-adds."""
+    """Test error against the computed share of the hidden layers' multiply-adds.
+
+    Stars: networks trained in the loop, at their own thresholds.
+    """
     figure, axis = plt.subplots(figsize=(6.4, 4.0))
     lines = 0
     for group in _groups(results, "objective"):
