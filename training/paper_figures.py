@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benches" / "peers"))
 
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import NullLocator  # noqa: E402
 from pictures import save  # noqa: E402
 
 import objective  # noqa: E402
@@ -201,7 +202,7 @@ def draw_objective(results: dict[str, list[dict[str, Any]]], path: Path) -> bool
 
     Stars: networks trained in the loop, at their own thresholds.
     """
-    figure, axis = plt.subplots(figsize=(6.4, 4.0))
+    figure, axis = plt.subplots(figsize=(8.6, 4.0))
     lines = 0
     for group in _groups(results, "objective"):
         tests = group.tests()
@@ -219,9 +220,14 @@ def draw_objective(results: dict[str, list[dict[str, Any]]], path: Path) -> bool
     axis.set_xlabel("computed share of the hidden layers' multiply-adds")
     axis.set_ylabel("test error, %")
     axis.set_yscale("log")
-    axis.grid(which="both")
+    axis.set_yticks([1.5, 2, 3, 5, 10, 20, 30])
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.grid()
     if lines:
-        axis.legend()
+        axis.plot([], [], "*", color=COLOURS[-1], label="at its own threshold")
+        axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+        figure.tight_layout()
         save(figure, path)
     else:
         plt.close(figure)
