@@ -175,6 +175,8 @@ def _check(
         raise ExportError(f"--calibration-rows must be 2 or more, got {calibration_rows}")
     if not ranks:
         return
+    if any(ranks) and activations.by_name(recipe.activation).signed:
+        raise ExportError(f"--activation {recipe.activation} has no gates: leave out --ranks")
     if len(ranks) != len(recipe.hidden):
         raise ExportError(
             f"one rank is needed for each of the {len(recipe.hidden)} hidden layers, "

@@ -473,6 +473,9 @@ def test_networks_with_each_activation_learn_and_are_exported(
     checkpoint = loop.read_checkpoint(out / train.BEST, "best")
     data_set = data.load(folder)
     path = tmp_path / "net.npz"
+    if activations.by_name(name).signed:
+        with pytest.raises(export.ExportError, match=f"--activation {name} has no gates"):
+            export.export(checkpoint, data_set, path, "svd", (4, 4))
     if name == "maxout":
         with pytest.raises(export.ExportError, match="--activation must be one of relu, clipped"):
             export.export(checkpoint, data_set, path, "none", ())
