@@ -2,7 +2,7 @@
 //! vectors.
 //!
 //! ```text
-//! for group of units:             # as many as the registers hold
+//! for group of units:             # eight, or four if a vector is more than one register
 //!     sums = 0                    # one vector per unit, with a lane per row
 //!     for i in inputs: sums[unit] += x[i] * w[i][unit]
 //!     y[unit] = activation(sums[unit] + bias[unit])
@@ -36,7 +36,7 @@ impl LanesLayer<'_> {
             let mut unit = first;
             while unit < end {
                 let weights = (&weights[unit - first..], width);
-                // Eight sums hide the latency of a multiply-add. With AVX2 a vector is two registers.
+                // Eight registers of sums hide the latency of a multiply-add.
                 unit += match end - unit {
                     8.. if S::TWO_PANELS => self.units::<S, 8>(simd, x, weights, unit, y),
                     4.. => self.units::<S, 4>(simd, x, weights, unit, y),
@@ -111,7 +111,8 @@ pub(crate) fn to_rows<S: Simd>(simd: S, y: &[f32], columns: usize, out: &mut [f3
         let first = block * LANES;
         let mut vectors = [simd.splat(0.0); LANES];
         for (vector, y) in vectors.iter_mut().zip(y.chunks_exact(LANES)) {
-            *vector = load_up_to(simd, y);
+            // SAFETY: `y` has 16 entries.
+            *vector = unsafe { simd.load(y.as_ptr()) };
         }
         for (vector, row) in simd.transpose(vectors).into_iter().zip(out.chunks_exact_mut(columns))
         {
