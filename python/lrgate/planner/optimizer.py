@@ -126,7 +126,8 @@ def optimize(
     -------
     Network
         With gates, factors, order of units, plan, probe, machine and report. Consecutive linear
-        layers are merged where that is less work.
+        layers are merged where that is less work. Weights below 2^-100 are zero if that changes
+        outputs by less than a rounding error.
 
     Raises
     ------
@@ -196,6 +197,7 @@ def optimize(
         if problem.base is not user and not Clock(problem).merging_pays(user, problem.base):
             note = "linear layers in a row are kept: merged they are slower here"
             problem = Problem(user, user, split, request, bar, [note])
+        problem = problem.without_negligible_weights()
         if taken is not net:
             problem.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
         fast = Search(problem).run(begin)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
+import numpy as np
+
 from lrgate.network import Network
-from lrgate.planner import merging
+from lrgate.planner import merging, negligible
 from lrgate.planner.plans import of_layers
 from lrgate.planner.split import Split
 
@@ -49,7 +51,8 @@ class Problem:
     user : Network
         The caller's network, without gates.
     base : Network
-        The same with consecutive linear layers merged: layers are counted in it.
+        The same with consecutive linear layers merged, and negligible weights zero: layers are
+        counted in it.
     split : Split
     request : Request
     bar : progress bar
@@ -76,6 +79,28 @@ class Problem:
         )
         base = of_layers(user, layers, user.input_range)
         return cls(user, base, split, request, bar, [note])
+
+    def without_negligible_weights(self) -> Problem:
+        """The problem with negligible weights of the base set to zero, if there are any."""
+        layers = self.base.layers
+        count = negligible.count_small(layers)
+        if count == 0:
+            return self
+        rows, scale, shift = self.split.fit, self.base.input_scale, self.base.input_shift
+        largest = np.full(self.base.input_size, float(abs(rows).max()))
+        largest *= 1.0 if scale is None else np.abs(scale)
+        largest += 0.0 if shift is None else np.abs(shift)
+        spread = np.std(self.base.forward(rows), axis=0, dtype=np.float64)
+        made = negligible.without_small(layers, largest, spread)
+        if made is None:
+            return self
+        base = of_layers(self.base, made, self.base.input_range)
+        note = (
+            f"{count} weights and biases below {negligible.SMALL:.1g} are zero: on rows up to "
+            f"{negligible.REACH:,.0f} times as large as these, outputs change by less than a "
+            "rounding error"
+        )
+        return replace(self, base=base, notes=[*self.notes, note])
 
     @cached_property
     def work(self) -> int:

@@ -4,9 +4,9 @@ In short:
 
 1. Rows are split in three: estimators are fitted on the first part, thresholds, plans and times
    chosen on the first two, and the promise is checked on the third, which chooses nothing.
-2. Consecutive linear layers are multiplied out. Units that cannot be on are left out; the others
-   are put in an order in which units that are on together are next to each other. Layers become
-   int8, except those that cost too much error.
+2. Consecutive linear layers are multiplied out, and negligible weights set to zero. Units that
+   cannot be on are left out; the others are put in an order in which units that are on together
+   are next to each other. Layers become int8, except those that cost too much error.
 3. Each layer gets candidates: gates of several ranks and thresholds, and factors of several
    ranks, without and with a nested gate, each with its lost energy and its time at every batch
    size. Those that another one beats in both are dropped; the divergence of the network's outputs
