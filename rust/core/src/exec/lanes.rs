@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 use super::program::{LayerProgram, Op, Program};
 use crate::kernels::activation::FinishRows;
-use crate::kernels::lanes::{LanesLayer, to_lanes, to_rows};
+use crate::kernels::lanes::{LanesLayer, ToLanes, ToRows};
 use crate::memory::Aligned;
 use crate::path::Path;
 use crate::rows::{Data, Rows};
@@ -31,13 +31,14 @@ pub(super) fn run(program: &Program, rows: Rows<'_>, out: &mut [f32]) -> usize {
         return 0;
     }
     let size = lanes.widest.next_multiple_of(LANES) * LANES;
-    let columns = program.outputs();
+    let (inputs, columns) = (rows.columns, program.outputs());
     let out = &mut out[..count * columns];
     SCRATCH.with_borrow_mut(|scratch| {
         grow(scratch, 2 * size);
         let (before, after) = scratch.split_at_mut(size);
-        let (layers, inputs, out) = (&*program.layers, rows.columns, &mut *out);
-        program.isa.run_floats(Lanes { layers, data, stride, inputs, before, after, out });
+        let (layers, out) = (&*program.layers, &mut *out);
+        let call = Call { layers, data, stride, inputs, outputs: columns, before, after, out };
+        program.isa.run_floats(call);
     });
     for op in &program.layers[program.layers.len() - 1].alone.after {
         if let Op::ActivateOut(activation) = op {
@@ -49,27 +50,28 @@ pub(super) fn run(program: &Program, rows: Rows<'_>, out: &mut [f32]) -> usize {
 }
 
 /// All layers of a network and rows.
-struct Lanes<'a> {
+struct Call<'a> {
     layers: &'a [LayerProgram],
     /// Rows of `inputs` values, `stride` apart.
     data: &'a [f32],
     stride: usize,
     inputs: usize,
+    outputs: usize,
     before: &'a mut [f32],
     after: &'a mut [f32],
     out: &'a mut [f32],
 }
 
-impl Kernel for Lanes<'_> {
+impl Kernel for Call<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { layers, data, stride, inputs, mut before, mut after, out } = self;
-        let outputs = layers[layers.len() - 1].outputs;
-        for (block, out) in out.chunks_mut(LANES * outputs).enumerate() {
-            let count = out.len() / outputs;
-            let data = &data[block * LANES * stride..];
-            to_lanes(simd, (data, count, inputs, stride), before);
+        let Self { layers, data, stride, inputs, outputs, mut before, mut after, out } = self;
+        let count = out.len() / outputs;
+        for first in (0..count).step_by(LANES) {
+            let (data, rows) = (&data[first * stride..], LANES.min(count - first));
+            let scratch = &mut *after;
+            ToLanes { data, rows, columns: inputs, stride, scratch }.run(simd, before);
             for layer in layers {
                 let Some(weights) = layer.path.dense_f32() else { unreachable!("checked before") };
                 let activation = layer.alone.product.activation;
@@ -77,7 +79,8 @@ impl Kernel for Lanes<'_> {
                 LanesLayer { panels, bias, activation }.run(simd, before, after);
                 std::mem::swap(&mut before, &mut after);
             }
-            to_rows(simd, before, outputs, out);
+            let (y, scratch, out) = (&*before, &mut *after, &mut out[first * outputs..]);
+            ToRows { y, columns: outputs, scratch }.run(simd, out);
         }
     }
 }

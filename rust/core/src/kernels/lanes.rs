@@ -78,64 +78,94 @@ impl LanesLayer<'_> {
     }
 }
 
-/// Makes lanes of `rows` rows, at most sixteen: `x` gets a vector per column, and some more up to a
-/// multiple of sixteen. The rows have `columns` values and are `stride` apart.
-#[inline(always)]
-pub(crate) fn to_lanes<S: Simd>(
-    simd: S,
-    (data, rows, columns, stride): (&[f32], usize, usize, usize),
-    x: &mut [f32],
-) {
-    for (block, x) in x.chunks_exact_mut(LANES * LANES).take(columns.div_ceil(LANES)).enumerate() {
-        let first = block * LANES;
-        let mut vectors = [simd.splat(0.0); LANES];
-        for (r, vector) in vectors.iter_mut().enumerate().take(rows) {
-            *vector = load_up_to(simd, &data[r * stride..][first..columns]);
-        }
-        for (vector, x) in simd.transpose(vectors).into_iter().zip(x.chunks_exact_mut(LANES)) {
-            // SAFETY: `x` has 16 entries.
-            unsafe { simd.store(x.as_mut_ptr(), vector) }
-        }
-    }
+/// Columns that are transposed together.
+const FOUR: usize = 4;
+
+/// Makes lanes of rows: `x` gets a vector per column, and some more up to a multiple of four. Four
+/// columns of sixteen rows are four 4x4 matrices, so row `4 a + b` gets lane `4 b + a`. Lanes without
+/// a row have any values.
+pub(crate) struct ToLanes<'a> {
+    /// Starts with the first row.
+    pub(crate) data: &'a [f32],
+    /// From 1 to 16.
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    /// From one row to the next.
+    pub(crate) stride: usize,
+    /// Gets the rows where four values would end behind `data`: sixteen rows of `columns` values,
+    /// and some more up to a multiple of four.
+    pub(crate) scratch: &'a mut [f32],
 }
 
-/// Makes rows of lanes, which are padded as in [`to_lanes`]: `out` has at most sixteen rows, one
-/// after the other.
-#[inline(always)]
-pub(crate) fn to_rows<S: Simd>(simd: S, y: &[f32], columns: usize, out: &mut [f32]) {
-    if columns == 1 {
-        out.copy_from_slice(&y[..out.len()]);
-        return;
-    }
-    for (block, y) in y.chunks_exact(LANES * LANES).take(columns.div_ceil(LANES)).enumerate() {
-        let first = block * LANES;
-        let mut vectors = [simd.splat(0.0); LANES];
-        for (vector, y) in vectors.iter_mut().zip(y.chunks_exact(LANES)) {
-            // SAFETY: `y` has 16 entries.
-            *vector = unsafe { simd.load(y.as_ptr()) };
-        }
-        for (vector, row) in simd.transpose(vectors).into_iter().zip(out.chunks_exact_mut(columns))
-        {
-            let row = &mut row[first..];
-            // SAFETY: `row` has 16 entries, or as many as are stored.
-            unsafe {
-                match row.len() {
-                    LANES.. => simd.store(row.as_mut_ptr(), vector),
-                    n => simd.store_partial(row.as_mut_ptr(), n, vector),
-                }
+impl ToLanes<'_> {
+    #[inline(always)]
+    pub(crate) fn run<S: Simd>(self, simd: S, x: &mut [f32]) {
+        let Self { data, rows, columns, stride, scratch } = self;
+        let padded = columns.next_multiple_of(FOUR);
+        let (data, stride) = if rows == LANES && data.len() >= (LANES - 1) * stride + padded {
+            (data, stride)
+        } else {
+            for (row, to) in scratch.chunks_exact_mut(padded).enumerate().take(rows) {
+                to[..columns].copy_from_slice(&data[row * stride..][..columns]);
+            }
+            (&*scratch, padded)
+        };
+        assert!(data.len() >= (LANES - 1) * stride + padded && x.len() >= padded * LANES);
+        for (four, x) in x.chunks_exact_mut(FOUR * LANES).take(padded / FOUR).enumerate() {
+            let mut vectors = [simd.splat(0.0); FOUR];
+            for (a, vector) in vectors.iter_mut().enumerate() {
+                // SAFETY: the last of these rows has `padded` values within `data`.
+                *vector = unsafe {
+                    simd.load_fours(data.as_ptr().add(FOUR * (a * stride + four)), stride)
+                };
+            }
+            for (vector, x) in
+                simd.transpose_fours(vectors).into_iter().zip(x.chunks_exact_mut(LANES))
+            {
+                // SAFETY: `x` has 16 entries.
+                unsafe { simd.store(x.as_mut_ptr(), vector) }
             }
         }
     }
 }
 
-/// The first sixteen floats, or all with zeros after them.
-#[inline(always)]
-fn load_up_to<S: Simd>(simd: S, from: &[f32]) -> S::F32 {
-    // SAFETY: `from` has 16 entries, or as many as are read.
-    unsafe {
-        match from.len() {
-            LANES.. => simd.load(from.as_ptr()),
-            n => simd.load_partial(from.as_ptr(), n),
+/// Makes rows of lanes, which are padded and ordered as [`ToLanes`] does.
+pub(crate) struct ToRows<'a> {
+    pub(crate) y: &'a [f32],
+    pub(crate) columns: usize,
+    /// As in [`ToLanes`].
+    pub(crate) scratch: &'a mut [f32],
+}
+
+impl ToRows<'_> {
+    /// Writes sixteen rows to the front of `out`, one after the other, or as many as fit. What
+    /// follows them may be overwritten.
+    #[inline(always)]
+    pub(crate) fn run<S: Simd>(self, simd: S, out: &mut [f32]) {
+        let Self { y, columns, scratch } = self;
+        let fours = columns.div_ceil(FOUR);
+        let end = (LANES - 1) * columns + FOUR * fours;
+        let fits = out.len() >= end;
+        let to = if fits { &mut *out } else { &mut *scratch };
+        assert!(to.len() >= end && y.len() >= FOUR * fours * LANES);
+        // The last four may reach into the next row, whose first four are stored after them.
+        for four in (0..fours).rev() {
+            let mut vectors = [simd.splat(0.0); FOUR];
+            for (c, vector) in vectors.iter_mut().enumerate() {
+                // SAFETY: `y` has as many vectors.
+                *vector = unsafe { simd.load(y.as_ptr().add((FOUR * four + c) * LANES)) };
+            }
+            for (a, vector) in simd.transpose_fours(vectors).into_iter().enumerate() {
+                // SAFETY: the last of these rows ends at `end`, within `to`.
+                unsafe {
+                    let first = to.as_mut_ptr().add(FOUR * (a * columns + four));
+                    simd.store_fours(first, columns, vector);
+                }
+            }
+        }
+        if !fits {
+            let count = out.len().min(LANES * columns);
+            out[..count].copy_from_slice(&scratch[..count]);
         }
     }
 }

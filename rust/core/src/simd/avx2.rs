@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)] // three dozen intrinsics
 use std::arch::x86_64::*;
 
-use super::{Kernel, LANES, Simd};
+use super::{Kernel, Simd};
 
 /// Proof that this CPU has AVX2, FMA, BMI1, BMI2 and POPCNT; and AVX-VNNI if `VNNI`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,32 +51,24 @@ unsafe fn dot_bytes<const VNNI: bool>(sum: __m256i, x: __m256i, w: __m256i) -> _
     }
 }
 
-/// The transposed matrix: lane r of result c is lane c of row r.
+/// Two transposed 4x4 matrices, one in each half of the registers.
 ///
 /// # Safety
 /// The CPU must have AVX2.
 #[inline(always)]
-unsafe fn transpose8(rows: [__m256; 8]) -> [__m256; 8] {
+unsafe fn transpose_fours([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
     // SAFETY: the caller's promise.
     unsafe {
-        // Half h of `fours[4 k + j]` has column 4 h + j of rows 4 k to 4 k + 3.
-        let mut fours = rows;
-        for k in [0, 4] {
-            let low = _mm256_castps_pd(_mm256_unpacklo_ps(rows[k], rows[k + 1]));
-            let high = _mm256_castps_pd(_mm256_unpackhi_ps(rows[k], rows[k + 1]));
-            let low2 = _mm256_castps_pd(_mm256_unpacklo_ps(rows[k + 2], rows[k + 3]));
-            let high2 = _mm256_castps_pd(_mm256_unpackhi_ps(rows[k + 2], rows[k + 3]));
-            fours[k] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, low2));
-            fours[k + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, low2));
-            fours[k + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high, high2));
-            fours[k + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high, high2));
-        }
-        let mut columns = fours;
-        for j in 0..4 {
-            columns[j] = _mm256_permute2f128_ps::<0x20>(fours[j], fours[j + 4]);
-            columns[j + 4] = _mm256_permute2f128_ps::<0x31>(fours[j], fours[j + 4]);
-        }
-        columns
+        let low = _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
+        let high = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+        let low2 = _mm256_castps_pd(_mm256_unpacklo_ps(c, d));
+        let high2 = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+        [
+            _mm256_castpd_ps(_mm256_unpacklo_pd(low, low2)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(low, low2)),
+            _mm256_castpd_ps(_mm256_unpacklo_pd(high, high2)),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(high, high2)),
+        ]
     }
 }
 
@@ -528,24 +520,30 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
-    fn transpose(self, rows: [Self::F32; LANES]) -> [Self::F32; LANES] {
-        let mut columns = rows;
-        for half in [0, 8] {
-            // SAFETY: the token.
-            let (low, high) = unsafe {
-                let low = std::array::from_fn(|r| rows[half + r].0);
-                let high = std::array::from_fn(|r| rows[half + r].1);
-                (transpose8(low), transpose8(high))
-            };
-            for (c, (low, high)) in low.into_iter().zip(high).enumerate() {
-                if half == 0 {
-                    (columns[c].0, columns[c + 8].0) = (low, high);
-                } else {
-                    (columns[c].1, columns[c + 8].1) = (low, high);
-                }
-            }
+    fn transpose_fours(self, rows: [Self::F32; 4]) -> [Self::F32; 4] {
+        // SAFETY: the token.
+        let (low, high) = unsafe {
+            (transpose_fours(rows.map(|row| row.0)), transpose_fours(rows.map(|row| row.1)))
+        };
+        std::array::from_fn(|c| (low[c], high[c]))
+    }
+    #[inline(always)]
+    unsafe fn load_fours(self, p: *const f32, stride: usize) -> Self::F32 {
+        // SAFETY: the token; the caller gives readable values.
+        unsafe {
+            let [a, b, c, d] = std::array::from_fn(|i| _mm_loadu_ps(p.add(i * stride)));
+            (_mm256_set_m128(b, a), _mm256_set_m128(d, c))
         }
-        columns
+    }
+    #[inline(always)]
+    unsafe fn store_fours(self, p: *mut f32, stride: usize, (low, high): Self::F32) {
+        // SAFETY: the token; the caller gives writable values.
+        unsafe {
+            _mm_storeu_ps(p, _mm256_castps256_ps128(low));
+            _mm_storeu_ps(p.add(stride), _mm256_extractf128_ps::<1>(low));
+            _mm_storeu_ps(p.add(2 * stride), _mm256_castps256_ps128(high));
+            _mm_storeu_ps(p.add(3 * stride), _mm256_extractf128_ps::<1>(high));
+        }
     }
     #[inline(always)]
     fn prefetch<T>(self, p: *const T) {

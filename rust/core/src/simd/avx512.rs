@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)] // three dozen intrinsics
 use std::arch::x86_64::*;
 
-use super::{Kernel, LANES, Simd, compress_by_lanes};
+use super::{Kernel, Simd, compress_by_lanes};
 
 /// Proof that this CPU has AVX-512 F, BW, DQ and VL, AVX2, FMA, BMI1, BMI2 and POPCNT; and AVX-512
 /// VNNI if `VNNI`, AVX-512 VBMI2 if `VBMI2`.
@@ -388,34 +388,39 @@ impl<const VNNI: bool, const VBMI2: bool> Simd for Avx512<VNNI, VBMI2> {
         unsafe { _mm512_i32gather_ps::<4>(index, from.as_ptr()) }
     }
     #[inline(always)]
-    fn transpose(self, rows: [__m512; LANES]) -> [__m512; LANES] {
+    fn transpose_fours(self, [a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
         // SAFETY: the token.
         unsafe {
-            // Quarter q of `fours[4 k + j]` has column 4 q + j of rows 4 k to 4 k + 3.
-            let mut fours = rows;
-            for k in (0..LANES).step_by(4) {
-                let low = _mm512_castps_pd(_mm512_unpacklo_ps(rows[k], rows[k + 1]));
-                let high = _mm512_castps_pd(_mm512_unpackhi_ps(rows[k], rows[k + 1]));
-                let low2 = _mm512_castps_pd(_mm512_unpacklo_ps(rows[k + 2], rows[k + 3]));
-                let high2 = _mm512_castps_pd(_mm512_unpackhi_ps(rows[k + 2], rows[k + 3]));
-                fours[k] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, low2));
-                fours[k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, low2));
-                fours[k + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high2));
-                fours[k + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high2));
-            }
-            let mut columns = fours;
-            for j in 0..4 {
-                let [a, b, c, d] = [fours[j], fours[j + 4], fours[j + 8], fours[j + 12]];
-                let (ab, cd) =
-                    (_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d));
-                columns[j] = _mm512_shuffle_f32x4::<0x88>(ab, cd);
-                columns[j + 4] = _mm512_shuffle_f32x4::<0xdd>(ab, cd);
-                let (ab, cd) =
-                    (_mm512_shuffle_f32x4::<0xee>(a, b), _mm512_shuffle_f32x4::<0xee>(c, d));
-                columns[j + 8] = _mm512_shuffle_f32x4::<0x88>(ab, cd);
-                columns[j + 12] = _mm512_shuffle_f32x4::<0xdd>(ab, cd);
-            }
-            columns
+            let low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+            let high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+            let low2 = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+            let high2 = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+            [
+                _mm512_castpd_ps(_mm512_unpacklo_pd(low, low2)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(low, low2)),
+                _mm512_castpd_ps(_mm512_unpacklo_pd(high, high2)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(high, high2)),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_fours(self, p: *const f32, stride: usize) -> __m512 {
+        // SAFETY: the token; the caller gives readable values.
+        unsafe {
+            let first = _mm512_castps128_ps512(_mm_loadu_ps(p));
+            let second = _mm512_insertf32x4::<1>(first, _mm_loadu_ps(p.add(stride)));
+            let third = _mm512_insertf32x4::<2>(second, _mm_loadu_ps(p.add(2 * stride)));
+            _mm512_insertf32x4::<3>(third, _mm_loadu_ps(p.add(3 * stride)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_fours(self, p: *mut f32, stride: usize, value: __m512) {
+        // SAFETY: the token; the caller gives writable values.
+        unsafe {
+            _mm_storeu_ps(p, _mm512_castps512_ps128(value));
+            _mm_storeu_ps(p.add(stride), _mm512_extractf32x4_ps::<1>(value));
+            _mm_storeu_ps(p.add(2 * stride), _mm512_extractf32x4_ps::<2>(value));
+            _mm_storeu_ps(p.add(3 * stride), _mm512_extractf32x4_ps::<3>(value));
         }
     }
     #[inline(always)]

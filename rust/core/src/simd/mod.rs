@@ -220,8 +220,19 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// Every lane must be below the length of `from`.
     unsafe fn gather(self, from: &[f32], index: Self::I32) -> Self::F32;
-    /// The transposed matrix: lane r of result c is lane c of row r.
-    fn transpose(self, rows: [Self::F32; LANES]) -> [Self::F32; LANES];
+    /// Four transposed 4x4 matrices: lane `4 m + r` of result c is lane `4 m + c` of row r.
+    fn transpose_fours(self, rows: [Self::F32; 4]) -> [Self::F32; 4];
+    /// Four values from `p` on and from each of three times `stride` values after that.
+    ///
+    /// # Safety
+    /// All of them must be readable.
+    unsafe fn load_fours(self, p: *const f32, stride: usize) -> Self::F32;
+    /// Stores four values at `p` and at each of three times `stride` values after that, in this
+    /// order: they may overlap.
+    ///
+    /// # Safety
+    /// All of them must be writable.
+    unsafe fn store_fours(self, p: *mut f32, stride: usize, value: Self::F32);
     /// Hints that the cache line at `p` is needed soon. Any address is allowed.
     fn prefetch<T>(self, p: *const T);
     /// As [`Simd::prefetch`], into L2 only.

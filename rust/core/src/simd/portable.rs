@@ -249,8 +249,20 @@ impl Simd for Portable {
         Lanes(index.0.map(|i| unsafe { *from.get_unchecked(i as usize) }))
     }
     #[inline(always)]
-    fn transpose(self, rows: [Lanes; LANES]) -> [Lanes; LANES] {
-        std::array::from_fn(|c| Lanes(std::array::from_fn(|r| rows[r].0[c])))
+    fn transpose_fours(self, rows: [Lanes; 4]) -> [Lanes; 4] {
+        std::array::from_fn(|c| Lanes(std::array::from_fn(|i| rows[i % 4].0[i / 4 * 4 + c])))
+    }
+    #[inline(always)]
+    unsafe fn load_fours(self, p: *const f32, stride: usize) -> Lanes {
+        // SAFETY: the caller gives these values.
+        Lanes(std::array::from_fn(|i| unsafe { *p.add(i / 4 * stride + i % 4) }))
+    }
+    #[inline(always)]
+    unsafe fn store_fours(self, p: *mut f32, stride: usize, value: Lanes) {
+        for (i, lane) in value.0.into_iter().enumerate() {
+            // SAFETY: the caller gives these values.
+            unsafe { *p.add(i / 4 * stride + i % 4) = lane }
+        }
     }
     #[inline(always)]
     fn prefetch<T>(self, _p: *const T) {}
