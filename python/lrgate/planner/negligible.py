@@ -24,14 +24,19 @@ __all__ = ["REACH", "SMALL", "count_small", "without_small"]
 # Only smaller weights and biases are set to zero.
 SMALL: Final = 2.0**-100
 
-# Inputs may be this many times as large as those of the rows given, and the outputs then change by
-# less than this share of their spread: a roundoff of float32 is 65,536 times as large.
+# Rows may be this many times as large as the rows given.
 REACH: Final = 2.0**20
+
+# The largest change of an output, in its standard deviations. A rounding error of float32 is
+# 65,536 times as large.
 _SHARE: Final = 2.0**-40
 
-# Activations whose outputs may change by any multiple of a change of the pre-activation. The
-# derivatives of the others are at most 2, or the largest of their parameters.
+# Activations without a bound of the slope: a small change of the pre-activation may change the
+# output by much more.
 _STEEP: Final = frozenset({"thresholded_relu", "squared_relu", "exp"})
+
+# The slopes of the others are at most 2, or for these the magnitude of a parameter.
+_SLOPES: Final = frozenset({"leaky_relu", "prelu", "elu"})
 
 
 def count_small(layers: Sequence[Layer]) -> int:
@@ -43,10 +48,10 @@ def count_small(layers: Sequence[Layer]) -> int:
 def without_small(
     layers: Sequence[Layer], largest: Float64Array, spread: Float64Array
 ) -> list[Layer] | None:
-    """The layers with all weights and biases below `SMALL` set to zero, if that changes nothing.
+    """The layers with weights and biases below `SMALL` set to zero, if outputs hardly change.
 
-    It changes nothing if the outputs of rows up to `REACH` times as large as those given change by
-    less than 2^-40 of their spread. The change is bounded by norms, layer by layer.
+    On rows up to `REACH` times as large as those given, each output must change by less than 2^-40
+    of its standard deviation. The change is bounded by sums of magnitudes, layer by layer.
 
     Parameters
     ----------
@@ -72,27 +77,25 @@ def without_small(
     made = []
     size, change = REACH * largest, np.zeros(len(largest))
     for layer in layers:
-        steepest = _steepest(layer.activation)
-        if not math.isfinite(steepest):
-            return None
-        kept = Layer(_flushed(layer.weight), _flushed(layer.bias), layer.activation)
-        size, change = _bounds(layer, kept, size, change, steepest)
-        made.append(kept)
+        made.append(_flushed(layer))
+        size, change = _bounds(layer, made[-1], size, change)
     return made if np.all(change < _SHARE * spread) else None
 
 
 def _bounds(
-    layer: Layer, made: Layer, size: Float64Array, change: Float64Array, steepest: float
+    layer: Layer, made: Layer, size: Float64Array, change: Float64Array
 ) -> tuple[Float64Array, Float64Array]:
     """Bounds of the magnitude and of the change of a layer's outputs, from those of its inputs."""
     weight, bias = (np.abs(each.astype(np.float64)) for each in (layer.weight, layer.bias))
-    small_weight, small_bias = (
-        np.where(after == 0, before, 0.0)
-        for before, after in ((weight, made.weight), (bias, made.bias))
-    )
     with np.errstate(over="ignore", invalid="ignore"):
         most = weight @ size + bias
-        change = steepest * (weight @ change + small_weight @ size + small_bias)
+        change = weight @ change
+        if made is not layer:
+            change += np.where(made.weight == 0, weight, 0.0) @ size
+            change += np.where(made.bias == 0, bias, 0.0)
+        change *= _steepest(layer.activation)
+        if layer.activation.mixes_units:
+            change = np.full_like(change, change.max())
         low, high = layer.activation.bounds(-most, most)
         return np.maximum(np.abs(low), np.abs(high)), change
 
@@ -102,12 +105,21 @@ def _is_small(values: Float32Array) -> BoolArray:
     return small
 
 
-def _flushed(values: Float32Array) -> Float32Array:
-    return read_only(np.where(_is_small(values), np.float32(0), values))
+def _flushed(layer: Layer) -> Layer:
+    """The layer without small values; the same object if it has none."""
+    small = [_is_small(values) for values in (layer.weight, layer.bias)]
+    if not any(each.any() for each in small):
+        return layer
+    weight, bias = (
+        read_only(np.where(each, np.float32(0), values))
+        for each, values in zip(small, (layer.weight, layer.bias), strict=True)
+    )
+    return Layer(weight, bias, layer.activation)
 
 
 def _steepest(activation: Activation) -> float:
-    """A bound of the derivative's magnitude."""
+    """A bound of the slope's magnitude."""
     if activation.name in _STEEP:
         return math.inf
-    return max([2.0, *(float(np.max(np.abs(each))) for each in activation.values)])
+    slopes = activation.values if activation.name in _SLOPES else ()
+    return max([2.0, *(float(np.max(np.abs(each))) for each in slopes)])

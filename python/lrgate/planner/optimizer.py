@@ -126,8 +126,8 @@ def optimize(
     -------
     Network
         With gates, factors, order of units, plan, probe, machine and report. Consecutive linear
-        layers are merged where that is less work. Weights below 2^-100 are zero if that changes
-        outputs by less than a rounding error.
+        layers are merged where that is less work. Weights and biases below 2^-100 are zero if that
+        hardly changes outputs, by less than 1e-12 of their standard deviation.
 
     Raises
     ------
@@ -194,10 +194,11 @@ def optimize(
     )
     with progress_bar(progress, steps=10 + 2 * len(user.layers)) as bar:
         problem = Problem.of(user, split, request, bar)
-        if problem.base is not user and not Clock(problem).merging_pays(user, problem.base):
-            note = "linear layers in a row are kept: merged they are slower here"
-            problem = Problem(user, user, split, request, bar, [note])
-        problem = problem.without_negligible_weights()
+        merged = problem.merged()
+        if merged is not None and Clock(merged).merging_pays(problem.base, merged.base):
+            problem = merged
+        elif merged is not None:
+            problem.notes.append("linear layers in a row are kept: merged they are slower here")
         if taken is not net:
             problem.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
         fast = Search(problem).run(begin)

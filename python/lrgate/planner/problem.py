@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from lrgate.model.layer import Layer
 from lrgate.network import Network
 from lrgate.planner import merging, negligible
 from lrgate.planner.plans import of_layers
@@ -51,8 +52,8 @@ class Problem:
     user : Network
         The caller's network, without gates.
     base : Network
-        The same with consecutive linear layers merged, and negligible weights zero: layers are
-        counted in it.
+        The same with negligible weights set to zero, and consecutive linear layers merged where
+        that pays: layers are counted in it.
     split : Split
     request : Request
     bar : progress bar
@@ -69,37 +70,30 @@ class Problem:
 
     @classmethod
     def of(cls, user: Network, split: Split, request: Request, bar: Any) -> Problem:
-        layers, spans = merging.merged(user.layers)
-        if len(layers) == len(user.layers):
+        """The problem with all layers of the user, and negligible weights set to zero."""
+        layers = _without_negligible(user, split.fit)
+        if layers is None:
             return cls(user, user, split, request, bar)
+        count = negligible.count_small(user.layers)
+        note = (
+            f"weights and biases below {negligible.SMALL:.1g} are zero ({count} values): on rows "
+            f"up to {negligible.REACH:,.0f} times as large as the rows that fit, outputs change "
+            "by less than 1e-12 of their standard deviation"
+        )
+        base = of_layers(user, layers, user.input_range)
+        return cls(user, base, split, request, bar, [note])
+
+    def merged(self) -> Problem | None:
+        """The problem with consecutive linear layers merged; None if that is not less work."""
+        layers, spans = merging.merged(self.base.layers)
+        if len(layers) == len(self.base.layers):
+            return None
         named = ", ".join(f"{first} to {last}" for first, last in spans if first < last)
         note = (
             f"merged the consecutive linear layers {named}; layer numbers below refer to the "
             "merged network"
         )
-        base = of_layers(user, layers, user.input_range)
-        return cls(user, base, split, request, bar, [note])
-
-    def without_negligible_weights(self) -> Problem:
-        """The problem with negligible weights of the base set to zero, if there are any."""
-        layers = self.base.layers
-        count = negligible.count_small(layers)
-        if count == 0:
-            return self
-        rows, scale, shift = self.split.fit, self.base.input_scale, self.base.input_shift
-        largest = np.full(self.base.input_size, float(abs(rows).max()))
-        largest *= 1.0 if scale is None else np.abs(scale)
-        largest += 0.0 if shift is None else np.abs(shift)
-        spread = np.std(self.base.forward(rows), axis=0, dtype=np.float64)
-        made = negligible.without_small(layers, largest, spread)
-        if made is None:
-            return self
-        base = of_layers(self.base, made, self.base.input_range)
-        note = (
-            f"{count} weights and biases below {negligible.SMALL:.1g} are zero: on rows up to "
-            f"{negligible.REACH:,.0f} times as large as these, outputs change by less than a "
-            "rounding error"
-        )
+        base = of_layers(self.base, layers, self.base.input_range)
         return replace(self, base=base, notes=[*self.notes, note])
 
     @cached_property
@@ -116,3 +110,20 @@ class Problem:
         """Shows the next step of the run."""
         self.bar.update(1)
         self.bar.set_description(text)
+
+
+def _without_negligible(network: Network, rows: Any) -> list[Layer] | None:
+    """The layers with negligible weights set to zero; None if there are none.
+
+    `rows` are raw rows, which the network's outputs and inputs are measured on.
+    """
+    layers = network.layers
+    if negligible.count_small(layers) == 0:
+        return None
+    scale, shift = network.input_scale, network.input_shift
+    largest = np.full(network.input_size, float(abs(rows).max()))
+    largest *= 1.0 if scale is None else np.abs(scale)
+    largest += 0.0 if shift is None else np.abs(shift)
+    outputs = network.forward(rows).astype(np.float64)
+    outputs = outputs[np.isfinite(outputs).all(axis=1)]
+    return negligible.without_small(layers, largest, outputs.std(axis=0)) if len(outputs) else None

@@ -124,7 +124,7 @@ fn calls_on_one_row_of_a_small_network_are_short() {
 
 #[test]
 fn rows_in_lanes_have_the_bits_of_single_rows() {
-    let widths: [&[usize]; 8] = [
+    let widths: [&[usize]; 11] = [
         &[1, 1],
         &[4, 8, 2],
         &[16, 16, 16],
@@ -133,6 +133,9 @@ fn rows_in_lanes_have_the_bits_of_single_rows() {
         &[33, 7, 70, 18],
         &[3, 1, 2, 9],
         &[40, 120, 2],
+        &[6, 8, 3],
+        &[2, 5, 4],
+        &[30, 20, 7],
     ];
     let hidden = [Activation::Relu, Activation::LeakyRelu { slope: 0.2 }, Activation::Tanh];
     let last = [Activation::Softmax, Activation::Identity, Activation::Sigmoid];
@@ -157,11 +160,14 @@ fn rows_in_lanes_have_the_bits_of_single_rows() {
                     };
                     let expected: Vec<_> = (0..n).map(alone).collect();
                     for rows in [2, 7, 15, 16, 17, 24, 31, 32, n] {
-                        let of = Rows::f32(&data, rows, columns, stride).unwrap();
-                        if bits(&run(&network, of, Some(1))) != expected[..rows].concat() {
-                            let isa = isa.name();
-                            failures
-                                .push(format!("{widths:?} {activation:?} {isa} {rows} {stride}"));
+                        // With values after the last row, and without.
+                        for end in [data.len(), (rows - 1) * stride + columns] {
+                            let of = Rows::f32(&data[..end], rows, columns, stride).unwrap();
+                            if bits(&run(&network, of, Some(1))) != expected[..rows].concat() {
+                                let isa = isa.name();
+                                let case = format!("{widths:?} {activation:?} {isa}");
+                                failures.push(format!("{case} {rows} {stride} {end}"));
+                            }
                         }
                     }
                 }
@@ -169,4 +175,26 @@ fn rows_in_lanes_have_the_bits_of_single_rows() {
         }
     }
     none(&failures);
+}
+
+#[test]
+fn rows_in_lanes_of_many_threads_have_the_bits_of_single_rows() {
+    let model = Model::random(5, &[30, 120, 3], Activation::Relu, Activation::Identity);
+    let n = 5000;
+    let data = Random(6).rows(n, 30);
+    for isa in Isa::available() {
+        let network = dense(&model, isa, Precision::F32);
+        let rows = |n| Rows::f32(&data[..n * 30], n, 30, 30).unwrap();
+        let alone = (0..n).flat_map(|r| {
+            let row = Rows::f32(&data[r * 30..][..30], 1, 30, 30).unwrap();
+            bits(&run(&network, row, Some(1)))
+        });
+        let expected: Vec<_> = alone.collect();
+        for threads in [1, 2, 3] {
+            for rows_of_call in [n, n - 7] {
+                let got = bits(&run(&network, rows(rows_of_call), Some(threads)));
+                assert!(got == expected[..rows_of_call * 3], "{} {threads}", isa.name());
+            }
+        }
+    }
 }

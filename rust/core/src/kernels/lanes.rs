@@ -22,8 +22,8 @@ pub(crate) struct LanesLayer<'a> {
 }
 
 impl LanesLayer<'_> {
-    /// Computes the layer. `x` has a vector per input, and `y` gets one per unit: lane r is of row
-    /// r.
+    /// Computes the layer. `x` has a vector per input, and `y` gets one per unit. Each lane is of
+    /// one row, and lanes do not mix.
     #[inline(always)]
     pub(crate) fn run<S: Simd>(&self, simd: S, x: &[f32], y: &mut [f32]) {
         let (x, outputs) = (&x[..self.panels.inputs() * LANES], self.panels.outputs());
@@ -83,7 +83,7 @@ const FOUR: usize = 4;
 
 /// Makes lanes of rows: `x` gets a vector per column, and some more up to a multiple of four. Four
 /// columns of sixteen rows are four 4x4 matrices, so row `4 a + b` gets lane `4 b + a`. Lanes without
-/// a row have any values.
+/// a row hold arbitrary values, which are not used.
 pub(crate) struct ToLanes<'a> {
     /// Starts with the first row.
     pub(crate) data: &'a [f32],
@@ -92,8 +92,9 @@ pub(crate) struct ToLanes<'a> {
     pub(crate) columns: usize,
     /// From one row to the next.
     pub(crate) stride: usize,
-    /// Gets the rows where four values would end behind `data`: sixteen rows of `columns` values,
-    /// and some more up to a multiple of four.
+    /// Gets a copy of the rows if there are fewer than sixteen, or if reading the last four values
+    /// of a row would pass the end of `data`. Has room for sixteen rows of `columns` values,
+    /// rounded up to a multiple of four.
     pub(crate) scratch: &'a mut [f32],
 }
 
@@ -129,7 +130,7 @@ impl ToLanes<'_> {
     }
 }
 
-/// Makes rows of lanes, which are padded and ordered as [`ToLanes`] does.
+/// Makes rows of lanes that have the order and padding of [`ToLanes`].
 pub(crate) struct ToRows<'a> {
     pub(crate) y: &'a [f32],
     pub(crate) columns: usize,
@@ -148,7 +149,7 @@ impl ToRows<'_> {
         let fits = out.len() >= end;
         let to = if fits { &mut *out } else { &mut *scratch };
         assert!(to.len() >= end && y.len() >= FOUR * fours * LANES);
-        // The last four may reach into the next row, whose first four are stored after them.
+        // The last four values of a row may reach into the next rows, which are written afterwards.
         for four in (0..fours).rev() {
             let mut vectors = [simd.splat(0.0); FOUR];
             for (c, vector) in vectors.iter_mut().enumerate() {

@@ -222,13 +222,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn gather(self, from: &[f32], index: Self::I32) -> Self::F32;
     /// Four transposed 4x4 matrices: lane `4 m + r` of result c is lane `4 m + c` of row r.
     fn transpose_fours(self, rows: [Self::F32; 4]) -> [Self::F32; 4];
-    /// Four values from `p` on and from each of three times `stride` values after that.
+    /// Loads four values from each of `p`, `p + stride`, `p + 2 stride` and `p + 3 stride`.
     ///
     /// # Safety
     /// All of them must be readable.
     unsafe fn load_fours(self, p: *const f32, stride: usize) -> Self::F32;
-    /// Stores four values at `p` and at each of three times `stride` values after that, in this
-    /// order: they may overlap.
+    /// Stores four values at each of `p`, `p + stride`, `p + 2 stride` and `p + 3 stride`, in this
+    /// order: where they overlap, later ones overwrite earlier ones.
     ///
     /// # Safety
     /// All of them must be writable.
