@@ -99,7 +99,7 @@ def export(
     split = data.split(len(data_set.x_train), recipe.validation, recipe.seed)
     training = data_set.x_train[split.train]
 
-    net = _network(checkpoint, recipe)
+    net = network_of(checkpoint, recipe)
     if optimize:
         return _write(_optimized(net, checkpoint, recipe, data_set, split, calibration_rows), path)
     lines: list[str] = []
@@ -191,7 +191,14 @@ def _check(
             raise ExportError(f"the rank of layer {layer} must be 0 to {limit}, got {rank}")
 
 
-def _network(checkpoint: dict[str, Any], recipe: Recipe) -> lrgate.Network:
+def network_of(checkpoint: dict[str, Any], recipe: Recipe) -> lrgate.Network:
+    """The best epoch of a run as a network that takes raw pixels, without gates.
+
+    Raises
+    ------
+    ExportError
+        The lrgate package is missing, or it has no activation of this kind.
+    """
     try:
         import lrgate
     except ImportError as error:

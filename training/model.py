@@ -11,6 +11,7 @@ which the log shows.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,19 +77,23 @@ class HardGate(torch.autograd.Function):
 class MaskedMLP(nn.Module):
     """A network, of ReLU by default, whose hidden layers may be masked by estimates.
 
-    Weights are drawn from N(0, ``init_std``) and biases start at 0. ``factors`` has one entry
+    Weights are drawn from N(0, ``init_std``), a number for all layers or one for each, and biases
+    start at 0. ``factors`` has one entry
     per hidden layer: None where the layer is not masked.
     """
 
-    def __init__(self, widths: list[int], init_std: float, activation: str = "relu") -> None:
+    def __init__(
+        self, widths: list[int], init_std: float | Sequence[float], activation: str = "relu"
+    ) -> None:
         super().__init__()
         self.widths = widths
         self.activation = activations.by_name(activation)
         pieces = [self.activation.pieces] * (len(widths) - 2) + [1]
         rows = [units * count for units, count in zip(widths[1:], pieces, strict=True)]
+        stds = [init_std] * len(rows) if isinstance(init_std, float) else init_std
         self.weights = nn.ParameterList(
-            nn.Parameter(torch.randn(units, inputs) * init_std)
-            for inputs, units in zip(widths, rows, strict=False)
+            nn.Parameter(torch.randn(units, inputs) * std)
+            for inputs, units, std in zip(widths[:-1], rows, stds, strict=True)
         )
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(units)) for units in rows)
         self.factors: list[Factors | None] = [None] * (len(widths) - 2)
@@ -198,4 +203,4 @@ def drop(values: Tensor, share: float) -> Tensor:
 def build(recipe: Recipe, input_size: int, classes: int) -> MaskedMLP:
     """A fresh network for ``recipe``; draws from PyTorch's global generator."""
     widths = [input_size, *recipe.hidden, classes]
-    return MaskedMLP(widths, recipe.init_std, recipe.activation)
+    return MaskedMLP(widths, recipe.init_std_by_layer, recipe.activation)

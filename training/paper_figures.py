@@ -35,6 +35,9 @@ BORROWED = {
 }
 """Rows of the MNIST table that belong to another study as well."""
 
+MEASURED = ("frontier", "capacity")
+"""Studies whose tables and pictures are of the times that speed.py measured."""
+
 HIDDEN = (784, 1000, 600, 400)
 COLOURS = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989", "#9a6700", "#57606a")
 
@@ -58,7 +61,20 @@ def main() -> int:
         if draw(results, path):
             drawn.add(name)
             print(path)
-    options.page.write_text(filled(options.page.read_text(), results, drawn))
+    page = options.page.read_text()
+    for name in MEASURED:
+        speed = read_result(options.results_dir / "speed" / f"{name}.json")
+        path = images / f"paper-{name}.svg"
+        table = tables.markdown_of([], [])
+        if speed is not None:
+            draw_speed(speed, path)
+            drawn.add(name)
+            print(path)
+            table = tables.markdown_of(*tables.speed_rows(speed))
+        page, count = _replaced(page, f"table {name}", table)
+        if speed is not None and not count:
+            raise ValueError(f"the page has no comment <!-- table {name} -->")
+    options.page.write_text(filled(page, results, drawn))
     return 0
 
 
@@ -243,6 +259,55 @@ def _draw_shares(
     errors = [100 * _mean([one["error"] for one in some]) for some in by_scale]
     axis.plot(shares, errors, style, color=colour, label=label, marker=".")
     return 1
+
+
+SERIES = {
+    "lrgate, sparse networks": COLOURS[0],
+    "lrgate, dense networks": COLOURS[2],
+    "best peer, dense networks": COLOURS[1],
+}
+
+
+def draw_speed(result: dict[str, Any], path: Path) -> None:
+    """Test error against time per row: lrgate's networks, and the best peer of the dense ones."""
+    sizes = [str(size) for size in result["rows"]]
+    figure, axes = plt.subplots(1, len(sizes), figsize=(4.8 * len(sizes), 3.6), squeeze=False)
+    for axis, size in zip(axes[0], sizes, strict=True):
+        for kind, points in speed_series(result, size).items():
+            times, errors, _ = zip(*points, strict=True)
+            colour = SERIES[kind]
+            axis.plot(times, errors, "o-", color=colour, label=kind, linewidth=1)
+            for time, error, name in points:
+                axis.annotate(name, (time, error), (4, 4), textcoords="offset points", fontsize=7)
+            if len(points) == 1:
+                axis.axvline(times[0], color=colour, linewidth=0.8, linestyle=":")
+        axis.set_xscale("log")
+        axis.set_xlabel("microseconds per row" + (", one row" if size == "1" else f", {size} rows"))
+        axis.set_ylabel("test error, %")
+        axis.grid()
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    save(figure, path)
+
+
+def speed_series(result: dict[str, Any], size: str) -> dict[str, list[tuple[float, float, str]]]:
+    """Microseconds, error in percent and name of each point, from the fastest to the slowest.
+
+    The best peer is the fastest documented one within the limit of error.
+    """
+    series: dict[str, list[tuple[float, float, str]]] = {kind: [] for kind in SERIES}
+    for label, network in result["networks"].items():
+        found = {engine: each[size] for engine, each in network["engines"].items() if size in each}
+        ours = found.pop("lrgate")
+        kind = "lrgate, dense networks" if network["dense"] else "lrgate, sparse networks"
+        chosen = {kind: ours}
+        allowed = [each for each in found.values() if each["documented"] and each["within_limit"]]
+        if allowed:
+            chosen["best peer, dense networks"] = min(allowed, key=lambda each: each["us"][0])
+        name = label.partition("-")[2].removesuffix("-no-dropout")
+        for kind, figures in chosen.items():
+            series[kind].append((figures["us"][0], 100 * figures["error"], name))
+    return {kind: sorted(points) for kind, points in series.items() if points}
 
 
 def _weighted(shares: list[float]) -> float:

@@ -78,7 +78,7 @@ def _run(ranks: tuple[int, ...], seed: int) -> Run:
         hidden=HIDDEN,
         epochs=EPOCHS,
         batch_size=50,
-        init_std=0.1,
+        init_std=(0.1,),
         dropout=0.1,
         validation=200,
         estimator="svd" if ranks else "none",

@@ -38,7 +38,7 @@ class Recipe:
     momentum_growth: float = 1.05
     momentum_cap: float = 0.8
     activation: str = "relu"
-    init_std: float = 0.05
+    init_std: tuple[float, ...] = (0.05,)
     max_norm: float = 25.0
     l1: tuple[float, ...] = (1e-5,)
     l1_ramp: int = 0
@@ -69,6 +69,11 @@ class Recipe:
         """The L1 weight of each hidden layer: one value stands for all."""
         return self.l1 * len(self.hidden) if len(self.l1) == 1 else self.l1
 
+    @property
+    def init_std_by_layer(self) -> tuple[float, ...]:
+        """The standard deviation of each layer's first weights: one value stands for all."""
+        return self.init_std * (len(self.hidden) + 1) if len(self.init_std) == 1 else self.init_std
+
     def learning_rate_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
         if self.schedule == "cosine":
@@ -98,6 +103,8 @@ class Recipe:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()
         }
+        if isinstance(fields["init_std"], float):  # written when layers had one value
+            fields["init_std"] = (fields["init_std"],)
         return Recipe(**fields)
 
 
@@ -121,7 +128,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 10,
         "schedule": "cosine",
         "momentum": 0.8,
-        "init_std": 0.02,
+        "init_std": (0.02,),
         "l1": (1e-3, 4e-3),
         "l1_ramp": 3,
         "l2": 0.0,
@@ -137,7 +144,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.15,
         "schedule": "cosine",
         "momentum_growth": 1.01,
-        "init_std": 0.01,
+        "init_std": (0.01,),
         "l1": (0.0,),
         "dropout": 0.25,
         "standardize": True,
@@ -192,7 +199,7 @@ def check(recipe: Recipe, input_size: int | None = None) -> None:
         f"at most --epochs {recipe.epochs}",
         recipe.best_from,
     )
-    for name in ("learning_rate", "lr_decay", "momentum_growth", "init_std"):
+    for name in ("learning_rate", "lr_decay", "momentum_growth"):
         value = getattr(recipe, name)
         _require(value > 0 and math.isfinite(value), _flag(name), "a number above 0", value)
     for name in ("l1_ramp", "shift", "pad", "l2", "max_norm", "seed", "refresh_every", "gate_l1"):
@@ -212,6 +219,18 @@ def check(recipe: Recipe, input_size: int | None = None) -> None:
         "--l1",
         f"one weight, or one for each of the {len(recipe.hidden)} hidden layers",
         recipe.l1,
+    )
+    _require(
+        all(std > 0 and math.isfinite(std) for std in recipe.init_std),
+        "--init-std",
+        "numbers above 0",
+        recipe.init_std,
+    )
+    _require(
+        len(recipe.init_std_by_layer) == len(recipe.hidden) + 1,
+        "--init-std",
+        f"one number, or one for each of the {len(recipe.hidden) + 1} layers",
+        recipe.init_std,
     )
     _require(
         recipe.activation in NAMES,

@@ -14,6 +14,8 @@ fashion    the same network on Fashion-MNIST
 epoch      factors that follow the weights within an epoch
 objective  factors that are fitted to more than the weights
 activations  other hidden activations than ReLU
+frontier   error and speed by the strength of L1 (speed.py measures the networks)
+capacity   wide sparse networks beside small dense ones (speed.py measures the networks)
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ EPOCHS = {
     "epoch": 100,
     "objective": 100,
     "activations": 100,
+    "frontier": 40,
+    "capacity": 40,
 }
 PAPER_EPOCHS = 300
 """With the paper's decay of 0.99, the learning rate is then at 0.05 of its first value."""
@@ -92,6 +96,8 @@ def make(name: str, epochs: int | None, seeds: Sequence[int], folder: Path) -> S
         "epoch": epoch_runs,
         "objective": objective_runs,
         "activations": activation_runs,
+        "frontier": frontier_runs,
+        "capacity": capacity_runs,
     }
     dataset = {"fashion": "fashion-mnist"}.get(name, "mnist")
     if name == "svhn":
@@ -134,7 +140,7 @@ def fashion_runs(seed: int, epochs: int) -> list[Run]:
     recipe = dataclasses.replace(
         preset("svhn"), seed=seed, epochs=epochs, contrast=True, pad=2, validation=10_000
     )
-    recipe = dataclasses.replace(recipe, batch_size=400, init_std=0.03)
+    recipe = dataclasses.replace(recipe, batch_size=400, init_std=(0.03,))
     return [_at_ranks("fashion", recipe, ranks) for ranks in DEEP_RANKS]
 
 
@@ -209,6 +215,54 @@ def activation_runs(seed: int, epochs: int) -> list[Run]:
         runs.append(run_of("activations", name, recipe))
         runs.append(run_of("activations", f"{name}-25-25-25", gated))
     return runs
+
+
+STRENGTHS = (0.0, 0.001, 0.004, 0.0005, 0.002, 0.00025, 0.008)
+"""Weights of L1 on the hidden outputs."""
+
+
+def frontier_runs(seed: int, epochs: int) -> list[Run]:
+    """The recipe of the shipped network at several strengths of L1."""
+    return [
+        run_of("frontier", f"l1-{weight:g}", _sparse_recipe(seed, epochs, l1=(weight,)))
+        for weight in STRENGTHS
+    ]
+
+
+WIDTHS = {"dense": (1.0, 0.5, 0.25, 0.125, 0.0625, 2.0), "sparse": (1.0, 2.0, 0.5, 4.0, 8.0)}
+"""Widths as multiples of the paper's."""
+WIDTH_L1 = 0.001
+
+
+def capacity_runs(seed: int, epochs: int) -> list[Run]:
+    """Dense networks of about the paper's width and less, sparse ones of up to eight times.
+
+    L1 counts the outputs of all units, so that a wider network has a smaller share of them on.
+    Networks of fewer units than the paper's are trained with and without dropout.
+    """
+    runs = []
+    for kind, widths in WIDTHS.items():
+        for width in widths:
+            hidden = tuple(max(1, round(width * units)) for units in Recipe().hidden)
+            recipe = _sparse_recipe(seed, epochs, l1=(WIDTH_L1 if kind == "sparse" else 0.0,))
+            # The sums of later layers start as large in every width.
+            (first,) = recipe.init_std
+            later = round(first / width**0.5, 4)
+            stds = (first, *[later] * len(hidden))
+            recipe = dataclasses.replace(recipe, hidden=hidden, init_std=stds)
+            runs.append(run_of("capacity", f"{kind}-{width:g}", recipe))
+            if width < 1:
+                plain = dataclasses.replace(recipe, dropout=0.0)
+                runs.append(run_of("capacity", f"{kind}-{width:g}-no-dropout", plain))
+    return runs
+
+
+def _sparse_recipe(seed: int, epochs: int, l1: tuple[float, ...]) -> Recipe:
+    """The preset of the shipped network, whose best epoch is one of the last fifth."""
+    best_from = max(1, 4 * epochs // 5)
+    return dataclasses.replace(
+        preset("sparse"), seed=seed, epochs=epochs, l1=l1, best_from=best_from
+    )
 
 
 def _objective_recipe(seed: int, epochs: int) -> Recipe:

@@ -108,7 +108,7 @@ def advance(
     """
     if jobs < 1:
         raise StudyError(f"--jobs must be 1 or more, got {jobs}")
-    waiting = [run for run in study.runs if not _reached(places, run)]
+    waiting = [run for run in study.runs if not reached(places, run)]
     if len(waiting) < len(study.runs):
         report(f"{len(study.runs) - len(waiting)} of {len(study.runs)} runs are finished")
     if jobs == 1:
@@ -195,7 +195,7 @@ def _train(
     while not trainer.done:
         record = trainer.train_epoch()
         trainer.save(last)
-        _write(path, _result(run, trainer, read_result(path)))
+        write_result(path, _result(run, trainer, read_result(path)))
         report(
             f"{run.name}: epoch {record['epoch']}/{recipe.epochs}, validation error "
             f"{100 * record['validation_error']:.2f} %, {record['seconds']:.1f} s"
@@ -205,11 +205,11 @@ def _train(
     result = _result(run, trainer, read_result(path))
     test = _test(run, trainer, data_set)
     result["tests"][str(len(trainer.epochs))] = test
-    _write(path, result)
+    write_result(path, result)
     report(f"{run.name}: test error {100 * test['error']:.2f} %")
 
 
-def _reached(places: Places, run: Run) -> bool:
+def reached(places: Places, run: Run) -> bool:
     """Whether the run has a test result of as many epochs as its recipe asks for, or more."""
     result = read_result(places.result(run))
     if result is None:
@@ -272,7 +272,7 @@ def _pass_on(lines: Any, report: Callable[[str], None]) -> None:
 def _result(run: Run, trainer: Trainer, before: dict[str, Any] | None) -> dict[str, Any]:
     """The figures of all epochs so far, and the test figures that ``before`` has."""
     curves: dict[str, Any] = {
-        name: [_rounded(record[key]) for record in trainer.epochs]
+        name: [rounded(record[key]) for record in trainer.epochs]
         for name, key in _CURVES.items()
         if key in trainer.epochs[0]
     }
@@ -284,7 +284,7 @@ def _result(run: Run, trainer: Trainer, before: dict[str, Any] | None) -> dict[s
         "config": run.recipe.to_json(),
         "data": trainer.checksums,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "machine": _machine(),
+        "machine": machine_name(),
         "trained_epochs": len(trainer.epochs),
         "best_epoch": trainer.best and trainer.best["epoch"],
         "epochs": curves,
@@ -292,7 +292,7 @@ def _result(run: Run, trainer: Trainer, before: dict[str, Any] | None) -> dict[s
     }
     if run.recipe.estimates:
         result["wrong_signs_within"] = {
-            str(record["epoch"]): _rounded(record["disagreement_within"])
+            str(record["epoch"]): rounded(record["disagreement_within"])
             for record in trainer.epochs
             if record["epoch"] in WITHIN_EPOCHS
         }
@@ -309,13 +309,13 @@ def _test(run: Run, trainer: Trainer, data_set: data.DataSet) -> dict[str, Any]:
         "best_epoch": epoch,
         "validation_error": trainer.best["validation_error"],
         "error": figures.error,
-        "density": _rounded(figures.density),
+        "density": rounded(figures.density),
     }
     if run.recipe.estimates:
         test |= {
             "error_unmasked": trainer.evaluate(x, y, masked=False).error,
-            "computed_share": _rounded(figures.computed),
-            "wrong_signs": _rounded(figures.disagreement),
+            "computed_share": rounded(figures.computed),
+            "wrong_signs": rounded(figures.disagreement),
         }
     return test | (run.measure(trainer, data_set) if run.measure else {})
 
@@ -328,14 +328,14 @@ def test_rows(data_set: data.DataSet) -> tuple[Tensor, Tensor]:
     )
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Figures with four significant digits."""
     if isinstance(value, list):
-        return [_rounded(one) for one in value]
+        return [rounded(one) for one in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _machine() -> str:
+def machine_name() -> str:
     """The processor's name, where the system reveals it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -345,7 +345,7 @@ def _machine() -> str:
     return names[0] if names else platform.machine()
 
 
-def _write(path: Path, result: dict[str, Any]) -> None:
+def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result atomically, one line for each figure of the epochs."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(_text(result) + "\n")

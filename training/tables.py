@@ -76,11 +76,46 @@ def text(study: str, results: Iterable[Result]) -> str:
 
 def markdown(study: str, results: Iterable[Result]) -> str:
     """The table for a document."""
-    heading, cells = rows(study, results)
+    return markdown_of(*rows(study, results))
+
+
+def markdown_of(heading: list[str], cells: list[list[str]]) -> str:
+    """A heading and cells for a document."""
     if not cells:
         return "Not run yet."
     lines = [heading, ["---"] * len(heading), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def speed_rows(result: Result) -> tuple[list[str], list[list[str]]]:
+    """The heading and the cells of the networks that speed.py measured, and of the peers."""
+    sizes = [str(size) for size in result["rows"]]
+    heading = ["network", "hidden units", "density", "computed share", "test error, %", "engine"]
+    for size in sizes:
+        rows = "1 row" if size == "1" else f"{size} rows"
+        heading += [f"{rows}: us per row", "test error, %"]
+    cells = []
+    for label, network in result["networks"].items():
+        own = [
+            label,
+            "-".join(map(str, network["hidden"])),
+            " / ".join(f"{density:.3f}" for density in network["density"]),
+            " / ".join(f"{share:.3f}" for _, share in network["plans"][sizes[0]][:-1]),
+            f"{100 * network['error']:.2f}",
+        ]
+        for engine, figures in network["engines"].items():
+            line = [*(own if engine == "lrgate" else [""] * len(own)), engine]
+            for size in sizes:
+                line += _speed_cells(figures[size]) if size in figures else ["", ""]
+            cells.append(line)
+    return heading, cells
+
+
+def _speed_cells(figures: dict[str, Any]) -> list[str]:
+    """Median and quartiles of the time, and the error, with an asterisk above the limit."""
+    median, low, high = (f"{figure:.3g}" for figure in figures["us"])
+    mark = "" if figures["within_limit"] else "\\*"
+    return [f"{median} ({low} to {high})", f"{100 * figures['error']:.2f}{mark}"]
 
 
 def spread(values: Sequence[float]) -> str:
@@ -89,13 +124,22 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
+_FIRST = {
+    "epoch": "refresh",
+    "activations": "activation, ranks",
+    "frontier": "L1",
+    "capacity": "network",
+}
+"""The first column of tables whose rows are not ranks."""
+
+
 def _rank_rows(study: str, results: list[Result]) -> tuple[list[str], list[list[str]]]:
     heading = [
-        {"epoch": "refresh", "activations": "activation, ranks"}.get(study, "ranks"),
+        _FIRST.get(study, "ranks"),
         "test error, %",
         "validation error, %",
         "unmasked, %",
-        "computed share",
+        "density" if study in ("frontier", "capacity") else "computed share",
         "wrong signs",
         "epochs",
         "seeds",
@@ -108,6 +152,8 @@ def _rank_rows(study: str, results: list[Result]) -> tuple[list[str], list[list[
     cells = []
     for group in groups(results, equal=study in ("epoch", "activations")):
         line = _tested_cells(group) if group.tested else _unfinished_cells(group)
+        if study in ("frontier", "capacity") and group.tested:
+            line[4] = _shares([test["density"] for test in group.tests()])
         if paper:
             line.insert(2, f"{paper[group.label]:.2f}" if group.label in paper else "")
         if study == "epoch":

@@ -137,7 +137,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--momentum-growth", type=float, help="factor per epoch")
     add("--momentum-cap", type=float, help="the momentum grows up to this")
     add("--activation", choices=activations.NAMES, help="of the hidden layers")
-    add("--init-std", type=float, help="standard deviation of the first weights")
+    add(
+        "--init-std",
+        type=float,
+        nargs="+",
+        metavar="STD",
+        help="standard deviation of the first weights: one for all layers, or one each",
+    )
     add("--max-norm", type=float, help="limit of each unit's incoming weights' L2 norm; 0: none")
     add(
         "--l1",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -25,26 +24,10 @@ import tables
 from loop import Trainer
 from recipe import Recipe, check
 
-SIDE = 8
-RECIPE = Recipe(hidden=(20, 16), epochs=3, batch_size=25, dropout=0.2, init_std=0.2, validation=60)
+RECIPE = Recipe(
+    hidden=(20, 16), epochs=3, batch_size=25, dropout=0.2, init_std=(0.2,), validation=60
+)
 GATED = dataclasses.replace(RECIPE, estimator="svd", ranks=(3, 2))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of 300 training and 100 test images."""
-    folder = tmp_path_factory.mktemp("idx")
-    generator = np.random.default_rng(0)
-    prototypes = generator.integers(0, 256, (10, SIDE, SIDE))
-    for prefix, rows in (("train", 300), ("t10k", 100)):
-        labels = (np.arange(rows) % 10).astype(np.uint8)
-        noise = generator.integers(-90, 91, (rows, SIDE, SIDE))
-        images = np.clip(prototypes[labels] + noise, 0, 255).astype(np.uint8)
-        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-            sizes = struct.pack(f">{array.ndim}I", *array.shape)
-            content = bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
-            (folder / f"{prefix}-{kind}-ubyte").write_bytes(content)
-    return folder
 
 
 def small_study(epochs: int = 3) -> study.Study:
