@@ -369,9 +369,10 @@ impl Single {
 
 impl InLanes {
     /// `None` if vectors with a lane per unit take less time, or if rows may have to be recomputed.
-    /// The costs are hundredths of cycles, fitted to times of networks from 4-8-2 to 128-128-10 with
-    /// AVX-512: a multiply-add, the start of a group of rows, and the transposition of sixteen rows
-    /// and columns.
+    /// The costs are hundredths of cycles, fitted to times of eleven networks from 4-8-2 to
+    /// 128-128-10 with AVX-512. In lanes: a multiply-add, the transposition of four columns of
+    /// sixteen rows, and the start of a layer. With a lane per unit: the start of a call, a
+    /// multiply-add of sixteen units, and the start of a group of rows.
     fn new(single: Single, layers: &[LayerProgram]) -> Option<InLanes> {
         let sum = |cost: &dyn Fn(&LayerProgram) -> usize| layers.iter().map(cost).sum::<usize>();
         let marks = |op: &Op| matches!(op, Op::MarkClose(_));
@@ -384,11 +385,13 @@ impl InLanes {
             return None;
         }
         let vectors = |width: usize| width.div_ceil(LANES);
-        let signals = vectors(layers[0].inputs) + vectors(layers[layers.len() - 1].outputs);
-        let rows_in_lanes = 76 * sum(&|layer| layer.inputs * layer.outputs) + 10_000 * signals;
+        let ends = [layers[0].inputs, layers[layers.len() - 1].outputs];
+        let fours = ends.map(|width| width.div_ceil(4)).iter().sum::<usize>();
+        let rows_in_lanes =
+            70 * sum(&|layer| layer.inputs * layer.outputs) + 620 * fours + 2_730 * layers.len();
         let row = 60 * sum(&|layer| layer.inputs * vectors(layer.outputs));
-        let group = 7_000 * sum(&|layer| layer.outputs.div_ceil(PANEL));
-        let units_in_lanes = |rows: usize| rows * row + rows.div_ceil(6) * group;
+        let group = 6_400 * sum(&|layer| layer.outputs.div_ceil(PANEL));
+        let units_in_lanes = |rows: usize| 18_700 + rows * row + rows.div_ceil(6) * group;
         Some(InLanes {
             widest,
             least_rows: (2..=LANES).find(|&rows| units_in_lanes(rows) > rows_in_lanes)?,

@@ -83,7 +83,7 @@ const FOUR: usize = 4;
 
 /// Makes lanes of rows: `x` gets a vector per column, and some more up to a multiple of four. Four
 /// columns of sixteen rows are four 4x4 matrices, so row `4 a + b` gets lane `4 b + a`. Lanes without
-/// a row hold arbitrary values, which are not used.
+/// a row are zero.
 pub(crate) struct ToLanes<'a> {
     /// Starts with the first row.
     pub(crate) data: &'a [f32],
@@ -109,6 +109,8 @@ impl ToLanes<'_> {
             for (row, to) in scratch.chunks_exact_mut(padded).enumerate().take(rows) {
                 to[..columns].copy_from_slice(&data[row * stride..][..columns]);
             }
+            // Left-over values may be subnormal, which is slow.
+            scratch[rows * padded..LANES * padded].fill(0.0);
             (&*scratch, padded)
         };
         assert!(data.len() >= (LANES - 1) * stride + padded && x.len() >= padded * LANES);
