@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "benches" / "peers"))
 
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.ticker import NullLocator  # noqa: E402
-from pictures import save  # noqa: E402
+from pictures import log_ticks, save  # noqa: E402
 
 import objective  # noqa: E402
 import tables  # noqa: E402
@@ -261,6 +261,7 @@ def _draw_shares(
     return 1
 
 
+TICKS = [step * 10.0**power for power in range(-2, 5) for step in (1, 1.5, 2, 3, 4, 5, 7)]
 SERIES = {
     "lrgate, sparse networks": COLOURS[0],
     "lrgate, dense networks": COLOURS[2],
@@ -282,6 +283,8 @@ def draw_speed(result: dict[str, Any], path: Path) -> None:
             if len(points) == 1:
                 axis.axvline(times[0], color=colour, linewidth=0.8, linestyle=":")
         axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        log_ticks(axis.xaxis, [tick for tick in TICKS if low <= tick <= high])
         axis.set_xlabel("microseconds per row" + (", one row" if size == "1" else f", {size} rows"))
         axis.set_ylabel("test error, %")
         axis.grid()

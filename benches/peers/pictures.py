@@ -57,7 +57,12 @@ def save(figure: Any, path: Path) -> None:
     plt.close(figure)
     text = held.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r"(\.\d\d)\d+| font-family: [^;]*;", r"\1", text)
+    # Coordinates get two decimals. Text between tags stays.
+    text = re.sub(
+        r">[^<]+<|(\.\d\d)\d+| font-family: [^;]*;",
+        lambda found: found[0] if found[0][0] == ">" else found[1] or "",
+        text,
+    )
     text = "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
     end = text.index(">") + 1
     with replacing(path) as file:
