@@ -317,19 +317,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="LABEL",
         help="train these rows of the table, for example none '10-*'",
     )
-    add(
+    add_folders(parser)
+    return parser
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the folders of results and checkpoints."""
+    parser.add_argument(
         "--results-dir",
         type=Path,
         default=HERE / "results",
         help="folder of the JSON files (default: %(default)s)",
     )
-    add(
+    parser.add_argument(
         "--checkpoint-dir",
         type=Path,
         default=HERE / "runs",
         help="folder of the checkpoints (default: %(default)s)",
     )
-    return parser
 
 
 def _defaults() -> str:

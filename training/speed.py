@@ -46,7 +46,6 @@ ROWS = (1, 256)
 PEERS = ("LiteRT", "OpenVINO", "ORT", "generated C")
 SETTINGS_SECONDS = 5.0
 """Time in which a peer's settings are chosen, as in `lrgate bench`, for each number of rows."""
-HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -299,18 +298,7 @@ def _parser() -> argparse.ArgumentParser:
         default=1.0,
         help="of each network and engine, for each number of rows (default: %(default)s)",
     )
-    add(
-        "--results-dir",
-        type=Path,
-        default=HERE / "results",
-        help="folder of the JSON files (default: %(default)s)",
-    )
-    add(
-        "--checkpoint-dir",
-        type=Path,
-        default=HERE / "runs",
-        help="folder of the checkpoints (default: %(default)s)",
-    )
+    reproduce.add_folders(parser)
     return parser
 
 

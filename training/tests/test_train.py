@@ -10,7 +10,6 @@ import dataclasses
 import gzip
 import hashlib
 import json
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ TRAINING = Path(__file__).resolve().parent.parent
 pytest.importorskip("torch", reason="training needs PyTorch")
 
 import torch  # noqa: E402
+from images import SIDE, idx, parts  # noqa: E402
 
 import activations  # noqa: E402
 import data  # noqa: E402
@@ -33,7 +33,6 @@ import preprocess  # noqa: E402
 import recipe  # noqa: E402
 import train  # noqa: E402
 
-SIDE = 8
 SMALL = ["--hidden", "20", "16", "--validation", "60", "--batch-size", "16", "--epochs", "2"]
 SMALL += ["--learning-rate", "0.1", "--dropout", "0.2", "--l1", "1e-4", "1e-5", "--shift", "1"]
 
@@ -42,21 +41,10 @@ SMALL += ["--learning-rate", "0.1", "--dropout", "0.2", "--l1", "1e-4", "1e-5", 
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder of 300 training and 100 test images; two files gzip, two plain."""
     folder = tmp_path_factory.mktemp("idx")
-    generator = np.random.default_rng(0)
-    prototypes = generator.integers(0, 256, (10, SIDE, SIDE))
-    for prefix, rows in (("train", 300), ("t10k", 100)):
-        labels = (np.arange(rows) % 10).astype(np.uint8)
-        noise = generator.integers(-30, 31, (rows, SIDE, SIDE))
-        images = np.clip(prototypes[labels] + noise, 0, 255).astype(np.uint8)
+    for prefix, images, labels in parts(noise=30):
         (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx(images))
         (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
     return folder
-
-
-def idx(array: np.ndarray) -> bytes:
-    """An array of unsigned bytes in the IDX format."""
-    sizes = struct.pack(f">{array.ndim}I", *array.shape)
-    return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -1,8 +1,8 @@
 """Weights too small to matter, which are computed as zero.
 
 Weight decay shrinks the weights of units that are off until they are subnormal in float32. Their
-products with inputs are subnormal, too, and most processors take over a hundred cycles for each.
-Without such weights a small network can be several times as fast.
+products with inputs are subnormal, too, which is slow on most processors. Without such weights a
+small network can be several times as fast.
 """
 
 from __future__ import annotations

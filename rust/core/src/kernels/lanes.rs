@@ -172,3 +172,35 @@ impl ToRows<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Isa, Kernel};
+
+    struct ThreeRows<'a>(&'a mut [f32]);
+
+    impl Kernel for ThreeRows<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) {
+            let (data, scratch) = ([1.0; 15], &mut [1e-40; 16 * 8]);
+            ToLanes { data: &data, rows: 3, columns: 5, stride: 5, scratch }.run(simd, self.0);
+        }
+    }
+
+    /// Values that earlier calls left there may be subnormal, which is slow.
+    #[test]
+    fn lanes_without_a_row_are_zero() {
+        for isa in Isa::available() {
+            let mut x = vec![f32::NAN; 8 * LANES];
+            isa.run_floats(ThreeRows(&mut x));
+            for column in x.chunks(LANES).take(5) {
+                let mut lanes = column.to_vec();
+                lanes.sort_by(f32::total_cmp);
+                assert_eq!(lanes[..13], [0.0; 13], "{}", isa.name());
+                assert_eq!(lanes[13..], [1.0; 3], "{}", isa.name());
+            }
+        }
+    }
+}
