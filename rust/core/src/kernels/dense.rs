@@ -22,12 +22,14 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::arithmetic::Arithmetic;
+use super::arithmetic::{Arithmetic, Bytes};
 use super::epilogue::Epilogue;
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 use crate::layout::{PANEL, Panels};
 use crate::memory::{Aligned, zeros};
 use crate::signal::DenseRows;
-use crate::simd::{Kernel, LANES, Simd};
+use crate::simd::{Isa, Kernel, LANES, Simd};
 
 /// Multiplies each dense row with panels.
 pub(crate) struct RowsTimesPanels<'a, A: Arithmetic, E> {
@@ -75,6 +77,24 @@ impl<A: Arithmetic, E: Epilogue<A>> Kernel for RowsTimesPanels<'_, A, E> {
             blocks(simd, rows, Panel { weights, vectors, first, prefetch, next }, epilogue);
         }
     }
+}
+
+/// Multiplies each dense row of bytes with panels: with tiles, if the instruction set has them and
+/// there are enough rows.
+pub(crate) fn bytes_times_panels<E: Epilogue<Bytes>>(
+    isa: Isa,
+    rows: DenseRows<'_, u32>,
+    panels: &Panels<u32>,
+    which: Range<usize>,
+    epilogue: &mut E,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some((simd, amx)) = isa.with_tiles()
+        && tiles::are_faster(rows.rows(), panels, &which)
+    {
+        return simd.run(tiles::RowsTimesTiles { amx, rows, panels, which, epilogue });
+    }
+    isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, epilogue });
 }
 
 struct Panel<'a, W> {

@@ -1,8 +1,11 @@
 //! The epilogue of every kernel: the steps applied to the finished sums of a row.
 
+use std::array::from_fn;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::arithmetic::{Arithmetic, Bytes, Floats};
+use crate::layout::PANEL;
 use crate::signal::{ByteRowsMut, DenseRowsMut, RowRange, SparseRowsMut};
 use crate::simd::{LANES, Simd};
 
@@ -17,6 +20,22 @@ pub(crate) trait Epilogue<A: Arithmetic> {
         column: usize,
         sums: [A::Vector<S>; V],
     );
+
+    /// As [`Epilogue::store`], for the same units of several rows, whose sums follow each other.
+    #[inline(always)]
+    fn store_rows<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        rows: Range<usize>,
+        column: usize,
+        sums: &[A::Word],
+    ) {
+        for (row, sums) in rows.zip(sums.chunks_exact(V * LANES)) {
+            // SAFETY: V vectors.
+            let sums = from_fn(|v| unsafe { A::load(simd, sums.as_ptr().add(v * LANES)) });
+            self.store::<S, V>(simd, row, column, sums);
+        }
+    }
 }
 
 /// The steps of a gate that take sums of floats. They share one type, so that kernels are compiled
@@ -156,7 +175,7 @@ pub(crate) struct Quantized<'a> {
 /// Smaller values, before rounding, are out of range.
 pub(crate) const LEAST_BYTE: f32 = -0.5;
 
-impl Output<'_> {
+impl<'a> Output<'a> {
     /// Whether several threads may write to this output, each to its own columns. Lists are
     /// ordered, so only rows can be shared.
     pub(crate) fn can_be_shared(&self) -> bool {
@@ -177,6 +196,30 @@ impl Output<'_> {
             Quantized { rows, lists: None, ..*bytes }
         });
         Output { dense, lists: None, bytes, ..*self }
+    }
+
+    /// The rows of bytes and their marks, if the scale and the bias give bytes, and nothing else is
+    /// written.
+    #[inline(always)]
+    fn only_bytes(&mut self) -> Option<(&mut ByteRowsMut<'a>, &'a [AtomicBool])> {
+        if self.dense.is_some() || self.lists.is_some() {
+            return None;
+        }
+        match &mut self.bytes {
+            Some(Quantized {
+                rows: Some(rows),
+                lists: None,
+                inverse: None,
+                least,
+                out_of_range,
+                ..
+            }) if *least == f32::NEG_INFINITY
+                && matches!(self.activation, Fused::Identity | Fused::Relu) =>
+            {
+                Some((rows, out_of_range))
+            }
+            _ => None,
+        }
     }
 
     /// Sets all outputs of `rows` rows to zero, for outputs of which only chosen units are written.
@@ -396,6 +439,46 @@ impl Epilogue<Bytes> for Output<'_> {
     ) {
         let z = scaled(simd, sums, &self.scale[column..], &self.bias[column..]);
         self.store_pre_activations(simd, row, column, z);
+    }
+
+    #[inline(always)]
+    fn store_rows<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        rows: Range<usize>,
+        column: usize,
+        sums: &[u32],
+    ) {
+        let rows_of_sums = rows.zip(sums.chunks_exact(V * LANES));
+        let (scale, bias) = (self.scale, self.bias);
+        if let Some((bytes, out_of_range)) = self.only_bytes()
+            && V == 4
+        {
+            let (scale, bias) = (&scale[column..][..PANEL], &bias[column..][..PANEL]);
+            for (row, sums) in rows_of_sums {
+                let sums = from_fn(|v| {
+                    // SAFETY: four vectors.
+                    unsafe { simd.load_i32(sums.as_ptr().add(v * LANES)) }
+                });
+                let out = bytes.part(row, column, PANEL);
+                assert_eq!(out.len(), PANEL);
+                // Negative values become byte 0, as with relu. SAFETY: `out` has 64 entries.
+                unsafe {
+                    simd.store_bytes4(out.as_mut_ptr(), scaled::<S, 4>(simd, sums, scale, bias));
+                    if simd.any_full_of_64(out.as_ptr()) {
+                        out_of_range[row].store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+            return;
+        }
+        for (row, sums) in rows_of_sums {
+            let sums = from_fn(|v| {
+                // SAFETY: V vectors.
+                unsafe { simd.load_i32(sums.as_ptr().add(v * LANES)) }
+            });
+            Epilogue::<Bytes>::store::<S, V>(self, simd, row, column, sums);
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use std::hint::black_box;
 
 use super::arithmetic::Arithmetic;
 use crate::layout::PANEL;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::amx::{Amx, Products, TILE};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Reads a buffer `passes` times, four vectors at a time.
@@ -35,7 +37,7 @@ pub(crate) const ROWS: usize = 6;
 
 /// Multiplies [`ROWS`] rows with weights `passes` times, as `dense.rs` does: the sums fill the
 /// registers, and there are fewer loads than multiply-adds.
-pub(crate) struct Products<'a, A: Arithmetic> {
+pub(crate) struct VectorProducts<'a, A: Arithmetic> {
     /// (inputs, [`ROWS`])
     pub(crate) x: &'a [A::Word],
     /// (inputs, [`PANEL`])
@@ -43,7 +45,7 @@ pub(crate) struct Products<'a, A: Arithmetic> {
     pub(crate) passes: usize,
 }
 
-impl<A: Arithmetic> Kernel for Products<'_, A> {
+impl<A: Arithmetic> Kernel for VectorProducts<'_, A> {
     /// Number of vector multiply-adds.
     type Output = usize;
     #[inline(always)]
@@ -52,7 +54,7 @@ impl<A: Arithmetic> Kernel for Products<'_, A> {
     }
 }
 
-impl<A: Arithmetic> Products<'_, A> {
+impl<A: Arithmetic> VectorProducts<'_, A> {
     #[inline(always)]
     fn vectors<S: Simd, const V: usize>(self, simd: S) -> usize {
         let inputs = self.x.len() / ROWS;
@@ -82,5 +84,44 @@ impl<A: Arithmetic> Products<'_, A> {
             }
         }
         self.passes * inputs * ROWS * V
+    }
+}
+
+/// Multiplies tiles of bytes in L1 `passes` times, as `tiles.rs` does: two tiles of rows with two of
+/// weights.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct TileProducts<'a> {
+    pub(crate) amx: Amx,
+    /// (32, steps, 16)
+    pub(crate) x: &'a [u32],
+    /// (steps, 16, 32)
+    pub(crate) w: &'a [u32],
+    pub(crate) passes: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl TileProducts<'_> {
+    /// Returns the number of vector multiply-adds that take as many products.
+    pub(crate) fn run(self) -> usize {
+        let steps = self.x.len() / (2 * TILE * LANES);
+        assert_eq!(self.w.len(), steps * TILE * 2 * LANES);
+        let tiles = self.amx.tiles(TILE);
+        let mut sums = [0; 2 * TILE * 2 * LANES];
+        for _ in 0..self.passes {
+            let products = Products {
+                rows: black_box(self.x.as_ptr()),
+                row_stride: 4 * LANES * steps,
+                weights: black_box(self.w.as_ptr()),
+                weight_stride: 8 * LANES,
+                steps,
+                last: std::ptr::null(),
+                sums: sums.as_mut_ptr(),
+                sum_stride: 8 * LANES,
+            };
+            // SAFETY: 32 rows of 64 bytes for each step, 32 units, and as many sums.
+            unsafe { tiles.multiply::<2, 2>(&products) }
+            black_box(&sums);
+        }
+        self.passes * steps * 2 * TILE * TILE * 2
     }
 }

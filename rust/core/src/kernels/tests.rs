@@ -6,6 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::arithmetic::{Bytes, Floats};
 use super::epilogue::{Epilogue, Fused, LEAST_BYTE, Output, Quantized, SelectedEpilogue};
 use super::scan::{CountBytes, FromBytes, Quantize, Scan, ScanBytes, ScanPairs};
+#[cfg(target_arch = "x86_64")]
+use super::tiles::RowsTimesTiles;
+#[cfg(target_arch = "x86_64")]
+use crate::layout::{Panels, padded};
 use crate::plan::Precision;
 use crate::signal::{
     Buffer, ByteRowsMut, DenseRows, DenseRowsMut, Form, Parts, RowRange, Signal, SparseBytes,
@@ -324,5 +328,77 @@ fn chosen_units_are_stored_and_listed_in_their_places() {
             (&[1, 17, 19][..], &[10, 22, 255][..], 3)
         );
         assert!(marks[0].load(Ordering::Relaxed), "600 has no byte");
+    }
+}
+
+/// Takes the sums of every unit of every row once, in the order of a row's units.
+#[cfg(target_arch = "x86_64")]
+struct Taken {
+    units: usize,
+    sums: Vec<i32>,
+    /// Units of each row so far.
+    next: Vec<usize>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Epilogue<Bytes> for Taken {
+    fn store<S: Simd, const V: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        column: usize,
+        sums: [S::I32; V],
+    ) {
+        assert_eq!(self.next[row], column, "row {row}");
+        self.next[row] = column + V * LANES;
+        let out = &mut self.sums[row * self.units + column..][..V * LANES];
+        for (out, sum) in out.chunks_exact_mut(LANES).zip(sums) {
+            // SAFETY: `out` has 16 entries.
+            unsafe { simd.store_i32(out.as_mut_ptr().cast(), sum) }
+        }
+    }
+}
+
+/// Whatever the padding of rows holds, and wherever groups of rows begin and end.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn tiles_have_the_sums_of_integers() {
+    const SHAPES: [(usize, usize); 6] = [(1, 1), (4, 16), (61, 17), (64, 33), (68, 64), (259, 130)];
+    for (simd, amx) in Isa::available().into_iter().filter_map(Isa::with_tiles) {
+        for n in [1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 100] {
+            for (inputs, outputs) in SHAPES {
+                let (words, stride) = (inputs.div_ceil(4), byte_stride(inputs));
+                let byte = |seed: usize| (seed.wrapping_mul(2_654_435_761) >> 13) as u8;
+                let x: Vec<u8> = (0..n * stride * 4).map(byte).collect();
+                let data: Vec<u32> = x
+                    .chunks_exact(4)
+                    .map(|word| u32::from_ne_bytes(word.try_into().unwrap()))
+                    .collect();
+                let weight = |input: usize, unit: usize| {
+                    if input < inputs { byte(7 * input + 1000 * unit) as i8 } else { 0 }
+                };
+                let panels = Panels::pack(words, outputs, |word, unit| {
+                    u32::from_ne_bytes(std::array::from_fn(|i| weight(4 * word + i, unit) as u8))
+                });
+                let units = padded(outputs);
+                let (sums, next) = (vec![-1; n * units], vec![0; n]);
+                let mut taken = Taken { units, sums, next };
+                let rows = DenseRows::new(&data, n, words, stride);
+                // Panels may come in several parts.
+                for which in [0..1, 1..panels.count()] {
+                    let (panels, epilogue) = (&panels, &mut taken);
+                    simd.run(RowsTimesTiles { amx, rows, panels, which, epilogue });
+                }
+                for (row, x) in x.chunks_exact(4 * stride).enumerate() {
+                    for unit in 0..units {
+                        let products = (0..inputs)
+                            .map(|input| i32::from(x[input]) * i32::from(weight(input, unit)));
+                        let sum = if unit < outputs { products.sum() } else { 0 };
+                        let found = taken.sums[row * units + unit];
+                        assert_eq!(found, sum, "{n} {inputs} {outputs}: row {row}, unit {unit}");
+                    }
+                }
+            }
+        }
     }
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::interrupt;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
-use crate::kernels::peak::{Load, Products, ROWS};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::peak::TileProducts;
+use crate::kernels::peak::{Load, ROWS, VectorProducts};
 use crate::layout::PANEL;
 use crate::memory::{Aligned, zeros};
 use crate::simd::{Isa, LANES};
@@ -30,6 +32,9 @@ const FILLED: usize = 1 << 22;
 /// Inputs of the rows that are multiplied: 32 KiB of weights, at most half of which are read.
 const INPUTS: usize = 128;
 
+/// Four bytes, each 1.
+const ONES: u32 = 0x0101_0101;
+
 impl Peaks {
     /// Measures loads from buffers of `sizes` bytes, and multiply-adds. Each rate is the best of at
     /// least three runs within its share of about `time`. Buffers are rounded up to 1 KiB.
@@ -42,7 +47,7 @@ impl Peaks {
         Ok(Peaks {
             bandwidth: bandwidth?,
             f32_operations: 2.0 * lanes_per_second::<Floats>(isa, 1.0, share)?,
-            int8_operations: 8.0 * lanes_per_second::<Bytes>(isa, 0x0101_0101, share)?,
+            int8_operations: 8.0 * byte_lanes_per_second(isa, share)?,
         })
     }
 }
@@ -67,9 +72,27 @@ fn lanes_per_second<A: Arithmetic>(isa: Isa, one: A::Word, time: Duration) -> Re
     let passes = (STEP / LANES).div_ceil(INPUTS * ROWS);
     let mut vectors = 0;
     let seconds = least_seconds(time, || {
-        vectors = isa.run(Products::<A> { x: &x, w: &w, passes });
+        vectors = isa.run(VectorProducts::<A> { x: &x, w: &w, passes });
     })?;
     Ok((vectors * LANES) as f64 / seconds)
+}
+
+/// The higher one of the rates of vectors and of tiles.
+fn byte_lanes_per_second(isa: Isa, time: Duration) -> Result<f64> {
+    let vectors = lanes_per_second::<Bytes>(isa, ONES, time)?;
+    #[cfg(target_arch = "x86_64")]
+    if let Some((_, amx)) = isa.with_tiles() {
+        let (mut x, mut w) = (zeros::<u32>(32 * INPUTS), zeros::<u32>(32 * INPUTS));
+        x.fill(ONES);
+        w.fill(ONES);
+        let passes = STEP.div_ceil(256 * INPUTS);
+        let mut count = 0;
+        let seconds = least_seconds(time, || {
+            count = TileProducts { amx, x: &x, w: &w, passes }.run();
+        })?;
+        return Ok(vectors.max((count * LANES) as f64 / seconds));
+    }
+    Ok(vectors)
 }
 
 /// The shortest time of a run, after a warm-up run.

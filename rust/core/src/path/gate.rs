@@ -21,8 +21,8 @@ use super::quantized::{ByteWeights, QuantizedLayer, Source};
 use super::scratch::{GateScratch, LiveLists};
 use super::weights::Weights;
 use crate::error::{Error, Result, Subject};
-use crate::kernels::arithmetic::{Bytes, Floats};
-use crate::kernels::dense::RowsTimesPanels;
+use crate::kernels::arithmetic::Floats;
+use crate::kernels::dense::{RowsTimesPanels, bytes_times_panels};
 use crate::kernels::epilogue::{ByteSums, GateStep, Live, LiveBytes, Output, Sums};
 use crate::kernels::scan::Quantize;
 use crate::kernels::sparse::SparseTimesPanels;
@@ -432,8 +432,7 @@ impl Scores {
         let rows = DenseRows::new(low_rank_bytes, n, rank.div_ceil(4), byte_stride(rank));
         let row_ranges = start_ranges(live_ranges, n, self.outputs);
         let epilogue = &mut LiveBytes { threshold: &self.threshold, index: live, row_ranges };
-        let (panels, which) = (&self.v, self.v.all());
-        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, epilogue });
+        bytes_times_panels(isa, rows, &self.v, self.v.all(), epilogue);
         add_always(live, row_ranges, self.scored, self.outputs);
     }
 }

@@ -6,7 +6,7 @@ use super::packed::PackedLayer;
 use super::quantized::QuantizedLayer;
 use super::scratch::LiveLists;
 use crate::kernels::arithmetic::{Bytes, Floats};
-use crate::kernels::dense::RowsTimesPanels;
+use crate::kernels::dense::{RowsTimesPanels, bytes_times_panels};
 use crate::kernels::dot::{LiveUnits, LiveUnitsOfLists};
 use crate::kernels::epilogue::Output;
 use crate::kernels::sparse::SparseTimesPanels;
@@ -164,8 +164,7 @@ impl Weights for QuantizedLayer {
         which: Range<usize>,
         output: &mut Output<'_>,
     ) {
-        let panels = self.panels();
-        isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, epilogue: output });
+        bytes_times_panels(isa, rows, self.panels(), which, output);
     }
     #[inline]
     fn times_lists(&self, isa: Isa, input: Signal<'_>, mut output: Output<'_>) {

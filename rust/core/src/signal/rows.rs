@@ -30,6 +30,11 @@ impl<'a, W> DenseRows<'a, W> {
         self.columns
     }
 
+    /// Words between the starts of rows.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
     #[inline(always)]
     pub(crate) fn row(&self, row: usize) -> &'a [W] {
         &self.data[row * self.stride..row * self.stride + self.columns]

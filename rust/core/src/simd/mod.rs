@@ -12,6 +12,8 @@
 //! `inline(always)`, so that they are compiled inside that function, with its features.
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -282,6 +284,9 @@ pub struct Isa(Inner);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Inner {
+    /// The kernels of `Avx512Vnni`, and products of tiles.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Amx(avx512::Avx512<true, false>, amx::Amx),
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(avx512::Avx512<true, false>),
     #[cfg(target_arch = "x86_64")]
@@ -299,7 +304,10 @@ impl Isa {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            all.extend(avx512::Avx512::new().map(|isa| Isa(Inner::Avx512Vnni(isa))));
+            let vnni = avx512::Avx512::new();
+            let tiles = vnni.zip(amx::Amx::new());
+            all.extend(tiles.map(|(isa, amx)| Isa(Inner::Avx512Amx(isa, amx))));
+            all.extend(vnni.map(|isa| Isa(Inner::Avx512Vnni(isa))));
             all.extend(avx512::Avx512::new().map(|isa| Isa(Inner::Avx512(isa))));
             all.extend(avx2::Avx2::new().map(|isa| Isa(Inner::AvxVnni(isa))));
             all.extend(avx2::Avx2::new().map(|isa| Isa(Inner::Avx2(isa))));
@@ -313,8 +321,8 @@ impl Isa {
         Isa::available()[0]
     }
 
-    /// The instruction set with this name (`avx512vnni`, `avx512`, `avxvnni`, `avx2`, `portable`),
-    /// if this machine has it.
+    /// The instruction set with this name (`avx512amx`, `avx512vnni`, `avx512`, `avxvnni`, `avx2`,
+    /// `portable`), if this machine has it.
     ///
     /// # Errors
     /// [`Error::Isa`] when the name is unknown or the machine lacks it.
@@ -345,6 +353,8 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
+            Inner::Avx512Amx(..) => "avx512amx",
+            #[cfg(target_arch = "x86_64")]
             Inner::Avx512Vnni(_) => "avx512vnni",
             #[cfg(target_arch = "x86_64")]
             Inner::Avx512(_) => "avx512",
@@ -363,7 +373,7 @@ impl Isa {
         }
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Inner::Avx512Vnni(isa) => of(isa),
+            Inner::Avx512Amx(isa, _) | Inner::Avx512Vnni(isa) => of(isa),
             #[cfg(target_arch = "x86_64")]
             Inner::Avx512(isa) => of(isa),
             #[cfg(target_arch = "x86_64")]
@@ -380,7 +390,7 @@ impl Isa {
     pub(crate) fn run_lister<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Inner::Avx512Vnni(isa) => match isa.with_vbmi2() {
+            Inner::Avx512Amx(isa, _) | Inner::Avx512Vnni(isa) => match isa.with_vbmi2() {
                 Some(isa) => isa.run(kernel),
                 None => isa.run(kernel),
             },
@@ -394,7 +404,7 @@ impl Isa {
     pub(crate) fn run_floats<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Inner::Avx512Vnni(isa) => isa.without_vnni().run(kernel),
+            Inner::Avx512Amx(isa, _) | Inner::Avx512Vnni(isa) => isa.without_vnni().run(kernel),
             #[cfg(target_arch = "x86_64")]
             Inner::AvxVnni(isa) => isa.without_vnni().run(kernel),
             #[cfg(target_arch = "x86_64")]
@@ -410,7 +420,7 @@ impl Isa {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Inner::Avx512Vnni(isa) => isa.run(kernel),
+            Inner::Avx512Amx(isa, _) | Inner::Avx512Vnni(isa) => isa.run(kernel),
             #[cfg(target_arch = "x86_64")]
             Inner::Avx512(isa) => isa.run(kernel),
             #[cfg(target_arch = "x86_64")]
@@ -419,5 +429,12 @@ impl Isa {
             Inner::Avx2(isa) => isa.run(kernel),
             Inner::Portable(isa) => isa.run(kernel),
         }
+    }
+
+    /// The vectors and the tiles, if this instruction set has tiles.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn with_tiles(self) -> Option<(impl Simd, amx::Amx)> {
+        if let Inner::Avx512Amx(isa, amx) = self.0 { Some((isa, amx)) } else { None }
     }
 }
