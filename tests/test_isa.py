@@ -13,7 +13,7 @@ import lrgate
 pytestmark = pytest.mark.isa
 
 # Best first.
-NAMES = ["avx512vnni", "avx512", "avxvnni", "avx2", "portable"]
+NAMES = ["avx512amx", "avx512vnni", "avx512", "avxvnni", "avx2", "portable"]
 
 
 def run(isa: str | None, code: str) -> subprocess.CompletedProcess[str]:

@@ -243,7 +243,7 @@ class Trainer:
             group["lr"] = recipe.learning_rate_at(epoch)
             if recipe.optimizer == "sgd":
                 group["momentum"] = recipe.momentum_at(epoch)
-        l1 = recipe.l1_at(epoch)
+        l1, masked = recipe.l1_at(epoch), epoch + 1 >= recipe.mask_from
         rows = len(self.x_train)
         losses = torch.zeros(2, dtype=torch.float64)
         order = torch.randperm(rows)
@@ -257,7 +257,8 @@ class Trainer:
         wrong_signs = torch.zeros(SIGN_POINTS, 1 + len(recipe.hidden), dtype=torch.float64)
         for step, start in enumerate(starts):
             batch = order[start : start + recipe.batch_size]
-            loss, cross_entropy, wrong = self._step(self.x_train[batch], self.y_train[batch], l1)
+            pixels, labels = self.x_train[batch], self.y_train[batch]
+            loss, cross_entropy, wrong = self._step(pixels, labels, l1, masked)
             losses += torch.stack([loss, cross_entropy]).double() * len(batch)
             if recipe.estimates:
                 wrong_signs[step * SIGN_POINTS // len(starts)] += torch.tensor([1.0, *wrong])
@@ -275,7 +276,7 @@ class Trainer:
         return mean_loss, mean_cross_entropy
 
     def _step(
-        self, pixels: Tensor, labels: Tensor, l1: tuple[float, ...]
+        self, pixels: Tensor, labels: Tensor, l1: tuple[float, ...], masked: bool
     ) -> tuple[Tensor, Tensor, list[float]]:
         """One gradient step; returns loss, cross-entropy, and each layer's share of wrong signs."""
         recipe = self.recipe
@@ -284,7 +285,7 @@ class Trainer:
         x = self.scaling.apply(pixels)
         if recipe.input_dropout:
             x = drop(x, recipe.input_dropout)
-        outputs, hidden = self.model(x, dropout=recipe.dropout)
+        outputs, hidden = self.model(x, dropout=recipe.dropout, masked=masked)
         cross_entropy = functional.cross_entropy(outputs, labels)
         loss = cross_entropy
         for weight, layer in zip(l1, hidden, strict=True):

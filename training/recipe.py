@@ -51,6 +51,7 @@ class Recipe:
     standardize: bool = False
     estimator: str = "none"
     ranks: tuple[int, ...] = ()
+    mask_from: int = 1
     refresh: str = "full"
     refresh_every: int = 0
     gate_l1: float = 0.0
@@ -191,14 +192,15 @@ def check(recipe: Recipe, input_size: int | None = None) -> None:
         "one or more widths above 0",
         recipe.hidden,
     )
-    for name in ("epochs", "batch_size", "threads", "best_from"):
+    for name in ("epochs", "batch_size", "threads", "best_from", "mask_from"):
         _require(getattr(recipe, name) >= 1, _flag(name), "1 or more", getattr(recipe, name))
-    _require(
-        recipe.best_from <= recipe.epochs,
-        "--best-from",
-        f"at most --epochs {recipe.epochs}",
-        recipe.best_from,
-    )
+    for name in ("best_from", "mask_from"):
+        _require(
+            getattr(recipe, name) <= recipe.epochs,
+            _flag(name),
+            f"at most --epochs {recipe.epochs}",
+            getattr(recipe, name),
+        )
     for name in ("learning_rate", "lr_decay", "momentum_growth"):
         value = getattr(recipe, name)
         _require(value > 0 and math.isfinite(value), _flag(name), "a number above 0", value)
@@ -253,6 +255,7 @@ def check_ranks(recipe: Recipe, input_size: int | None) -> None:
     """Refuse ranks that do not fit the hidden layers, or that no estimator uses."""
     if not recipe.estimates:
         _require(not recipe.ranks, "--ranks", "no ranks without --estimator", recipe.ranks)
+        _require(recipe.mask_from == 1, "--mask-from", "1 without --estimator", recipe.mask_from)
     if recipe.estimator != "svd":
         _require(recipe.refresh == "full", "--refresh", "full except for svd", recipe.refresh)
     if recipe.estimator != "trained":

@@ -199,6 +199,9 @@ def objective_runs(seed: int, epochs: int) -> list[Run]:
 ACTIVATION_RANKS = (25, 25, 25)
 ACTIVATION_RATES = {"squared": 0.05, "maxout": 0.1}
 """First learning rates of activations that are steeper than ReLU; others have the preset's."""
+ACTIVATION_MASKS = {"thresholded": 2}
+"""First epochs under the mask: no estimate of the first weights is above the threshold, so that no
+weight would ever change."""
 
 
 def activation_runs(seed: int, epochs: int) -> list[Run]:
@@ -211,7 +214,12 @@ def activation_runs(seed: int, epochs: int) -> list[Run]:
         if name == "relu":
             runs += [_at_ranks("mnist", recipe, ranks) for ranks in ((), ACTIVATION_RANKS)]
             continue
-        gated = dataclasses.replace(recipe, estimator="svd", ranks=ACTIVATION_RANKS)
+        gated = dataclasses.replace(
+            recipe,
+            estimator="svd",
+            ranks=ACTIVATION_RANKS,
+            mask_from=min(epochs, ACTIVATION_MASKS.get(name, 1)),
+        )
         runs.append(run_of("activations", name, recipe))
         runs.append(run_of("activations", f"{name}-25-25-25", gated))
     return runs

@@ -209,6 +209,12 @@ def _parser() -> argparse.ArgumentParser:
         help="weight of the number of a row's open gates, for --estimator trained",
     )
     add("--validation", type=int, metavar="ROWS", help="rows held out of the training rows")
+    add(
+        "--mask-from",
+        type=int,
+        metavar="EPOCH",
+        help="the first epoch that trains under the estimator's mask",
+    )
     add("--best-from", type=int, metavar="EPOCH", help="the first epoch that may be kept as best")
     add("--seed", type=int, help="of the split, the first weights, the order and dropout")
     add("--threads", type=int, help="CPU threads; results repeat for the same number only")

@@ -406,6 +406,20 @@ def test_refreshes_within_an_epoch_are_counted_and_follow_the_weights(folder: Pa
     assert ends["subspace"] < ends["full"]
 
 
+def test_the_mask_begins_where_the_recipe_says(folder: Path) -> None:
+    data_set, split = data.load(folder), data.split(300, 60, 1)
+    plain, gated, later = (
+        Trainer(recipe, data_set, split)
+        for recipe in (RECIPE, GATED, dataclasses.replace(GATED, mask_from=2))
+    )
+    losses = []
+    for trainer in (plain, gated, later):
+        torch.manual_seed(5)
+        losses.append([trainer.train_epoch()["train_loss"] for _ in range(2)])
+    assert losses[2][0] == losses[0][0] != losses[1][0]
+    assert losses[2][1] != losses[0][1]
+
+
 def test_a_weight_on_open_gates_closes_some(folder: Path) -> None:
     data_set = data.load(folder)
     computed = []

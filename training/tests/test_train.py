@@ -367,6 +367,11 @@ def test_pad_needs_square_images(folder: Path) -> None:
         (["--epochs", "0"], "--epochs must be 1 or more, got 0"),
         (["--pad", "-1"], "--pad must be 0 or more, got -1"),
         (["--best-from", "3"], "--best-from must be at most --epochs 2, got 3"),
+        (
+            ["--estimator", "svd", "--ranks", "5", "4", "--mask-from", "3"],
+            "--mask-from must be at most --epochs 2, got 3",
+        ),
+        (["--mask-from", "2"], "--mask-from must be 1 without --estimator, got 2"),
         (["--learning-rate", "nan"], "--learning-rate must be a number above 0, got nan"),
         (["--learning-rate", "1e30"], "training diverged in epoch 1"),
     ],
