@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,14 +176,39 @@ def test_bounds_follow_from_peaks() -> None:
     assert CONSTANT.level(900) == "L1"
     assert CONSTANT.level(2000) == "L2"
     assert CONSTANT.level(6000) == "memory"
-    phase = _bounded(raw, CONSTANT, "L2")
+    phase = _bounded(raw, CONSTANT, "L2", 1)
     assert phase.bound_by == "memory"
     assert phase.bound_seconds == pytest.approx(2e-6)
     assert phase.share_of_bound == pytest.approx(0.25)
-    more = _bounded(raw | {"operations_per_row": 4000.0}, CONSTANT, "L2")
+    more = _bounded(raw | {"operations_per_row": 4000.0}, CONSTANT, "L2", 1)
     assert (more.bound_by, more.bound_seconds) == ("compute", pytest.approx(4e-6))
-    less = _bounded(raw | {"operations_per_row": 4000.0, "precision": "int8"}, CONSTANT, "L2")
-    assert less.bound_by == "memory"
+    int8 = raw | {"operations_per_row": 4000.0, "precision": "int8"}
+    assert _bounded(int8, CONSTANT, "L2", 1).bound_by == "memory"
+
+
+def test_dense_batches_of_int8_are_bounded_by_tiles() -> None:
+    from lrgate.measure.phases import _bounded
+
+    raw = {
+        "layer": 0,
+        "phase": "multiply+epilogue",
+        "precision": "int8",
+        "seconds_per_row": 8e-6,
+        "weight_bytes_per_row": 0.0,
+        "row_bytes_per_row": 0.0,
+        "operations_per_row": 4000.0,
+        "factor": None,
+    }
+    peaks = replace(CONSTANT, operations=CONSTANT.operations | {"int8 tiles": 16e9})
+    for changes, batch, rate in (
+        ({}, 16, 16e9),
+        ({}, 2, 4e9),
+        ({"phase": "multiply"}, 16, 4e9),
+        ({"precision": "f32"}, 16, 1e9),
+    ):
+        phase = _bounded(raw | changes, peaks, "L2", batch)
+        assert phase.bound_seconds == pytest.approx(4000 / rate)
+    assert _bounded(raw, CONSTANT, "L2", 16).bound_seconds == pytest.approx(1e-6)
 
 
 @pytest.mark.isa
@@ -192,6 +218,7 @@ def test_peaks_are_measured() -> None:
     # From the memory of a slow machine to the registers of a fast one.
     assert all(1e8 < rate < 1e13 for rate in peaks.bandwidth.values())
     assert all(1e8 < rate < 1e14 for rate in peaks.operations.values())
+    assert ("int8 tiles" in peaks.operations) == (lrgate.isa() == "avx512amx")
     assert peaks.bandwidth["L1"] > peaks.bandwidth["memory"]
 
 

@@ -255,12 +255,18 @@ def check_ranks(recipe: Recipe, input_size: int | None) -> None:
     """Refuse ranks that do not fit the hidden layers, or that no estimator uses."""
     if not recipe.estimates:
         _require(not recipe.ranks, "--ranks", "no ranks without --estimator", recipe.ranks)
-        _require(recipe.mask_from == 1, "--mask-from", "1 without --estimator", recipe.mask_from)
     if recipe.estimator != "svd":
         _require(recipe.refresh == "full", "--refresh", "full except for svd", recipe.refresh)
     if recipe.estimator != "trained":
         _require(recipe.gate_l1 == 0, "--gate-l1", "0 except for trained", recipe.gate_l1)
     if recipe.estimator in ("none", "trained"):
+        # Factors that are trained learn through the mask.
+        _require(
+            recipe.mask_from == 1,
+            "--mask-from",
+            f"1 with --estimator {recipe.estimator}",
+            recipe.mask_from,
+        )
         _require(
             recipe.refresh_every == 0,
             "--refresh-every",

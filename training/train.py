@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mask-from",
         type=int,
         metavar="EPOCH",
-        help="the first epoch that trains under the estimator's mask",
+        help="the first epoch that trains under the estimator's mask (default: 1)",
     )
     add("--best-from", type=int, metavar="EPOCH", help="the first epoch that may be kept as best")
     add("--seed", type=int, help="of the split, the first weights, the order and dropout")

@@ -371,7 +371,11 @@ def test_pad_needs_square_images(folder: Path) -> None:
             ["--estimator", "svd", "--ranks", "5", "4", "--mask-from", "3"],
             "--mask-from must be at most --epochs 2, got 3",
         ),
-        (["--mask-from", "2"], "--mask-from must be 1 without --estimator, got 2"),
+        (
+            ["--estimator", "trained", "--ranks", "5", "4", "--mask-from", "2"],
+            "--mask-from must be 1 with --estimator trained, got 2",
+        ),
+        (["--mask-from", "2"], "--mask-from must be 1 with --estimator none, got 2"),
         (["--learning-rate", "nan"], "--learning-rate must be a number above 0, got nan"),
         (["--learning-rate", "1e30"], "training diverged in epoch 1"),
     ],

@@ -14,6 +14,8 @@ from lrgate.runtime import thread_limit
 
 __all__ = ["measure_peaks", "measure_phases"]
 
+# The rate of dense int8 layers in batches.
+_TILES: Final = "int8 tiles"
 # Assumed size of the L1 cache if it is unknown.
 _LEAST_L1: Final = 32 << 10
 # Limits on the buffer that measures memory bandwidth; it is twice as large as the largest cache.
@@ -26,7 +28,7 @@ def measure_phases(net: _core.Network, x: Any, batch_size: int, seconds: float) 
     ready = _in_place(x)
     raw, call, weight_bytes = net.engine.phases(ready, batch_size, 0.5 * seconds)
     level = peaks.level(weight_bytes)
-    phases = [_bounded(phase, peaks, level) for phase in raw]
+    phases = [_bounded(phase, peaks, level, batch_size) for phase in raw]
     inside = sum(phase.seconds for phase in phases)
     share = 0.3 * seconds if ready is x else 0.15 * seconds
     outside = max(_call_seconds(net, ready, batch_size, share), call)
@@ -45,15 +47,19 @@ def measure_peaks(seconds: float) -> Peaks:
     caches = {name: int(size) for name, size in known.items() if size}
     memory = min(max(2 * max(caches.values()), _MEMORY[0]), _MEMORY[1])
     sizes = [*(size // 2 for size in caches.values()), memory]
-    bandwidth, f32, int8 = _core.peaks(sizes, seconds)
+    bandwidth, f32, int8, tiles = _core.peaks(sizes, seconds)
     names = [*caches, "memory"]
-    return Peaks(caches, dict(zip(names, bandwidth, strict=True)), {"f32": f32, "int8": int8})
+    operations = {"f32": f32, "int8": int8} | ({} if tiles is None else {_TILES: tiles})
+    return Peaks(caches, dict(zip(names, bandwidth, strict=True)), operations)
 
 
-def _bounded(phase: dict[str, Any], peaks: Peaks, level: str) -> PhaseProfile:
+def _bounded(phase: dict[str, Any], peaks: Peaks, level: str, batch_size: int) -> PhaseProfile:
     weights, rows = phase["weight_bytes_per_row"], phase["row_bytes_per_row"]
     loading = weights / peaks.bandwidth[level] + rows / peaks.bandwidth["L1"]
-    computing = phase["operations_per_row"] / peaks.operations[phase["precision"]]
+    rate = peaks.operations[phase["precision"]]
+    if (phase["precision"], phase["phase"]) == ("int8", "multiply+epilogue") and batch_size > 2:
+        rate = peaks.operations.get(_TILES, rate)
+    computing = phase["operations_per_row"] / rate
     return PhaseProfile(
         phase["layer"],
         phase["phase"],

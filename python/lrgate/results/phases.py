@@ -37,7 +37,8 @@ class Peaks:
     bandwidth : dict from str to float
         Bytes loaded per second from a buffer of half the size of each cache, and from ``"memory"``.
     operations : dict from str to float
-        Operations per second in ``"f32"`` and ``"int8"``; a multiply-add counts as two.
+        Operations per second in ``"f32"`` and ``"int8"``, and in ``"int8 tiles"`` where the CPU
+        has AMX; a multiply-add counts as two.
     """
 
     caches: dict[str, int]

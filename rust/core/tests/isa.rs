@@ -39,6 +39,11 @@ fn all_that_the_cpu_has_is_available() {
     assert_eq!(has("avx2"), avx2);
     // The AVX-512 kernels need at least the foundation instructions.
     assert!(!has("avx512") || is_x86_feature_detected!("avx512f"));
+    assert!(!has("avx512amx") || has("avx512vnni"));
+    // Linux lists the flag only where it can store the tiles.
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flag = cpu.split_whitespace().any(|flag| flag == "amx_int8");
+    assert_eq!(has("avx512amx"), flag && has("avx512vnni"));
 }
 
 #[test]

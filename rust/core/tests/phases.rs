@@ -165,8 +165,10 @@ fn peaks_are_those_of_a_machine() {
     for isa in Isa::available() {
         let peaks = Peaks::measure(isa, &[1 << 14, 1 << 24], SHORT).unwrap();
         assert_eq!(peaks.bandwidth.len(), 2);
-        for rate in [&peaks.bandwidth[..], &[peaks.f32_operations, peaks.int8_operations]].concat()
-        {
+        assert_eq!(peaks.tile_operations.is_some(), isa.name() == "avx512amx");
+        let tiles = peaks.tile_operations.unwrap_or(peaks.int8_operations);
+        let operations = [peaks.f32_operations, peaks.int8_operations, tiles];
+        for rate in [&peaks.bandwidth[..], &operations].concat() {
             assert!(rate > 1e7 && rate < 1e15, "{peaks:?}");
         }
     }

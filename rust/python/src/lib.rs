@@ -48,13 +48,18 @@ mod core_module {
     }
 
     /// The highest rates of one core with the instruction set in use, measured for about `seconds`:
-    /// bytes loaded per second from buffers of `sizes` bytes, and operations per second on f32 and
-    /// on bytes.
+    /// bytes loaded per second from buffers of `sizes` bytes, and operations per second on f32, on
+    /// bytes, and on bytes in AMX tiles, if there are any.
     #[pyfunction]
-    fn peaks(py: Python<'_>, sizes: Vec<usize>, seconds: f64) -> PyResult<(Vec<f64>, f64, f64)> {
+    fn peaks(
+        py: Python<'_>,
+        sizes: Vec<usize>,
+        seconds: f64,
+    ) -> PyResult<(Vec<f64>, f64, f64, Option<f64>)> {
         let (isa, time) = (Isa::detect().map_err(to_py)?, duration(seconds)?);
         let peaks = without_gil(py, || Peaks::measure(isa, &sizes, time))?;
-        Ok((peaks.bandwidth, peaks.f32_operations, peaks.int8_operations))
+        let Peaks { bandwidth, f32_operations, int8_operations, tile_operations } = peaks;
+        Ok((bandwidth, f32_operations, int8_operations, tile_operations))
     }
 
     /// Number of threads that a call from this thread may use.

@@ -428,17 +428,17 @@ impl LayerProgram {
     }
 
     /// Whether `threads` threads share the units: this must be possible and save time.
-    pub(super) fn can_share(&self, input: Form, rows: usize, threads: usize) -> bool {
+    pub(super) fn can_share(&self, isa: Isa, input: Form, rows: usize, threads: usize) -> bool {
         threads > 1
             && self.path.can_share(input)
-            && self.shared_time(input, rows, threads) < self.path.least_time(input, rows)
+            && self.shared_time(isa, input, rows, threads) < self.path.least_time(isa, input, rows)
     }
 
     /// A lower estimate of the time in nanoseconds if `threads` threads share the units.
-    pub(super) fn shared_time(&self, input: Form, rows: usize, threads: usize) -> u64 {
+    pub(super) fn shared_time(&self, isa: Isa, input: Form, rows: usize, threads: usize) -> u64 {
         let panels = self.panels() as u64;
         let most = panels.div_ceil(threads as u64);
-        self.path.least_time(input, rows).saturating_mul(most) / panels + SHARING
+        self.path.least_time(isa, input, rows).saturating_mul(most) / panels + SHARING
     }
 
     /// The layer's work, with or without shared units.

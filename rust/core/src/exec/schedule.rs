@@ -169,11 +169,11 @@ fn schedule(program: &Program, rows: Rows<'_>, threads: usize) -> Schedule {
 
 /// A lower estimate of the time that `rows` take. With more than one thread, units are shared.
 fn least_time(program: &Program, rows: Rows<'_>, threads: usize) -> Duration {
-    let mut total = 0_u64;
+    let (isa, mut total) = (program.isa, 0_u64);
     for (layer, form) in program.forms(rows) {
-        let mut time = layer.path.least_time(form, rows.rows);
-        if layer.can_share(form, rows.rows, threads) {
-            time = layer.shared_time(form, rows.rows, threads);
+        let mut time = layer.path.least_time(isa, form, rows.rows);
+        if layer.can_share(isa, form, rows.rows, threads) {
+            time = layer.shared_time(isa, form, rows.rows, threads);
         }
         total = total.saturating_add(time);
     }
@@ -183,7 +183,9 @@ fn least_time(program: &Program, rows: Rows<'_>, threads: usize) -> Duration {
 /// The smallest number of threads, at most `threads`, that shares every layer's units as fast as
 /// all of them would.
 fn threads_for_units(program: &Program, rows: Rows<'_>, threads: usize) -> usize {
-    let shared = |(layer, form): &(&LayerProgram, Form)| layer.can_share(*form, rows.rows, threads);
+    let shared = |(layer, form): &(&LayerProgram, Form)| {
+        layer.can_share(program.isa, *form, rows.rows, threads)
+    };
     let shared = program.forms(rows).filter(shared);
     let fewest = |panels: usize| panels.div_ceil(panels.div_ceil(threads));
     shared.map(|(layer, _)| fewest(layer.panels())).max().unwrap_or(1)

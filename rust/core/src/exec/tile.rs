@@ -57,7 +57,7 @@ fn run_layers<O: Observer>(
             return; // the result is discarded
         }
         observer.before(i, input);
-        let shared = layer.can_share(form, n, team.threads());
+        let shared = layer.can_share(isa, form, n, team.threads());
         let context = Context { isa, team: if shared { team } else { &pool::ALONE } };
         let (ops, place) = (layer.ops(shared), &mut Place { buffer: dst, out, recompute });
         let computed = ops.product.run(&layer.path, context, input, place, scratch, observer);

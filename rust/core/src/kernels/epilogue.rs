@@ -22,6 +22,7 @@ pub(crate) trait Epilogue<A: Arithmetic> {
     );
 
     /// As [`Epilogue::store`], for the same units of several rows, whose sums follow each other.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn store_rows<S: Simd, const V: usize>(
         &mut self,
@@ -30,11 +31,24 @@ pub(crate) trait Epilogue<A: Arithmetic> {
         column: usize,
         sums: &[A::Word],
     ) {
-        for (row, sums) in rows.zip(sums.chunks_exact(V * LANES)) {
-            // SAFETY: V vectors.
-            let sums = from_fn(|v| unsafe { A::load(simd, sums.as_ptr().add(v * LANES)) });
-            self.store::<S, V>(simd, row, column, sums);
-        }
+        store_each::<S, A, _, V>(self, simd, rows, column, sums);
+    }
+}
+
+/// [`Epilogue::store`] for each of several rows.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn store_each<S: Simd, A: Arithmetic, E: Epilogue<A> + ?Sized, const V: usize>(
+    epilogue: &mut E,
+    simd: S,
+    rows: Range<usize>,
+    column: usize,
+    sums: &[A::Word],
+) {
+    for (row, sums) in rows.zip(sums.chunks_exact(V * LANES)) {
+        // SAFETY: V vectors.
+        let sums = from_fn(|v| unsafe { A::load(simd, sums.as_ptr().add(v * LANES)) });
+        epilogue.store::<S, V>(simd, row, column, sums);
     }
 }
 
@@ -200,6 +214,7 @@ impl<'a> Output<'a> {
 
     /// The rows of bytes and their marks, if the scale and the bias give bytes, and nothing else is
     /// written.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn only_bytes(&mut self) -> Option<(&mut ByteRowsMut<'a>, &'a [AtomicBool])> {
         if self.dense.is_some() || self.lists.is_some() {
@@ -213,9 +228,7 @@ impl<'a> Output<'a> {
                 least,
                 out_of_range,
                 ..
-            }) if *least == f32::NEG_INFINITY
-                && matches!(self.activation, Fused::Identity | Fused::Relu) =>
-            {
+            }) if *least == f32::NEG_INFINITY && self.activation == Fused::Identity => {
                 Some((rows, out_of_range))
             }
             _ => None,
@@ -441,6 +454,7 @@ impl Epilogue<Bytes> for Output<'_> {
         self.store_pre_activations(simd, row, column, z);
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn store_rows<S: Simd, const V: usize>(
         &mut self,
@@ -449,35 +463,23 @@ impl Epilogue<Bytes> for Output<'_> {
         column: usize,
         sums: &[u32],
     ) {
-        let rows_of_sums = rows.zip(sums.chunks_exact(V * LANES));
         let (scale, bias) = (self.scale, self.bias);
-        if let Some((bytes, out_of_range)) = self.only_bytes()
-            && V == 4
-        {
-            let (scale, bias) = (&scale[column..][..PANEL], &bias[column..][..PANEL]);
-            for (row, sums) in rows_of_sums {
-                let sums = from_fn(|v| {
-                    // SAFETY: four vectors.
-                    unsafe { simd.load_i32(sums.as_ptr().add(v * LANES)) }
-                });
-                let out = bytes.part(row, column, PANEL);
-                assert_eq!(out.len(), PANEL);
-                // Negative values become byte 0, as with relu. SAFETY: `out` has 64 entries.
-                unsafe {
-                    simd.store_bytes4(out.as_mut_ptr(), scaled::<S, 4>(simd, sums, scale, bias));
-                    if simd.any_full_of_64(out.as_ptr()) {
-                        out_of_range[row].store(true, Ordering::Relaxed);
-                    }
+        let Some((bytes, out_of_range)) = self.only_bytes().filter(|_| V == 4) else {
+            return store_each::<S, Bytes, _, V>(self, simd, rows, column, sums);
+        };
+        let (scale, bias) = (&scale[column..][..PANEL], &bias[column..][..PANEL]);
+        for (row, sums) in rows.zip(sums.chunks_exact(PANEL)) {
+            // SAFETY: four vectors.
+            let sums = from_fn(|v| unsafe { simd.load_i32(sums.as_ptr().add(v * LANES)) });
+            let out = bytes.part(row, column, PANEL);
+            assert_eq!(out.len(), PANEL);
+            // Negative values become byte 0. SAFETY: `out` has 64 entries.
+            unsafe {
+                simd.store_bytes4(out.as_mut_ptr(), scaled::<S, 4>(simd, sums, scale, bias));
+                if simd.any_full_of_64(out.as_ptr()) {
+                    out_of_range[row].store(true, Ordering::Relaxed);
                 }
             }
-            return;
-        }
-        for (row, sums) in rows_of_sums {
-            let sums = from_fn(|v| {
-                // SAFETY: V vectors.
-                unsafe { simd.load_i32(sums.as_ptr().add(v * LANES)) }
-            });
-            Epilogue::<Bytes>::store::<S, V>(self, simd, row, column, sums);
         }
     }
 }

@@ -4,11 +4,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::arithmetic::{Bytes, Floats};
+use super::dense::{RowsTimesPanels, bytes_times_panels};
 use super::epilogue::{Epilogue, Fused, LEAST_BYTE, Output, Quantized, SelectedEpilogue};
 use super::scan::{CountBytes, FromBytes, Quantize, Scan, ScanBytes, ScanPairs};
 #[cfg(target_arch = "x86_64")]
 use super::tiles::RowsTimesTiles;
-#[cfg(target_arch = "x86_64")]
 use crate::layout::{Panels, padded};
 use crate::plan::Precision;
 use crate::signal::{
@@ -331,8 +331,83 @@ fn chosen_units_are_stored_and_listed_in_their_places() {
     }
 }
 
-/// Takes the sums of every unit of every row once, in the order of a row's units.
+/// Passes the sums of several rows to an output, together or row by row.
 #[cfg(target_arch = "x86_64")]
+struct StoringRows<'a, 'b> {
+    output: &'a mut Output<'b>,
+    sums: &'a [u32],
+    together: bool,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Kernel for StoringRows<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let rows = self.sums.len() / 64;
+        if self.together {
+            return Epilogue::<Bytes>::store_rows::<S, 4>(self.output, simd, 0..rows, 0, self.sums);
+        }
+        for (row, sums) in self.sums.chunks_exact(64).enumerate() {
+            // SAFETY: four vectors.
+            let sums =
+                std::array::from_fn(|v| unsafe { simd.load_i32(sums.as_ptr().add(v * LANES)) });
+            Epilogue::<Bytes>::store::<S, 4>(self.output, simd, row, 0, sums);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn rows_are_stored_together_as_one_by_one() {
+    const ROWS: usize = 5;
+    // Below 0, in range, the last byte, above the bytes, and both ends of the integers.
+    let row = |ends: [i32; 2]| (0..64).map(move |o| if o < 2 { ends[o] } else { 3 * o as i32 });
+    let ends = [[-5, 7], [254, 0], [255, 1], [i32::MIN, 2], [i32::MAX, 3]];
+    let sums: Vec<u32> = ends.into_iter().flat_map(row).map(|sum| sum as u32).collect();
+    let inverse = [0.5; 64];
+    for isa in Isa::available() {
+        for scale in [1.0, 1e30, f32::NAN] {
+            for (offset, least, inverse) in [
+                (0.0, f32::NEG_INFINITY, None),
+                (20.0, f32::NEG_INFINITY, None),
+                (0.0, LEAST_BYTE, None),
+                (20.0, f32::NEG_INFINITY, Some(&inverse[..])),
+            ] {
+                for activation in [Fused::Identity, Fused::Relu, Fused::Squared] {
+                    for dense in [false, true] {
+                        let found = [false, true].map(|together| {
+                            let mut words = vec![0; ROWS * byte_stride(64)];
+                            let mut floats = vec![0.0; ROWS * 64];
+                            let marks: [_; ROWS] = std::array::from_fn(|_| AtomicBool::new(false));
+                            let (scale, bias) = ([scale; 64], [0.25; 64]);
+                            let mut output = output(&scale, &bias, activation);
+                            output.dense =
+                                dense.then(|| DenseRowsMut::new(&mut floats, ROWS, 64, 64));
+                            output.bytes = Some(Quantized {
+                                rows: Some(ByteRowsMut::new(&mut words, ROWS, 64)),
+                                lists: None,
+                                inverse,
+                                offset,
+                                least,
+                                out_of_range: &marks,
+                            });
+                            isa.run(StoringRows { output: &mut output, sums: &sums, together });
+                            let floats: Vec<u32> = floats.into_iter().map(f32::to_bits).collect();
+                            (words, floats, marks.map(AtomicBool::into_inner))
+                        });
+                        let [one_by_one, together] = found;
+                        assert_eq!(one_by_one, together, "{}", isa.name());
+                        let marked = together.2[4];
+                        assert!(marked || inverse.is_some(), "the largest sum has no byte");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Takes the sums of every unit of every row once, in the order of a row's units.
 struct Taken {
     units: usize,
     sums: Vec<i32>,
@@ -340,7 +415,6 @@ struct Taken {
     next: Vec<usize>,
 }
 
-#[cfg(target_arch = "x86_64")]
 impl Epilogue<Bytes> for Taken {
     fn store<S: Simd, const V: usize>(
         &mut self,
@@ -399,6 +473,49 @@ fn tiles_have_the_sums_of_integers() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// The bytes of more weights than stay in L2, for which all rows are one block.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn tiles_have_the_sums_of_vectors_in_large_layers() {
+    let (n, words, outputs) = (70, 400, 1030);
+    let word = |seed: usize| (seed as u32).wrapping_mul(2_654_435_761) ^ 0x5a00_00a5;
+    let data: Vec<u32> = (0..n * words).map(word).collect();
+    let rows = DenseRows::new(&data, n, words, words);
+    let panels = Panels::pack(words, outputs, |input, unit| word(input * outputs + unit));
+    let panels = &panels;
+    let units = padded(outputs);
+    let taken = || Taken { units, sums: vec![-1; n * units], next: vec![0; n] };
+    for (simd, amx) in Isa::available().into_iter().filter_map(Isa::with_tiles) {
+        let (mut tiles, mut vectors) = (taken(), taken());
+        let which = panels.all();
+        simd.run(RowsTimesTiles { amx, rows, panels, which, epilogue: &mut tiles });
+        let (which, epilogue) = (panels.all(), &mut vectors);
+        simd.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, epilogue });
+        assert!(tiles.sums == vectors.sums);
+    }
+}
+
+/// Numbers of rows and units around the least for which tiles are used.
+#[test]
+fn every_choice_of_kernel_has_the_same_sums() {
+    let word = |seed: usize| (seed as u32).wrapping_mul(2_654_435_761) ^ 0x5a00_00a5;
+    for (words, outputs) in [(16, 64), (15, 64), (400, 1030)] {
+        let panels = Panels::pack(words, outputs, |input, unit| word(input * outputs + unit));
+        let (panels, stride, units) = (&panels, padded(words), padded(outputs));
+        for n in [1, 2, 3, 7, 8, 15, 16, 17] {
+            let data: Vec<u32> = (0..n * stride).map(word).collect();
+            let rows = DenseRows::new(&data, n, words, stride);
+            let sums = |isa| {
+                let mut taken = Taken { units, sums: vec![-1; n * units], next: vec![0; n] };
+                bytes_times_panels(isa, rows, panels, panels.all(), &mut taken);
+                taken.sums
+            };
+            let expected = sums(Isa::by_name("portable").unwrap());
+            assert!(Isa::available().into_iter().all(|isa| sums(isa) == expected), "{n}");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Dense rows of bytes times packed panels, with products of tiles (AMX).
+//! Dense rows of bytes times packed panels, with products of AMX tiles.
 //!
 //! ```text
 //! for block of rows:                  # all of them, if the weights may not stay in L2
 //!     for panel:                      # 64 units
-//!         for group of rows:          # 32; of the rest 16, which may begin in the group before
+//!         for group of rows:          # 32; the last ones 16, some of them for the second time
 //!             for half of the panel:  # 32 units
 //!                 sums = 0            # up to 2 x 2 tiles
 //!                 for 64 inputs:
@@ -14,7 +14,7 @@
 //! Four inputs of sixteen units are a line of a panel and of a tile, so tiles are loaded from the
 //! panels that vectors use. Rows of bytes end with whole lines, whose padding may hold any bytes. So
 //! the weights of a panel's last inputs are copied if they are fewer than 64, with zeros after them.
-//! Sums are exact, and so are the same as those of vectors.
+//! Sums that are computed again are not stored. Sums are exact, so they equal those of vectors.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -30,8 +30,8 @@ use crate::simd::{Kernel, LANES, Simd};
 /// Bytes of weights that stay in L2 while rows pass.
 const STAY: usize = 3 << 19;
 
-/// Rows, times words of a row, times vectors of units from which on tiles take less time than vectors.
-/// Measured on layers of 16 to 256 inputs and units.
+/// The least product of rows, words of a row and vectors of units with which tiles take less time than
+/// vectors. Measured on layers of 16 to 256 inputs and units.
 const LEAST_WORK: usize = 1000;
 
 /// Whether tiles take less time than vectors. With few rows reading the weights takes most of it.
@@ -78,6 +78,7 @@ impl<E: Epilogue<Bytes>> Kernel for RowsTimesTiles<'_, E> {
         let size = if panels.bytes() <= STAY { BLOCK } else { n };
         let (mut sums, mut last) = (Lines(MaybeUninit::uninit()), Lines([0; WORDS * PANEL]));
         let (sums, last) = (&mut sums.0, &mut last.0);
+        let mut padded = 0; // width of the panel whose padding `last` has
         for from in (0..n).step_by(size) {
             for p in which.clone() {
                 let (first, vectors, weights) = panels.panel(p);
@@ -87,7 +88,10 @@ impl<E: Epilogue<Bytes>> Kernel for RowsTimesTiles<'_, E> {
                 let last = (rest > 0).then(|| {
                     let last = &mut last[..WORDS * width];
                     last[..few.len()].copy_from_slice(few);
-                    last[few.len()..].fill(0);
+                    if padded != width {
+                        last[few.len()..].fill(0);
+                        padded = width;
+                    }
                     &*last
                 });
                 let block = Block { tiles, rows, which: from..n.min(from + size), weights, last };
@@ -150,15 +154,15 @@ impl Block<'_> {
     /// R tiles of rows, from `row` on, times V vectors.
     #[inline(always)]
     fn product<const V: usize, const R: usize>(&self, row: usize, sums: &mut Sums) {
-        let n = self.rows.rows();
-        assert!(row + R * TILE <= n || (R == 1 && row == 0 && n < TILE));
+        let ((x, stride), n) = (self.rows.from(row), self.rows.rows().min(TILE) * R);
         let steps = self.weights.len() / (WORDS * V * LANES);
-        assert_eq!(self.rows.columns(), WORDS * (steps + usize::from(self.last.is_some())));
+        let words = WORDS * (steps + usize::from(self.last.is_some()));
+        assert!((n - 1) * stride + words <= x.len());
         for v in (0..V).step_by(2) {
             let at = v * LANES;
             let products = Products {
-                rows: self.rows.row(row).as_ptr(),
-                row_stride: 4 * self.rows.stride(),
+                rows: x.as_ptr(),
+                row_stride: 4 * stride,
                 weights: self.weights.as_ptr().wrapping_add(at),
                 weight_stride: 4 * V * LANES,
                 steps,
@@ -166,8 +170,8 @@ impl Block<'_> {
                 sums: sums.as_mut_ptr().cast::<u32>().wrapping_add(at),
                 sum_stride: 4 * V * LANES,
             };
-            // SAFETY: there are R tiles of rows with whole lines, or one of as many rows as the
-            // tiles are configured for; words have V vectors of weights, and rows V of sums.
+            // SAFETY: there are R times as many rows as the tiles are configured for, 16 if there are
+            // 32; words have V vectors of weights, and rows V of sums.
             unsafe {
                 if v + 1 < V {
                     self.tiles.multiply::<R, 2>(&products);

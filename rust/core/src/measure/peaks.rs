@@ -19,8 +19,10 @@ pub struct Peaks {
     pub bandwidth: Vec<f64>,
     /// f32 operations per second; a multiply-add is two operations.
     pub f32_operations: f64,
-    /// Byte operations per second; a multiply-add is two operations.
+    /// Byte operations per second in vectors; a multiply-add is two operations.
     pub int8_operations: f64,
+    /// The same in AMX tiles, if the instruction set has them.
+    pub tile_operations: Option<f64>,
 }
 
 /// Bytes loaded, or vectors multiplied, per measurement: a few microseconds.
@@ -42,12 +44,13 @@ impl Peaks {
     /// # Errors
     /// [`Error::Interrupted`](crate::Error::Interrupted).
     pub fn measure(isa: Isa, sizes: &[usize], time: Duration) -> Result<Peaks> {
-        let share = time / (sizes.len() as u32 + 2);
+        let share = time / (sizes.len() as u32 + if isa.has_tiles() { 3 } else { 2 });
         let bandwidth: Result<_> = sizes.iter().map(|size| bandwidth(isa, *size, share)).collect();
         Ok(Peaks {
             bandwidth: bandwidth?,
             f32_operations: 2.0 * lanes_per_second::<Floats>(isa, 1.0, share)?,
-            int8_operations: 8.0 * byte_lanes_per_second(isa, share)?,
+            int8_operations: 8.0 * lanes_per_second::<Bytes>(isa, ONES, share)?,
+            tile_operations: tile_operations(isa, share)?,
         })
     }
 }
@@ -77,22 +80,21 @@ fn lanes_per_second<A: Arithmetic>(isa: Isa, one: A::Word, time: Duration) -> Re
     Ok((vectors * LANES) as f64 / seconds)
 }
 
-/// The higher one of the rates of vectors and of tiles.
-fn byte_lanes_per_second(isa: Isa, time: Duration) -> Result<f64> {
-    let vectors = lanes_per_second::<Bytes>(isa, ONES, time)?;
+fn tile_operations(isa: Isa, time: Duration) -> Result<Option<f64>> {
     #[cfg(target_arch = "x86_64")]
     if let Some((_, amx)) = isa.with_tiles() {
         let (mut x, mut w) = (zeros::<u32>(32 * INPUTS), zeros::<u32>(32 * INPUTS));
         x.fill(ONES);
         w.fill(ONES);
         let passes = STEP.div_ceil(256 * INPUTS);
-        let mut count = 0;
+        let mut vectors = 0;
         let seconds = least_seconds(time, || {
-            count = TileProducts { amx, x: &x, w: &w, passes }.run();
+            vectors = TileProducts { amx, x: &x, w: &w, passes }.run();
         })?;
-        return Ok(vectors.max((count * LANES) as f64 / seconds));
+        return Ok(Some(8.0 * (vectors * LANES) as f64 / seconds));
     }
-    Ok(vectors)
+    let _ = (isa, time);
+    Ok(None)
 }
 
 /// The shortest time of a run, after a warm-up run.

@@ -49,7 +49,7 @@ pub(crate) trait Path {
     }
     /// A lower estimate of the nanoseconds that `rows` rows of this form take on one thread. Skip
     /// and gate are assumed to do a tenth of the products, at 100 per nanosecond.
-    fn least_time(&self, _input: Form, rows: usize) -> u64 {
+    fn least_time(&self, _isa: Isa, _input: Form, rows: usize) -> u64 {
         let products = self.layer().multiply_adds() as u64;
         products.saturating_mul(rows as u64) / 10 / 100
     }

@@ -63,12 +63,15 @@ impl<W: Weights> Path for Dense<W> {
         input.rows
     }
 
-    /// Assumes 100 (f32) or 200 (int8) multiply-adds per nanosecond, and at least the time to read
-    /// the weights at 100 bytes per nanosecond.
-    fn least_time(&self, input: Form, rows: usize) -> u64 {
+    /// Assumes 100 (f32), 200 (int8) or 1,200 (int8 in AMX tiles) multiply-adds per nanosecond, and at
+    /// least the time to read the weights at 100 bytes per nanosecond.
+    fn least_time(&self, isa: Isa, input: Form, rows: usize) -> u64 {
         let products = self.layer().multiply_adds() as u64;
         if input.rows {
-            products.saturating_mul((rows as u64).max(W::LEAST_ROWS)) / W::PER_NANOSECOND
+            let (vectors, tiles) = W::PER_NANOSECOND;
+            let rate = if isa.has_tiles() { tiles } else { vectors };
+            let reading = products.saturating_mul(W::LEAST_ROWS) / vectors;
+            reading.max(products.saturating_mul(rows as u64) / rate)
         } else {
             products.saturating_mul(rows as u64) / 10 / 100
         }

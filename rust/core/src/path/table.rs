@@ -188,8 +188,8 @@ impl Path for LayerPath {
     fn can_share(&self, input: Form) -> bool {
         each!(self, path => path.can_share(input))
     }
-    fn least_time(&self, input: Form, rows: usize) -> u64 {
-        each!(self, path => path.least_time(input, rows))
+    fn least_time(&self, isa: Isa, input: Form, rows: usize) -> u64 {
+        each!(self, path => path.least_time(isa, input, rows))
     }
     fn lists_bytes(&self) -> bool {
         each!(self, path => path.lists_bytes())

@@ -30,9 +30,11 @@ impl<'a, W> DenseRows<'a, W> {
         self.columns
     }
 
-    /// Words between the starts of rows.
-    pub(crate) fn stride(&self) -> usize {
-        self.stride
+    /// The words from the start of a row on, and those between the starts of rows.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn from(&self, row: usize) -> (&'a [W], usize) {
+        (&self.data[row * self.stride..], self.stride)
     }
 
     #[inline(always)]

@@ -27,13 +27,15 @@ pub(crate) struct Amx(());
 
 impl Amx {
     /// Asks the system for the use of tiles, once per process: it has to store them for every thread
-    /// that uses them.
+    /// that uses them. Linux has granted it since 5.16, unless a thread has an alternative stack for
+    /// signals that is too small for the tiles, or a filter of system calls forbids it. What is
+    /// granted is never returned.
     pub(super) fn new() -> Option<Amx> {
         static GRANTED: OnceLock<bool> = OnceLock::new();
         GRANTED.get_or_init(|| cpu_has_tiles() && granted()).then_some(Amx(()))
     }
 
-    /// Makes the tiles of this thread ready for the sums of up to `rows` rows, at most [`TILE`].
+    /// Makes the tiles of this thread ready for products of `rows` rows, at most [`TILE`].
     #[allow(clippy::unused_self)] // the proof
     pub(crate) fn tiles(self, rows: usize) -> Tiles {
         assert!(0 < rows && rows <= TILE);
@@ -52,8 +54,10 @@ impl Amx {
 
 fn cpu_has_tiles() -> bool {
     const TILES_AND_BYTES: u32 = 1 << 24 | 1 << 25;
-    let leaves = __cpuid_count(0, 0).eax;
-    leaves >= 7 && __cpuid_count(7, 0).edx & TILES_AND_BYTES == TILES_AND_BYTES
+    #[allow(unused_unsafe)] // it is safe in newer versions of Rust
+    // SAFETY: every x86-64 CPU has the instruction, and leaf 7 if it says so.
+    let edx = unsafe { if __cpuid_count(0, 0).eax < 7 { 0 } else { __cpuid_count(7, 0).edx } };
+    edx & TILES_AND_BYTES == TILES_AND_BYTES
 }
 
 #[cfg(target_os = "linux")]
@@ -98,7 +102,7 @@ pub(crate) struct Products {
 }
 
 /// The body of a product of R by V tiles: sums are in tiles 0 to 3, inputs in 4 and 5, weights in 6
-/// and 7.
+/// and 7. After all steps the loop runs once more with the weights of `last`, if there are any.
 macro_rules! multiply {
     ($of:expr, zero: [$($zero:literal),*], add: [$($add:literal),*], store: [$($store:literal),*]) => {
         asm!(
@@ -142,8 +146,9 @@ impl Tiles {
     /// Writes the sums of R times as many rows as the tiles have, by 16 V units. R and V are 1 or 2.
     ///
     /// # Safety
-    /// All rows, weights and sums must be valid for their use; rows have 64 bytes for each step, and
-    /// for `last`. With R = 2, the tiles must have 16 rows.
+    /// All rows, weights and sums must be valid for their use. For each step, and for `last`, rows
+    /// have 64 bytes, and weights 16 lines of 64 V bytes. With R = 2, the tiles must have 16 rows.
+    /// `self` must be the last [`Tiles`] that this thread made.
     #[inline(always)]
     #[allow(clippy::unused_self)] // the proof
     pub(crate) unsafe fn multiply<const R: usize, const V: usize>(&self, of: &Products) {

@@ -299,21 +299,35 @@ enum Inner {
 }
 
 impl Isa {
+    /// All names, best first.
+    const NAMES: [&str; 6] = ["avx512amx", "avx512vnni", "avx512", "avxvnni", "avx2", "portable"];
+
     /// The instruction sets of this machine, best first.
     pub fn available() -> Vec<Isa> {
-        let mut all = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            let vnni = avx512::Avx512::new();
-            let tiles = vnni.zip(amx::Amx::new());
-            all.extend(tiles.map(|(isa, amx)| Isa(Inner::Avx512Amx(isa, amx))));
-            all.extend(vnni.map(|isa| Isa(Inner::Avx512Vnni(isa))));
-            all.extend(avx512::Avx512::new().map(|isa| Isa(Inner::Avx512(isa))));
-            all.extend(avx2::Avx2::new().map(|isa| Isa(Inner::AvxVnni(isa))));
-            all.extend(avx2::Avx2::new().map(|isa| Isa(Inner::Avx2(isa))));
-        }
-        all.push(Isa(Inner::Portable(portable::Portable)));
-        all
+        Isa::NAMES.into_iter().filter_map(Isa::named).collect()
+    }
+
+    /// The instruction set with this name, if this machine has it. Only `avx512amx` asks the system
+    /// for tiles.
+    fn named(name: &str) -> Option<Isa> {
+        let inner = match name {
+            #[cfg(target_arch = "x86_64")]
+            "avx512amx" => {
+                let vectors = avx512::Avx512::new()?;
+                Inner::Avx512Amx(vectors, amx::Amx::new()?)
+            }
+            #[cfg(target_arch = "x86_64")]
+            "avx512vnni" => Inner::Avx512Vnni(avx512::Avx512::new()?),
+            #[cfg(target_arch = "x86_64")]
+            "avx512" => Inner::Avx512(avx512::Avx512::new()?),
+            #[cfg(target_arch = "x86_64")]
+            "avxvnni" => Inner::AvxVnni(avx2::Avx2::new()?),
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => Inner::Avx2(avx2::Avx2::new()?),
+            "portable" => Inner::Portable(portable::Portable),
+            _ => return None,
+        };
+        Some(Isa(inner))
     }
 
     /// The best instruction set of this machine.
@@ -327,10 +341,9 @@ impl Isa {
     /// # Errors
     /// [`Error::Isa`] when the name is unknown or the machine lacks it.
     pub fn by_name(name: &str) -> Result<Isa> {
-        let available = Isa::available();
-        available.iter().copied().find(|isa| isa.name() == name).ok_or_else(|| Error::Isa {
-            available: available.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", "),
-            got: name.to_owned(),
+        Isa::named(name).ok_or_else(|| {
+            let available: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
+            Error::Isa { available: available.join(", "), got: name.to_owned() }
         })
     }
 
@@ -364,6 +377,11 @@ impl Isa {
             Inner::Avx2(_) => "avx2",
             Inner::Portable(_) => "portable",
         }
+    }
+
+    /// Whether products of bytes may use AMX tiles.
+    pub(crate) fn has_tiles(self) -> bool {
+        self.name() == "avx512amx"
     }
 
     /// [`Simd::DOT_PRODUCTS`].
