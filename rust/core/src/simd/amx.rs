@@ -28,8 +28,8 @@ pub(crate) struct Amx(());
 impl Amx {
     /// Asks the system for the use of tiles, once per process: it has to store them for every thread
     /// that uses them. Linux has granted it since 5.16, unless a thread has an alternative stack for
-    /// signals that is too small for the tiles, or a filter of system calls forbids it. What is
-    /// granted is never returned.
+    /// signals that is too small for the tiles, or a filter of system calls forbids it. The
+    /// grant is for good.
     pub(super) fn new() -> Option<Amx> {
         static GRANTED: OnceLock<bool> = OnceLock::new();
         GRANTED.get_or_init(|| cpu_has_tiles() && granted()).then_some(Amx(()))
