@@ -162,7 +162,7 @@ def write_page(
     text = string.Template(template).substitute(
         networks=len(works),
         absent=absent,
-        curves="" if grown is not None else " The picture is that of an earlier version.",
+        curves="" if grown is not None else "\nThe picture is that of an earlier version.",
         speed=speed_table(works),
         cold=cold_table(works),
         engines=engines_table(works),
@@ -433,7 +433,7 @@ def _ratio_line(
         f"{factor:g}",
         spread(found) + ("" if within_limit else " at too high an error"),
         verdict_of(found["median"] >= factor and within_limit),
-        f"{found['median']:.2f} of {factor:g}",
+        f"{found['median']:.2f} of {factor:g}" + ("" if within_limit else " (error above limit)"),
     )
 
 
