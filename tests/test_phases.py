@@ -22,6 +22,19 @@ CONSTANT = Peaks(
 )
 
 
+RAW = {
+    "layer": 0,
+    "phase": "multiply",
+    "precision": "f32",
+    "seconds_per_row": 8e-6,
+    "weight_bytes_per_row": 2000.0,
+    "row_bytes_per_row": 4000.0,
+    "operations_per_row": 1000.0,
+    "factor": None,
+}
+"""A phase as the core measures it."""
+
+
 def small(strategy: str) -> lrgate.Network:
     """Eight inputs, three units (the second is never active), and two outputs."""
     weight = np.ones((3, 8))
@@ -163,41 +176,28 @@ def test_python_and_conversion_are_phases_of_the_call() -> None:
 def test_bounds_follow_from_peaks() -> None:
     from lrgate.measure.phases import _bounded
 
-    raw = {
-        "layer": 0,
-        "phase": "multiply",
-        "precision": "f32",
-        "seconds_per_row": 8e-6,
-        "weight_bytes_per_row": 2000.0,
-        "row_bytes_per_row": 4000.0,
-        "operations_per_row": 1000.0,
-        "factor": None,
-    }
     assert CONSTANT.level(900) == "L1"
     assert CONSTANT.level(2000) == "L2"
     assert CONSTANT.level(6000) == "memory"
-    phase = _bounded(raw, CONSTANT, "L2", 1)
+    phase = _bounded(RAW, CONSTANT, "L2", 1)
     assert phase.bound_by == "memory"
     assert phase.bound_seconds == pytest.approx(2e-6)
     assert phase.share_of_bound == pytest.approx(0.25)
-    more = _bounded(raw | {"operations_per_row": 4000.0}, CONSTANT, "L2", 1)
+    more = _bounded(RAW | {"operations_per_row": 4000.0}, CONSTANT, "L2", 1)
     assert (more.bound_by, more.bound_seconds) == ("compute", pytest.approx(4e-6))
-    int8 = raw | {"operations_per_row": 4000.0, "precision": "int8"}
+    int8 = RAW | {"operations_per_row": 4000.0, "precision": "int8"}
     assert _bounded(int8, CONSTANT, "L2", 1).bound_by == "memory"
 
 
 def test_dense_batches_of_int8_are_bounded_by_tiles() -> None:
     from lrgate.measure.phases import _bounded
 
-    raw = {
-        "layer": 0,
+    raw = RAW | {
         "phase": "multiply+epilogue",
         "precision": "int8",
-        "seconds_per_row": 8e-6,
         "weight_bytes_per_row": 0.0,
         "row_bytes_per_row": 0.0,
         "operations_per_row": 4000.0,
-        "factor": None,
     }
     peaks = replace(CONSTANT, operations=CONSTANT.operations | {"int8 tiles": 16e9})
     for changes, batch, rate in (

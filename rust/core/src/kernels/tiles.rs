@@ -154,7 +154,7 @@ impl Block<'_> {
     /// R tiles of rows, from `row` on, times V vectors.
     #[inline(always)]
     fn product<const V: usize, const R: usize>(&self, row: usize, sums: &mut Sums) {
-        let ((x, stride), n) = (self.rows.from(row), self.rows.rows().min(TILE) * R);
+        let ((x, stride), n) = (self.rows.starting_at(row), self.rows.rows().min(TILE) * R);
         let steps = self.weights.len() / (WORDS * V * LANES);
         let words = WORDS * (steps + usize::from(self.last.is_some()));
         assert!((n - 1) * stride + words <= x.len());

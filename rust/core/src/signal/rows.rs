@@ -33,7 +33,7 @@ impl<'a, W> DenseRows<'a, W> {
     /// The words from the start of a row on, and those between the starts of rows.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    pub(crate) fn from(&self, row: usize) -> (&'a [W], usize) {
+    pub(crate) fn starting_at(&self, row: usize) -> (&'a [W], usize) {
         (&self.data[row * self.stride..], self.stride)
     }
 
