@@ -225,7 +225,7 @@ def race(self: Any, size: int, _seconds: float, rows: Any = None, **networks: An
 
 def complexity(network: Any, size: int) -> tuple[int, int]:
     """Numbers of layers with a gate or factors, and of int8 layers."""
-    _, names, precisions = plan_of(network, size)
+    _, names, precisions, _ = plan_of(network, size)
     return sum(name not in ("dense", "skip") for name in names), precisions.count("int8")
 
 
@@ -249,7 +249,7 @@ def layer_seconds(cheap: str) -> Callable[[Any, Any], Array]:
 def tuned(self: Any, network: Any) -> Any:
     plan = []
     for size in self.sizes:
-        _, names, words = plan_of(network, size)
+        _, names, words, _ = plan_of(network, size)
         chosen = [forced(layer) for layer in network.layers]
         plan.append((size, chosen, words))
         assert len(names) == len(chosen)

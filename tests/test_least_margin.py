@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from sklearn.neural_network import MLPClassifier
 import lrgate
 from lrgate import Network
 from lrgate.measure import timing
+from lrgate.model.plan import BatchPlan
+from lrgate.planner import reporting
 from lrgate.planner.budget import CLOSE_SHARES, BudgetCheck
 from lrgate.planner.candidates import Candidate
 from lrgate.planner.clock import Clock
 from lrgate.planner.evaluation import Evaluator
-from lrgate.planner.plans import only_plan
+from lrgate.planner.plans import only_plan, plan_key, plan_of, with_plan, with_smallest_margin
 from lrgate.planner.problem import Problem, Request
 from lrgate.planner.search import Search
 from lrgate.planner.split import Split
@@ -322,8 +325,8 @@ def test_units_left_out_have_no_least_margin(monkeypatch: pytest.MonkeyPatch) ->
     assert check.least_margins(outputs) == [0.0]
 
 
-def problem(net: Network, x: np.ndarray) -> Problem:
-    request = Request(0.01, 0.95, None, (1,), "auto", "proven", 1, 0, (4,), True, "none")
+def problem(net: Network, x: np.ndarray, sizes: tuple[int, ...] = (1,)) -> Problem:
+    request = Request(0.01, 0.95, None, sizes, "auto", "proven", 1, 0, (4,), True, "none")
     return Problem.of(net, Split.of(x, None, 0), request, None)
 
 
@@ -349,33 +352,119 @@ def test_saturated_rows_are_not_taken_for_close_ones(last: str, scale: float) ->
     assert careful.engine.recomputed(x).mean() <= 0.03
 
 
-def test_rivals_are_checked_for_every_least_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last race is against dense int8 with the margin of the gates, larger or smaller."""
+INT8_BUT_ONE = ["int8", "f32", "int8"]
+
+
+def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Gates need a larger least margin than int8 alone: it is not used where they do not pay."""
     net, x = make([12, 48, 32, 3], task="classification"), rows(3000, 12)
-    search = Search(problem(net, x))
+    search = Search(problem(net, x, sizes=(1, 16, 256)))
     search.natural, search.reordered = [np.arange(n) for n in (48, 32, 3)], False
-    search.exact, search.plain = net, quantized(net, x, close_rows=0)
-    found = iter([("first", 0.15), ("second", 0.07), ("third", 0.15)])
+    search.exact = net
+    search.plain = with_plan(
+        quantized(net, x, close_rows=0).with_least_margin(0.01),
+        [(size, ["dense"] * 3, INT8_BUT_ONE, None) for size in search.clock.sizes],
+    )
+    gate = lrgate.estimators.whitened(net.layers[1], net.layer_inputs(x)[1]).gate(rank=4)
 
-    def within(share: float) -> Any:
-        _, least = next(found)
-        gate = lrgate.estimators.whitened(net.layers[1], net.layer_inputs(x)[1]).gate(rank=4)
-        return {1: Candidate(gate, "whitened", 0.1, np.zeros(1))}, least
+    def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
+        """Gates are faster for single rows, and skip nowhere."""
 
-    monkeypatch.setattr(search, "_fastest_within", within)
-    monkeypatch.setattr("lrgate.planner.search._BUDGET_SHARES", (0.2, 0.5, 1.0))
-    used = search.plain.with_gates({1: within(0)[0][1].part})
-    monkeypatch.setattr(search, "_with_choice", lambda choice, least: used.with_least_margin(least))
-    found = iter([("first", 0.15), ("second", 0.07), ("third", 0.15)])
-    trials = [(trial.rival, trial.network.least_margin) for trial in search._gated_trials()]
-    least = [float(np.float32(value)) for value in (0.15, 0.07)]
-    assert trials == [
-        (True, least[0]),
-        (False, least[0]),
-        (True, least[1]),
-        (False, least[1]),
-        (False, least[0]),
+        def speed(network: Network) -> float:
+            used = set(network.plan_for(size).strategies)
+            return (
+                2.0 if "skip" in used else (0.5 if size == 1 else 1.5) if used & {"gate"} else 1.0
+            )
+
+        each = {name: np.full(3, 1e-6 * speed(network)) for name, network in networks.items()}
+        return {name: timing.Timing(size, times, times) for name, times in each.items()}
+
+    monkeypatch.setattr(Clock, "race", race)
+    monkeypatch.setattr(Clock, "tuned", lambda self, network: network)
+    choice = {1: Candidate(gate, "whitened", 0.1, np.zeros(3))}
+    found = search._with_choice(choice, 0.15)
+    small, large = float(np.float32(0.01)), float(np.float32(0.15))
+    assert found.least_margin == large
+    assert [(p.rows, p.strategies[1], p.least_margin) for p in found.plan] == [
+        (1, "gate", None),
+        (16, "dense", small),
+        (256, "dense", small),
     ]
+    # It is checked with these, and the last race knows dense int8 with the smaller one.
+    keys = [plan_key(found, size) for size in (1, 16, 256)]
+    assert keys[0].endswith(repr(large)) and keys[1] == keys[2] == plan_key(search.plain, 16)
+    plain, best = (search._trial("", network, {}) for network in (search.plain, found))
+    evidence = search.check.evidence(found)
+    assert [each.least_margin for each in evidence] == [large, small]
+    plain.evidence[keys[1]] = best.evidence[keys[1]] = evidence[1]
+    best.evidence[keys[0]] = evidence[0]
+    rival = reporting._dense_int8(best, [plain, best], 1)
+    assert rival is not None and plan_of(rival, 1) == (1, ["dense"] * 3, INT8_BUT_ONE, small)
+    assert reporting._dense_int8(best, [best], 16) is None  # it is dense already
+    del plain.evidence[keys[1]], best.evidence[keys[1]]
+    assert reporting._dense_int8(best, [plain, best], 1) is None
+    # The choice counts as the plan without gates where that is faster.
+    networks = {"0": search.plain, "1": with_plan(found, [plan_of(found, 1)])}
+    assert search.clock.fastest(networks, search.plain, search.exact) == "1"
+    # Only the margins that are used are left.
+    exact = with_plan(found, [(1, ["dense"] * 3, ["f32"] * 3, None), plan_of(found, 16)])
+    tight = with_smallest_margin(exact)
+    assert (tight.least_margin, tight.plan[1].least_margin) == (small, None)
+    assert with_smallest_margin(exact.dense()).least_margin == 0
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_least_margins_of_batch_sizes_are_kept(tmp_path: Path, suffix: str) -> None:
+    net, x = make([12, 48, 3], task="classification"), rows(400, 12)
+    usual = gated(quantized(net, x, close_rows=0)).with_least_margin(0.5)
+    plan = (
+        BatchPlan(1, ("gate", "dense"), ("f32", "int8")),
+        BatchPlan(64, ("dense", "dense"), ("int8", "int8"), 0.125),
+        BatchPlan(1024, ("dense", "dense"), ("int8", "int8"), 0),
+    )
+    model: Any = usual.__reduce__()[1][0]
+    own = Network(replace(model, plan=plan)).with_probe(x[:8])
+    assert own.plan == plan and own.plan[2].least_margin == 0.0
+    assert own.least_margin == 0.5
+    assert "64: dense-int8/dense-int8 (margin 0.125), 1024:" in repr(own)
+    own.save(tmp_path / f"own{suffix}")
+    again = lrgate.Network.load(tmp_path / f"own{suffix}", tune=False)
+    assert again.plan == plan
+    tokens = [net.__dask_tokenize__() for net in (again, own, own.with_least_margin(0.5))]
+    assert tokens[0] == tokens[1] != tokens[2]
+    again.check()
+    for n in (64, 400, 1024):
+        of_size = np.resize(x, (n, 12))
+        marks = again.engine.recomputed(of_size)
+        expected = usual.with_least_margin(own.plan_for(n).least_margin or 0.0)
+        expected = expected.with_strategies(["dense", "dense"], "int8")
+        np.testing.assert_array_equal(marks, expected.engine.recomputed(of_size))
+        np.testing.assert_array_equal(again(of_size), expected(of_size))
+    for changed in (own.with_gates({}), own.with_metadata({}), pickle.loads(pickle.dumps(own))):  # noqa: S301
+        assert changed.plan == plan
+    assert [p.least_margin for p in own.with_least_margin(0.5).plan] == [None] * 3
+    assert [p.least_margin for p in own.with_gates({0: None}).plan] == [None] * 3
+
+
+def test_wrong_least_margins_of_batch_sizes() -> None:
+    net, x = make([12, 48, 3], task="classification"), rows(400, 12)
+    usual = quantized(net, x, close_rows=0).with_least_margin(0.5)
+    model: Any = usual.__reduce__()[1][0]
+    for wrong in (-1, float("nan"), float("inf"), 1e39):
+        with pytest.raises(ValueError, match=r"^least_margin must be finite and at least 0, got"):
+            BatchPlan(1, ("dense", "dense"), ("int8",) * 2, wrong)
+    with pytest.raises(TypeError, match=r"^least_margin must be a number, got '1'"):
+        BatchPlan(1, ("dense", "dense"), ("int8",) * 2, "1")  # type: ignore[arg-type]
+    larger = (BatchPlan(1, ("dense", "dense"), ("int8",) * 2, 0.75),)
+    message = r"plan\[0\].least_margin must be at most that of the network, 0.5, got 0.75"
+    with pytest.raises(ValueError, match=f"^{message}"):
+        replace(model, plan=larger)
+    with pytest.raises(ValueError, match="least_margins must have 1 entries, got 2"):
+        usual.engine.with_plan(usual.engine.plan(), [None, None])
+    with pytest.raises(ValueError, match=r"^least_margin must be from 0 to the network's, 0.5"):
+        usual.engine.with_plan(usual.engine.plan(), [0.75])
 
 
 def test_other_kinds_of_rows_and_threads() -> None:

@@ -241,7 +241,11 @@ def _machine(value: dict[str, Any]) -> Machine:
 
 def _plan(value: Any, i: int) -> BatchPlan:
     name = f"lrgate.plans[{i}]"
-    fields = ("rows", "strategies", "precisions")
+    fields: tuple[str, ...] = ("rows", "strategies", "precisions")
+    if isinstance(value, dict) and "least_margin" in value:
+        fields = (*fields, "least_margin")
     check_fields(name, value, fields)
+    if value.get("least_margin", 0.0) is None:
+        raise FileFormatError(f"{name}.least_margin must be a number, got null")
     with naming(f"{name}."):
-        return BatchPlan(*(value[field] for field in fields))
+        return BatchPlan(**value)

@@ -92,11 +92,14 @@ def _planned_to_json(planned: PlannedOutputs) -> dict[str, Any]:
 
 
 def _plan_to_json(plan: BatchPlan) -> dict[str, Any]:
-    return {
+    entry: dict[str, Any] = {
         "rows": plan.rows,
         "strategies": list(plan.strategies),
         "precisions": list(plan.precisions),
     }
+    if plan.least_margin is not None:
+        entry["least_margin"] = plan.least_margin
+    return entry
 
 
 _KIND_OF_DTYPE: Final = {"i": "int", "U": "str", "b": "bool", "f": "float"}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
 import numpy.typing as npt
 
-from lrgate.inputs.scalars import checked_number
 from lrgate.model.arrays import (
     as_classes,
     as_float32,
@@ -21,7 +18,7 @@ from lrgate.model.arrays import (
 )
 from lrgate.model.json import Machine, as_machine, json_object
 from lrgate.model.layer import Layer, ReadOnlyArrays, missing_part
-from lrgate.model.plan import BatchPlan
+from lrgate.model.plan import BatchPlan, checked_margin
 from lrgate.model.probe import PlannedOutputs, Probe
 from lrgate.types import Float32Array
 
@@ -122,14 +119,11 @@ class Model(ReadOnlyArrays):
         if self.report is not None:
             set_field(self, "report", json_object(self.report, "report"))
         set_field(self, "least_margin", self._checked_margin())
+        self._check_own_margins()
 
     def _checked_margin(self) -> float:
-        least = checked_number(self.least_margin, "least_margin")
-        with np.errstate(over="ignore"):
-            rounded = float(np.float32(least))
-        if not (least >= 0 and rounded < math.inf):
-            raise ValueError(f"least_margin must be finite and at least 0, got {self.least_margin}")
-        if rounded == 0:
+        least = checked_margin(self.least_margin)
+        if least == 0:
             return 0.0
         if self.task not in ("classification", "multilabel"):
             raise ValueError(
@@ -142,7 +136,15 @@ class Model(ReadOnlyArrays):
                 f"least_margin must be 0 unless the last activation is {joined(HAVE_MARGINS)}, "
                 f"got {least} and {last}"
             )
-        return rounded
+        return least
+
+    def _check_own_margins(self) -> None:
+        for i, entry in enumerate(self.plan or ()):
+            if entry.least_margin is not None and entry.least_margin > self.least_margin:
+                raise ValueError(
+                    f"plan[{i}].least_margin must be at most that of the network, "
+                    f"{self.least_margin}, got {entry.least_margin}"
+                )
 
     def _check_layers(self) -> None:
         if not isinstance(self.layers, tuple | list):

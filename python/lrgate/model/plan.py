@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from lrgate import _core
-from lrgate.inputs import checked_integer
+from lrgate.inputs import checked_integer, checked_number
 from lrgate.model.arrays import joined, set_field
 
-__all__ = ["BatchPlan", "with_skip", "without", "words"]
+__all__ = ["BatchPlan", "checked_margin", "with_skip", "without", "words"]
 
 
 # "dense", "skip", "gate", "factor", "skip-factor", "factor-gate" and "skip-factor-gate"; "f32" and
@@ -72,6 +75,10 @@ class BatchPlan:
         to skip zero inputs; with a nested gate ``factor-gate`` or ``skip-factor-gate``.
     precisions : tuple of str
         ``f32`` or ``int8``, one per layer.
+    least_margin : float, optional
+        Rows with a smaller margin between labels are recomputed in float32; see
+        `Network.with_least_margin`. At most that of the network, which is used if it is None. It is
+        rounded to float32.
 
     Raises
     ------
@@ -82,6 +89,7 @@ class BatchPlan:
     rows: int
     strategies: tuple[str, ...]
     precisions: tuple[str, ...]
+    least_margin: float | None = None
 
     def __post_init__(self) -> None:
         set_field(self, "rows", checked_integer(self.rows, "rows", 1, _MAX_ROWS))
@@ -98,3 +106,15 @@ class BatchPlan:
                 f"precisions must have {len(self.strategies)} entries, one for each of strategies, "
                 f"got {len(self.precisions)}"
             )
+        if self.least_margin is not None:
+            set_field(self, "least_margin", checked_margin(self.least_margin))
+
+
+def checked_margin(least: object) -> float:
+    """Check a least margin; returns it rounded to float32."""
+    value = checked_number(least, "least_margin")
+    with np.errstate(over="ignore"):
+        rounded = float(np.float32(value))
+    if not (value >= 0 and rounded < math.inf):
+        raise ValueError(f"least_margin must be finite and at least 0, got {least}")
+    return rounded

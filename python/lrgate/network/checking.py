@@ -127,8 +127,9 @@ def check_rows(rule: str, rows: npt.NDArray[Any]) -> None:
 
 
 def plan_text(plan: BatchPlan) -> str:
-    """The paths of a plan's layers on one line."""
-    return "/".join(path_names(plan.strategies, plan.precisions))
+    """The paths of a plan's layers on one line, and its least margin if it has its own."""
+    paths = "/".join(path_names(plan.strategies, plan.precisions))
+    return paths if plan.least_margin is None else f"{paths} (margin {plan.least_margin:.3g})"
 
 
 def planned_outputs(net: Net, probe: Probe) -> tuple[PlannedOutputs, ...]:

@@ -62,7 +62,10 @@ def build_engine(model: Model) -> _core.Engine:
 
 
 def _planned(engine: _core.Engine, plan: tuple[BatchPlan, ...]) -> _core.Engine:
-    return engine.with_plan([(p.rows, list(p.strategies), list(p.precisions)) for p in plan])
+    return engine.with_plan(
+        [(p.rows, list(p.strategies), list(p.precisions)) for p in plan],
+        [p.least_margin for p in plan],
+    )
 
 
 def engine_gates(layers: Sequence[Layer]) -> list[Any]:
@@ -182,4 +185,7 @@ def _check_finite(name: str, array: Float32Array) -> None:
 
 
 def batch_plans(engine: _core.Engine) -> tuple[BatchPlan, ...]:
-    return tuple(BatchPlan(n, tuple(s), tuple(p)) for n, s, p in engine.plan())
+    return tuple(
+        BatchPlan(n, tuple(s), tuple(p), least)
+        for (n, s, p), least in zip(engine.plan(), engine.least_margins(), strict=True)
+    )

@@ -743,7 +743,8 @@ class Network(_core.Network):
                 (rows, where(kept, s0, s), where(kept, p0, p))
                 for (rows, s0, p0), (_, s, p) in zip(self.engine.plan(), engine.plan(), strict=True)
             ]
-            engine = engine.with_plan(plan)
+            margins = self.engine.least_margins() if engine is self.engine else None
+            engine = engine.with_plan(plan, margins)
         plans = batch_plans(engine)
         return self._with(engine, layers=layers, plan=plans, machine=None, report=None)
 
@@ -925,7 +926,9 @@ class Network(_core.Network):
         Parameters
         ----------
         least : float
-            In units of these outputs, rounded to float32. 0 recomputes no such row.
+            In units of these outputs, rounded to float32. 0 recomputes no such row. It is used at
+            all batch sizes; :func:`optimize` may choose a smaller one for some of them, which is in
+            :attr:`plan`.
 
         Raises
         ------
@@ -948,8 +951,9 @@ class Network(_core.Network):
         >>> bool((careful.predict(x) != exact).sum() <= (net.predict(x) != exact).sum())
         True
         """
-        model = replace(self._model, least_margin=least, report=None)
-        if model.least_margin == self.least_margin:
+        plan = self._model.plan and tuple(replace(p, least_margin=None) for p in self.plan)
+        model = replace(self._model, least_margin=least, plan=plan, report=None)
+        if model.least_margin == self.least_margin and plan == self._model.plan:
             return self
         if model.probe is not None:
             model = replace(model, probe=replace(model.probe, planned=()))

@@ -16,7 +16,13 @@ from lrgate.planner.calibration import Calibration, calibrated
 from lrgate.planner.candidates import Choice
 from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.evidence import Evidence
-from lrgate.planner.plans import distinct_sizes, is_exact, only_plan, plan_key
+from lrgate.planner.plans import (
+    distinct_sizes,
+    is_exact,
+    least_margin_of,
+    only_plan,
+    plan_key,
+)
 from lrgate.planner.problem import Problem
 from lrgate.planner.split import CHECK_SHARE, MOST_ROWS
 from lrgate.results.optimization import CheckReport
@@ -57,8 +63,6 @@ class Trial:
         The gates.
     pruned : bool
         Whether units are left out that other rows may switch on.
-    rival : bool
-        Whether it is checked only so that the last race may choose it.
     evidence : dict from plan key to Evidence
         The result of the check for each batch plan.
     """
@@ -68,7 +72,6 @@ class Trial:
     exact: Network
     choice: Choice
     pruned: bool
-    rival: bool = False
     evidence: dict[str, Evidence] = field(default_factory=dict)
 
 
@@ -126,10 +129,21 @@ class BudgetCheck:
 
     def evidence(self, network: Network) -> list[Evidence]:
         """The evidence of the rows that choose for each of the network's batch plans."""
-        return self.evidence_of(self.outputs(network), network.least_margin)
+        raw, sizes = network.with_least_margin(0.0), distinct_sizes(network)
+        return [
+            self.chooser.evidence(
+                only_plan(raw, size).forward(self._problem.split.tune),
+                unseen=self.pruned,
+                least_margin=least_margin_of(network, size),
+            )
+            for size in sizes
+        ]
 
     def outputs(self, network: Network) -> list[Float32Array]:
-        """The outputs of each of the network's batch plans, without a least margin."""
+        """The outputs of each of the network's batch plans, which have the same least margin.
+
+        It is not used.
+        """
         rows, network = self._problem.split.tune, network.with_least_margin(0.0)
         return [only_plan(network, size).forward(rows) for size in distinct_sizes(network)]
 
@@ -217,7 +231,7 @@ class BudgetCheck:
         found = []
         for size in distinct_sizes(trial.network):
             if trial.pruned or not is_exact(trial.network, size):
-                evidence = self._checked(only_plan(trial.network, size), trial.pruned)
+                evidence = self._checked(trial.network, size, trial.pruned)
                 trial.evidence[plan_key(trial.network, size)] = evidence
                 found.append(evidence)
         failed = [evidence for evidence in found if not self.keeps(evidence)]
@@ -241,9 +255,10 @@ class BudgetCheck:
         request = self._request
         return evidence.within(request.budget, request.confidence, request.max_row_error)
 
-    def _checked(self, network: Network, pruned: bool) -> Evidence:
-        split, raw = self._problem.split, network.with_least_margin(0.0)
-        named: dict[str, Any] = {"unseen": pruned, "least_margin": network.least_margin}
+    def _checked(self, network: Network, size: int, pruned: bool) -> Evidence:
+        split, raw = self._problem.split, only_plan(network.with_least_margin(0.0), size)
+        least = least_margin_of(network, size)
+        named: dict[str, Any] = {"unseen": pruned, "least_margin": least}
         before = self.chooser.evidence(raw.forward(split.tune), **named)
         return self.checker.evidence(raw.forward(split.check), reach=before.largest, **named)
 

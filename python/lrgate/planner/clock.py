@@ -108,20 +108,24 @@ class Clock:
         of_turn = statistics.fmean if recomputes else statistics.median
         return timing.interleaved(callers, calls, seconds, min_rounds=3, of_turn=of_turn)
 
-    def fastest(self, networks: dict[str, Network], exact: Network) -> str:
+    def fastest(self, networks: dict[str, Network], plain: Network, exact: Network) -> str:
         """The name of the fastest network in whole calls, over all batch sizes.
 
-        Later rows may be recomputed more often than these, which the network may have been trained
-        on. Recomputed rows count `_UNFAMILIAR` times more, at the time of single `exact` rows.
+        At a batch size at which a network is slower than `plain`, it counts as that. Later rows may
+        be recomputed more often than these, which the network may have been trained on. Recomputed
+        rows count `_UNFAMILIAR` times more, at the time of single `exact` rows.
         """
         again = self.race(1, _RACE_SECONDS, exact=exact)["exact"].round_seconds_per_row
         rates = dict.fromkeys(networks, 1.0)
         for size in self.sizes:
-            times = self.race(size, _RACE_SECONDS, **networks)
-            for name, network in networks.items():
-                marks = only_plan(network, size).engine.recomputed(self.rows)
-                share = (marks.sum() + 1) / (len(marks) + 1) if network.least_margin else 0.0
-                rates[name] *= times[name].round_seconds_per_row + _UNFAMILIAR * share * again
+            seconds: dict[str, float] = {}
+            raced = {"plain": plain, **networks}
+            for name, times in self.race(size, _RACE_SECONDS, **raced).items():
+                marks = only_plan(raced[name], size).engine.recomputed(self.rows)
+                share = (marks.sum() + 1) / (len(marks) + 1) if raced[name].least_margin else 0.0
+                seconds[name] = times.round_seconds_per_row + _UNFAMILIAR * share * again
+            for name in networks:
+                rates[name] *= min(seconds[name], seconds["plain"])
         return min(rates, key=rates.__getitem__)
 
     def speed_up(self, network: Network, other: Network) -> float:

@@ -16,10 +16,12 @@ from lrgate.types import IntArray
 
 __all__ = [
     "approximate_layers",
+    "batch_plans",
     "distinct_sizes",
     "is_dense",
     "is_exact",
     "is_int8",
+    "least_margin_of",
     "of_layers",
     "only_plan",
     "plan_key",
@@ -29,13 +31,17 @@ __all__ = [
     "with_kept_units",
     "with_parts_in_use",
     "with_plan",
+    "with_smallest_margin",
     "without_gates",
     "without_unused",
 ]
 
 
-_EnginePlan = tuple[int, list[str], list[str]]
-"""Rows per call, and the strategy and the precision of each layer."""
+_BatchPlan = tuple[int, list[str], list[str], float | None]
+"""Rows per call, the strategy and the precision of each layer, and the least margin.
+
+The least margin is None for an exact plan, and where that of the network is meant.
+"""
 
 
 def without_gates(model: Network, input_range: Any) -> Network:
@@ -72,15 +78,25 @@ def with_kept_units(network: Network, units: Sequence[IntArray]) -> Network:
     return network._with_units(kept)
 
 
-def with_plan(network: Network, plan: list[_EnginePlan]) -> Network:
-    """The network under another plan."""
-    return with_engine_plan(network, network.engine.with_plan(plan))
+def with_plan(network: Network, plan: Sequence[_BatchPlan]) -> Network:
+    """The network under another plan, whose least margins are at most that of the network."""
+    layers = [(rows, names, precisions) for rows, names, precisions, _ in plan]
+    engine = network.engine.with_plan(layers, [least for *_, least in plan])
+    return with_engine_plan(network, engine)
+
+
+def with_smallest_margin(network: Network) -> Network:
+    """The network whose least margin is the largest of its batch plans."""
+    plan = batch_plans(network)
+    most = max((least for *_, least in plan if least is not None), default=0.0)
+    return with_plan(network.with_least_margin(most), plan)
 
 
 def uniform(network: Network, name: str) -> Network:
     """The network with one strategy in all layers and batch plans, at the precisions it has."""
     plan = [
-        (rows, [name] * len(names), precisions) for rows, names, precisions in network.engine.plan()
+        (rows, [name] * len(names), precisions, None)
+        for rows, names, precisions, _ in batch_plans(network)
     ]
     return with_plan(network, plan)
 
@@ -108,10 +124,13 @@ def of_layers(network: Network, layers: Sequence[Layer], input_range: Any) -> Ne
 
 
 def with_parts_in_use(plain: Network, parts: Mapping[int, Gate | Factors]) -> Network:
-    """The network with these gates and factors in every batch plan, at the precisions there."""
+    """The network with these gates and factors in every batch plan, at the precisions there.
+
+    All batch plans have the least margin of the network.
+    """
     plan = [
-        (rows, [_used(name, parts.get(i)) for i, name in enumerate(names)], precisions)
-        for rows, names, precisions in plain.engine.plan()
+        (rows, [_used(name, parts.get(i)) for i, name in enumerate(names)], precisions, None)
+        for rows, names, precisions, _ in batch_plans(plain)
     ]
     gates = {i: part for i, part in parts.items() if isinstance(part, Gate)}
     factors = {i: part for i, part in parts.items() if isinstance(part, Factors)}
@@ -130,7 +149,7 @@ def _used(exact: str, part: Gate | Factors | None) -> str:
 
 def without_unused(network: Network) -> Network:
     """The network without gates, factors and quantizations that no batch plan uses."""
-    plan = network.engine.plan()
+    plan = batch_plans(network)
     gates: dict[int, None] = {}
     factors: dict[int, Factors | None] = {}
     quantization: dict[int, None] = {}
@@ -163,17 +182,17 @@ def plan_key(network: Network, size: int) -> str:
     Skip is left out: it changes no results except by rounding in f32. The least margin is added
     where the plan is not exact.
     """
-    _, names, precisions = plan_of(network, size)
+    _, names, precisions, least = plan_of(network, size)
     parts = [*(without(name, "skip") for name in names), *precisions]
-    if network.least_margin and not is_exact(network, size):
-        parts.append(f"least margin {network.least_margin!r}")
+    if least:
+        parts.append(f"least margin {least!r}")
     return " ".join(parts)
 
 
 def is_exact(network: Network, size: int) -> bool:
     """Whether calls of `size` rows are in f32 without gates and factors."""
-    _, names, precisions = plan_of(network, size)
-    return set(names) <= {"dense", "skip"} and set(precisions) == {"f32"}
+    plan = network.plan_for(size)
+    return set(plan.strategies) <= {"dense", "skip"} and set(plan.precisions) == {"f32"}
 
 
 def is_int8(network: Network, size: int) -> bool:
@@ -197,12 +216,23 @@ def only_plan(network: Network, size: int) -> Network:
 
 def is_dense(network: Network, size: int) -> bool:
     """Whether calls of `size` rows are dense in f32."""
-    _, names, precisions = plan_of(network, size)
-    return set(names) == {"dense"} and set(precisions) == {"f32"}
+    plan = network.plan_for(size)
+    return set(plan.strategies) == {"dense"} and set(plan.precisions) == {"f32"}
 
 
-def plan_of(network: Network, size: int) -> _EnginePlan:
-    """The plan for calls of `size` rows: `size`, strategies, precisions."""
-    chosen = network.engine.batch_size_for(size)
-    _, names, precisions = next(c for c in network.engine.plan() if c[0] == chosen)
-    return size, names, precisions
+def plan_of(network: Network, size: int) -> _BatchPlan:
+    """The plan for calls of `size` rows, with its least margin unless it is exact."""
+    plan = network.plan_for(size)
+    least = None if is_exact(network, size) else least_margin_of(network, size)
+    return size, list(plan.strategies), list(plan.precisions), least
+
+
+def batch_plans(network: Network) -> list[_BatchPlan]:
+    """The plans for all batch sizes."""
+    return [plan_of(network, plan.rows) for plan in network.plan]
+
+
+def least_margin_of(network: Network, size: int) -> float:
+    """The least margin in calls of `size` rows; without effect if their plan is exact."""
+    own = network.plan_for(size).least_margin
+    return network.least_margin if own is None else own

@@ -15,6 +15,7 @@ from lrgate.planner.clock import LAYER_ROWS, Clock, cycled
 from lrgate.planner.evidence import Evidence
 from lrgate.planner.plans import (
     approximate_layers,
+    batch_plans,
     distinct_sizes,
     is_dense,
     is_exact,
@@ -22,6 +23,7 @@ from lrgate.planner.plans import (
     plan_key,
     plan_of,
     with_plan,
+    with_smallest_margin,
 )
 from lrgate.planner.problem import Problem
 from lrgate.planner.pruning import Masks
@@ -80,8 +82,7 @@ class Reporter:
         `tried` are all trials that were checked; `begin` is when the run began.
         """
         network, batches = self._last_race(best, tried)
-        if all(is_exact(network, size) for size in self._request.sizes):
-            network = network.with_least_margin(0.0)
+        network = with_smallest_margin(network)
         report = self._report(best, tried, network, batches, found, begin)
         # Units may have been left out since an older probe's outputs were stored.
         rows = self._problem.split.check[:_PROBE_ROWS] if network.probe is None else network.probe.x
@@ -229,18 +230,23 @@ class Reporter:
         )
 
     def _margin_notes(self, network: Network) -> list[str]:
-        """How many rows the least margin recomputes, on the rows that choose."""
-        if network.least_margin == 0:
-            return []
-        rows = self._problem.split.tune
-        shares = [
-            float(only_plan(network, size).engine.recomputed(rows).mean())
-            for size in distinct_sizes(network)
-        ]
-        return [
-            f"rows with a margin below {network.least_margin:.3g} are recomputed in f32: "
-            f"{max(shares):.2%} of the rows that choose, with those out of range"
-        ]
+        """How many rows each least margin recomputes, on the rows that choose."""
+        sizes: dict[float, list[int]] = {}
+        for size, _, _, least in batch_plans(network):
+            if least:
+                sizes.setdefault(least, []).append(size)
+        notes = []
+        for least, of_margin in sizes.items():
+            shares = [
+                float(only_plan(network, size).engine.recomputed(self._problem.split.tune).mean())
+                for size in of_margin
+            ]
+            where = "" if len(sizes) == 1 else f", in calls of {_listed(of_margin)}"
+            notes.append(
+                f"rows with a margin below {least:.3g} are recomputed in f32{where}: "
+                f"{max(shares):.2%} of the rows that choose, with those out of range"
+            )
+        return notes
 
     def _shown(self, best: Trial, tried: Sequence[Trial], network: Network) -> list[Evidence]:
         """The check's evidence for each batch plan that is not exact."""
@@ -267,11 +273,24 @@ def _evidence(best: Trial, tried: Sequence[Trial]) -> dict[str, Evidence]:
 
 def _dense_int8(best: Trial, tried: Sequence[Trial], size: int) -> Network | None:
     """The network with a dense plan in int8 for `size` rows, if its error was shown."""
-    _, names, precisions = plan_of(best.network, size)
+    _, names, precisions, most = plan_of(best.network, size)
     if "int8" not in precisions or set(names) == {"dense"}:
         return None
-    network = with_plan(best.network, [(size, ["dense"] * len(names), precisions)])
-    return network if plan_key(network, size) in _evidence(best, tried) else None
+    known, dense = _evidence(best, tried), ["dense"] * len(names)
+    assert most is not None  # it is not exact
+    for least in sorted({0.0, most, *(trial.network.least_margin for trial in tried)}):
+        if least <= most:
+            network = with_plan(best.network, [(size, dense, precisions, least)])
+            if plan_key(network, size) in known:
+                return network
+    return None
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    """``"1 and 16 rows"``."""
+    *first, last = map(str, sizes)
+    text = f"{', '.join(first)} and {last}" if first else last
+    return f"{text} row" if text == "1" else f"{text} rows"
 
 
 def _rate(times: timing.Timing) -> float:

@@ -23,7 +23,6 @@ In short:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -36,6 +35,7 @@ from lrgate.planner.clock import Clock
 from lrgate.planner.gates import GateSearch
 from lrgate.planner.plans import (
     approximate_layers,
+    batch_plans,
     is_int8,
     with_kept_units,
     with_parts_in_use,
@@ -146,7 +146,7 @@ class Search:
             tried.append(trial)
             if not self.check.passes(trial):
                 break
-            best = best if trial.rival else trial
+            best = trial
         return best or self._all_units(), tried
 
     def _trials(self) -> Iterator[Trial]:
@@ -162,23 +162,14 @@ class Search:
 
     def _gated_trials(self) -> Iterator[Trial]:
         before: Any = None
-        checked = {self.plain.least_margin}
         for share in _BUDGET_SHARES:
             choice, least = self._fastest_within(share)
             if choice and (names_of(choice), least) != before:
                 before = names_of(choice), least
                 network = self._with_choice(choice, least)
-                if not approximate_layers(network):
-                    continue
-                in_bytes = any(is_int8(network, size) for size in self.clock.sizes)
-                if in_bytes and least not in checked:
-                    # The last race is also against dense int8, which must have been checked.
-                    checked.add(least)
-                    plain = self.plain.with_least_margin(least)
-                    rival = self._trial(f"int8 with a least margin of {least:.3g}", plain, {})
-                    yield replace(rival, rival=True)
-                name = f"{_kinds(choice)} for {share:.0%} of the budget"
-                yield self._trial(name, network, choice)
+                if approximate_layers(network):
+                    name = f"{_kinds(choice)} for {share:.0%} of the budget"
+                    yield self._trial(name, network, choice)
         self._known.clear()
 
     def _trial(self, name: str, network: Network, choice: Choice) -> Trial:
@@ -186,7 +177,7 @@ class Search:
         network = without_unused(network)
         if not self.reordered:
             network = with_kept_units(network, self.natural)
-        exact = with_plan(network, self.exact.engine.plan())
+        exact = with_plan(network, batch_plans(self.exact))
         return Trial(name, network, exact, choice, self.check.pruned)
 
     def _all_units(self) -> Trial:
@@ -260,7 +251,10 @@ class Search:
         return self._known[at]
 
     def _fastest(self, found: dict[int, float]) -> int:
-        """The choice that is fastest in whole calls with its least margin, over all batch sizes."""
+        """The choice that is fastest in whole calls with its least margin, over all batch sizes.
+
+        Where it is slower than the plan without gates, that one will be used.
+        """
         if len(found) == 1:
             return next(iter(found))
         assert self.choices is not None
@@ -270,10 +264,13 @@ class Search:
             )
             for at, least in found.items()
         }
-        return int(self.clock.fastest(networks, self.exact))
+        return int(self.clock.fastest(networks, self.plain, self.exact))
 
     def _with_choice(self, choice: Choice, least: float) -> Network:
-        """The plan with gates and factors at the batch sizes at which they pay."""
+        """The plan with gates and factors at the batch sizes at which they pay.
+
+        At the others it is the plan without them, with its own least margin.
+        """
         used = with_parts_in_use(self.plain, parts_of(choice)).with_least_margin(least)
         tuned = self.clock.tuned(used)
         return self.clock.settled(tuned, plain=self.plain, fast=tuned)

@@ -142,7 +142,7 @@ impl Case {
         } else {
             network
         };
-        network.with_plan(Plan::new(vec![BatchPlan { rows: 1, layers: layers_plan }])?)
+        network.with_plan(Plan::new(vec![BatchPlan::new(1, layers_plan)])?)
     }
 
     /// Rows of which a fifth of the values, in runs as in images, is non-zero.

@@ -185,6 +185,7 @@ impl Network {
 
     /// The same network, which recomputes rows with a smaller margin in f32 without gates and factors,
     /// at the batch sizes where the plan has int8, gates or factors. `None` recomputes no such row.
+    /// Least margins of single batch sizes are gone.
     ///
     /// # Errors
     /// A least margin that is negative or not finite, [`Margin::TopTwo`](crate::Margin::TopTwo) of one
@@ -195,7 +196,8 @@ impl Network {
             least.check(last.outputs(), last.activation())?;
         }
         let least_margin = least_margin.filter(|least| least.least() > 0.0);
-        Network { least_margin, ..self.clone() }.planned(Plan::clone(&self.plan))
+        let plan = Plan::clone(&self.plan).without_least_margins();
+        Network { least_margin, ..self.clone() }.planned(plan)
     }
 
     /// The least margin of rows that are not recomputed, if there is one.
@@ -206,9 +208,18 @@ impl Network {
     /// The same network with another plan.
     ///
     /// # Errors
-    /// A plan for another number of layers, or one that needs a gate or an int8 form that a layer
-    /// does not have.
-    pub fn with_plan(&self, plan: Plan) -> Result<Network> {
+    /// A plan for another number of layers, one that needs a gate or an int8 form that a layer does
+    /// not have, or a least margin that is not from 0 to the network's.
+    pub fn with_plan(&self, mut plan: Plan) -> Result<Network> {
+        let most = self.least_margin.map_or(0.0, LeastMargin::least);
+        if let Some(least) = plan.least_margins().find(|least| !(0.0..=most).contains(*least)) {
+            return Err(Error::Range {
+                subject: Subject::LeastMargin,
+                expected: format!("from 0 to the network's, {most}, at every batch size"),
+                got: least.to_string(),
+            });
+        }
+        plan.set_usual_least_margin(most);
         let network = self.clone().planned(plan)?;
         network.pack();
         Ok(network)
@@ -234,11 +245,15 @@ impl Network {
 
     /// Compiles the plan for one batch size.
     pub(crate) fn compiled(&self, batch_plan: &BatchPlan, inputs: Inputs) -> Result<Program> {
+        let own = |least: LeastMargin| match batch_plan.least_margin {
+            Some(own) => LeastMargin::new(least.margin(), own),
+            None => least,
+        };
         let parts = Parts {
             isa: self.isa,
             layers: &self.layers,
             map_on_read: self.map_on_read.as_ref(),
-            least_margin: self.least_margin,
+            least_margin: self.least_margin.map(own).filter(|least| least.least() > 0.0),
         };
         Program::compile(&parts, batch_plan, inputs)
     }
@@ -364,9 +379,9 @@ fn set_precision(
     layer: &PackedForms,
     wanted: impl Fn(&LayerPlan) -> bool,
 ) {
-    for plan in plan.of_layer(i) {
+    plan.change_layer(i, |plan| {
         let int8 = LayerPlan { precision: Precision::Int8, ..*plan };
         let possible = wanted(plan) && layer.can(int8);
         plan.precision = if possible { Precision::Int8 } else { Precision::F32 };
-    }
+    });
 }

@@ -104,17 +104,36 @@ pub struct LayerPlan {
 }
 
 /// The plan for one batch size.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BatchPlan {
     /// The number of rows it was made for.
     pub rows: usize,
     /// One plan per layer.
     pub layers: Vec<LayerPlan>,
+    /// Rows with a smaller margin are recomputed, instead of those below the network's least margin.
+    pub least_margin: Option<f32>,
+}
+
+impl BatchPlan {
+    /// A batch plan with the network's least margin.
+    pub fn new(rows: usize, layers: Vec<LayerPlan>) -> BatchPlan {
+        BatchPlan { rows, layers, least_margin: None }
+    }
+
+    /// Replaces the layers' plans. A least margin of its own is kept if the outputs are the same up
+    /// to rounding.
+    pub(crate) fn set_layers(&mut self, layers: Vec<LayerPlan>) {
+        let outputs = |plan: &LayerPlan| (plan.strategy.without_skip(), plan.precision);
+        if !layers.iter().map(outputs).eq(self.layers.iter().map(outputs)) {
+            self.least_margin = None;
+        }
+        self.layers = layers;
+    }
 }
 
 /// Plans for one or more batch sizes. A call uses the batch size nearest to its number of rows on a
 /// logarithmic scale, and the smaller of two that are equally near.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     batch_plans: Vec<BatchPlan>,
 }
@@ -146,7 +165,7 @@ impl Plan {
     pub fn from_strategies(strategies: &[Strategy]) -> Plan {
         let layer = |&strategy| LayerPlan { strategy, precision: Precision::F32 };
         let layers = strategies.iter().map(layer).collect();
-        Plan { batch_plans: vec![BatchPlan { rows: 1, layers }] }
+        Plan { batch_plans: vec![BatchPlan::new(1, layers)] }
     }
 
     /// The batch plans, in ascending order of rows.
@@ -169,29 +188,55 @@ impl Plan {
 
     /// Layer `layer` got a gate, or has none.
     pub(crate) fn gate_changed(&mut self, layer: usize, has_gate: bool) {
-        for plan in self.of_layer(layer) {
+        self.change_layer(layer, |plan| {
             if has_gate {
                 plan.strategy = Strategy::Gate;
             } else if plan.strategy == Strategy::Gate {
                 plan.strategy = Strategy::Dense;
             }
-        }
+        });
     }
 
     /// Layer `layer` got factors, which run by this strategy, or has none.
     pub(crate) fn factors_changed(&mut self, layer: usize, strategy: Option<Strategy>) {
-        for plan in self.of_layer(layer) {
+        self.change_layer(layer, |plan| {
             if let Some(strategy) = strategy {
                 plan.strategy = strategy;
             } else if let Strategy::Factor { .. } = plan.strategy {
                 plan.strategy = Strategy::Dense;
             }
+        });
+    }
+
+    /// Changes the plan of a layer at each batch size.
+    ///
+    /// A least margin of one batch size was chosen for its outputs, and is gone: the layer's gate,
+    /// factors or bytes may be others, even if the plan is the same.
+    pub(crate) fn change_layer(&mut self, layer: usize, mut change: impl FnMut(&mut LayerPlan)) {
+        for batch_plan in &mut self.batch_plans {
+            change(&mut batch_plan.layers[layer]);
+            batch_plan.least_margin = None;
         }
     }
 
-    /// The plans of a layer, one per batch size.
-    pub(crate) fn of_layer(&mut self, layer: usize) -> impl Iterator<Item = &mut LayerPlan> {
-        self.batch_plans.iter_mut().map(move |batch_plan| &mut batch_plan.layers[layer])
+    /// The least margins of batch sizes that have one of their own.
+    pub(crate) fn least_margins(&self) -> impl Iterator<Item = &f32> {
+        self.batch_plans.iter().filter_map(|batch_plan| batch_plan.least_margin.as_ref())
+    }
+
+    /// Batch sizes whose least margin is the network's, which is `least`, need none of their own.
+    pub(crate) fn set_usual_least_margin(&mut self, least: f32) {
+        for batch_plan in &mut self.batch_plans {
+            batch_plan.least_margin = batch_plan.least_margin.filter(|own| *own != least);
+        }
+    }
+
+    /// The same plan with the network's least margin at all batch sizes.
+    pub(crate) fn without_least_margins(mut self) -> Plan {
+        for batch_plan in &mut self.batch_plans {
+            batch_plan.least_margin = None;
+        }
+        self
     }
 }
 
@@ -201,7 +246,7 @@ mod tests {
 
     fn plan(rows: &[usize]) -> Plan {
         let layers = Plan::uniform(Strategy::Skip, 2).batch_plans()[0].layers.clone();
-        let batch_plan = |&rows| BatchPlan { rows, layers: layers.clone() };
+        let batch_plan = |&rows| BatchPlan::new(rows, layers.clone());
         Plan::new(rows.iter().map(batch_plan).collect()).unwrap()
     }
 
@@ -241,7 +286,7 @@ mod tests {
         assert_eq!(strategies(&plan), [factor; 2], "it has no gate of its own");
         plan.factors_changed(1, None);
         assert_eq!(strategies(&plan), [Strategy::Dense; 2]);
-        plan.of_layer(0).for_each(|plan| plan.precision = Precision::Int8);
+        plan.change_layer(0, |plan| plan.precision = Precision::Int8);
         for batch_plan in plan.batch_plans() {
             assert_eq!(batch_plan.layers[0].precision, Precision::Int8);
             assert_eq!(batch_plan.layers[1].precision, Precision::F32);

@@ -63,7 +63,7 @@ fn a_pass_allocates_nothing() {
     let network = network.with_quantization(quantization).unwrap();
     for strategies in [[Strategy::Dense; 3], [Strategy::Skip; 3], GATED] {
         let layers = strategies.map(|strategy| LayerPlan { strategy, precision: Precision::Int8 });
-        let batch_plan = BatchPlan { rows: 1, layers: layers.to_vec() };
+        let batch_plan = BatchPlan::new(1, layers.to_vec());
         let network = network.with_plan(Plan::new(vec![batch_plan]).unwrap()).unwrap();
         let packed = network.nbytes();
         for rows in [1, 9, 200] {

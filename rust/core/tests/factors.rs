@@ -50,7 +50,7 @@ fn model() -> Model {
 
 fn under(network: &Network, strategies: [Strategy; 3], precision: Precision) -> Network {
     let plan = |strategy| LayerPlan { strategy, precision };
-    let batch_plan = BatchPlan { rows: 1, layers: strategies.map(plan).to_vec() };
+    let batch_plan = BatchPlan::new(1, strategies.map(plan).to_vec());
     network.with_plan(Plan::new(vec![batch_plan]).unwrap()).unwrap()
 }
 

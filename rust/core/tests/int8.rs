@@ -176,7 +176,7 @@ fn quantized(model: &Model, isa: Isa, quantization: &[Quantization]) -> Network 
 
 fn under(network: &Network, strategies: &[Strategy]) -> Network {
     let plan = |&strategy| LayerPlan { strategy, precision: Precision::Int8 };
-    let batch_plan = BatchPlan { rows: 1, layers: strategies.iter().map(plan).collect() };
+    let batch_plan = BatchPlan::new(1, strategies.iter().map(plan).collect());
     network.with_plan(Plan::new(vec![batch_plan]).unwrap()).unwrap()
 }
 
@@ -622,7 +622,7 @@ fn precisions_mix() {
             let network = quantized(&model, isa, &quantization);
             let of = |precisions: [Precision; 3], strategy| {
                 let plan = |precision| LayerPlan { strategy, precision };
-                let batch_plan = BatchPlan { rows: 1, layers: precisions.map(plan).to_vec() };
+                let batch_plan = BatchPlan::new(1, precisions.map(plan).to_vec());
                 let plan = Plan::new(vec![batch_plan]).unwrap();
                 run(&network.with_plan(plan).unwrap(), rows, 1)
             };
@@ -879,7 +879,7 @@ fn far_row(network: &Network, activation: &Activation, row: &[f32]) {
                 LayerPlan { strategy, precision }
             };
             let layers = strategies.iter().enumerate().map(plan).collect();
-            BatchPlan { rows: 1, layers }
+            BatchPlan::new(1, layers)
         };
         for first in [Precision::F32, Precision::Int8] {
             let int8 = network.with_plan(Plan::new(vec![batch_plan(first)]).unwrap()).unwrap();
@@ -913,7 +913,7 @@ fn nan_passes_f32_layers_before_int8_ones() {
         for strategy in [Strategy::Dense, Strategy::Skip] {
             let plan = |precision| LayerPlan { strategy, precision };
             let layers = vec![plan(Precision::F32), plan(Precision::Int8)];
-            let plan = Plan::new(vec![BatchPlan { rows: 1, layers }]).unwrap();
+            let plan = Plan::new(vec![BatchPlan::new(1, layers)]).unwrap();
             let network = network.with_plan(plan).unwrap();
             let before = run(&network, Rows::f32(&clean, 9, 20, 20).unwrap(), 1);
             let mut data = clean.clone();
@@ -942,7 +942,7 @@ fn sums_that_overflow_before_an_int8_layer() {
             for strategy in [Strategy::Dense, Strategy::Skip] {
                 let plan = |precision| LayerPlan { strategy, precision };
                 let layers = vec![plan(Precision::F32), plan(Precision::Int8)];
-                let plan = Plan::new(vec![BatchPlan { rows: 1, layers }]).unwrap();
+                let plan = Plan::new(vec![BatchPlan::new(1, layers)]).unwrap();
                 let int8 = network.with_plan(plan).unwrap();
                 let float = network.with_plan(Plan::from_strategies(&[strategy; 2])).unwrap();
                 let rows = Rows::f32(&data, 9, 2, 2).unwrap();
@@ -963,13 +963,11 @@ fn a_gate_without_a_range_is_not_tried_in_int8() {
     let model = Model::relu(23, &[20, 30, 4]);
     let network = quantized(&model, Isa::available()[0], &[plain(0.01, 0.0), plain(0.02, 0.0)]);
     let int8 = under(&network, &[Strategy::Skip; 2]);
-    let f32 = BatchPlan {
-        rows: 1,
-        layers: vec![
-            LayerPlan { strategy: Strategy::Gate, precision: Precision::F32 },
-            LayerPlan { strategy: Strategy::Skip, precision: Precision::Int8 },
-        ],
-    };
+    let layers = vec![
+        LayerPlan { strategy: Strategy::Gate, precision: Precision::F32 },
+        LayerPlan { strategy: Strategy::Skip, precision: Precision::Int8 },
+    ];
+    let f32 = BatchPlan::new(1, layers);
     let other = BatchPlan { rows: 64, ..int8.plan().batch_plans()[0].clone() };
     let mixed = int8.with_plan(Plan::new(vec![f32, other]).unwrap()).unwrap();
     let data = Random(24).rows(9, 20);
@@ -1050,7 +1048,7 @@ fn refusals() {
     assert_eq!(precisions, ["int8", "f32"]);
     assert!(half.quantization(0).is_some() && half.quantization(1).is_none());
     let plan = |strategy, precision| LayerPlan { strategy, precision };
-    let wrong = BatchPlan { rows: 1, layers: vec![plan(Strategy::Dense, Precision::Int8); 2] };
+    let wrong = BatchPlan::new(1, vec![plan(Strategy::Dense, Precision::Int8); 2]);
     let error = half.with_plan(Plan::new(vec![wrong]).unwrap()).err().unwrap();
     assert_eq!(
         error.to_string(),

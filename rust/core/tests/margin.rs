@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{Model, Random, bits, none, run};
 use lrgate::{
     Activation, BatchPlan, Isa, Layer, LayerPlan, LeastMargin, Margin, Network, Plan, Precision,
@@ -21,7 +23,7 @@ fn network(model: &Model, isa: Isa, strategy: Strategy, precision: Precision) ->
     let network = network.with_quantization((0..layers).map(|i| Some(steps(i))).collect()).unwrap();
     let layer = |strategy| LayerPlan { strategy, precision };
     let layers = model.uniform(strategy).into_iter().map(layer).collect();
-    network.with_plan(Plan::new(vec![BatchPlan { rows: 1, layers }]).unwrap()).unwrap()
+    network.with_plan(Plan::new(vec![BatchPlan::new(1, layers)]).unwrap()).unwrap()
 }
 
 /// The network that recomputes rows of a network under a plan: f32, without gates and factors.
@@ -150,6 +152,64 @@ fn a_least_margin_outlasts_other_changes() {
     // A margin of 0 is none.
     let zero = int8.with_least_margin(Some(LeastMargin::new(Margin::TopTwo, 0.0))).unwrap();
     assert_eq!((zero.least_margin(), zero.recomputed(rows).unwrap()), (None, vec![false; 6]));
+}
+
+#[test]
+fn a_batch_size_can_have_a_smaller_least_margin() {
+    let model = Model::relu(4, &[12, 20, 3]);
+    let (isa, n) = (Isa::best(), 40);
+    let gated = network(&model, isa, Strategy::Gate, F32);
+    let data = Random(8).rows(n, 12);
+    let rows = |n: usize| Rows::f32(&data[..n * 12], n, 12, 12).unwrap();
+    let least = |least| Some(LeastMargin::new(Margin::TopTwo, least));
+    let plan = |strategy, rows, least_margin| BatchPlan {
+        rows,
+        least_margin,
+        ..network(&model, isa, strategy, INT8).plan().batch_plans()[0].clone()
+    };
+    let gates = gated.plan().batch_plans()[0].clone();
+    let of = |own| Plan::new(vec![gates.clone(), plan(Strategy::Dense, 32, own)]).unwrap();
+    let usual = gated.with_least_margin(least(0.5)).unwrap();
+    let own = |network: &Network| network.plan().batch_plans()[1].least_margin;
+    for (margin, expected) in [(Some(0.2), 0.2), (Some(0.0), 0.0), (Some(0.5), 0.5), (None, 0.5)] {
+        let network = usual.with_plan(of(margin)).unwrap();
+        assert_eq!(own(&network), margin.filter(|own| *own != 0.5));
+        let uniform = gated.with_least_margin(least(expected)).unwrap();
+        let uniform = uniform.with_plan(of(None)).unwrap();
+        assert_eq!(network.recomputed(rows(n)).unwrap(), uniform.recomputed(rows(n)).unwrap());
+        assert_eq!(bits(&run(&network, rows(n), Some(1))), bits(&run(&uniform, rows(n), Some(1))));
+        assert_eq!(network.recomputed(rows(1)).unwrap(), usual.recomputed(rows(1)).unwrap());
+    }
+    let close = |least: f32| {
+        let network = gated.with_least_margin(Some(LeastMargin::new(Margin::TopTwo, least)));
+        let network = network.unwrap().with_plan(of(None)).unwrap();
+        network.recomputed(rows(n)).unwrap().into_iter().filter(|mark| *mark).count()
+    };
+    assert!(close(0.0) < close(0.2) && close(0.2) < close(0.5) && close(0.5) < n);
+
+    // It belongs to the outputs of this plan.
+    let network = usual.with_plan(of(Some(0.2))).unwrap();
+    let time = Duration::from_millis(1);
+    for tuned in [network.tune(rows(n), &[32, 64], time, 1), network.retune(rows(n), time)] {
+        for batch_plan in tuned.unwrap().plan().batch_plans().iter().filter(|plan| plan.rows > 1) {
+            let gates = batch_plan.layers.iter().any(|layer| layer.strategy == Strategy::Gate);
+            assert_eq!(batch_plan.least_margin, Some(0.2).filter(|_| !gates));
+        }
+    }
+    assert_eq!(own(&network.with_gates(vec![None, None]).unwrap()), None);
+    assert_eq!(own(&network.with_factors(vec![None, None]).unwrap()), None);
+    assert_eq!(own(&network.with_quantization(vec![None, None]).unwrap()), None);
+    let other = network.with_least_margin(least(0.7)).unwrap();
+    assert_eq!((own(&other), other.least_margin()), (None, least(0.7)));
+
+    for wrong in [0.6, -0.1, f32::NAN, f32::INFINITY] {
+        let message = usual.with_plan(of(Some(wrong))).err().unwrap().to_string();
+        let expected =
+            "the least margin must be from 0 to the network's, 0.5, at every batch size, got ";
+        assert!(message.starts_with(expected), "{message}");
+    }
+    assert!(gated.with_plan(of(Some(0.1))).is_err());
+    assert_eq!(own(&gated.with_plan(of(Some(0.0))).unwrap()), None);
 }
 
 #[test]

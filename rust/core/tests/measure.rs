@@ -15,7 +15,7 @@ const SHORT: Duration = Duration::from_millis(2);
 
 fn plan(sizes: &[usize]) -> Plan {
     let layers = Plan::uniform(Strategy::Dense, 1).batch_plans()[0].layers.clone();
-    let batch_plan = |&rows| BatchPlan { rows, layers: layers.clone() };
+    let batch_plan = |&rows| BatchPlan::new(rows, layers.clone());
     Plan::new(sizes.iter().map(batch_plan).collect()).unwrap()
 }
 
@@ -236,7 +236,7 @@ fn retuning_keeps_batch_sizes_gates_and_factors() {
     ] {
         let plan = Plan::from_strategies(&[first, second, Strategy::Dense]);
         let layers = plan.batch_plans()[0].layers.clone();
-        let batch_plan = |rows| BatchPlan { rows, layers: layers.clone() };
+        let batch_plan = |rows| BatchPlan::new(rows, layers.clone());
         let planned =
             network.with_plan(Plan::new(vec![batch_plan(1), batch_plan(1024)]).unwrap()).unwrap();
         for time in [Duration::from_secs(1), Duration::from_millis(20), Duration::ZERO] {

@@ -59,7 +59,7 @@ fn padding_is_no_input() {
     let rows = Rows::f32(&data, 40, 18, 18).unwrap();
     for strategy in [Strategy::Dense, Strategy::Skip] {
         let layers = vec![LayerPlan { strategy, precision: Precision::Int8 }; 2];
-        let batch_plan = BatchPlan { rows: 1, layers };
+        let batch_plan = BatchPlan::new(1, layers);
         let network = Network::with_isa(model.layers.clone(), None, Isa::best())
             .and_then(|network| network.with_quantization(quantization.to_vec()))
             .and_then(|network| network.with_plan(Plan::new(vec![batch_plan]).unwrap()))
@@ -86,7 +86,7 @@ fn runs_are_taken_in_pairs() {
     let (columns, n) = (160, 40);
     let model = Model { gates: vec![None], ..Model::relu(5, &[columns, 700]) };
     let layer = LayerPlan { strategy: Strategy::Skip, precision: Precision::Int8 };
-    let plan = Plan::new(vec![BatchPlan { rows: 1, layers: vec![layer] }]).unwrap();
+    let plan = Plan::new(vec![BatchPlan::new(1, vec![layer])]).unwrap();
     let runs: Vec<u8> = (0..n * columns).map(|i| u8::from(i / 8 % 5 == 0) * 9).collect();
     let single: Vec<u8> = (0..n * columns).map(|i| u8::from(i % 8 == 3) * 9).collect();
     for isa in Isa::available() {

@@ -98,7 +98,7 @@ proptest! {
         rows in 1_usize..10000,
     ) {
         let layers = Plan::uniform(Strategy::Dense, 1).batch_plans()[0].layers.clone();
-        let batch_plan = |&rows| lrgate::BatchPlan { rows, layers: layers.clone() };
+        let batch_plan = |&rows| lrgate::BatchPlan::new(rows, layers.clone());
         let plan = Plan::new(sizes.iter().map(batch_plan).collect()).unwrap();
         let ratio = |size: usize| size.max(rows) as f64 / size.min(rows) as f64;
         let best = sizes.iter().map(|size| ratio(*size)).fold(f64::INFINITY, f64::min);

@@ -18,7 +18,7 @@ fn dense(model: &Model, isa: Isa, precision: Precision) -> Network {
     let plan = vec![LayerPlan { strategy: Strategy::Dense, precision }; layers];
     let network = Network::with_isa(model.layers.clone(), model.map.clone(), isa).unwrap();
     let network = network.with_quantization((0..layers).map(|i| Some(steps(i))).collect()).unwrap();
-    network.with_plan(Plan::new(vec![BatchPlan { rows: 1, layers: plan }]).unwrap()).unwrap()
+    network.with_plan(Plan::new(vec![BatchPlan::new(1, plan)]).unwrap()).unwrap()
 }
 
 /// Whether [`Network::forward_short`] computed this row, and its outputs.

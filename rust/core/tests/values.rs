@@ -379,7 +379,7 @@ fn picked_units_are_those_of_a_copy() {
                     for precision in [Precision::F32, Precision::Int8] {
                         let plan = |strategy| LayerPlan { strategy, precision };
                         let layers = picked.uniform(strategy).into_iter().map(plan).collect();
-                        let plan = Plan::new(vec![BatchPlan { rows: 1, layers }]).unwrap();
+                        let plan = Plan::new(vec![BatchPlan::new(1, layers)]).unwrap();
                         let [got, expected] = networks.each_ref().map(|network| {
                             let network = network.with_plan(plan.clone()).unwrap();
                             [1, 67].map(|n| bits(&forward(&network, &data[..n * raw], n)))

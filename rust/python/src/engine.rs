@@ -154,9 +154,27 @@ impl Engine {
         self.network.least_margin().map_or(0.0, LeastMargin::least)
     }
 
-    /// The same network under a plan: (rows, strategies, precisions) per batch size.
-    fn with_plan(&self, py: Python<'_>, batch_plans: Vec<BatchPlanArgs>) -> PyResult<Self> {
-        let batch_plans = batch_plans.into_iter().map(batch_plan).collect::<PyResult<Vec<_>>>()?;
+    /// The same network under a plan: (rows, strategies, precisions) per batch size, and its least
+    /// margin or None for the network's.
+    #[pyo3(signature = (batch_plans, least_margins=None))]
+    fn with_plan(
+        &self,
+        py: Python<'_>,
+        batch_plans: Vec<BatchPlanArgs>,
+        least_margins: Option<Vec<Option<f32>>>,
+    ) -> PyResult<Self> {
+        let mut batch_plans =
+            batch_plans.into_iter().map(batch_plan).collect::<PyResult<Vec<_>>>()?;
+        if let Some(least_margins) = least_margins {
+            if least_margins.len() != batch_plans.len() {
+                let (expected, got) = (batch_plans.len(), least_margins.len());
+                let message = format!("least_margins must have {expected} entries, got {got}");
+                return Err(PyValueError::new_err(message));
+            }
+            for (batch_plan, least_margin) in batch_plans.iter_mut().zip(least_margins) {
+                batch_plan.least_margin = least_margin;
+            }
+        }
         let plan = Plan::new(batch_plans).map_err(to_py)?;
         Ok(Engine { network: without_gil(py, || self.network.with_plan(plan))? })
     }
@@ -169,6 +187,12 @@ impl Engine {
             (batch_plan.rows, strategies, precisions)
         };
         self.network.plan().batch_plans().iter().map(args).collect()
+    }
+
+    /// The least margin of each batch plan; None for the network's.
+    fn least_margins(&self) -> Vec<Option<f32>> {
+        let batch_plans = self.network.plan().batch_plans().iter();
+        batch_plans.map(|batch_plan| batch_plan.least_margin).collect()
     }
 
     /// The batch size of the plan that a call with this many rows uses.
@@ -523,7 +547,7 @@ fn batch_plan((rows, strategies, precisions): BatchPlanArgs) -> PyResult<BatchPl
             Ok(LayerPlan { strategy, precision })
         })
         .collect::<PyResult<_>>()?;
-    Ok(BatchPlan { rows, layers })
+    Ok(BatchPlan::new(rows, layers))
 }
 
 fn activation_by_name(

@@ -10,7 +10,7 @@ use crate::interrupt;
 use crate::memory;
 use crate::model::Layer;
 use crate::network::Network;
-use crate::plan::{BatchPlan, LayerPlan, Plan, Precision, Strategy};
+use crate::plan::{BatchPlan, LayerPlan, Plan, Strategy};
 use crate::rows::{OwnedRows, Rows};
 
 /// The largest batch that [`Network::tune`] measures, because its rows must fit in memory.
@@ -38,8 +38,7 @@ impl Network {
     ) -> Result<Network> {
         self.check_width(rows)?;
         check_sample(Subject::RowCount, rows.rows)?;
-        let batch_plan =
-            |&rows| BatchPlan { rows, layers: self.plan().for_rows(rows).layers.clone() };
+        let batch_plan = |&rows| BatchPlan { rows, ..self.plan().for_rows(rows).clone() };
         let mut batch_plans = batch_sizes.iter().map(batch_plan).collect::<Vec<_>>();
         // Refuses invalid batch sizes before any measurement.
         Plan::new(batch_plans.clone())?;
@@ -54,9 +53,9 @@ impl Network {
             let layers = batch_plan.layers.iter().enumerate();
             let options = layers.map(|(i, plan)| self.options(i, *plan, |_| true)).collect();
             let sample = Sample::new(self, rows, batch_plan.rows, time, threads)?;
-            let precisions = precisions(&batch_plan.layers);
-            let tuning = Tuning { network: self, sample: sample.view(), options, precisions };
-            batch_plan.layers = tuning.careful()?;
+            let present = batch_plan.clone();
+            let tuning = Tuning { network: self, sample: sample.view(), options, present };
+            batch_plan.set_layers(tuning.careful()?);
         }
         self.with_plan(Plan::new(batch_plans)?)
     }
@@ -83,12 +82,12 @@ impl Network {
             }
             let batch = batch_plan.rows.min(TILE);
             let sample = Sample::new(self, rows, batch, share, 1)?;
-            let precisions = precisions(&batch_plan.layers);
+            let present = batch_plan.clone();
             let layers = batch_plan.layers.iter().enumerate();
             let options = layers.map(|(i, plan)| self.options(i, *plan, |s| used(i, s))).collect();
-            let tuning = Tuning { network: self, sample: sample.view(), options, precisions };
-            if let Some(layers) = tuning.quick(&batch_plan.layers)? {
-                batch_plan.layers = layers;
+            let tuning = Tuning { network: self, sample: sample.view(), options, present };
+            if let Some(layers) = tuning.quick()? {
+                batch_plan.set_layers(layers);
             }
         }
         self.with_plan(Plan::new(batch_plans)?)
@@ -166,8 +165,8 @@ struct Tuning<'a> {
     sample: SampleView<'a>,
     /// The strategies of each layer to choose from.
     options: Vec<Vec<Strategy>>,
-    /// The precision of each layer, which does not change.
-    precisions: Vec<Precision>,
+    /// The plan so far, whose precisions do not change.
+    present: BatchPlan,
 }
 
 impl Tuning<'_> {
@@ -190,7 +189,8 @@ impl Tuning<'_> {
     }
 
     /// The fastest of the mix, the present plan, and dense; `None` if the time is too short.
-    fn quick(&self, plan: &[LayerPlan]) -> Result<Option<Vec<LayerPlan>>> {
+    fn quick(&self) -> Result<Option<Vec<LayerPlan>>> {
+        let plan = &self.present.layers;
         let dense = vec![Strategy::Dense; plan.len()];
         let begin = Instant::now();
         // Approximate number of rows of the calls below; in a batch, a row takes a third of the
@@ -221,20 +221,21 @@ impl Tuning<'_> {
         }
         let left = self.sample.time.saturating_sub(begin.elapsed());
         let sample = SampleView { time: left, ..self.sample };
-        let (options, precisions) = (self.options.clone(), self.precisions.clone());
-        let tuning = Tuning { network: self.network, sample, options, precisions };
+        let (options, present) = (self.options.clone(), self.present.clone());
+        let tuning = Tuning { network: self.network, sample, options, present };
         let times = tuning.call_seconds(&candidates, 1)?;
         Ok(Some(self.layer_plans(&candidates[fastest(&candidates, &times)])))
     }
 
     fn layer_plans(&self, strategies: &[Strategy]) -> Vec<LayerPlan> {
-        let plan = |(&strategy, &precision)| LayerPlan { strategy, precision };
-        strategies.iter().zip(&self.precisions).map(plan).collect()
+        let plan = |(&strategy, layer): (_, &LayerPlan)| LayerPlan { strategy, ..*layer };
+        strategies.iter().zip(&self.present.layers).map(plan).collect()
     }
 
     /// The network with these strategies at every batch size.
     fn under(&self, strategies: &[Strategy]) -> Result<Network> {
-        let batch_plan = BatchPlan { rows: 1, layers: self.layer_plans(strategies) };
+        let mut batch_plan = BatchPlan { rows: 1, ..self.present.clone() };
+        batch_plan.set_layers(self.layer_plans(strategies));
         self.network.with_plan(Plan::new(vec![batch_plan])?)
     }
 
@@ -320,7 +321,3 @@ fn fastest(candidates: &[Vec<Strategy>], times: &[f64]) -> usize {
 
 /// An inexact candidate must be faster than an exact one by this factor.
 const INEXACT_MUST_GAIN: f64 = 1.02;
-
-fn precisions(layers: &[LayerPlan]) -> Vec<Precision> {
-    layers.iter().map(|layer| layer.precision).collect()
-}
