@@ -4,12 +4,14 @@
         --out mnist.npz --estimator whitened --ranks 48 32 24 --threshold -0.1 \\
         --plan gate skip skip skip
     python training/export.py --checkpoint training/runs/sparse/best.pt --data-dir data/mnist \\
-        --out mnist.npz --optimize
+        --out mnist.npz --round bfloat16 --optimize
 
 The file takes raw pixels, 0 to 255: their scaling is part of the network. Gates are fitted on
 training rows and judged on the validation rows; a threshold below 0 lets more units through. The
-same checkpoint and data give the same file. ``--optimize`` leaves gates, precisions and plans to
-`lrgate.optimize`, which measures on this machine, so that files differ from run to run.
+same checkpoint and data give the same file. ``--round bfloat16`` halves an .npz file: the weights
+stay float32, but the zeros in their last bits are compressed. ``--optimize`` leaves gates,
+precisions and plans to `lrgate.optimize`, which measures on this machine, so that files differ from
+run to run.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ def export(
     threshold: float = 0.0,
     plan: tuple[str, ...] = (),
     optimize: bool = False,
+    rounded: bool = False,
 ) -> str:
     """Write the best epoch of a run as a network file; returns a summary.
 
@@ -82,8 +85,12 @@ def export(
     plan
         The strategy of each layer in the file; empty for gates wherever there is one.
     optimize
-        Let `lrgate.optimize` choose everything, for one thread, on `calibration_rows` training
-        rows; not together with ranks or a plan.
+        Let `lrgate.optimize` choose everything, for one thread, on `calibration_rows` validation
+        rows or as many as there are, and leave out units that none of them switches on; not
+        together with ranks or a plan.
+    rounded
+        Round weights to the nearest value that bfloat16 has. Errors in the file are those of the
+        rounded network, except the validation error, which chose the epoch.
 
     Raises
     ------
@@ -99,9 +106,15 @@ def export(
     split = data.split(len(data_set.x_train), recipe.validation, recipe.seed)
     training = data_set.x_train[split.train]
 
-    net = network_of(checkpoint, recipe)
+    net = network_of(_rounded(checkpoint) if rounded else checkpoint, recipe)
+    metadata = _metadata(checkpoint, recipe)
+    if rounded:
+        error = float(np.mean(net.predict(data_set.x_test) != data_set.y_test))
+        metadata |= {"weights": "rounded to bfloat16", "test_error": error}
     if optimize:
-        return _write(_optimized(net, checkpoint, recipe, data_set, split, calibration_rows), path)
+        fast = _optimized(net, recipe, data_set, split, calibration_rows)
+        error = float(np.mean(fast.predict(data_set.x_test) != data_set.y_test))
+        return _write(fast.with_metadata(metadata | {"test_error_under_plan": error}), path)
     lines: list[str] = []
     reports: dict[int, Any] = {}
     if estimator != "none" and any(ranks):
@@ -109,7 +122,6 @@ def export(
         held_out = data_set.x_train[split.validation]
         net, reports = _add_gates(net, estimator, ranks, threshold, fitting, held_out)
         lines = [f"layer {layer} gate: {report}" for layer, report in reports.items()]
-    metadata = _metadata(checkpoint, recipe)
     if plan:
         try:
             net = net.with_strategies(plan)
@@ -134,28 +146,26 @@ def _write(net: lrgate.Network, path: Path) -> str:
 
 def _optimized(
     net: lrgate.Network,
-    checkpoint: dict[str, Any],
     recipe: Recipe,
     data_set: data.DataSet,
     split: data.Split,
     calibration_rows: int,
 ) -> lrgate.Network:
-    """The network as `lrgate.optimize` makes it, with its test error noted."""
+    """The network as `lrgate.optimize` makes it, on rows that it was not trained on."""
     import lrgate
 
-    rows = split.train[_spread(len(split.train), calibration_rows)]
+    rows = split.validation[_spread(len(split.validation), calibration_rows)]
     training = data_set.x_train[split.train]
     net = net.with_probe(training[_spread(len(training), PROBE_ROWS)])
-    fast = lrgate.optimize(
+    return lrgate.optimize(
         net,
         data_set.x_train[rows],
         data_set.y_train[rows],
         num_threads=1,
         input_range=(0, 255),
+        prune="never_on",
         seed=recipe.seed,
     )
-    error = float(np.mean(fast.predict(data_set.x_test) != data_set.y_test))
-    return fast.with_metadata(_metadata(checkpoint, recipe) | {"test_error_under_plan": error})
 
 
 def _check(
@@ -222,6 +232,15 @@ def network_of(checkpoint: dict[str, Any], recipe: Recipe) -> lrgate.Network:
         input_scale=scale if scale.ndim else float(scale),
         input_shift=shift if shift.any() else None,
     )
+
+
+def _rounded(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint with weights that bfloat16 has."""
+    rounded = {
+        name: tensor.bfloat16().float() if name.startswith("weights.") else tensor
+        for name, tensor in checkpoint["model"].items()
+    }
+    return checkpoint | {"model": rounded}
 
 
 def _add_gates(
@@ -340,6 +359,7 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="STRATEGY",
         help="dense, skip or gate for each layer (default: gate wherever there is one)",
     )
+    add("--round", choices=["bfloat16"], help="round weights to values that bfloat16 has")
     add(
         "--optimize",
         action="store_true",
@@ -362,6 +382,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.threshold,
                 tuple(options.plan),
                 options.optimize,
+                options.round is not None,
             )
         )
     except (data.DataError, TrainingError, ExportError) as error:

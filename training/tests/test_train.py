@@ -12,7 +12,9 @@ import hashlib
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -617,6 +619,53 @@ def test_export_stores_thresholds_and_plan(folder: Path, trained: Path, tmp_path
     np.testing.assert_allclose(lax.bias, strict.bias + 0.5, atol=1e-5)
     computed = [net.metadata["gates"]["0"]["computed_share"] for net in nets]
     assert computed[0] < computed[1]
+
+
+def test_export_rounds_weights(folder: Path, trained: Path, tmp_path: Path) -> None:
+    lrgate = pytest.importorskip("lrgate")
+    nets = []
+    for options in ([], ["--round", "bfloat16"]):
+        path = tmp_path / f"net{len(options)}.npz"
+        assert exported(folder, trained, path, *options) == 0
+        nets.append(lrgate.Network.load(path))
+    plain, rounded = nets
+    data_set = data.load(folder)
+    for layer, other in zip(plain.layers, rounded.layers, strict=True):
+        expected = torch.from_numpy(layer.weight.copy()).bfloat16().float().numpy()
+        np.testing.assert_array_equal(other.weight, expected)
+        np.testing.assert_array_equal(other.bias, layer.bias)
+        assert (other.weight != layer.weight).mean() > 0.9
+    assert "weights" not in plain.metadata
+    assert rounded.metadata["weights"] == "rounded to bfloat16"
+    error = float(np.mean(rounded.predict(data_set.x_test) != data_set.y_test))
+    assert rounded.metadata["test_error"] == error
+    with zipfile.ZipFile(tmp_path / "net2.npz") as archive:
+        info = archive.getinfo("layers.0.weight.npy")
+        assert info.compress_size < 0.7 * info.file_size
+
+
+def test_export_optimizes_on_rows_that_were_not_trained_on(
+    folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lrgate = pytest.importorskip("lrgate")
+    seen = []
+
+    def optimize(net: Any, x: Any, y: Any, **options: Any) -> Any:
+        seen.append((x, y, options))
+        return net
+
+    monkeypatch.setattr(lrgate, "optimize", optimize)
+    path = tmp_path / "net.npz"
+    assert exported(folder, trained, path, "--optimize", "--round", "bfloat16") == 0
+    config = json.loads((trained / "log.json").read_text())["config"]
+    data_set = data.load(folder)
+    split = data.split(len(data_set.x_train), config["validation"], config["seed"])
+    ((x, y, options),) = seen
+    np.testing.assert_array_equal(x, data_set.x_train[split.validation])
+    np.testing.assert_array_equal(y, data_set.y_train[split.validation])
+    assert options["prune"] == "never_on" and options["num_threads"] == 1
+    notes = lrgate.Network.load(path).metadata
+    assert notes["test_error_under_plan"] == notes["test_error"]
 
 
 @pytest.mark.parametrize(
