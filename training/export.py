@@ -181,6 +181,28 @@ def _check(
             f"--data-dir holds other data ({data_set.name}) than the checkpoint was trained on "
             f"({checkpoint['data']['name']})"
         )
+    check(recipe, data_set.x_train.shape[1], estimator, ranks, calibration_rows)
+
+
+def check(
+    recipe: Recipe,
+    inputs: int,
+    estimator: str,
+    ranks: tuple[int, ...],
+    calibration_rows: int = CALIBRATION_ROWS,
+) -> None:
+    """Refuse options that do not fit a recipe, whose network has ``inputs`` inputs.
+
+    Raises
+    ------
+    ExportError
+        Names the option, the expected value and the actual one.
+    """
+    if recipe.activation not in _ACTIVATIONS:
+        raise ExportError(
+            f"--activation must be one of {', '.join(_ACTIVATIONS)} for a network of lrgate, "
+            f"got {recipe.activation}"
+        )
     if calibration_rows < 2:
         raise ExportError(f"--calibration-rows must be 2 or more, got {calibration_rows}")
     if not ranks:
@@ -192,7 +214,7 @@ def _check(
             f"one rank is needed for each of the {len(recipe.hidden)} hidden layers, "
             f"got {len(ranks)}"
         )
-    widths = (data_set.x_train.shape[1], *recipe.hidden)
+    widths = (inputs, *recipe.hidden)
     for layer, rank in enumerate(ranks):
         limit = min(widths[layer], widths[layer + 1])
         if estimator == "whitened":
@@ -207,7 +229,7 @@ def network_of(checkpoint: dict[str, Any], recipe: Recipe) -> lrgate.Network:
     Raises
     ------
     ExportError
-        The lrgate package is missing, or it has no activation of this kind.
+        The lrgate package is missing.
     """
     try:
         import lrgate
@@ -215,12 +237,7 @@ def network_of(checkpoint: dict[str, Any], recipe: Recipe) -> lrgate.Network:
         raise ExportError(
             f"export needs the lrgate package in this environment: {error}"
         ) from error
-    activation = _ACTIVATIONS.get(recipe.activation)
-    if activation is None:
-        raise ExportError(
-            f"--activation must be one of {', '.join(_ACTIVATIONS)} for a network of lrgate, "
-            f"got {recipe.activation}"
-        )
+    activation = _ACTIVATIONS[recipe.activation]
     model = checkpoint["model"]
     count = sum(name.startswith("weights.") for name in model)
     layers = [(model[f"weights.{i}"].numpy(), model[f"biases.{i}"].numpy()) for i in range(count)]

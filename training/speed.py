@@ -74,8 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> None:
     """Export the study's networks, measure them, and write the figures."""
     import lrgate
+    from lrgate.bench.engines import selected
     from lrgate.measure import process
 
+    selected(options.engines)  # refuses unknown names before anything is measured
     folder = options.data_dir or Path("data") / "mnist"
     study = reproduce.make(options.study, options.epochs, [options.seed], folder)
     places = Places(folder, study.dataset, options.results_dir, options.checkpoint_dir)

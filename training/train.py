@@ -19,8 +19,8 @@ import torch
 
 import activations
 import data
+import export
 import plot
-from export import ExportError, export
 from loop import Trainer, TrainingError, read_checkpoint, write_atomically
 from preprocess import prepare
 from recipe import ESTIMATORS, PRESETS, REFRESHES, Recipe, RecipeError, check, command, preset
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         run(options)
-    except (data.DataError, RecipeError, TrainingError, ExportError) as error:
+    except (data.DataError, RecipeError, TrainingError, export.ExportError) as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -55,6 +55,9 @@ def run(options: argparse.Namespace) -> None:
     print(_describe(as_read))
     data_set = prepare(as_read, recipe)
     check(recipe, data_set.x_train.shape[1])
+    ranks = tuple(options.export_ranks)
+    if options.export is not None:
+        export.check(recipe, data_set.x_train.shape[1], options.export_estimator, ranks)
     split = data.split(len(data_set.x_train), recipe.validation, recipe.seed)
     trainer = Trainer(recipe, data_set, split)
     if state is not None:
@@ -78,12 +81,12 @@ def run(options: argparse.Namespace) -> None:
     write_atomically(options.out_dir / BEST, best)
     print(_result_text(log["result"]))
     if options.export is not None:
-        text = export(
+        text = export.export(
             best,
             as_read,
             options.export,
             options.export_estimator,
-            tuple(options.export_ranks),
+            ranks,
         )
         print(text)
 

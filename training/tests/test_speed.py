@@ -95,6 +95,8 @@ def test_nothing_to_measure(
     pytest.importorskip("lrgate")
     assert speed.main(arguments(folder, tmp_path)) == 1
     assert "no run of frontier is finished" in capsys.readouterr().err
+    assert speed.main(arguments(folder, tmp_path, "--engines", "NumPy", "fast")) == 1
+    assert "engines must be names or prefixes of" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(

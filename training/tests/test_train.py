@@ -472,13 +472,13 @@ def test_networks_with_each_activation_learn_and_are_exported(
     checkpoint = loop.read_checkpoint(out / train.BEST, "best")
     data_set = data.load(folder)
     path = tmp_path / "net.npz"
-    if activations.by_name(name).signed:
-        with pytest.raises(export.ExportError, match=f"--activation {name} has no gates"):
-            export.export(checkpoint, data_set, path, "svd", (4, 4))
     if name == "maxout":
         with pytest.raises(export.ExportError, match="--activation must be one of relu, clipped"):
             export.export(checkpoint, data_set, path, "none", ())
         return
+    if activations.by_name(name).signed:
+        with pytest.raises(export.ExportError, match=f"--activation {name} has no gates"):
+            export.export(checkpoint, data_set, path, "svd", (4, 4))
     export.export(checkpoint, data_set, path, "none", ())
     lrgate = pytest.importorskip("lrgate")
     net = lrgate.Network.load(path)
@@ -666,6 +666,27 @@ def test_export_optimizes_on_rows_that_were_not_trained_on(
     assert options["prune"] == "never_on" and options["num_threads"] == 1
     notes = lrgate.Network.load(path).metadata
     assert notes["test_error_under_plan"] == notes["test_error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--activation", "maxout"], "--activation must be one of relu, clipped"),
+        (["--export-ranks", 6], "one rank is needed for each of the 2 hidden layers, got 1"),
+        (["--export-ranks", 6, 17], "the rank of layer 1 must be 0 to 16, got 17"),
+    ],
+)
+def test_a_run_that_cannot_be_exported_is_refused_before_training(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[object],
+    message: str,
+) -> None:
+    where = ["--data-dir", folder, "--out-dir", tmp_path / "out"]
+    assert parsed(*where, *SMALL, "--export", tmp_path / "net.npz", *options) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
