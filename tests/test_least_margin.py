@@ -24,7 +24,7 @@ from lrgate.planner.budget import CLOSE_SHARES, BudgetCheck
 from lrgate.planner.candidates import Candidate
 from lrgate.planner.clock import Clock
 from lrgate.planner.evaluation import Evaluator
-from lrgate.planner.plans import only_plan, plan_key, plan_of, with_plan, with_smallest_margin
+from lrgate.planner.plans import only_plan, plan_key, plan_of, with_plan, with_tight_margin
 from lrgate.planner.problem import Problem, Request
 from lrgate.planner.search import Search
 from lrgate.planner.split import Split
@@ -408,11 +408,27 @@ def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
     # The choice counts as the plan without gates where that is faster.
     networks = {"0": search.plain, "1": with_plan(found, [plan_of(found, 1)])}
     assert search.clock.fastest(networks, search.plain, search.exact) == "1"
+    # Later rows may be recomputed more often: with ten times the share of these the gate is slow.
+    close = search._with_choice(choice, 3.0)
+    assert [p.strategies[1] for p in close.plan] == ["dense"] * 3
+    # Of equal layers those with the smaller least margin are taken.
+    close = search.plain.with_least_margin(0.15)
+    settled = search.clock.settled(close, close=close, plain=search.plain)
+    assert [p.least_margin for p in settled.plan] == [small] * 3
+    notes = reporting.Reporter(search.problem, search.clock, search.check)._margin_notes
+    assert [note.split(":")[0] for note in notes(found)] == [
+        "rows with a margin below 0.15 are recomputed in f32, in calls of 1 row",
+        "rows with a margin below 0.01 are recomputed in f32, in calls of 16 and 256 rows",
+    ]
+    (note,) = notes(search.plain)
+    assert note.startswith("rows with a margin below 0.01 are recomputed in f32: ")
+    (note,) = notes(with_plan(found, [plan_of(found, 1), (64, *plan_of(found, 16)[1:3], 0.0)]))
+    assert ", in calls of 1 row: " in note
     # Only the margins that are used are left.
     exact = with_plan(found, [(1, ["dense"] * 3, ["f32"] * 3, None), plan_of(found, 16)])
-    tight = with_smallest_margin(exact)
+    tight = with_tight_margin(exact)
     assert (tight.least_margin, tight.plan[1].least_margin) == (small, None)
-    assert with_smallest_margin(exact.dense()).least_margin == 0
+    assert with_tight_margin(exact.dense()).least_margin == 0
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
@@ -446,6 +462,14 @@ def test_least_margins_of_batch_sizes_are_kept(tmp_path: Path, suffix: str) -> N
         assert changed.plan == plan
     assert [p.least_margin for p in own.with_least_margin(0.5).plan] == [None] * 3
     assert [p.least_margin for p in own.with_gates({0: None}).plan] == [None] * 3
+    assert own.with_units({0: None}).plan == plan
+    fewer = own.with_units({0: np.arange(40)})
+    assert [p.least_margin for p in fewer.plan] == [None] * 3
+    assert fewer.plan[1].precisions == plan[1].precisions and fewer.probe is not None
+    # The network's own is none.
+    equal = replace(model, plan=(replace(plan[1], least_margin=0.5), plan[2]))
+    assert [p.least_margin for p in equal.plan or ()] == [None, 0.0]
+    assert Network(equal).with_least_margin(0.5).plan[1].least_margin is None
 
 
 def test_wrong_least_margins_of_batch_sizes() -> None:

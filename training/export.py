@@ -9,9 +9,10 @@
 The file takes raw pixels, 0 to 255: their scaling is part of the network. Gates are fitted on
 training rows and judged on the validation rows; a threshold below 0 lets more units through. The
 same checkpoint and data give the same file. ``--round bfloat16`` halves an .npz file: the weights
-stay float32, but the zeros in their last bits are compressed. ``--optimize`` leaves gates,
-precisions and plans to `lrgate.optimize`, which measures on this machine, so that files differ from
-run to run.
+stay float32, but the zeros in their last bits are compressed. ``--optimize`` leaves
+gates, precisions and plans to `lrgate.optimize`, which measures on this machine, so that files
+differ from run to run. It works on the validation rows, and leaves out units that none of them
+switches on where their number shows that this keeps the budget.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ def export(
     checkpoint
         The content of ``best.pt``.
     data_set
-        The data the run was trained on, as it was read: calibration and probe rows come from its
-        training split, with the padding and contrast of the recipe.
+        The data the run was trained on, as it was read: rows are prepared as the recipe says, and
+        probe rows and those of gates come from its training split.
     path
         The file to write, ``.npz`` or ``.safetensors``.
     estimator
@@ -361,7 +362,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--calibration-rows",
         type=int,
         default=CALIBRATION_ROWS,
-        help="training rows a whitened gate is fitted on (default: %(default)s)",
+        help="training rows a whitened gate is fitted on, or validation rows of --optimize"
+        " (default: %(default)s)",
     )
     add(
         "--threshold",
@@ -380,7 +382,7 @@ def main(arguments: list[str] | None = None) -> int:
     add(
         "--optimize",
         action="store_true",
-        help="let lrgate.optimize choose gates, precisions and plans, not the options above",
+        help="let lrgate.optimize choose units, gates, precisions and plans, not the options above",
     )
     options = parser.parse_args(arguments)
     if options.optimize and (options.ranks or options.plan):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,14 @@ def _facts(net: Network, path: str) -> dict[str, Any]:
             }
             for layer in net.layers
         ],
-        "plan": [{"rows": plan.rows, "paths": plan_text(plan)} for plan in net.plan],
+        "plan": [
+            {
+                "rows": plan.rows,
+                "paths": plan_text(replace(plan, least_margin=None)),
+                "least_margin": plan.least_margin,
+            }
+            for plan in net.plan
+        ],
         "machine": net.machine,
         "probe_rows": None if net.probe is None else len(net.probe.x),
         "metadata": net.metadata,
@@ -134,9 +142,11 @@ def _text(found: dict[str, Any]) -> str:
         )
         for i, layer in enumerate(found["layers"])
     ]
-    plans = Table(
-        [Column("rows"), Column("plan", left=True)], [[*p.values()] for p in found["plan"]]
-    )
+    plan_columns = [Column("rows"), Column("plan", left=True)]
+    if any(plan["least_margin"] is not None for plan in found["plan"]):
+        plan_columns.append(Column("least margin", lambda least: f"{least:.3g}"))
+    plan_rows = [[*plan.values()][: len(plan_columns)] for plan in found["plan"]]
+    plans = Table(plan_columns, plan_rows)
     return "\n".join([*lines, "", str(Table(columns, rows, gap=2)), "", str(plans)])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy.typing as npt
@@ -65,7 +65,8 @@ class Model(ReadOnlyArrays):
         JSON values, like `metadata`: the report of the optimisation.
     least_margin : float, default 0
         Rows with a smaller margin between labels are recomputed in float32; see
-        `Network.with_least_margin`. It is rounded to float32.
+        `Network.with_least_margin`. It is rounded to float32. Entries of `plan` may have a smaller
+        one.
 
     Raises
     ------
@@ -139,12 +140,22 @@ class Model(ReadOnlyArrays):
         return least
 
     def _check_own_margins(self) -> None:
-        for i, entry in enumerate(self.plan or ()):
-            if entry.least_margin is not None and entry.least_margin > self.least_margin:
+        """Check the least margins of batch sizes; those that are the network's become None."""
+        if self.plan is None:
+            return
+        usual = self.least_margin
+        for i, entry in enumerate(self.plan):
+            if entry.least_margin is not None and entry.least_margin > usual:
                 raise ValueError(
                     f"plan[{i}].least_margin must be at most that of the network, "
-                    f"{self.least_margin}, got {entry.least_margin}"
+                    f"{usual}, got {entry.least_margin}"
                 )
+        if any(entry.least_margin == usual for entry in self.plan):
+            plan = (
+                replace(entry, least_margin=None) if entry.least_margin == usual else entry
+                for entry in self.plan
+            )
+            set_field(self, "plan", tuple(plan))
 
     def _check_layers(self) -> None:
         if not isinstance(self.layers, tuple | list):

@@ -64,7 +64,7 @@ def _named(used: frozenset[str]) -> str:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Strategies and precisions of the layers for calls of about `rows` rows.
+    """Strategies and precisions of the layers, and a least margin, for calls of about `rows` rows.
 
     Parameters
     ----------

@@ -545,11 +545,14 @@ class Network(_core.Network):
 
     @property
     def least_margin(self) -> float:
-        """Rows with a smaller margin between labels are recomputed; see `with_least_margin`."""
+        """Rows with a smaller margin between labels are recomputed; see `with_least_margin`.
+
+        Entries of :attr:`plan` may have a smaller one.
+        """
         return self._model.least_margin
 
     def plan_for(self, rows: int = 1) -> BatchPlan:
-        """The strategy and precision of each layer in a call with this many rows.
+        """The plan of a call with this many rows.
 
         Parameters
         ----------
@@ -773,8 +776,11 @@ class Network(_core.Network):
             If the units of a layer are not integers.
         """
         new = self._with_units(units)
-        probe, both = self._model.probe, zip(self.layers, new.layers, strict=True)
-        if probe is None or all(have_same_units(*layers) for layers in both):
+        if all(have_same_units(*pair) for pair in zip(self.layers, new.layers, strict=True)):
+            return new
+        new = new._with_engine_plan(new.engine.with_plan(new.engine.plan()))
+        probe = self._model.probe
+        if probe is None:
             return new
         y = np.asarray(new.dense()(probe.x))
         check_rows("the probe must have finite outputs", y)
@@ -1008,7 +1014,8 @@ class Network(_core.Network):
         """Return the network with the plan that is measured to be fastest on this machine.
 
         The plan is stored together with a description of this :attr:`machine`. Precisions do not
-        change.
+        change. A batch size keeps a least margin of its own if its layers keep their gates and
+        factors.
 
         For each batch size, the layers are timed with each strategy. Calls of the whole network, on
         one thread, then decide between the combination of the fastest strategies, its neighbours

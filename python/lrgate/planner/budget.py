@@ -140,9 +140,9 @@ class BudgetCheck:
         ]
 
     def outputs(self, network: Network) -> list[Float32Array]:
-        """The outputs of each of the network's batch plans, which have the same least margin.
+        """The outputs of each of the network's batch plans, in which no row is recomputed.
 
-        It is not used.
+        For networks with one least margin.
         """
         rows, network = self._problem.split.tune, network.with_least_margin(0.0)
         return [only_plan(network, size).forward(rows) for size in distinct_sizes(network)]

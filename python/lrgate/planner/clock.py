@@ -59,6 +59,7 @@ class Clock:
         self.sizes = list(problem.request.sizes)
         self.threads = problem.request.threads
         self.work = problem.work
+        self._again = 0.0
 
     # Whole calls
 
@@ -71,21 +72,36 @@ class Clock:
     def settled(self, network: Network, **networks: Network) -> Network:
         """The network with a plan from `networks` for every batch size.
 
-        It is that of the first one, unless a later one is clearly faster.
+        It is that of the first one, unless a later one is clearly faster. Rows that a least margin
+        recomputes count as in `fastest`, once that was asked.
         """
         return with_plan(network, [self._settled(size, networks) for size in self.sizes])
 
     def _settled(self, size: int, networks: dict[str, Network]) -> Any:
         names = list(networks)
         plans = {name: plan_of(network, size) for name, network in networks.items()}
-        if all(plan == plans[names[0]] for plan in plans.values()):
-            return plans[names[0]]
+        if len({repr(plan[:3]) for plan in plans.values()}) == 1:
+            return min(plans.values(), key=lambda plan: plan[3] or 0.0)
         times = self.race(size, _RACE_SECONDS, **networks)
+        weights = {
+            name: self._expected(network, size, times[name]) / times[name].round_seconds_per_row
+            for name, network in networks.items()
+        }
         best = names[0]
         for name in names[1:]:
-            if times[name].speed_up_over(times[best]).median >= _MUST_GAIN:
+            gain = times[name].speed_up_over(times[best]).median
+            if gain * weights[best] / weights[name] >= _MUST_GAIN:
                 best = name
         return plans[best]
+
+    def _expected(self, network: Network, size: int, times: timing.Timing) -> float:
+        """Seconds per row for later rows, which may be recomputed more often than these."""
+        seconds = times.round_seconds_per_row
+        if not plan_of(network, size)[3] or not self._again:
+            return seconds
+        marks = only_plan(network, size).engine.recomputed(self.rows)
+        share = float(marks.sum() + 1) / (len(marks) + 1)
+        return seconds + _UNFAMILIAR * share * self._again
 
     def race(
         self, size: int, seconds: float, rows: Any = None, **networks: Network
@@ -115,15 +131,14 @@ class Clock:
         be recomputed more often than these, which the network may have been trained on. Recomputed
         rows count `_UNFAMILIAR` times more, at the time of single `exact` rows.
         """
-        again = self.race(1, _RACE_SECONDS, exact=exact)["exact"].round_seconds_per_row
+        self._again = self.race(1, _RACE_SECONDS, exact=exact)["exact"].round_seconds_per_row
         rates = dict.fromkeys(networks, 1.0)
         for size in self.sizes:
-            seconds: dict[str, float] = {}
             raced = {"plain": plain, **networks}
-            for name, times in self.race(size, _RACE_SECONDS, **raced).items():
-                marks = only_plan(raced[name], size).engine.recomputed(self.rows)
-                share = (marks.sum() + 1) / (len(marks) + 1) if raced[name].least_margin else 0.0
-                seconds[name] = times.round_seconds_per_row + _UNFAMILIAR * share * again
+            times = self.race(size, _RACE_SECONDS, **raced)
+            seconds = {
+                name: self._expected(network, size, times[name]) for name, network in raced.items()
+            }
             for name in networks:
                 rates[name] *= min(seconds[name], seconds["plain"])
         return min(rates, key=rates.__getitem__)

@@ -16,7 +16,6 @@ from lrgate.types import IntArray
 
 __all__ = [
     "approximate_layers",
-    "batch_plans",
     "distinct_sizes",
     "is_dense",
     "is_exact",
@@ -26,12 +25,13 @@ __all__ = [
     "only_plan",
     "plan_key",
     "plan_of",
+    "plans_of",
     "uniform",
     "with_always_on",
     "with_kept_units",
     "with_parts_in_use",
     "with_plan",
-    "with_smallest_margin",
+    "with_tight_margin",
     "without_gates",
     "without_unused",
 ]
@@ -85,9 +85,9 @@ def with_plan(network: Network, plan: Sequence[_BatchPlan]) -> Network:
     return with_engine_plan(network, engine)
 
 
-def with_smallest_margin(network: Network) -> Network:
-    """The network whose least margin is the largest of its batch plans."""
-    plan = batch_plans(network)
+def with_tight_margin(network: Network) -> Network:
+    """The network whose least margin is no larger than that of some batch plan."""
+    plan = plans_of(network)
     most = max((least for *_, least in plan if least is not None), default=0.0)
     return with_plan(network.with_least_margin(most), plan)
 
@@ -96,7 +96,7 @@ def uniform(network: Network, name: str) -> Network:
     """The network with one strategy in all layers and batch plans, at the precisions it has."""
     plan = [
         (rows, [name] * len(names), precisions, None)
-        for rows, names, precisions, _ in batch_plans(network)
+        for rows, names, precisions, _ in plans_of(network)
     ]
     return with_plan(network, plan)
 
@@ -130,7 +130,7 @@ def with_parts_in_use(plain: Network, parts: Mapping[int, Gate | Factors]) -> Ne
     """
     plan = [
         (rows, [_used(name, parts.get(i)) for i, name in enumerate(names)], precisions, None)
-        for rows, names, precisions, _ in batch_plans(plain)
+        for rows, names, precisions, _ in plans_of(plain)
     ]
     gates = {i: part for i, part in parts.items() if isinstance(part, Gate)}
     factors = {i: part for i, part in parts.items() if isinstance(part, Factors)}
@@ -149,7 +149,7 @@ def _used(exact: str, part: Gate | Factors | None) -> str:
 
 def without_unused(network: Network) -> Network:
     """The network without gates, factors and quantizations that no batch plan uses."""
-    plan = batch_plans(network)
+    plan = plans_of(network)
     gates: dict[int, None] = {}
     factors: dict[int, Factors | None] = {}
     quantization: dict[int, None] = {}
@@ -227,7 +227,7 @@ def plan_of(network: Network, size: int) -> _BatchPlan:
     return size, list(plan.strategies), list(plan.precisions), least
 
 
-def batch_plans(network: Network) -> list[_BatchPlan]:
+def plans_of(network: Network) -> list[_BatchPlan]:
     """The plans for all batch sizes."""
     return [plan_of(network, plan.rows) for plan in network.plan]
 

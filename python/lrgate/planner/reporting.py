@@ -15,15 +15,16 @@ from lrgate.planner.clock import LAYER_ROWS, Clock, cycled
 from lrgate.planner.evidence import Evidence
 from lrgate.planner.plans import (
     approximate_layers,
-    batch_plans,
     distinct_sizes,
     is_dense,
     is_exact,
     only_plan,
     plan_key,
     plan_of,
+    plans_of,
     with_plan,
-    with_smallest_margin,
+    with_tight_margin,
+    without_unused,
 )
 from lrgate.planner.problem import Problem
 from lrgate.planner.pruning import Masks
@@ -82,7 +83,8 @@ class Reporter:
         `tried` are all trials that were checked; `begin` is when the run began.
         """
         network, batches = self._last_race(best, tried)
-        network = with_smallest_margin(network)
+        # Gates that no batch plan uses any more would run without their least margin.
+        network = without_unused(with_tight_margin(network))
         report = self._report(best, tried, network, batches, found, begin)
         # Units may have been left out since an older probe's outputs were stored.
         rows = self._problem.split.check[:_PROBE_ROWS] if network.probe is None else network.probe.x
@@ -232,7 +234,7 @@ class Reporter:
     def _margin_notes(self, network: Network) -> list[str]:
         """How many rows each least margin recomputes, on the rows that choose."""
         sizes: dict[float, list[int]] = {}
-        for size, _, _, least in batch_plans(network):
+        for size, _, _, least in plans_of(network):
             if least:
                 sizes.setdefault(least, []).append(size)
         notes = []
@@ -241,7 +243,8 @@ class Reporter:
                 float(only_plan(network, size).engine.recomputed(self._problem.split.tune).mean())
                 for size in of_margin
             ]
-            where = "" if len(sizes) == 1 else f", in calls of {_listed(of_margin)}"
+            everywhere = len(of_margin) == len(network.plan)
+            where = "" if everywhere else f", in calls of {_listed(of_margin)}"
             notes.append(
                 f"rows with a margin below {least:.3g} are recomputed in f32{where}: "
                 f"{max(shares):.2%} of the rows that choose, with those out of range"
@@ -278,7 +281,7 @@ def _dense_int8(best: Trial, tried: Sequence[Trial], size: int) -> Network | Non
         return None
     known, dense = _evidence(best, tried), ["dense"] * len(names)
     assert most is not None  # it is not exact
-    for least in sorted({0.0, most, *(trial.network.least_margin for trial in tried)}):
+    for least in sorted({most, *(trial.network.least_margin for trial in tried)}):
         if least <= most:
             network = with_plan(best.network, [(size, dense, precisions, least)])
             if plan_key(network, size) in known:

@@ -35,8 +35,8 @@ from lrgate.planner.clock import Clock
 from lrgate.planner.gates import GateSearch
 from lrgate.planner.plans import (
     approximate_layers,
-    batch_plans,
     is_int8,
+    plans_of,
     with_kept_units,
     with_parts_in_use,
     with_plan,
@@ -61,9 +61,9 @@ __all__ = [
 ]
 
 
-# Shares of the budget that gates are chosen for, in this order; the first costs less speed where
-# the second cannot be shown.
-_BUDGET_SHARES: Final = (0.5, 1.0)
+# Shares of the budget that gates are chosen for, in this order; the first ones cost less speed
+# where the later ones cannot be shown.
+_BUDGET_SHARES: Final = (0.2, 0.5, 1.0)
 
 
 class Search:
@@ -177,7 +177,7 @@ class Search:
         network = without_unused(network)
         if not self.reordered:
             network = with_kept_units(network, self.natural)
-        exact = with_plan(network, batch_plans(self.exact))
+        exact = with_plan(network, plans_of(self.exact))
         return Trial(name, network, exact, choice, self.check.pruned)
 
     def _all_units(self) -> Trial:
