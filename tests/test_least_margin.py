@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
 import lrgate
-from lrgate import Network
+from lrgate import Network, cli
 from lrgate.measure import timing
 from lrgate.model.plan import BatchPlan
 from lrgate.planner import reporting
@@ -463,6 +463,14 @@ def test_least_margins_of_batch_sizes_are_kept(tmp_path: Path, suffix: str) -> N
     assert [p.least_margin for p in own.with_least_margin(0.5).plan] == [None] * 3
     assert [p.least_margin for p in own.with_gates({0: None}).plan] == [None] * 3
     assert own.with_units({0: None}).plan == plan
+    assert own.with_quantization({}).plan == plan
+    assert own.with_quantization([layer.quantization for layer in own.layers]).plan == plan
+    assert [p.least_margin for p in own.with_quantization({1: None}).plan] == [None] * 3
+    # Rows in files are in any order, and minus zero is zero.
+    usual_plan = (replace(plan[1], least_margin=None), plan[0])
+    turned = Network(replace(model, plan=usual_plan, report={"a": 1}))
+    assert turned.with_least_margin(0.5) is turned
+    assert repr(BatchPlan(1, ("dense",), ("int8",), -0.0).least_margin) == "0.0"
     fewer = own.with_units({0: np.arange(40)})
     assert [p.least_margin for p in fewer.plan] == [None] * 3
     assert fewer.plan[1].precisions == plan[1].precisions and fewer.probe is not None
@@ -470,6 +478,30 @@ def test_least_margins_of_batch_sizes_are_kept(tmp_path: Path, suffix: str) -> N
     equal = replace(model, plan=(replace(plan[1], least_margin=0.5), plan[2]))
     assert [p.least_margin for p in equal.plan or ()] == [None, 0.0]
     assert Network(equal).with_least_margin(0.5).plan[1].least_margin is None
+
+
+def test_predict_uses_the_least_margin_of_the_batch_size(tmp_path: Path) -> None:
+    net, x = make([12, 48, 3], task="classification"), rows(400, 12)
+    model: Any = quantized(net, x, close_rows=0).with_least_margin(3.0).__reduce__()[1][0]
+    layers = ("dense", "dense"), ("int8", "int8")
+    own = Network(replace(model, plan=(BatchPlan(1, *layers), BatchPlan(64, *layers, 0.0))))
+    own.save(tmp_path / "own.npz")
+    np.save(tmp_path / "x.npy", x)
+    words = [str(tmp_path / name) for name in ("own.npz", "x.npy", "y.npy")]
+    assert cli.main(["predict", *words[:2], "--raw", "-o", words[2]]) == 0
+    np.testing.assert_array_equal(np.load(words[2]), own(x))
+    assert (own(x) != own.with_least_margin(3.0)(x)).any()
+
+
+def test_check_looks_behind_the_least_margin() -> None:
+    net, x = make([12, 48, 3], task="classification"), rows(400, 12)
+    gate = lrgate.estimators.whitened(net.layers[0], net.layer_inputs(x)[0]).gate(4, -0.1)
+    good = net.with_gates({0: gate}).with_least_margin(1e6).with_probe(x[:64])
+    assert good.check() <= 1e-4
+    model: Any = good.__reduce__()[1][0]
+    damaged = replace(model.layers[0], gate=replace(gate, bias=gate.bias - 5))
+    with pytest.raises(ValueError, match="the probe's outputs under the plan gate/dense differ"):
+        Network(replace(model, layers=(damaged, model.layers[1]))).check()
 
 
 def test_wrong_least_margins_of_batch_sizes() -> None:
@@ -485,6 +517,9 @@ def test_wrong_least_margins_of_batch_sizes() -> None:
     message = r"plan\[0\].least_margin must be at most that of the network, 0.5, got 0.75"
     with pytest.raises(ValueError, match=f"^{message}"):
         replace(model, plan=larger)
+    message = r"plan\[0\].least_margin must be 0 or None for a network without a least margin, got"
+    with pytest.raises(ValueError, match=f"^{message} 0.75"):
+        replace(model, plan=larger, least_margin=0.0)
     with pytest.raises(ValueError, match="least_margins must have 1 entries, got 2"):
         usual.engine.with_plan(usual.engine.plan(), [None, None])
     with pytest.raises(ValueError, match=r"^least_margin must be from 0 to the network's, 0.5"):

@@ -981,7 +981,7 @@ def test_dense_int8_is_used_where_it_is_not_slower(
     fast = optimized(net, rows(1000), None, 0.3, precision=precision)
     assert kinds(fast) == ({"dense"}, {"int8"})
     assert fast.report is not None and fast.report.checks[0].passed
-    # What no plan uses is gone: it would run without the least margin that it was checked with.
+    # Unused gates are gone: they would run without the least margin that they were checked with.
     assert all(layer.gate is None and layer.factors is None for layer in fast.layers)
 
 

@@ -158,15 +158,18 @@ def _optimized(
     rows = split.validation[_spread(len(split.validation), calibration_rows)]
     training = data_set.x_train[split.train]
     net = net.with_probe(training[_spread(len(training), PROBE_ROWS)])
-    return lrgate.optimize(
-        net,
-        data_set.x_train[rows],
-        data_set.y_train[rows],
-        num_threads=1,
-        input_range=(0, 255),
-        prune="never_on",
-        seed=recipe.seed,
-    )
+    try:
+        return lrgate.optimize(
+            net,
+            data_set.x_train[rows],
+            data_set.y_train[rows],
+            num_threads=1,
+            input_range=(0, 255),
+            prune="never_on",
+            seed=recipe.seed,
+        )
+    except ValueError as error:
+        raise ExportError(f"--optimize, on {len(rows)} validation rows: {error}") from error
 
 
 def _check(

@@ -49,7 +49,8 @@ class Work:
         In f32, dense, without gates, quantisation or left-out units.
     fit_x, test_x : arrays (n, d)
         Raw rows as callers have them, uint8 where `uint8`, else float32. `fit_x` is at most
-        10,000 training rows, for calibration; `test_x` is timed and judged on.
+        10,000 rows for calibration; of images those held out of training, then training rows.
+        `test_x` is timed and judged on.
     fit_y, test_y : int64 arrays (n,), float32 arrays (n, k) or None
         True labels or values, where there are any.
     command : str
@@ -69,22 +70,27 @@ class Work:
 
 @dataclass(frozen=True)
 class Training:
-    """A network of images that training/train.py makes: its data's folder, and the options."""
+    """A network of images that training/train.py makes.
+
+    It has the data's folder, the options, and how many pixels and rows they pad and hold out.
+    """
 
     title: str
     folder: str
     options: str
     pad: int = 0
+    held_out: int = 10_000
 
 
 TRAININGS = {
     "paper": Training("MNIST, network of the paper", "mnist", "--preset paper --epochs 17"),
     "fashion": Training("Fashion-MNIST", "fashion-mnist", "--preset paper --epochs 17"),
-    "svhn": Training("SVHN subset", "svhn", "--preset svhn"),
+    "svhn": Training("SVHN subset", "svhn", "--preset svhn", held_out=1_500),
     "svhn-sparse": Training(
         "SVHN subset, trained to be sparse",
         "svhn",
         "--preset svhn --init-std 0.03 --l1 0.005 0.001 0.001 0.001 --l1-ramp 30",
+        held_out=1_500,
     ),
     "wide": Training("MNIST, padded, wide", "mnist", "--preset wide", pad=2),
     "deep": Training(
@@ -160,7 +166,8 @@ def _shipped(data_dir: Path) -> Work:
         input_shift=net.input_shift,
     )
     rows = data.load(data_dir / "mnist", "mnist")
-    return _of_images("shipped", "MNIST, shipped network", plain, rows, net.metadata["command"])
+    plain = plain.with_metadata(net.metadata)
+    return _of_images("shipped", "MNIST, shipped network", plain, rows, held_out=10_000)
 
 
 def _trained(name: str, data_dir: Path, run: Path) -> Work:
@@ -175,7 +182,8 @@ def _trained(name: str, data_dir: Path, run: Path) -> Work:
         raise ValueError(f"{run / NETWORK} was made by {made_by!r}, not by {training.options!r}")
     if net.metadata["data"]["md5"] != rows.checksums:
         raise ValueError(f"{run / NETWORK} was trained on other data than {folder} holds")
-    return _of_images(name, training.title, net, data.pad(rows, training.pad), made_by)
+    padded = data.pad(rows, training.pad)
+    return _of_images(name, training.title, net, padded, training.held_out)
 
 
 def _train(training: Training, folder: Path, run: Path) -> None:
@@ -196,9 +204,12 @@ def _train(training: Training, folder: Path, run: Path) -> None:
 
 
 def _of_images(
-    name: str, title: str, net: lrgate.Network, rows: data.DataSet, command: str
+    name: str, title: str, net: lrgate.Network, rows: data.DataSet, held_out: int
 ) -> Work:
-    order = np.random.default_rng(0).permutation(len(rows.x_train))[:FIT_ROWS]
+    split = data.split(len(rows.x_train), held_out, net.metadata["seed"])
+    others = np.random.default_rng(0).permutation(split.train)
+    order = np.concatenate([split.validation, others])[:FIT_ROWS]
+    order = np.random.default_rng(0).permutation(order)
     return Work(
         name,
         _titled(title, net),
@@ -208,7 +219,7 @@ def _of_images(
         np.ascontiguousarray(rows.x_test),
         rows.y_test.astype(np.int64),
         uint8=True,
-        command=command,
+        command=net.metadata["command"],
     )
 
 

@@ -645,7 +645,11 @@ def test_export_rounds_weights(folder: Path, trained: Path, tmp_path: Path) -> N
 
 
 def test_export_optimizes_on_rows_that_were_not_trained_on(
-    folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     lrgate = pytest.importorskip("lrgate")
     seen = []
@@ -666,6 +670,11 @@ def test_export_optimizes_on_rows_that_were_not_trained_on(
     assert options["prune"] == "never_on" and options["num_threads"] == 1
     notes = lrgate.Network.load(path).metadata
     assert notes["test_error_under_plan"] == notes["test_error"]
+
+    monkeypatch.undo()
+    assert exported(folder, trained, path, "--optimize", "--calibration-rows", 20) == 1
+    message = "--optimize, on 20 validation rows: x must have at least 50 rows, got 20"
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

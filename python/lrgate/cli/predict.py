@@ -16,7 +16,7 @@ from lrgate.cli.outputs import STDOUT, Output, add_output
 from lrgate.cli.rows import Rows, open_rows
 from lrgate.frameworks.loading import load
 from lrgate.inputs.optional import required
-from lrgate.network import Network
+from lrgate.network import Network, with_engine_plan
 from lrgate.types import Array
 
 __all__ = ["add_arguments", "run"]
@@ -71,8 +71,9 @@ def _predicted(
         for part in rows.parts(net, size):
             if call is None:
                 plan = net.plan_for(part.shape[0])
-                same = net.with_strategies(plan.strategies, plan.precisions)
-                call = _call(same, kind)
+                layers = (1, list(plan.strategies), list(plan.precisions))
+                engine = net.engine.with_plan([layers], [plan.least_margin])
+                call = _call(with_engine_plan(net, engine), kind)
             try:
                 result = call(part, num_threads=threads)
             except ValueError as error:

@@ -145,6 +145,11 @@ class Model(ReadOnlyArrays):
             return
         usual = self.least_margin
         for i, entry in enumerate(self.plan):
+            if entry.least_margin and not usual:
+                raise ValueError(
+                    f"plan[{i}].least_margin must be 0 or None for a network without a least "
+                    f"margin, got {entry.least_margin}"
+                )
             if entry.least_margin is not None and entry.least_margin > usual:
                 raise ValueError(
                     f"plan[{i}].least_margin must be at most that of the network, "

@@ -117,4 +117,4 @@ def checked_margin(least: object) -> float:
         rounded = float(np.float32(value))
     if not (value >= 0 and rounded < math.inf):
         raise ValueError(f"least_margin must be finite and at least 0, got {least}")
-    return rounded
+    return rounded + 0.0  # no -0.0

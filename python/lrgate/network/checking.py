@@ -152,6 +152,8 @@ def planned_outputs(net: Net, probe: Probe) -> tuple[PlannedOutputs, ...]:
 def _outputs_under(
     net: Net, x: npt.NDArray[Any], strategies: Sequence[str], precisions: Sequence[str]
 ) -> Float32Array:
+    """Outputs under a plan, without recomputed rows: those would hide damage."""
+    net = net.with_least_margin(0.0)
     engine = net.engine.with_plan([(1, list(strategies), list(precisions))])
     return np.asarray(net._with(engine, plan=batch_plans(engine))(x))
 

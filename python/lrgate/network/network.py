@@ -833,8 +833,11 @@ class Network(_core.Network):
             changed(layer, f"quantization[{i}]", quantization=value)
             for i, (layer, value) in enumerate(zip(self.layers, new, strict=True))
         )
-        engine = self.engine.with_quantization(engine_quantization(layers))
-        kept = [a is not None and a is b for a, b in zip(old, new, strict=True)]
+        same = [a is b for a, b in zip(old, new, strict=True)]
+        engine = self.engine
+        if not all(same):
+            engine = engine.with_quantization(engine_quantization(layers))
+        kept = [value is not None and same[i] for i, value in enumerate(new)]
         return self._with_layers(layers, engine, kept)
 
     def quantize(
@@ -959,10 +962,9 @@ class Network(_core.Network):
         """
         plan = self._model.plan and tuple(replace(p, least_margin=None) for p in self.plan)
         model = replace(self._model, least_margin=least, plan=plan, report=None)
-        if model.least_margin == self.least_margin and plan == self._model.plan:
+        is_usual = all(entry.least_margin is None for entry in self.plan)
+        if model.least_margin == self.least_margin and is_usual:
             return self
-        if model.probe is not None:
-            model = replace(model, probe=replace(model.probe, planned=()))
         engine = self.engine
         if model.task not in (None, "regression"):
             engine = engine.with_least_margin(self.task, model.least_margin)
