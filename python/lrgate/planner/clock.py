@@ -73,7 +73,7 @@ class Clock:
         """The network with a plan from `networks` for every batch size.
 
         It is that of the first one, unless a later one is clearly faster. Rows that a least margin
-        recomputes count as in `fastest`, once that was asked.
+        recomputes count as in `fastest`, after that was called.
         """
         return with_plan(network, [self._settled(size, networks) for size in self.sizes])
 

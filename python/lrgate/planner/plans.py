@@ -86,7 +86,7 @@ def with_plan(network: Network, plan: Sequence[_BatchPlan]) -> Network:
 
 
 def with_tight_margin(network: Network) -> Network:
-    """The network whose least margin is no larger than that of some batch plan."""
+    """The network with the smallest least margin that its batch plans need."""
     plan = plans_of(network)
     most = max((least for *_, least in plan if least is not None), default=0.0)
     return with_plan(network.with_least_margin(most), plan)

@@ -255,7 +255,7 @@ class Search:
 
         Where it is slower than the plan without gates, that one will be used.
         """
-        if len(found) == 1:
+        if len(found) == 1 and not any(found.values()):
             return next(iter(found))
         assert self.choices is not None
         networks = {
