@@ -52,7 +52,7 @@ def store(run: Path, images: Path, inputs: int, command: str) -> lrgate.Network:
     ]
     md5 = works.data.load(images / "mnist").checksums
     net = lrgate.Network.from_layers(layers, task="classification", input_scale=1 / 255)
-    net = net.with_metadata({"command": command, "data": {"md5": md5}})
+    net = net.with_metadata({"command": command, "seed": 1, "data": {"md5": md5}})
     run.mkdir(parents=True)
     net.save(run / works.NETWORK)
     return net

@@ -206,6 +206,7 @@ def _train(training: Training, folder: Path, run: Path) -> None:
 def _of_images(
     name: str, title: str, net: lrgate.Network, rows: data.DataSet, held_out: int
 ) -> Work:
+    held_out = min(held_out, len(rows.x_train) - 1)
     split = data.split(len(rows.x_train), held_out, net.metadata["seed"])
     others = np.random.default_rng(0).permutation(split.train)
     order = np.concatenate([split.validation, others])[:FIT_ROWS]
