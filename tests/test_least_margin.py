@@ -431,6 +431,7 @@ def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
     assert with_tight_margin(exact.dense()).least_margin == 0
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_least_margins_of_batch_sizes_are_kept(tmp_path: Path, suffix: str) -> None:
     net, x = make([12, 48, 3], task="classification"), rows(400, 12)

@@ -208,9 +208,9 @@ def _of_images(
 ) -> Work:
     held_out = min(held_out, len(rows.x_train) - 1)
     split = data.split(len(rows.x_train), held_out, net.metadata["seed"])
-    others = np.random.default_rng(0).permutation(split.train)
-    order = np.concatenate([split.validation, others])[:FIT_ROWS]
-    order = np.random.default_rng(0).permutation(order)
+    draw = np.random.default_rng(0)
+    order = np.concatenate([split.validation, draw.permutation(split.train)])[:FIT_ROWS]
+    order = draw.permutation(order)
     return Work(
         name,
         _titled(title, net),

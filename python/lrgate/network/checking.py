@@ -212,10 +212,12 @@ def check_probe(net: Net) -> float:
     for plan in dict.fromkeys((entry.strategies, entry.precisions) for entry in net.plan):
         if plan in stored:
             continue
-        form, y = _form_of(plan), _outputs_under(net, probe.x, *plan)
+        form = _form_of(plan)
         if form in stored:
             worst = max(worst, _checked_plan(net, probe.x, plan, *stored[form]))
-        elif probe.planned is not None:
+            continue
+        y = _outputs_under(net, probe.x, *plan)
+        if probe.planned is not None:
             _checked_outputs(y, _outputs_under(net, probe.x, *form), loosest, plan)
         else:
             _check_likeness(y, probe.y, plan)
