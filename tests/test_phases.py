@@ -189,7 +189,7 @@ def test_bounds_follow_from_peaks() -> None:
     assert _bounded(int8, CONSTANT, "L2", 1).bound_by == "memory"
 
 
-def test_dense_batches_of_int8_are_bounded_by_tiles() -> None:
+def test_batches_of_int8_are_bounded_by_tiles() -> None:
     from lrgate.measure.phases import _bounded
 
     raw = RAW | {
@@ -204,6 +204,9 @@ def test_dense_batches_of_int8_are_bounded_by_tiles() -> None:
         ({}, 16, 16e9),
         ({}, 2, 4e9),
         ({"phase": "multiply"}, 16, 4e9),
+        ({"phase": "estimate"}, 8, 16e9),
+        ({"phase": "estimate"}, 7, 4e9),
+        ({"phase": "score+threshold"}, 3, 16e9),
         ({"precision": "f32"}, 16, 1e9),
     ):
         phase = _bounded(raw | changes, peaks, "L2", batch)

@@ -14,8 +14,9 @@ from lrgate.runtime import thread_limit
 
 __all__ = ["measure_peaks", "measure_phases"]
 
-# The rate of dense int8 layers in batches.
+# The rate of int8 products that take tiles, and the least rows per call of each of them.
 _TILES: Final = "int8 tiles"
+_IN_TILES: Final = {"multiply+epilogue": 3, "score+threshold": 3, "estimate": 8}
 # Assumed size of the L1 cache if it is unknown.
 _LEAST_L1: Final = 32 << 10
 # Limits on the buffer that measures memory bandwidth; it is twice as large as the largest cache.
@@ -57,7 +58,8 @@ def _bounded(phase: dict[str, Any], peaks: Peaks, level: str, batch_size: int) -
     weights, rows = phase["weight_bytes_per_row"], phase["row_bytes_per_row"]
     loading = weights / peaks.bandwidth[level] + rows / peaks.bandwidth["L1"]
     rate = peaks.operations[phase["precision"]]
-    if (phase["precision"], phase["phase"]) == ("int8", "multiply+epilogue") and batch_size > 2:
+    least_rows = _IN_TILES.get(phase["phase"]) if phase["precision"] == "int8" else None
+    if least_rows is not None and batch_size >= least_rows:
         rate = peaks.operations.get(_TILES, rate)
     computing = phase["operations_per_row"] / rate
     return PhaseProfile(

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Extent, Result, Subject};
-use crate::exec::{self, Inputs, Parts, Program};
+use crate::exec::{self, Inputs, Parts, Program, Programs};
 use crate::head::{Head, Task};
 use crate::interrupt;
 use crate::model::{Factors, Gate, InputMap, Layer, LeastMargin, Quantization};
@@ -27,8 +27,8 @@ pub struct Network {
     /// The input map, if it is applied to rows as they are read instead of folded into weights.
     pub(crate) map_on_read: Option<Arc<InputMap>>,
     plan: Arc<Plan>,
-    /// One program per batch size of the plan.
-    programs: Arc<[Program]>,
+    /// One for each batch size of the plan.
+    programs: Arc<[Programs]>,
     least_margin: Option<LeastMargin>,
     pub(crate) isa: Isa,
 }
@@ -237,30 +237,36 @@ impl Network {
     /// The same network with another plan, compiled. Weights are not packed.
     fn planned(mut self, plan: Plan) -> Result<Network> {
         let batch_plans = plan.batch_plans().iter();
-        let programs = batch_plans.map(|batch_plan| self.compiled(batch_plan, Inputs::AsRead));
+        let compiled = |batch_plan| Programs::compile(&self.parts(batch_plan), batch_plan);
+        let programs = batch_plans.map(compiled);
         self.programs = programs.collect::<Result<_>>()?;
         self.plan = Arc::new(plan);
         Ok(self)
     }
 
-    /// Compiles the plan for one batch size.
-    pub(crate) fn compiled(&self, batch_plan: &BatchPlan, inputs: Inputs) -> Result<Program> {
+    /// Compiles the plan for calls of `rows` rows.
+    pub(crate) fn compiled(&self, rows: usize, inputs: Inputs) -> Result<Program> {
+        let batch_plan = self.plan.for_rows(rows);
+        Program::compile(&self.parts(batch_plan), batch_plan, inputs, rows)
+    }
+
+    /// The parts of programs for one batch size.
+    fn parts(&self, batch_plan: &BatchPlan) -> Parts<'_> {
         let own = |least: LeastMargin| match batch_plan.least_margin {
             Some(own) => LeastMargin::new(least.margin(), own),
             None => least,
         };
-        let parts = Parts {
+        Parts {
             isa: self.isa,
             layers: &self.layers,
             map_on_read: self.map_on_read.as_ref(),
             least_margin: self.least_margin.map(own).filter(|least| least.least() > 0.0),
-        };
-        Program::compile(&parts, batch_plan, inputs)
+        }
     }
 
     /// The program for a call with `rows` rows.
     pub(crate) fn program_for(&self, rows: usize) -> &Program {
-        &self.programs[self.plan.index_for(rows)]
+        self.programs[self.plan.index_for(rows)].of(rows)
     }
 
     /// Packs the weights that the plan needs and that are not packed yet, so that no call has to.
@@ -270,8 +276,8 @@ impl Network {
     /// another plan may follow.
     pub fn pack(&self) {
         let batch_plans = self.plan.batch_plans();
-        for (at, program) in self.programs.iter().enumerate() {
-            program.pack(batch_plans.get(at + 1).is_none_or(|next| next.rows > 2));
+        for (at, programs) in self.programs.iter().enumerate() {
+            programs.pack(batch_plans.get(at + 1).is_none_or(|next| next.rows > 2));
         }
     }
 

@@ -47,6 +47,41 @@ fn every_strategy_has_its_phases() {
     }
 }
 
+/// In AMX tiles, int8 gates multiply dense rows, so that nothing lists the non-zeros of larger batches.
+#[test]
+fn int8_gates_list_no_inputs_in_tiles() {
+    let mut model = Model::relu(1, &[40, 50, 30, 4]);
+    for gate in model.gates.iter_mut().flatten() {
+        *gate = gate.clone().with_range(vec![[-3.0, 3.0]; gate.rank()]);
+    }
+    let quantization = vec![Some(Quantization::new(vec![0.01], vec![0.0])); 3];
+    let data = Random(2).rows(70, 40);
+    let rows = Rows::f32(&data, 70, 40, 40).unwrap();
+    for isa in Isa::available() {
+        let layers = [Strategy::Gate, Strategy::Gate, Strategy::Dense]
+            .map(|strategy| LayerPlan { strategy, precision: Precision::Int8 });
+        let network = Network::with_isa(model.layers.clone(), None, isa)
+            .and_then(|network| network.with_gates(model.gates.clone()))
+            .and_then(|network| network.with_quantization(quantization.clone()))
+            .and_then(|network| {
+                network.with_plan(Plan::new(vec![BatchPlan::new(1, layers.to_vec())]).unwrap())
+            })
+            .unwrap();
+        for batch in [1, 7, 8, 70] {
+            let found = network.phases(rows, batch, SHORT).unwrap();
+            let listed = names(&found, 0).contains(&"scan");
+            assert_eq!(listed, batch < 8 || isa.name() != "avx512amx", "{} {batch}", isa.name());
+            for layer in [0, 1] {
+                let of_layer = found.phases.iter().filter(|phase| phase.layer == layer);
+                let estimate = of_layer.clone().find(|phase| phase.phase == Phase::Estimate);
+                let most = (2 * [40, 50][layer] * network.gate(layer).unwrap().rank()) as f64;
+                let estimate = estimate.unwrap().operations;
+                assert!(if listed { estimate < most } else { estimate == most }, "{estimate}");
+            }
+        }
+    }
+}
+
 /// The padding of a layer's last word is not an input, although its byte may differ from 0.
 #[test]
 fn padding_is_no_input() {

@@ -22,4 +22,4 @@ pub(crate) use fallback::run_short;
 pub(crate) use observe::{observe, recomputed, run_tile};
 pub(crate) use observer::Observer;
 pub use program::Factor;
-pub(crate) use program::{Inputs, LayerProgram, Parts, Place, Program, TILE};
+pub(crate) use program::{Inputs, LayerProgram, Parts, Place, Program, Programs, TILE};

@@ -75,7 +75,45 @@ pub(crate) enum Inputs {
     WithRows,
 }
 
-/// The compiled plan for one batch size.
+/// The rows of a call from which products of dense bytes take AMX tiles, where the CPU has them.
+const IN_TILES: usize = 8;
+
+/// The compiled plan for one batch size, for calls of any number of rows.
+pub(crate) struct Programs {
+    program: Program,
+    /// For calls of at least [`IN_TILES`] rows, if the paths differ.
+    in_tiles: Option<Program>,
+}
+
+impl Programs {
+    /// Compiles a plan.
+    ///
+    /// # Errors
+    /// See [`Program::compile`].
+    pub(crate) fn compile(parts: &Parts<'_>, plan: &BatchPlan) -> Result<Programs> {
+        let program = Program::compile(parts, plan, Inputs::AsRead, 1)?;
+        let mut paths = program.layers.iter().map(|layer| &layer.path);
+        let differs = parts.isa.has_tiles() && paths.any(LayerPath::depends_on_tiles);
+        let in_tiles = differs.then(|| Program::compile(parts, plan, Inputs::AsRead, IN_TILES));
+        Ok(Programs { program, in_tiles: in_tiles.transpose()? })
+    }
+
+    /// The program for a call with `rows` rows.
+    pub(crate) fn of(&self, rows: usize) -> &Program {
+        self.in_tiles.as_ref().filter(|_| rows >= IN_TILES).unwrap_or(&self.program)
+    }
+
+    /// Packs the weights that are not packed yet. `batches` says whether calls may have more than
+    /// one row.
+    pub(crate) fn pack(&self, batches: bool) {
+        self.program.pack(batches);
+        if let Some(program) = &self.in_tiles {
+            program.pack(batches);
+        }
+    }
+}
+
+/// The compiled plan for one batch size and calls of one size.
 pub(crate) struct Program {
     pub(crate) isa: Isa,
     pub(super) read: Read,
@@ -229,11 +267,16 @@ pub(super) enum Op {
 }
 
 impl Program {
-    /// Compiles a plan.
+    /// Compiles a plan for calls of `rows` rows.
     ///
     /// # Errors
     /// A plan for another number of layers, or one that needs a part that a layer does not have.
-    pub(crate) fn compile(parts: &Parts<'_>, plan: &BatchPlan, inputs: Inputs) -> Result<Program> {
+    pub(crate) fn compile(
+        parts: &Parts<'_>,
+        plan: &BatchPlan,
+        inputs: Inputs,
+        rows: usize,
+    ) -> Result<Program> {
         if plan.layers.len() != parts.layers.len() {
             return Err(Error::Shape {
                 subject: Subject::LayerPlans,
@@ -241,10 +284,11 @@ impl Program {
                 got: Extent::List(plan.layers.len()),
             });
         }
+        let in_tiles = parts.isa.has_tiles() && rows >= IN_TILES;
         let mut paths = Vec::new();
         let mut places = Vec::new();
         for (i, (forms, plan)) in parts.layers.iter().zip(&plan.layers).enumerate() {
-            let of_layer = LayerPath::of(i, *plan, forms)?;
+            let of_layer = LayerPath::of(i, *plan, forms, in_tiles)?;
             match of_layer.len() {
                 1 => places.push((i, None)),
                 _ => places.extend([(i, Some(Factor::U)), (i, Some(Factor::V))]),
@@ -290,7 +334,7 @@ impl Program {
         };
         let is_short = layers.iter().map(bytes).sum::<usize>() <= SHORT;
         let fallback = if some_bytes || least_margin.is_some() {
-            Some(Box::new(Program::compile(parts, &fallback(plan), Inputs::AsRead)?))
+            Some(Box::new(Program::compile(parts, &fallback(plan), Inputs::AsRead, rows)?))
         } else {
             None
         };
@@ -309,9 +353,8 @@ impl Program {
         })
     }
 
-    /// Packs the weights that are not packed yet. `batches` says whether calls may have more than
-    /// one row.
-    pub(crate) fn pack(&self, batches: bool) {
+    /// As [`Programs::pack`].
+    pub(super) fn pack(&self, batches: bool) {
         for (i, layer) in self.layers.iter().enumerate() {
             layer.path.pack(self.isa, i == 0 && batches && self.isa.dot_products());
         }

@@ -1,19 +1,22 @@
 //! Dot products of chosen units: the second half of a gated layer. Units that are off are never
 //! read.
 //!
-//! The live units of a row are processed four at a time, which share the loads of the row, while
-//! the weights of the next four are prefetched. Weights are therefore read once per row; rows of a
-//! batch that share live units find them in the near caches. Processing unit by unit, with all rows
-//! that need the unit, would read the weights once per tile. This was tried and is slower: a gate
-//! pays off only if few rows need the same unit.
+//! The live units of a row are processed four at a time, which share the loads of the row. In single
+//! rows, and with weights that do not stay in L2, the weights of the next four are prefetched
+//! meanwhile. Weights are therefore read once per row; rows of a batch that share live units find
+//! them in the near caches. Processing unit by unit, with all rows that need the unit, would read the
+//! weights once per tile. This was tried and is slower: a gate pays off only if few rows need the same
+//! unit.
 //!
 //! Cache lines of weights that are multiplied only with zeros are not read: a row lists its
 //! non-zero *blocks* (vectors of sixteen inputs with at least one non-zero), and a dot product
 //! visits only these. On sparse rows a gate therefore saves both units and inputs, without
 //! gathering.
 //!
-//! A dot product has two chains, one over the even blocks and one over the odd blocks. A block of
-//! zeros adds nothing to either, so listing the blocks does not change any bit.
+//! A dot product adds up the blocks in turn, in one chain: the chains of four units and of the next
+//! four overlap. A block of zeros adds nothing, so listing the blocks does not change any bit.
+
+use std::array::from_fn;
 
 use super::arithmetic::{Arithmetic, Floats};
 use super::epilogue::{Output, SelectedEpilogue};
@@ -33,12 +36,12 @@ pub(crate) struct LiveUnits<'a, A: Arithmetic> {
     pub(crate) blocks: &'a mut [u32],
 }
 
+/// Bytes of weights that stay in L2 while rows pass.
+const STAY: usize = 3 << 19;
+
 /// If more than this share of blocks is non-zero, the whole row is used; visiting blocks one by one
 /// costs slightly more.
 const BLOCKS_UP_TO: f32 = 0.8;
-
-/// Indices of a row's non-zero blocks: even and odd.
-type Blocks<'a> = [&'a [u32]; 2];
 
 /// Lists the non-zero blocks of a row, or returns `None` if there are too many.
 #[inline(always)]
@@ -46,20 +49,16 @@ fn list_blocks<'a, S: Simd, A: Arithmetic>(
     simd: S,
     x: &[A::Word],
     blocks: &'a mut [u32],
-) -> Option<Blocks<'a>> {
+) -> Option<&'a [u32]> {
     let whole = x.len() / LANES;
-    let (even, odd) = blocks[..whole].split_at_mut(whole.div_ceil(2));
-    let mut lens = [0; 2];
+    let (blocks, mut len) = (&mut blocks[..whole], 0);
     for block in 0..whole {
         // SAFETY: the block is within the row.
         let v = unsafe { A::load(simd, x.as_ptr().add(block * LANES)) };
-        let (list, len) =
-            (if block % 2 == 0 { &mut *even } else { &mut *odd }, &mut lens[block % 2]);
-        list[*len] = block as u32;
-        *len += usize::from(A::nonzero(simd, v) != 0);
+        blocks[len] = block as u32;
+        len += usize::from(A::nonzero(simd, v) != 0);
     }
-    let listed = (lens[0] + lens[1]) as f32 <= BLOCKS_UP_TO * whole as f32;
-    listed.then_some([&even[..lens[0]], &odd[..lens[1]]])
+    (len as f32 <= BLOCKS_UP_TO * whole as f32).then_some(&blocks[..len])
 }
 
 impl<'a, A: Arithmetic> Kernel for LiveUnits<'a, A>
@@ -70,30 +69,22 @@ where
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         assert_eq!(self.rows.columns(), self.weights.inputs());
+        let ahead = self.rows.rows() == 1 || self.weights.bytes() > STAY;
         for r in 0..self.rows.rows() {
             let x = self.rows.row(r);
             let blocks = list_blocks::<S, A>(simd, x, self.blocks);
             let RowRange { start, len } = self.row_ranges[r];
             let live = &self.live[start..start + len];
-            let (fours, _) = live.as_chunks::<4>();
-            let mut following = fours.iter().skip(1);
+            let mut following = live.chunks(4).skip(1);
             for units in live.chunks(LANES) {
                 let mut sums = [A::Sum::default(); LANES];
-                let (fours, rest) = units.as_chunks::<4>();
-                for (sums, four) in sums.chunks_exact_mut(4).zip(fours) {
+                for (sums, four) in sums.as_chunks_mut::<4>().0.iter_mut().zip(units.chunks(4)) {
                     let w = four_units(self.weights, four);
-                    let next = following.next().map_or(w, |next| four_units(self.weights, next));
-                    let dots = match blocks {
-                        None => row_dots::<S, A, 4>(simd, x, w, next),
-                        Some(blocks) => block_dots::<S, A, 4>(simd, x, w, next, blocks),
-                    };
-                    sums.copy_from_slice(&dots);
-                }
-                for (sum, &unit) in sums[4 * fours.len()..].iter_mut().zip(rest) {
-                    let w = [self.weights.unit(unit as usize)];
-                    [*sum] = match blocks {
-                        None => row_dots::<S, A, 1>(simd, x, w, w),
-                        Some(blocks) => block_dots::<S, A, 1>(simd, x, w, w, blocks),
+                    let next = following.next().filter(|_| ahead);
+                    let next = next.map(|next| four_units(self.weights, next));
+                    *sums = match blocks {
+                        None => row_dots::<S, A>(simd, x, w, next),
+                        Some(blocks) => block_dots::<S, A>(simd, x, w, next, blocks),
                     };
                 }
                 self.output.store_selected(simd, r, units, &sums);
@@ -132,128 +123,99 @@ impl Kernel for LiveUnitsOfLists<'_> {
     }
 }
 
-/// The weights of four units.
+/// The padded weight rows of four units.
+type Four<'a, W> = [&'a [W]; 4];
+
+/// The weights of up to four units; the last one stands for those that are missing.
 #[inline(always)]
-fn four_units<'a, W: Copy + Default>(weights: &'a UnitRows<W>, units: &[u32; 4]) -> [&'a [W]; 4] {
-    units.map(|unit| weights.unit(unit as usize))
+fn four_units<'a, W: Copy + Default>(weights: &'a UnitRows<W>, units: &[u32]) -> Four<'a, W> {
+    from_fn(|j| weights.unit(units[j.min(units.len() - 1)] as usize))
 }
 
-/// The dot products of a row with N padded weight rows. The lines of `next`, the following units,
-/// are prefetched meanwhile.
+/// The dot products of a row with four units. The lines of `next`, the following units, are
+/// prefetched meanwhile.
 #[inline(always)]
-fn row_dots<S: Simd, A: Arithmetic, const N: usize>(
+fn row_dots<S: Simd, A: Arithmetic>(
     simd: S,
     x: &[A::Word],
-    weights: [&[A::Word]; N],
-    next: [&[A::Word]; N],
-) -> [A::Sum; N] {
+    weights: Four<'_, A::Word>,
+    next: Option<Four<'_, A::Word>>,
+) -> [A::Sum; 4] {
     let inputs = x.len();
-    assert!(weights.iter().chain(&next).all(|w| w.len() >= inputs));
-    let whole = inputs / LANES;
-    let mut chains = [[A::splat(simd, A::Word::default()); N]; 2];
-    // SAFETY: whole blocks are within the row, and the weight rows are at least as long.
-    unsafe {
-        for pair in 0..whole / 2 {
-            for (half, chain) in chains.iter_mut().enumerate() {
-                add_block::<S, A, N>(simd, x, weights, next, 2 * pair + half, chain);
-            }
-        }
-        if whole % 2 == 1 {
-            add_block::<S, A, N>(simd, x, weights, weights, whole - 1, &mut chains[0]);
-        }
+    assert!(weights.iter().chain(next.iter().flatten()).all(|w| w.len() >= inputs));
+    let mut sums = [A::splat(simd, A::Word::default()); 4];
+    for block in 0..inputs / LANES {
+        // SAFETY: whole blocks are within the row, and the weight rows are at least as long.
+        unsafe { add_block::<S, A>(simd, x, weights, next, block, &mut sums) }
     }
-    total::<S, A, N>(simd, x, weights, chains)
+    total::<S, A>(simd, x, weights, sums)
 }
 
 /// The same over the row's listed blocks and the entries after its last whole block.
 #[inline(always)]
-fn block_dots<S: Simd, A: Arithmetic, const N: usize>(
+fn block_dots<S: Simd, A: Arithmetic>(
     simd: S,
     x: &[A::Word],
-    weights: [&[A::Word]; N],
-    next: [&[A::Word]; N],
-    blocks: Blocks<'_>,
-) -> [A::Sum; N] {
-    assert!(weights.iter().chain(&next).all(|w| w.len() >= x.len()));
-    let mut chains = [[A::splat(simd, A::Word::default()); N]; 2];
-    let pairs = blocks[0].len().min(blocks[1].len());
-    // SAFETY: `list_blocks` listed blocks of this row, so each is within it, and the weight rows
-    // are at least as long.
-    unsafe {
-        for i in 0..pairs {
-            for (chain, blocks) in chains.iter_mut().zip(blocks) {
-                let block = *blocks.get_unchecked(i) as usize;
-                add_block::<S, A, N>(simd, x, weights, next, block, chain);
-            }
-        }
-        for (chain, blocks) in chains.iter_mut().zip(blocks) {
-            for &block in &blocks[pairs..] {
-                add_block::<S, A, N>(simd, x, weights, next, block as usize, chain);
-            }
-        }
+    weights: Four<'_, A::Word>,
+    next: Option<Four<'_, A::Word>>,
+    blocks: &[u32],
+) -> [A::Sum; 4] {
+    assert!(weights.iter().chain(next.iter().flatten()).all(|w| w.len() >= x.len()));
+    let mut sums = [A::splat(simd, A::Word::default()); 4];
+    for &block in blocks {
+        // SAFETY: `list_blocks` listed blocks of this row, so each is within it, and the weight rows
+        // are at least as long.
+        unsafe { add_block::<S, A>(simd, x, weights, next, block as usize, &mut sums) }
     }
-    total::<S, A, N>(simd, x, weights, chains)
+    total::<S, A>(simd, x, weights, sums)
 }
 
-/// Adds the products of one block to one chain of each dot product.
+/// Adds the products of one block to each dot product.
 ///
 /// # Safety
 /// The block must be within the row, the weights and the weights to prefetch.
 #[inline(always)]
-unsafe fn add_block<S: Simd, A: Arithmetic, const N: usize>(
+unsafe fn add_block<S: Simd, A: Arithmetic>(
     simd: S,
     x: &[A::Word],
-    weights: [&[A::Word]; N],
-    next: [&[A::Word]; N],
+    weights: Four<'_, A::Word>,
+    next: Option<Four<'_, A::Word>>,
     block: usize,
-    chain: &mut [A::Vector<S>; N],
+    sums: &mut [A::Vector<S>; 4],
 ) {
     let at = block * LANES;
     // SAFETY: the caller's promise.
     unsafe {
         let a = A::load(simd, x.as_ptr().add(at));
-        for j in 0..N {
-            if N > 1 {
+        for j in 0..4 {
+            if let Some(next) = next {
                 simd.prefetch(next[j].as_ptr().add(at));
             }
             let b = A::load(simd, weights[j].as_ptr().add(at));
-            chain[j] = A::mul_add(simd, a, b, chain[j]);
+            sums[j] = A::mul_add(simd, a, b, sums[j]);
         }
     }
 }
 
-/// Adds the entries after the row's last whole block to the odd chain, and then the two chains of
-/// each dot product.
+/// Adds the entries after the row's last whole block, and then the lanes of each dot product.
 #[inline(always)]
-fn total<S: Simd, A: Arithmetic, const N: usize>(
+fn total<S: Simd, A: Arithmetic>(
     simd: S,
     x: &[A::Word],
-    weights: [&[A::Word]; N],
-    [even, mut odd]: [[A::Vector<S>; N]; 2],
-) -> [A::Sum; N] {
+    weights: Four<'_, A::Word>,
+    mut sums: [A::Vector<S>; 4],
+) -> [A::Sum; 4] {
     let (at, rest) = (x.len() / LANES * LANES, x.len() % LANES);
     if rest > 0 {
         assert!(weights.iter().all(|w| w.len() >= x.len()));
         // SAFETY: the row has `rest` more words, and the weight rows are at least as long.
         unsafe {
             let a = A::load_partial(simd, x.as_ptr().add(at), rest);
-            for j in 0..N {
+            for j in 0..4 {
                 let b = A::load_partial(simd, weights[j].as_ptr().add(at), rest);
-                odd[j] = A::mul_add(simd, a, b, odd[j]);
+                sums[j] = A::mul_add(simd, a, b, sums[j]);
             }
         }
     }
-    let mut sums = [A::Sum::default(); N];
-    if N == 4 {
-        let mut all = [A::splat(simd, A::Word::default()); 4];
-        for (j, all) in all.iter_mut().enumerate() {
-            *all = A::add(simd, even[j], odd[j]);
-        }
-        sums.copy_from_slice(&A::sum4(simd, all));
-        return sums;
-    }
-    for j in 0..N {
-        sums[j] = A::sum(simd, A::add(simd, even[j], odd[j]));
-    }
-    sums
+    A::sum4(simd, sums)
 }

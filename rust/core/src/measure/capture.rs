@@ -46,8 +46,7 @@ impl Network {
         let inputs = self.layers().enumerate().map(width);
         let inputs =
             inputs.map(|width| memory::with_capacity(rows.rows.saturating_mul(width))).collect();
-        let batch_plan = self.plan().for_rows(rows.rows);
-        let program = self.compiled(batch_plan, Inputs::WithRows)?;
+        let program = self.compiled(rows.rows, Inputs::WithRows)?;
         let mut capture = Capture { network: self, program: &program, first, inputs };
         exec::observe(&program, rows, &mut capture)?;
         Ok(capture.inputs)

@@ -187,7 +187,7 @@ impl Network {
 
     /// The counts of each layer of the program.
     fn program_counts(&self, rows: Rows<'_>, batch: usize) -> Result<Vec<LayerCounts>> {
-        let program = &self.compiled(self.plan().for_rows(batch), Inputs::WithRows)?;
+        let program = &self.compiled(batch, Inputs::WithRows)?;
         let counts = vec![LayerCounts::default(); program.layers.len()];
         let mut count = Count { network: self, program, counts, input: Vec::new() };
         exec::observe(program, rows, &mut count)?;

@@ -254,7 +254,7 @@ impl Tuning<'_> {
             };
             let strategies: Vec<_> = self.options.iter().map(or_skip).collect();
             let network = self.under(&strategies)?;
-            let seconds = time_layers(network.program_for(1), rows, batch, time, passes)?;
+            let seconds = time_layers(network.program_for(batch), rows, batch, time, passes)?;
             for ((best, seconds), strategy) in best.iter_mut().zip(seconds).zip(strategies) {
                 if seconds < best.0 {
                     *best = (seconds, strategy);

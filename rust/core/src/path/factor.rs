@@ -133,12 +133,11 @@ impl PackedNestedGate {
 }
 
 impl Estimate<PackedLayer> for PackedNestedGate {
-    fn pack(&self, _isa: Isa, _in_pairs: bool) {}
+    const NESTED: bool = true;
+
+    fn pack(&self, _isa: Isa, _lists: bool, _in_pairs: bool) {}
     fn rank(&self) -> usize {
         self.gate.rank
-    }
-    fn listed_units(&self) -> usize {
-        0
     }
     fn scored(&self) -> usize {
         self.choice.scored
@@ -179,12 +178,11 @@ impl QuantizedNestedGate {
 }
 
 impl Estimate<QuantizedLayer> for QuantizedNestedGate {
-    fn pack(&self, _isa: Isa, _in_pairs: bool) {}
+    const NESTED: bool = true;
+
+    fn pack(&self, _isa: Isa, _lists: bool, _in_pairs: bool) {}
     fn rank(&self) -> usize {
         self.scores.rank()
-    }
-    fn listed_units(&self) -> usize {
-        0
     }
     fn scored(&self) -> usize {
         self.scores.scored

@@ -2,7 +2,7 @@
 //! and Arel 2013, arXiv 1312.4461).
 //!
 //! ```text
-//! t = x u                         # rank sums per row; skips zero inputs where that is faster
+//! t = x u                         # rank sums per row; dense, or only of the non-zero inputs
 //! live = units with t v + c > 0   # compressed into a list in registers
 //! y[unit] = activation(x . w[unit] + b[unit]) for unit in live, else 0
 //! ```
@@ -38,27 +38,29 @@ use crate::simd::Isa;
 pub(crate) struct Gated<W, G> {
     pub(super) weights: Arc<W>,
     pub(super) gate: Arc<G>,
+    /// Whether the gate reads lists of the input's non-zeros.
+    pub(super) lists: bool,
 }
 
 impl<W, G> Clone for Gated<W, G> {
     fn clone(&self) -> Self {
-        Gated { weights: self.weights.clone(), gate: self.gate.clone() }
+        Gated { weights: self.weights.clone(), gate: self.gate.clone(), lists: self.lists }
     }
 }
 
 /// The gate of a layer with weights `W`.
 pub(crate) trait Estimate<W: Weights>: Send + Sync + 'static {
-    /// Packs the weights that are not packed yet.
-    fn pack(&self, isa: Isa, in_pairs: bool);
+    /// Packs the weights that are not packed yet, for lists or for dense rows.
+    fn pack(&self, isa: Isa, lists: bool, in_pairs: bool);
     /// Rank of its factors.
     fn rank(&self) -> usize;
-    /// Number of units that lists of the input are multiplied with; 0 if it reads no lists.
-    fn listed_units(&self) -> usize;
+    /// Whether the input has the low-rank sums already.
+    const NESTED: bool = false;
     /// Number of units that are scored.
     fn scored(&self) -> usize;
     /// Whether scores are sums of bytes.
     fn scores_bytes(&self) -> bool;
-    /// Computes the low-rank sums of every row.
+    /// Computes the low-rank sums of every row, from lists if the input has any.
     fn estimate(&self, isa: Isa, input: Signal<'_>, scratch: &mut GateScratch);
     /// Lists the live units of every row from the low-rank sums.
     fn choose(&self, isa: Isa, rows: usize, scratch: &mut GateScratch);
@@ -69,18 +71,14 @@ impl<W: Weights, G: Estimate<W>> Path for Gated<W, G> {
         self.weights.layer()
     }
     fn reads(&self) -> Form {
-        if self.gate.listed_units() > 0 {
-            Form::both(W::PRECISION)
-        } else {
-            Form::rows(W::PRECISION)
-        }
+        if self.lists { Form::both(W::PRECISION) } else { Form::rows(W::PRECISION) }
     }
     fn output(&self) -> Output<'_> {
         self.weights.output()
     }
     fn pack(&self, isa: Isa, in_pairs: bool) {
         self.weights.unit_rows();
-        self.gate.pack(isa, in_pairs);
+        self.gate.pack(isa, self.lists, in_pairs);
     }
 
     #[inline]
@@ -111,7 +109,7 @@ impl<W: Weights, G: Estimate<W>> Path for Gated<W, G> {
         true
     }
     fn listed_units(&self) -> usize {
-        self.gate.listed_units()
+        if self.lists { self.gate.rank() } else { 0 }
     }
     fn rank(&self) -> Option<usize> {
         Some(self.gate.rank())
@@ -131,14 +129,19 @@ impl<W: Weights, G: Estimate<W>> Path for Gated<W, G> {
     }
 
     fn product(&self, seen: Seen) -> (Phase, Work) {
-        let (listed, width) = (self.gate.listed_units() as f64, W::BYTES as f64);
-        if listed == 0.0 {
-            let row_bytes = seen.rows * self.gate.rank() as f64 * width;
+        let (rank, width) = (self.gate.rank() as f64, W::BYTES as f64);
+        if G::NESTED {
+            let row_bytes = seen.rows * rank * width;
             return (Phase::Estimate, Work { row_bytes, ..Work::default() });
         }
-        let weight_bytes = seen.inputs * listed * width;
-        let operations = 2.0 * seen.entries * listed;
-        (Phase::Estimate, Work { weight_bytes, row_bytes: seen.list_bytes, operations })
+        let (inputs, row_bytes, entries) = if self.lists {
+            (seen.inputs, seen.list_bytes, seen.entries)
+        } else {
+            let d = self.layer().inputs() as f64;
+            (d, seen.rows * d * width, seen.rows * d)
+        };
+        let (weight_bytes, operations) = (inputs * rank * width, 2.0 * entries * rank);
+        (Phase::Estimate, Work { weight_bytes, row_bytes, operations })
     }
 
     fn epilogue(&self, _rows: f64, written: f64) -> (Phase, Work) {
@@ -146,14 +149,20 @@ impl<W: Weights, G: Estimate<W>> Path for Gated<W, G> {
     }
 
     fn weight_bytes(&self, inputs: f64, lines: f64) -> f64 {
-        let listed = self.gate.listed_units() as f64;
-        inputs * listed * W::BYTES as f64 + self.score_bytes() + 64.0 * lines
+        let inputs = if self.lists { inputs } else { self.layer().inputs() as f64 };
+        let rank = if G::NESTED { 0.0 } else { self.gate.rank() as f64 };
+        inputs * rank * W::BYTES as f64 + self.score_bytes() + 64.0 * lines
     }
 
     fn multiply_adds(&self, density: f64, computed: f64) -> f64 {
         let (d, h) = (self.layer().inputs() as f64, self.layer().outputs() as f64);
-        let (listed, rank) = (self.gate.listed_units() as f64, self.gate.rank() as f64);
-        listed * d * density + rank * h + computed * d * h
+        let rank = self.gate.rank() as f64;
+        let inputs = match (G::NESTED, self.lists) {
+            (true, _) => 0.0,
+            (_, true) => d * density,
+            (_, false) => d,
+        };
+        rank * inputs + rank * h + computed * d * h
     }
 }
 
@@ -223,11 +232,8 @@ impl PackedGate {
 }
 
 impl Estimate<PackedLayer> for PackedGate {
-    fn pack(&self, _isa: Isa, _in_pairs: bool) {}
+    fn pack(&self, _isa: Isa, _lists: bool, _in_pairs: bool) {}
     fn rank(&self) -> usize {
-        self.gate.rank
-    }
-    fn listed_units(&self) -> usize {
         self.gate.rank
     }
     fn scored(&self) -> usize {
@@ -519,13 +525,14 @@ impl QuantizedGate {
 }
 
 impl Estimate<QuantizedLayer> for QuantizedGate {
-    fn pack(&self, isa: Isa, in_pairs: bool) {
-        self.u.pack_for_lists(isa, in_pairs);
+    fn pack(&self, isa: Isa, lists: bool, in_pairs: bool) {
+        if lists {
+            self.u.pack_for_lists(isa, in_pairs);
+        } else {
+            self.u.panels();
+        }
     }
     fn rank(&self) -> usize {
-        self.scores.rank()
-    }
-    fn listed_units(&self) -> usize {
         self.scores.rank()
     }
     fn scored(&self) -> usize {
@@ -537,10 +544,16 @@ impl Estimate<QuantizedLayer> for QuantizedGate {
 
     fn estimate(&self, isa: Isa, input: Signal<'_>, scratch: &mut GateScratch) {
         let Signal::Bytes(parts) = input else { unreachable!("an int8 gate reads bytes") };
-        let Some(lists) = parts.lists() else { unreachable!("a gate reads lists") };
         let bytes = ByteRowsMut::new(&mut scratch.low_rank_bytes, input.len(), self.rank());
         let mut sums = ByteSums { scale: &self.scale, bias: &self.bias, rows: bytes };
-        self.u.times(isa, lists, &mut sums);
+        match (parts.lists(), parts.rows()) {
+            (Some(lists), _) => self.u.times(isa, lists, &mut sums),
+            (None, Some(rows)) => {
+                let panels = self.u.panels();
+                bytes_times_panels(isa, rows, panels, panels.all(), &mut sums);
+            }
+            (None, None) => unreachable!("an input has rows or lists"),
+        }
     }
 
     fn choose(&self, isa: Isa, n: usize, scratch: &mut GateScratch) {

@@ -49,18 +49,25 @@ macro_rules! each {
 }
 
 impl LayerPath {
-    /// The path of layer `index` under a plan; two paths, one after the other, for its factors.
+    /// The path of layer `index` under a plan; two paths, one after the other, for its factors. With
+    /// `in_tiles`, products of dense bytes take AMX tiles.
     ///
     /// # Errors
     /// [`Error::Plan`] if the layer does not have a part that the plan needs.
-    pub(crate) fn of(index: usize, plan: LayerPlan, forms: &PackedForms) -> Result<Vec<LayerPath>> {
+    pub(crate) fn of(
+        index: usize,
+        plan: LayerPlan,
+        forms: &PackedForms,
+        in_tiles: bool,
+    ) -> Result<Vec<LayerPath>> {
         let LayerPlan { strategy, precision } = plan;
         let layer = || forms.layer.clone();
         Ok(match (strategy, precision) {
             (Strategy::Dense, Precision::F32) => vec![dense_f32(layer())],
             (Strategy::Skip, Precision::F32) => vec![skip_f32(layer())],
             (Strategy::Gate, Precision::F32) => {
-                vec![LayerPath::GateF32(Gated { weights: layer(), gate: forms.gate(index)? })]
+                let (weights, gate) = (layer(), forms.gate(index)?);
+                vec![LayerPath::GateF32(Gated { weights, gate, lists: true })]
             }
             (Strategy::Factor { skip, gate }, Precision::F32) => {
                 let PackedFactors { first, second, .. } = forms.factors(index)?;
@@ -68,7 +75,7 @@ impl LayerPath {
                 let first = if skip { skip_f32(first) } else { dense_f32(first) };
                 let second = if gate {
                     let gate = forms.nested_gate(index)?;
-                    LayerPath::NestedF32(Gated { weights, gate })
+                    LayerPath::NestedF32(Gated { weights, gate, lists: false })
                 } else {
                     dense_f32(weights)
                 };
@@ -79,7 +86,7 @@ impl LayerPath {
             (Strategy::Gate, Precision::Int8) => {
                 forms.gate(index)?;
                 let (weights, gate) = (forms.int8(index)?, forms.int8_gate(index)?);
-                vec![LayerPath::GateInt8(Gated { weights, gate })]
+                vec![LayerPath::GateInt8(Gated { weights, gate, lists: !in_tiles })]
             }
             (Strategy::Factor { skip, gate }, Precision::Int8) => {
                 let factors = forms.int8_factors(index)?;
@@ -88,13 +95,18 @@ impl LayerPath {
                 let missing = Error::Plan { layer: index, missing: Missing::NestedGate };
                 let second = if gate {
                     let gate = factors.gate.clone().ok_or(missing)?;
-                    LayerPath::NestedInt8(Gated { weights, gate })
+                    LayerPath::NestedInt8(Gated { weights, gate, lists: false })
                 } else {
                     dense_int8(weights)
                 };
                 vec![first, second]
             }
         })
+    }
+
+    /// Whether the path is another one if products of dense bytes take tiles.
+    pub(crate) fn depends_on_tiles(&self) -> bool {
+        matches!(self, LayerPath::GateInt8(_))
     }
 
     /// The layer in f32.
@@ -302,7 +314,7 @@ impl PackedForms {
 
     /// Whether the layer has all parts that a plan needs.
     pub(crate) fn can(&self, plan: LayerPlan) -> bool {
-        LayerPath::of(0, plan, self).is_ok()
+        LayerPath::of(0, plan, self, false).is_ok()
     }
 
     /// The fastest strategy of the factors to assume, if the layer has any.
