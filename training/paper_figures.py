@@ -189,7 +189,7 @@ def draw_epoch(results: dict[str, list[dict[str, Any]]], path: Path) -> bool:
     if not epochs:
         return False
     chosen = sorted({epochs[0], epochs[-1]})
-    figure, axes = plt.subplots(1, len(chosen), figsize=(4.8 * len(chosen), 3.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(chosen), figsize=(4.8 * len(chosen), 3.2), squeeze=False)
     for axis, epoch in zip(axes[0], chosen, strict=True):
         drawn: set[str] = set()
         for result in runs:
@@ -205,9 +205,9 @@ def draw_epoch(results: dict[str, list[dict[str, Any]]], path: Path) -> bool:
             axis.plot(shares, means, color=colour, label=name, linewidth=1.2)
         axis.set_title(f"epoch {epoch}")
         axis.set_xlabel("share of the epoch")
-        axis.set_ylabel("wrong signs on training rows, mean of layers")
         axis.grid()
-    axes[0][0].legend(title="factors renewed")
+    axes[0][0].set_ylabel("wrong signs, mean of layers")
+    axes[0][-1].legend(title="factors renewed", loc="upper left", bbox_to_anchor=(1.02, 1.0))
     figure.tight_layout()
     save(figure, path)
     return True
