@@ -14,7 +14,8 @@ from lrgate.runtime import thread_limit
 
 __all__ = ["measure_peaks", "measure_phases"]
 
-# The rate of int8 products that take tiles, and the least rows per call of each of them.
+# The rate of int8 products in tiles; the phases with such products, and the rows per call from which
+# they can take tiles. So the bound of a phase that does not take them is too low.
 _TILES: Final = "int8 tiles"
 _IN_TILES: Final = {"multiply+epilogue": 3, "score+threshold": 3, "estimate": 8}
 # Assumed size of the L1 cache if it is unknown.
@@ -29,7 +30,8 @@ def measure_phases(net: _core.Network, x: Any, batch_size: int, seconds: float) 
     ready = _in_place(x)
     raw, call, weight_bytes = net.engine.phases(ready, batch_size, 0.5 * seconds)
     level = peaks.level(weight_bytes)
-    phases = [_bounded(phase, peaks, level, batch_size) for phase in raw]
+    rows = min(batch_size, x.shape[0])
+    phases = [_bounded(phase, peaks, level, rows) for phase in raw]
     inside = sum(phase.seconds for phase in phases)
     share = 0.3 * seconds if ready is x else 0.15 * seconds
     outside = max(_call_seconds(net, ready, batch_size, share), call)
@@ -54,12 +56,12 @@ def measure_peaks(seconds: float) -> Peaks:
     return Peaks(caches, dict(zip(names, bandwidth, strict=True)), operations)
 
 
-def _bounded(phase: dict[str, Any], peaks: Peaks, level: str, batch_size: int) -> PhaseProfile:
+def _bounded(phase: dict[str, Any], peaks: Peaks, level: str, rows_per_call: int) -> PhaseProfile:
     weights, rows = phase["weight_bytes_per_row"], phase["row_bytes_per_row"]
     loading = weights / peaks.bandwidth[level] + rows / peaks.bandwidth["L1"]
     rate = peaks.operations[phase["precision"]]
     least_rows = _IN_TILES.get(phase["phase"]) if phase["precision"] == "int8" else None
-    if least_rows is not None and batch_size >= least_rows:
+    if least_rows is not None and rows_per_call >= least_rows:
         rate = peaks.operations.get(_TILES, rate)
     computing = phase["operations_per_row"] / rate
     return PhaseProfile(

@@ -275,9 +275,11 @@ impl Network {
     /// [`Network::with_plan`] packs too. Other methods that return a network do not, because
     /// another plan may follow.
     pub fn pack(&self) {
-        let batch_plans = self.plan.batch_plans();
+        let mut least = 1;
         for (at, programs) in self.programs.iter().enumerate() {
-            programs.pack(batch_plans.get(at + 1).is_none_or(|next| next.rows > 2));
+            let most = self.plan.most_rows(at);
+            programs.pack(least, most);
+            least = most.saturating_add(1);
         }
     }
 

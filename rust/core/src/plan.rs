@@ -186,6 +186,12 @@ impl Plan {
         self.batch_plans.windows(2).position(nearer).unwrap_or(self.batch_plans.len() - 1)
     }
 
+    /// The largest number of rows for which [`Plan::index_for`] gives `index`.
+    pub(crate) fn most_rows(&self, index: usize) -> usize {
+        let Some(next) = self.batch_plans.get(index + 1) else { return usize::MAX };
+        (self.batch_plans[index].rows as u128 * next.rows as u128).isqrt() as usize
+    }
+
     /// Layer `layer` got a gate, or has none.
     pub(crate) fn gate_changed(&mut self, layer: usize, has_gate: bool) {
         self.change_layer(layer, |plan| {

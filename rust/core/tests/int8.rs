@@ -554,10 +554,13 @@ fn gated_networks_have_the_same_bits_everywhere() {
     for isa in Isa::available() {
         let network = quantized(&model, isa, &quantization);
         let network = under(&network, &[Strategy::Gate, Strategy::Gate, Strategy::Skip]);
-        for (count, threads) in [(130, 1), (130, 3), (64, 1), (9, 1), (1, 1)] {
-            let got = bits(&run(&network, Rows::f32(&data, count, 100, 100).unwrap(), threads));
-            let all = first.get_or_insert_with(|| got.clone());
-            assert_eq!(got, all[..got.len()], "{} {count} rows", isa.name());
+        for count in [130, 129, 64, 17, 15, 9, 8, 7, 1] {
+            for threads in if count > 64 { 1..=3 } else { 1..=1 } {
+                let rows = Rows::f32(&data, count, 100, 100).unwrap();
+                let got = bits(&run(&network, rows, threads));
+                let all = first.get_or_insert_with(|| got.clone());
+                assert_eq!(got, all[..got.len()], "{} {count} rows", isa.name());
+            }
         }
     }
 }
@@ -586,7 +589,10 @@ fn all_kinds_of_rows_agree() {
         (Some(InputMap::new(vec![0.1], vec![-100.0])), plain(2.0, 10.0)),
         (Some(InputMap::new(vec![0.1; 30], vec![0.5; 30])), per_input),
     ] {
-        let model = Model { map, gates: vec![None, None], ..Model::relu(16, &[30, 40, 5]) };
+        let mut model = Model { map, ..Model::relu(16, &[30, 40, 5]) };
+        for gate in model.gates.iter_mut().flatten() {
+            *gate = gate.clone().with_range(vec![[-3.0, 3.0]; gate.rank()]);
+        }
         let quantization = [input, plain(0.05, 0.0)];
         for isa in Isa::available() {
             let network = quantized(&model, isa, &quantization);
@@ -600,6 +606,17 @@ fn all_kinds_of_rows_agree() {
                     Rows::csr(&starts, &index, &value, 30).unwrap(),
                 ] {
                     assert_eq!(bits(&run(&network, rows, 1)), bits(&expected), "{}", isa.name());
+                }
+            }
+            let network = under(&network, &[Strategy::Gate, Strategy::Dense]);
+            for count in [n, 7] {
+                let first =
+                    run(&network, Rows::u8(&bytes[..count * 30], count, 30, 30).unwrap(), 1);
+                for rows in [
+                    Rows::f32(&floats[..count * 30], count, 30, 30).unwrap(),
+                    Rows::csr(&starts[..=count], &index, &value, 30).unwrap(),
+                ] {
+                    assert_eq!(bits(&run(&network, rows, 1)), bits(&first), "{}", isa.name());
                 }
             }
         }

@@ -75,14 +75,15 @@ pub(crate) enum Inputs {
     WithRows,
 }
 
-/// The rows of a call from which products of dense bytes take AMX tiles, where the CPU has them.
-const IN_TILES: usize = 8;
+/// The rows of a call from which int8 gates multiply dense rows instead of lists, where the CPU has AMX
+/// tiles.
+const DENSE_ESTIMATES_FROM: usize = 8;
 
 /// The compiled plan for one batch size, for calls of any number of rows.
 pub(crate) struct Programs {
     program: Program,
-    /// For calls of at least [`IN_TILES`] rows, if the paths differ.
-    in_tiles: Option<Program>,
+    /// For calls of at least [`DENSE_ESTIMATES_FROM`] rows, if the paths differ.
+    dense_estimates: Option<Program>,
 }
 
 impl Programs {
@@ -93,22 +94,27 @@ impl Programs {
     pub(crate) fn compile(parts: &Parts<'_>, plan: &BatchPlan) -> Result<Programs> {
         let program = Program::compile(parts, plan, Inputs::AsRead, 1)?;
         let mut paths = program.layers.iter().map(|layer| &layer.path);
-        let differs = parts.isa.has_tiles() && paths.any(LayerPath::depends_on_tiles);
-        let in_tiles = differs.then(|| Program::compile(parts, plan, Inputs::AsRead, IN_TILES));
-        Ok(Programs { program, in_tiles: in_tiles.transpose()? })
+        let differs = parts.isa.has_tiles() && paths.any(LayerPath::may_estimate_dense);
+        let compile = || Program::compile(parts, plan, Inputs::AsRead, DENSE_ESTIMATES_FROM);
+        Ok(Programs { program, dense_estimates: differs.then(compile).transpose()? })
     }
 
     /// The program for a call with `rows` rows.
     pub(crate) fn of(&self, rows: usize) -> &Program {
-        self.in_tiles.as_ref().filter(|_| rows >= IN_TILES).unwrap_or(&self.program)
+        let dense_estimates = self.dense_estimates.as_ref();
+        dense_estimates.filter(|_| rows >= DENSE_ESTIMATES_FROM).unwrap_or(&self.program)
     }
 
-    /// Packs the weights that are not packed yet. `batches` says whether calls may have more than
-    /// one row.
-    pub(crate) fn pack(&self, batches: bool) {
-        self.program.pack(batches);
-        if let Some(program) = &self.in_tiles {
-            program.pack(batches);
+    /// Packs the weights that are not packed yet, for calls of `least` to `most` rows.
+    pub(crate) fn pack(&self, least: usize, most: usize) {
+        let Some(dense_estimates) = &self.dense_estimates else {
+            return self.program.pack(most > 1);
+        };
+        if least < DENSE_ESTIMATES_FROM {
+            self.program.pack(most > 1);
+        }
+        if most >= DENSE_ESTIMATES_FROM {
+            dense_estimates.pack(true);
         }
     }
 }
@@ -284,11 +290,11 @@ impl Program {
                 got: Extent::List(plan.layers.len()),
             });
         }
-        let in_tiles = parts.isa.has_tiles() && rows >= IN_TILES;
+        let dense_estimates = parts.isa.has_tiles() && rows >= DENSE_ESTIMATES_FROM;
         let mut paths = Vec::new();
         let mut places = Vec::new();
         for (i, (forms, plan)) in parts.layers.iter().zip(&plan.layers).enumerate() {
-            let of_layer = LayerPath::of(i, *plan, forms, in_tiles)?;
+            let of_layer = LayerPath::of(i, *plan, forms, dense_estimates)?;
             match of_layer.len() {
                 1 => places.push((i, None)),
                 _ => places.extend([(i, Some(Factor::U)), (i, Some(Factor::V))]),
@@ -353,7 +359,8 @@ impl Program {
         })
     }
 
-    /// As [`Programs::pack`].
+    /// Packs the weights that are not packed yet. `batches` says whether calls may have more than
+    /// one row.
     pub(super) fn pack(&self, batches: bool) {
         for (i, layer) in self.layers.iter().enumerate() {
             layer.path.pack(self.isa, i == 0 && batches && self.isa.dot_products());

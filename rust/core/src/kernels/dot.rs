@@ -9,15 +9,15 @@
 //! unit.
 //!
 //! Cache lines of weights that are multiplied only with zeros are not read: a row lists its
-//! non-zero *blocks* (vectors of sixteen inputs with at least one non-zero), and a dot product
+//! non-zero *blocks* (vectors of sixteen words with at least one non-zero), and a dot product
 //! visits only these. On sparse rows a gate therefore saves both units and inputs, without
 //! gathering.
 //!
-//! A dot product adds up the blocks in turn, in one chain: the chains of four units and of the next
-//! four overlap. A block of zeros adds nothing, so listing the blocks does not change any bit.
+//! A dot product adds up the blocks in turn, in one chain, since those of four units overlap. A block of zeros adds nothing, so listing the blocks does not change any bit.
 
 use std::array::from_fn;
 
+use super::STAYS_IN_L2;
 use super::arithmetic::{Arithmetic, Floats};
 use super::epilogue::{Output, SelectedEpilogue};
 use crate::layout::UnitRows;
@@ -35,9 +35,6 @@ pub(crate) struct LiveUnits<'a, A: Arithmetic> {
     /// Scratch for the blocks of a row: one entry per whole vector of a row.
     pub(crate) blocks: &'a mut [u32],
 }
-
-/// Bytes of weights that stay in L2 while rows pass.
-const STAY: usize = 3 << 19;
 
 /// If more than this share of blocks is non-zero, the whole row is used; visiting blocks one by one
 /// costs slightly more.
@@ -69,7 +66,7 @@ where
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         assert_eq!(self.rows.columns(), self.weights.inputs());
-        let ahead = self.rows.rows() == 1 || self.weights.bytes() > STAY;
+        let ahead = self.rows.rows() == 1 || self.weights.bytes() > STAYS_IN_L2;
         for r in 0..self.rows.rows() {
             let x = self.rows.row(r);
             let blocks = list_blocks::<S, A>(simd, x, self.blocks);
@@ -126,7 +123,8 @@ impl Kernel for LiveUnitsOfLists<'_> {
 /// The padded weight rows of four units.
 type Four<'a, W> = [&'a [W]; 4];
 
-/// The weights of up to four units; the last one stands for those that are missing.
+/// The weights of up to four units. The last one stands for those that are missing, whose sums are not
+/// used.
 #[inline(always)]
 fn four_units<'a, W: Copy + Default>(weights: &'a UnitRows<W>, units: &[u32]) -> Four<'a, W> {
     from_fn(|j| weights.unit(units[j.min(units.len() - 1)] as usize))

@@ -7,7 +7,7 @@
 //! | `bytes.rs` | lists of non-zero bytes times byte panels | int8 skip, int8 gate's estimate |
 //! | `pairs.rs` | lists of non-zeros in pairs of rows times panels | the same, in batches |
 //! | `dense.rs` | dense rows times packed panels | dense, gate's estimate and scores |
-//! | `tiles.rs` | the same for bytes, with AMX tiles | int8 dense and a gate's byte scores, in batches |
+//! | `tiles.rs` | the same for bytes, with AMX tiles | int8 dense, and int8 gates, in batches |
 //! | `lanes.rs` | rows in lanes times packed panels | very small networks, in batches |
 //! | `dot.rs` | chosen units' weight rows times dense rows | gate |
 //! | `arithmetic.rs` | the multiply-add of f32, and of bytes four to a word | all |
@@ -39,3 +39,6 @@ pub(crate) mod sparse;
 mod tests;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tiles;
+
+/// Bytes of weights that stay in L2 while rows pass.
+const STAYS_IN_L2: usize = 3 << 19;

@@ -20,15 +20,13 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::{ptr, slice};
 
+use super::STAYS_IN_L2;
 use super::arithmetic::Bytes;
 use super::epilogue::Epilogue;
 use crate::layout::{PANEL, Panels, padded};
 use crate::signal::DenseRows;
 use crate::simd::amx::{Amx, Products, TILE, Tiles};
 use crate::simd::{Kernel, LANES, Simd};
-
-/// Bytes of weights that stay in L2 while rows pass.
-const STAY: usize = 3 << 19;
 
 /// The least product of rows, words of a row and vectors of units with which tiles take less time than
 /// vectors. Measured on layers of 16 to 256 inputs and units.
@@ -37,7 +35,7 @@ const LEAST_WORK: usize = 1000;
 /// Whether tiles take less time than vectors. With few rows reading the weights takes most of it.
 pub(crate) fn are_faster(rows: usize, panels: &Panels<u32>, which: &Range<usize>) -> bool {
     let vectors = (which.len() * PANEL).min(padded(panels.outputs())) / LANES;
-    rows >= if panels.bytes() <= STAY { 3 } else { 8 }
+    rows >= if panels.bytes() <= STAYS_IN_L2 { 3 } else { 8 }
         && rows * panels.inputs() * vectors >= LEAST_WORK
 }
 
@@ -75,7 +73,7 @@ impl<E: Epilogue<Bytes>> Kernel for RowsTimesTiles<'_, E> {
             return;
         }
         let (tiles, rest) = (&amx.tiles(n.min(TILE)), words % WORDS);
-        let size = if panels.bytes() <= STAY { BLOCK } else { n };
+        let size = if panels.bytes() <= STAYS_IN_L2 { BLOCK } else { n };
         let (mut sums, mut last) = (Lines(MaybeUninit::uninit()), Lines([0; WORDS * PANEL]));
         let (sums, last) = (&mut sums.0, &mut last.0);
         let mut padded = 0; // width of the panel whose padding `last` has

@@ -158,6 +158,7 @@ impl Network {
         self.check_width(rows)?;
         check_sample(Subject::RowCount, rows.rows)?;
         check_sample(Subject::BatchSize, batch)?;
+        let batch = batch.min(rows.rows);
         let (program, plan) = (self.program_for(batch), self.plan().for_rows(batch));
         let counts = self.program_counts(rows, batch)?;
         let seconds = time_layers(program, rows, batch, time, 3)?;
@@ -179,6 +180,7 @@ impl Network {
         check_sample(Subject::RowCount, rows.rows)?;
         check_sample(Subject::BatchSize, batch)?;
         self.check_width(rows)?;
+        let batch = batch.min(rows.rows);
         let counts = self.program_counts(rows, batch)?;
         let layers = self.program_for(batch).layers.iter();
         let all: Vec<_> = layers.zip(counts).collect();
@@ -203,6 +205,7 @@ impl Network {
         self.check_width(rows)?;
         check_sample(Subject::RowCount, rows.rows)?;
         check_sample(Subject::BatchSize, batch)?;
+        let batch = batch.min(rows.rows);
         time_layers(self.program_for(batch), rows, batch, time, 1)
     }
 }

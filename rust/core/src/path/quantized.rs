@@ -221,6 +221,10 @@ impl ByteWeights {
         ByteWeights { source, inputs, outputs, panels, byte_panels, unit_rows }
     }
 
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
     /// Number of words per unit.
     fn columns(&self) -> usize {
         self.inputs.div_ceil(4)

@@ -50,7 +50,7 @@ macro_rules! each {
 
 impl LayerPath {
     /// The path of layer `index` under a plan; two paths, one after the other, for its factors. With
-    /// `in_tiles`, products of dense bytes take AMX tiles.
+    /// `dense_estimates`, an int8 gate multiplies dense rows instead of lists, unless it is large.
     ///
     /// # Errors
     /// [`Error::Plan`] if the layer does not have a part that the plan needs.
@@ -58,7 +58,7 @@ impl LayerPath {
         index: usize,
         plan: LayerPlan,
         forms: &PackedForms,
-        in_tiles: bool,
+        dense_estimates: bool,
     ) -> Result<Vec<LayerPath>> {
         let LayerPlan { strategy, precision } = plan;
         let layer = || forms.layer.clone();
@@ -86,7 +86,8 @@ impl LayerPath {
             (Strategy::Gate, Precision::Int8) => {
                 forms.gate(index)?;
                 let (weights, gate) = (forms.int8(index)?, forms.int8_gate(index)?);
-                vec![LayerPath::GateInt8(Gated { weights, gate, lists: !in_tiles })]
+                let lists = !(dense_estimates && gate.is_small());
+                vec![LayerPath::GateInt8(Gated { weights, gate, lists })]
             }
             (Strategy::Factor { skip, gate }, Precision::Int8) => {
                 let factors = forms.int8_factors(index)?;
@@ -104,9 +105,9 @@ impl LayerPath {
         })
     }
 
-    /// Whether the path is another one if products of dense bytes take tiles.
-    pub(crate) fn depends_on_tiles(&self) -> bool {
-        matches!(self, LayerPath::GateInt8(_))
+    /// Whether the path may be another one with dense estimates.
+    pub(crate) fn may_estimate_dense(&self) -> bool {
+        matches!(self, LayerPath::GateInt8(Gated { gate, .. }) if gate.is_small())
     }
 
     /// The layer in f32.
