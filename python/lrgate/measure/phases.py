@@ -14,8 +14,8 @@ from lrgate.runtime import thread_limit
 
 __all__ = ["measure_peaks", "measure_phases"]
 
-# The rate of int8 products in tiles; the phases with such products, and the rows per call from which
-# they can take tiles. So the bound of a phase that does not take them is too low.
+# The rate of int8 products in tiles, and the phases with such products, with the rows per call from
+# which they can take tiles. The bound of a phase that does not take them is too low.
 _TILES: Final = "int8 tiles"
 _IN_TILES: Final = {"multiply+epilogue": 3, "score+threshold": 3, "estimate": 8}
 # Assumed size of the L1 cache if it is unknown.
