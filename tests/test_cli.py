@@ -323,9 +323,19 @@ def test_every_call_of_a_turn_is_counted() -> None:
     times = timing.in_turn(candidates, timing.batches(x, 2), 0, min_rounds=4)
     for each in times.values():
         assert (each.rows, len(each.rounds), len(each.calls)) == (2, 4, 80)
-    turns = [seen[-160:][i : i + 20] for i in range(0, 160, 20)]
+    turns = [seen[-320:][i : i + 40] for i in range(0, 320, 40)]
     assert all(len(set(turn)) == 1 for turn in turns)
     assert [{turns[i][0], turns[i + 1][0]} for i in range(0, 8, 2)] == [{"a", "b"}] * 4
+
+
+def test_calls_of_a_turn_are_made_once_before_they_are_counted() -> None:
+    seen: list[float] = []
+    x = np.arange(50.0).reshape(50, 1)
+    times = timing.in_turn({"a": lambda row: seen.append(row[0, 0])}, timing.batches(x, 1), 0)
+    assert len(times["a"].calls) == 5 * 20
+    turns = np.array(seen[-200:]).reshape(5, 2, 20)
+    np.testing.assert_array_equal(turns[:, 0], turns[:, 1])
+    np.testing.assert_array_equal(turns[1:, 0, 0], (turns[:-1, 0, 0] + 20) % 50)
 
 
 def test_a_cold_call_comes_after_a_read_and_has_another_row() -> None:
@@ -339,7 +349,7 @@ def test_a_cold_call_comes_after_a_read_and_has_another_row() -> None:
     times = timing.cold(candidates, dict.fromkeys(seen, rows), 0, 1 << 20)
     for name, each in times.items():
         assert len(each.calls) == len(each.rounds) == 5
-        assert seen[name] == [0, 1, 2, 3, 0, 1]
+        assert seen[name] == [0, 1, 1, 2, 2, 3, 3, 0, 0, 1, 1]
 
 
 def test_contestants_take_turns_on_other_rows() -> None:

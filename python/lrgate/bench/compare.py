@@ -2,8 +2,8 @@
 
 For each batch size, short races first select the fastest settings of each engine. The selected
 settings and lrgate are then timed on real rows, with different rows in each call: in turns of 20
-calls, then each alone in a loop, then, for one row, in calls after other memory was read. Errors
-are computed on all test rows. Start-up is measured in separate processes.
+calls after other memory was read, then each alone in a loop, then, for one row, with such a read
+before each call. Errors are computed on all test rows. Start-up is measured in separate processes.
 """
 
 from __future__ import annotations

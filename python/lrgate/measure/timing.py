@@ -5,8 +5,13 @@ background work. Here, each candidate has a turn of a few calls in every round, 
 and speed-ups are medians over rounds. Each turn starts with one call plus an eighth of the turn
 that are not counted, so that the counted calls find the caches as in a loop of the same candidate.
 Cache effects of other candidates still show in the slowest calls; use `alone` for tail latency on
-an otherwise idle machine. `in_turn` counts every call, so that each candidate finds the caches as
-the others left them, and `cold` reads other memory before each call, as a service does.
+an otherwise idle machine. `in_turn` reads other memory before each turn and counts every call, and
+`cold` reads other memory before each call, as a service does between its calls.
+
+A system may take away pages of memory that are idle for some milliseconds. Virtual machines do so
+without a page fault that the guest sees; the first touch of such a page then takes microseconds.
+This depends on the candidates' number and not on the caches, so `in_turn` and `cold` make the same
+calls once before, and do not count those.
 """
 
 from __future__ import annotations
@@ -35,9 +40,11 @@ Rows = npt.NDArray[Any]
 # Duration of a turn, and its maximum number of calls.
 _TURN_SECONDS: Final = 0.002
 _TURN_CALLS: Final = 1000
-# Calls of a turn in which all are counted, and the duration that makes it shorter.
+# Calls of a turn in which all are counted, the duration that makes it shorter, and the bytes of
+# other memory that are read before it: more than L2 has.
 _COUNTED_CALLS: Final = 20
 _LONGEST_TURN: Final = 0.05
+_READ_BEFORE: Final = 8 << 20
 _COLD_ROUNDS: Final = 5
 
 Stream = Iterator[Rows]
@@ -133,7 +140,12 @@ def interleaved(
     """
     turns = functools.partial(_calls_per_turn, duration=_TURN_SECONDS, most=_TURN_CALLS)
     order = _in_rotation(list(candidates), seconds, min_rounds)
-    return _rounds(candidates, calls, order, turns, lambda turn: 1 + turn // 8, of_turn)
+
+    def counted(call: Callable[[Rows], object], stream: Stream, turn: int) -> list[int]:
+        uncounted = 1 + turn // 8
+        return _turn(call, list(itertools.islice(stream, uncounted + turn)))[uncounted:]
+
+    return _rounds(candidates, calls, order, turns, counted, of_turn)
 
 
 def in_turn(
@@ -145,13 +157,20 @@ def in_turn(
 ) -> dict[str, Timing]:
     """Time candidates in turns of 20 calls in random order, all of which are counted.
 
-    Each candidate finds the caches as the others left them. Parameters and results are those of
+    Before a turn its calls are made once uncounted, and then 8 MB of other memory are read, so that
+    the first calls find neither weights nor rows in L2. Parameters and results are those of
     :func:`interleaved`, with the mean call of each round: a median would leave out calls that are
     rare and slow. Turns have fewer calls if 20 take more than 50 ms.
     """
     turns = functools.partial(_calls_per_turn, duration=_LONGEST_TURN, most=_COUNTED_CALLS)
     order = _shuffled(list(candidates), seconds, min_rounds)
-    return _rounds(candidates, calls, order, turns, lambda turn: 0, statistics.fmean)
+    other = np.ones(_READ_BEFORE // 8, np.int64)
+
+    def counted(call: Callable[[Rows], object], stream: Stream, turn: int) -> list[int]:
+        rows = list(itertools.islice(stream, turn))
+        return _after_reading(call, rows, other)
+
+    return _rounds(candidates, calls, order, turns, counted, statistics.fmean)
 
 
 def _rounds(
@@ -159,10 +178,10 @@ def _rounds(
     calls: Sequence[Rows] | Mapping[str, Sequence[Rows]],
     order: Iterator[str],
     turn_of: Callable[[Callable[[Rows], object], Stream], int],
-    uncounted_of: Callable[[int], int],
+    counted_of: Callable[[Callable[[Rows], object], Stream, int], list[int]],
     of_turn: Callable[[list[float]], float],
 ) -> dict[str, Timing]:
-    """Time candidates in rounds of turns, in this order."""
+    """Time candidates in rounds of turns, in this order. `counted_of` times one turn."""
     own = calls if isinstance(calls, Mapping) else dict.fromkeys(candidates, calls)
     streams = {name: itertools.cycle(own[name]) for name in candidates}
     turns = {name: turn_of(call, streams[name]) for name, call in candidates.items()}
@@ -171,9 +190,9 @@ def _rounds(
     with _without_collector():
         clock_cost = _clock_cost()
         for name in order:
-            uncounted = uncounted_of(turns[name])
-            turn = list(itertools.islice(streams[name], uncounted + turns[name]))
-            times = _turn(candidates[name], turn, clock_cost)[uncounted:]
+            times = _without_clock(
+                counted_of(candidates[name], streams[name], turns[name]), clock_cost
+            )
             counted[name] += times
             rounds[name].append(of_turn(times))
     return {
@@ -188,7 +207,7 @@ def cold(
     seconds: float,
     read: int,
 ) -> dict[str, Timing]:
-    """Time single calls, each after reading `read` bytes of other memory.
+    """Time single calls, each after the same call, uncounted, and a read of other memory.
 
     Parameters
     ----------
@@ -212,9 +231,8 @@ def cold(
     with _without_collector():
         clock_cost = _clock_cost()
         for name in _shuffled(list(candidates), seconds, _COLD_ROUNDS):
-            turn = [next(streams[name])]
-            other.sum()
-            found[name] += _turn(candidates[name], turn, clock_cost)
+            times = _after_reading(candidates[name], [next(streams[name])], other)
+            found[name] += _without_clock(times, clock_cost)
     return {
         name: Timing(calls[name][0].shape[0], np.array(times), np.array(times))
         for name, times in found.items()
@@ -239,7 +257,7 @@ def alone(
             count = max(int(seconds / _median_seconds(call, stream)), 1)
             uncounted = 1 + count // 8
             turn = list(itertools.islice(stream, uncounted + count))
-            times = np.array(_turn(call, turn, clock_cost)[uncounted:])
+            times = np.array(_without_clock(_turn(call, turn)[uncounted:], clock_cost))
             found[name] = Timing(calls[name][0].shape[0], times, np.array([np.median(times)]))
     return found
 
@@ -280,14 +298,29 @@ def _shuffled(names: list[str], seconds: float, min_rounds: int) -> Iterator[str
         rounds += 1
 
 
-def _turn(call: Callable[[Rows], object], turn: list[Rows], clock_cost: float) -> list[float]:
-    """Seconds of each call of one turn."""
+def _turn(call: Callable[[Rows], object], turn: list[Rows]) -> list[int]:
+    """Nanoseconds of each call of one turn."""
     clock = perf_counter_ns
     times = []
     for rows in turn:
         start = clock()
         call(rows)
         times.append(clock() - start)
+    return times
+
+
+def _after_reading(
+    call: Callable[[Rows], object], turn: list[Rows], other: npt.NDArray[np.int64]
+) -> list[int]:
+    """Nanoseconds of each call of one turn, after the same calls and reading `other`."""
+    for rows in turn:
+        call(rows)
+    other.sum()
+    return _turn(call, turn)
+
+
+def _without_clock(times: list[int], clock_cost: float) -> list[float]:
+    """Seconds without the time to read the clock."""
     return [max(time - clock_cost, 0.0) * 1e-9 for time in times]
 
 

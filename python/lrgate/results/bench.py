@@ -84,8 +84,8 @@ class Entry:
     """Results of one candidate with one batch size.
 
     Unless stated otherwise, times are in turn: engines have turns of 20 calls in random order,
-    so that each finds the caches as the others left them. The time of a turn is that of its mean
-    call, which includes rows that lrgate recomputes.
+    each after the process read 8 MB of other memory. The time of a turn is that of its mean call,
+    which includes rows that lrgate recomputes.
 
     Attributes
     ----------
