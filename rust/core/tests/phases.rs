@@ -47,7 +47,7 @@ fn every_strategy_has_its_phases() {
     }
 }
 
-/// In AMX tiles, int8 gates multiply dense rows, so that nothing lists the non-zeros of larger batches.
+/// With AMX, int8 gates multiply dense rows from eight rows on, so that nothing lists their non-zeros.
 #[test]
 fn int8_gates_list_no_inputs_in_tiles() {
     let mut model = Model::relu(1, &[40, 50, 30, 4]);
