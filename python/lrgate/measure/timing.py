@@ -8,9 +8,10 @@ Cache effects of other candidates still show in the slowest calls; use `alone` f
 an otherwise idle machine. `in_turn` reads other memory before each turn and counts every call, and
 `cold` reads other memory before each call, as a service does between its calls.
 
-The host of a virtual machine may take away pages of memory that are idle for some milliseconds, and
-the first touch of such a page then takes microseconds. How long pages are idle depends on the number
-of candidates, so `in_turn` and `cold` make the same calls once before, and do not count those.
+The host of a virtual machine may take away pages of memory that are idle for some milliseconds,
+and the first touch of such a page then takes microseconds. How long pages are idle depends on the
+number of candidates, so `in_turn` and `cold` make the same calls once before, and do not count
+those.
 """
 
 from __future__ import annotations
