@@ -443,3 +443,27 @@ def test_labels_may_contradict() -> None:
     assert evidence.upper(0.999) > evidence.upper(0.95)
     assert not evidence.within(0.1, 0.95)
     assert evidence.needed(0.05, 0.95) is None
+
+
+@pytest.mark.parametrize(
+    ("worse", "better", "contradicted"),
+    [(3, 0, False), (4, 0, False), (5, 0, True), (6, 1, False), (7, 1, True), (9, 2, True)],
+)
+def test_few_errors_contradict_as_in_the_sign_test(
+    worse: int, better: int, contradicted: bool
+) -> None:
+    """Near a boundary a change is as likely to be an error as a correction."""
+    count = worse + better
+    x = np.tile([[9.0, 0.0]], (4000, 1)).astype(np.float32)
+    x[:count] = [[1e-4, 0.0]]
+    labels = np.zeros(4000, int)
+    labels[:better] = 1
+    moved = x.copy()
+    moved[:count] = [[0.0, 1e-4]]
+    judge = Evaluator(identity(2), x, labels, calibration=Calibration(labelled=True))
+    evidence = judge.evidence(moved)
+    assert evidence.change.sum() == worse - better
+    # Heads of fair coins: the chance of as many errors or more.
+    chance = sum(math.comb(count, k) for k in range(worse, count + 1)) / 2**count
+    assert (chance < 0.05) == contradicted
+    assert evidence.contradicted == contradicted

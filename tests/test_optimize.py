@@ -7,7 +7,9 @@ use `wins`, which replaces the clock and makes these faster.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
+import math
 import re
 import sys
 from decimal import Decimal
@@ -31,9 +33,10 @@ from lrgate.measure import timing
 from lrgate.measure.machine import fingerprint
 from lrgate.model import Activation
 from lrgate.model.plan import words
-from lrgate.planner import clock, merging, search, signals
+from lrgate.planner import candidates, clock, merging, search, signals
 from lrgate.planner.arguments import checked_ranks, checked_targets
 from lrgate.planner.budget import BudgetCheck
+from lrgate.planner.candidates import Candidate, choices_on_front
 from lrgate.planner.clock import Clock
 from lrgate.planner.evaluation import Evaluator
 from lrgate.planner.evidence import Evidence
@@ -1807,3 +1810,54 @@ def test_large_targets_give_no_warnings() -> None:
     net, x = network(1), rows(200)
     fast = optimized(net, x, 1e30 * net(x)[:, 0].astype(np.float64), 0.1)
     assert fast.report is not None and np.isfinite(fast.report.error_before)
+
+
+def test_choices_are_those_that_no_other_one_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among all combinations of candidates, by sums of time and divergence over the layers."""
+    monkeypatch.setattr(candidates, "_LEAST_STEP", 0.0)
+    rng = np.random.default_rng(0)
+    exact = np.array([[5.0, 3.0], [4.0, 4.0], [1.0, 1.0]])
+    gate = Gate(np.ones((3, 1)), np.ones((1, 2)), np.zeros(2))
+    options = {
+        i: [
+            Candidate(gate, "", 0.0, exact[i] * rng.uniform(0.2, 1.2, 2), float(divergence))
+            for divergence in [*rng.exponential(size=6), math.nan]
+        ]
+        for i in (0, 1)
+    }
+    choices = choices_on_front(options, exact)
+
+    def place(choice: Any) -> tuple[float, float]:
+        seconds = exact.copy()
+        for i, candidate in choice.items():
+            faster = candidate.seconds < 0.97 * exact[i]
+            seconds[i][faster] = candidate.seconds[faster]
+        cost = float((seconds / exact.sum(axis=0)).sum())
+        return cost, float(sum(candidate.divergence for candidate in choice.values()))
+
+    every = [
+        {i: c for i, c in zip(options, parts, strict=True) if c is not None}
+        for parts in itertools.product(*([None, *found[:-1]] for found in options.values()))
+    ]
+    places = [place(choice) for choice in every]
+    best = [p for p in places if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in places)]
+    found = [place(choice) for choice in choices]
+    np.testing.assert_allclose(found, sorted(best)[:-1])  # not the exact one; fastest first
+    assert len(found) > 5
+
+
+def test_choices_leave_out_what_saves_next_to_nothing() -> None:
+    exact = np.array([[1.0], [1.0]])
+    gate = Gate(np.ones((3, 1)), np.ones((1, 2)), np.zeros(2))
+    options = {
+        0: [Candidate(gate, "", 0.0, np.array([0.5]), 1.0)],
+        1: [
+            Candidate(gate, "", 0.0, np.array([seconds]), divergence)
+            for seconds, divergence in ((0.8, 0.1), (0.7999, 0.2), (0.7, 0.3))
+        ],
+    }
+    found = [
+        {i: candidate.divergence for i, candidate in choice.items()}
+        for choice in choices_on_front(options, exact)
+    ]
+    assert found == [{0: 1.0, 1: 0.3}, {0: 1.0, 1: 0.1}, {0: 1.0}, {1: 0.3}, {1: 0.1}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,11 +10,11 @@ import numpy as np
 
 from lrgate.inputs.sparse import SparseInputs
 from lrgate.model.layer import Factors, Gate
-from lrgate.types import Float32Array, Float64Array
+from lrgate.types import Float32Array, Float64Array, IntArray
 
 __all__ = [
     "Candidate",
-    "choices_by_price",
+    "choices_on_front",
     "names_of",
     "parts_of",
 ]
@@ -55,38 +56,78 @@ class Candidate:
         return bool((mine <= others).all() and (mine < others).any())
 
 
+# A choice with more divergence must save this share of the network's time.
+_LEAST_STEP: Final = 0.002
+
 Choice = dict[int, Candidate]
 
 # A layer's inputs, as estimators take them.
 Inputs = Float32Array | SparseInputs
 
 
-def choices_by_price(options: dict[int, list[Candidate]], exact: Float64Array) -> list[Choice]:
-    """Choices for prices on divergence from none to a high one, without repeats: fastest first.
+@dataclass(frozen=True, eq=False)
+class _Front:
+    """Combinations of candidates for some layers, of which no other one is better in both.
 
-    A batch size uses a layer's part where the gain in time is worth the divergence; a layer has
-    one gate or one pair of factors for all batch sizes. Times are relative to the fastest exact
-    plan of the batch size.
+    Attributes
+    ----------
+    divergence, cost : float64 array (n,)
+        Sums over the layers. Costs are times relative to those of the exact plan, over all batch
+        sizes. With rising divergence they fall.
+    picks : int array (n, layers)
+        For each layer the position of its candidate, or -1.
+    """
+
+    divergence: Float64Array
+    cost: Float64Array
+    picks: IntArray
+
+    def with_layer(self, divergence: Float64Array, cost: Float64Array, rest: float) -> _Front:
+        """The combinations with one layer more, whose first candidate is none.
+
+        `rest` is the least cost of the layers to come: what saves less than a share of the whole
+        is left out.
+        """
+        sums = np.add.outer(self.divergence, divergence).ravel()
+        costs = np.add.outer(self.cost, cost).ravel()
+        order = np.lexsort((costs, sums))
+        kept, least = [], math.inf
+        for at in order:
+            if costs[at] + rest < least * (1 - _LEAST_STEP):
+                kept.append(at)
+                least = costs[at] + rest
+        before, own = np.divmod(np.array(kept), len(cost))
+        picks = np.concatenate([self.picks[before], own[:, None] - 1], axis=1)
+        return _Front(sums[kept], costs[kept], picks)
+
+
+def choices_on_front(options: dict[int, list[Candidate]], exact: Float64Array) -> list[Choice]:
+    """Choices that no other one beats in both time and divergence: fastest first.
+
+    Both are taken as sums over the layers. Each batch size uses a layer's part where it is faster.
+    Times are relative to the fastest exact plan of the batch size.
     """
     totals = exact.sum(axis=0)
-    choices: list[Choice] = []
-    for price in [0.0, *np.geomspace(1e-3, 1e7, 81)]:
-        choice: Choice = {}
-        for i, found in options.items():
-            least = float((exact[i] / totals).sum())
-            for candidate in found:
-                gated = (candidate.seconds + price * candidate.divergence * totals) / totals
-                promised = candidate.seconds < PROMISE * exact[i]
-                cost = float(
-                    np.where(
-                        promised, np.minimum(gated, exact[i] / totals), exact[i] / totals
-                    ).sum()
-                )
-                if cost < least:
-                    least, choice[i] = cost, candidate
-        if choice and (not choices or names_of(choice) != names_of(choices[-1])):
-            choices.append(choice)
-    return choices
+
+    def costs(i: int) -> Float64Array:
+        seconds = np.array([exact[i], *(c.seconds for c in options[i])])
+        seconds = np.where(seconds < PROMISE * exact[i], seconds, exact[i])
+        return np.asarray((seconds / totals).sum(axis=1))
+
+    costs_of = {i: costs(i) for i in options}
+    others = [i for i in range(len(exact)) if i not in options]
+    rest = float((exact[others] / totals).sum() + sum(each.min() for each in costs_of.values()))
+    front = _Front(np.zeros(1), np.zeros(1), np.zeros((1, 0), np.intp))
+    for i, found in options.items():
+        rest -= float(costs_of[i].min())
+        divergence = np.array([0.0, *(max(c.divergence, 0.0) for c in found)])
+        cost = np.where(np.isfinite(divergence), costs_of[i], math.inf)
+        front = front.with_layer(divergence, cost, rest)
+    return [
+        {i: options[i][k] for i, k in zip(options, picks, strict=True) if k >= 0}
+        for picks in front.picks[::-1]
+        if (picks >= 0).any()
+    ]
 
 
 def names_of(choice: Choice) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from lrgate.model.arrays import read_only
 from lrgate.model.layer import Gate
 from lrgate.network import Network
 from lrgate.planner.arguments import RANKS
-from lrgate.planner.candidates import PROMISE, Candidate, Choice, Inputs, choices_by_price, parts_of
+from lrgate.planner.candidates import PROMISE, Candidate, Choice, Inputs, choices_on_front, parts_of
 from lrgate.planner.clock import Clock
 from lrgate.planner.factors import factor_candidates, factor_ranks, has_nested_gate
 from lrgate.planner.kept import KeptLayer
@@ -103,7 +103,7 @@ class GateSearch:
             for i, found in kept.items()
         }
         self._problem.step("choosing")
-        return choices_by_price(kept, seconds)
+        return choices_on_front(kept, seconds)
 
     def _fitted(self) -> Options:
         """Candidates by the coarse estimators, not measured yet."""

@@ -11,9 +11,9 @@ In short:
    ranks, without and with a nested gate, each with its lost energy and its time at every batch
    size. Those that another one beats in both are dropped; the divergence of the network's outputs
    is measured for each of the others alone.
-4. With a price on divergence, the best choice for each layer is independent of the other layers.
-   From no price to a high one this gives a path of plans from the fastest to the exact one; on the
-   second part of the rows the fastest is taken that the third is likely to show within the budget.
+4. Time and divergence of a choice are taken as sums over the layers. Of all choices, those stay
+   that no other one beats in both; on the second part of the rows the fastest of them is taken that
+   the third is likely to show within the budget.
 5. Whole calls decide, for each batch size, which gates and factors are used.
 6. The networks found are tried on the third part, from the least divergent to the fastest, each as
    it would be returned. The first that is not shown to keep the budget ends it (fixed-sequence

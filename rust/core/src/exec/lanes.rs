@@ -16,6 +16,10 @@ use crate::rows::{Data, Rows};
 use crate::signal::grow;
 use crate::simd::{Kernel, LANES, Simd};
 
+/// Most values of the signals of the groups of sixteen rows that pass through a layer together, so
+/// that their independent sums overlap and a layer is looked up once.
+const TOGETHER: usize = 1024;
+
 thread_local! {
     /// The signals before and after a layer.
     static SCRATCH: RefCell<Aligned<f32>> = RefCell::new(Aligned::new(64));
@@ -31,13 +35,15 @@ pub(super) fn run(program: &Program, rows: Rows<'_>, out: &mut [f32]) -> usize {
         return 0;
     }
     let size = lanes.widest.next_multiple_of(LANES) * LANES;
+    let together = (TOGETHER / size).clamp(1, count.div_ceil(LANES));
     let (inputs, columns) = (rows.columns, program.outputs());
     let out = &mut out[..count * columns];
     SCRATCH.with_borrow_mut(|scratch| {
-        grow(scratch, 2 * size);
-        let (before, after) = scratch.split_at_mut(size);
+        grow(scratch, 2 * size * together);
+        let (before, after) = scratch.split_at_mut(size * together);
         let (layers, out) = (&*program.layers, &mut *out);
-        let call = Call { layers, data, stride, inputs, outputs: columns, before, after, out };
+        let call =
+            Call { layers, data, stride, inputs, outputs: columns, size, before, after, out };
         program.isa.run_floats(call);
     });
     for op in &program.layers[program.layers.len() - 1].alone.after {
@@ -57,6 +63,8 @@ struct Call<'a> {
     stride: usize,
     inputs: usize,
     outputs: usize,
+    /// Values of a signal of sixteen rows. `before` and `after` have room for several.
+    size: usize,
     before: &'a mut [f32],
     after: &'a mut [f32],
     out: &'a mut [f32],
@@ -66,21 +74,30 @@ impl Kernel for Call<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { layers, data, stride, inputs, outputs, mut before, mut after, out } = self;
+        let Self { layers, data, stride, inputs, outputs, size, mut before, mut after, out } = self;
         let count = out.len() / outputs;
-        for first in (0..count).step_by(LANES) {
-            let (data, rows) = (&data[first * stride..], LANES.min(count - first));
-            let scratch = &mut *after;
-            ToLanes { data, rows, columns: inputs, stride, scratch }.run(simd, before);
+        let block = before.len() / size * LANES;
+        for begin in (0..count).step_by(block) {
+            let groups = || (begin..count.min(begin + block)).step_by(LANES).enumerate();
+            for (k, first) in groups() {
+                let (data, rows) = (&data[first * stride..], LANES.min(count - first));
+                let (x, scratch) = (&mut before[k * size..][..size], &mut after[..size]);
+                ToLanes { data, rows, columns: inputs, stride, scratch }.run(simd, x);
+            }
             for layer in layers {
                 let Some(weights) = layer.path.dense_f32() else { unreachable!("checked before") };
                 let activation = layer.alone.product.activation;
                 let (panels, bias) = (weights.panels(), layer.path.output().bias);
-                LanesLayer { panels, bias, activation }.run(simd, before, after);
+                let layer = LanesLayer { panels, bias, activation };
+                for (k, _) in groups() {
+                    layer.run(simd, &before[k * size..][..size], &mut after[k * size..][..size]);
+                }
                 std::mem::swap(&mut before, &mut after);
             }
-            let (y, scratch, out) = (&*before, &mut *after, &mut out[first * outputs..]);
-            ToRows { y, columns: outputs, scratch }.run(simd, out);
+            for (k, first) in groups() {
+                let (y, scratch) = (&before[k * size..][..size], &mut after[..size]);
+                ToRows { y, columns: outputs, scratch }.run(simd, &mut out[first * outputs..]);
+            }
         }
     }
 }
