@@ -85,8 +85,8 @@ class _Front:
     def with_layer(self, divergence: Float64Array, cost: Float64Array, rest: float) -> _Front:
         """The combinations with one layer more, whose first candidate is none.
 
-        `rest` is the least cost of the layers to come: what saves less than a share of the whole
-        is left out.
+        `rest` is the least cost of the layers to come. Combinations that save less than a share of
+        the whole are left out.
         """
         sums = np.add.outer(self.divergence, divergence).ravel()
         costs = np.add.outer(self.cost, cost).ravel()
