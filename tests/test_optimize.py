@@ -1861,3 +1861,25 @@ def test_choices_leave_out_what_saves_next_to_nothing() -> None:
         for choice in choices_on_front(options, exact)
     ]
     assert found == [{0: 1.0, 1: 0.3}, {0: 1.0, 1: 0.1}, {0: 1.0}, {1: 0.3}, {1: 0.1}]
+
+
+def test_small_gains_of_many_layers_add_up() -> None:
+    exact = np.ones((100, 1))
+    gate = Gate(np.ones((3, 1)), np.ones((1, 2)), np.zeros(2))
+    options = {i: [Candidate(gate, "", 0.0, np.array([0.9]), 1.0 + 0.01 * i)] for i in range(100)}
+    choices = choices_on_front(options, exact)
+    assert len(choices[0]) == 100
+    assert 30 <= len(choices) <= candidates._MOST_CHOICES
+    sizes = [len(choice) for choice in choices]
+    assert sizes == sorted(sizes, reverse=True)
+    # The layers of least divergence come first.
+    assert all(set(choice) == set(range(len(choice))) for choice in choices)
+
+
+def test_choices_of_layers_whose_time_is_not_seen() -> None:
+    """A coarse clock shows 0 seconds."""
+    gate = Gate(np.ones((3, 1)), np.ones((1, 2)), np.zeros(2))
+    options = {0: [Candidate(gate, "", 0.0, np.array([0.0, 0.5]), 1.0)], 1: []}
+    exact = np.array([[0.0, 1.0], [0.0, 1.0]])
+    assert choices_on_front(options, exact) == [{0: options[0][0]}]
+    assert choices_on_front({}, exact) == []

@@ -56,8 +56,10 @@ class Candidate:
         return bool((mine <= others).all() and (mine < others).any())
 
 
-# A choice with more divergence must save this share of the network's time.
+# A choice with more divergence must save this share of the network's time. Bisection evaluates some
+# of the choices, and their outputs are kept meanwhile.
 _LEAST_STEP: Final = 0.002
+_MOST_CHOICES: Final = 128
 
 Choice = dict[int, Candidate]
 
@@ -67,7 +69,7 @@ Inputs = Float32Array | SparseInputs
 
 @dataclass(frozen=True, eq=False)
 class _Front:
-    """Combinations of candidates for some layers, of which no other one is better in both.
+    """Combinations of candidates for some layers of which no other one is better in both sums.
 
     Attributes
     ----------
@@ -82,49 +84,61 @@ class _Front:
     cost: Float64Array
     picks: IntArray
 
-    def with_layer(self, divergence: Float64Array, cost: Float64Array, rest: float) -> _Front:
-        """The combinations with one layer more, whose first candidate is none.
-
-        `rest` is the least cost of the layers to come. Combinations that save less than a share of
-        the whole are left out.
-        """
+    def with_layer(self, divergence: Float64Array, cost: Float64Array) -> _Front:
+        """The combinations with one layer more, whose first candidate is none."""
         sums = np.add.outer(self.divergence, divergence).ravel()
         costs = np.add.outer(self.cost, cost).ravel()
         order = np.lexsort((costs, sums))
-        kept, least = [], math.inf
-        for at in order:
-            if costs[at] + rest < least * (1 - _LEAST_STEP):
-                kept.append(at)
-                least = costs[at] + rest
-        before, own = np.divmod(np.array(kept), len(cost))
+        least = np.minimum.accumulate(costs[order])
+        kept = order[np.append(True, least[1:] < least[:-1])]
+        before, own = np.divmod(kept, len(cost))
         picks = np.concatenate([self.picks[before], own[:, None] - 1], axis=1)
         return _Front(sums[kept], costs[kept], picks)
+
+    def thinned(self, step: float, rest: float) -> _Front:
+        """Without combinations that save less than this share of the whole.
+
+        They are compared with the next less divergent one. The layers to come cost at least `rest`.
+        """
+        kept: list[int] = []
+        for at, cost in enumerate(self.cost):
+            if not kept or cost + rest < (1 - step) * (self.cost[kept[-1]] + rest):
+                kept.append(at)
+        return self._of(np.array(kept, np.intp))
+
+    def at_most(self, count: int) -> _Front:
+        """So many of the combinations, evenly spaced."""
+        size = len(self.cost)
+        return self._of(np.unique(np.linspace(0, size - 1, min(count, size)).round().astype(int)))
+
+    def _of(self, kept: IntArray) -> _Front:
+        return _Front(self.divergence[kept], self.cost[kept], self.picks[kept])
 
 
 def choices_on_front(options: dict[int, list[Candidate]], exact: Float64Array) -> list[Choice]:
     """Choices that no other one beats in both time and divergence: fastest first.
 
-    Both are taken as sums over the layers. Each batch size uses a layer's part where it is faster.
-    Times are relative to the fastest exact plan of the batch size.
+    Both are taken as sums over the layers. Each batch size uses a layer's part where it is at least
+    3 % faster. Times are relative to the fastest exact plan of the batch size. Choices that save
+    next to nothing over a less divergent one are left out.
     """
-    totals = exact.sum(axis=0)
-
-    def costs(i: int) -> Float64Array:
-        seconds = np.array([exact[i], *(c.seconds for c in options[i])])
+    totals = np.maximum(exact.sum(axis=0), np.finfo(float).tiny)
+    known = {i: [c for c in found if math.isfinite(c.divergence)] for i, found in options.items()}
+    costs = {}
+    for i, found in known.items():
+        seconds = np.array([exact[i], *(c.seconds for c in found)])
         seconds = np.where(seconds < PROMISE * exact[i], seconds, exact[i])
-        return np.asarray((seconds / totals).sum(axis=1))
-
-    costs_of = {i: costs(i) for i in options}
-    others = [i for i in range(len(exact)) if i not in options]
-    rest = float((exact[others] / totals).sum() + sum(each.min() for each in costs_of.values()))
+        costs[i] = np.asarray((seconds / totals).sum(axis=1))
+    others = [i for i in range(len(exact)) if i not in known]
+    rest = float((exact[others] / totals).sum() + sum(each.min() for each in costs.values()))
     front = _Front(np.zeros(1), np.zeros(1), np.zeros((1, 0), np.intp))
-    for i, found in options.items():
-        rest -= float(costs_of[i].min())
+    for i, found in known.items():
+        rest -= float(costs[i].min())
         divergence = np.array([0.0, *(max(c.divergence, 0.0) for c in found)])
-        cost = np.where(np.isfinite(divergence), costs_of[i], math.inf)
-        front = front.with_layer(divergence, cost, rest)
+        front = front.with_layer(divergence, costs[i]).thinned(_LEAST_STEP / len(known), rest)
+    front = front.thinned(_LEAST_STEP, rest).at_most(_MOST_CHOICES)
     return [
-        {i: options[i][k] for i, k in zip(options, picks, strict=True) if k >= 0}
+        {i: known[i][k] for i, k in zip(known, picks, strict=True) if k >= 0}
         for picks in front.picks[::-1]
         if (picks >= 0).any()
     ]

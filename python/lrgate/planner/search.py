@@ -147,6 +147,7 @@ class Search:
             if not self.check.passes(trial):
                 break
             best = trial
+        self._known.clear()
         return best or self._all_units(), tried
 
     def _trials(self) -> Iterator[Trial]:
@@ -170,7 +171,6 @@ class Search:
                 if approximate_layers(network):
                     name = f"{_kinds(choice)} for {share:.0%} of the budget"
                     yield self._trial(name, network, choice)
-        self._known.clear()
 
     def _trial(self, name: str, network: Network, choice: Choice) -> Trial:
         """The network as it would be returned: with the units in the order that pays."""

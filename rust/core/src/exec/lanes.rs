@@ -1,5 +1,5 @@
-//! Batches of very small networks: sixteen rows at a time pass through all layers, one row in each
-//! lane of a vector.
+//! Batches of very small networks: sixteen rows, or some groups of sixteen, pass through all layers,
+//! one row in each lane of a vector.
 //!
 //! A layer of few units does not fill vectors that have a lane per unit. Rows do, whatever the
 //! widths are. The sums and their order are those of other calls, so the results have the same
@@ -16,8 +16,8 @@ use crate::rows::{Data, Rows};
 use crate::signal::grow;
 use crate::simd::{Kernel, LANES, Simd};
 
-/// Most values of the signals of the groups of sixteen rows that pass through a layer together, so
-/// that their independent sums overlap and a layer is looked up once.
+/// Several groups of sixteen rows pass through a layer together if their signals have at most this
+/// many values. A layer is then looked up once for all of them, and their sums overlap.
 const TOGETHER: usize = 1024;
 
 thread_local! {
@@ -40,7 +40,7 @@ pub(super) fn run(program: &Program, rows: Rows<'_>, out: &mut [f32]) -> usize {
     let out = &mut out[..count * columns];
     SCRATCH.with_borrow_mut(|scratch| {
         grow(scratch, 2 * size * together);
-        let (before, after) = scratch.split_at_mut(size * together);
+        let (before, after) = scratch[..2 * size * together].split_at_mut(size * together);
         let (layers, out) = (&*program.layers, &mut *out);
         let call =
             Call { layers, data, stride, inputs, outputs: columns, size, before, after, out };

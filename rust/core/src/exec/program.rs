@@ -180,7 +180,7 @@ pub(crate) struct LayerProgram {
     shared: Option<Ops>,
 }
 
-/// How sixteen rows at a time pass through dense f32 layers, one row in each lane of a vector.
+/// How groups of sixteen rows pass through dense f32 layers, one row in each lane of a vector.
 #[derive(Clone, Copy)]
 pub(super) struct InLanes {
     /// The widest signal.
