@@ -188,6 +188,13 @@ class BudgetCheck:
             for evidence in found
         )
 
+    def least_share(self, found: list[Evidence]) -> float:
+        """The least share of a budget above 0 that is likely to be shown, as in `likely`."""
+        if not self.likely(found, math.inf):
+            return math.inf
+        level, budget = self._request.confidence, self._request.budget
+        return max(evidence.upper(level, self.rows, _SPARE) for evidence in found) / budget
+
     def clear(self, found: list[Evidence]) -> bool:
         """Whether half of the budget is likely to be kept, whatever the noise of other targets."""
         level, half = self._request.confidence, 0.5 * self._request.budget

@@ -56,10 +56,10 @@ class Candidate:
         return bool((mine <= others).all() and (mine < others).any())
 
 
-# A choice with more divergence must save this share of the network's time. Bisection evaluates some
-# of the choices, and their outputs are kept meanwhile.
+# A choice with more divergence must save this share of the network's time. The outputs of each
+# choice are computed, so there are at most so many.
 _LEAST_STEP: Final = 0.002
-_MOST_CHOICES: Final = 128
+_MOST_CHOICES: Final = 32
 
 Choice = dict[int, Candidate]
 

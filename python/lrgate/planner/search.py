@@ -76,6 +76,7 @@ class Search:
         self.units_speed_up: float | None = None
         self.choices: list[Choice] | None = None
         self._known: dict[int, tuple[list[Float32Array], list[float]]] = {}
+        self._shares: dict[tuple[int, int], float] = {}
 
     def run(self, begin: float) -> Network:
         """The whole search, which began at the time `begin`."""
@@ -205,7 +206,8 @@ class Search:
         found: dict[int, float] = {}
         end = len(self.choices)
         for k in range(1 + len(CLOSE_SHARES) if self.check.may_recompute else 1):
-            end = self._first_within(share, k, end)
+            within = (at for at in range(end) if self._least_share(at, k) <= share)
+            end = next(within, end)
             if end < len(self.choices):
                 found.setdefault(end, self._outputs(end)[1][k])
         if found:
@@ -220,21 +222,16 @@ class Search:
             )
         return {}, 0.0
 
-    def _first_within(self, share: float, k: int, end: int) -> int:
-        """The first choice that is likely to keep a share with its `k`-th least margin.
+    def _least_share(self, at: int, k: int) -> float:
+        """The least share of the budget that a choice is likely to keep with its `k`-th margin.
 
-        With smaller ones, the choices from `end` on are.
+        It need not fall with divergence: int8 alone takes a share, which gates may add to or not.
         """
-        first = 0
-        while first < end:
-            middle = (first + end) // 2
-            outputs, margins = self._outputs(middle)
+        if (at, k) not in self._shares:
+            outputs, margins = self._outputs(at)
             evidence = self.check.evidence_of(outputs, margins[k])
-            if self.check.likely(evidence, share):
-                end = middle
-            else:
-                first = middle + 1
-        return end
+            self._shares[at, k] = self.check.least_share(evidence)
+        return self._shares[at, k]
 
     def _outputs(self, at: int) -> tuple[list[Float32Array], list[float]]:
         """The outputs of a choice on the rows that choose, of each batch plan; its least margins.
