@@ -1484,7 +1484,7 @@ def test_the_first_that_fails_ends_the_check(
     net: Network, failing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["units never on left out", "int8 without gates"]
-    names += ["gates for 50% of the budget", "gates for 100% of the budget"]
+    names += ["gates for a part of the budget", "gates for 100% of the budget"]
     real, tried = Evidence.within, 0
 
     def within(self: Evidence, *arguments: Any) -> bool:
@@ -1510,7 +1510,6 @@ def test_the_first_that_fails_ends_the_check(
         return report_of(self, *arguments)
 
     monkeypatch.setattr(Reporter, "_report", reported)
-    names[2] = "gates for 30% of the budget"
     fast = lrgate.optimize(
         net,
         rows(2000),
@@ -1522,7 +1521,9 @@ def test_the_first_that_fails_ends_the_check(
         progress=False,
     )
     assert fast.report is not None
-    got = [(check.network, check.passed) for check in fast.report.checks]
+    # The part is at least 30 %: int8 takes some before.
+    part = re.compile(r"for [3-9]\d% of")
+    got = [(part.sub("for a part of", check.network), check.passed) for check in fast.report.checks]
     expected = [(name, True) for name in names[:failing]]
     expected += [(name, False) for name in names[failing : failing + 1]]
     assert got == expected

@@ -56,10 +56,10 @@ class Candidate:
         return bool((mine <= others).all() and (mine < others).any())
 
 
-# A choice with more divergence must save this share of the network's time. The outputs of each
-# choice are computed, so there are at most so many.
+# A choice with more divergence must save this share of the network's time. Bisection evaluates some
+# of the choices, and their outputs are kept meanwhile.
 _LEAST_STEP: Final = 0.002
-_MOST_CHOICES: Final = 32
+_MOST_CHOICES: Final = 64
 
 Choice = dict[int, Candidate]
 

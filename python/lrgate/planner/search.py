@@ -61,8 +61,8 @@ __all__ = [
 ]
 
 
-# Shares of the budget that gates are chosen for, in this order; the first ones cost less speed
-# where the later ones cannot be shown.
+# Shares of the budget that int8 leaves, for which gates are chosen in this order; the first ones cost
+# less speed where the later ones cannot be shown.
 _BUDGET_SHARES: Final = (0.2, 0.5, 1.0)
 
 
@@ -76,7 +76,6 @@ class Search:
         self.units_speed_up: float | None = None
         self.choices: list[Choice] | None = None
         self._known: dict[int, tuple[list[Float32Array], list[float]]] = {}
-        self._shares: dict[tuple[int, int], float] = {}
 
     def run(self, begin: float) -> Network:
         """The whole search, which began at the time `begin`."""
@@ -164,7 +163,9 @@ class Search:
 
     def _gated_trials(self) -> Iterator[Trial]:
         before: Any = None
-        for share in _BUDGET_SHARES:
+        taken = min(self.check.least_share(self.check.evidence(self.plain)), 1.0)
+        for part in _BUDGET_SHARES:
+            share = 1.0 - (1.0 - part) * (1.0 - taken)
             choice, least = self._fastest_within(share)
             if choice and (names_of(choice), least) != before:
                 before = names_of(choice), least
@@ -206,14 +207,13 @@ class Search:
         found: dict[int, float] = {}
         end = len(self.choices)
         for k in range(1 + len(CLOSE_SHARES) if self.check.may_recompute else 1):
-            within = (at for at in range(end) if self._least_share(at, k) <= share)
-            end = next(within, end)
+            end = self._first_within(share, k, end)
             if end < len(self.choices):
                 found.setdefault(end, self._outputs(end)[1][k])
         if found:
             at = self._fastest(found)
             return self.choices[at], found[at]
-        if self.choices and share == _BUDGET_SHARES[-1]:
+        if self.choices and share == 1.0:
             outputs, margins = self._outputs(-1)
             evidence = self.check.evidence_of(outputs, margins[-1])
             self.problem.notes.append(
@@ -222,16 +222,22 @@ class Search:
             )
         return {}, 0.0
 
-    def _least_share(self, at: int, k: int) -> float:
-        """The least share of the budget that a choice is likely to keep with its `k`-th margin.
+    def _first_within(self, share: float, k: int, end: int) -> int:
+        """The first choice that is likely to keep a share with its `k`-th least margin.
 
-        It need not fall with divergence: int8 alone takes a share, which gates may add to or not.
+        With smaller ones, the choices from `end` on are. Bisection looks at few choices: the fastest
+        likely one of all would often be likely by chance.
         """
-        if (at, k) not in self._shares:
-            outputs, margins = self._outputs(at)
+        first = 0
+        while first < end:
+            middle = (first + end) // 2
+            outputs, margins = self._outputs(middle)
             evidence = self.check.evidence_of(outputs, margins[k])
-            self._shares[at, k] = self.check.least_share(evidence)
-        return self._shares[at, k]
+            if self.check.likely(evidence, share):
+                end = middle
+            else:
+                first = middle + 1
+        return end
 
     def _outputs(self, at: int) -> tuple[list[Float32Array], list[float]]:
         """The outputs of a choice on the rows that choose, of each batch plan; its least margins.
