@@ -61,8 +61,8 @@ __all__ = [
 ]
 
 
-# Shares of the budget that int8 leaves, for which gates are chosen in this order; the first ones cost
-# less speed where the later ones cannot be shown.
+# Shares of the budget that int8 leaves, for which gates are chosen in this order; the first ones
+# cost less speed where the later ones cannot be shown.
 _BUDGET_SHARES: Final = (0.2, 0.5, 1.0)
 
 
