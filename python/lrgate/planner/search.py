@@ -225,8 +225,8 @@ class Search:
     def _first_within(self, share: float, k: int, end: int) -> int:
         """The first choice that is likely to keep a share with its `k`-th least margin.
 
-        With smaller ones, the choices from `end` on are. Bisection looks at few choices: the fastest
-        likely one of all would often be likely by chance.
+        With smaller ones, the choices from `end` on are. Bisection looks at few choices: the
+        fastest likely one of all would often be likely by chance.
         """
         first = 0
         while first < end:
