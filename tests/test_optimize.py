@@ -1884,3 +1884,29 @@ def test_choices_of_layers_whose_time_is_not_seen() -> None:
     exact = np.array([[0.0, 1.0], [0.0, 1.0]])
     assert choices_on_front(options, exact) == [{0: options[0][0]}]
     assert choices_on_front({}, exact) == []
+
+
+@pytest.mark.usefixtures("wins")
+@pytest.mark.parametrize(("taken", "part"), [(0.0, 30), (0.5, 65)])
+def test_gates_get_a_part_of_what_int8_leaves(
+    net: Network, monkeypatch: pytest.MonkeyPatch, taken: float, part: int
+) -> None:
+    monkeypatch.setattr(search, "_BUDGET_SHARES", (0.3, 1.0))
+    monkeypatch.setattr(BudgetCheck, "least_share", lambda self, found: taken)
+    fast = lrgate.optimize(
+        net, rows(2000), None, 0.3, factors="none", ranks=(2, 4, 8), progress=False
+    )
+    assert fast.report is not None
+    assert f"gates for {part}% of the budget" in [check.network for check in fast.report.checks]
+
+
+@pytest.mark.usefixtures("wins")
+def test_where_int8_leaves_nothing_gates_are_tried_once(
+    net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs(monkeypatch, lambda network: 1.0)
+    monkeypatch.setattr(BudgetCheck, "least_share", lambda self, found: math.inf)
+    fast = optimized(net, rows(), None, 0.1, precision="f32")
+    assert fast.report is not None
+    notes = [note for note in fast.report.notes if note.startswith("no gate or factors are used")]
+    assert len(notes) == 1

@@ -181,19 +181,23 @@ class BudgetCheck:
 
         `spare`: standard errors to spare.
         """
-        level, most = self._request.confidence, self._request.max_row_error
-        return all(
+        level = self._request.confidence
+        return self._rows_fit(found) and all(
             evidence.upper(level, self.rows, spare) <= share * self._request.budget
-            and (most is None or evidence.worst <= _ROW_SPARE * most)
             for evidence in found
         )
 
     def least_share(self, found: list[Evidence]) -> float:
-        """The least share of a budget above 0 that is likely to be shown, as in `likely`."""
-        if not self.likely(found, math.inf):
+        """The least share of a budget above 0 that is `likely`; infinity if none is."""
+        if not self._rows_fit(found):
             return math.inf
         level, budget = self._request.confidence, self._request.budget
         return max(evidence.upper(level, self.rows, _SPARE) for evidence in found) / budget
+
+    def _rows_fit(self, found: list[Evidence]) -> bool:
+        """Whether no row is near `max_row_error`."""
+        most = self._request.max_row_error
+        return most is None or all(evidence.worst <= _ROW_SPARE * most for evidence in found)
 
     def clear(self, found: list[Evidence]) -> bool:
         """Whether half of the budget is likely to be kept, whatever the noise of other targets."""

@@ -107,7 +107,7 @@ class _Front:
         return self._of(np.array(kept, np.intp))
 
     def at_most(self, count: int) -> _Front:
-        """So many of the combinations, evenly spaced."""
+        """At most so many of the combinations, evenly spaced, with the first and the last one."""
         size = len(self.cost)
         return self._of(np.unique(np.linspace(0, size - 1, min(count, size)).round().astype(int)))
 

@@ -164,8 +164,7 @@ class Search:
     def _gated_trials(self) -> Iterator[Trial]:
         before: Any = None
         taken = min(self.check.least_share(self.check.evidence(self.plain)), 1.0)
-        for part in _BUDGET_SHARES:
-            share = 1.0 - (1.0 - part) * (1.0 - taken)
+        for share in sorted({1.0 - (1.0 - part) * (1.0 - taken) for part in _BUDGET_SHARES}):
             choice, least = self._fastest_within(share)
             if choice and (names_of(choice), least) != before:
                 before = names_of(choice), least

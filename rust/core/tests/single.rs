@@ -144,7 +144,7 @@ fn rows_in_lanes_have_the_bits_of_single_rows() {
         for activation in &hidden {
             let last = last[case % last.len()].clone();
             let model = Model::random(case as u64, widths, activation.clone(), last);
-            let (columns, n) = (widths[0], 53);
+            let (columns, n) = (widths[0], 150);
             let mut data = Random(case as u64 + 9).rows(n, columns + 3);
             data[0] = f32::NAN;
             data[columns + 3] = f32::NEG_INFINITY;
@@ -159,7 +159,8 @@ fn rows_in_lanes_have_the_bits_of_single_rows() {
                         bits(&run(&network, row, Some(1)))
                     };
                     let expected: Vec<_> = (0..n).map(alone).collect();
-                    for rows in [2, 7, 15, 16, 17, 24, 31, 32, n] {
+                    // Narrow networks take 64 rows at a time.
+                    for rows in [2, 7, 15, 16, 17, 31, 32, 63, 64, 65, 81, 128, n] {
                         // With values after the last row, and without.
                         for end in [data.len(), (rows - 1) * stride + columns] {
                             let of = Rows::f32(&data[..end], rows, columns, stride).unwrap();
