@@ -129,6 +129,7 @@ def table(records: list[dict[str, Any]]) -> str:
         ("with factors", [r for r in records if r["factors"]]),
         ("with int8", [r for r in records if r["int8"]]),
         ("with a least margin", [r for r in records if r.get("least_margin")]),
+        ("close rows in int8", [r for r in records if r.get("int8_margin")]),
         ("50 to 500 rows", [r for r in records if r["rows"] <= FEW[1]]),
         ("all", records),
     ]
@@ -195,6 +196,7 @@ def run(job: tuple[str, int]) -> dict[str, Any]:
         "factors": any("factor" in name for name in used),
         "int8": "int8" in used,
         "least_margin": fast.least_margin,
+        "int8_margin": any(plan.int8_margin is not None for plan in fast.plan),
         "left_out": sum(report.dropped_units),
         "tests": [[t.network, t.increase, t.upper, t.passed] for t in report.checks],
         "speed_up": None if kind.forced else speed,
@@ -225,8 +227,9 @@ def race(self: Any, size: int, _seconds: float, rows: Any = None, **networks: An
 
 def complexity(network: Any, size: int) -> tuple[int, int]:
     """Numbers of layers with a gate or factors, and of int8 layers."""
-    _, names, precisions, _ = plan_of(network, size)
-    return sum(name not in ("dense", "skip") for name in names), precisions.count("int8")
+    plan = plan_of(network, size)
+    used = sum(name not in ("dense", "skip") for name in plan.strategies)
+    return used, plan.precisions.count("int8")
 
 
 def layer_seconds(cheap: str) -> Callable[[Any, Any], Array]:
@@ -236,7 +239,7 @@ def layer_seconds(cheap: str) -> Callable[[Any, Any], Array]:
         rows = self.rows[:512]
         found = network.engine.profile(rows, rows.shape[0], 0.0)  # shares of the kept units
         costs = []
-        for layer, name in zip(found, plan_of(network, self.sizes[0])[1], strict=True):
+        for layer, name in zip(found, network.plan_for(self.sizes[0]).strategies, strict=True):
             dear = 0.0 if cheap in name.split("-") else 0.5
             share = layer["computed_share"] if "gate" in name else 0.0
             used = name not in ("dense", "skip")
@@ -249,10 +252,8 @@ def layer_seconds(cheap: str) -> Callable[[Any, Any], Array]:
 def tuned(self: Any, network: Any) -> Any:
     plan = []
     for size in self.sizes:
-        _, names, words, _ = plan_of(network, size)
         chosen = [forced(layer) for layer in network.layers]
-        plan.append((size, chosen, words))
-        assert len(names) == len(chosen)
+        plan.append((size, chosen, list(network.plan_for(size).precisions)))
     return network._with_engine_plan(network.engine.with_plan(plan))
 
 

@@ -2090,6 +2090,14 @@ PLAN = {"rows": 1, "strategies": ["gate", "skip"], "precisions": ["f32", "f32"]}
             {"plans": [PLAN | {"least_margin": -1}]},
             "plans[0].least_margin must be finite and at least 0, got -1",
         ),
+        (
+            {"plans": [PLAN | {"int8_margin": None}]},
+            "plans[0].int8_margin must be a number, got null",
+        ),
+        (
+            {"plans": [PLAN | {"int8_margin": -1}]},
+            "plans[0].int8_margin must be finite and at least 0, got -1",
+        ),
         ({"metadata": []}, "metadata must be an object, got []"),
         ({"report": []}, "report must be an object, got []"),
         ({"report": "fast"}, 'report must be an object, got "fast"'),

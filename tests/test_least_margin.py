@@ -23,10 +23,18 @@ from lrgate.planner import reporting
 from lrgate.planner.budget import CLOSE_SHARES, BudgetCheck
 from lrgate.planner.candidates import Candidate
 from lrgate.planner.clock import Clock
-from lrgate.planner.evaluation import Evaluator
-from lrgate.planner.plans import only_plan, plan_key, plan_of, with_plan, with_tight_margin
+from lrgate.planner.evaluation import Evaluator, Recomputed
+from lrgate.planner.plans import (
+    only_plan,
+    plan_key,
+    plan_of,
+    recomputing,
+    with_int8_margins,
+    with_plan,
+    with_tight_margin,
+)
 from lrgate.planner.problem import Problem, Request
-from lrgate.planner.search import Search
+from lrgate.planner.search import Search, _Margin
 from lrgate.planner.split import Split
 from oracle import factored, gated, make
 
@@ -302,6 +310,109 @@ def test_evidence_with_a_least_margin_is_that_of_the_network(outputs: int, task:
     assert evidence.upper(0.95) >= changed
 
 
+def recomputed_in_int8(
+    net: Network, x: np.ndarray, kind: str, least: float, int8_margin: float
+) -> tuple[Network, Network, Network]:
+    """A network whose close rows are recomputed in int8; the same that recomputes none; int8."""
+    approximate = gated(net) if kind == "gates" else factored(net)
+    raw = quantized(approximate, x, close_rows=0)
+    assert set(raw.plan[0].precisions) == {"int8"}
+    small = raw.with_strategies(["dense"] * 3, "int8")
+    entry = replace(raw.plan[0], int8_margin=int8_margin)
+    model: Any = raw.with_least_margin(least).__reduce__()[1][0]
+    return Network(replace(model, plan=(entry,))), raw, small
+
+
+@pytest.mark.isa
+@pytest.mark.parametrize("kind", ["gates", "factors"])
+@pytest.mark.parametrize("int8_margin", [0.0, 0.05])
+@pytest.mark.parametrize(
+    ("outputs", "task"), [(4, "classification"), (1, "classification"), (3, "multilabel")]
+)
+def test_close_rows_are_recomputed_in_int8_and_then_in_f32(
+    tmp_path: Path, kind: str, int8_margin: float, outputs: int, task: str
+) -> None:
+    net, x = make([12, 30, 20, outputs], task=task), rows(500, 12)
+    _, raw, _ = recomputed_in_int8(net, x, kind, 0.0, int8_margin)
+    least = float(np.float32(np.quantile(margins(raw(x), task), 0.3)))
+    fast, raw, small = recomputed_in_int8(net, x, kind, least, int8_margin)
+    x[7] *= 1000  # outside the range of the bytes
+    x[8, 0] = np.nan
+    close = margins(raw(x), task) < least
+    beyond, again = raw.engine.recomputed(x), small.engine.recomputed(x)
+    np.testing.assert_array_equal(fast.engine.recomputed(x), close | beyond)
+    f32 = net.with_strategies(["skip"] * 2 + ["dense"])(x)
+    in_f32 = again | (margins(small(x), task) < int8_margin)
+    second = np.where(in_f32[:, None], f32, small(x))
+    expected = np.where((close | beyond)[:, None], second, raw(x))
+    kinds = ~close, close & ~in_f32, close & in_f32
+    assert kinds[0].sum() > 20 and kinds[1].sum() > 5 and beyond[7]
+    assert (kinds[2].sum() > 0) == (int8_margin > 0)
+    np.testing.assert_allclose(fast(x), expected, atol=1e-5)
+    np.testing.assert_array_equal(fast(x)[kinds[1]], small(x)[kinds[1]])
+    assert np.isnan(fast(x)[8]).all()
+    for i in (0, 7, *np.flatnonzero(close)[:20]):
+        np.testing.assert_array_equal(fast(x[i : i + 1]), fast(x)[i : i + 1])
+    np.testing.assert_array_equal(fast(sparse.csr_matrix(x[:8])), fast(x[:8]))
+
+    assert recomputing(fast, 1).plan[0].strategies == recomputing(fast, 64).plan[0].strategies
+    inside = ~again & ~np.isnan(x).any(axis=1)
+    np.testing.assert_array_equal(recomputing(fast, 1)(x)[inside], small(x)[inside])
+    as_f32 = with_plan(fast, [replace(plan_of(fast, 1), int8_margin=None)])
+    np.testing.assert_allclose(recomputing(as_f32, 1)(x), f32, atol=1e-5)
+    fast.save(tmp_path / "fast.npz")
+    loaded = lrgate.Network.load(tmp_path / "fast.npz", tune=False)
+    for other in (loaded, pickle.loads(pickle.dumps(fast))):  # noqa: S301
+        assert other.plan == fast.plan and other.plan[0].int8_margin == np.float32(int8_margin)
+        np.testing.assert_array_equal(other(x), fast(x))
+    assert f"int8 margin {int8_margin:.3g}" in repr(fast)
+    # Margins belong to the outputs that they were chosen for.
+    assert fast.with_least_margin(least).plan[0].int8_margin is None
+    part = "gate" if kind == "gates" else "factor"
+    dropped = getattr(fast, f"with_{kind}")({0: None})
+    assert part in "".join(dropped.plan[0].strategies) and dropped.plan[0].int8_margin is None
+
+
+@pytest.mark.parametrize("kind", ["gates", "factors"])
+@pytest.mark.parametrize(("outputs", "task"), [(3, "classification"), (4, "multilabel")])
+def test_evidence_knows_rows_recomputed_in_int8(kind: str, outputs: int, task: str) -> None:
+    net, x = make([12, 48, 32, outputs], task=task), rows(4000, 12)
+    fast, raw, small = recomputed_in_int8(net, x, kind, 0.3, 0.01)
+    evaluator = Evaluator(net.dense(), x, None)
+    again = Recomputed(small(x), 0.01)
+    evidence = evaluator.evidence(raw(x), least_margin=0.3, recomputed=again)
+    own, in_f32 = evaluator.evidence(fast(x)), evaluator.evidence(raw(x), least_margin=0.3)
+    assert evidence.plain.increase == pytest.approx(own.plain.increase, abs=1e-6)
+    assert evidence.worst == pytest.approx(own.worst, abs=1e-4)
+    # Rows that are recomputed in int8 may still change their labels.
+    assert evidence.plain.increase >= in_f32.plain.increase
+    assert evidence.estimate >= in_f32.estimate
+    assert evidence.largest == evaluator.evidence(raw(x)).largest
+    (from_check,) = BudgetCheck(problem(net, x)).evidence(fast)
+    expected = Evaluator(net.dense(), Split.of(x, None, 0).tune, None)
+    assert from_check.plain.increase == pytest.approx(
+        expected.evidence(fast(Split.of(x, None, 0).tune)).plain.increase, abs=1e-6
+    )
+    fresh = rows(100_000, 12, 5)
+    changed = (fast.predict(fresh) != net.predict(fresh)).mean()
+    assert changed > 0 and evidence.upper(0.95) >= changed
+
+
+def test_int8_margins_are_those_of_the_plan_without_gates() -> None:
+    net, x = make([12, 48, 3], task="classification"), rows(400, 12)
+    small = quantized(net, x, close_rows=0).with_least_margin(0.125)
+    fast = quantized(gated(net), x).with_least_margin(0.5)
+    plan = (
+        BatchPlan(1, ("gate", "dense"), ("f32", "f32")),
+        BatchPlan(16, ("gate", "dense"), ("int8", "int8")),
+        BatchPlan(64, ("gate", "dense"), ("f32", "int8")),
+        BatchPlan(256, ("skip", "dense"), ("int8", "int8")),
+    )
+    found = with_int8_margins(with_plan(fast, plan), small)
+    assert [p.int8_margin for p in found.plan] == [None, 0.125, None, None]
+    assert [p.least_margin for p in found.plan] == [None] * 4
+
+
 @pytest.mark.usefixtures("forced")
 def test_a_larger_budget_never_gives_less_int8() -> None:
     options = {"batch_sizes": (1,), "factors": "none", "progress": False, "num_threads": 1}
@@ -352,7 +463,8 @@ def test_saturated_rows_are_not_taken_for_close_ones(last: str, scale: float) ->
     assert careful.engine.recomputed(x).mean() <= 0.03
 
 
-INT8_BUT_ONE = ["int8", "f32", "int8"]
+INT8_BUT_ONE = ("int8", "f32", "int8")
+DENSE = ("dense",) * 3
 
 
 def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
@@ -365,7 +477,7 @@ def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
     search.exact = net
     search.plain = with_plan(
         quantized(net, x, close_rows=0).with_least_margin(0.01),
-        [(size, ["dense"] * 3, INT8_BUT_ONE, None) for size in search.clock.sizes],
+        [BatchPlan(size, DENSE, INT8_BUT_ONE) for size in search.clock.sizes],
     )
     gate = lrgate.estimators.whitened(net.layers[1], net.layer_inputs(x)[1]).gate(rank=4)
 
@@ -384,8 +496,8 @@ def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
     monkeypatch.setattr(Clock, "race", race)
     monkeypatch.setattr(Clock, "tuned", lambda self, network: network)
     choice = {1: Candidate(gate, "whitened", 0.1, np.zeros(3))}
-    found = search._with_choice(choice, 0.15)
-    small, large = float(np.float32(0.01)), float(np.float32(0.15))
+    found = search._with_choice(choice, _Margin(0.05, "f32"))
+    small, large = float(np.float32(0.01)), float(np.float32(0.05))
     assert found.least_margin == large
     assert [(p.rows, p.strategies[1], p.least_margin) for p in found.plan] == [
         (1, "gate", None),
@@ -397,35 +509,45 @@ def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
     assert keys[0].endswith(repr(large)) and keys[1] == keys[2] == plan_key(search.plain, 16)
     plain, best = (search._trial("", network, {}) for network in (search.plain, found))
     evidence = search.check.evidence(found)
-    assert [each.least_margin for each in evidence] == [large, small]
+    assert evidence[0].farthest > evidence[1].farthest > 0
     plain.evidence[keys[1]] = best.evidence[keys[1]] = evidence[1]
     best.evidence[keys[0]] = evidence[0]
     rival = reporting._dense_int8(best, [plain, best], 1)
-    assert rival is not None and plan_of(rival, 1) == (1, ["dense"] * 3, INT8_BUT_ONE, small)
+    assert rival is not None and plan_of(rival, 1) == BatchPlan(1, DENSE, INT8_BUT_ONE, small)
     assert reporting._dense_int8(best, [best], 16) is None  # it is dense already
     del plain.evidence[keys[1]], best.evidence[keys[1]]
     assert reporting._dense_int8(best, [plain, best], 1) is None
     # The choice counts as the plan without gates where that is faster.
     networks = {"0": search.plain, "1": with_plan(found, [plan_of(found, 1)])}
-    assert search.clock.fastest(networks, search.plain, search.exact) == "1"
+    assert search.clock.fastest(networks, search.plain) == "1"
     # Later rows may be recomputed more often: with ten times the share of these the gate is slow.
-    close = search._with_choice(choice, 3.0)
+    close = search._with_choice(choice, _Margin(3.0, "f32"))
     assert [p.strategies[1] for p in close.plan] == ["dense"] * 3
+    # They are recomputed by the plan without gates, with its least margin.
+    in_int8 = search._with_choice(choice, _Margin(0.05, "int8"))
+    assert [(p.strategies[1], p.least_margin, p.int8_margin) for p in in_int8.plan] == [
+        ("gate", None, small),
+        ("dense", small, None),
+        ("dense", small, None),
+    ]
     # Of equal layers those with the smaller least margin are taken.
-    close = search.plain.with_least_margin(0.15)
+    close = search.plain.with_least_margin(0.05)
     settled = search.clock.settled(close, close=close, plain=search.plain)
     assert [p.least_margin for p in settled.plan] == [small] * 3
     notes = reporting.Reporter(search.problem, search.clock, search.check)._margin_notes
     assert [note.split(":")[0] for note in notes(found)] == [
-        "rows with a margin below 0.15 are recomputed in f32, in calls of 1 row",
+        "rows with a margin below 0.05 are recomputed in f32, in calls of 1 row",
         "rows with a margin below 0.01 are recomputed in f32, in calls of 16 and 256 rows",
     ]
     (note,) = notes(search.plain)
     assert note.startswith("rows with a margin below 0.01 are recomputed in f32: ")
-    (note,) = notes(with_plan(found, [plan_of(found, 1), (64, *plan_of(found, 16)[1:3], 0.0)]))
-    assert ", in calls of 1 row: " in note
+    others = replace(plan_of(found, 16), rows=64, least_margin=0.0)
+    for network, how in ((found, "f32"), (in_int8, "int8 without gates and factors")):
+        (note,) = notes(with_plan(network, [plan_of(network, 1), others]))
+        assert f"recomputed in {how}, in calls of 1 row: " in note
+    assert plan_key(in_int8, 1) != plan_key(found, 1)
     # Only the margins that are used are left.
-    exact = with_plan(found, [(1, ["dense"] * 3, ["f32"] * 3, None), plan_of(found, 16)])
+    exact = with_plan(found, [BatchPlan(1, DENSE, ("f32",) * 3), plan_of(found, 16)])
     tight = with_tight_margin(exact)
     assert (tight.least_margin, tight.plan[1].least_margin) == (small, None)
     assert with_tight_margin(exact.dense()).least_margin == 0
@@ -523,13 +645,16 @@ def test_wrong_least_margins_of_batch_sizes() -> None:
     message = r"plan\[0\].least_margin must be at most that of the network, 0.5, got 0.75"
     with pytest.raises(ValueError, match=f"^{message}"):
         replace(model, plan=larger)
+    for value in (-1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match=r"^int8_margin must be finite and at least 0, got"):
+            BatchPlan(1, ("dense",), ("f32",), None, value)
     message = r"plan\[0\].least_margin must be 0 or None for a network without a least margin, got"
     with pytest.raises(ValueError, match=f"^{message} 0.75"):
         replace(model, plan=larger, least_margin=0.0)
-    with pytest.raises(ValueError, match="least_margins must have 1 entries, got 2"):
-        usual.engine.with_plan(usual.engine.plan(), [None, None])
+    with pytest.raises(ValueError, match="margins must have 1 entries, got 2"):
+        usual.engine.with_plan(usual.engine.plan(), [(None, None)] * 2)
     with pytest.raises(ValueError, match=r"^least_margin must be from 0 to the network's, 0.5"):
-        usual.engine.with_plan(usual.engine.plan(), [0.75])
+        usual.engine.with_plan(usual.engine.plan(), [(0.75, None)])
 
 
 def test_other_kinds_of_rows_and_threads() -> None:

@@ -43,7 +43,7 @@ from lrgate.planner.evidence import Evidence
 from lrgate.planner.factors import factor_candidates
 from lrgate.planner.gates import GateSearch
 from lrgate.planner.kept import KeptLayer
-from lrgate.planner.plans import only_plan, plan_key, plan_of, without_gates
+from lrgate.planner.plans import only_plan, plan_key, without_gates
 from lrgate.planner.problem import Problem, Request
 from lrgate.planner.reporting import Reporter
 from lrgate.planner.search import Search
@@ -80,7 +80,7 @@ def wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def tuned(self: Any, network: Network) -> Network:
         names = [_approximate(layer) for layer in network.layers]
-        plan = [(size, names, plan_of(network, size)[2]) for size in self.sizes]
+        plan = [(n, names, list(network.plan_for(n).precisions)) for n in self.sizes]
         return network._with_engine_plan(network.engine.with_plan(plan))
 
     for name, fake in (("race", race), ("layer_seconds", layer_seconds), ("tuned", tuned)):
@@ -699,7 +699,7 @@ class Seen:
 
 def costs(monkeypatch: pytest.MonkeyPatch, cost: Any) -> None:
     """Replace the evidence on which networks are chosen by `cost`."""
-    found = lambda self, outputs, least: [Seen(float(cost(outputs)))]  # noqa: E731
+    found = lambda self, outputs, *_: [Seen(float(cost(outputs)))]  # noqa: E731
     monkeypatch.setattr(BudgetCheck, "evidence_of", found)
     monkeypatch.setattr(BudgetCheck, "outputs", lambda self, network: network)
     monkeypatch.setattr(BudgetCheck, "least_margins", lambda self, outputs: [0.0])

@@ -65,8 +65,9 @@ def _facts(net: Network, path: str) -> dict[str, Any]:
         "plan": [
             {
                 "rows": plan.rows,
-                "paths": plan_text(replace(plan, least_margin=None)),
+                "paths": plan_text(replace(plan, least_margin=None, int8_margin=None)),
                 "least_margin": plan.least_margin,
+                "int8_margin": plan.int8_margin,
             }
             for plan in net.plan
         ],
@@ -143,10 +144,12 @@ def _text(found: dict[str, Any]) -> str:
         for i, layer in enumerate(found["layers"])
     ]
     plan_columns = [Column("rows"), Column("plan", left=True)]
-    if any(plan["least_margin"] is not None for plan in found["plan"]):
-        plan_columns.append(Column("least margin", lambda least: f"{least:.3g}"))
-    plan_rows = [[*plan.values()][: len(plan_columns)] for plan in found["plan"]]
-    plans = Table(plan_columns, plan_rows)
+    fields = ["rows", "paths"]
+    for name in ("least_margin", "int8_margin"):
+        if any(plan[name] is not None for plan in found["plan"]):
+            plan_columns.append(Column(name.replace("_", " "), lambda least: f"{least:.3g}"))
+            fields.append(name)
+    plans = Table(plan_columns, [[plan[name] for name in fields] for plan in found["plan"]])
     return "\n".join([*lines, "", str(Table(columns, rows, gap=2)), "", str(plans)])
 
 

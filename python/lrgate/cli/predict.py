@@ -72,7 +72,8 @@ def _predicted(
             if call is None:
                 plan = net.plan_for(part.shape[0])
                 layers = (1, list(plan.strategies), list(plan.precisions))
-                engine = net.engine.with_plan([layers], [plan.least_margin])
+                margins = [(plan.least_margin, plan.int8_margin)]
+                engine = net.engine.with_plan([layers], margins)
                 call = _call(with_engine_plan(net, engine), kind)
             try:
                 result = call(part, num_threads=threads)

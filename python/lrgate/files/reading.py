@@ -242,10 +242,12 @@ def _machine(value: dict[str, Any]) -> Machine:
 def _plan(value: Any, i: int) -> BatchPlan:
     name = f"lrgate.plans[{i}]"
     fields: tuple[str, ...] = ("rows", "strategies", "precisions")
-    if isinstance(value, dict) and "least_margin" in value:
-        fields = (*fields, "least_margin")
+    margins = ("least_margin", "int8_margin")
+    if isinstance(value, dict):
+        fields = (*fields, *(margin for margin in margins if margin in value))
     check_fields(name, value, fields)
-    if value.get("least_margin", 0.0) is None:
-        raise FileFormatError(f"{name}.least_margin must be a number, got null")
+    for margin in margins:
+        if value.get(margin, 0.0) is None:
+            raise FileFormatError(f"{name}.{margin} must be a number, got null")
     with naming(f"{name}."):
         return BatchPlan(**value)

@@ -97,9 +97,8 @@ def _plan_to_json(plan: BatchPlan) -> dict[str, Any]:
         "strategies": list(plan.strategies),
         "precisions": list(plan.precisions),
     }
-    if plan.least_margin is not None:
-        entry["least_margin"] = plan.least_margin
-    return entry
+    margins = {"least_margin": plan.least_margin, "int8_margin": plan.int8_margin}
+    return entry | {name: value for name, value in margins.items() if value is not None}
 
 
 _KIND_OF_DTYPE: Final = {"i": "int", "U": "str", "b": "bool", "f": "float"}

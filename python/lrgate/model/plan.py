@@ -64,7 +64,7 @@ def _named(used: frozenset[str]) -> str:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Strategies and precisions of the layers, and a least margin, for calls of about `rows` rows.
+    """Strategies and precisions of the layers, and margins, for calls of about `rows` rows.
 
     Parameters
     ----------
@@ -76,9 +76,12 @@ class BatchPlan:
     precisions : tuple of str
         ``f32`` or ``int8``, one per layer.
     least_margin : float, optional
-        Rows with a smaller margin between labels are recomputed in float32; see
-        `Network.with_least_margin`. At most that of the network, which is used if it is None. It is
-        rounded to float32.
+        Rows with a smaller margin between labels are recomputed; see `Network.with_least_margin`.
+        At most that of the network, which is used if it is None. It is rounded to float32.
+    int8_margin : float, optional
+        How these rows are recomputed where the plan has gates or factors. None: in float32.
+        Otherwise without gates and factors at the precisions of the plan; those that then have a
+        margin below this one are recomputed again, in float32. It is rounded to float32.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class BatchPlan:
     strategies: tuple[str, ...]
     precisions: tuple[str, ...]
     least_margin: float | None = None
+    int8_margin: float | None = None
 
     def __post_init__(self) -> None:
         set_field(self, "rows", checked_integer(self.rows, "rows", 1, _MAX_ROWS))
@@ -106,15 +110,16 @@ class BatchPlan:
                 f"precisions must have {len(self.strategies)} entries, one for each of strategies, "
                 f"got {len(self.precisions)}"
             )
-        if self.least_margin is not None:
-            set_field(self, "least_margin", checked_margin(self.least_margin))
+        for name in ("least_margin", "int8_margin"):
+            if getattr(self, name) is not None:
+                set_field(self, name, checked_margin(getattr(self, name), name))
 
 
-def checked_margin(least: object) -> float:
+def checked_margin(least: object, name: str = "least_margin") -> float:
     """Check a least margin; returns it rounded to float32."""
-    value = checked_number(least, "least_margin")
+    value = checked_number(least, name)
     with np.errstate(over="ignore"):
         rounded = float(np.float32(value))
     if not (value >= 0 and rounded < math.inf):
-        raise ValueError(f"least_margin must be finite and at least 0, got {least}")
+        raise ValueError(f"{name} must be finite and at least 0, got {least}")
     return rounded + 0.0  # no -0.0

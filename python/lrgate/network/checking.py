@@ -127,9 +127,11 @@ def check_rows(rule: str, rows: npt.NDArray[Any]) -> None:
 
 
 def plan_text(plan: BatchPlan) -> str:
-    """The paths of a plan's layers on one line, and its least margin if it has its own."""
+    """The paths of a plan's layers on one line, and its margins if it has its own."""
     paths = "/".join(path_names(plan.strategies, plan.precisions))
-    return paths if plan.least_margin is None else f"{paths} (margin {plan.least_margin:.3g})"
+    margins = {"margin": plan.least_margin, "int8 margin": plan.int8_margin}
+    own = [f"{name} {value:.3g}" for name, value in margins.items() if value is not None]
+    return f"{paths} ({', '.join(own)})" if own else paths
 
 
 def planned_outputs(net: Net, probe: Probe) -> tuple[PlannedOutputs, ...]:

@@ -64,7 +64,7 @@ def build_engine(model: Model) -> _core.Engine:
 def _planned(engine: _core.Engine, plan: tuple[BatchPlan, ...]) -> _core.Engine:
     return engine.with_plan(
         [(p.rows, list(p.strategies), list(p.precisions)) for p in plan],
-        [p.least_margin for p in plan],
+        [(p.least_margin, p.int8_margin) for p in plan],
     )
 
 
@@ -186,6 +186,6 @@ def _check_finite(name: str, array: Float32Array) -> None:
 
 def batch_plans(engine: _core.Engine) -> tuple[BatchPlan, ...]:
     return tuple(
-        BatchPlan(n, tuple(s), tuple(p), least)
-        for (n, s, p), least in zip(engine.plan(), engine.least_margins(), strict=True)
+        BatchPlan(n, tuple(s), tuple(p), *margins)
+        for (n, s, p), margins in zip(engine.plan(), engine.margins(), strict=True)
     )

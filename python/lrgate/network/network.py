@@ -746,7 +746,7 @@ class Network(_core.Network):
                 (rows, where(kept, s0, s), where(kept, p0, p))
                 for (rows, s0, p0), (_, s, p) in zip(self.engine.plan(), engine.plan(), strict=True)
             ]
-            margins = self.engine.least_margins() if engine is self.engine else None
+            margins = self.engine.margins() if engine is self.engine else None
             engine = engine.with_plan(plan, margins)
         plans = batch_plans(engine)
         return self._with(engine, layers=layers, plan=plans, machine=None, report=None)
@@ -936,8 +936,8 @@ class Network(_core.Network):
         ----------
         least : float
             In units of these outputs, rounded to float32. 0 recomputes no such row. It is used at
-            all batch sizes; :func:`optimize` may choose a smaller one for some of them, which is in
-            :attr:`plan`.
+            all batch sizes; :func:`optimize` may choose a smaller one for some of them, or
+            recompute rows in int8 first. Both are in :attr:`plan`.
 
         Raises
         ------
@@ -960,9 +960,11 @@ class Network(_core.Network):
         >>> bool((careful.predict(x) != exact).sum() <= (net.predict(x) != exact).sum())
         True
         """
-        plan = self._model.plan and tuple(replace(p, least_margin=None) for p in self.plan)
+        plan = self._model.plan and tuple(
+            replace(p, least_margin=None, int8_margin=None) for p in self.plan
+        )
         model = replace(self._model, least_margin=least, plan=plan, report=None)
-        is_usual = all(entry.least_margin is None for entry in self.plan)
+        is_usual = all(p.least_margin is None and p.int8_margin is None for p in self.plan)
         if model.least_margin == self.least_margin and is_usual:
             return self
         engine = self.engine

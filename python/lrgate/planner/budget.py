@@ -14,7 +14,7 @@ from lrgate.model.odds import log_odds, margin_of_share, margins_of_rows
 from lrgate.network import Network
 from lrgate.planner.calibration import Calibration, calibrated
 from lrgate.planner.candidates import Choice
-from lrgate.planner.evaluation import Evaluator
+from lrgate.planner.evaluation import Evaluator, Recomputed
 from lrgate.planner.evidence import Evidence
 from lrgate.planner.plans import (
     distinct_sizes,
@@ -22,6 +22,8 @@ from lrgate.planner.plans import (
     least_margin_of,
     only_plan,
     plan_key,
+    plan_of,
+    recomputing,
 )
 from lrgate.planner.problem import Problem
 from lrgate.planner.split import CHECK_SHARE, MOST_ROWS
@@ -129,14 +131,15 @@ class BudgetCheck:
 
     def evidence(self, network: Network) -> list[Evidence]:
         """The evidence of the rows that choose for each of the network's batch plans."""
-        raw, sizes = network.with_least_margin(0.0), distinct_sizes(network)
+        raw, rows = network.with_least_margin(0.0), self._problem.split.tune
         return [
             self.chooser.evidence(
-                only_plan(raw, size).forward(self._problem.split.tune),
+                only_plan(raw, size).forward(rows),
                 unseen=self.pruned,
                 least_margin=least_margin_of(network, size),
+                recomputed=_recomputed(network, size, rows),
             )
-            for size in sizes
+            for size in distinct_sizes(network)
         ]
 
     def outputs(self, network: Network) -> list[Float32Array]:
@@ -147,10 +150,27 @@ class BudgetCheck:
         rows, network = self._problem.split.tune, network.with_least_margin(0.0)
         return [only_plan(network, size).forward(rows) for size in distinct_sizes(network)]
 
-    def evidence_of(self, outputs: list[Float32Array], least_margin: float) -> list[Evidence]:
+    def recomputed(self, network: Network) -> list[Recomputed | None]:
+        """What close rows get under each of the batch plans; None: the dense outputs.
+
+        For networks without a least margin, so that there is one for each of `outputs`.
+        """
+        rows = self._problem.split.tune
+        return [_recomputed(network, size, rows) for size in distinct_sizes(network)]
+
+    def evidence_of(
+        self,
+        outputs: list[Float32Array],
+        least_margin: float,
+        recomputed: list[Recomputed | None] | None = None,
+    ) -> list[Evidence]:
         """The evidence for a network with these `outputs`, of each batch plan."""
         named: dict[str, Any] = {"unseen": self.pruned, "least_margin": least_margin}
-        return [self.chooser.evidence(each, **named) for each in outputs]
+        again = [None] * len(outputs) if recomputed is None else recomputed
+        return [
+            self.chooser.evidence(each, recomputed=other, **named)
+            for each, other in zip(outputs, again, strict=True)
+        ]
 
     def least_margins(self, outputs: list[Float32Array]) -> list[float]:
         """Least margins with which a few rows are recomputed, from 0 on.
@@ -270,8 +290,11 @@ class BudgetCheck:
         split, raw = self._problem.split, only_plan(network.with_least_margin(0.0), size)
         least = least_margin_of(network, size)
         named: dict[str, Any] = {"unseen": pruned, "least_margin": least}
-        before = self.chooser.evidence(raw.forward(split.tune), **named)
-        return self.checker.evidence(raw.forward(split.check), reach=before.largest, **named)
+        tune, check = (_recomputed(network, size, rows) for rows in (split.tune, split.check))
+        before = self.chooser.evidence(raw.forward(split.tune), recomputed=tune, **named)
+        return self.checker.evidence(
+            raw.forward(split.check), reach=before.largest, recomputed=check, **named
+        )
 
     def _reason(self, found: list[Evidence], spare: float, row_spare: float) -> str:
         """Why a network is not used: its error, or the number of rows that would be enough."""
@@ -295,6 +318,14 @@ class BudgetCheck:
             f"{self.rows} held-out rows cannot show that the budget is kept; "
             f"about {_rounded(total):,} rows in total would"
         )
+
+
+def _recomputed(network: Network, size: int, rows: Any) -> Recomputed | None:
+    """What close rows get in calls of `size` rows, before float32; None: the dense outputs."""
+    plan = plan_of(network, size)
+    if plan.int8_margin is None:
+        return None
+    return Recomputed(recomputing(network, size).forward(rows), plan.int8_margin)
 
 
 def _points(share: float) -> str:

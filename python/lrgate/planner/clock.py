@@ -10,7 +10,14 @@ import numpy as np
 
 from lrgate.measure import timing
 from lrgate.network import Network, with_engine_plan
-from lrgate.planner.plans import only_plan, plan_of, uniform, with_kept_units, with_plan
+from lrgate.planner.plans import (
+    only_plan,
+    plan_of,
+    recomputing,
+    uniform,
+    with_kept_units,
+    with_plan,
+)
 from lrgate.planner.problem import Problem
 from lrgate.types import Float64Array, IntArray
 
@@ -59,7 +66,7 @@ class Clock:
         self.sizes = list(problem.request.sizes)
         self.threads = problem.request.threads
         self.work = problem.work
-        self._again = 0.0
+        self._again: dict[str, float] = {}
 
     # Whole calls
 
@@ -73,15 +80,15 @@ class Clock:
         """The network with a plan from `networks` for every batch size.
 
         It is that of the first one, unless a later one is clearly faster. Rows that a least margin
-        recomputes count as in `fastest`, after that was called.
+        recomputes count as in `fastest`.
         """
         return with_plan(network, [self._settled(size, networks) for size in self.sizes])
 
     def _settled(self, size: int, networks: dict[str, Network]) -> Any:
         names = list(networks)
         plans = {name: plan_of(network, size) for name, network in networks.items()}
-        if len({repr(plan[:3]) for plan in plans.values()}) == 1:
-            return min(plans.values(), key=lambda plan: plan[3] or 0.0)
+        if len({(plan.strategies, plan.precisions) for plan in plans.values()}) == 1:
+            return min(plans.values(), key=lambda plan: plan.least_margin or 0.0)
         times = self.race(size, _RACE_SECONDS, **networks)
         weights = {
             name: self._expected(network, size, times[name]) / times[name].round_seconds_per_row
@@ -97,11 +104,21 @@ class Clock:
     def _expected(self, network: Network, size: int, times: timing.Timing) -> float:
         """Seconds per row for later rows, which may be recomputed more often than these."""
         seconds = times.round_seconds_per_row
-        if not plan_of(network, size)[3] or not self._again:
+        if not plan_of(network, size).least_margin:
             return seconds
         marks = only_plan(network, size).engine.recomputed(self.rows)
-        share = float(marks.sum() + 1) / (len(marks) + 1)
-        return seconds + _UNFAMILIAR * share * self._again
+        more = _UNFAMILIAR * float(marks.sum() + 1) / (len(marks) + 1)
+        return seconds + more * self._recomputing_seconds(network, size, more)
+
+    def _recomputing_seconds(self, network: Network, size: int, share: float) -> float:
+        """Seconds per recomputed row, if a share of the rows of a call is recomputed."""
+        count = 1 << round(math.log2(max(share * size, 1.0)))  # few different numbers
+        again = recomputing(network, size)
+        key = repr((count, again.plan[0].strategies, again.plan[0].precisions))
+        if key not in self._again:
+            times = self.race(count, _RACE_SECONDS / 3, again=again)
+            self._again[key] = times["again"].round_seconds_per_row
+        return self._again[key]
 
     def race(
         self, size: int, seconds: float, rows: Any = None, **networks: Network
@@ -124,18 +141,17 @@ class Clock:
         of_turn = statistics.fmean if recomputes else statistics.median
         return timing.interleaved(callers, calls, seconds, min_rounds=3, of_turn=of_turn)
 
-    def fastest(self, networks: dict[str, Network], plain: Network, exact: Network) -> str:
+    def fastest(self, networks: dict[str, Network], plain: Network) -> str:
         """The name of the fastest network in whole calls, over all batch sizes.
 
         At a batch size at which a network is slower than `plain`, it counts as that. Later rows may
-        be recomputed more often than these, which the network may have been trained on. Recomputed
-        rows count `_UNFAMILIAR` times more, at the time of single `exact` rows.
+        be recomputed more often than these, which the network may have been trained on: recomputed
+        rows count `_UNFAMILIAR` times more.
         """
-        self._again = self.race(1, _RACE_SECONDS, exact=exact)["exact"].round_seconds_per_row
         rates = dict.fromkeys(networks, 1.0)
         for size in self.sizes:
             raced = {"plain": plain, **networks}
-            times = self.race(size, _RACE_SECONDS, **raced)
+            times = self.race(size, _RACE_SECONDS * max(len(raced) / 3, 1.0), **raced)
             seconds = {
                 name: self._expected(network, size, times[name]) for name, network in raced.items()
             }
@@ -192,8 +208,8 @@ class Clock:
         columns = []
         for size in self.sizes:
             count = min(size, most)
-            _, *plan = plan_of(network, size)
-            key = count, repr(plan)
+            plan = plan_of(network, size)
+            key = count, repr((plan.strategies, plan.precisions, plan.least_margin))
             if key not in found:
                 whole = rows[: most // count * count]
                 engine = only_plan(network, size).engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from lrgate.types import Float32Array, Float64Array
 
 __all__ = [
     "Evaluator",
+    "Recomputed",
 ]
 
 
@@ -26,6 +27,21 @@ _RIVALS: Final = 3
 
 # The loss of a regressor's row whose outputs are NaN.
 _WORST: Final = float(np.finfo(np.float32).max)
+
+
+class Recomputed(NamedTuple):
+    """The outputs that close rows get instead of those of the plan.
+
+    Attributes
+    ----------
+    outputs : float32 array (n, k)
+        Of all rows, without gates and factors.
+    least_margin : float
+        Rows with a smaller margin in these outputs get the dense ones.
+    """
+
+    outputs: Float32Array
+    least_margin: float
 
 
 class Evaluator:
@@ -103,14 +119,20 @@ class Evaluator:
         unseen: bool = False,
         reach: float = 0.0,
         least_margin: float = 0.0,
+        recomputed: Recomputed | None = None,
     ) -> Evidence:
         """The evidence of the rows for these outputs.
 
         `unseen`: other rows may get any outputs, because units are left out that were never on.
         `reach`: the largest perturbation of other rows. `least_margin`: rows with a smaller margin
-        in these outputs get the dense ones.
+        in these outputs get the dense ones, or those that were `recomputed`.
         """
-        raw, outputs = outputs, self._recomputed(outputs, least_margin)
+        raw = [Recomputed(outputs, least_margin)]
+        if recomputed is not None and least_margin > 0:
+            raw.append(recomputed)
+        outputs = self.dense
+        for each in reversed(raw):
+            outputs = self._unless_close(each, outputs)
         before, after = self._losses(self.dense), self._losses(outputs)
         change, worst = after - before, self._worst(outputs)
         named: dict[str, Any] = {"plain": self._increase(before, after), "change": change}
@@ -127,7 +149,7 @@ class Evaluator:
                 squares=squares,
                 residual=self._residual(before, squares),
             )
-        expected, columns = self._changes(outputs, raw, least_margin)
+        expected, columns, farthest = self._changes(outputs, raw)
         none = 0.0 if unseen else None
         return Evidence(
             **named,
@@ -135,7 +157,7 @@ class Evaluator:
             worst=worst,
             columns=columns,
             unseen=none,
-            least_margin=least_margin,
+            farthest=farthest,
         )
 
     def counted_bound(
@@ -220,58 +242,63 @@ class Evaluator:
     def _probabilities(self, outputs: Float32Array) -> Float64Array:
         return self._head.probabilities(outputs).astype(np.float64)
 
-    def _recomputed(self, outputs: Float32Array, least_margin: float) -> Float32Array:
-        """The outputs, with the dense ones where the margin is smaller."""
-        if least_margin == 0:
-            return outputs
-        odds = log_odds(outputs, self.activation)
+    def _unless_close(self, own: Recomputed, other: Float32Array) -> Float32Array:
+        """The `own` outputs, with the `other` ones where the margin is smaller."""
+        if own.least_margin == 0:
+            return own.outputs
+        odds = log_odds(own.outputs, self.activation)
         margins = margins_of_rows(odds, self.task, self.activation)
-        return np.where((margins < least_margin)[:, None], self.dense, outputs)
+        return np.where((margins < own.least_margin)[:, None], other, own.outputs)
 
     def _changes(
-        self, outputs: Float32Array, raw: Float32Array, least_margin: float
-    ) -> tuple[Float64Array, Any]:
-        """Each row's expected change, and margins with perturbations for each column.
+        self, outputs: Float32Array, raw: list[Recomputed]
+    ) -> tuple[Float64Array, Any, float]:
+        """Each row's expected change, margins with perturbations for each column, and the largest.
 
-        A perturbation is that of the raw outputs, less the least margin: smaller ones change no
-        label, or the row is recomputed.
+        A perturbation is that of the raw outputs, less their least margin: smaller ones change no
+        label, or the row is recomputed. It is the largest of those of all raw outputs, because any
+        of them may be the row's.
         """
-        before, after, moved = (log_odds(y, self.activation) for y in (self.all, outputs, raw))
+        before, after = (log_odds(y, self.activation) for y in (self.all, outputs))
+        moved = [(log_odds(y, self.activation), least) for y, least in raw]
         if self.task == "multilabel" or before.shape[1] == 1:
             count = before.shape[1]
             found = [
                 self._boundary(
                     of_two(before[:, c]),
                     of_two(after[:, c]),
-                    of_two(moved[:, c]),
-                    least_margin,
+                    [(of_two(y[:, c]), least) for y, least in moved],
                     1.0 / count,
                 )
                 for c in range(count)
             ]
         else:
-            found = [self._boundary(before, after, moved, least_margin, 1.0)]
-        return np.sum([expected for expected, _ in found], axis=0), tuple(p for _, p in found)
+            found = [self._boundary(before, after, moved, 1.0)]
+        expected, columns, farthest = zip(*found, strict=True)
+        return np.sum(expected, axis=0), columns, max(farthest)
 
     def _boundary(
         self,
         before: Float64Array,
         after: Float64Array,
-        raw: Float64Array,
-        least_margin: float,
+        raw: list[tuple[Float64Array, float]],
         weight: float,
-    ) -> tuple[Float64Array, tuple[Pairs, ...]]:
+    ) -> tuple[Float64Array, tuple[Pairs, ...], float]:
         n = len(after)
         top = before.argmax(axis=1)
         margins, rivals = margins_of(before, top, _RIVALS)
         gains = weight * self.calibration.gain(before, top, rivals)
-        now = np.take_along_axis(raw, top[:n, None], axis=1)
-        with np.errstate(invalid="ignore"):
-            moves = margins[:n] - (now - np.take_along_axis(raw, rivals[:n], axis=1))
-            moves -= least_margin
         lost = np.asarray(np.isnan(after).any(axis=1))
         unknown = np.asarray(np.isnan(before).any(axis=1))
-        moves = np.where(lost[:, None] | np.isnan(moves), math.inf, moves)
+        moves, farthest = np.full((n, margins.shape[1]), -math.inf), -math.inf
+        for outputs, least_margin in raw:
+            now = np.take_along_axis(outputs, top[:n, None], axis=1)
+            with np.errstate(invalid="ignore"):
+                of_these = margins[:n] - (now - np.take_along_axis(outputs, rivals[:n], axis=1))
+            of_these = np.where(lost[:, None] | np.isnan(of_these), math.inf, of_these)
+            of_these[unknown[:n]] = 0.0
+            farthest = max(farthest, float(of_these.max()))
+            moves = np.maximum(moves, of_these - least_margin)
         moves[unknown[:n]] = 0.0
         margins = np.where(unknown[:, None] | np.isnan(margins), math.inf, margins)
         chosen = np.where(lost, -1, after.argmax(axis=1))
@@ -282,7 +309,7 @@ class Evaluator:
             Pairs(margins[:, k], gains[:, k], moves[:, k], self.calibration, weight)
             for k in range(margins.shape[1])
         )
-        return expected, pairs
+        return expected, pairs, farthest
 
 
 def _paired_interval(worse: int, better: int, n: int) -> tuple[float, float]:

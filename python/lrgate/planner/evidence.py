@@ -116,8 +116,9 @@ class Evidence:
         outputs from the dense ones, in standard deviations of the outputs.
     reach : float
         `largest` on other rows, if it is known.
-    least_margin : float
-        The network's. It is subtracted from the perturbations of `columns`.
+    farthest : float
+        A classifier: the largest perturbation of a margin. Those of `columns` are smaller by the
+        least margin.
     squares : float64 array (n,), optional
         A regressor: each row's squared change of the outputs, relative to the variance.
     residual : float
@@ -134,7 +135,7 @@ class Evidence:
     reach: float = 0.0
     squares: Float64Array | None = None
     residual: float = 0.0
-    least_margin: float = 0.0
+    farthest: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -190,9 +191,7 @@ class Evidence:
     @property
     def largest(self) -> float:
         """The largest perturbation of a margin; for a regressor the largest squared change."""
-        if self.pairs:
-            return max(float(pairs.moves.max()) for pairs in self.pairs) + self.least_margin
-        return 0.0 if self.squares is None else float(self.squares.max())
+        return self.farthest if self.squares is None else float(self.squares.max())
 
     @property
     def _farthest(self) -> float:
@@ -230,7 +229,7 @@ class Evidence:
 
     def _is_sparse(self, size: float) -> bool:
         """Whether few margins are within the perturbations."""
-        reach = self.largest - self.least_margin
+        reach = max(float(pairs.moves.max()) for pairs in self.pairs)
         return any((pairs.margins < reach).sum() * size < _COUNTED for pairs in self.pairs)
 
     def lower(self, confidence: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lrgate.model.arrays import read_only
 from lrgate.model.layer import Factors, Gate, Layer
-from lrgate.model.plan import with_skip, without, words
+from lrgate.model.plan import BatchPlan, with_skip, without, words
 from lrgate.network import Network, replaced, with_engine_plan
 from lrgate.types import IntArray
 
@@ -26,8 +26,10 @@ __all__ = [
     "plan_key",
     "plan_of",
     "plans_of",
+    "recomputing",
     "uniform",
     "with_always_on",
+    "with_int8_margins",
     "with_kept_units",
     "with_parts_in_use",
     "with_plan",
@@ -35,13 +37,6 @@ __all__ = [
     "without_gates",
     "without_unused",
 ]
-
-
-_BatchPlan = tuple[int, list[str], list[str], float | None]
-"""Rows per call, the strategy and the precision of each layer, and the least margin.
-
-The least margin is None for an exact plan, and where that of the network is meant.
-"""
 
 
 def without_gates(model: Network, input_range: Any) -> Network:
@@ -78,25 +73,64 @@ def with_kept_units(network: Network, units: Sequence[IntArray]) -> Network:
     return network._with_units(kept)
 
 
-def with_plan(network: Network, plan: Sequence[_BatchPlan]) -> Network:
+def with_plan(network: Network, plan: Sequence[BatchPlan]) -> Network:
     """The network under another plan, whose least margins are at most that of the network."""
-    layers = [(rows, names, precisions) for rows, names, precisions, _ in plan]
-    engine = network.engine.with_plan(layers, [least for *_, least in plan])
-    return with_engine_plan(network, engine)
+    layers = [(each.rows, list(each.strategies), list(each.precisions)) for each in plan]
+    margins = [(each.least_margin, each.int8_margin) for each in plan]
+    return with_engine_plan(network, network.engine.with_plan(layers, margins))
 
 
 def with_tight_margin(network: Network) -> Network:
     """The network with the smallest least margin that its batch plans need."""
     plan = plans_of(network)
-    most = max((least for *_, least in plan if least is not None), default=0.0)
+    most = max((each.least_margin or 0.0 for each in plan), default=0.0)
     return with_plan(network.with_least_margin(most), plan)
+
+
+def with_int8_margins(network: Network, plain: Network) -> Network:
+    """The network in which close rows are recomputed by the plan of `plain`, where that is int8.
+
+    Where the plan of the network has gates or factors, and the precisions of `plain`. Rows that are
+    close there are recomputed in f32.
+    """
+    plan = []
+    for each in plans_of(network):
+        other = plan_of(plain, each.rows)
+        if (
+            other.precisions == each.precisions
+            and "int8" in each.precisions
+            and any(words(name) & {"gate", "factor"} for name in each.strategies)
+        ):
+            each = replace(each, int8_margin=least_margin_of(plain, each.rows))
+        plan.append(each)
+    return with_plan(network, plan)
+
+
+def recomputing(network: Network, size: int) -> Network:
+    """The network that gives close rows their outputs, of which none is recomputed."""
+    plan = plan_of(network, size)
+    in_int8 = plan.int8_margin is not None
+    exact = BatchPlan(
+        size,
+        tuple(_exact(name, in_int8) for name in plan.strategies),
+        plan.precisions if in_int8 else ("f32",) * len(plan.strategies),
+    )
+    return with_plan(network.with_least_margin(0.0), [exact])
+
+
+def _exact(name: str, in_int8: bool) -> str:
+    """The strategy that recomputes rows of a layer, as the engine chooses it."""
+    used = words(name)
+    if not used & {"gate", "factor"}:
+        return name
+    return "dense" if in_int8 and used & {"factor", "skip"} == {"factor"} else "skip"
 
 
 def uniform(network: Network, name: str) -> Network:
     """The network with one strategy in all layers and batch plans, at the precisions it has."""
     plan = [
-        (rows, [name] * len(names), precisions, None)
-        for rows, names, precisions, _ in plans_of(network)
+        BatchPlan(each.rows, (name,) * len(each.strategies), each.precisions)
+        for each in plans_of(network)
     ]
     return with_plan(network, plan)
 
@@ -129,8 +163,12 @@ def with_parts_in_use(plain: Network, parts: Mapping[int, Gate | Factors]) -> Ne
     All batch plans have the least margin of the network.
     """
     plan = [
-        (rows, [_used(name, parts.get(i)) for i, name in enumerate(names)], precisions, None)
-        for rows, names, precisions, _ in plans_of(plain)
+        BatchPlan(
+            each.rows,
+            tuple(_used(name, parts.get(i)) for i, name in enumerate(each.strategies)),
+            each.precisions,
+        )
+        for each in plans_of(plain)
     ]
     gates = {i: part for i, part in parts.items() if isinstance(part, Gate)}
     factors = {i: part for i, part in parts.items() if isinstance(part, Factors)}
@@ -179,13 +217,15 @@ def distinct_sizes(network: Network) -> list[int]:
 def plan_key(network: Network, size: int) -> str:
     """Strategies and precisions of the plan for `size` rows, as text.
 
-    Skip is left out: it changes no results except by rounding in f32. The least margin is added
-    where the plan is not exact.
+    Skip is left out: it changes no results except by rounding in f32. Margins are added where the
+    plan is not exact.
     """
-    _, names, precisions, least = plan_of(network, size)
-    parts = [*(without(name, "skip") for name in names), *precisions]
-    if least:
-        parts.append(f"least margin {least!r}")
+    plan = plan_of(network, size)
+    parts = [*(without(name, "skip") for name in plan.strategies), *plan.precisions]
+    if plan.least_margin:
+        parts.append(f"least margin {plan.least_margin!r}")
+        if plan.int8_margin is not None:
+            parts.append(f"int8 margin {plan.int8_margin!r}")
     return " ".join(parts)
 
 
@@ -197,7 +237,7 @@ def is_exact(network: Network, size: int) -> bool:
 
 def is_int8(network: Network, size: int) -> bool:
     """Whether calls of `size` rows are in int8 in some layer."""
-    return "int8" in plan_of(network, size)[2]
+    return "int8" in network.plan_for(size).precisions
 
 
 def approximate_layers(network: Network) -> list[int]:
@@ -220,14 +260,15 @@ def is_dense(network: Network, size: int) -> bool:
     return set(plan.strategies) == {"dense"} and set(plan.precisions) == {"f32"}
 
 
-def plan_of(network: Network, size: int) -> _BatchPlan:
+def plan_of(network: Network, size: int) -> BatchPlan:
     """The plan for calls of `size` rows, with its least margin unless it is exact."""
-    plan = network.plan_for(size)
-    least = None if is_exact(network, size) else least_margin_of(network, size)
-    return size, list(plan.strategies), list(plan.precisions), least
+    plan = replace(network.plan_for(size), rows=size)
+    if is_exact(network, size):
+        return replace(plan, least_margin=None, int8_margin=None)
+    return replace(plan, least_margin=least_margin_of(network, size))
 
 
-def plans_of(network: Network) -> list[_BatchPlan]:
+def plans_of(network: Network) -> list[BatchPlan]:
     """The plans for all batch sizes."""
     return [plan_of(network, plan.rows) for plan in network.plan]
 

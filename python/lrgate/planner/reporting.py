@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lrgate.measure import machine, timing
+from lrgate.model.plan import BatchPlan
 from lrgate.network import Network, replaced
 from lrgate.planner.budget import BudgetCheck, Trial
 from lrgate.planner.candidates import Choice
@@ -233,12 +234,13 @@ class Reporter:
 
     def _margin_notes(self, network: Network) -> list[str]:
         """How many rows each least margin recomputes, on the rows that choose."""
-        sizes: dict[float, list[int]] = {}
-        for size, _, _, least in plans_of(network):
-            if least:
-                sizes.setdefault(least, []).append(size)
+        sizes: dict[tuple[float, str], list[int]] = {}
+        for plan in plans_of(network):
+            if plan.least_margin:
+                how = "in f32" if plan.int8_margin is None else "in int8 without gates and factors"
+                sizes.setdefault((plan.least_margin, how), []).append(plan.rows)
         notes = []
-        for least, of_margin in sizes.items():
+        for (least, how), of_margin in sizes.items():
             shares = [
                 float(only_plan(network, size).engine.recomputed(self._problem.split.tune).mean())
                 for size in of_margin
@@ -246,7 +248,7 @@ class Reporter:
             everywhere = len(of_margin) == len(network.plan)
             where = "" if everywhere else f", in calls of {_listed(of_margin)}"
             notes.append(
-                f"rows with a margin below {least:.3g} are recomputed in f32{where}: "
+                f"rows with a margin below {least:.3g} are recomputed {how}{where}: "
                 f"{max(shares):.2%} of the rows that choose, with those out of range"
             )
         return notes
@@ -276,14 +278,16 @@ def _evidence(best: Trial, tried: Sequence[Trial]) -> dict[str, Evidence]:
 
 def _dense_int8(best: Trial, tried: Sequence[Trial], size: int) -> Network | None:
     """The network with a dense plan in int8 for `size` rows, if its error was shown."""
-    _, names, precisions, most = plan_of(best.network, size)
-    if "int8" not in precisions or set(names) == {"dense"}:
+    plan = plan_of(best.network, size)
+    if "int8" not in plan.precisions or set(plan.strategies) == {"dense"}:
         return None
-    known, dense = _evidence(best, tried), ["dense"] * len(names)
+    known, dense = _evidence(best, tried), ("dense",) * len(plan.strategies)
+    most = plan.least_margin
     assert most is not None  # it is not exact
     for least in sorted({most, *(trial.network.least_margin for trial in tried)}):
         if least <= most:
-            network = with_plan(best.network, [(size, dense, precisions, least)])
+            rival = BatchPlan(size, dense, plan.precisions, least)
+            network = with_plan(best.network, [rival])
             if plan_key(network, size) in known:
                 return network
     return None

@@ -23,7 +23,7 @@ In short:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -32,11 +32,14 @@ from lrgate.network import Network
 from lrgate.planner.budget import CLOSE_SHARES, BudgetCheck, Trial
 from lrgate.planner.candidates import Choice, names_of, parts_of
 from lrgate.planner.clock import Clock
+from lrgate.planner.evaluation import Recomputed
+from lrgate.planner.evidence import Evidence
 from lrgate.planner.gates import GateSearch
 from lrgate.planner.plans import (
     approximate_layers,
     is_int8,
     plans_of,
+    with_int8_margins,
     with_kept_units,
     with_parts_in_use,
     with_plan,
@@ -66,6 +69,27 @@ __all__ = [
 _BUDGET_SHARES: Final = (0.2, 0.5, 1.0)
 
 
+class _Margin(NamedTuple):
+    """The least margin of rows that are not recomputed, and the precision of recomputed ones.
+
+    With int8, rows are recomputed by the plan without gates, where that is int8.
+    """
+
+    least: float
+    precision: str
+
+
+class _Outputs(NamedTuple):
+    """The outputs of a choice under each distinct batch plan, and its least margins.
+
+    `recomputed` is what close rows get if they are recomputed by the plan without gates.
+    """
+
+    outputs: list[Float32Array]
+    recomputed: list[Recomputed | None]
+    margins: list[float]
+
+
 class Search:
     """One run of `optimize`."""
 
@@ -75,7 +99,7 @@ class Search:
         self.check = BudgetCheck(problem)
         self.units_speed_up: float | None = None
         self.choices: list[Choice] | None = None
-        self._known: dict[int, tuple[list[Float32Array], list[float]]] = {}
+        self._known: dict[int, _Outputs] = {}
 
     def run(self, begin: float) -> Network:
         """The whole search, which began at the time `begin`."""
@@ -165,10 +189,10 @@ class Search:
         before: Any = None
         taken = min(self.check.least_share(self.check.evidence(self.plain)), 1.0)
         for share in sorted({1.0 - (1.0 - part) * (1.0 - taken) for part in _BUDGET_SHARES}):
-            choice, least = self._fastest_within(share)
-            if choice and (names_of(choice), least) != before:
-                before = names_of(choice), least
-                network = self._with_choice(choice, least)
+            choice, margin = self._fastest_within(share)
+            if choice and (names_of(choice), margin) != before:
+                before = names_of(choice), margin
+                network = self._with_choice(choice, margin)
                 if approximate_layers(network):
                     name = f"{_kinds(choice)} for {share:.0%} of the budget"
                     yield self._trial(name, network, choice)
@@ -191,7 +215,7 @@ class Search:
 
     # Choices of gates and factors
 
-    def _fastest_within(self, share: float) -> tuple[Choice, float]:
+    def _fastest_within(self, share: float) -> tuple[Choice, _Margin]:
         """The fastest choice that is likely to keep a share of the budget, and its least margin.
 
         Where none is, a note says why.
@@ -202,26 +226,34 @@ class Search:
             )
             self.choices = gates.choices()
         # With larger least margins faster choices are within the budget, but more rows are
-        # recomputed.
-        found: dict[int, float] = {}
-        end = len(self.choices)
-        for k in range(1 + len(CLOSE_SHARES) if self.check.may_recompute else 1):
-            end = self._first_within(share, k, end)
-            if end < len(self.choices):
-                found.setdefault(end, self._outputs(end)[1][k])
+        # recomputed. In f32 that repairs more, in int8 it takes less time.
+        found: dict[tuple[int, str], float] = {}
+        for precision in ("f32", "int8") if self._may_recompute_int8 else ("f32",):
+            end = len(self.choices)
+            for k in range(1 + len(CLOSE_SHARES) if self.check.may_recompute else 1):
+                end = self._first_within(share, k, precision, end)
+                if end < len(self.choices):
+                    least = self._outputs(end).margins[k]
+                    found.setdefault((end, precision if least else "f32"), least)
         if found:
-            at = self._fastest(found)
-            return self.choices[at], found[at]
+            ways = [(at, _Margin(least, how)) for (at, how), least in found.items()]
+            at, margin = self._fastest(ways)
+            return self.choices[at], margin
         if self.choices and share == 1.0:
-            outputs, margins = self._outputs(-1)
-            evidence = self.check.evidence_of(outputs, margins[-1])
+            evidence = self._evidence(-1, -1, "f32")
             self.problem.notes.append(
                 "no gate or factors are used, not even the least divergent: "
                 f"{self.check.unlikely(evidence)}"
             )
-        return {}, 0.0
+        return {}, _Margin(0.0, "f32")
 
-    def _first_within(self, share: float, k: int, end: int) -> int:
+    @property
+    def _may_recompute_int8(self) -> bool:
+        """Whether close rows can be recomputed by the plan without gates instead of in f32."""
+        sizes = self.clock.sizes
+        return self.check.may_recompute and any(is_int8(self.plain, size) for size in sizes)
+
+    def _first_within(self, share: float, k: int, precision: str, end: int) -> int:
         """The first choice that is likely to keep a share with its `k`-th least margin.
 
         With smaller ones, the choices from `end` on are. Bisection looks at few choices: the
@@ -230,16 +262,20 @@ class Search:
         first = 0
         while first < end:
             middle = (first + end) // 2
-            outputs, margins = self._outputs(middle)
-            evidence = self.check.evidence_of(outputs, margins[k])
-            if self.check.likely(evidence, share):
+            if self.check.likely(self._evidence(middle, k, precision), share):
                 end = middle
             else:
                 first = middle + 1
         return end
 
-    def _outputs(self, at: int) -> tuple[list[Float32Array], list[float]]:
-        """The outputs of a choice on the rows that choose, of each batch plan; its least margins.
+    def _evidence(self, at: int, k: int, precision: str) -> list[Evidence]:
+        """The evidence for a choice with its `k`-th least margin."""
+        of_choice = self._outputs(at)
+        recomputed = of_choice.recomputed if precision == "int8" else None
+        return self.check.evidence_of(of_choice.outputs, of_choice.margins[k], recomputed)
+
+    def _outputs(self, at: int) -> _Outputs:
+        """The outputs of a choice on the rows that choose, and its least margins.
 
         None of these is below that of the plan without gates.
         """
@@ -247,35 +283,43 @@ class Search:
         at %= len(self.choices)
         if at not in self._known:
             network = with_parts_in_use(self.plain, parts_of(self.choices[at]))
-            outputs, least = self.check.outputs(network), self.plain.least_margin
-            margins = [max(least, each) for each in self.check.least_margins(outputs)]
-            self._known[at] = outputs, margins
+            network, least = network.with_least_margin(0.0), self.plain.least_margin
+            outputs = self.check.outputs(network)
+            self._known[at] = _Outputs(
+                outputs,
+                self.check.recomputed(with_int8_margins(network, self.plain)),
+                [max(least, each) for each in self.check.least_margins(outputs)],
+            )
         return self._known[at]
 
-    def _fastest(self, found: dict[int, float]) -> int:
+    def _fastest(self, found: list[tuple[int, _Margin]]) -> tuple[int, _Margin]:
         """The choice that is fastest in whole calls with its least margin, over all batch sizes.
 
         Where it is slower than the plan without gates, that one will be used.
         """
-        if len(found) == 1 and not any(found.values()):
-            return next(iter(found))
+        if len(found) == 1 and not found[0][1].least:
+            return found[0]
         assert self.choices is not None
         networks = {
-            str(at): with_parts_in_use(self.plain, parts_of(self.choices[at])).with_least_margin(
-                least
-            )
-            for at, least in found.items()
+            str(i): self._with_margin(self.choices[at], margin)
+            for i, (at, margin) in enumerate(found)
         }
-        return int(self.clock.fastest(networks, self.plain, self.exact))
+        return found[int(self.clock.fastest(networks, self.plain))]
 
-    def _with_choice(self, choice: Choice, least: float) -> Network:
+    def _with_choice(self, choice: Choice, margin: _Margin) -> Network:
         """The plan with gates and factors at the batch sizes at which they pay.
 
         At the others it is the plan without them, with its own least margin.
         """
-        used = with_parts_in_use(self.plain, parts_of(choice)).with_least_margin(least)
-        tuned = self.clock.tuned(used)
+        tuned = self.clock.tuned(self._with_margin(choice, margin))
+        if margin.precision == "int8":  # which are gone where another strategy is faster
+            tuned = with_int8_margins(tuned, self.plain)
         return self.clock.settled(tuned, plain=self.plain, fast=tuned)
+
+    def _with_margin(self, choice: Choice, margin: _Margin) -> Network:
+        """The plan with gates and factors, and a least margin, at all batch sizes."""
+        network = with_parts_in_use(self.plain, parts_of(choice)).with_least_margin(margin.least)
+        return with_int8_margins(network, self.plain) if margin.precision == "int8" else network
 
 
 def _kinds(choice: Choice) -> str:

@@ -211,6 +211,8 @@ pub enum Subject {
     InputShift,
     /// The least margin of rows that are not recomputed.
     LeastMargin,
+    /// The least margin of rows recomputed in int8 that are not recomputed in f32.
+    Int8Margin,
     /// The plans of all layers.
     LayerPlans,
     /// The batch sizes of a plan.
@@ -254,6 +256,7 @@ impl fmt::Display for Subject {
             Subject::InputScale => write!(f, "the scale of the input map"),
             Subject::InputShift => write!(f, "the shift of the input map"),
             Subject::LeastMargin => write!(f, "the least margin"),
+            Subject::Int8Margin => write!(f, "the int8 margin"),
             Subject::LayerPlans => write!(f, "the layers of the plan"),
             Subject::BatchSizes => write!(f, "the batch sizes of the plan"),
             Subject::BatchSize => write!(f, "the batch size"),

@@ -185,7 +185,7 @@ impl Network {
 
     /// The same network, which recomputes rows with a smaller margin in f32 without gates and factors,
     /// at the batch sizes where the plan has int8, gates or factors. `None` recomputes no such row.
-    /// Least margins of single batch sizes are gone.
+    /// Margins of single batch sizes are gone.
     ///
     /// # Errors
     /// A least margin that is negative or not finite, [`Margin::TopTwo`](crate::Margin::TopTwo) of one
@@ -196,7 +196,7 @@ impl Network {
             least.check(last.outputs(), last.activation())?;
         }
         let least_margin = least_margin.filter(|least| least.least() > 0.0);
-        let plan = Plan::clone(&self.plan).without_least_margins();
+        let plan = Plan::clone(&self.plan).without_margins();
         Network { least_margin, ..self.clone() }.planned(plan)
     }
 
@@ -209,7 +209,8 @@ impl Network {
     ///
     /// # Errors
     /// A plan for another number of layers, one that needs a gate or an int8 form that a layer does
-    /// not have, or a least margin that is not from 0 to the network's.
+    /// not have, a least margin that is not from 0 to the network's, or an int8 margin that is negative
+    /// or not finite.
     pub fn with_plan(&self, mut plan: Plan) -> Result<Network> {
         let most = self.least_margin.map_or(0.0, LeastMargin::least);
         if let Some(least) = plan.least_margins().find(|least| !(0.0..=most).contains(*least)) {
@@ -217,6 +218,13 @@ impl Network {
                 subject: Subject::LeastMargin,
                 expected: format!("from 0 to the network's, {most}, at every batch size"),
                 got: least.to_string(),
+            });
+        }
+        if let Some(wrong) = plan.int8_margins().find(|own| !(0.0..f32::INFINITY).contains(*own)) {
+            return Err(Error::Range {
+                subject: Subject::Int8Margin,
+                expected: "finite and at least 0".to_owned(),
+                got: wrong.to_string(),
             });
         }
         plan.set_usual_least_margin(most);

@@ -112,22 +112,31 @@ pub struct BatchPlan {
     pub layers: Vec<LayerPlan>,
     /// Rows with a smaller margin are recomputed, instead of those below the network's least margin.
     pub least_margin: Option<f32>,
+    /// If set, and the plan has gates or factors, close rows are recomputed without them at the
+    /// precisions of the plan. Of these, rows with a margin below this one, or with a value outside
+    /// the range of an int8 layer, are recomputed in f32. Otherwise all are recomputed in f32.
+    pub int8_margin: Option<f32>,
 }
 
 impl BatchPlan {
     /// A batch plan with the network's least margin.
     pub fn new(rows: usize, layers: Vec<LayerPlan>) -> BatchPlan {
-        BatchPlan { rows, layers, least_margin: None }
+        BatchPlan { rows, layers, least_margin: None, int8_margin: None }
     }
 
-    /// Replaces the layers' plans. A least margin of its own is kept if the outputs are the same up
-    /// to rounding.
+    /// Replaces the layers' plans. Margins of its own are kept if the outputs are the same up to
+    /// rounding.
     pub(crate) fn set_layers(&mut self, layers: Vec<LayerPlan>) {
         let outputs = |plan: &LayerPlan| (plan.strategy.without_skip(), plan.precision);
         if !layers.iter().map(outputs).eq(self.layers.iter().map(outputs)) {
-            self.least_margin = None;
+            self.forget_margins();
         }
         self.layers = layers;
+    }
+
+    /// Margins of one batch size were chosen for its outputs.
+    fn forget_margins(&mut self) {
+        (self.least_margin, self.int8_margin) = (None, None);
     }
 }
 
@@ -216,12 +225,12 @@ impl Plan {
 
     /// Changes the plan of a layer at each batch size.
     ///
-    /// A least margin of one batch size was chosen for its outputs, and is gone: the layer's gate,
-    /// factors or bytes may be others, even if the plan is the same.
+    /// Margins of one batch size are gone: the layer's gate, factors or bytes may be others, even if
+    /// the plan is the same.
     pub(crate) fn change_layer(&mut self, layer: usize, mut change: impl FnMut(&mut LayerPlan)) {
         for batch_plan in &mut self.batch_plans {
             change(&mut batch_plan.layers[layer]);
-            batch_plan.least_margin = None;
+            batch_plan.forget_margins();
         }
     }
 
@@ -237,11 +246,14 @@ impl Plan {
         }
     }
 
+    /// The int8 margins of batch sizes that have one.
+    pub(crate) fn int8_margins(&self) -> impl Iterator<Item = &f32> {
+        self.batch_plans.iter().filter_map(|batch_plan| batch_plan.int8_margin.as_ref())
+    }
+
     /// The same plan with the network's least margin at all batch sizes.
-    pub(crate) fn without_least_margins(mut self) -> Plan {
-        for batch_plan in &mut self.batch_plans {
-            batch_plan.least_margin = None;
-        }
+    pub(crate) fn without_margins(mut self) -> Plan {
+        self.batch_plans.iter_mut().for_each(BatchPlan::forget_margins);
         self
     }
 }

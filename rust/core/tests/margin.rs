@@ -1,4 +1,4 @@
-//! Rows with a small margin are recomputed in f32, without gates and factors.
+//! Rows with a small margin are recomputed without gates and factors.
 
 mod common;
 
@@ -21,9 +21,26 @@ fn network(model: &Model, isa: Isa, strategy: Strategy, precision: Precision) ->
     let steps = |i: usize| Quantization::new(vec![0.05], vec![if i == 0 { 128.0 } else { 0.0 }]);
     let network = model.network(isa, &vec![Strategy::Dense; layers]);
     let network = network.with_quantization((0..layers).map(|i| Some(steps(i))).collect()).unwrap();
+    let factors = model.factors.iter().map(|low| {
+        let low = low.as_ref()?;
+        let (scale, offset) = (vec![0.05; low.rank], vec![128.0; low.rank]);
+        Some(low.factors((precision == INT8).then(|| Quantization::new(scale, offset))))
+    });
+    let network = match strategy {
+        Strategy::Factor { .. } => network.with_factors(factors.collect()).unwrap(),
+        _ => network,
+    };
     let layer = |strategy| LayerPlan { strategy, precision };
     let layers = model.uniform(strategy).into_iter().map(layer).collect();
     network.with_plan(Plan::new(vec![BatchPlan::new(1, layers)]).unwrap()).unwrap()
+}
+
+/// The same model, whose gates can be in int8.
+fn with_ranges(mut model: Model) -> Model {
+    for gate in model.gates.iter_mut().flatten() {
+        *gate = gate.clone().with_range(vec![[-3.0, 3.0]; gate.rank()]);
+    }
+    model
 }
 
 /// The network that recomputes rows of a network under a plan: f32, without gates and factors.
@@ -131,6 +148,93 @@ fn close_rows_have_the_bits_of_f32_and_the_others_those_of_the_plan() {
         }
     }
     none(&failures);
+}
+
+#[test]
+fn close_rows_are_recomputed_in_int8_and_then_in_f32() {
+    let mut failures = Vec::new();
+    for widths in [&[20, 30, 9][..], &[700, 300, 10]] {
+        let model = with_ranges(Model::relu(2, widths));
+        let (n, columns, outputs) = (300, widths[0], widths[2]);
+        let mut data = Random(3).rows(n, columns);
+        data[0] = f32::NAN;
+        data[columns] = 1e6; // out of range
+        let rows = Rows::f32(&data, n, columns, columns).unwrap();
+        let margins = |all: &[f32]| -> Vec<f32> {
+            all.chunks_exact(outputs).map(|row| margin_of(Margin::TopTwo, row)).collect()
+        };
+        for isa in Isa::available() {
+            for strategy in [Strategy::Gate, FACTOR] {
+                // Without the factors the layers are dense, and so are they in f32.
+                let exact = if strategy == FACTOR { Strategy::Dense } else { strategy };
+                let f32 = run(&recomputing(&model, isa, exact), rows, Some(1));
+                let int8 = network(&model, isa, Strategy::Dense, INT8);
+                let (beyond, of_int8) = (int8.recomputed(rows).unwrap(), run(&int8, rows, Some(1)));
+                let raw = network(&model, isa, strategy, INT8);
+                let (gone, of_raw) = (raw.recomputed(rows).unwrap(), run(&raw, rows, Some(1)));
+                let quantile = |values: &[f32], part: usize| {
+                    let mut sorted = values.to_vec();
+                    sorted.sort_by(f32::total_cmp);
+                    sorted[n / part]
+                };
+                let (first, second) = (margins(&of_raw), margins(&of_int8));
+                let (least, again) = (quantile(&first, 3), quantile(&second, 4));
+                let mut plan = raw.plan().batch_plans()[0].clone();
+                plan.int8_margin = Some(again);
+                let closer = raw.with_least_margin(Some(LeastMargin::new(Margin::TopTwo, least)));
+                let closer = closer.unwrap().with_plan(Plan::new(vec![plan]).unwrap()).unwrap();
+                let marks = closer.recomputed(rows).unwrap();
+                let mut kinds = [0; 3];
+                for threads in [1, 3] {
+                    let got = run(&closer, rows, Some(threads));
+                    for r in 1..n {
+                        let marked = gone[r] || first[r] < least;
+                        if marks[r] != marked {
+                            failures.push(format!("{widths:?} {strategy:?}: mark of row {r}"));
+                        }
+                        let (kind, expected) = match (marked, beyond[r] || second[r] < again) {
+                            (false, _) => (0, &of_raw),
+                            (true, false) => (1, &of_int8),
+                            (true, true) => (2, &f32),
+                        };
+                        kinds[kind] += 1;
+                        let of = |all: &[f32]| bits(&all[r * outputs..][..outputs]);
+                        let one = Rows::f32(&data[r * columns..][..columns], 1, columns, columns);
+                        let alone = run(&closer, one.unwrap(), Some(1));
+                        if of(&got) != of(expected) || bits(&alone) != of(expected) {
+                            let isa = isa.name();
+                            failures.push(format!("{widths:?} {isa} {strategy:?}: row {r}"));
+                        }
+                    }
+                    assert!(got[..outputs].iter().all(|value| value.is_nan()));
+                }
+                assert!(kinds.iter().all(|count| *count > 10), "{kinds:?}");
+            }
+        }
+    }
+    none(&failures);
+}
+
+#[test]
+fn int8_margins_belong_to_the_outputs_of_a_plan() {
+    let model = with_ranges(Model::relu(4, &[12, 20, 3]));
+    let gated = network(&model, Isa::best(), Strategy::Gate, INT8);
+    let gated = gated.with_least_margin(Some(LeastMargin::new(Margin::TopTwo, 0.5))).unwrap();
+    let with = |int8_margin| {
+        let mut plan = gated.plan().batch_plans()[0].clone();
+        plan.int8_margin = int8_margin;
+        gated.with_plan(Plan::new(vec![plan]).unwrap())
+    };
+    let own = |network: &Network| network.plan().batch_plans()[0].int8_margin;
+    let network = with(Some(0.25)).unwrap();
+    assert_eq!((own(&network), own(&with(None).unwrap())), (Some(0.25), None));
+    assert_eq!(own(&network.with_least_margin(network.least_margin()).unwrap()), None);
+    assert_eq!(own(&network.with_gates(vec![None, None]).unwrap()), None);
+    for wrong in [-0.1, f32::NAN, f32::INFINITY] {
+        let message = with(Some(wrong)).err().unwrap().to_string();
+        let expected = "the int8 margin must be finite and at least 0, got ";
+        assert!(message.starts_with(expected), "{message}");
+    }
 }
 
 #[test]

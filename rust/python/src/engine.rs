@@ -154,25 +154,25 @@ impl Engine {
         self.network.least_margin().map_or(0.0, LeastMargin::least)
     }
 
-    /// The same network under a plan: (rows, strategies, precisions) per batch size, and its least
-    /// margin or None for the network's.
-    #[pyo3(signature = (batch_plans, least_margins=None))]
+    /// The same network under a plan: (rows, strategies, precisions) per batch size, and its margins:
+    /// the least margin or None for the network's, and the int8 margin or None.
+    #[pyo3(signature = (batch_plans, margins=None))]
     fn with_plan(
         &self,
         py: Python<'_>,
         batch_plans: Vec<BatchPlanArgs>,
-        least_margins: Option<Vec<Option<f32>>>,
+        margins: Option<Vec<(Option<f32>, Option<f32>)>>,
     ) -> PyResult<Self> {
         let mut batch_plans =
             batch_plans.into_iter().map(batch_plan).collect::<PyResult<Vec<_>>>()?;
-        if let Some(least_margins) = least_margins {
-            if least_margins.len() != batch_plans.len() {
-                let (expected, got) = (batch_plans.len(), least_margins.len());
-                let message = format!("least_margins must have {expected} entries, got {got}");
+        if let Some(margins) = margins {
+            if margins.len() != batch_plans.len() {
+                let (expected, got) = (batch_plans.len(), margins.len());
+                let message = format!("margins must have {expected} entries, got {got}");
                 return Err(PyValueError::new_err(message));
             }
-            for (batch_plan, least_margin) in batch_plans.iter_mut().zip(least_margins) {
-                batch_plan.least_margin = least_margin;
+            for (batch_plan, margins) in batch_plans.iter_mut().zip(margins) {
+                (batch_plan.least_margin, batch_plan.int8_margin) = margins;
             }
         }
         let plan = Plan::new(batch_plans).map_err(to_py)?;
@@ -189,10 +189,10 @@ impl Engine {
         self.network.plan().batch_plans().iter().map(args).collect()
     }
 
-    /// The least margin of each batch plan; None for the network's.
-    fn least_margins(&self) -> Vec<Option<f32>> {
+    /// The margins of each batch plan: the least margin, None for the network's, and the int8 margin.
+    fn margins(&self) -> Vec<(Option<f32>, Option<f32>)> {
         let batch_plans = self.network.plan().batch_plans().iter();
-        batch_plans.map(|batch_plan| batch_plan.least_margin).collect()
+        batch_plans.map(|batch_plan| (batch_plan.least_margin, batch_plan.int8_margin)).collect()
     }
 
     /// The batch size of the plan that a call with this many rows uses.
@@ -355,7 +355,7 @@ impl Engine {
         to_arrays(py, inputs, x.len(), self.network.layers().skip(1))
     }
 
-    /// Whether a call on these rows recomputes each of them in float32, because one of its values
+    /// Whether a call on these rows recomputes each of them, because one of its values
     /// is outside the range of an int8 layer or because its margin is too small: bool (n,).
     fn recomputed<'py>(
         &self,

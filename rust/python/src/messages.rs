@@ -87,6 +87,7 @@ fn name(subject: Subject) -> String {
         Subject::InputScale => "input_scale".to_owned(),
         Subject::InputShift => "input_shift".to_owned(),
         Subject::LeastMargin => "least_margin".to_owned(),
+        Subject::Int8Margin => "int8_margin".to_owned(),
         Subject::LayerPlans => "strategies".to_owned(),
         Subject::BatchSizes => "batch_sizes".to_owned(),
         Subject::BatchSize => "batch_size".to_owned(),

@@ -1,5 +1,6 @@
 //! Whole calls. Rows with a value outside the range of some int8 layer, and rows whose margin is too
-//! small, are recomputed in f32.
+//! small, are recomputed without gates and factors: in f32, or in int8 and those that are marked again
+//! in f32.
 
 use super::program::{Program, WIDE_TILE};
 use super::schedule::{one_row, run_marking_all};
@@ -33,7 +34,7 @@ pub(crate) fn run_short(program: &Program, row: Rows<'_>, out: &mut [f32]) -> bo
     row.rows == 1 && program.is_short && one_row(program, row, out)
 }
 
-/// Recomputes the rows `marked` of a call in f32.
+/// Recomputes the rows `marked` of a call by the program's fallback, and those that it marks by its own.
 pub(super) fn recompute(
     program: &Program,
     rows: Rows<'_>,
@@ -48,13 +49,15 @@ pub(super) fn recompute(
     // Sparse rows get the bits of dense ones, however many are recomputed.
     let is_sparse = matches!(rows.data, Data::Csr { .. });
     if program.is_short && marked.len() <= FEW && !is_sparse {
-        // A few rows of a small network take less time one by one than gathered. An f32 plan marks
-        // no row.
+        // A few rows of a small network take less time one by one than gathered.
+        let mut again = Vec::new();
         for row in marked {
             let out = &mut out[row * program.outputs()..][..program.outputs()];
-            one_row(program, rows.slice(*row, 1), out);
+            if !one_row(program, rows.slice(*row, 1), out) {
+                again.push(*row);
+            }
         }
-        return Ok(());
+        return recompute(program, rows, &again, out, threads);
     }
     let (columns, outputs) = (rows.columns, program.outputs());
     let most =
@@ -67,9 +70,10 @@ pub(super) fn recompute(
             rows.copy_row(*r, row);
         }
         let data = Data::F32 { data: &data, stride: columns };
+        let rows = Rows { rows: n, columns, data };
         interrupt::check()?;
-        // An f32 plan marks no row.
-        run_marking_all(program, Rows { rows: n, columns, data }, results, threads)?;
+        let again = run_marking_all(program, rows, results, threads)?;
+        recompute(program, rows, &again, results, threads)?;
         for (r, result) in gathered.iter().zip(results.chunks_exact(outputs)) {
             out[r * outputs..][..outputs].copy_from_slice(result);
         }

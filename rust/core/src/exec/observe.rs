@@ -43,7 +43,7 @@ pub(crate) fn run_tile<O: Observer>(
     Ok(())
 }
 
-/// For each row, whether it is recomputed in f32.
+/// For each row, whether it is recomputed.
 pub(crate) fn recomputed(program: &Program, rows: Rows<'_>) -> Result<Vec<bool>> {
     let (tile, outputs) = (program.tile, program.outputs());
     let mut out = memory::filled(0.0, tile.min(rows.rows) * outputs);

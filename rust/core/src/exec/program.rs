@@ -20,7 +20,7 @@ use crate::model::{Activation, InputMap, LeastMargin};
 use crate::path::{
     Context, GateScratch, LayerPath, PackedForms, Path, Phase, QuantizedLayer, Watch,
 };
-use crate::plan::{BatchPlan, Precision, Strategy};
+use crate::plan::{BatchPlan, LayerPlan, Precision, Strategy};
 use crate::rows::Rows;
 use crate::signal::{Buffer, DenseRowsMut, Form, Signal};
 use crate::simd::{Isa, LANES};
@@ -132,7 +132,8 @@ pub(crate) struct Program {
     pub(crate) tile: usize,
     /// Total weights of all layers.
     pub(super) weights: usize,
-    /// The f32 program that recomputes rows outside the range of an int8 layer, and close rows.
+    /// The program that recomputes rows outside the range of an int8 layer, and close rows. An f32
+    /// program without gates and factors marks no row, and has none.
     pub(super) fallback: Option<Box<Program>>,
     /// How single rows are computed, if the layers can share a kernel.
     pub(super) single: Option<Single>,
@@ -340,7 +341,9 @@ impl Program {
         };
         let is_short = layers.iter().map(bytes).sum::<usize>() <= SHORT;
         let fallback = if some_bytes || least_margin.is_some() {
-            Some(Box::new(Program::compile(parts, &fallback(plan), Inputs::AsRead, rows)?))
+            let (plan, least_margin) = fallback(plan, least_margin);
+            let parts = Parts { least_margin, ..*parts };
+            Some(Box::new(Program::compile(&parts, &plan, Inputs::AsRead, rows)?))
         } else {
             None
         };
@@ -385,17 +388,22 @@ impl Program {
     }
 }
 
-/// The plan for rows that are recomputed: f32 and exact, so that it marks no row.
-fn fallback(plan: &BatchPlan) -> BatchPlan {
-    let mut plan = plan.clone();
-    for layer in &mut plan.layers {
-        layer.precision = Precision::F32;
-        if !layer.strategy.is_exact() {
-            // Skip reads fewer weights where inputs are zero, and otherwise as many as dense.
-            layer.strategy = Strategy::Skip;
-        }
-    }
-    plan
+/// The plan for rows that are recomputed, without gates and factors, and its least margin. It is in
+/// f32, unless close rows are first recomputed at the precisions of the plan.
+fn fallback(plan: &BatchPlan, least: Option<LeastMargin>) -> (BatchPlan, Option<LeastMargin>) {
+    let approximates = plan.layers.iter().any(|layer| !layer.strategy.is_exact());
+    let least = least.filter(|_| approximates).zip(plan.int8_margin);
+    let layers = plan.layers.iter().map(|layer| LayerPlan {
+        strategy: match layer.strategy {
+            // Skip in f32 reads fewer weights where inputs are zero, and otherwise as many as dense.
+            Strategy::Factor { skip: false, .. } if least.is_some() => Strategy::Dense,
+            strategy if strategy.is_exact() => strategy,
+            _ => Strategy::Skip,
+        },
+        precision: if least.is_some() { layer.precision } else { Precision::F32 },
+    });
+    let least = least.map(|(least, int8_margin)| LeastMargin::new(least.margin(), int8_margin));
+    (BatchPlan::new(plan.rows, layers.collect()), least.filter(|least| least.least() > 0.0))
 }
 
 impl Single {

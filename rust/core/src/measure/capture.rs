@@ -52,7 +52,7 @@ impl Network {
         Ok(capture.inputs)
     }
 
-    /// For each row, whether a call on these rows recomputes it in f32: because a value of its
+    /// For each row, whether a call on these rows recomputes it: because a value of its
     /// input or of a hidden layer is outside the range of an int8 layer of the plan, or because its
     /// margin is below the least one.
     ///

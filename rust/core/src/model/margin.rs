@@ -13,7 +13,7 @@ pub enum Margin {
     Boundary,
 }
 
-/// Rows with a margin below `least` are recomputed in f32.
+/// Rows with a margin below `least` are recomputed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LeastMargin {
     margin: Margin,
