@@ -151,7 +151,7 @@ class BudgetCheck:
         return [only_plan(network, size).forward(rows) for size in distinct_sizes(network)]
 
     def recomputed(self, network: Network) -> list[Recomputed | None]:
-        """What close rows get under each of the batch plans; None: the dense outputs.
+        """The outputs of close rows under each of the batch plans; None: the dense outputs.
 
         For networks without a least margin, so that there is one for each of `outputs`.
         """
@@ -321,7 +321,7 @@ class BudgetCheck:
 
 
 def _recomputed(network: Network, size: int, rows: Any) -> Recomputed | None:
-    """What close rows get in calls of `size` rows, before float32; None: the dense outputs."""
+    """The outputs of close rows in calls of `size` rows, if they are not recomputed in f32."""
     plan = plan_of(network, size)
     if plan.int8_margin is None:
         return None

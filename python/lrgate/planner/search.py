@@ -82,7 +82,7 @@ class _Margin(NamedTuple):
 class _Outputs(NamedTuple):
     """The outputs of a choice under each distinct batch plan, and its least margins.
 
-    `recomputed` is what close rows get if they are recomputed by the plan without gates.
+    Close rows get the outputs in `recomputed` if the plan without gates recomputes them.
     """
 
     outputs: list[Float32Array]
