@@ -223,8 +223,8 @@ class Factors(ReadOnlyArrays):
     bias : array of shape (out,)
     quantization : Quantization, optional
         Quantisation of the sums ``x u``, with scale and offset of shape () or (rank,). Factors need
-        it to run in int8. A row is recomputed in float32, with the weight of the layer, if it has a
-        sum with byte 255 or more than half a step below byte 0.
+        it to run in int8. A row is recomputed with the weight of the layer if it has a sum with
+        byte 255 or more than half a step below byte 0.
     gate : NestedGate, optional
         Sign estimate of the layer, from the first of the sums.
 

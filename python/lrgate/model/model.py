@@ -64,7 +64,7 @@ class Model(ReadOnlyArrays):
     report : dict, optional
         JSON values, like `metadata`: the report of the optimisation.
     least_margin : float, default 0
-        Rows with a smaller margin between labels are recomputed in float32; see
+        Rows with a smaller margin between labels are recomputed; see
         `Network.with_least_margin`. It is rounded to float32. Entries of `plan` may have a smaller
         one.
 

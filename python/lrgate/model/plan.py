@@ -79,9 +79,11 @@ class BatchPlan:
         Rows with a smaller margin between labels are recomputed; see `Network.with_least_margin`.
         At most that of the network, which is used if it is None. It is rounded to float32.
     int8_margin : float, optional
-        How these rows are recomputed where the plan has gates or factors. None: in float32.
-        Otherwise without gates and factors at the precisions of the plan; those that then have a
-        margin below this one are recomputed again, in float32. It is rounded to float32.
+        How rows are recomputed: those with a small margin, and those outside the range of the bytes
+        of an int8 layer. None: in float32. Otherwise without gates and factors at the precisions of
+        the plan; those that then have a margin below this one, or are out of range again, in
+        float32. It is rounded to float32. It becomes None in a plan without int8, or without gates
+        and factors. It has no effect where the least margin is 0.
 
     Raises
     ------
@@ -98,13 +100,13 @@ class BatchPlan:
     def __post_init__(self) -> None:
         set_field(self, "rows", checked_integer(self.rows, "rows", 1, _MAX_ROWS))
         for name, known in (("strategies", STRATEGIES), ("precisions", PRECISIONS)):
-            words = getattr(self, name)
-            if isinstance(words, str) or not isinstance(words, tuple | list):
-                raise TypeError(f"{name} must be a tuple of str, got {words!r}")
-            for i, word in enumerate(words):
+            given = getattr(self, name)
+            if isinstance(given, str) or not isinstance(given, tuple | list):
+                raise TypeError(f"{name} must be a tuple of str, got {given!r}")
+            for i, word in enumerate(given):
                 if word not in known:
                     raise ValueError(f"{name}[{i}] must be one of {joined(known)}, got {word!r}")
-            set_field(self, name, tuple(words))
+            set_field(self, name, tuple(given))
         if len(self.precisions) != len(self.strategies):
             raise ValueError(
                 f"precisions must have {len(self.strategies)} entries, one for each of strategies, "
@@ -113,6 +115,9 @@ class BatchPlan:
         for name in ("least_margin", "int8_margin"):
             if getattr(self, name) is not None:
                 set_field(self, name, checked_margin(getattr(self, name), name))
+        approximates = any(words(name) & {"gate", "factor"} for name in self.strategies)
+        if not approximates or "int8" not in self.precisions:
+            set_field(self, "int8_margin", None)
 
 
 def checked_margin(least: object, name: str = "least_margin") -> float:

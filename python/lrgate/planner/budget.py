@@ -325,7 +325,10 @@ def _recomputed(network: Network, size: int, rows: Any) -> Recomputed | None:
     plan = plan_of(network, size)
     if plan.int8_margin is None:
         return None
-    return Recomputed(recomputing(network, size).forward(rows), plan.int8_margin)
+    raw = only_plan(network.with_least_margin(0.0), size)
+    return Recomputed(
+        recomputing(network, size).forward(rows), plan.int8_margin, raw.engine.recomputed(rows)
+    )
 
 
 def _points(share: float) -> str:

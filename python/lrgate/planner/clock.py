@@ -107,16 +107,22 @@ class Clock:
         if not plan_of(network, size).least_margin:
             return seconds
         marks = only_plan(network, size).engine.recomputed(self.rows)
-        more = _UNFAMILIAR * float(marks.sum() + 1) / (len(marks) + 1)
-        return seconds + more * self._recomputing_seconds(network, size, more)
+        share = _UNFAMILIAR * float(marks.sum() + 1) / (len(marks) + 1)
+        rows = self.rows[np.flatnonzero(marks)] if marks.any() else self.rows
+        return seconds + share * self._recomputing_seconds(network, size, share, rows)
 
-    def _recomputing_seconds(self, network: Network, size: int, share: float) -> float:
-        """Seconds per recomputed row, if a share of the rows of a call is recomputed."""
+    def _recomputing_seconds(self, network: Network, size: int, share: float, rows: Any) -> float:
+        """Seconds per recomputed row, if a share of the rows of a call is recomputed.
+
+        `rows`: some of them, which may be recomputed a second time.
+        """
         count = 1 << round(math.log2(max(share * size, 1.0)))  # few different numbers
         again = recomputing(network, size)
-        key = repr((count, again.plan[0].strategies, again.plan[0].precisions))
+        least = plan_of(network, size).int8_margin or 0.0
+        key = repr((count, again.plan[0].strategies, again.plan[0].precisions, least))
         if key not in self._again:
-            times = self.race(count, _RACE_SECONDS / 3, again=again)
+            again, rows = again.with_least_margin(least), cycled(rows, count)
+            times = self.race(count, _RACE_SECONDS / 3, rows, again=again)
             self._again[key] = times["again"].round_seconds_per_row
         return self._again[key]
 
@@ -209,7 +215,7 @@ class Clock:
         for size in self.sizes:
             count = min(size, most)
             plan = plan_of(network, size)
-            key = count, repr((plan.strategies, plan.precisions, plan.least_margin))
+            key = count, repr((plan.strategies, plan.precisions))
             if key not in found:
                 whole = rows[: most // count * count]
                 engine = only_plan(network, size).engine

@@ -30,7 +30,7 @@ _WORST: Final = float(np.finfo(np.float32).max)
 
 
 class Recomputed(NamedTuple):
-    """The outputs that close rows get instead of those of the plan.
+    """The outputs that some rows get instead of those of the plan.
 
     Attributes
     ----------
@@ -38,10 +38,13 @@ class Recomputed(NamedTuple):
         Of all rows, without gates and factors.
     least_margin : float
         Rows with a smaller margin in these outputs get the dense ones.
+    out_of_range : bool array (n,)
+        Rows that get these outputs whatever their margin is.
     """
 
     outputs: Float32Array
     least_margin: float
+    out_of_range: npt.NDArray[np.bool_]
 
 
 class Evaluator:
@@ -127,12 +130,14 @@ class Evaluator:
         `reach`: the largest perturbation of other rows. `least_margin`: rows with a smaller margin
         in these outputs get the dense ones, or those that were `recomputed`.
         """
-        raw = [Recomputed(outputs, least_margin)]
-        if recomputed is not None and least_margin > 0:
-            raw.append(recomputed)
-        outputs = self.dense
-        for each in reversed(raw):
-            outputs = self._unless_close(each, outputs)
+        raw = [(outputs, least_margin)]
+        if recomputed is None or least_margin == 0:
+            outputs = np.where(self._close(*raw[0])[:, None], self.dense, outputs)
+        else:
+            raw.append((recomputed.outputs, recomputed.least_margin))
+            again = recomputed.out_of_range | self._close(*raw[0])
+            outputs = np.where(again[:, None], recomputed.outputs, outputs)
+            outputs = np.where((again & self._close(*raw[1]))[:, None], self.dense, outputs)
         before, after = self._losses(self.dense), self._losses(outputs)
         change, worst = after - before, self._worst(outputs)
         named: dict[str, Any] = {"plain": self._increase(before, after), "change": change}
@@ -242,16 +247,15 @@ class Evaluator:
     def _probabilities(self, outputs: Float32Array) -> Float64Array:
         return self._head.probabilities(outputs).astype(np.float64)
 
-    def _unless_close(self, own: Recomputed, other: Float32Array) -> Float32Array:
-        """The `own` outputs, with the `other` ones where the margin is smaller."""
-        if own.least_margin == 0:
-            return own.outputs
-        odds = log_odds(own.outputs, self.activation)
-        margins = margins_of_rows(odds, self.task, self.activation)
-        return np.where((margins < own.least_margin)[:, None], other, own.outputs)
+    def _close(self, outputs: Float32Array, least_margin: float) -> npt.NDArray[np.bool_]:
+        """Whether the margin of each row of outputs is below the least one."""
+        if least_margin == 0:
+            return np.zeros(len(outputs), np.bool_)
+        odds = log_odds(outputs, self.activation)
+        return margins_of_rows(odds, self.task, self.activation) < least_margin
 
     def _changes(
-        self, outputs: Float32Array, raw: list[Recomputed]
+        self, outputs: Float32Array, raw: list[tuple[Float32Array, float]]
     ) -> tuple[Float64Array, Any, float]:
         """Each row's expected change, margins with perturbations for each column, and the largest.
 

@@ -88,26 +88,19 @@ def with_tight_margin(network: Network) -> Network:
 
 
 def with_int8_margins(network: Network, plain: Network) -> Network:
-    """The network in which close rows are recomputed by the plan of `plain`, where that is int8.
+    """The network that recomputes rows in int8 first, where its plan has int8 and gates or factors.
 
-    Where the plan of the network has gates or factors, and the precisions of `plain`. Rows that are
-    close there are recomputed in f32.
+    Rows with a margin below the least one of `plain`, the network without gates and factors, are
+    then recomputed in f32.
     """
-    plan = []
-    for each in plans_of(network):
-        other = plan_of(plain, each.rows)
-        if (
-            other.precisions == each.precisions
-            and "int8" in each.precisions
-            and any(words(name) & {"gate", "factor"} for name in each.strategies)
-        ):
-            each = replace(each, int8_margin=least_margin_of(plain, each.rows))
-        plan.append(each)
+    plan = [
+        replace(each, int8_margin=least_margin_of(plain, each.rows)) for each in plans_of(network)
+    ]
     return with_plan(network, plan)
 
 
 def recomputing(network: Network, size: int) -> Network:
-    """The network that gives close rows their outputs, of which none is recomputed."""
+    """The network that recomputes rows, which itself recomputes none for its margin."""
     plan = plan_of(network, size)
     in_int8 = plan.int8_margin is not None
     exact = BatchPlan(

@@ -238,6 +238,8 @@ class Reporter:
         for plan in plans_of(network):
             if plan.least_margin:
                 how = "in f32" if plan.int8_margin is None else "in int8 without gates and factors"
+                if plan.int8_margin:
+                    how += f", and below {plan.int8_margin:.3g} in f32"
                 sizes.setdefault((plan.least_margin, how), []).append(plan.rows)
         notes = []
         for (least, how), of_margin in sizes.items():

@@ -13,7 +13,8 @@ In short:
    is measured for each of the others alone.
 4. Time and divergence of a choice are taken as sums over the layers. Of all choices, those stay
    that no other one beats in both; on the second part of the rows the fastest of them is taken that
-   the third is likely to show within the budget.
+   the third is likely to show within the budget, for several least margins, and with close rows
+   recomputed in f32 or in int8.
 5. Whole calls decide, for each batch size, which gates and factors are used.
 6. The networks found are tried on the third part, from the least divergent to the fastest, each as
    it would be returned. The first that is not shown to keep the budget ends it (fixed-sequence
@@ -72,7 +73,7 @@ _BUDGET_SHARES: Final = (0.2, 0.5, 1.0)
 class _Margin(NamedTuple):
     """The least margin of rows that are not recomputed, and the precision of recomputed ones.
 
-    With int8, rows are recomputed by the plan without gates, where that is int8.
+    ``"int8"``: they are recomputed without gates and factors at the precisions of the plan.
     """
 
     least: float
@@ -277,7 +278,7 @@ class Search:
     def _outputs(self, at: int) -> _Outputs:
         """The outputs of a choice on the rows that choose, and its least margins.
 
-        None of these is below that of the plan without gates.
+        No least margin is below that of the plan without gates.
         """
         assert self.choices is not None
         at %= len(self.choices)
@@ -312,8 +313,6 @@ class Search:
         At the others it is the plan without them, with its own least margin.
         """
         tuned = self.clock.tuned(self._with_margin(choice, margin))
-        if margin.precision == "int8":  # which are gone where another strategy is faster
-            tuned = with_int8_margins(tuned, self.plain)
         return self.clock.settled(tuned, plain=self.plain, fast=tuned)
 
     def _with_margin(self, choice: Choice, margin: _Margin) -> Network:

@@ -227,7 +227,7 @@ impl Network {
                 got: wrong.to_string(),
             });
         }
-        plan.set_usual_least_margin(most);
+        plan.drop_idle_margins(most);
         let network = self.clone().planned(plan)?;
         network.pack();
         Ok(network)

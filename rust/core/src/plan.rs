@@ -112,9 +112,11 @@ pub struct BatchPlan {
     pub layers: Vec<LayerPlan>,
     /// Rows with a smaller margin are recomputed, instead of those below the network's least margin.
     pub least_margin: Option<f32>,
-    /// If set, and the plan has gates or factors, close rows are recomputed without them at the
-    /// precisions of the plan. Of these, rows with a margin below this one, or with a value outside
-    /// the range of an int8 layer, are recomputed in f32. Otherwise all are recomputed in f32.
+    /// If set, rows are recomputed without gates and factors at the precisions of the plan: those with
+    /// a small margin, and those with a value outside the range of an int8 layer. Of these, rows with a
+    /// margin below this one, or with a value out of range again, are recomputed in f32. Otherwise all
+    /// are recomputed in f32. Without effect where the least margin is 0. It is `None` in a plan without
+    /// int8, or without gates and factors.
     pub int8_margin: Option<f32>,
 }
 
@@ -124,14 +126,24 @@ impl BatchPlan {
         BatchPlan { rows, layers, least_margin: None, int8_margin: None }
     }
 
-    /// Replaces the layers' plans. Margins of its own are kept if the outputs are the same up to
-    /// rounding.
+    /// Replaces the layers' plans. The least margin is kept if the outputs are the same up to rounding,
+    /// and the int8 margin if those of recomputed rows are.
     pub(crate) fn set_layers(&mut self, layers: Vec<LayerPlan>) {
         let outputs = |plan: &LayerPlan| (plan.strategy.without_skip(), plan.precision);
+        let precisions = |plan: &LayerPlan| plan.precision;
         if !layers.iter().map(outputs).eq(self.layers.iter().map(outputs)) {
-            self.forget_margins();
+            self.least_margin = None;
+        }
+        if !layers.iter().map(precisions).eq(self.layers.iter().map(precisions)) {
+            self.int8_margin = None;
         }
         self.layers = layers;
+    }
+
+    /// Whether an int8 margin changes how rows are recomputed.
+    fn uses_int8_margin(&self) -> bool {
+        self.layers.iter().any(|layer| layer.precision == Precision::Int8)
+            && self.layers.iter().any(|layer| !layer.strategy.is_exact())
     }
 
     /// Margins of one batch size were chosen for its outputs.
@@ -239,10 +251,13 @@ impl Plan {
         self.batch_plans.iter().filter_map(|batch_plan| batch_plan.least_margin.as_ref())
     }
 
-    /// Batch sizes whose least margin is the network's, which is `least`, need none of their own.
-    pub(crate) fn set_usual_least_margin(&mut self, least: f32) {
+    /// Removes margins that say nothing. `least` is the network's least margin.
+    pub(crate) fn drop_idle_margins(&mut self, least: f32) {
         for batch_plan in &mut self.batch_plans {
             batch_plan.least_margin = batch_plan.least_margin.filter(|own| *own != least);
+            if !batch_plan.uses_int8_margin() {
+                batch_plan.int8_margin = None;
+            }
         }
     }
 

@@ -230,6 +230,25 @@ fn int8_margins_belong_to_the_outputs_of_a_plan() {
     assert_eq!((own(&network), own(&with(None).unwrap())), (Some(0.25), None));
     assert_eq!(own(&network.with_least_margin(network.least_margin()).unwrap()), None);
     assert_eq!(own(&network.with_gates(vec![None, None]).unwrap()), None);
+    // They say how rows are recomputed, whichever layers have gates.
+    let mut layers = network.plan().batch_plans()[0].layers.clone();
+    let data = Random(8).rows(64, 12);
+    let rows = Rows::f32(&data, 64, 12, 12).unwrap();
+    let tuned = network.tune(rows, &[1, 64], Duration::from_millis(1), 1).unwrap();
+    for batch_plan in tuned.plan().batch_plans() {
+        let gates = batch_plan.layers.iter().any(|layer| layer.strategy == Strategy::Gate);
+        assert_eq!(batch_plan.int8_margin, Some(0.25).filter(|_| gates));
+    }
+    // Without gates and factors, or without int8, they have no effect.
+    layers[0].strategy = Strategy::Skip;
+    let plan = |layers| BatchPlan { int8_margin: Some(0.25), ..BatchPlan::new(1, layers) };
+    let skip = gated.with_plan(Plan::new(vec![plan(layers.clone())]).unwrap()).unwrap();
+    layers[0].strategy = Strategy::Gate;
+    for layer in &mut layers {
+        layer.precision = F32;
+    }
+    let f32 = gated.with_plan(Plan::new(vec![plan(layers)]).unwrap()).unwrap();
+    assert_eq!((own(&skip), own(&f32)), (None, None));
     for wrong in [-0.1, f32::NAN, f32::INFINITY] {
         let message = with(Some(wrong)).err().unwrap().to_string();
         let expected = "the int8 margin must be finite and at least 0, got ";

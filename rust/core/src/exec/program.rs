@@ -389,10 +389,9 @@ impl Program {
 }
 
 /// The plan for rows that are recomputed, without gates and factors, and its least margin. It is in
-/// f32, unless close rows are first recomputed at the precisions of the plan.
+/// f32, unless rows are first recomputed at the precisions of the plan.
 fn fallback(plan: &BatchPlan, least: Option<LeastMargin>) -> (BatchPlan, Option<LeastMargin>) {
-    let approximates = plan.layers.iter().any(|layer| !layer.strategy.is_exact());
-    let least = least.filter(|_| approximates).zip(plan.int8_margin);
+    let least = least.zip(plan.int8_margin);
     let layers = plan.layers.iter().map(|layer| LayerPlan {
         strategy: match layer.strategy {
             // Skip in f32 reads fewer weights where inputs are zero, and otherwise as many as dense.
