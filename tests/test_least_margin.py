@@ -353,7 +353,7 @@ def test_close_rows_are_recomputed_in_int8_and_then_in_f32(
     kinds = ~close, close & ~in_f32, close & in_f32
     assert kinds[0].sum() > 20 and kinds[1].sum() > 5 and beyond[7]
     assert (kinds[2].sum() > 0) == (int8_margin > 0)
-    np.testing.assert_allclose(fast(x), expected, atol=1e-5)
+    np.testing.assert_allclose(fast(x), expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(fast(x)[kinds[1]], small(x)[kinds[1]])
     assert np.isnan(fast(x)[8]).all()
     for i in (0, 7, *np.flatnonzero(close)[:20]):
@@ -364,7 +364,7 @@ def test_close_rows_are_recomputed_in_int8_and_then_in_f32(
     inside = ~again & ~np.isnan(x).any(axis=1)
     np.testing.assert_array_equal(recomputing(fast, 1)(x)[inside], small(x)[inside])
     as_f32 = with_plan(fast, [replace(plan_of(fast, 1), int8_margin=None)])
-    np.testing.assert_allclose(recomputing(as_f32, 1)(x), f32, atol=1e-5)
+    np.testing.assert_allclose(recomputing(as_f32, 1)(x), f32, rtol=1e-5, atol=1e-5)
     fast.save(tmp_path / "fast.npz")
     loaded = lrgate.Network.load(tmp_path / "fast.npz", tune=False)
     for other in (loaded, pickle.loads(pickle.dumps(fast))):  # noqa: S301
