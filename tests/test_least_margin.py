@@ -563,7 +563,8 @@ def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
     (note,) = notes(search.plain)
     assert note.startswith("rows with a margin below 0.01 are recomputed in f32: ")
     others = replace(plan_of(found, 16), rows=64, least_margin=0.0)
-    for network, how in ((found, "f32"), (in_int8, "int8 without gates and factors")):
+    second = "int8 without gates and factors, and below 0.01 in f32"
+    for network, how in ((found, "f32"), (in_int8, second)):
         (note,) = notes(with_plan(network, [plan_of(network, 1), others]))
         assert f"recomputed in {how}, in calls of 1 row: " in note
     assert plan_key(in_int8, 1) != plan_key(found, 1)
