@@ -66,7 +66,7 @@ class Model(ReadOnlyArrays):
     least_margin : float, default 0
         Rows with a smaller margin between labels are recomputed; see
         `Network.with_least_margin`. It is rounded to float32. Entries of `plan` may have a smaller
-        one.
+        one, or recompute such rows in int8 first.
 
     Raises
     ------
