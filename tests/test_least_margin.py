@@ -34,7 +34,7 @@ from lrgate.planner.plans import (
     with_tight_margin,
 )
 from lrgate.planner.problem import Problem, Request
-from lrgate.planner.search import Search, _Margin
+from lrgate.planner.search import Search, _Use
 from lrgate.planner.split import Split
 from oracle import factored, gated, make
 
@@ -517,7 +517,7 @@ def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
     monkeypatch.setattr(Clock, "race", race)
     monkeypatch.setattr(Clock, "tuned", lambda self, network: network)
     choice = {1: Candidate(gate, "whitened", 0.1, np.zeros(3))}
-    found = search._with_choice(choice, _Margin(0.05, "f32"))
+    found = search._with_choice(choice, _Use(0.05, "f32"))
     small, large = float(np.float32(0.01)), float(np.float32(0.05))
     assert found.least_margin == large
     assert [(p.rows, p.strategies[1], p.least_margin) for p in found.plan] == [
@@ -542,15 +542,24 @@ def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
     networks = {"0": search.plain, "1": with_plan(found, [plan_of(found, 1)])}
     assert search.clock.fastest(networks, search.plain) == "1"
     # Later rows may be recomputed more often: with ten times the share of these the gate is slow.
-    close = search._with_choice(choice, _Margin(3.0, "f32"))
+    close = search._with_choice(choice, _Use(3.0, "f32"))
     assert [p.strategies[1] for p in close.plan] == ["dense"] * 3
     # They are recomputed by the plan without gates, with its least margin.
-    in_int8 = search._with_choice(choice, _Margin(0.05, "int8"))
+    in_int8 = search._with_choice(choice, _Use(0.05, "int8"))
     assert [(p.strategies[1], p.least_margin, p.int8_margin) for p in in_int8.plan] == [
         ("gate", None, small),
         ("dense", small, None),
         ("dense", small, None),
     ]
+    # In f32, with and without a least margin of their own: other batch sizes keep theirs.
+    assert search._ways == [_Use(0.0, "f32"), _Use(0.0, "int8"), _Use(0.0, "f32", "f32")]
+    for least in (large, 0.0):
+        in_f32 = search._with_choice(choice, _Use(least, "f32", "f32"))
+        assert [plan_of(in_f32, size) for size in (1, 16)] == [
+            BatchPlan(1, ("dense", "gate", "dense"), ("f32",) * 3, least),
+            BatchPlan(16, DENSE, INT8_BUT_ONE, small),
+        ]
+        assert in_f32.least_margin == max(least, small)
     # Of equal layers those with the smaller least margin are taken.
     close = search.plain.with_least_margin(0.05)
     settled = search.clock.settled(close, close=close, plain=search.plain)

@@ -167,11 +167,16 @@ class Clock:
 
     def speed_up(self, network: Network, other: Network) -> float:
         """Speed-up over another network in whole calls, the mean over all batch sizes."""
+        gains = self.speed_ups(network, other)
+        return float(math.prod(gains) ** (1 / len(gains)))
+
+    def speed_ups(self, network: Network, other: Network) -> list[float]:
+        """Speed-up over another network in whole calls, for each batch size."""
         gains = []
         for size in self.sizes:
             times = self.race(size, _RACE_SECONDS, network=network, other=other)
             gains.append(times["network"].speed_up_over(times["other"]).median)
-        return float(math.prod(gains) ** (1 / len(gains)))
+        return gains
 
     def merging_pays(self, user: Network, merged: Network) -> bool:
         """Whether dense calls of the `merged` network are not slower than the user's, over all."""

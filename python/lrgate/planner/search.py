@@ -14,7 +14,8 @@ In short:
 4. Time and divergence of a choice are taken as sums over the layers. Of all choices, those stay
    that no other one beats in both; on the second part of the rows the fastest of them is taken that
    the third is likely to show within the budget, for several least margins, and with close rows
-   recomputed in f32 or in int8.
+   recomputed in f32 or in int8. Where int8 is little faster than f32, all of it also for layers
+   in f32.
 5. Whole calls decide, for each batch size, which gates and factors are used.
 6. The networks found are tried on the third part, from the least divergent to the fastest, each as
    it would be returned. The first that is not shown to keep the budget ends it (fixed-sequence
@@ -24,6 +25,7 @@ In short:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -70,14 +72,27 @@ __all__ = [
 _BUDGET_SHARES: Final = (0.2, 0.5, 1.0)
 
 
-class _Margin(NamedTuple):
-    """The least margin of rows that are not recomputed, and the precision of recomputed ones.
+# Gates and factors are tried in f32 too where int8 is less than this many times as fast without.
+_INT8_GAIN: Final = 1.6
 
-    ``"int8"``: they are recomputed without gates and factors at the precisions of the plan.
+
+class _Use(NamedTuple):
+    """How a choice of gates and factors is used.
+
+    Attributes
+    ----------
+    least : float
+        The least margin of rows that are not recomputed.
+    recomputed : str
+        The precision of recomputed rows. ``"int8"``: without gates and factors at the precisions of
+        the plan.
+    base : str
+        ``"plain"``: in the fastest plan without gates and factors; ``"f32"``: in the exact one.
     """
 
     least: float
-    precision: str
+    recomputed: str
+    base: str = "plain"
 
 
 class _Outputs(NamedTuple):
@@ -100,7 +115,7 @@ class Search:
         self.check = BudgetCheck(problem)
         self.units_speed_up: float | None = None
         self.choices: list[Choice] | None = None
-        self._known: dict[int, _Outputs] = {}
+        self._known: dict[tuple[int, str], _Outputs] = {}
 
     def run(self, begin: float) -> Network:
         """The whole search, which began at the time `begin`."""
@@ -190,10 +205,10 @@ class Search:
         before: Any = None
         taken = min(self.check.least_share(self.check.evidence(self.plain)), 1.0)
         for share in sorted({1.0 - (1.0 - part) * (1.0 - taken) for part in _BUDGET_SHARES}):
-            choice, margin = self._fastest_within(share)
-            if choice and (names_of(choice), margin) != before:
-                before = names_of(choice), margin
-                network = self._with_choice(choice, margin)
+            choice, use = self._fastest_within(share)
+            if choice and (names_of(choice), use) != before:
+                before = names_of(choice), use
+                network = self._with_choice(choice, use)
                 if approximate_layers(network):
                     name = f"{_kinds(choice)} for {share:.0%} of the budget"
                     yield self._trial(name, network, choice)
@@ -216,8 +231,8 @@ class Search:
 
     # Choices of gates and factors
 
-    def _fastest_within(self, share: float) -> tuple[Choice, _Margin]:
-        """The fastest choice that is likely to keep a share of the budget, and its least margin.
+    def _fastest_within(self, share: float) -> tuple[Choice, _Use]:
+        """The fastest choice that is likely to keep a share of the budget, and its use.
 
         Where none is, a note says why.
         """
@@ -228,33 +243,45 @@ class Search:
             self.choices = gates.choices()
         # With larger least margins faster choices are within the budget, but more rows are
         # recomputed. In f32 that repairs more, in int8 it takes less time.
-        found: dict[tuple[int, str], float] = {}
-        for precision in ("f32", "int8") if self._may_recompute_int8 else ("f32",):
+        found: dict[tuple[int, _Use], _Use] = {}
+        for way in self._ways if self.choices else ():
             end = len(self.choices)
             for k in range(1 + len(CLOSE_SHARES) if self.check.may_recompute else 1):
-                end = self._first_within(share, k, precision, end)
+                end = self._first_within(share, k, way, end)
                 if end < len(self.choices):
-                    least = self._outputs(end).margins[k]
-                    found.setdefault((end, precision if least else "f32"), least)
+                    least = self._outputs(end, way.base).margins[k]
+                    use = way if least else way._replace(recomputed="f32")
+                    found.setdefault((end, use), use._replace(least=least))
         if found:
-            ways = [(at, _Margin(least, how)) for (at, how), least in found.items()]
-            at, margin = self._fastest(ways)
-            return self.choices[at], margin
+            at, use = self._fastest([(at, use) for (at, _), use in found.items()])
+            return self.choices[at], use
         if self.choices and share == 1.0:
-            evidence = self._evidence(-1, -1, "f32")
+            evidence = self._evidence(-1, -1, self._ways[-1])
             self.problem.notes.append(
                 "no gate or factors are used, not even the least divergent: "
                 f"{self.check.unlikely(evidence)}"
             )
-        return {}, _Margin(0.0, "f32")
+        return {}, _Use(0.0, "f32")
 
-    @property
-    def _may_recompute_int8(self) -> bool:
-        """Whether close rows can be recomputed by the plan without gates instead of in f32."""
-        sizes = self.clock.sizes
-        return self.check.may_recompute and any(is_int8(self.plain, size) for size in sizes)
+    @cached_property
+    def _ways(self) -> list[_Use]:
+        """The ways to use a choice, apart from the least margin."""
+        ways = [_Use(0.0, "f32")]
+        if any(is_int8(self.plain, size) for size in self.clock.sizes):
+            if self.check.may_recompute:
+                ways.append(_Use(0.0, "int8"))
+            if self.problem.request.precision != "int8":
+                gains = self.clock.speed_ups(self.plain, self.exact)
+                ways += [_Use(0.0, "f32", "f32")] * (min(gains) < _INT8_GAIN)
+        return ways
 
-    def _first_within(self, share: float, k: int, precision: str, end: int) -> int:
+    def _base(self, name: str) -> Network:
+        """The network that gates and factors are added to."""
+        if name == "plain":
+            return self.plain
+        return with_plan(self.plain.with_least_margin(0.0), plans_of(self.exact))
+
+    def _first_within(self, share: float, k: int, way: _Use, end: int) -> int:
         """The first choice that is likely to keep a share with its `k`-th least margin.
 
         With smaller ones, the choices from `end` on are. Bisection looks at few choices: the
@@ -263,38 +290,38 @@ class Search:
         first = 0
         while first < end:
             middle = (first + end) // 2
-            if self.check.likely(self._evidence(middle, k, precision), share):
+            if self.check.likely(self._evidence(middle, k, way), share):
                 end = middle
             else:
                 first = middle + 1
         return end
 
-    def _evidence(self, at: int, k: int, precision: str) -> list[Evidence]:
+    def _evidence(self, at: int, k: int, way: _Use) -> list[Evidence]:
         """The evidence for a choice with its `k`-th least margin."""
-        of_choice = self._outputs(at)
-        recomputed = of_choice.recomputed if precision == "int8" else None
+        of_choice = self._outputs(at, way.base)
+        recomputed = of_choice.recomputed if way.recomputed == "int8" else None
         return self.check.evidence_of(of_choice.outputs, of_choice.margins[k], recomputed)
 
-    def _outputs(self, at: int) -> _Outputs:
+    def _outputs(self, at: int, base: str) -> _Outputs:
         """The outputs of a choice on the rows that choose, and its least margins.
 
-        No least margin is below that of the plan without gates.
+        No least margin is below that of the plan without gates and factors.
         """
         assert self.choices is not None
         at %= len(self.choices)
-        if at not in self._known:
-            network = with_parts_in_use(self.plain, parts_of(self.choices[at]))
-            network, least = network.with_least_margin(0.0), self.plain.least_margin
+        if (at, base) not in self._known:
+            plain = self._base(base)
+            network = with_parts_in_use(plain, parts_of(self.choices[at])).with_least_margin(0.0)
             outputs = self.check.outputs(network)
-            self._known[at] = _Outputs(
+            self._known[at, base] = _Outputs(
                 outputs,
-                self.check.recomputed(with_int8_margins(network, self.plain)),
-                [max(least, each) for each in self.check.least_margins(outputs)],
+                self.check.recomputed(with_int8_margins(network, plain)),
+                [max(plain.least_margin, each) for each in self.check.least_margins(outputs)],
             )
-        return self._known[at]
+        return self._known[at, base]
 
-    def _fastest(self, found: list[tuple[int, _Margin]]) -> tuple[int, _Margin]:
-        """The choice that is fastest in whole calls with its least margin, over all batch sizes.
+    def _fastest(self, found: list[tuple[int, _Use]]) -> tuple[int, _Use]:
+        """The choice that is fastest in whole calls with its use, over all batch sizes.
 
         Where it is slower than the plan without gates, that one will be used.
         """
@@ -302,23 +329,24 @@ class Search:
             return found[0]
         assert self.choices is not None
         networks = {
-            str(i): self._with_margin(self.choices[at], margin)
-            for i, (at, margin) in enumerate(found)
+            str(i): self._used(self.choices[at], use) for i, (at, use) in enumerate(found)
         }
         return found[int(self.clock.fastest(networks, self.plain))]
 
-    def _with_choice(self, choice: Choice, margin: _Margin) -> Network:
+    def _with_choice(self, choice: Choice, use: _Use) -> Network:
         """The plan with gates and factors at the batch sizes at which they pay.
 
         At the others it is the plan without them, with its own least margin.
         """
-        tuned = self.clock.tuned(self._with_margin(choice, margin))
-        return self.clock.settled(tuned, plain=self.plain, fast=tuned)
+        tuned = self.clock.tuned(self._used(choice, use))
+        most = max(tuned.least_margin, self.plain.least_margin)
+        return self.clock.settled(tuned.with_least_margin(most), plain=self.plain, fast=tuned)
 
-    def _with_margin(self, choice: Choice, margin: _Margin) -> Network:
+    def _used(self, choice: Choice, use: _Use) -> Network:
         """The plan with gates and factors, and a least margin, at all batch sizes."""
-        network = with_parts_in_use(self.plain, parts_of(choice)).with_least_margin(margin.least)
-        return with_int8_margins(network, self.plain) if margin.precision == "int8" else network
+        plain = self._base(use.base)
+        network = with_parts_in_use(plain, parts_of(choice)).with_least_margin(use.least)
+        return with_int8_margins(network, plain) if use.recomputed == "int8" else network
 
 
 def _kinds(choice: Choice) -> str:

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::program::{LayerProgram, Op, Program, Single, Target};
 use crate::kernels::activation::FinishRows;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
-use crate::kernels::dense::RowsTimesPanels;
+use crate::kernels::dense::{BytesTimesPanels, RowsTimesPanels};
 use crate::kernels::epilogue::{Epilogue, Output, Quantized};
 use crate::kernels::margin::is_close;
 use crate::kernels::scan::{INPUT_RANGE, Quantize};
@@ -79,14 +79,21 @@ pub(super) fn run(
 
 /// A row times the weights of a layer.
 #[inline(always)]
-fn product<S: Simd, A: Arithmetic, E: Epilogue<A>>(
+fn product<S: Simd, E: Epilogue<Floats>>(simd: S, x: &[f32], panels: &Panels, epilogue: &mut E) {
+    let rows = DenseRows::new(x, 1, panels.inputs(), 0);
+    RowsTimesPanels::<Floats, _> { rows, panels, which: panels.all(), epilogue }.run(simd);
+}
+
+/// A row of bytes times the weights of a layer.
+#[inline(always)]
+fn byte_product<S: Simd, E: Epilogue<Bytes>>(
     simd: S,
-    x: &[A::Word],
-    panels: &Panels<A::Word>,
+    x: &[u32],
+    panels: &Panels<u32>,
     epilogue: &mut E,
 ) {
     let rows = DenseRows::new(x, 1, panels.inputs(), 0);
-    RowsTimesPanels::<A, _> { rows, panels, which: panels.all(), epilogue }.run(simd);
+    BytesTimesPanels { rows, panels, which: panels.all(), epilogue }.run(simd);
 }
 
 /// A row, the layers that it passes through, and the memory that they need.
@@ -115,7 +122,7 @@ impl Kernel for FloatLayers<'_> {
             let mut output = layer.path.output();
             output.activation = layer.alone.product.activation;
             output.dense = Some(DenseRowsMut::new(y, 1, layer.outputs, layer.outputs));
-            product::<S, Floats, _>(simd, x, weights.panels(), &mut output);
+            product(simd, x, weights.panels(), &mut output);
             std::mem::swap(&mut before, &mut after);
         }
         End::Done
@@ -162,12 +169,12 @@ impl Kernel for ByteLayers<'_> {
                 let lists = None;
                 let bytes = Quantized { rows, lists, inverse, offset, least, out_of_range };
                 let mut output = Output { dense: None, lists: None, bytes: Some(bytes), ..output };
-                product::<S, Bytes, _>(simd, before, weights.panels(), &mut output);
+                byte_product(simd, before, weights.panels(), &mut output);
                 std::mem::swap(&mut before, &mut after);
             } else {
                 let dense = Some(DenseRowsMut::new(out, 1, layer.outputs, layer.outputs));
                 let mut output = Output { dense, lists: None, bytes: None, ..output };
-                product::<S, Bytes, _>(simd, before, weights.panels(), &mut output);
+                byte_product(simd, before, weights.panels(), &mut output);
             }
         }
         if marks[0].load(Ordering::Relaxed) { End::Recompute } else { End::Done }

@@ -25,7 +25,7 @@ use std::ops::Range;
 use super::arithmetic::{Arithmetic, Bytes};
 use super::epilogue::Epilogue;
 #[cfg(target_arch = "x86_64")]
-use super::tiles;
+use super::{shorts, tiles};
 use crate::layout::{PANEL, Panels};
 use crate::memory::{Aligned, zeros};
 use crate::signal::DenseRows;
@@ -94,7 +94,30 @@ pub(crate) fn bytes_times_panels<E: Epilogue<Bytes>>(
     {
         return simd.run(tiles::RowsTimesTiles { amx, rows, panels, which, epilogue });
     }
-    isa.run(RowsTimesPanels::<Bytes, _> { rows, panels, which, epilogue });
+    isa.run(BytesTimesPanels { rows, panels, which, epilogue });
+}
+
+/// Multiplies each dense row of bytes with panels.
+pub(crate) struct BytesTimesPanels<'a, E> {
+    pub(crate) rows: DenseRows<'a, u32>,
+    pub(crate) panels: &'a Panels<u32>,
+    /// Range of panel numbers.
+    pub(crate) which: Range<usize>,
+    pub(crate) epilogue: &'a mut E,
+}
+
+impl<E: Epilogue<Bytes>> Kernel for BytesTimesPanels<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { rows, panels, which, epilogue } = self;
+        #[cfg(target_arch = "x86_64")]
+        if S::SHORTS && (rows.rows() > 1 || panels.inputs() >= shorts::LEAST_WORDS) {
+            let Some(shorts) = simd.shorts() else { unreachable!("SHORTS") };
+            return shorts::RowsTimesShorts { shorts, rows, panels, which, epilogue }.run(simd);
+        }
+        RowsTimesPanels::<Bytes, _> { rows, panels, which, epilogue }.run(simd);
+    }
 }
 
 struct Panel<'a, W> {
@@ -235,15 +258,24 @@ fn group<S: Simd, A: Arithmetic, E: Epilogue<A>, const R: usize, const AHEAD: bo
     epilogue: &mut E,
 ) {
     for row in (start..end).step_by(R) {
+        let vectors = block.panel.vectors;
         if S::whole_panel(R) {
-            match block.panel.vectors {
+            match vectors {
                 4 => tile::<S, A, E, 4, R, AHEAD>(simd, block, row, 0, kept, epilogue),
                 3 => tile::<S, A, E, 3, R, AHEAD>(simd, block, row, 0, kept, epilogue),
                 2 => tile::<S, A, E, 2, R, AHEAD>(simd, block, row, 0, kept, epilogue),
                 _ => tile::<S, A, E, 1, R, AHEAD>(simd, block, row, 0, kept, epilogue),
             }
+        } else if R == 2 {
+            // The sums of two rows by one vector would be too few to hide the latency of additions.
+            for at in (0..vectors - vectors % 2).step_by(2) {
+                tile::<S, A, E, 2, R, AHEAD>(simd, block, row, at, kept, epilogue);
+            }
+            if vectors % 2 == 1 {
+                tile::<S, A, E, 1, R, AHEAD>(simd, block, row, vectors - 1, kept, epilogue);
+            }
         } else {
-            for at in 0..block.panel.vectors {
+            for at in 0..vectors {
                 tile::<S, A, E, 1, R, AHEAD>(simd, block, row, at, kept, epilogue);
             }
         }

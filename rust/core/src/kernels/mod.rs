@@ -8,6 +8,7 @@
 //! | `pairs.rs` | lists of non-zeros in pairs of rows times panels | the same, in batches |
 //! | `dense.rs` | dense rows times packed panels | dense, gate's estimate and scores |
 //! | `tiles.rs` | the same for bytes, with AMX tiles | int8 dense, and int8 gates, in batches |
+//! | `shorts.rs` | the same for bytes, with AVX2 alone | int8 dense, and int8 gates |
 //! | `lanes.rs` | rows in lanes times packed panels | very small networks, in batches |
 //! | `dot.rs` | chosen units' weight rows times dense rows | gate |
 //! | `arithmetic.rs` | the multiply-add of f32, and of bytes four to a word | all |
@@ -34,6 +35,8 @@ pub(crate) mod pairs;
 pub(crate) mod peak;
 mod prefetch;
 pub(crate) mod scan;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod shorts;
 pub(crate) mod sparse;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,15 @@
 //! The highest rates of this machine: loads from a buffer, and multiply-adds of numbers in L1.
 
+#[cfg(target_arch = "x86_64")]
+use std::array::from_fn;
 use std::hint::black_box;
 
 use super::arithmetic::Arithmetic;
 use crate::layout::PANEL;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::amx::{Amx, Products, TILE};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::shorts::Shorts;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// Reads a buffer `passes` times, four vectors at a time.
@@ -84,6 +88,40 @@ impl<A: Arithmetic> VectorProducts<'_, A> {
             }
         }
         self.passes * inputs * ROWS * V
+    }
+}
+
+/// Multiplies rows of bytes below 128 with weights `passes` times, as `shorts.rs` does.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct ShortProducts<'a> {
+    pub(crate) shorts: Shorts,
+    /// ([`Shorts::ROWS`], inputs)
+    pub(crate) x: &'a [u32],
+    /// (inputs, [`PANEL`])
+    pub(crate) w: &'a [u32],
+    pub(crate) passes: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Kernel for ShortProducts<'_> {
+    /// Number of vector multiply-adds.
+    type Output = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        const ROWS: usize = Shorts::ROWS;
+        let inputs = self.x.len() / ROWS;
+        assert_eq!(self.w.len(), inputs * PANEL);
+        let mut sums = [0; ROWS * PANEL];
+        for _ in 0..self.passes {
+            let (x, w) = (black_box(self.x), black_box(self.w.as_ptr()));
+            let x: [&[u32]; ROWS] = from_fn(|row| &x[row * inputs..][..inputs]);
+            // SAFETY: every word has as many weights as a row has sums.
+            unsafe {
+                self.shorts.add_low::<ROWS, 1>(false, &x, inputs, w, PANEL, sums.as_mut_ptr())
+            };
+            black_box(&sums);
+        }
+        self.passes * inputs * ROWS
     }
 }
 

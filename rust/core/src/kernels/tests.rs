@@ -1,10 +1,11 @@
 //! Tests of scans and epilogues, entry by entry. Products are tested through networks, against an
 //! oracle.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::arithmetic::{Bytes, Floats};
-use super::dense::{RowsTimesPanels, bytes_times_panels};
+use super::dense::{BytesTimesPanels, RowsTimesPanels, bytes_times_panels};
 use super::epilogue::{Epilogue, Fused, LEAST_BYTE, Output, Quantized, SelectedEpilogue};
 use super::scan::{CountBytes, FromBytes, Quantize, Scan, ScanBytes, ScanPairs};
 #[cfg(target_arch = "x86_64")]
@@ -433,17 +434,34 @@ impl Epilogue<Bytes> for Taken {
     }
 }
 
+/// Multiplies with tiles if the instruction set has them, whatever the number of rows.
+fn multiply(
+    isa: Isa,
+    rows: DenseRows<'_, u32>,
+    panels: &Panels<u32>,
+    which: Range<usize>,
+    epilogue: &mut Taken,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some((simd, amx)) = isa.with_tiles() {
+        return simd.run(RowsTimesTiles { amx, rows, panels, which, epilogue });
+    }
+    isa.run(BytesTimesPanels { rows, panels, which, epilogue });
+}
+
 /// Whatever the padding of rows holds, and wherever groups of rows begin and end.
-#[cfg(target_arch = "x86_64")]
 #[test]
-fn tiles_have_the_sums_of_integers() {
+fn products_of_bytes_have_the_sums_of_integers() {
     const SHAPES: [(usize, usize); 6] = [(1, 1), (4, 16), (61, 17), (64, 33), (68, 64), (259, 130)];
-    for (simd, amx) in Isa::available().into_iter().filter_map(Isa::with_tiles) {
+    for isa in Isa::available() {
         for n in [1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 100] {
             for (inputs, outputs) in SHAPES {
                 let (words, stride) = (inputs.div_ceil(4), byte_stride(inputs));
                 let byte = |seed: usize| (seed.wrapping_mul(2_654_435_761) >> 13) as u8;
-                let x: Vec<u8> = (0..n * stride * 4).map(byte).collect();
+                // A third of the words may have bytes of 128 or more.
+                let x: Vec<u8> = (0..n * stride * 4)
+                    .map(|at| byte(at) & if at / 4 % 3 == 0 { 255 } else { 127 })
+                    .collect();
                 let data: Vec<u32> = x
                     .chunks_exact(4)
                     .map(|word| u32::from_ne_bytes(word.try_into().unwrap()))
@@ -460,8 +478,7 @@ fn tiles_have_the_sums_of_integers() {
                 let rows = DenseRows::new(&data, n, words, stride);
                 // Panels may come in several parts.
                 for which in [0..1, 1..panels.count()] {
-                    let (panels, epilogue) = (&panels, &mut taken);
-                    simd.run(RowsTimesTiles { amx, rows, panels, which, epilogue });
+                    multiply(isa, rows, &panels, which, &mut taken);
                 }
                 for (row, x) in x.chunks_exact(4 * stride).enumerate() {
                     for unit in 0..units {
@@ -469,7 +486,8 @@ fn tiles_have_the_sums_of_integers() {
                             .map(|input| i32::from(x[input]) * i32::from(weight(input, unit)));
                         let sum = if unit < outputs { products.sum() } else { 0 };
                         let found = taken.sums[row * units + unit];
-                        assert_eq!(found, sum, "{n} {inputs} {outputs}: row {row}, unit {unit}");
+                        let name = isa.name();
+                        assert_eq!(found, sum, "{name} {n} {inputs} {outputs}: {row}, {unit}");
                     }
                 }
             }
@@ -499,14 +517,35 @@ fn tiles_have_the_sums_of_vectors_in_large_layers() {
     }
 }
 
-/// Numbers of rows and units around the least for which tiles are used.
+/// The largest products of bytes, whose sums would not fit 16 bits.
+#[test]
+fn sums_of_the_largest_products_are_exact() {
+    let (n, words, outputs) = (7, 1100, 16);
+    for byte in [127, 128, 255] {
+        let data = vec![0x0101_0101 * byte; n * words];
+        let rows = DenseRows::new(&data, n, words, words);
+        for weight in [127_i8, -127, -128] {
+            let word = u32::from_ne_bytes([weight as u8; 4]);
+            let panels = Panels::pack(words, outputs, |_, _| word);
+            let sum = byte as i32 * i32::from(weight) * 4 * words as i32;
+            for isa in Isa::available() {
+                let (sums, next) = (vec![0; n * outputs], vec![0; n]);
+                let mut taken = Taken { units: outputs, sums, next };
+                multiply(isa, rows, &panels, panels.all(), &mut taken);
+                assert_eq!(taken.sums, vec![sum; n * outputs], "{} {byte}", isa.name());
+            }
+        }
+    }
+}
+
+/// Numbers of rows and units around the least for which tiles are used, and rows of several blocks.
 #[test]
 fn every_choice_of_kernel_has_the_same_sums() {
     let word = |seed: usize| (seed as u32).wrapping_mul(2_654_435_761) ^ 0x5a00_00a5;
-    for (words, outputs) in [(16, 64), (15, 64), (400, 1030)] {
+    for (words, outputs) in [(16, 64), (15, 64), (400, 1030), (1100, 70)] {
         let panels = Panels::pack(words, outputs, |input, unit| word(input * outputs + unit));
         let (panels, stride, units) = (&panels, padded(words), padded(outputs));
-        for n in [1, 2, 3, 7, 8, 15, 16, 17] {
+        for n in [1, 2, 3, 7, 8, 15, 16, 17, 70] {
             let data: Vec<u32> = (0..n * stride).map(word).collect();
             let rows = DenseRows::new(&data, n, words, stride);
             let sums = |isa| {

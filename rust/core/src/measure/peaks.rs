@@ -5,11 +5,15 @@ use std::time::{Duration, Instant};
 use crate::error::Result;
 use crate::interrupt;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
-#[cfg(target_arch = "x86_64")]
-use crate::kernels::peak::TileProducts;
 use crate::kernels::peak::{Load, ROWS, VectorProducts};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::peak::{ShortProducts, TileProducts};
 use crate::layout::PANEL;
 use crate::memory::{Aligned, zeros};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Simd;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::shorts::Shorts;
 use crate::simd::{Isa, LANES};
 
 /// The highest rates of one core with an instruction set.
@@ -49,7 +53,7 @@ impl Peaks {
         Ok(Peaks {
             bandwidth: bandwidth?,
             f32_operations: 2.0 * lanes_per_second::<Floats>(isa, 1.0, share)?,
-            int8_operations: 8.0 * lanes_per_second::<Bytes>(isa, ONES, share)?,
+            int8_operations: 8.0 * words_per_second(isa, share)?,
             tile_operations: tile_operations(isa, share)?,
         })
     }
@@ -78,6 +82,21 @@ fn lanes_per_second<A: Arithmetic>(isa: Isa, one: A::Word, time: Duration) -> Re
         vectors = isa.run(VectorProducts::<A> { x: &x, w: &w, passes });
     })?;
     Ok((vectors * LANES) as f64 / seconds)
+}
+
+/// Words of four bytes that are multiplied and added per second.
+fn words_per_second(isa: Isa, time: Duration) -> Result<f64> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some((simd, shorts)) = isa.with_shorts() {
+        let (x, w) = ([ONES; INPUTS * Shorts::ROWS], [ONES; INPUTS * PANEL]);
+        let passes = (STEP / LANES).div_ceil(INPUTS * Shorts::ROWS);
+        let mut vectors = 0;
+        let seconds = least_seconds(time, || {
+            vectors = simd.run(ShortProducts { shorts, x: &x, w: &w, passes });
+        })?;
+        return Ok((vectors * LANES) as f64 / seconds);
+    }
+    lanes_per_second::<Bytes>(isa, ONES, time)
 }
 
 fn tile_operations(isa: Isa, time: Duration) -> Result<Option<f64>> {

@@ -3,6 +3,7 @@
 #[allow(clippy::wildcard_imports)] // three dozen intrinsics
 use std::arch::x86_64::*;
 
+use super::shorts::Shorts;
 use super::{Kernel, Simd};
 
 /// Proof that this CPU has AVX2, FMA, BMI1, BMI2 and POPCNT; and AVX-VNNI if `VNNI`.
@@ -188,12 +189,19 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type I32 = (__m256i, __m256i);
     const GROUP: usize = 6;
     const DOT_PRODUCTS: bool = VNNI;
+    const SHORTS: bool = !VNNI;
     const TWO_PANELS: bool = false;
 
     #[inline(always)]
     fn whole_panel(rows: usize) -> bool {
         // A vector has two of the 16 registers: one row by four vectors fits, or six rows by one.
         rows == 1
+    }
+
+    #[inline(always)]
+    fn shorts(self) -> Option<Shorts> {
+        let Avx2(proof) = self;
+        (!VNNI).then_some(Shorts::new(Avx2(proof)))
     }
 
     #[inline(always)]

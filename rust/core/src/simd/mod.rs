@@ -18,6 +18,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod shorts;
 
 use std::sync::OnceLock;
 
@@ -41,12 +43,21 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// products.
     const DOT_PRODUCTS: bool;
 
+    /// Whether [`shorts`] multiply dense rows of bytes faster.
+    const SHORTS: bool = false;
+
     /// Whether the sums of one row by two panels fit the registers, together with their operands.
     const TWO_PANELS: bool;
 
     /// Whether the sums of `rows` rows by four vectors fit the registers. If not, the dense kernel
     /// processes one vector at a time.
     fn whole_panel(rows: usize) -> bool;
+
+    /// The products of [`Simd::SHORTS`].
+    #[cfg(target_arch = "x86_64")]
+    fn shorts(self) -> Option<shorts::Shorts> {
+        None
+    }
 
     /// Runs `kernel` in a function compiled for this instruction set.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
@@ -454,5 +465,12 @@ impl Isa {
     #[inline]
     pub(crate) fn with_tiles(self) -> Option<(impl Simd, amx::Amx)> {
         if let Inner::Avx512Amx(isa, amx) = self.0 { Some((isa, amx)) } else { None }
+    }
+
+    /// The vectors and the products of [`Simd::SHORTS`], if this instruction set has them.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn with_shorts(self) -> Option<(impl Simd, shorts::Shorts)> {
+        if let Inner::Avx2(isa) = self.0 { isa.shorts().map(|shorts| (isa, shorts)) } else { None }
     }
 }
