@@ -625,6 +625,14 @@ def test_a_partial_page_names_what_it_lacks_and_keeps_the_curves(
     assert "on 14 networks. Only" in text
     assert "\n\nThis record lacks *shipped*, *dense*.\n\n" in text
     assert "The picture is that of an earlier version." in text
+    # Another page has pictures of its own.
+    form, other = report.TEMPLATE.with_name("page-avx2.md"), page.with_name("benchmarks-avx2.md")
+    report.write(folder, other, form, partial=True)
+    text = other.read_text(encoding="utf-8")
+    assert "This page has 14 of its\nnetworks" in text
+    assert "$" not in text and "## Growth" not in text
+    assert (page.parent / "images" / "benchmarks-avx2-speed.svg").exists()
+    assert "(images/benchmarks-avx2-speed.svg)" in text
 
 
 def test_two_threads_are_compared_with_one(report: Any) -> None:

@@ -36,6 +36,7 @@ from lrgate.planner.plans import (
 from lrgate.planner.problem import Problem, Request
 from lrgate.planner.search import Search, _Use
 from lrgate.planner.split import Split
+from lrgate.quantization.fit import gate_range
 from oracle import factored, gated, make
 
 pytestmark = pytest.mark.usefixtures("short_times")
@@ -486,6 +487,46 @@ def test_saturated_rows_are_not_taken_for_close_ones(last: str, scale: float) ->
 
 INT8_BUT_ONE = ("int8", "f32", "int8")
 DENSE = ("dense",) * 3
+
+
+def test_gates_are_tried_in_f32_where_int8_is_little_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, x = make([12, 48, 32, 3], task="regression"), rows(3000, 12)
+    small = quantized(net, x)
+    inputs = net.layer_inputs(x)[1]
+    gate = lrgate.estimators.whitened(net.layers[1], inputs).gate(rank=4)
+    gate = replace(gate, range=gate_range(gate, inputs))
+
+    def search(gain: float, precision: str = "auto") -> Search:
+        found = Search(problem(net, x))
+        request = replace(found.problem.request, precision=precision)
+        found.problem = replace(found.problem, request=request)
+        found.exact, found.plain = net, small
+        found.choices = [{1: Candidate(gate, "whitened", 0.1, np.zeros(1))}]
+        monkeypatch.setattr(found.clock, "speed_ups", lambda *_: [3.0, gain])
+        return found
+
+    in_int8, in_f32 = _Use(0.0, "f32"), _Use(0.0, "f32", "f32")
+    assert search(1.7)._ways == search(1.5, "int8")._ways == [in_int8]
+    near = search(1.5)
+    assert near._ways == [in_int8, in_f32]
+    tune = near.problem.split.tune
+    with_gate = net.with_gates({1: gate})
+    plan = BatchPlan(1, ("dense", "gate", "dense"), ("f32",) * 3)
+    expected = with_plan(with_gate, [plan]).forward(tune)
+    (found,) = near._outputs(0, "f32").outputs
+    np.testing.assert_array_equal(found, expected)
+    (other,) = near._outputs(0, "plain").outputs
+    assert np.abs(other - expected).max() > 0
+    # Where int8 takes too much of the budget, f32 is used.
+    largest = {use: near._evidence(0, 0, use)[0].largest for use in near._ways}
+    limit = largest[in_f32]
+    monkeypatch.setattr(
+        near.check, "likely", lambda found, *_: all(each.largest == limit for each in found)
+    )
+    choice, use = near._fastest_within(1.0)
+    assert (choice, use) == (near.choices[0], in_f32) and largest[in_int8] != limit
 
 
 def test_batch_sizes_without_gates_keep_the_smaller_least_margin(

@@ -94,14 +94,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
     parser.add_argument("--page", type=Path, default=PAGE, help="default: %(default)s")
+    parser.add_argument("--template", type=Path, default=TEMPLATE, help="default: %(default)s")
     parser.add_argument(
         "--partial", action="store_true", help="write the page even without some networks"
     )
     options = parser.parse_args()
-    write(options.results, options.page, partial=options.partial)
+    write(options.results, options.page, options.template, partial=options.partial)
 
 
-def write(results: Path, page: Path = PAGE, *, partial: bool = False) -> None:
+def write(
+    results: Path, page: Path = PAGE, template: Path = TEMPLATE, *, partial: bool = False
+) -> None:
     """Write ``details.md`` with a picture for each network, and the page with its pictures.
 
     The page stays as it is unless there are results of all networks, or `partial` is True: then it
@@ -113,6 +116,8 @@ def write(results: Path, page: Path = PAGE, *, partial: bool = False) -> None:
         Folder of the JSON files that run.py and growth.py wrote; the details go there too.
     page : Path
         The page; its pictures go into ``images/`` beside it.
+    template : Path
+        The page without its figures.
 
     Raises
     ------
@@ -131,13 +136,14 @@ def write(results: Path, page: Path = PAGE, *, partial: bool = False) -> None:
     if missing and not partial:
         print(f"{page} is left as it is: no results of {', '.join(missing)}")
     else:
-        write_page(works, grown, page, missing)
+        write_page(works, grown, page, template, missing)
 
 
 def write_page(
     works: Sequence[dict[str, Any]],
     grown: dict[str, Any] | None,
     page: Path,
+    template: Path = TEMPLATE,
     missing: Sequence[str] = (),
 ) -> None:
     """Fill the template.
@@ -146,20 +152,20 @@ def write_page(
     """
     images = page.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
-    draw_ratios(works, images / "benchmarks-speed.svg")
-    template = TEMPLATE.read_text(encoding="utf-8")
-    curves = images / "benchmarks-growth.svg"
-    if grown is not None:
+    draw_ratios(works, images / f"{page.stem}-speed.svg")
+    form = template.read_text(encoding="utf-8")
+    curves = images / f"{page.stem}-growth.svg"
+    before, growth_heading, rest = form.partition("## Growth\n")
+    if growth_heading and grown is not None:
         growth.draw_summary(grown, curves)
-    elif not curves.exists():
-        before, _, rest = template.partition("## Growth\n")
-        template = before + rest[rest.index("## ") :]
+    elif growth_heading and not curves.exists():
+        form = before + rest[rest.index("## ") :]
     lines = [line for work in works if (one := _at(work, 1)) for line in targets(work, one)]
     absent = ""
     if missing:
         names = ", ".join(f"*{name}*" for name in missing)
         absent = "\n" + textwrap.fill(f"This record lacks {names}.", 100) + "\n"
-    text = string.Template(template).substitute(
+    text = string.Template(form).substitute(
         networks=len(works),
         absent=absent,
         curves="" if grown is not None else "\nThe picture is that of an earlier version.",

@@ -14,8 +14,8 @@ In short:
 4. Time and divergence of a choice are taken as sums over the layers. Of all choices, those stay
    that no other one beats in both; on the second part of the rows the fastest of them is taken that
    the third is likely to show within the budget, for several least margins, and with close rows
-   recomputed in f32 or in int8. Where int8 is little faster than f32, all of it also for layers
-   in f32.
+   recomputed in f32 or in int8. Where int8 is little faster than f32, the same choices are also
+   tried in f32.
 5. Whole calls decide, for each batch size, which gates and factors are used.
 6. The networks found are tried on the third part, from the least divergent to the fastest, each as
    it would be returned. The first that is not shown to keep the budget ends it (fixed-sequence
@@ -72,7 +72,8 @@ __all__ = [
 _BUDGET_SHARES: Final = (0.2, 0.5, 1.0)
 
 
-# Gates and factors are tried in f32 too where int8 is less than this many times as fast without.
+# Gates and factors are also tried in f32 where int8 without them is less than this many times as
+# fast as f32.
 _INT8_GAIN: Final = 1.6
 
 
@@ -256,7 +257,8 @@ class Search:
             at, use = self._fastest([(at, use) for (at, _), use in found.items()])
             return self.choices[at], use
         if self.choices and share == 1.0:
-            evidence = self._evidence(-1, -1, self._ways[-1])
+            way = self._ways[-1]._replace(recomputed="f32")
+            evidence = self._evidence(-1, -1, way)
             self.problem.notes.append(
                 "no gate or factors are used, not even the least divergent: "
                 f"{self.check.unlikely(evidence)}"
@@ -270,9 +272,9 @@ class Search:
         if any(is_int8(self.plain, size) for size in self.clock.sizes):
             if self.check.may_recompute:
                 ways.append(_Use(0.0, "int8"))
-            if self.problem.request.precision != "int8":
-                gains = self.clock.speed_ups(self.plain, self.exact)
-                ways += [_Use(0.0, "f32", "f32")] * (min(gains) < _INT8_GAIN)
+            may_be_f32 = self.problem.request.precision != "int8"
+            if may_be_f32 and min(self.clock.speed_ups(self.plain, self.exact)) < _INT8_GAIN:
+                ways.append(_Use(0.0, "f32", "f32"))
         return ways
 
     def _base(self, name: str) -> Network:
@@ -328,9 +330,7 @@ class Search:
         if len(found) == 1 and not found[0][1].least:
             return found[0]
         assert self.choices is not None
-        networks = {
-            str(i): self._used(self.choices[at], use) for i, (at, use) in enumerate(found)
-        }
+        networks = {str(i): self._used(self.choices[at], use) for i, (at, use) in enumerate(found)}
         return found[int(self.clock.fastest(networks, self.plain))]
 
     def _with_choice(self, choice: Choice, use: _Use) -> Network:

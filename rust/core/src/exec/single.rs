@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::program::{LayerProgram, Op, Program, Single, Target};
 use crate::kernels::activation::FinishRows;
 use crate::kernels::arithmetic::{Arithmetic, Bytes, Floats};
-use crate::kernels::dense::{BytesTimesPanels, RowsTimesPanels};
+use crate::kernels::dense::{ByteRowsTimesPanels, RowsTimesPanels};
 use crate::kernels::epilogue::{Epilogue, Output, Quantized};
 use crate::kernels::margin::is_close;
 use crate::kernels::scan::{INPUT_RANGE, Quantize};
@@ -93,7 +93,7 @@ fn byte_product<S: Simd, E: Epilogue<Bytes>>(
     epilogue: &mut E,
 ) {
     let rows = DenseRows::new(x, 1, panels.inputs(), 0);
-    BytesTimesPanels { rows, panels, which: panels.all(), epilogue }.run(simd);
+    ByteRowsTimesPanels { rows, panels, which: panels.all(), epilogue }.run(simd);
 }
 
 /// A row, the layers that it passes through, and the memory that they need.

@@ -4,7 +4,7 @@
 //! for panel:                          # 64 units
 //!     for block of 512 inputs:        # 128 KiB of weights: stays in L2 while the rows pass
 //!         for group of rows:          # as many as the instruction set's registers hold
-//!             for vectors of the panel:   # all four, or one by one (`Simd::whole_panel`)
+//!             for vectors of the panel:   # all four, or fewer at a time (`Simd::whole_panel`)
 //!                 sums = 0, or the sums of the previous block
 //!                 for i in block:
 //!                     w = panel[i]
@@ -94,11 +94,11 @@ pub(crate) fn bytes_times_panels<E: Epilogue<Bytes>>(
     {
         return simd.run(tiles::RowsTimesTiles { amx, rows, panels, which, epilogue });
     }
-    isa.run(BytesTimesPanels { rows, panels, which, epilogue });
+    isa.run(ByteRowsTimesPanels { rows, panels, which, epilogue });
 }
 
 /// Multiplies each dense row of bytes with panels.
-pub(crate) struct BytesTimesPanels<'a, E> {
+pub(crate) struct ByteRowsTimesPanels<'a, E> {
     pub(crate) rows: DenseRows<'a, u32>,
     pub(crate) panels: &'a Panels<u32>,
     /// Range of panel numbers.
@@ -106,7 +106,7 @@ pub(crate) struct BytesTimesPanels<'a, E> {
     pub(crate) epilogue: &'a mut E,
 }
 
-impl<E: Epilogue<Bytes>> Kernel for BytesTimesPanels<'_, E> {
+impl<E: Epilogue<Bytes>> Kernel for ByteRowsTimesPanels<'_, E> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
@@ -266,7 +266,7 @@ fn group<S: Simd, A: Arithmetic, E: Epilogue<A>, const R: usize, const AHEAD: bo
                 2 => tile::<S, A, E, 2, R, AHEAD>(simd, block, row, 0, kept, epilogue),
                 _ => tile::<S, A, E, 1, R, AHEAD>(simd, block, row, 0, kept, epilogue),
             }
-        } else if R == 2 {
+        } else if R == 2 && S::GROUP > 2 {
             // The sums of two rows by one vector would be too few to hide the latency of additions.
             for at in (0..vectors - vectors % 2).step_by(2) {
                 tile::<S, A, E, 2, R, AHEAD>(simd, block, row, at, kept, epilogue);

@@ -117,7 +117,7 @@ impl Kernel for ShortProducts<'_> {
             let x: [&[u32]; ROWS] = from_fn(|row| &x[row * inputs..][..inputs]);
             // SAFETY: every word has as many weights as a row has sums.
             unsafe {
-                self.shorts.add_low::<ROWS, 1>(false, &x, inputs, w, PANEL, sums.as_mut_ptr())
+                self.shorts.add_low::<ROWS, 1>(false, &x, inputs, w, PANEL, sums.as_mut_ptr());
             };
             black_box(&sums);
         }

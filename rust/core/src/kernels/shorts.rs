@@ -38,8 +38,8 @@ const GROUP: usize = Shorts::ROWS;
 /// The most rows of a block.
 const BLOCK: usize = 16 * GROUP;
 
-/// The most entries of the lists of a block of more than one group: 32 KiB.
-const LISTED: usize = 1 << 14;
+/// The most entries of the lists of a block of more than one group. Few of them are written.
+const LISTED: usize = 1 << 16;
 
 /// The share of words with high bits up to which these are multiplied on their own.
 const MOST_HIGH: f32 = 0.4;
@@ -170,12 +170,11 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
         let words = self.rows.columns();
         // SAFETY: the caller's promise.
         unsafe {
-            match high {
-                High::Many => self.shorts.multiply::<R, V>(x, words, w, width, sums),
-                _ => {
-                    let high = high == High::Some;
-                    self.shorts.add_low::<R, V>(high, x, words, w, width, sums);
-                }
+            if high == High::Many {
+                self.shorts.multiply::<R, V>(x, words, w, width, sums);
+            } else {
+                let add = high == High::Some;
+                self.shorts.add_low::<R, V>(add, x, words, w, width, sums);
             }
         }
         V

@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::arithmetic::{Bytes, Floats};
-use super::dense::{BytesTimesPanels, RowsTimesPanels, bytes_times_panels};
+#[cfg(target_arch = "x86_64")]
+use super::dense::RowsTimesPanels;
+use super::dense::{ByteRowsTimesPanels, bytes_times_panels};
 use super::epilogue::{Epilogue, Fused, LEAST_BYTE, Output, Quantized, SelectedEpilogue};
 use super::scan::{CountBytes, FromBytes, Quantize, Scan, ScanBytes, ScanPairs};
 #[cfg(target_arch = "x86_64")]
@@ -446,7 +448,7 @@ fn multiply(
     if let Some((simd, amx)) = isa.with_tiles() {
         return simd.run(RowsTimesTiles { amx, rows, panels, which, epilogue });
     }
-    isa.run(BytesTimesPanels { rows, panels, which, epilogue });
+    isa.run(ByteRowsTimesPanels { rows, panels, which, epilogue });
 }
 
 /// Whatever the padding of rows holds, and wherever groups of rows begin and end.
@@ -517,22 +519,29 @@ fn tiles_have_the_sums_of_vectors_in_large_layers() {
     }
 }
 
-/// The largest products of bytes, whose sums would not fit 16 bits.
+/// The largest products of bytes, whose sums would not fit 16 bits, in all words or in some.
 #[test]
 fn sums_of_the_largest_products_are_exact() {
-    let (n, words, outputs) = (7, 1100, 16);
-    for byte in [127, 128, 255] {
-        let data = vec![0x0101_0101 * byte; n * words];
-        let rows = DenseRows::new(&data, n, words, words);
-        for weight in [127_i8, -127, -128] {
-            let word = u32::from_ne_bytes([weight as u8; 4]);
-            let panels = Panels::pack(words, outputs, |_, _| word);
-            let sum = byte as i32 * i32::from(weight) * 4 * words as i32;
-            for isa in Isa::available() {
-                let (sums, next) = (vec![0; n * outputs], vec![0; n]);
-                let mut taken = Taken { units: outputs, sums, next };
-                multiply(isa, rows, &panels, panels.all(), &mut taken);
-                assert_eq!(taken.sums, vec![sum; n * outputs], "{} {byte}", isa.name());
+    const OUTPUTS: usize = 16;
+    for (n, words) in [(1, 60), (2, 60), (3, 61), (7, 1100), (5, 1 << 14)] {
+        for (byte, period) in [(127, 1), (128, 1), (255, 1), (128, 4), (255, 5)] {
+            let of_word = |at: usize| if at.is_multiple_of(period) { byte } else { 127 };
+            let data: Vec<u32> = (0..n * words).map(|at| 0x0101_0101 * of_word(at)).collect();
+            let rows = DenseRows::new(&data, n, words, words);
+            for weight in [127_i8, -127, -128] {
+                let word = u32::from_ne_bytes([weight as u8; 4]);
+                let panels = Panels::pack(words, OUTPUTS, |_, _| word);
+                let expected: Vec<i32> = (0..n * OUTPUTS)
+                    .map(|at| at / OUTPUTS * words)
+                    .map(|first| (first..first + words).map(of_word).sum::<u32>() as i32)
+                    .map(|sum| 4 * sum * i32::from(weight))
+                    .collect();
+                for isa in Isa::available() {
+                    let (sums, next) = (vec![0; n * OUTPUTS], vec![0; n]);
+                    let mut taken = Taken { units: OUTPUTS, sums, next };
+                    multiply(isa, rows, &panels, panels.all(), &mut taken);
+                    assert!(taken.sums == expected, "{} {n} {byte} {period}", isa.name());
+                }
             }
         }
     }

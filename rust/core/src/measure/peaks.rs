@@ -88,7 +88,9 @@ fn lanes_per_second<A: Arithmetic>(isa: Isa, one: A::Word, time: Duration) -> Re
 fn words_per_second(isa: Isa, time: Duration) -> Result<f64> {
     #[cfg(target_arch = "x86_64")]
     if let Some((simd, shorts)) = isa.with_shorts() {
-        let (x, w) = ([ONES; INPUTS * Shorts::ROWS], [ONES; INPUTS * PANEL]);
+        let (mut x, mut w) = (zeros(INPUTS * Shorts::ROWS), zeros(INPUTS * PANEL));
+        x.fill(ONES);
+        w.fill(ONES);
         let passes = (STEP / LANES).div_ceil(INPUTS * Shorts::ROWS);
         let mut vectors = 0;
         let seconds = least_seconds(time, || {

@@ -44,13 +44,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const DOT_PRODUCTS: bool;
 
     /// Whether [`shorts`] multiply dense rows of bytes faster.
+    #[cfg(target_arch = "x86_64")]
     const SHORTS: bool = false;
 
     /// Whether the sums of one row by two panels fit the registers, together with their operands.
     const TWO_PANELS: bool;
 
     /// Whether the sums of `rows` rows by four vectors fit the registers. If not, the dense kernel
-    /// processes one vector at a time.
+    /// processes one vector at a time, or two of two rows.
     fn whole_panel(rows: usize) -> bool;
 
     /// The products of [`Simd::SHORTS`].

@@ -5,11 +5,10 @@
 use std::arch::x86_64::*;
 
 use super::LANES;
-use super::avx2::Avx2;
 
 /// Proof that this CPU has AVX2.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shorts(Avx2<false>);
+pub(crate) struct Shorts(());
 
 /// The high bit of each byte of a word. Without it, sums of two products do not saturate, nor do those
 /// of the high bits alone.
@@ -25,8 +24,10 @@ impl Shorts {
     /// The most rows whose sums by one vector, with their operands, fit the registers.
     pub(crate) const ROWS: usize = 4;
 
-    pub(super) fn new(proof: Avx2<false>) -> Shorts {
-        Shorts(proof)
+    /// # Safety
+    /// The CPU must have AVX2.
+    pub(super) unsafe fn new() -> Shorts {
+        Shorts(())
     }
 
     /// Lists the words of a row that have a byte of 128 or more, and returns their number.
@@ -82,13 +83,12 @@ impl Shorts {
             let mut totals = [[_mm256_setzero_si256(); 2]; V];
             for word in list {
                 let word = usize::from(*word);
-                let weights = weights.add(word * stride).cast::<__m256i>();
+                let weights = weights.add(word * stride);
                 let x = _mm256_set1_epi32((*row.get_unchecked(word) & HIGH) as i32);
                 for (v, totals) in totals.iter_mut().enumerate() {
-                    for (half, total) in totals.iter_mut().enumerate() {
-                        let w = _mm256_loadu_si256(weights.add(2 * v + half));
-                        *total = add_short(*total, x, w);
-                    }
+                    let w = load(weights.add(v * LANES));
+                    totals[0] = add_short(totals[0], x, w[0]);
+                    totals[1] = add_short(totals[1], x, w[1]);
                 }
             }
             for (v, totals) in totals.into_iter().enumerate() {
@@ -98,7 +98,7 @@ impl Shorts {
     }
 
     /// Multiplies the words of R rows, without their high bits, with V vectors of signed bytes each,
-    /// and adds the products to the sums, or to zero if `high` is false.
+    /// and adds the products to the sums, or to zero if `add` is false.
     ///
     /// The weights of a word are `stride` words after those of the word before it, and the sums of a
     /// row as many after those of the row before it.
@@ -110,7 +110,7 @@ impl Shorts {
     #[allow(clippy::unused_self)] // the proof
     pub(crate) unsafe fn add_low<const R: usize, const V: usize>(
         self,
-        high: bool,
+        add: bool,
         rows: &[&[u32]; R],
         words: usize,
         mut weights: *const u32,
@@ -120,7 +120,7 @@ impl Shorts {
         // SAFETY: the token, and the caller's promise.
         unsafe {
             let mut totals = [[[_mm256_setzero_si256(); 2]; V]; R];
-            for (r, totals) in totals.iter_mut().enumerate().filter(|_| high) {
+            for (r, totals) in totals.iter_mut().enumerate().filter(|_| add) {
                 for (v, total) in totals.iter_mut().enumerate() {
                     *total = load(sums.add(r * stride + v * LANES));
                 }
@@ -128,7 +128,7 @@ impl Shorts {
             let low = _mm256_set1_epi32(!HIGH as i32);
             for word in 0..words {
                 if V == 1 {
-                    // One of the four lines of a word is read, which hardware foresees too late.
+                    // One of the four lines of a word is read, which hardware predicts too late.
                     let ahead = weights.wrapping_add(AHEAD * stride);
                     _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                 }
