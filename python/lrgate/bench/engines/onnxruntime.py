@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from lrgate._core import available_isas
 from lrgate.bench.engines.base import Engine, Forward, Settings, combinations_of
 from lrgate.bench.engines.folding import folded
 from lrgate.export.onnx import OnnxWriter
@@ -51,7 +52,13 @@ def _store_dynamic(
     path = folder / "dynamic.onnx"
     if not path.exists():
         source = store_onnx(net, calibration, folder, {"graph": "MatMul"})
-        quantize_dynamic(source, path, per_channel=True, weight_type=QuantType.QInt8)
+        quantize_dynamic(
+            source,
+            path,
+            per_channel=True,
+            reduce_range=_saturates(),
+            weight_type=QuantType.QInt8,
+        )
     return path
 
 
@@ -78,11 +85,21 @@ def store_qdq(net: Network, calibration: Float32Array, folder: Path, settings: S
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=_saturates(),
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[f"{settings['graph']}0"] if settings["first"] == "f32" else [],
         )
     return path
+
+
+def _saturates() -> bool:
+    """Whether sums of two products of bytes saturate: with AVX2 and without VNNI.
+
+    Weights of seven bits avoid it, as the documentation of ONNX Runtime recommends.
+    """
+    names = set(available_isas())
+    return "avx2" in names and not names & {"avxvnni", "avx512vnni"}
 
 
 def _load_onnxruntime(path: Path, rows: int, threads: int, settings: Settings) -> Forward:
