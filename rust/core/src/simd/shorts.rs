@@ -146,7 +146,11 @@ impl Shorts {
                 }
                 weights = weights.wrapping_add(stride);
             }
-            store_sums(&totals, sums, stride);
+            for (r, totals) in totals.into_iter().enumerate() {
+                for (v, total) in totals.into_iter().enumerate() {
+                    store(sums.add(r * stride + v * LANES), total);
+                }
+            }
         }
     }
 
@@ -200,7 +204,11 @@ impl Shorts {
                 }
                 weights = weights.wrapping_add(stride);
             }
-            store_sums(&totals, sums, stride);
+            for (r, totals) in totals.into_iter().enumerate() {
+                for (v, total) in totals.into_iter().enumerate() {
+                    store(sums.add(r * stride + v * LANES), total);
+                }
+            }
         }
     }
 }
@@ -223,24 +231,6 @@ unsafe fn store(p: *mut u32, [low, high]: [__m256i; 2]) {
     unsafe {
         _mm256_storeu_si256(p.cast(), low);
         _mm256_storeu_si256(p.add(LANES / 2).cast(), high);
-    }
-}
-
-/// Stores V vectors of sums for each of R rows, which are `stride` words apart.
-///
-/// # Safety
-/// The CPU must have AVX2, and the sums be valid for writing.
-#[inline(always)]
-unsafe fn store_sums<const R: usize, const V: usize>(
-    totals: &[[[__m256i; 2]; V]; R],
-    sums: *mut u32,
-    stride: usize,
-) {
-    for (r, totals) in totals.iter().enumerate() {
-        for (v, total) in totals.iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { store(sums.add(r * stride + v * LANES), *total) }
-        }
     }
 }
 
