@@ -50,6 +50,9 @@ const PREFETCH_FROM: usize = 768 << 10;
 /// Inputs between prefetches.
 const STEP: usize = 8;
 
+/// Inputs between the weights that are multiplied and those that are prefetched into L1.
+const NEAR: usize = 8;
+
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
@@ -336,6 +339,8 @@ fn tile<S, A, E, const V: usize, const R: usize, const AHEAD: bool>(
     };
     weights = weights.wrapping_add(whole * stride);
     let (mut i, inputs) = (whole, to - from);
+    // One of the lines of an input is read, which hardware predicts too late.
+    let near = !S::whole_panel(R);
     if AHEAD && at == 0 {
         let ahead = block.ahead(row, R);
         let mut left = size_of_val(ahead).div_ceil(LINE);
@@ -349,6 +354,9 @@ fn tile<S, A, E, const V: usize, const R: usize, const AHEAD: bool>(
                 line = line.wrapping_byte_add(LINE);
             }
             for _ in 0..STEP {
+                if near {
+                    simd.prefetch(weights.wrapping_add(NEAR * stride));
+                }
                 // SAFETY: as below.
                 unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
                 weights = weights.wrapping_add(stride);
@@ -357,6 +365,9 @@ fn tile<S, A, E, const V: usize, const R: usize, const AHEAD: bool>(
         }
     }
     for i in i..inputs {
+        if near {
+            simd.prefetch(weights.wrapping_add(NEAR * stride));
+        }
         // SAFETY: input `i` of the block has `stride` weights, of which V vectors from `at` on are
         // read, and every row has `inputs` entries.
         unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }

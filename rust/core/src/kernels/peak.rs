@@ -91,7 +91,7 @@ impl<A: Arithmetic> VectorProducts<'_, A> {
     }
 }
 
-/// Multiplies rows of bytes below 128 with weights `passes` times, as `shorts.rs` does.
+/// Multiplies rows of bytes up to 64 with weights `passes` times, as `shorts.rs` does.
 #[cfg(target_arch = "x86_64")]
 pub(crate) struct ShortProducts<'a> {
     pub(crate) shorts: Shorts,
@@ -117,7 +117,8 @@ impl Kernel for ShortProducts<'_> {
             let x: [&[u32]; ROWS] = from_fn(|row| &x[row * inputs..][..inputs]);
             // SAFETY: every word has as many weights as a row has sums.
             unsafe {
-                self.shorts.add_low::<ROWS, 1>(false, &x, inputs, w, PANEL, sums.as_mut_ptr());
+                let sums = sums.as_mut_ptr();
+                self.shorts.add_small::<false, ROWS, 1>(false, &x, inputs, w, PANEL, sums);
             };
             black_box(&sums);
         }

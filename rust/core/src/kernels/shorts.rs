@@ -2,20 +2,24 @@
 //!
 //! ```text
 //! for block of rows:
-//!     list the words of each row that have a byte of 128 or more
+//!     split each row into small bytes and a list of the rest
 //!     for panel:                          # 64 units
 //!         for group of four rows:
-//!             for row:  sums = high bits of the words listed x weights
+//!             for row:  sums = words of its list x weights
 //!             for vector of the panel:
-//!                 for word:  sums += lower bits x weights
+//!                 for two words:  sums += small bytes x weights
 //!             epilogue(sums)
 //! ```
 //!
-//! The instruction that multiplies bytes sums two products in 16 bits. That saturates for bytes of 128
-//! or more, but neither for their lower seven bits nor for their high bit, which is rarely set: windows
-//! hold the largest values, and most are much smaller. Where it is set often, as in inputs around an
-//! offset of 128, even and odd bytes are multiplied with 16 bits each. Sums are exact either way, so
-//! they equal those of other instruction sets.
+//! The instruction that multiplies bytes sums two products in 16 bits. The products of four bytes of up
+//! to 256 together fit 16 bits, so that two words need one conversion to 32 bits. Most words are that
+//! small: windows hold the largest values, and most are much smaller.
+//!
+//! Bytes around an offset of 128, as of signed inputs, are not. There, 128 is subtracted from the bytes
+//! and added to the weights: the sum of w x is that of (w + 128) (x - 128), less 128 times the sum of
+//! x - 128, plus 128 times the sum of w. Where that leaves long lists too, even and odd bytes are
+//! multiplied with 16 bits each. Sums are exact in any case, so they equal those of other instruction
+//! sets.
 
 use std::array::from_fn;
 use std::cell::Cell;
@@ -26,7 +30,7 @@ use super::epilogue::Epilogue;
 use crate::layout::{PANEL, Panels};
 use crate::memory::{Aligned, zeros};
 use crate::signal::DenseRows;
-use crate::simd::shorts::Shorts;
+use crate::simd::shorts::{Rest, Shorts};
 use crate::simd::{LANES, Simd};
 
 /// The least number of words of a single row with which this takes less time than vectors of bytes.
@@ -38,15 +42,19 @@ const GROUP: usize = Shorts::ROWS;
 /// The most rows of a block.
 const BLOCK: usize = 16 * GROUP;
 
-/// The most entries of the lists of a block of more than one group. Few of them are written.
-const LISTED: usize = 1 << 16;
+/// The most words of a block of more than one group, so that the split rows stay in L2.
+const WORDS: usize = 1 << 15;
 
-/// The share of words with high bits up to which these are multiplied on their own.
-const MOST_HIGH: f32 = 0.4;
+/// The length of a row's list per word with which signed bytes take less time.
+const MOST_UNSIGNED: f32 = 0.3;
+
+/// The length of lists per word with which bytes of 16 bits take less time than signed bytes.
+const MOST_SIGNED: f32 = 0.45;
 
 thread_local! {
-    /// The lists of a block. The buffer is reused by the thread's next pass.
-    static LISTS: Cell<Aligned<u16>> = Cell::new(Aligned::new(64));
+    /// Buffers of split rows, which the thread's next pass reuses.
+    static BUFFERS: Cell<(Aligned<u32>, Aligned<Rest>)> =
+        Cell::new((Aligned::new(64), Aligned::new(64)));
 }
 
 /// Multiplies each dense row with panels, as `RowsTimesPanels` does.
@@ -67,83 +75,63 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
     pub(crate) fn run<S: Simd>(mut self, simd: S) {
         let (n, words) = (self.rows.rows(), self.rows.columns());
         assert_eq!(words, self.panels.inputs());
-        let size = (LISTED / words.max(1) / GROUP * GROUP).clamp(GROUP, BLOCK).min(n.max(1));
-        let mut lists = LISTS.replace(Aligned::new(64));
-        if lists.len() < size * words {
-            lists = zeros(size * words);
-        }
+        let size = (WORDS / words.max(1) / GROUP * GROUP).clamp(GROUP, BLOCK).min(n.max(1));
+        let (small, rest) = BUFFERS.replace((Aligned::new(64), Aligned::new(64)));
+        let (lengths, totals) = ([None; BLOCK], [0; BLOCK]);
+        let mut split = Split { signed: false, first: 0, words, small, rest, lengths, totals };
         let mut sums = [0; GROUP * PANEL];
         for start in (0..n).step_by(size) {
             let end = n.min(start + size);
-            let mut counts = [0; BLOCK];
-            for (row, count) in (start..end).zip(&mut counts) {
-                let list = &mut lists[(row - start) * words..][..words];
-                *count = self.shorts.list(self.rows.row(row), list);
-            }
+            split.fill(self.shorts, self.rows, start..end);
             for p in self.which.clone() {
                 for row in (start..end).step_by(GROUP) {
-                    let lists = Lists {
-                        words: &lists[(row - start) * words..],
-                        counts: &counts[row - start..],
-                    };
                     match end - row {
-                        1 => self.times::<S, 1>(simd, row, &lists, p, &mut sums),
-                        2 => self.times::<S, 2>(simd, row, &lists, p, &mut sums),
-                        3 => self.times::<S, 3>(simd, row, &lists, p, &mut sums),
-                        _ => self.times::<S, GROUP>(simd, row, &lists, p, &mut sums),
+                        1 => self.group::<S, 1>(simd, row, &split, p, &mut sums),
+                        2 => self.group::<S, 2>(simd, row, &split, p, &mut sums),
+                        3 => self.group::<S, 3>(simd, row, &split, p, &mut sums),
+                        _ => self.group::<S, GROUP>(simd, row, &split, p, &mut sums),
                     }
                 }
             }
         }
-        LISTS.set(lists);
+        BUFFERS.set((split.small, split.rest));
     }
 
     /// R rows from `row` on times panel `p`.
     #[inline(always)]
-    fn times<S: Simd, const R: usize>(
+    fn group<S: Simd, const R: usize>(
         &mut self,
         simd: S,
         row: usize,
-        lists: &Lists<'_>,
+        split: &Split,
         p: usize,
         sums: &mut Sums,
     ) {
         let (first, vectors, weights) = self.panels.panel(p);
         let (words, width) = (self.rows.columns(), vectors * LANES);
         assert_eq!(weights.len(), words * width);
-        let x: [&[u32]; R] = from_fn(|r| self.rows.row(row + r));
-        let count = lists.counts[..R].iter().sum::<usize>();
-        let high = match count as f32 / (R * words) as f32 {
-            ..=0.0 => High::None,
-            ..=MOST_HIGH => High::Some,
-            _ => High::Many,
-        };
-        if high == High::Some {
-            for (r, x) in x.iter().enumerate() {
-                let list = &lists.words[r * words..][..lists.counts[r]];
-                let (w, sums) = (weights.as_ptr(), sums[r * width..].as_mut_ptr());
-                // SAFETY: every word has `width` weights, and lists have words of the row.
-                unsafe {
-                    match vectors {
-                        4 => self.shorts.multiply_high::<4>(x, list, w, width, sums),
-                        3 => self.shorts.multiply_high::<3>(x, list, w, width, sums),
-                        2 => self.shorts.multiply_high::<2>(x, list, w, width, sums),
-                        _ => self.shorts.multiply_high::<1>(x, list, w, width, sums),
-                    }
+        if split.is_whole::<R>(row) {
+            let x: [&[u32]; R] = from_fn(|r| self.rows.row(row + r));
+            for v in 0..vectors {
+                let (w, sums) = (weights[v * LANES..].as_ptr(), sums[v * LANES..].as_mut_ptr());
+                // SAFETY: every word has `width` weights, and every row as many sums.
+                unsafe { self.shorts.multiply::<R, 1>(&x, words, w, width, sums) }
+            }
+        } else if split.signed {
+            let totals = &self.panels.sums_of_bytes()[first..][..width];
+            for (r, sums) in sums.chunks_exact_mut(width).take(R).enumerate() {
+                let of_row = split.totals[row + r - split.first] as u32;
+                for (sum, total) in sums.iter_mut().zip(totals) {
+                    *sum = total.wrapping_sub(of_row) << 7;
                 }
             }
-        }
-        let mut v = 0;
-        while v < vectors {
-            let (w, sums) = (weights[v * LANES..].as_ptr(), sums[v * LANES..].as_mut_ptr());
-            // SAFETY: every word has `width` weights, and every row as many sums.
-            v += unsafe {
-                match vectors - v {
-                    4.. if R == 1 => self.vectors::<R, 4>(high, &x, w, width, sums),
-                    2.. if R <= 2 => self.vectors::<R, 2>(high, &x, w, width, sums),
-                    _ => self.vectors::<R, 1>(high, &x, w, width, sums),
-                }
-            };
+            self.times::<true, R>(true, row, split, weights, width, sums);
+        } else {
+            let add = split.rest::<R>(row).any(|rest| !rest.is_empty());
+            if add {
+                sums[..R * width].fill(0);
+            }
+            self.times::<false, R>(add, row, split, weights, width, sums);
         }
         let (rows, sums) = (row..row + R, &sums[..R * width]);
         match vectors {
@@ -154,46 +142,125 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
         }
     }
 
-    /// R rows times V vectors, and returns V. The sums have the products of some high bits.
-    ///
-    /// # Safety
-    /// As [`Shorts::add_low`].
+    /// Adds the products of R split rows from `row` on with the weights of a panel of `width` units to
+    /// the sums, or to zero if `add` is false; then lists must be empty.
     #[inline(always)]
-    unsafe fn vectors<const R: usize, const V: usize>(
+    fn times<const SIGNED: bool, const R: usize>(
         &self,
-        high: High,
-        x: &[&[u32]; R],
-        w: *const u32,
+        add: bool,
+        row: usize,
+        split: &Split,
+        weights: &[u32],
         width: usize,
-        sums: *mut u32,
-    ) -> usize {
-        let words = self.rows.columns();
-        // SAFETY: the caller's promise.
-        unsafe {
-            if high == High::Many {
-                self.shorts.multiply::<R, V>(x, words, w, width, sums);
-            } else {
-                let add = high == High::Some;
-                self.shorts.add_low::<R, V>(add, x, words, w, width, sums);
+        sums: &mut Sums,
+    ) {
+        let (shorts, words, vectors) = (self.shorts, self.rows.columns(), width / LANES);
+        for (rest, sums) in split.rest::<R>(row).zip(sums.chunks_exact_mut(width)) {
+            if rest.is_empty() {
+                continue;
+            }
+            let (w, sums) = (weights.as_ptr(), sums.as_mut_ptr());
+            // SAFETY: every word has `width` weights, and lists have words of the row.
+            unsafe {
+                match vectors {
+                    4 => shorts.add_rest::<SIGNED, 4>(rest, w, width, sums),
+                    3 => shorts.add_rest::<SIGNED, 3>(rest, w, width, sums),
+                    2 => shorts.add_rest::<SIGNED, 2>(rest, w, width, sums),
+                    _ => shorts.add_rest::<SIGNED, 1>(rest, w, width, sums),
+                }
             }
         }
-        V
+        let x: [&[u32]; R] = from_fn(|r| split.row(row + r));
+        let mut v = 0;
+        while v < vectors {
+            let (w, sums) = (weights[v * LANES..].as_ptr(), sums[v * LANES..].as_mut_ptr());
+            // SAFETY: every word has `width` weights, and every row as many sums.
+            v += unsafe {
+                match vectors - v {
+                    4.. if R == 1 => {
+                        shorts.add_small::<SIGNED, R, 4>(add, &x, words, w, width, sums)
+                    }
+                    2.. if R == 1 => {
+                        shorts.add_small::<SIGNED, R, 2>(add, &x, words, w, width, sums)
+                    }
+                    _ => shorts.add_small::<SIGNED, R, 1>(add, &x, words, w, width, sums),
+                }
+            };
+        }
     }
 }
 
-/// How many words of a group of rows have high bits.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum High {
-    None,
-    /// Few, which are multiplied on their own.
-    Some,
-    Many,
+/// The rows of a block, split into small bytes and lists of the rest.
+struct Split {
+    /// Whether small bytes are signed.
+    signed: bool,
+    /// The first row.
+    first: usize,
+    words: usize,
+    /// (rows, words)
+    small: Aligned<u32>,
+    /// Lists, each with room for [`Split::room`] entries.
+    rest: Aligned<Rest>,
+    /// Lengths of the lists. None if a row is not split, since its list would be long.
+    lengths: [Option<u32>; BLOCK],
+    /// Sums of signed bytes, by row.
+    totals: [i32; BLOCK],
 }
 
-/// The words with high bits of some rows.
-struct Lists<'a> {
-    /// As many entries for each row as it has words.
-    words: &'a [u16],
-    /// Entries that are used, by row.
-    counts: &'a [usize],
+impl Split {
+    /// Entries of a list: at most four are written for a pair of words.
+    fn room(&self) -> usize {
+        self.words + 4
+    }
+
+    /// Splits rows.
+    #[inline(always)]
+    fn fill(&mut self, shorts: Shorts, rows: DenseRows<'_, u32>, which: Range<usize>) {
+        self.first = which.start;
+        let (words, room) = (self.words, self.room());
+        if self.small.len() < which.len() * words || self.rest.len() < which.len() * room {
+            self.small = zeros(which.len() * words);
+            self.rest = zeros(which.len() * room);
+        }
+        let most = (words as f32 * MOST_UNSIGNED) as usize;
+        for (i, row) in which.clone().enumerate() {
+            let small = &mut self.small[i * words..][..words];
+            let rest = &mut self.rest[i * room..][..room];
+            self.lengths[i] = shorts.split(rows.row(row), small, rest, most).map(|n| n as u32);
+        }
+        let long = self.lengths[..which.len()].iter().filter(|length| length.is_none()).count();
+        self.signed = 2 * long > which.len();
+        if self.signed {
+            for (i, row) in which.enumerate() {
+                let small = &mut self.small[i * words..][..words];
+                let rest = &mut self.rest[i * room..][..room];
+                let (length, sum) = shorts.center(rows.row(row), small, rest);
+                (self.lengths[i], self.totals[i]) = (Some(length as u32), sum);
+            }
+        }
+    }
+
+    /// Whether R rows from `row` on are multiplied whole.
+    #[inline(always)]
+    fn is_whole<const R: usize>(&self, row: usize) -> bool {
+        let lengths = &self.lengths[row - self.first..][..R];
+        match lengths.iter().copied().sum::<Option<u32>>() {
+            None => true,
+            Some(length) => {
+                self.signed && R > 1 && length as f32 > MOST_SIGNED * (R * self.words) as f32
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn row(&self, row: usize) -> &[u32] {
+        &self.small[(row - self.first) * self.words..][..self.words]
+    }
+
+    /// The lists of R rows from `row` on, which are split.
+    #[inline(always)]
+    fn rest<const R: usize>(&self, row: usize) -> impl Iterator<Item = &[Rest]> {
+        (row - self.first..row - self.first + R)
+            .map(|i| &self.rest[i * self.room()..][..self.lengths[i].unwrap_or(0) as usize])
+    }
 }

@@ -547,6 +547,62 @@ fn sums_of_the_largest_products_are_exact() {
     }
 }
 
+/// Rows of small bytes, of bytes around an offset, of both with some that are far away, of any bytes,
+/// and blocks with several kinds of rows.
+#[test]
+fn sums_are_exact_for_all_kinds_of_bytes() {
+    const KINDS: usize = 5;
+    let random = |seed: usize| (seed as u32).wrapping_mul(2_654_435_761) >> 8;
+    let byte = |kind: usize, at: usize| {
+        let (x, far) = (random(at), random(at + 1).is_multiple_of(9));
+        match kind {
+            0 => x % 65,
+            1 => 128 - 64 + x % 129,
+            2 if far => 255 - x % 3,
+            2 => x % 80,
+            3 if far => x % 2 * 255,
+            3 => 120 + x % 20,
+            _ => x % 256,
+        }
+    };
+    for (words, outputs) in [(1, 16), (5, 20), (8, 64), (25, 100), (31, 130), (196, 70)] {
+        let weight = |at: usize| if at.is_multiple_of(7) { 0x80 } else { random(3 * at) as u8 };
+        let weights = |word: usize, unit: usize| {
+            std::array::from_fn(|i| weight(4 * (word * outputs + unit) + i))
+        };
+        let panels =
+            Panels::pack(words, outputs, |word, unit| u32::from_ne_bytes(weights(word, unit)));
+        for n in [1, 2, 3, 4, 5, 9, 70] {
+            for kind in 0..2 * KINDS {
+                let data: Vec<u32> = (0..n * words)
+                    .map(|at| {
+                        let kind = if kind < KINDS { kind } else { (kind + at / words) % KINDS };
+                        u32::from_ne_bytes(std::array::from_fn(|i| byte(kind, 4 * at + i) as u8))
+                    })
+                    .collect();
+                let rows = DenseRows::new(&data, n, words, words);
+                let units = padded(outputs);
+                let expected: Vec<i32> = (0..n * units)
+                    .map(|at| (at / units, at % units))
+                    .map(|(row, unit)| {
+                        let products = |word: usize| {
+                            let x = data[row * words + word].to_ne_bytes();
+                            let w = weights(word, unit);
+                            (0..4).map(|i| i32::from(x[i]) * i32::from(w[i] as i8)).sum::<i32>()
+                        };
+                        if unit < outputs { (0..words).map(products).sum() } else { 0 }
+                    })
+                    .collect();
+                for isa in Isa::available() {
+                    let mut taken = Taken { units, sums: vec![-1; n * units], next: vec![0; n] };
+                    multiply(isa, rows, &panels, panels.all(), &mut taken);
+                    assert!(taken.sums == expected, "{} {words} {n} {kind}", isa.name());
+                }
+            }
+        }
+    }
+}
+
 /// Numbers of rows and units around the least for which tiles are used, and rows of several blocks.
 #[test]
 fn every_choice_of_kernel_has_the_same_sums() {

@@ -1,6 +1,7 @@
 //! Panels: columns of a layer, 64 units at a time, input by input.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use super::size::{BLOCK, PANEL, padded};
 use crate::interrupt;
@@ -13,6 +14,8 @@ pub(crate) struct Panels<W = f32> {
     data: Aligned<W>,
     inputs: usize,
     outputs: usize,
+    /// Of [`Panels::sums_of_bytes`].
+    sums: OnceLock<Vec<u32>>,
 }
 
 impl<W: Copy + Default> Panels<W> {
@@ -26,7 +29,7 @@ impl<W: Copy + Default> Panels<W> {
             data.resize(start + inputs * padded(used), W::default());
             Self::pack_panel(inputs, used, &mut data[start..], |i, o| weight(i, first + o));
         }
-        Panels { data, inputs, outputs }
+        Panels { data, inputs, outputs, sums: OnceLock::new() }
     }
 
     /// As [`Panels::pack`], for a matrix stored input by input.
@@ -47,7 +50,7 @@ impl<W: Copy + Default> Panels<W> {
                 }
             }
         }
-        Panels { data, inputs, outputs }
+        Panels { data, inputs, outputs, sums: OnceLock::new() }
     }
 
     /// As [`Panels::pack`], for a matrix of `columns` inputs of which `selected` lists the inputs
@@ -73,7 +76,7 @@ impl<W: Copy + Default> Panels<W> {
                 data.extend_from_slice(&lines[*input as usize * width..][..width]);
             }
         }
-        Panels { data, inputs: selected.len(), outputs }
+        Panels { data, inputs: selected.len(), outputs, sums: OnceLock::new() }
     }
 
     /// As [`Panels::pack`]; `fill(o, row)` writes unit `o`. It is called once per unit, in order.
@@ -93,7 +96,7 @@ impl<W: Copy + Default> Panels<W> {
             data.resize(start + inputs * padded(used), W::default());
             Self::pack_panel(inputs, used, &mut data[start..], |i, o| units[o * inputs + i]);
         }
-        Panels { data, inputs, outputs }
+        Panels { data, inputs, outputs, sums: OnceLock::new() }
     }
 
     fn pack_panel(inputs: usize, units: usize, data: &mut [W], weight: impl Fn(usize, usize) -> W) {
@@ -138,6 +141,26 @@ impl<W: Copy + Default> Panels<W> {
         let width = (padded(self.outputs) - first).min(PANEL);
         let panel = &self.data[first * self.inputs..(first + width) * self.inputs];
         (first, width / LANES, panel)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Panels<u32> {
+    /// The sum of the signed bytes of each unit and of padding, as an i32. Computed by the first call.
+    pub(crate) fn sums_of_bytes(&self) -> &[u32] {
+        self.sums.get_or_init(|| {
+            let mut sums = memory::filled(0_u32, padded(self.outputs));
+            for p in self.all() {
+                let (first, vectors, weights) = self.panel(p);
+                for line in weights.chunks_exact(vectors * LANES) {
+                    for (sum, word) in sums[first..].iter_mut().zip(line) {
+                        let bytes = word.to_ne_bytes().map(|byte| i32::from(byte as i8));
+                        *sum = sum.wrapping_add(bytes.iter().sum::<i32>() as u32);
+                    }
+                }
+            }
+            sums
+        })
     }
 }
 
