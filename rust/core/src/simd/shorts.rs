@@ -26,7 +26,7 @@ const MOST: u32 = 256;
 /// The largest sum of two signed bytes' absolute values, likewise, with any unsigned bytes.
 const MOST_SIGNED: i16 = 128;
 
-/// The high bit of each byte of a word: what turns bytes around an offset of 128 into signed bytes.
+/// The high bit of each byte of a word, which turns bytes around an offset of 128 into signed bytes.
 pub(crate) const HIGH: u32 = 0x8080_8080;
 
 /// Words between the weights that are multiplied and those that are prefetched.
@@ -69,7 +69,7 @@ impl Shorts {
             }
             for (pair, (words, small)) in words.chunks(2).zip(small.chunks_mut(2)).enumerate() {
                 small.copy_from_slice(words);
-                // What remains of a byte is below 128, and then below 64.
+                // Without its high bit, a byte is below 128; without the next one too, below 64.
                 for bits in [HIGH, HIGH >> 1] {
                     let [low, high] = sums_of_halves(small);
                     if low.max(high) <= MOST {
