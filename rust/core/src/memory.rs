@@ -5,6 +5,7 @@
 //! Python binding turns it into `MemoryError`.
 
 use std::panic::resume_unwind;
+use std::sync::OnceLock;
 
 use aligned_vec::{AVec, ConstAlign};
 
@@ -82,6 +83,17 @@ pub(crate) fn zeros<T: Copy + Default>(len: usize) -> Aligned<T> {
     let mut values = aligned_with_capacity(len);
     values.resize(len, T::default());
     values
+}
+
+/// The contents of `cell`, which `pack` makes if it is empty. It is made outside the cell's lock,
+/// possibly twice by two threads, so that a process that forks meanwhile does not leave a locked
+/// cell in the child.
+pub(crate) fn packed<T>(cell: &OnceLock<T>, pack: impl FnOnce() -> T) -> &T {
+    if let Some(packed) = cell.get() {
+        return packed;
+    }
+    let made = pack();
+    cell.get_or_init(|| made)
 }
 
 /// An empty buffer with capacity for `len` weights, on huge pages if the buffer is large.

@@ -339,8 +339,12 @@ fn tile<S, A, E, const V: usize, const R: usize, const AHEAD: bool>(
     };
     weights = weights.wrapping_add(whole * stride);
     let (mut i, inputs) = (whole, to - from);
-    // One of the lines of an input is read, which hardware predicts too late.
-    let near = !S::whole_panel(R);
+    // Some lines of an input are read, and others not, which hardware predicts too late.
+    let near = |weights: *const A::Word| {
+        for v in 0..if S::whole_panel(R) { 0 } else { V } {
+            simd.prefetch(weights.wrapping_add(NEAR * stride + v * LANES));
+        }
+    };
     if AHEAD && at == 0 {
         let ahead = block.ahead(row, R);
         let mut left = size_of_val(ahead).div_ceil(LINE);
@@ -354,9 +358,7 @@ fn tile<S, A, E, const V: usize, const R: usize, const AHEAD: bool>(
                 line = line.wrapping_byte_add(LINE);
             }
             for _ in 0..STEP {
-                if near {
-                    simd.prefetch(weights.wrapping_add(NEAR * stride));
-                }
+                near(weights);
                 // SAFETY: as below.
                 unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
                 weights = weights.wrapping_add(stride);
@@ -365,9 +367,7 @@ fn tile<S, A, E, const V: usize, const R: usize, const AHEAD: bool>(
         }
     }
     for i in i..inputs {
-        if near {
-            simd.prefetch(weights.wrapping_add(NEAR * stride));
-        }
+        near(weights);
         // SAFETY: input `i` of the block has `stride` weights, of which V vectors from `at` on are
         // read, and every row has `inputs` entries.
         unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }

@@ -11,9 +11,9 @@
 //!             epilogue(sums)
 //! ```
 //!
-//! The instruction that multiplies bytes sums two products in 16 bits. The products of four bytes of up
-//! to 256 together fit 16 bits, so that two words need one conversion to 32 bits. Most words are that
-//! small: windows hold the largest values, and most are much smaller.
+//! The instruction that multiplies bytes sums two products in 16 bits. If four bytes sum to 256 or less,
+//! the sum of their products fits 16 bits, so that two words need one conversion to 32 bits. Most words
+//! are that small: windows hold the largest values, and most are much smaller.
 //!
 //! Bytes around an offset of 128, as of signed inputs, are not. There, 128 is subtracted from the bytes
 //! and added to the weights: the sum of w x is that of (w + 128) (x - 128), less 128 times the sum of
@@ -46,10 +46,10 @@ const BLOCK: usize = 16 * GROUP;
 const WORDS: usize = 1 << 15;
 
 /// The length of a row's list per word with which signed bytes take less time.
-const MOST_UNSIGNED: f32 = 0.3;
+const LONG_UNSIGNED: f32 = 0.3;
 
 /// The length of lists per word with which bytes of 16 bits take less time than signed bytes.
-const MOST_SIGNED: f32 = 0.45;
+const LONG_SIGNED: f32 = 0.45;
 
 thread_local! {
     /// Buffers of split rows, which the thread's next pass reuses.
@@ -125,13 +125,10 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
                     *sum = total.wrapping_sub(of_row) << 7;
                 }
             }
-            self.times::<true, R>(true, row, split, weights, width, sums);
+            self.times::<true, R>(row, split, weights, width, sums);
         } else {
-            let add = split.rest::<R>(row).any(|rest| !rest.is_empty());
-            if add {
-                sums[..R * width].fill(0);
-            }
-            self.times::<false, R>(add, row, split, weights, width, sums);
+            sums[..R * width].fill(0);
+            self.times::<false, R>(row, split, weights, width, sums);
         }
         let (rows, sums) = (row..row + R, &sums[..R * width]);
         match vectors {
@@ -142,12 +139,11 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
         }
     }
 
-    /// Adds the products of R split rows from `row` on with the weights of a panel of `width` units to
-    /// the sums, or to zero if `add` is false; then lists must be empty.
+    /// Adds the products of R split rows from `row` on, with the weights of a panel of `width` units, to
+    /// the sums.
     #[inline(always)]
     fn times<const SIGNED: bool, const R: usize>(
         &self,
-        add: bool,
         row: usize,
         split: &Split,
         weights: &[u32],
@@ -174,18 +170,20 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
         let mut v = 0;
         while v < vectors {
             let (w, sums) = (weights[v * LANES..].as_ptr(), sums[v * LANES..].as_mut_ptr());
-            // SAFETY: every word has `width` weights, and every row as many sums.
-            v += unsafe {
-                match vectors - v {
-                    4.. if R == 1 => {
-                        shorts.add_small::<SIGNED, R, 4>(add, &x, words, w, width, sums)
-                    }
-                    2.. if R == 1 => {
-                        shorts.add_small::<SIGNED, R, 2>(add, &x, words, w, width, sums)
-                    }
-                    _ => shorts.add_small::<SIGNED, R, 1>(add, &x, words, w, width, sums),
-                }
+            let step = match vectors - v {
+                4.. if R == 1 => 4,
+                2.. if R == 1 => 2,
+                _ => 1,
             };
+            // SAFETY: every word has `width` weights, and every row as many sums.
+            unsafe {
+                match step {
+                    4 => shorts.add_small::<SIGNED, R, 4>(&x, words, w, width, sums),
+                    2 => shorts.add_small::<SIGNED, R, 2>(&x, words, w, width, sums),
+                    _ => shorts.add_small::<SIGNED, R, 1>(&x, words, w, width, sums),
+                }
+            }
+            v += step;
         }
     }
 }
@@ -218,11 +216,13 @@ impl Split {
     fn fill(&mut self, shorts: Shorts, rows: DenseRows<'_, u32>, which: Range<usize>) {
         self.first = which.start;
         let (words, room) = (self.words, self.room());
-        if self.small.len() < which.len() * words || self.rest.len() < which.len() * room {
+        if self.small.len() < which.len() * words {
             self.small = zeros(which.len() * words);
+        }
+        if self.rest.len() < which.len() * room {
             self.rest = zeros(which.len() * room);
         }
-        let most = (words as f32 * MOST_UNSIGNED) as usize;
+        let most = (words as f32 * LONG_UNSIGNED) as usize;
         for (i, row) in which.clone().enumerate() {
             let small = &mut self.small[i * words..][..words];
             let rest = &mut self.rest[i * room..][..room];
@@ -247,7 +247,8 @@ impl Split {
         match lengths.iter().copied().sum::<Option<u32>>() {
             None => true,
             Some(length) => {
-                self.signed && R > 1 && length as f32 > MOST_SIGNED * (R * self.words) as f32
+                // Weights would be converted for one row alone.
+                self.signed && R > 1 && length as f32 > LONG_SIGNED * (R * self.words) as f32
             }
         }
     }

@@ -18,6 +18,8 @@ use crate::signal::{
     Buffer, ByteRowsMut, DenseRows, DenseRowsMut, Form, Parts, RowRange, Signal, SparseBytes,
     SparseRowsMut, byte_stride, list_stride,
 };
+#[cfg(target_arch = "x86_64")]
+use crate::simd::shorts::Rest;
 use crate::simd::{Isa, Kernel, LANES, Simd};
 
 const WIDTHS: [usize; 7] = [1, 15, 16, 17, 63, 64, 130];
@@ -524,8 +526,11 @@ fn tiles_have_the_sums_of_vectors_in_large_layers() {
 fn sums_of_the_largest_products_are_exact() {
     const OUTPUTS: usize = 16;
     for (n, words) in [(1, 60), (2, 60), (3, 61), (7, 1100), (5, 1 << 14)] {
-        for (byte, period) in [(127, 1), (128, 1), (255, 1), (128, 4), (255, 5)] {
-            let of_word = |at: usize| if at.is_multiple_of(period) { byte } else { 127 };
+        let bytes = [(64, 1, 0), (255, 16, 64), (127, 1, 0), (128, 1, 0), (255, 1, 0), (0, 1, 0)];
+        for (byte, period, other) in
+            bytes.into_iter().chain([(128, 4, 127), (255, 5, 127), (0, 3, 128)])
+        {
+            let of_word = |at: usize| if at.is_multiple_of(period) { byte } else { other };
             let data: Vec<u32> = (0..n * words).map(|at| 0x0101_0101 * of_word(at)).collect();
             let rows = DenseRows::new(&data, n, words, words);
             for weight in [127_i8, -127, -128] {
@@ -554,7 +559,7 @@ fn sums_are_exact_for_all_kinds_of_bytes() {
     const KINDS: usize = 5;
     let random = |seed: usize| (seed as u32).wrapping_mul(2_654_435_761) >> 8;
     let byte = |kind: usize, at: usize| {
-        let (x, far) = (random(at), random(at + 1).is_multiple_of(9));
+        let (x, far) = (random(at), random(at + 1).is_multiple_of(41));
         match kind {
             0 => x % 65,
             1 => 128 - 64 + x % 129,
@@ -576,7 +581,9 @@ fn sums_are_exact_for_all_kinds_of_bytes() {
             for kind in 0..2 * KINDS {
                 let data: Vec<u32> = (0..n * words)
                     .map(|at| {
-                        let kind = if kind < KINDS { kind } else { (kind + at / words) % KINDS };
+                        // Among rows of small bytes, every fourth is of another kind, the last too.
+                        let (row, mixed) = (at / words, kind >= KINDS);
+                        let kind = if mixed && row % 4 > 0 { 0 } else { kind % KINDS };
                         u32::from_ne_bytes(std::array::from_fn(|i| byte(kind, 4 * at + i) as u8))
                     })
                     .collect();
@@ -600,6 +607,31 @@ fn sums_are_exact_for_all_kinds_of_bytes() {
                 }
             }
         }
+    }
+}
+
+/// Rows are split as the comments of `shorts.rs` say: which of the kinds above have lists.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn few_large_bytes_make_short_lists() {
+    let Some((_, shorts)) = Isa::available().into_iter().find_map(Isa::with_shorts) else {
+        return;
+    };
+    for words in [7, 8, 40, 41] {
+        let (mut small, mut rest) = (vec![0; words], vec![Rest::default(); words + 4]);
+        let mut split = |row: &[u32]| shorts.split(row, &mut small, &mut rest, 3);
+        assert_eq!(split(&vec![0x4040_4040; words]), Some(0));
+        let mut row = vec![0x1010_1010; words];
+        row[words - 1] = 0x1010_10f8;
+        assert_eq!(split(&row), Some(1));
+        row[2] = 0xffff_1010;
+        assert_eq!(split(&row), Some(3));
+        assert_eq!(split(&vec![0x8080_8080; words]), None);
+        assert_eq!(shorts.center(&vec![0x8080_8080; words], &mut small, &mut rest), (0, 0));
+        row.fill(0xa060_7080);
+        row[words - 2] = 0xff00_8080;
+        let sum = -16 * (words as i32 - 1) - 1;
+        assert_eq!(shorts.center(&row, &mut small, &mut rest), (1, sum));
     }
 }
 

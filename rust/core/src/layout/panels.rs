@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use super::size::{BLOCK, PANEL, padded};
 use crate::interrupt;
-use crate::memory::{self, Aligned, with_weight_capacity};
+use crate::memory::{self, Aligned, packed, with_weight_capacity};
 use crate::simd::LANES;
 
 /// A weight matrix as panels of 64 units: `[panel][input][64]`. The last panel has only as many
@@ -19,6 +19,10 @@ pub(crate) struct Panels<W = f32> {
 }
 
 impl<W: Copy + Default> Panels<W> {
+    fn new(data: Aligned<W>, inputs: usize, outputs: usize) -> Self {
+        Panels { data, inputs, outputs, sums: OnceLock::new() }
+    }
+
     /// Packs the matrix whose entry from input `i` to unit `o` is `weight(i, o)`. With bytes, an
     /// entry has four inputs.
     pub(crate) fn pack(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> W) -> Self {
@@ -29,7 +33,7 @@ impl<W: Copy + Default> Panels<W> {
             data.resize(start + inputs * padded(used), W::default());
             Self::pack_panel(inputs, used, &mut data[start..], |i, o| weight(i, first + o));
         }
-        Panels { data, inputs, outputs, sums: OnceLock::new() }
+        Panels::new(data, inputs, outputs)
     }
 
     /// As [`Panels::pack`], for a matrix stored input by input.
@@ -50,7 +54,7 @@ impl<W: Copy + Default> Panels<W> {
                 }
             }
         }
-        Panels { data, inputs, outputs, sums: OnceLock::new() }
+        Panels::new(data, inputs, outputs)
     }
 
     /// As [`Panels::pack`], for a matrix of `columns` inputs of which `selected` lists the inputs
@@ -76,7 +80,7 @@ impl<W: Copy + Default> Panels<W> {
                 data.extend_from_slice(&lines[*input as usize * width..][..width]);
             }
         }
-        Panels { data, inputs: selected.len(), outputs, sums: OnceLock::new() }
+        Panels::new(data, selected.len(), outputs)
     }
 
     /// As [`Panels::pack`]; `fill(o, row)` writes unit `o`. It is called once per unit, in order.
@@ -96,7 +100,7 @@ impl<W: Copy + Default> Panels<W> {
             data.resize(start + inputs * padded(used), W::default());
             Self::pack_panel(inputs, used, &mut data[start..], |i, o| units[o * inputs + i]);
         }
-        Panels { data, inputs, outputs, sums: OnceLock::new() }
+        Panels::new(data, inputs, outputs)
     }
 
     fn pack_panel(inputs: usize, units: usize, data: &mut [W], weight: impl Fn(usize, usize) -> W) {
@@ -144,11 +148,11 @@ impl<W: Copy + Default> Panels<W> {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
 impl Panels<u32> {
     /// The sum of the signed bytes of each unit and of padding, as an i32. Computed by the first call.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(crate) fn sums_of_bytes(&self) -> &[u32] {
-        self.sums.get_or_init(|| {
+        packed::<Vec<u32>>(&self.sums, || {
             let mut sums = memory::filled(0_u32, padded(self.outputs));
             for p in self.all() {
                 let (first, vectors, weights) = self.panel(p);

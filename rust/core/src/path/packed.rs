@@ -6,7 +6,7 @@ use crate::error::{Error, Result, Subject};
 use crate::kernels::epilogue::Output;
 use crate::kernels::largest::LargestOfRows;
 use crate::layout::{Panels, UnitRows, padded};
-use crate::memory::{Aligned, zeros};
+use crate::memory::{Aligned, packed, zeros};
 use crate::model::{InputMap, Layer};
 use crate::simd::Isa;
 
@@ -137,15 +137,4 @@ impl PackedLayer {
         let (bias, scale, activation) = (&*self.bias, &[][..], self.layer.activation.fused());
         Output { scale, bias, activation, dense: None, lists: None, bytes: None }
     }
-}
-
-/// The contents of `cell`, which `pack` makes if it is empty. It is made outside the cell's lock,
-/// possibly twice by two threads, so that a process that forks meanwhile does not leave a locked
-/// cell in the child.
-pub(super) fn packed<T>(cell: &OnceLock<T>, pack: impl FnOnce() -> T) -> &T {
-    if let Some(packed) = cell.get() {
-        return packed;
-    }
-    let made = pack();
-    cell.get_or_init(|| made)
 }

@@ -8,7 +8,7 @@
 use std::sync::{Arc, OnceLock};
 use std::{iter, slice};
 
-use super::packed::{PackedLayer, packed};
+use super::packed::PackedLayer;
 use super::quantize::{ByFactor, ByTerms, InputTerms, step};
 use crate::error::{Error, Result, Subject};
 use crate::kernels::arithmetic::Bytes;
@@ -16,7 +16,7 @@ use crate::kernels::bytes::BytesTimesPanels;
 use crate::kernels::epilogue::{Epilogue, Output};
 use crate::kernels::pairs::PairsTimesPanels;
 use crate::layout::{BytePanels, Panels, UnitRows, padded};
-use crate::memory::{self, Aligned, prefer_huge_pages, zeros};
+use crate::memory::{self, Aligned, packed, prefer_huge_pages, zeros};
 use crate::model::Quantization;
 use crate::signal::SparseBytes;
 use crate::simd::Isa;

@@ -27,7 +27,7 @@ const MOST: u32 = 256;
 const MOST_SIGNED: i16 = 128;
 
 /// The high bit of each byte of a word, which turns bytes around an offset of 128 into signed bytes.
-pub(crate) const HIGH: u32 = 0x8080_8080;
+const HIGH: u32 = 0x8080_8080;
 
 /// Words between the weights that are multiplied and those that are prefetched.
 const AHEAD: usize = 8;
@@ -45,9 +45,9 @@ impl Shorts {
         Shorts(())
     }
 
-    /// Splits a row into bytes of which those of two words, together with any weights, have sums of
-    /// 16 bits, and a list of the rest. Returns the length of the list, or None if it would be longer
-    /// than `most`.
+    /// Splits a row into small bytes and a list of the rest. The products of small bytes of words 2k
+    /// and 2k + 1 with any weights have sums of 16 bits. Returns the length of the list, or None if it
+    /// would be longer than `most`.
     ///
     /// `small` has an entry for each word, and `rest` four more than `most`.
     #[inline(always)]
@@ -63,12 +63,12 @@ impl Shorts {
         let mut count = 0;
         for (part, words) in row.chunks(EIGHT).enumerate() {
             let (first, small) = (part * EIGHT, &mut small[part * EIGHT..][..words.len()]);
-            // SAFETY: the token, and eight words.
-            if words.len() == EIGHT && unsafe { copy_if_small(words, small) } {
+            small.copy_from_slice(words);
+            // SAFETY: the token.
+            if words.try_into().is_ok_and(|eight| unsafe { are_small(eight) }) {
                 continue;
             }
-            for (pair, (words, small)) in words.chunks(2).zip(small.chunks_mut(2)).enumerate() {
-                small.copy_from_slice(words);
+            for (pair, small) in small.chunks_mut(2).enumerate() {
                 // Without its high bit, a byte is below 128; without the next one too, below 64.
                 for bits in [HIGH, HIGH >> 1] {
                     let [low, high] = sums_of_halves(small);
@@ -90,9 +90,9 @@ impl Shorts {
         Some(count)
     }
 
-    /// As [`Shorts::split`], for bytes around an offset of 128, which become signed bytes, of which
-    /// those of one word have sums of 16 bits. Returns the length of the list, and the sum of all
-    /// signed bytes.
+    /// As [`Shorts::split`], for bytes around an offset of 128, which is subtracted. The products of
+    /// the small signed bytes of one word with any weights plus 128 have sums of 16 bits. Returns the
+    /// length of the list, and the sum of all signed bytes.
     ///
     /// `small` and `rest` have an entry for each word.
     #[inline(always)]
@@ -155,9 +155,9 @@ impl Shorts {
         }
     }
 
-    /// Multiplies the words of R rows with V vectors of weights each, and adds the products to the
-    /// sums, or to zero if `add` is false. The words are signed bytes if SIGNED, and 128 is added to
-    /// the weights. Returns V.
+    /// Multiplies the small bytes of R rows with V vectors of weights each, and adds the products to
+    /// the sums. They are of [`Shorts::split`], or if SIGNED of [`Shorts::center`], and 128 is added to
+    /// the weights.
     ///
     /// The weights of a word are `stride` words after those of the word before it, and the sums of a
     /// row as many after those of the row before it.
@@ -169,22 +169,17 @@ impl Shorts {
     #[allow(clippy::unused_self)] // the proof
     pub(crate) unsafe fn add_small<const SIGNED: bool, const R: usize, const V: usize>(
         self,
-        add: bool,
         rows: &[&[u32]; R],
         words: usize,
         mut weights: *const u32,
         stride: usize,
         sums: *mut u32,
-    ) -> usize {
+    ) {
         // SAFETY: the token, and the caller's promise.
         unsafe {
             let ones = _mm256_set1_epi16(1);
-            let mut totals = [[[_mm256_setzero_si256(); 2]; V]; R];
-            for (r, totals) in totals.iter_mut().enumerate().filter(|_| add) {
-                for (v, total) in totals.iter_mut().enumerate() {
-                    *total = load(sums.add(r * stride + v * LANES));
-                }
-            }
+            let mut totals: [[_; V]; R] =
+                from_fn(|r| from_fn(|v| load(sums.add(r * stride + v * LANES))));
             for word in (0..words / 2 * 2).step_by(2) {
                 if V == 1 {
                     // One of the four lines of a word is read, which hardware predicts too late.
@@ -227,11 +222,10 @@ impl Shorts {
             }
             store_all(totals, sums, stride);
         }
-        V
     }
 
-    /// Multiplies whole words, otherwise as [`Shorts::add_small`]: even and odd bytes with 16 bits
-    /// each.
+    /// The products of whole words, even and odd bytes with 16 bits each; otherwise as
+    /// [`Shorts::add_small`].
     ///
     /// # Safety
     /// As [`Shorts::add_small`].
@@ -280,16 +274,15 @@ fn sums_of_halves(words: &[u32]) -> [u32; 2] {
     [sums & 0xffff, sums >> 16]
 }
 
-/// Copies eight words, and returns whether the bytes of each two have products with sums of 16 bits.
+/// Whether the bytes of each pair of words are small.
 ///
 /// # Safety
-/// The CPU must have AVX2, and both slices must have eight words.
+/// The CPU must have AVX2.
 #[inline(always)]
-unsafe fn copy_if_small(words: &[u32], out: &mut [u32]) -> bool {
-    // SAFETY: the caller's promise.
+unsafe fn are_small(words: &[u32; EIGHT]) -> bool {
+    // SAFETY: the caller's promise, and eight words.
     unsafe {
         let x = _mm256_loadu_si256(words.as_ptr().cast());
-        _mm256_storeu_si256(out.as_mut_ptr().cast(), x);
         let sums = _mm256_maddubs_epi16(x, _mm256_set1_epi8(1));
         let sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
         let large = _mm256_cmpgt_epi16(sums, _mm256_set1_epi16(MOST as i16));
@@ -305,7 +298,7 @@ struct Signed {
     large: i32,
     /// The other halves.
     rest: [u32; EIGHT],
-    /// The sum of the bytes, less 128.
+    /// The sum of the signed bytes.
     sum: i32,
 }
 
