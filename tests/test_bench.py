@@ -629,7 +629,7 @@ def test_a_partial_page_names_what_it_lacks_and_keeps_the_curves(
     form, other = report.TEMPLATE.with_name("page-avx2.md"), page.with_name("benchmarks-avx2.md")
     report.write(folder, other, form, partial=True)
     text = other.read_text(encoding="utf-8")
-    assert "This page has 14 of its\nnetworks" in text
+    assert "on 14 networks of that record" in text
     assert "$" not in text and "## Growth" not in text
     assert (page.parent / "images" / "benchmarks-avx2-speed.svg").exists()
     assert "(images/benchmarks-avx2-speed.svg)" in text
