@@ -125,10 +125,13 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
                     *sum = total.wrapping_sub(of_row) << 7;
                 }
             }
-            self.times::<true, R>(row, split, weights, width, sums);
+            self.times::<true, R>(true, row, split, weights, width, sums);
         } else {
-            sums[..R * width].fill(0);
-            self.times::<false, R>(row, split, weights, width, sums);
+            let add = split.rest::<R>(row).any(|rest| !rest.is_empty());
+            if add {
+                sums[..R * width].fill(0);
+            }
+            self.times::<false, R>(add, row, split, weights, width, sums);
         }
         let (rows, sums) = (row..row + R, &sums[..R * width]);
         match vectors {
@@ -140,10 +143,11 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
     }
 
     /// Adds the products of R split rows from `row` on, with the weights of a panel of `width` units, to
-    /// the sums.
+    /// the sums, or to zero if `add` is false; then lists must be empty.
     #[inline(always)]
     fn times<const SIGNED: bool, const R: usize>(
         &self,
+        add: bool,
         row: usize,
         split: &Split,
         weights: &[u32],
@@ -178,9 +182,9 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
             // SAFETY: every word has `width` weights, and every row as many sums.
             unsafe {
                 match step {
-                    4 => shorts.add_small::<SIGNED, R, 4>(&x, words, w, width, sums),
-                    2 => shorts.add_small::<SIGNED, R, 2>(&x, words, w, width, sums),
-                    _ => shorts.add_small::<SIGNED, R, 1>(&x, words, w, width, sums),
+                    4 => shorts.add_small::<SIGNED, R, 4>(add, &x, words, w, width, sums),
+                    2 => shorts.add_small::<SIGNED, R, 2>(add, &x, words, w, width, sums),
+                    _ => shorts.add_small::<SIGNED, R, 1>(add, &x, words, w, width, sums),
                 }
             }
             v += step;

@@ -63,12 +63,12 @@ impl Shorts {
         let mut count = 0;
         for (part, words) in row.chunks(EIGHT).enumerate() {
             let (first, small) = (part * EIGHT, &mut small[part * EIGHT..][..words.len()]);
-            small.copy_from_slice(words);
-            // SAFETY: the token.
-            if words.try_into().is_ok_and(|eight| unsafe { are_small(eight) }) {
+            // SAFETY: the token, and eight words.
+            if words.len() == EIGHT && unsafe { copy_if_small(words, small) } {
                 continue;
             }
-            for (pair, small) in small.chunks_mut(2).enumerate() {
+            for (pair, (words, small)) in words.chunks(2).zip(small.chunks_mut(2)).enumerate() {
+                small.copy_from_slice(words);
                 // Without its high bit, a byte is below 128; without the next one too, below 64.
                 for bits in [HIGH, HIGH >> 1] {
                     let [low, high] = sums_of_halves(small);
@@ -156,8 +156,8 @@ impl Shorts {
     }
 
     /// Multiplies the small bytes of R rows with V vectors of weights each, and adds the products to
-    /// the sums. They are of [`Shorts::split`], or if SIGNED of [`Shorts::center`], and 128 is added to
-    /// the weights.
+    /// the sums, or to zero if `add` is false. The bytes are of [`Shorts::split`], or if SIGNED of
+    /// [`Shorts::center`], and 128 is added to the weights.
     ///
     /// The weights of a word are `stride` words after those of the word before it, and the sums of a
     /// row as many after those of the row before it.
@@ -169,6 +169,7 @@ impl Shorts {
     #[allow(clippy::unused_self)] // the proof
     pub(crate) unsafe fn add_small<const SIGNED: bool, const R: usize, const V: usize>(
         self,
+        add: bool,
         rows: &[&[u32]; R],
         words: usize,
         mut weights: *const u32,
@@ -178,8 +179,12 @@ impl Shorts {
         // SAFETY: the token, and the caller's promise.
         unsafe {
             let ones = _mm256_set1_epi16(1);
-            let mut totals: [[_; V]; R] =
-                from_fn(|r| from_fn(|v| load(sums.add(r * stride + v * LANES))));
+            let mut totals = [[[_mm256_setzero_si256(); 2]; V]; R];
+            for (r, totals) in totals.iter_mut().enumerate().filter(|_| add) {
+                for (v, total) in totals.iter_mut().enumerate() {
+                    *total = load(sums.add(r * stride + v * LANES));
+                }
+            }
             for word in (0..words / 2 * 2).step_by(2) {
                 if V == 1 {
                     // One of the four lines of a word is read, which hardware predicts too late.
@@ -274,15 +279,16 @@ fn sums_of_halves(words: &[u32]) -> [u32; 2] {
     [sums & 0xffff, sums >> 16]
 }
 
-/// Whether the bytes of each pair of words are small.
+/// Copies eight words, and returns whether the bytes of each two have products with sums of 16 bits.
 ///
 /// # Safety
-/// The CPU must have AVX2.
+/// The CPU must have AVX2, and both slices must have eight words.
 #[inline(always)]
-unsafe fn are_small(words: &[u32; EIGHT]) -> bool {
-    // SAFETY: the caller's promise, and eight words.
+unsafe fn copy_if_small(words: &[u32], out: &mut [u32]) -> bool {
+    // SAFETY: the caller's promise.
     unsafe {
         let x = _mm256_loadu_si256(words.as_ptr().cast());
+        _mm256_storeu_si256(out.as_mut_ptr().cast(), x);
         let sums = _mm256_maddubs_epi16(x, _mm256_set1_epi8(1));
         let sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
         let large = _mm256_cmpgt_epi16(sums, _mm256_set1_epi16(MOST as i16));
