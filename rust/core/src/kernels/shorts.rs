@@ -18,8 +18,8 @@
 //! Bytes around an offset of 128, as of signed inputs, are not. There, 128 is subtracted from the bytes
 //! and added to the weights: the sum of w x is that of (w + 128) (x - 128), less 128 times the sum of
 //! x - 128, plus 128 times the sum of w. Where that leaves long lists too, even and odd bytes are
-//! multiplied with 16 bits each. Sums are exact in any case, so they equal those of other instruction
-//! sets.
+//! multiplied with 16 bits each, or for one row the lower seven bits of bytes and then their high bits.
+//! Sums are exact in any case, so they equal those of other instruction sets.
 
 use std::array::from_fn;
 use std::cell::Cell;
@@ -48,7 +48,7 @@ const WORDS: usize = 1 << 15;
 /// The length of a row's list per word with which signed bytes take less time.
 const LONG_UNSIGNED: f32 = 0.3;
 
-/// The length of lists per word with which bytes of 16 bits take less time than signed bytes.
+/// The length of lists per word with which whole words take less time than signed bytes.
 const LONG_SIGNED: f32 = 0.45;
 
 thread_local! {
@@ -110,13 +110,9 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
         let (first, vectors, weights) = self.panels.panel(p);
         let (words, width) = (self.rows.columns(), vectors * LANES);
         assert_eq!(weights.len(), words * width);
-        if split.is_whole::<R>(row) {
-            let x: [&[u32]; R] = from_fn(|r| self.rows.row(row + r));
-            for v in 0..vectors {
-                let (w, sums) = (weights[v * LANES..].as_ptr(), sums[v * LANES..].as_mut_ptr());
-                // SAFETY: every word has `width` weights, and every row as many sums.
-                unsafe { self.shorts.multiply::<R, 1>(&x, words, w, width, sums) }
-            }
+        let whole = split.is_whole::<R>(row);
+        let how = if whole {
+            How::Whole
         } else if split.signed {
             let totals = &self.panels.sums_of_bytes()[first..][..width];
             for (r, sums) in sums.chunks_exact_mut(width).take(R).enumerate() {
@@ -125,13 +121,29 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
                     *sum = total.wrapping_sub(of_row) << 7;
                 }
             }
-            self.times::<true, R>(true, row, split, weights, width, sums);
+            self.add_rest::<true, R>(row, split, weights, width, sums);
+            How::Signed
         } else {
             let add = split.rest::<R>(row).any(|rest| !rest.is_empty());
             if add {
                 sums[..R * width].fill(0);
+                self.add_rest::<false, R>(row, split, weights, width, sums);
             }
-            self.times::<false, R>(add, row, split, weights, width, sums);
+            How::Unsigned { add }
+        };
+        let x: [&[u32]; R] =
+            from_fn(|r| if whole { self.rows.row(row + r) } else { split.row(row + r) });
+        let mut v = 0;
+        while v < vectors {
+            let (w, sums) = (weights[v * LANES..].as_ptr(), sums[v * LANES..].as_mut_ptr());
+            // SAFETY: every word has `width` weights, and every row as many sums.
+            v += unsafe {
+                match vectors - v {
+                    4.. if R == 1 => self.vectors::<R, 4>(how, &x, w, width, sums),
+                    2.. if R == 1 => self.vectors::<R, 2>(how, &x, w, width, sums),
+                    _ => self.vectors::<R, 1>(how, &x, w, width, sums),
+                }
+            };
         }
         let (rows, sums) = (row..row + R, &sums[..R * width]);
         match vectors {
@@ -142,27 +154,23 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
         }
     }
 
-    /// Adds the products of R split rows from `row` on, with the weights of a panel of `width` units, to
-    /// the sums, or to zero if `add` is false; then lists must be empty.
+    /// Adds the products of the lists of R rows from `row` on, with the weights of a panel of `width`
+    /// units, to the sums.
     #[inline(always)]
-    fn times<const SIGNED: bool, const R: usize>(
+    fn add_rest<const SIGNED: bool, const R: usize>(
         &self,
-        add: bool,
         row: usize,
         split: &Split,
         weights: &[u32],
         width: usize,
         sums: &mut Sums,
     ) {
-        let (shorts, words, vectors) = (self.shorts, self.rows.columns(), width / LANES);
         for (rest, sums) in split.rest::<R>(row).zip(sums.chunks_exact_mut(width)) {
-            if rest.is_empty() {
-                continue;
-            }
-            let (w, sums) = (weights.as_ptr(), sums.as_mut_ptr());
+            let (shorts, w, sums) = (self.shorts, weights.as_ptr(), sums.as_mut_ptr());
             // SAFETY: every word has `width` weights, and lists have words of the row.
             unsafe {
-                match vectors {
+                match width / LANES {
+                    _ if rest.is_empty() => {}
                     4 => shorts.add_rest::<SIGNED, 4>(rest, w, width, sums),
                     3 => shorts.add_rest::<SIGNED, 3>(rest, w, width, sums),
                     2 => shorts.add_rest::<SIGNED, 2>(rest, w, width, sums),
@@ -170,26 +178,46 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
                 }
             }
         }
-        let x: [&[u32]; R] = from_fn(|r| split.row(row + r));
-        let mut v = 0;
-        while v < vectors {
-            let (w, sums) = (weights[v * LANES..].as_ptr(), sums[v * LANES..].as_mut_ptr());
-            let step = match vectors - v {
-                4.. if R == 1 => 4,
-                2.. if R == 1 => 2,
-                _ => 1,
-            };
-            // SAFETY: every word has `width` weights, and every row as many sums.
-            unsafe {
-                match step {
-                    4 => shorts.add_small::<SIGNED, R, 4>(add, &x, words, w, width, sums),
-                    2 => shorts.add_small::<SIGNED, R, 2>(add, &x, words, w, width, sums),
-                    _ => shorts.add_small::<SIGNED, R, 1>(add, &x, words, w, width, sums),
+    }
+
+    /// R rows times V vectors, and returns V.
+    ///
+    /// # Safety
+    /// As [`Shorts::add_small`].
+    #[inline(always)]
+    unsafe fn vectors<const R: usize, const V: usize>(
+        &self,
+        how: How,
+        x: &[&[u32]; R],
+        w: *const u32,
+        width: usize,
+        sums: *mut u32,
+    ) -> usize {
+        let (shorts, words) = (self.shorts, self.rows.columns());
+        // SAFETY: the caller's promise.
+        unsafe {
+            match how {
+                How::Whole => shorts.multiply::<R, V>(x, words, w, width, sums),
+                How::Signed => shorts.add_small::<true, R, V>(true, x, words, w, width, sums),
+                How::Unsigned { add } => {
+                    shorts.add_small::<false, R, V>(add, x, words, w, width, sums);
                 }
             }
-            v += step;
         }
+        V
     }
+}
+
+/// How a group of rows is multiplied.
+#[derive(Clone, Copy)]
+enum How {
+    Whole,
+    /// As small signed bytes, which are added to the sums.
+    Signed,
+    /// As small bytes, which are added to the sums if `add`.
+    Unsigned {
+        add: bool,
+    },
 }
 
 /// The rows of a block, split into small bytes and lists of the rest.
@@ -248,13 +276,9 @@ impl Split {
     #[inline(always)]
     fn is_whole<const R: usize>(&self, row: usize) -> bool {
         let lengths = &self.lengths[row - self.first..][..R];
-        match lengths.iter().copied().sum::<Option<u32>>() {
-            None => true,
-            Some(length) => {
-                // Weights would be converted for one row alone.
-                self.signed && R > 1 && length as f32 > LONG_SIGNED * (R * self.words) as f32
-            }
-        }
+        lengths.iter().copied().sum::<Option<u32>>().is_none_or(|length| {
+            self.signed && length as f32 > LONG_SIGNED * (R * self.words) as f32
+        })
     }
 
     #[inline(always)]

@@ -610,7 +610,7 @@ fn sums_are_exact_for_all_kinds_of_bytes() {
     }
 }
 
-/// Rows are split as the comments of `shorts.rs` say: which of the kinds above have lists.
+/// Small bytes leave no list, few large ones a short one, and many none, since the row is not split.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn few_large_bytes_make_short_lists() {

@@ -229,8 +229,8 @@ impl Shorts {
         }
     }
 
-    /// The products of whole words, even and odd bytes with 16 bits each; otherwise as
-    /// [`Shorts::add_small`].
+    /// The products of whole words: even and odd bytes with 16 bits each, or of one row, for which that
+    /// would convert the weights, lower and high bits. Otherwise as [`Shorts::add_small`].
     ///
     /// # Safety
     /// As [`Shorts::add_small`].
@@ -246,16 +246,29 @@ impl Shorts {
     ) {
         // SAFETY: the token, and the caller's promise.
         unsafe {
+            let ones = _mm256_set1_epi16(1);
             let mut totals = [[[_mm256_setzero_si256(); 2]; V]; R];
             for word in 0..words {
                 let mut x = [[_mm256_setzero_si256(); 2]; R];
                 for (x, row) in x.iter_mut().zip(rows) {
                     let word = _mm256_set1_epi32(*row.get_unchecked(word) as i32);
-                    let even = _mm256_and_si256(word, _mm256_set1_epi16(0xff));
-                    *x = [even, _mm256_srli_epi16::<8>(word)];
+                    *x = if R == 1 {
+                        let high = _mm256_set1_epi32(HIGH as i32);
+                        [_mm256_andnot_si256(high, word), _mm256_and_si256(high, word)]
+                    } else {
+                        let even = _mm256_and_si256(word, _mm256_set1_epi16(0xff));
+                        [even, _mm256_srli_epi16::<8>(word)]
+                    };
                 }
                 for v in 0..V {
                     for (half, w) in load(weights.add(v * LANES)).into_iter().enumerate() {
+                        if R == 1 {
+                            for x in x[0] {
+                                let sums = _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), ones);
+                                totals[0][v][half] = _mm256_add_epi32(totals[0][v][half], sums);
+                            }
+                            continue;
+                        }
                         let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w));
                         let odd = _mm256_srai_epi16::<8>(w);
                         for (total, x) in totals.iter_mut().zip(x) {
