@@ -412,6 +412,27 @@ def test_the_command_on_the_probe(files: Path, capsys: pytest.CaptureFixture[str
     assert "2 rows per call" in out
 
 
+def test_the_command_takes_the_task_of_a_model_that_returns_logits(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "logits.npz"
+    arrays = {
+        f"layers.{i}.{name}": getattr(layer, name)
+        for i, layer in enumerate(network().layers)
+        for name in ("weight", "bias")
+    }
+    np.savez(bare, **arrays)
+    x = np.load(files / "rows.npy")
+    outputs = lrgate.load(bare)(x)
+    np.save(tmp_path / "labels.npy", outputs.argmax(axis=1))
+    argv = [str(bare), "--rows", str(files / "rows.npy"), "--labels", str(tmp_path / "labels.npy")]
+    options = ["--batch-sizes", "2", "--seconds", "0", "--engines", "numpy", "--no-optimize"]
+    assert cli.main(["bench", *argv, *options]) == 2
+    assert "y must have shape" in capsys.readouterr().err
+    assert cli.main(["bench", *argv, *options, "--task", "classification", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["error_dense"] == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

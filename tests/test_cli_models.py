@@ -369,6 +369,26 @@ def test_predict_writes_numbers_without_loss(
     assert np.array_equal(np.load(out), method(x))
 
 
+def test_predict_takes_the_task_of_a_file_without_one(
+    net: lrgate.Network, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, x = tmp_path / "bare.npz", x_of(folder)
+    arrays = {
+        f"layers.{i}.{name}": getattr(layer, name)
+        for i, layer in enumerate(net.layers)
+        for name in ("weight", "bias")
+    }
+    np.savez(bare, **arrays)
+    assert "--proba needs" in fails(capsys, "predict", bare, folder / "x.npy", "--proba")
+    out, options = tmp_path / "out.npy", ("--task", "classification", "--classes", "a,b,c")
+    assert call("predict", bare, folder / "x.npy", *options, "-o", out) == 0
+    assert np.array_equal(np.load(out), net.predict(x))
+    assert call("predict", bare, folder / "x.npy", *options, "--proba", "-o", out, "--force") == 0
+    assert np.array_equal(np.load(out), net.predict_proba(x))
+    regression = ("predict", folder / "net.npz", folder / "x.npy", "--task", "regression")
+    assert "task" in fails(capsys, *regression)
+
+
 def test_predict_in_parts_is_predict_of_all(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2355,6 +2355,22 @@ def test_what_cannot_be_loaded_is_not_saved(path: Path) -> None:
     assert not path.exists()
 
 
+def test_more_bytes_than_are_read_back_are_not_saved(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = Layer(np.ones((64, 256)), np.zeros(64), Activation("identity"))
+    save(path, Model((ONE,)))
+    before = path.read_bytes()
+    monkeypatch.setattr(files, "MAX_BYTES", 64 * 256 * 4)
+    with pytest.raises(ValueError, match=r"^model must take at most 65536 bytes in a file, got "):
+        save(path, Model((layer,)))
+    assert path.read_bytes() == before
+    for limit in (2 << 16, 1 << 20):
+        monkeypatch.setattr(files, "MAX_BYTES", limit)
+        save(path, Model((layer,)))
+        assert_same(load(path, max_bytes=limit), Model((layer,)))
+
+
 # --- the model ----------------------------------------------------------------------------------
 
 

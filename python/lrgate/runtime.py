@@ -29,6 +29,8 @@ def set_num_threads(num_threads: int) -> None:
     ------
     ValueError
         If `num_threads` is below 1.
+    TypeError
+        If `num_threads` is not an integer.
     """
     _core.set_num_threads(num_threads)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lrgate.bench import compare
 from lrgate.bench.engines import ENGINES
-from lrgate.cli.options import add_measuring, add_model, count, counts, names
+from lrgate.cli.options import add_measuring, add_model, add_task, count, counts, names
 from lrgate.cli.outputs import show
 from lrgate.cli.rows import open_rows, probe_or_rows, read_labels
 from lrgate.frameworks.loading import load
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = f"{parser.description} lrgate.optimize optimises the network first."
     parser.epilog = f"Engines: {', '.join(engine.name for engine in ENGINES)}."
     add_model(parser)
+    add_task(parser)
     parser.add_argument(
         "--rows", metavar="DATA", help="real rows (n, d); by default the network's probe rows"
     )
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    net = load(arguments.model)
+    net = load(arguments.model, task=arguments.task, classes=arguments.classes)
     rows = probe_or_rows(net, arguments.model, arguments.rows)
     labels = None if arguments.labels is None else read_labels(arguments.labels)
     calibration = None

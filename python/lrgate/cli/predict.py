@@ -11,7 +11,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from lrgate.cli.options import add_model, add_threads
+from lrgate.cli.options import add_model, add_task, add_threads
 from lrgate.cli.outputs import STDOUT, Output, add_output
 from lrgate.cli.rows import Rows, open_rows
 from lrgate.frameworks.loading import load
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rows: .npy, .npz, .csv or .parquet, or - for CSV or .npy on stdin",
     )
     add_output(parser, _FORMATS, default=STDOUT)
+    add_task(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--proba", action="store_true", help="probabilities instead of labels")
     what.add_argument("--raw", action="store_true", help="raw outputs of the last layer")
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = Output(arguments.output, _FORMATS, arguments.format, arguments.force, text="csv")
     if output.format == "parquet":
         required("pyarrow.parquet", "tables", "writing .parquet")
-    net = load(arguments.model)
+    net = load(arguments.model, task=arguments.task, classes=arguments.classes)
     rows = open_rows(arguments.data)
     kind = "proba" if arguments.proba else "raw" if arguments.raw else "labels"
     if kind == "proba" and net.task == "regression":

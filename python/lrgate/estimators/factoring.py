@@ -73,7 +73,20 @@ class Factoring:
         return Factors(whole.u, whole.v, whole.bias, gate=nested)
 
     def gate(self, rank: int) -> Gate:
-        """Cut a gate of the given rank for a layer with a hard zero: the first factors."""
+        """Cut a gate for a layer with a hard zero: the first factors.
+
+        Parameters
+        ----------
+        rank : int
+            From 1 to `max_rank`. The gate has u of shape (in, rank) and v of shape (rank, out).
+
+        Raises
+        ------
+        ValueError
+            If `rank` is out of range or needs more rows.
+        TypeError
+            If `rank` is not an integer.
+        """
         return self.estimate.gate(rank)
 
     def __repr__(self) -> str:

@@ -49,6 +49,7 @@ from lrgate.model.model import Model
 __all__ = ["FORMAT_VERSION", "MAX_BYTES", "FileFormatError", "load", "save"]
 
 MAX_BYTES: Final = 4 << 30
+"""Most bytes of a file's arrays. Files beyond it would not be read back, so none is written."""
 
 
 def load(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Model:
@@ -116,8 +117,8 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
     Raises
     ------
     ValueError
-        If `path` has another suffix or a NUL character, the model has more than 10,000 layers, or
-        classes, metadata and report take more than 4 MiB as JSON.
+        If `path` has another suffix or a NUL character, the model has more than 10,000 layers, its
+        arrays take more than 4 GiB, or classes, metadata and report more than 4 MiB as JSON.
     TypeError
         If `model` has a wrong type.
     OSError
@@ -140,6 +141,10 @@ def save(path: str | os.PathLike[str], model: Model) -> None:
             f"classes, metadata and report must take at most {MAX_HEADER_CHARACTERS} characters "
             f"of JSON, got {len(text)}"
         )
+    # An .npz file has a header for each array, and four bytes for each character.
+    size = sum(array.nbytes + 1024 for array in arrays.values()) + 4 * len(text) + 1024
+    if size > MAX_BYTES:
+        raise ValueError(f"model must take at most {MAX_BYTES} bytes in a file, got {size}")
     checksum = Checksum()
     for key, array in arrays.items():
         checksum.add(key, array)

@@ -193,17 +193,20 @@ class Activation:
         return np.array(output, np.float64)
 
     def gated(self, z: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Outputs of an activation with a hard zero, in the dtype of the pre-activations `z`."""
+        """Outputs of an activation with a hard zero, of the shape and dtype of `z`.
+
+        `z` are pre-activations of shape (..., units).
+        """
         output: npt.NDArray[Any] = self._function.formula(z, *self.values)
         return output
 
     def bounds(self, low: Float64Array, high: Float64Array) -> tuple[Float64Array, Float64Array]:
-        """Bounds of the outputs from bounds of the pre-activations."""
+        """Bounds of the outputs from bounds of the pre-activations, each of shape (units,)."""
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             return self._function.bounds(low, high, *self.values)
 
     def of_units(self, units: IntArray | npt.NDArray[np.int32]) -> Activation:
-        """The activation of some of a layer's units, in the order given."""
+        """The activation of some of a layer's units, by index (k,), in the order given."""
         if not self.unit_parameters():
             return self
         taken = (p[units] if isinstance(p, np.ndarray) else p for p in self.parameters)

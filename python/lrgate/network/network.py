@@ -113,9 +113,10 @@ class Network(_core.Network):
     TypeError
         Raised by calls if `x` does not hold real numbers, or `out` is not a float32 array.
     ValueError
-        Raised by calls if the shape of `x` or `out` is wrong, `num_threads` is below 1, outputs are
-        NaN in :meth:`predict` of a classifier or multilabel network without `nan_label`, or
-        :meth:`predict_proba` is called on a regressor.
+        Raised by calls if the shape of `x` or `out` is wrong, a finite value of `x` is beyond the
+        range of float32, `num_threads` is below 1, outputs are NaN in :meth:`predict` of a
+        classifier or multilabel network without `nan_label`, or :meth:`predict_proba` is called on
+        a regressor.
     MemoryError
         Raised by calls if there is not enough memory for the outputs or packed weights.
 
@@ -123,7 +124,8 @@ class Network(_core.Network):
     -----
     **Rows.** `x` has shape (n, d), or (d,) for one row. float32 and uint8 arrays with contiguous
     rows are used in place. Arrays of float16, float64, other integers or bool, and arrays with
-    other strides or byte orders, are copied and converted to float32, as by ``numpy.astype``.
+    other strides or byte orders, are copied and converted to float32. Infinities are accepted;
+    outputs may then be NaN.
     ``scipy.sparse`` matrices are used as CSR, in place if they are CSR with float32 data.
 
     DataFrames, Series and tables of pandas, polars and pyarrow are accepted if their columns hold
@@ -213,7 +215,7 @@ class Network(_core.Network):
         FileFormatError
             If the file is not a model, is damaged or too large, or has a newer format. Files are
             never unpickled. Sizes are checked before memory is allocated, and the checksum is
-            verified.
+            verified. The arrays of a file may take 4 GiB.
         ValueError
             If `path` has another suffix or a NUL character, or `task` or `classes` do not fit the
             network or differ from those in the file.
@@ -251,8 +253,9 @@ class Network(_core.Network):
         Raises
         ------
         ValueError
-            If `path` has another suffix or a NUL character, or the network has more than 10,000
-            layers.
+            If `path` has another suffix or a NUL character, the network has more than 10,000
+            layers, its arrays take more than 4 GiB, or classes, metadata and report more than 4 MiB
+            as JSON.
         OSError
             If the file cannot be written. An existing file is then unchanged.
         """
@@ -657,6 +660,8 @@ class Network(_core.Network):
 
         Raises
         ------
+        TypeError
+            If an entry is neither a Gate nor None.
         ValueError
             If the last layer or a layer without a hard zero gets a gate, the rank of a gate is not
             from 1 to min(in, out), its shapes do not fit the layer, or a value is not finite.
@@ -817,6 +822,8 @@ class Network(_core.Network):
 
         Raises
         ------
+        TypeError
+            If an entry is neither a Quantization nor None.
         ValueError
             If the number of scales or offsets of a layer is neither one nor the number of its
             inputs, a layer other than the first has one offset per input, a layer has more than
@@ -1005,7 +1012,18 @@ class Network(_core.Network):
         return self._with(self.engine, probe=replace(probe, planned=planned_outputs(self, probe)))
 
     def with_metadata(self, metadata: Mapping[str, Any]) -> Self:
-        """Return the network with these notes (JSON values) instead of the present ones."""
+        """Return the network with these notes instead of the present ones.
+
+        Parameters
+        ----------
+        metadata : mapping from str to JSON values
+            Stored in files.
+
+        Raises
+        ------
+        TypeError
+            If a value cannot be written as JSON.
+        """
         return self._with(self.engine, metadata=dict(metadata))
 
     def tune(
@@ -1080,6 +1098,12 @@ class Network(_core.Network):
         Profile
             Per layer: strategy, precision, densities, computed share, recall, lost energy, share of
             the dense multiply-adds, and time per row. ``print`` shows a table.
+
+        Raises
+        ------
+        ValueError
+            If there are no rows, their width is wrong, or `batch_size` or `seconds` is out of
+            range.
         """
         x, rows, size = _sample(x, batch_size)
         raw = self.engine.profile(x, size, inputs.checked_seconds(seconds))
@@ -1128,13 +1152,19 @@ class Network(_core.Network):
 
         Parameters
         ----------
-        x : array-like or scipy.sparse (n, d)
+        x : array-like or scipy.sparse (n, d) or (d,)
+            A row (d,) counts as (1, d).
 
         Returns
         -------
         list of float32 arrays (n, in)
             One per layer; the first is ``x * input_scale + input_shift``. Units that are not
             computed are zero. Inputs of int8 layers are the values that the bytes represent.
+
+        Raises
+        ------
+        ValueError
+            If the width of the rows is wrong.
         """
         return [
             full_width(values, order, layer.inputs)

@@ -62,8 +62,8 @@ def optimize(
     Gates and low-rank factors are fitted to the layers on `x`, thresholds and the order of units
     are chosen, and each layer's strategy and precision are decided by measuring, for each batch
     size. A change is used only if held-out rows show that it keeps the budget. The result's
-    ``report`` has the details. In its last measurement the result is not slower than dense in f32,
-    unless int8 is asked for, nor than dense with the same layers in int8.
+    ``report`` has the details. The last measurement compares the result with dense in f32, unless
+    int8 is asked for, and with dense in int8 of the same layers. The result is not slower there.
 
     Parameters
     ----------
@@ -139,8 +139,13 @@ def optimize(
         If a package that reads the model is not installed.
     ValueError
         For rows of another width, too few, not finite, or outside the input range; for labels of
-        another length or that the network does not have; for a budget outside 0 to 1; for ranks
-        that need more rows.
+        another length or that the network does not have; for a budget outside 0 to 1, a
+        `max_row_error` that is not above 0, a `confidence` that is not between 0.5 and 1, batch
+        sizes below 1, or another `precision`, `prune` or `factors`; for ranks that need more rows.
+    FileFormatError
+        For a file that is not a model or is damaged. It is a ValueError.
+    OSError
+        For a file that cannot be read.
 
     References
     ----------

@@ -54,13 +54,14 @@ class LayerReport:
     computed_units : int
         Number of units that may be computed: all except those proven dead or dropped.
     strategy : str
-        ``"dense"``, ``"skip"`` or ``"gate"``.
+        As in `BatchPlan`: ``"dense"``, ``"skip"`` or ``"gate"``; with factors ``"factor"`` or
+        ``"skip-factor"``; with a nested gate ``"factor-gate"`` or ``"skip-factor-gate"``.
     precision : str
         ``"f32"`` or ``"int8"``.
     rank : int or None
-        Rank of the gate, if it is used.
+        Rank of the gate or of the factors, if they are used.
     estimator : str or None
-        Estimator that fitted the gate, if it is used.
+        Estimator that fitted the gate or the factors, if they are used.
     computed_share : float
         Share of the units that are computed, averaged over rows.
     recall : float or None
@@ -105,9 +106,10 @@ class BatchReport(Tabular):
         Rows per call.
     layers : tuple of LayerReport
     seconds_dense, seconds_exact, seconds_after : float
-        Seconds per row in whole calls, as medians over rounds: of the dense plan in f32; of the
-        fastest plan without gates that was found, in int8 if the optimised network is; of this
-        plan.
+        Seconds per row in whole calls: of the dense plan in f32; of the fastest plan without gates
+        that was found, in int8 if the optimised network is; of this plan. They are medians over
+        rounds. The time of a round is the median of its calls, or their mean if one of the networks
+        may recompute rows.
     over_dense, over_exact : Ratio
         Speed-up of this plan over these plans, from the ratio of each round.
     predicted_speed_up : float
@@ -179,9 +181,10 @@ class OptimizeReport(Tabular):
     batches : tuple of BatchReport
         One per batch size, by ascending rows.
     measure : str
-        The error that the budget limits. With labels, ``"classification error"`` or ``"relative
-        squared error"``; without labels, ``"disagreement with the dense network"`` or ``"relative
-        squared difference from the dense network"``.
+        The error that the budget limits. With labels, ``"classification error"``, ``"share of wrong
+        labels"`` (multilabel) or ``"relative squared error"``; without labels, ``"disagreement with
+        the dense network"``, ``"share of labels that differ from the dense network's"`` or
+        ``"relative squared difference from the dense network"``.
     error_before, error_after : float
         Observed errors of the dense network and of this network on the held-out rows. All error
         statistics are for the batch size with the largest bound.
