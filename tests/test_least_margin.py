@@ -503,7 +503,8 @@ def test_gates_are_tried_in_f32_where_int8_is_little_faster(
         request = replace(found.problem.request, precision=precision)
         found.problem = replace(found.problem, request=request)
         found.exact, found.plain = net, small
-        found.choices = [{1: Candidate(gate, "whitened", 0.1, np.zeros(1))}]
+        choices = [{1: Candidate(gate, "whitened", 0.1, np.zeros(1))}]
+        found.choices = {"plain": choices, "f32": choices}
         monkeypatch.setattr(found.clock, "speed_ups", lambda *_: [3.0, gain])
         return found
 
@@ -525,8 +526,9 @@ def test_gates_are_tried_in_f32_where_int8_is_little_faster(
     monkeypatch.setattr(
         near.check, "likely", lambda found, *_: all(each.largest == limit for each in found)
     )
-    choice, use = near._fastest_within(1.0)
-    assert (choice, use) == (near.choices[0], in_f32) and largest[in_int8] != limit
+    assert near.choices is not None
+    assert near._fastest_within(1.0, None) == (near.choices["f32"][0], in_f32)
+    assert largest[in_int8] != limit
 
 
 def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
@@ -577,6 +579,14 @@ def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
     rival = reporting._dense_int8(best, [plain, best], 1)
     assert rival is not None and plan_of(rival, 1) == BatchPlan(1, DENSE, INT8_BUT_ONE, small)
     assert reporting._dense_int8(best, [best], 16) is None  # it is dense already
+    # Also where the size has gates in f32, or is exact.
+    in_f32 = search._with_choice(choice, _Use(large, "f32", "f32"))
+    exact = with_plan(in_f32, [replace(net.plan[0], rows=1), *in_f32.plan[1:]])
+    for network in (in_f32, exact):
+        assert set(plan_of(network, 1).precisions) == {"f32"}
+        trial = search._trial("", network, choice)
+        rival = reporting._dense_int8(trial, [plain, trial], 1)
+        assert rival is not None and plan_of(rival, 1) == BatchPlan(1, DENSE, INT8_BUT_ONE, small)
     del plain.evidence[keys[1]], best.evidence[keys[1]]
     assert reporting._dense_int8(best, [plain, best], 1) is None
     # The choice counts as the plan without gates where that is faster.

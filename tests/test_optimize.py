@@ -1551,10 +1551,8 @@ def test_what_is_returned_is_what_was_checked(task: str, labelled: bool) -> None
         0.2, 0.9, None, (1, 16), "auto", "proven", 1, 0, (4,), ranks_given=True, factors="none"
     )
     problem = Problem.of(without_gates(net, None), split, request, tqdm(disable=True))
-    chooser = BudgetCheck(problem).chooser
-    evaluator = Evaluator(
-        net, split.check, split.targets, others=chooser.all, calibration=chooser.calibration
-    )
+    check = BudgetCheck(problem)
+    chooser, evaluator = check.chooser, check.checker
     for size in (1, 16):
         calls = [split.check[at : at + size] for at in range(0, len(split.check), size)]
         outputs = np.concatenate([fast(call) for call in calls])

@@ -110,7 +110,12 @@ class BudgetCheck:
             activation = user.layers[-1].activation.name
             calibration = calibrated(outputs, targets, user.task, activation)
         return Evaluator(
-            user, split.tune, split.tune_targets, others=fitted, calibration=calibration
+            user,
+            split.tune,
+            split.tune_targets,
+            others=fitted,
+            other_targets=split.fit_targets,
+            calibration=calibration,
         )
 
     @property
@@ -118,11 +123,15 @@ class BudgetCheck:
         """The evaluator on the rows that check."""
         if self._checker is None:
             split = self._problem.split
+            fitted, tuned = split.fit_targets, split.tune_targets
             self._checker = Evaluator(
                 self._problem.user,
                 split.check,
                 split.targets,
                 others=self.chooser.all,  # the dense outputs on the other rows
+                other_targets=None
+                if fitted is None or tuned is None
+                else np.concatenate([fitted, tuned]),
                 calibration=self.chooser.calibration,
             )
         return self._checker

@@ -144,8 +144,9 @@ def choices_on_front(options: dict[int, list[Candidate]], exact: Float64Array) -
     ]
 
 
-def names_of(choice: Choice) -> list[tuple[int, int]]:
-    return sorted((i, id(candidate)) for i, candidate in choice.items())
+def names_of(choice: Choice) -> tuple[tuple[int, int], ...]:
+    """What two choices of the same parts have in common."""
+    return tuple(sorted((i, id(candidate.part)) for i, candidate in choice.items()))
 
 
 def parts_of(choice: Choice) -> dict[int, Gate | Factors]:

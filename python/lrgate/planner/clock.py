@@ -11,6 +11,7 @@ import numpy as np
 from lrgate.measure import timing
 from lrgate.network import Network, with_engine_plan
 from lrgate.planner.plans import (
+    is_int8,
     only_plan,
     plan_of,
     recomputing,
@@ -28,7 +29,7 @@ __all__ = [
 
 
 # A more complex plan must be this many times as fast in whole calls, in the median over rounds.
-_MUST_GAIN: Final = 1.03
+MUST_GAIN: Final = 1.03
 
 # How many times more often later rows may be recomputed.
 _UNFAMILIAR: Final = 3.0
@@ -97,7 +98,7 @@ class Clock:
         best = names[0]
         for name in names[1:]:
             gain = times[name].speed_up_over(times[best]).median
-            if gain * weights[best] / weights[name] >= _MUST_GAIN:
+            if gain * weights[best] / weights[name] >= MUST_GAIN:
                 best = name
         return plans[best]
 
@@ -142,8 +143,11 @@ class Clock:
             name: _caller(only_plan(network, size), self.threads)
             for name, network in networks.items()
         }
-        # A median would leave out close rows, which are rare and slow.
-        recomputes = any(network.least_margin for network in networks.values())
+        # A median would leave out rows that are recomputed, which are rare and slow: those that are
+        # close, and in int8 those out of range.
+        recomputes = any(
+            network.least_margin or is_int8(network, size) for network in networks.values()
+        )
         of_turn = statistics.fmean if recomputes else statistics.median
         return timing.interleaved(callers, calls, seconds, min_rounds=3, of_turn=of_turn)
 
@@ -179,8 +183,8 @@ class Clock:
         return gains
 
     def merging_pays(self, user: Network, merged: Network) -> bool:
-        """Whether dense calls of the `merged` network are not slower than the user's, over all."""
-        return self.speed_up(merged.dense(), user.dense()) >= 1 / _MUST_GAIN
+        """Whether the `merged` network is as fast as the user's when dense, at every batch size."""
+        return min(self.speed_ups(merged.dense(), user.dense())) >= 1 / MUST_GAIN
 
     # The order of units
 
@@ -195,8 +199,8 @@ class Clock:
         """
         unordered = with_kept_units(network, natural)
         gains = [self._speed_up(size, network, unordered) for size in self.sizes]
-        least = _MUST_GAIN ** (1 / len(gains))
-        return math.prod(gains) ** (1 / len(gains)) >= least and min(gains) >= 1 / _MUST_GAIN
+        least = MUST_GAIN ** (1 / len(gains))
+        return math.prod(gains) ** (1 / len(gains)) >= least and min(gains) >= 1 / MUST_GAIN
 
     def _speed_up(self, size: int, ordered: Network, unordered: Network) -> float:
         times = self.race(size, _RACE_SECONDS, ordered=ordered, unordered=unordered)

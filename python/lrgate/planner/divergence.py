@@ -18,11 +18,13 @@ __all__ = [
 
 
 def variance_of(values: npt.NDArray[Any]) -> float:
-    """Of all columns together; 1 where nothing varies."""
-    values = values[np.isfinite(values).all(axis=1)]
+    """Of all columns together; 0 where it is not above rounding."""
+    values = values[np.isfinite(values).all(axis=1)].astype(np.float64)
     if len(values) == 0:
-        return 1.0
-    return float(np.square(values - values.mean(axis=0)).sum(axis=1).mean()) or 1.0
+        return 0.0
+    variance = float(np.square(values - values.mean(axis=0)).sum(axis=1).mean())
+    rounding = 4 * np.finfo(np.float64).eps * np.abs(values).max(axis=0)
+    return variance if variance > float(np.square(rounding).sum()) else 0.0
 
 
 class Divergence:
@@ -37,7 +39,7 @@ class Divergence:
         self.dense = (
             self._log_probabilities(outputs) if self.classifies else outputs.astype(np.float64)
         )
-        self.variance = variance_of(outputs.astype(np.float64))
+        self.variance = variance_of(outputs) or 1.0
 
     def of(self, network: Network) -> float:
         """Mean Kullback-Leibler divergence of the classes, or relative squared difference."""

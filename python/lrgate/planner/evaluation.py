@@ -59,6 +59,9 @@ class Evaluator:
         None: the dense network's own outputs are the truth.
     others : float32 array (m, k), optional
         The dense network's outputs on other rows of the same kind: more margins.
+    other_targets : array, optional
+        A regressor's targets of other rows of the same kind: errors are relative to the variance of
+        all targets, or if they do not vary to that of the outputs.
     calibration : Calibration, optional
         By default fitted to the rows and their labels.
     """
@@ -70,6 +73,7 @@ class Evaluator:
         targets: npt.NDArray[Any] | None,
         *,
         others: Float32Array | None = None,
+        other_targets: npt.NDArray[Any] | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         self.task = dense.task
@@ -82,8 +86,10 @@ class Evaluator:
         self.variance = self.spread = 1.0
         self.calibration = Calibration() if calibration is None else calibration
         if self.task == "regression":
-            self.spread = variance_of(self.all.astype(np.float64))
-            self.variance = self.spread if targets is None else variance_of(targets)
+            self.spread = self.variance = variance_of(self.all) or 1.0
+            if targets is not None:
+                known = [targets] if other_targets is None else [targets, other_targets]
+                self.variance = variance_of(np.concatenate(known)) or self.spread
         elif calibration is None and targets is not None:
             self.calibration = calibrated(self.dense, targets, self.task, self.activation)
 

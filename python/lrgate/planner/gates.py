@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +14,6 @@ from lrgate.inputs.sparse import SparseInputs
 from lrgate.model.arrays import read_only
 from lrgate.model.layer import Gate
 from lrgate.network import Network
-from lrgate.planner.arguments import RANKS
 from lrgate.planner.candidates import PROMISE, Candidate, Choice, Inputs, choices_on_front, parts_of
 from lrgate.planner.clock import Clock
 from lrgate.planner.factors import factor_candidates, factor_ranks, has_nested_gate
@@ -61,8 +60,9 @@ class GateSearch:
     clock : Clock
     core : Network
         The network of the kept units, dense in f32.
-    plain : Network
-        The same under its fastest plan without gates.
+    bases : dict from name to Network
+        The networks that gates and factors are added to: `core` under plans without them. The first
+        one has the quantizations that factors are fitted for.
     signals : pair of Signals
         Inputs of all layers of `problem.base` on the rows that fit, and on those that choose.
     always : list of int arrays
@@ -74,39 +74,54 @@ class GateSearch:
         problem: Problem,
         clock: Clock,
         core: Network,
-        plain: Network,
+        bases: Mapping[str, Network],
         signals: tuple[Signals, Signals],
         always: list[IntArray],
     ) -> None:
         self._problem, self._clock = problem, clock
-        self._core, self._plain = core, plain
+        self._core, self._bases = core, bases
         self._signals, self._always = signals, always
         self._ranks, self._seed = problem.request.ranks, problem.request.seed
         self._coarse: dict[int, estimators.Estimate] = {}
 
-    def choices(self) -> list[Choice]:
-        """Choices of gates and factors, from the fastest to the least divergent."""
-        seconds = self._clock.exact_layer_seconds(self._plain)
+    def choices(self) -> dict[str, list[Choice]]:
+        """Choices of gates and factors for each base, from the fastest to the least divergent."""
+        exact = {name: self._clock.exact_layer_seconds(base) for name, base in self._bases.items()}
         options = self._fitted()
         self._problem.step("measuring gates")
-        options = self._measured(options)
-        for i, found in self._measured(self._refined(options, seconds)).items():
-            options[i] = options[i] + found
+        measured = {name: self._measured(options, base) for name, base in self._bases.items()}
+        refined = self._refined(measured, exact)
+        for name, base in self._bases.items():
+            for i, more in self._measured(refined, base).items():
+                measured[name][i] += more
         self._problem.step("evaluating gates")
-        divergence = divergence_from(self._core, self._problem)
-        kept = {i: _frontier(found, seconds[i]) for i, found in options.items()}
         kept = {
-            i: [
-                replace(c, divergence=divergence.of(with_parts_in_use(self._core, {i: c.part})))
-                for c in found
-            ]
-            for i, found in kept.items()
+            name: {i: _frontier(found, exact[name][i]) for i, found in of_base.items()}
+            for name, of_base in measured.items()
         }
+        kept = self._evaluated(kept)
         self._problem.step("choosing")
-        return choices_on_front(kept, seconds)
+        return {name: choices_on_front(kept[name], exact[name]) for name in kept}
+
+    def _evaluated(self, options: dict[str, Options]) -> dict[str, Options]:
+        """The candidates with their divergence, which is the same for all bases."""
+        divergence = divergence_from(self._core, self._problem)
+        known: dict[int, float] = {}
+
+        def of(i: int, candidate: Candidate) -> Candidate:
+            part = candidate.part
+            if id(part) not in known:
+                known[id(part)] = divergence.of(with_parts_in_use(self._core, {i: part}))
+            return replace(candidate, divergence=known[id(part)])
+
+        return {
+            name: {i: [of(i, each) for each in found] for i, found in of_base.items()}
+            for name, of_base in options.items()
+        }
 
     def _fitted(self) -> Options:
         """Candidates by the coarse estimators, not measured yet."""
+        quantized = next(iter(self._bases.values()))
         options: Options = {}
         last = len(self._core.layers) - 1
         for i in range(len(self._core.layers)):
@@ -128,7 +143,7 @@ class GateSearch:
                     ranks,
                     kept,
                     self._always[i] if gated else None,
-                    self._plain.layers[i].quantization,
+                    quantized.layers[i].quantization,
                     len(self._clock.sizes),
                 )
         return options
@@ -146,14 +161,21 @@ class GateSearch:
             return Factoring(estimate, kept.layer.activation.threshold)
         return estimators.factored(kept.layer, kept.fit, rank)
 
-    def _refined(self, options: Options, seconds: Float64Array) -> Options:
-        """Candidates by finer estimators, for layers and ranks where a gate may pay."""
+    def _refined(self, measured: dict[str, Options], exact: dict[str, Float64Array]) -> Options:
+        """Candidates by finer estimators, for layers and ranks where a gate may pay in some base.
+
+        They are not measured yet.
+        """
         refined: Options = {}
-        for i, found in options.items():
+        for i in next(iter(measured.values())):
             self._problem.step(f"refining layer {i}")
             kept = self._kept(i)
-            gates = [c for c in found if isinstance(c.part, Gate)]
-            near = {c.part.rank for c in gates if (c.seconds < _NEAR * seconds[i]).any()}
+            near = {
+                c.part.rank
+                for name, options in measured.items()
+                for c in options[i]
+                if isinstance(c.part, Gate) and (c.seconds < _NEAR * exact[name][i]).any()
+            }
             ranks = [rank for rank in sorted(near) if _may_refine(kept, rank)]
             if ranks:
                 refined[i] = []
@@ -170,8 +192,7 @@ class GateSearch:
         d, h = kept.layer.inputs, kept.layer.outputs
         density = _density(kept.fit)
         work = min(density, 1.0) * d * h
-        usual = self._ranks == tuple(rank for rank in RANKS if rank <= max(self._ranks))
-        wide = d * h > _WIDE and usual
+        wide = d * h > _WIDE and not self._problem.request.ranks_given
         tried = [rank for rank in self._ranks if rank in _WIDE_RANKS] if wide else self._ranks
         return [
             rank
@@ -203,12 +224,12 @@ class GateSearch:
                 found.append(Candidate(tuned, estimate.method, lost, times))
         return found
 
-    def _measured(self, options: Options) -> Options:
-        """The candidates with their times: one of each layer is measured at once."""
+    def _measured(self, options: Options, base: Network) -> Options:
+        """The candidates with their times in a base: one of each layer is measured at once."""
         measured: Options = {i: [] for i in options}
         for at in range(max(map(len, options.values()), default=0)):
             now = {i: found[at] for i, found in options.items() if at < len(found)}
-            seconds = self._clock.layer_seconds(with_parts_in_use(self._plain, parts_of(now)))
+            seconds = self._clock.layer_seconds(with_parts_in_use(base, parts_of(now)))
             for i, candidate in now.items():
                 measured[i].append(replace(candidate, seconds=seconds[i]))
         return measured

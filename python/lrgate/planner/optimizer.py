@@ -30,6 +30,7 @@ from lrgate.planner.plans import without_gates
 from lrgate.planner.problem import Problem, Request
 from lrgate.planner.progress import progress_bar
 from lrgate.planner.search import Search
+from lrgate.planner.signals import finite_rows
 from lrgate.planner.split import Split
 
 __all__ = [
@@ -184,6 +185,12 @@ def optimize(
     user = without_gates(taken, input_range)
     check_range(rows, user)
     split = Split.of(rows, targets, seed)
+    finite = finite_rows(user, split.fit), finite_rows(user, split.tune)
+    overflowing = sum(int((~each).sum()) for each in finite)
+    if overflowing:
+        split = split.where(*finite)
+        if min(split.fit.shape[0], split.tune.shape[0]) < _LEAST_ROWS // 10:
+            raise ValueError("x must have more rows on which the network does not overflow")
     request = Request(
         budget=budget,
         confidence=level,
@@ -204,6 +211,10 @@ def optimize(
             problem = merged
         elif merged is not None:
             problem.notes.append("linear layers in a row are kept: merged they are slower here")
+        if overflowing:
+            problem.notes.append(
+                f"{overflowing} rows fit and choose nothing: the network overflows on them"
+            )
         if taken is not net:
             problem.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
         fast = Search(problem).run(begin)

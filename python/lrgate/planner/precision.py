@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
-from lrgate.model.layer import Quantization
+from lrgate.model.layer import Layer, Quantization
 from lrgate.network import Network
 from lrgate.network.engine import engine_quantization
 from lrgate.planner.budget import BudgetCheck
@@ -53,23 +53,27 @@ def fastest_exact(core: Network, clock: Clock) -> Network:
 
 def fastest_without_gates(
     core: Network, exact: Network, problem: Problem, clock: Clock, check: BudgetCheck
-) -> list[Network]:
-    """The fastest plans without gates, from the least divergent: the last is the one to use.
+) -> list[tuple[str, Network]]:
+    """The fastest plans without gates, by name, from the least divergent: the last is used.
 
     For each batch size they are `exact`, or int8 where that is faster. Where the rows that check
-    may not show that the last keeps the budget, one with fewer layers in int8 is before it.
+    may not show that the last keeps the budget, one with fewer layers in int8, or one that
+    recomputes close rows, is before it.
     """
     problem.step("quantising")
     precision, budget = problem.request.precision, problem.request.budget
     if precision == "int8" and budget == 0:
         problem.notes.append("int8 is not exact: a budget of 0 leaves all layers f32")
     if precision == "f32" or budget == 0:
-        return [exact]
+        return [("f32", exact)]
     found = _Int8Search(core, problem, clock, check).networks()
-    results = [_fastest_int8(quantized, exact, precision, clock) for quantized in found]
-    if found and not _has_int8(results[-1]):
+    results = [
+        (name, _fastest_int8(quantized, exact, precision, clock)) for name, quantized in found
+    ]
+    results = [(name, result) for name, result in results if _has_int8(result)]
+    if found and not results:
         problem.notes.append("int8 is not faster here: all layers are f32")
-    return [result for result in results if _has_int8(result)] or [exact]
+    return results or [("f32", exact)]
 
 
 def _fastest_int8(quantized: Network, exact: Network, precision: str, clock: Clock) -> Network:
@@ -109,31 +113,31 @@ class _Int8Search:
     def __init__(self, core: Network, problem: Problem, clock: Clock, check: BudgetCheck) -> None:
         self._core, self._problem, self._clock, self._check = core, problem, clock, check
         self._fit = _Int8Fit(core, problem.split.fit)
-        self._layers = [i for i, layer in enumerate(core.layers) if layer.inputs <= MOST_INPUTS]
+        self._refused = self._fit.refused(range(len(core.layers)))
+        self._layers = [i for i in range(len(core.layers)) if i not in self._refused]
 
-    def networks(self) -> list[Network]:
+    def networks(self) -> list[tuple[str, Network]]:
         """The network that is likely to keep the budget, after one with fewer layers in int8.
 
         The latter is left out where the former is well within the budget. It may instead be one
         that recomputes close rows. None where no layer can be int8.
         """
         found = self._search(may_recompute=True)
-        safer: list[Network] = []
+        safer: list[tuple[str, Network]] = []
         # Two large networks would take much memory.
         if found.network.least_margin and not (self._is_asked_for or self._problem.is_large):
             close, found = found, self._faster(found, self._search(may_recompute=False))
-            safer = [] if found is close else [close.network]
-        for i, reason in found.dropped.items():
+            safer = [] if found is close else [("int8 that recomputes close rows", close.network)]
+        for i, reason in sorted((self._refused | found.dropped).items()):
             self._problem.notes.append(f"layer {i} stays f32, not int8: {reason}")
-        quantized = found.network
-        chosen = [i for i in found.layers if quantized.layers[i].quantization is not None]
+        quantized, chosen = ("int8", found.network), list(found.layers)
         if not chosen:
             return safer
         if safer or len(chosen) == 1 or self._check.clear(found.evidence):
             return [*safer, quantized]
         chosen.remove(max(chosen, key=self._costs.__getitem__))
-        fewer = self._fit.network(chosen).with_least_margin(quantized.least_margin)
-        return [fewer, quantized]
+        fewer = self._fit.network(chosen).with_least_margin(found.network.least_margin)
+        return [("int8 in fewer layers", fewer), quantized]
 
     def _search(self, may_recompute: bool) -> _Int8:
         """The network with the most int8 that is likely to keep the budget."""
@@ -220,27 +224,49 @@ class _Int8Fit:
     def __init__(self, network: Network, rows: Any) -> None:
         self._network, self._rows = network, rows
         self._layers = kept_layers(network)
+        self._known: dict[tuple[int, ...], dict[int, tuple[Quantization | None, str]]] = {}
+
+    def refused(self, layers: Sequence[int]) -> dict[int, str]:
+        """The layers that cannot be int8, with the reason."""
+        wide = [i for i in layers if self._network.layers[i].inputs > MOST_INPUTS]
+        refused = dict.fromkeys(wide, f"it has more than {MOST_INPUTS:,} inputs")
+        fitted = self._fitted([i for i in layers if i not in refused])
+        return refused | {i: note for i, (found, note) in fitted.items() if found is None}
 
     def network(self, chosen: Sequence[int]) -> Network:
         """The network with the chosen layers in int8, except those that cannot be."""
-        network = self._network
-        fit = fit_layers(
-            self._layers,
-            self._rows,
-            set(chosen),
-            network.dense().engine.layer_inputs,
-            network.input_scale,
-            network.task == "classification",
-        )
-        found: dict[int, Quantization] = {}
-        for i in chosen:
-            quantization = fit.layers[i].quantization
-            before = network.layers[i - 1].kept_units if i else None
-            if before is not None:
-                quantization = widened(quantization, before, network.layers[i].inputs)
-            if quantization is not None and self._fits(i, quantization):
-                found[i] = quantization
-        return network.with_quantization(found)
+        fitted = self._fitted(chosen)
+        found = {i: found for i, (found, _) in fitted.items() if found is not None}
+        return self._network.with_quantization(found)
+
+    def _fitted(self, chosen: Sequence[int]) -> dict[int, tuple[Quantization | None, str]]:
+        """For each of these layers the quantization of all its inputs, or why there is none."""
+        key = tuple(chosen)
+        if key not in self._known:
+            network = self._network
+            fit = fit_layers(
+                self._layers,
+                self._rows,
+                set(chosen),
+                network.dense().engine.layer_inputs,
+                network.input_scale,
+                network.task == "classification",
+            )
+            self._known[key] = {
+                report.layer: self._whole(report.layer, fit.layers[report.layer], report.note)
+                for report in fit.reports
+            }
+        return self._known[key]
+
+    def _whole(self, i: int, fitted: Layer, note: str) -> tuple[Quantization | None, str]:
+        """The quantization of a fitted layer, for all inputs of the network's layer."""
+        found = fitted.quantization
+        before = self._network.layers[i - 1].kept_units if i else None
+        if before is not None:
+            found = widened(found, before, self._network.layers[i].inputs)
+        if found is not None and not self._fits(i, found):
+            return None, "a product of a scale and a weight overflows"
+        return found, note
 
     def _fits(self, i: int, quantization: Quantization) -> bool:
         """Whether the layer's weights and biases do not overflow in this form."""

@@ -5,20 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from lrgate.measure import machine, timing
 from lrgate.model.plan import BatchPlan
 from lrgate.network import Network, replaced
 from lrgate.planner.budget import BudgetCheck, Trial
 from lrgate.planner.candidates import Choice
-from lrgate.planner.clock import LAYER_ROWS, Clock, cycled
+from lrgate.planner.clock import LAYER_ROWS, MUST_GAIN, Clock, cycled
 from lrgate.planner.evidence import Evidence
 from lrgate.planner.plans import (
     approximate_layers,
     distinct_sizes,
     is_dense,
     is_exact,
+    is_int8,
     only_plan,
     plan_key,
     plan_of,
@@ -29,6 +33,7 @@ from lrgate.planner.plans import (
 )
 from lrgate.planner.problem import Problem
 from lrgate.planner.pruning import Masks
+from lrgate.planner.signals import finite_rows
 from lrgate.planner.split import MOST_ROWS
 from lrgate.results.optimization import BatchReport, LayerReport, OptimizeReport
 from lrgate.results.profile import LayerProfile
@@ -88,9 +93,16 @@ class Reporter:
         network = without_unused(with_tight_margin(network))
         report = self._report(best, tried, network, batches, found, begin)
         # Units may have been left out since an older probe's outputs were stored.
-        rows = self._problem.split.check[:_PROBE_ROWS] if network.probe is None else network.probe.x
-        network = network.with_probe(rows.toarray() if hasattr(rows, "toarray") else rows)
+        rows = self._probe_rows() if network.probe is None else network.probe.x
+        if len(rows):
+            network = network.with_probe(rows)
         return replaced(network, machine=machine.fingerprint(), report=report.to_dict())
+
+    def _probe_rows(self) -> npt.NDArray[Any]:
+        """Some rows that check, without those on which the network overflows."""
+        rows = self._problem.split.check[:_PROBE_ROWS]
+        rows = rows[finite_rows(self._problem.user, rows)]
+        return np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows)
 
     # Times
 
@@ -100,10 +112,12 @@ class Reporter:
         """The result and its times: dense or exact where that is not slower after all.
 
         Dense is timed twice: the caller's network, for the report, and the result's own layers,
-        which may be fewer or smaller. This race is on other rows than those that chose. Only plans
-        without error, or with an error that was shown before, replace the checked ones.
+        which may be fewer or smaller. This race is on rows that nothing was fitted to or chosen
+        on: fewer of those that int8 was fitted to are out of range. Only plans without error, or
+        with an error that was shown before, replace the checked ones.
         """
         plan, reports = [], []
+        rows = self._problem.split.check[:MOST_ROWS]
         for size in self._request.sizes:
             networks = {
                 "own_dense": best.exact.dense(),
@@ -116,7 +130,7 @@ class Reporter:
             times = self._clock.race(
                 size,
                 _LAST_RACE_SECONDS,
-                self._problem.split.fit,
+                rows,
                 dense=self._problem.user.dense(),
                 **networks,
             )
@@ -130,13 +144,18 @@ class Reporter:
     def _fastest(
         self, size: int, networks: dict[str, Network], times: dict[str, timing.Timing]
     ) -> str:
-        """The network whose plan to use; int8 that was asked for stays whatever the time."""
-        after = networks["after"]
-        if is_dense(after, size):
-            return "after"
-        names = ["after", *(name for name in networks if name != "after")]
-        if self._request.precision == "int8":
-            names = [name for name in names if name in ("after", "int8_dense")]
+        """The network whose plan to use; int8 that was asked for stays whatever the time.
+
+        Instead of a plan without error int8 must be clearly faster, as everywhere.
+        """
+        after, names = networks["after"], ["after"]
+        asked_for = self._request.precision == "int8" and is_int8(after, size)
+        if not is_dense(after, size) and not asked_for:
+            names += ["own_dense", "exact"]
+        if "int8_dense" in networks:
+            gain = times["int8_dense"].speed_up_over(times["after"]).median
+            if not is_exact(after, size) or gain >= MUST_GAIN:
+                names.append("int8_dense")
         fastest = max(names, key=lambda name: _rate(times[name]))
         same = plan_of(networks[fastest], size) == plan_of(after, size)
         return "after" if same else fastest
@@ -268,31 +287,49 @@ class Reporter:
         return shown
 
 
+def _up_to(best: Trial, tried: Sequence[Trial]) -> list[Trial]:
+    """The best trial and those that were shown before it; it alone if it needed no check."""
+    return [*tried[: tried.index(best)], best] if best in tried else [best]
+
+
 def _evidence(best: Trial, tried: Sequence[Trial]) -> dict[str, Evidence]:
     """The evidence of the check for the plans of the best trial and of those before it."""
     known: dict[str, Evidence] = {}
-    for trial in tried:
+    for trial in _up_to(best, tried):
         known |= trial.evidence
-        if trial is best:
-            return known
-    return best.evidence
+    return known
 
 
 def _dense_int8(best: Trial, tried: Sequence[Trial], size: int) -> Network | None:
-    """The network with a dense plan in int8 for `size` rows, if its error was shown."""
+    """The network with a dense plan in int8 for `size` rows, if its error was shown.
+
+    Its layers in int8 are those of a plan that was shown, of the best trial if it has any.
+    """
     plan = plan_of(best.network, size)
-    if "int8" not in plan.precisions or set(plan.strategies) == {"dense"}:
+    if "int8" in plan.precisions and set(plan.strategies) == {"dense"}:
         return None
     known, dense = _evidence(best, tried), ("dense",) * len(plan.strategies)
-    most = plan.least_margin
-    assert most is not None  # it is not exact
-    for least in sorted({most, *(trial.network.least_margin for trial in tried)}):
-        if least <= most:
-            rival = BatchPlan(size, dense, plan.precisions, least)
-            network = with_plan(best.network, [rival])
-            if plan_key(network, size) in known:
-                return network
+    trials = _up_to(best, tried)[::-1]
+    shown = [(trial, each) for trial in trials for each in plans_of(trial.network)]
+    margins = sorted({each.least_margin or 0.0 for _, each in shown})
+    for trial, each in shown:
+        if "int8" not in each.precisions or not _has_int8_of(best.network, trial.network, each):
+            continue
+        for least in margins:
+            if least <= best.network.least_margin:
+                rival = BatchPlan(size, dense, each.precisions, least)
+                network = with_plan(best.network, [rival])
+                if plan_key(network, size) in known:
+                    return network
     return None
+
+
+def _has_int8_of(network: Network, other: Network, plan: BatchPlan) -> bool:
+    """Whether the network has the quantizations that `other` uses under its plan."""
+    return all(
+        precision != "int8" or mine.quantization is its.quantization
+        for precision, mine, its in zip(plan.precisions, network.layers, other.layers, strict=True)
+    )
 
 
 def _listed(sizes: Sequence[int]) -> str:

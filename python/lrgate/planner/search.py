@@ -14,12 +14,13 @@ In short:
 4. Time and divergence of a choice are taken as sums over the layers. Of all choices, those stay
    that no other one beats in both; on the second part of the rows the fastest of them is taken that
    the third is likely to show within the budget, for several least margins, and with close rows
-   recomputed in f32 or in int8. Where int8 is little faster than f32, the same choices are also
-   tried in f32.
+   recomputed in f32 or in int8. Where int8 is little faster than f32, choices in f32 are tried,
+   too.
 5. Whole calls decide, for each batch size, which gates and factors are used.
 6. The networks found are tried on the third part, from the least divergent to the fastest, each as
    it would be returned. The first that is not shown to keep the budget ends it (fixed-sequence
    testing: Angelopoulos et al., "Learn then Test", 2021), and the one before it is the result.
+7. The result is raced on the third part with dense, and with dense int8 whose error was shown.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ from lrgate.planner.plans import (
     with_kept_units,
     with_parts_in_use,
     with_plan,
-    without_unused,
 )
 from lrgate.planner.precision import fastest_exact, fastest_without_gates
 from lrgate.planner.problem import Problem
@@ -115,7 +115,7 @@ class Search:
         self.clock = Clock(problem)
         self.check = BudgetCheck(problem)
         self.units_speed_up: float | None = None
-        self.choices: list[Choice] | None = None
+        self.choices: dict[str, list[Choice]] | None = None
         self._known: dict[tuple[int, str], _Outputs] = {}
 
     def run(self, begin: float) -> Network:
@@ -167,7 +167,7 @@ class Search:
         """Finds the fastest plans without gates, and whether the order of units pays."""
         core = with_kept_units(self.problem.base, self.units)
         exact = fastest_exact(core, self.clock)
-        *self.safer, plain = fastest_without_gates(
+        *self.safer, (_, plain) = fastest_without_gates(
             core, exact, self.problem, self.clock, self.check
         )
         self.core, self.exact, self.plain = core, exact, plain
@@ -195,20 +195,20 @@ class Search:
         """The networks to check, from the least divergent to the fastest, made when needed."""
         if self.check.pruned:
             yield self._trial("units never on left out", self.exact, {})
-        for network in self.safer:
-            yield self._trial("int8 in fewer layers, without gates", network, {})
+        for name, network in self.safer:
+            yield self._trial(f"{name}, without gates", network, {})
         if any(is_int8(self.plain, size) for size in self.clock.sizes):
             yield self._trial("int8 without gates", self.plain, {})
         if self.problem.request.budget > 0:
             yield from self._gated_trials()
 
     def _gated_trials(self) -> Iterator[Trial]:
-        before: Any = None
+        before: tuple[Choice, _Use] | None = None
         taken = min(self.check.least_share(self.check.evidence(self.plain)), 1.0)
         for share in sorted({1.0 - (1.0 - part) * (1.0 - taken) for part in _BUDGET_SHARES}):
-            choice, use = self._fastest_within(share)
-            if choice and (names_of(choice), use) != before:
-                before = names_of(choice), use
+            found = self._fastest_within(share, before)
+            if found is not None and found is not before:
+                before = choice, use = found
                 network = self._with_choice(choice, use)
                 if approximate_layers(network):
                     name = f"{_kinds(choice)} for {share:.0%} of the budget"
@@ -216,7 +216,6 @@ class Search:
 
     def _trial(self, name: str, network: Network, choice: Choice) -> Trial:
         """The network as it would be returned: with the units in the order that pays."""
-        network = without_unused(network)
         if not self.reordered:
             network = with_kept_units(network, self.natural)
         exact = with_plan(network, plans_of(self.exact))
@@ -226,44 +225,50 @@ class Search:
         """The exact network of all units that are not proven off."""
         self.check.pruned, self.reordered = False, False
         self.never_on = none_of(self.never_on)
+        if self.problem.request.precision != "f32":
+            self.problem.notes.append('all units are kept, in f32: prune="proven" also tries int8')
         core = with_kept_units(self.problem.base, units_without(self.proven_off))
         exact = fastest_exact(core, self.clock)
         return Trial("f32 without gates", exact, exact, {}, False)
 
     # Choices of gates and factors
 
-    def _fastest_within(self, share: float) -> tuple[Choice, _Use]:
+    def _fastest_within(
+        self, share: float, before: tuple[Choice, _Use] | None
+    ) -> tuple[Choice, _Use] | None:
         """The fastest choice that is likely to keep a share of the budget, and its use.
 
-        Where none is, a note says why.
+        It is the one `before`, of a smaller share, if that is not slower. Where there is none, a
+        note says why.
         """
         if self.choices is None:
+            bases = {way.base: self._base(way.base) for way in self._ways}
             gates = GateSearch(
-                self.problem, self.clock, self.core, self.plain, self.signals, self.always
+                self.problem, self.clock, self.core, bases, self.signals, self.always
             )
             self.choices = gates.choices()
         # With larger least margins faster choices are within the budget, but more rows are
         # recomputed. In f32 that repairs more, in int8 it takes less time.
-        found: dict[tuple[int, _Use], _Use] = {}
-        for way in self._ways if self.choices else ():
-            end = len(self.choices)
-            for k in range(1 + len(CLOSE_SHARES) if self.check.may_recompute else 1):
+        found: dict[Any, tuple[Choice, _Use]] = {}
+        for way in self._ways:
+            choices = self.choices[way.base]
+            end = len(choices)
+            for k in range(1 + len(CLOSE_SHARES) if choices and self.check.may_recompute else 1):
                 end = self._first_within(share, k, way, end)
-                if end < len(self.choices):
+                if end < len(choices):
                     least = self._outputs(end, way.base).margins[k]
                     use = way if least else way._replace(recomputed="f32")
-                    found.setdefault((end, use), use._replace(least=least))
+                    key = names_of(choices[end]), use
+                    found.setdefault(key, (choices[end], use._replace(least=least)))
+        ways = [way._replace(recomputed="f32") for way in self._ways if self.choices[way.base]]
         if found:
-            at, use = self._fastest([(at, use) for (at, _), use in found.items()])
-            return self.choices[at], use
-        if self.choices and share == 1.0:
-            way = self._ways[-1]._replace(recomputed="f32")
-            evidence = self._evidence(-1, -1, way)
+            return self._fastest(list(found.values()), before)
+        if ways and share == 1.0:
             self.problem.notes.append(
                 "no gate or factors are used, not even the least divergent: "
-                f"{self.check.unlikely(evidence)}"
+                f"{self.check.unlikely(self._evidence(-1, -1, ways[-1]))}"
             )
-        return {}, _Use(0.0, "f32")
+        return before
 
     @cached_property
     def _ways(self) -> list[_Use]:
@@ -310,10 +315,11 @@ class Search:
         No least margin is below that of the plan without gates and factors.
         """
         assert self.choices is not None
-        at %= len(self.choices)
+        choices = self.choices[base]
+        at %= len(choices)
         if (at, base) not in self._known:
             plain = self._base(base)
-            network = with_parts_in_use(plain, parts_of(self.choices[at])).with_least_margin(0.0)
+            network = with_parts_in_use(plain, parts_of(choices[at])).with_least_margin(0.0)
             outputs = self.check.outputs(network)
             self._known[at, base] = _Outputs(
                 outputs,
@@ -322,15 +328,20 @@ class Search:
             )
         return self._known[at, base]
 
-    def _fastest(self, found: list[tuple[int, _Use]]) -> tuple[int, _Use]:
+    def _fastest(
+        self, found: list[tuple[Choice, _Use]], before: tuple[Choice, _Use] | None
+    ) -> tuple[Choice, _Use]:
         """The choice that is fastest in whole calls with its use, over all batch sizes.
 
         Where it is slower than the plan without gates, that one will be used.
         """
-        if len(found) == 1 and not found[0][1].least:
+        if before is not None:
+            same = names_of(before[0]), before[1]
+            found = [before if (names_of(one[0]), one[1]) == same else one for one in found]
+            found += [] if before in found else [before]
+        if len(found) == 1 and (found[0] is before or not found[0][1].least):
             return found[0]
-        assert self.choices is not None
-        networks = {str(i): self._used(self.choices[at], use) for i, (at, use) in enumerate(found)}
+        networks = {str(i): self._used(*one) for i, one in enumerate(found)}
         return found[int(self.clock.fastest(networks, self.plain))]
 
     def _with_choice(self, choice: Choice, use: _Use) -> Network:

@@ -33,6 +33,14 @@ class Split:
     fit_targets: npt.NDArray[Any] | None = None
     tune_targets: npt.NDArray[Any] | None = None
 
+    def where(self, fit: npt.NDArray[np.bool_], tune: npt.NDArray[np.bool_]) -> Split:
+        """The split with some of the rows that fit and choose."""
+        targets = [
+            None if part is None else part[kept]
+            for part, kept in ((self.fit_targets, fit), (self.tune_targets, tune))
+        ]
+        return Split(self.fit[fit], self.tune[tune], self.check, self.targets, *targets)
+
     @property
     def rows_fitted(self) -> int:
         """Rows that estimators are fitted on."""
