@@ -1,6 +1,6 @@
 """Instructions that kernels take, against those on record: ``python benches/counts.py``.
 
-Builds ``rust/core/examples/counts.rs`` in release and runs each of its cases under callgrind, which
+Builds the crate ``benches/counts`` in release and runs each of its cases under callgrind, which
 counts instructions inside the measured call alone. Unlike times, counts are the same on every run
 and hardly depend on the machine; they do not show the cost of a cache miss or a slow instruction.
 
@@ -26,7 +26,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 RECORD: Final = Path(__file__).with_suffix(".json")
 TOLERANCE: Final = 0.03
-# The exit code of the example where the machine has no AVX2.
+# The exit code of the program where the machine has no AVX2.
 NO_AVX2: Final = 3
 
 
@@ -61,17 +61,21 @@ def _skipped(why: str) -> int:
 
 
 def _build() -> Path:
-    """The example, in release."""
+    """The program, in release.
+
+    Dependencies have the features of the Python package, so that a build of that is used again.
+    """
     cargo = os.environ.get("CARGO", "cargo")
-    command = [cargo, "build", "--release", "--locked", "-p", "lrgate", "--example", "counts"]
+    command = [cargo, "build", "--release", "--locked", "-p", "lrgate-python"]
+    command += ["-p", "lrgate-counts", "--bin", "lrgate-counts"]
     done = subprocess.run(
         [*command, "--message-format=json"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
     for line in done.stdout.splitlines():
         message = json.loads(line)
-        if message.get("executable") and message["target"]["name"] == "counts":
+        if message.get("executable") and message["target"]["name"] == "lrgate-counts":
             return Path(message["executable"])
-    raise RuntimeError("cargo built no example named counts")
+    raise RuntimeError("cargo built no program named lrgate-counts")
 
 
 def _count(program: Path, case: str) -> int:

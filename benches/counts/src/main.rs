@@ -1,4 +1,4 @@
-//! Calls for counting instructions: `counts` lists the cases, and `counts NAME` runs one.
+//! Calls for counting instructions: `lrgate-counts` lists the cases, and `lrgate-counts NAME` runs one.
 //!
 //! `benches/counts.py` runs it under callgrind, which counts only inside [`counted`]: forward
 //! passes over 64 rows, one row per call or all in one call, with AVX2 (callgrind does not support
