@@ -20,6 +20,7 @@
 //! they fetch the block that follows, each group of rows a part of it.
 
 use std::cell::Cell;
+use std::hint::black_box;
 use std::ops::Range;
 
 use super::arithmetic::{Arithmetic, Bytes};
@@ -52,6 +53,9 @@ const STEP: usize = 8;
 
 /// Inputs between the weights that are multiplied and those that are prefetched into L1.
 const NEAR: usize = 8;
+
+/// Inputs per turn of a tile's loop where a tile has few sums: the loop's own instructions take time.
+const UNROLL: usize = 4;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -358,6 +362,20 @@ fn tile<S, A, E, const V: usize, const R: usize, const AHEAD: bool>(
                 line = line.wrapping_byte_add(LINE);
             }
             for _ in 0..STEP {
+                near(weights);
+                // SAFETY: as below.
+                unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }
+                weights = weights.wrapping_add(stride);
+                i += 1;
+            }
+        }
+    }
+    if !S::whole_panel(R) && i + UNROLL <= inputs {
+        // Hides that the rows are a constant distance apart. Their addresses would be computed from each
+        // other, and what they hold read ahead, into more registers than there are.
+        x = black_box(x);
+        while i + UNROLL <= inputs {
+            for _ in 0..UNROLL {
                 near(weights);
                 // SAFETY: as below.
                 unsafe { add_input::<S, A, V, R>(simd, &x, i, weights, &mut sums) }

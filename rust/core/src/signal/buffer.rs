@@ -2,12 +2,11 @@
 
 use super::form::{Form, Parts, Signal};
 use super::grow::{grow, grow_vec};
-use super::rows::{ByteRowsMut, DenseRows, DenseRowsMut, byte_stride};
+use super::rows::{ByteRowsMut, DenseRows, DenseRowsMut, byte_stride, float_stride};
 use super::sparse::{
     RowRange, SparseByteRows, SparseBytes, SparsePairs, SparseRows, SparseRowsMut, fill_fours,
     list_stride,
 };
-use crate::layout::padded;
 use crate::memory::Aligned;
 
 /// The activations between two layers: dense rows, lists of non-zeros, or both, in f32 or bytes.
@@ -61,7 +60,7 @@ impl Buffer {
 
     /// The dense rows that were written.
     pub(crate) fn dense(&self, rows: usize, columns: usize) -> DenseRows<'_> {
-        DenseRows::new(&self.dense, rows, columns, padded(columns))
+        DenseRows::new(&self.dense, rows, columns, float_stride(columns))
     }
 
     /// The lists that were written.
@@ -106,14 +105,14 @@ impl Buffer {
         form: Form,
     ) -> (Option<DenseRowsMut<'_>>, Option<SparseRowsMut<'_>>) {
         if form.rows {
-            grow(&mut self.dense, rows * padded(columns));
+            grow(&mut self.dense, rows * float_stride(columns));
         }
         if form.lists {
             self.reserve_lists(rows, columns);
         }
         let Buffer { dense, index, value, row_ranges, .. } = self;
         (
-            form.rows.then(|| DenseRowsMut::new(dense, rows, columns, padded(columns))),
+            form.rows.then(|| DenseRowsMut::new(dense, rows, columns, float_stride(columns))),
             form.lists.then(|| SparseRowsMut::new(index, value, row_ranges, rows, columns)),
         )
     }
@@ -146,7 +145,7 @@ impl Buffer {
 
     /// The dense rows that were written, for changes in place, and their stride.
     pub(crate) fn dense_mut(&mut self, rows: usize, columns: usize) -> (&mut [f32], usize) {
-        let stride = padded(columns);
+        let stride = float_stride(columns);
         (&mut self.dense[..rows * stride], stride)
     }
 
@@ -159,7 +158,7 @@ impl Buffer {
         self.reserve_lists(rows, columns);
         let Buffer { dense, index, value, row_ranges, .. } = self;
         (
-            DenseRows::new(dense, rows, columns, padded(columns)),
+            DenseRows::new(dense, rows, columns, float_stride(columns)),
             SparseRowsMut::new(index, value, row_ranges, rows, columns),
         )
     }
@@ -172,7 +171,7 @@ impl Buffer {
     ) -> (DenseRows<'_>, ByteRowsMut<'_>) {
         grow(&mut self.bytes, rows * byte_stride(columns));
         (
-            DenseRows::new(&self.dense, rows, columns, padded(columns)),
+            DenseRows::new(&self.dense, rows, columns, float_stride(columns)),
             ByteRowsMut::new(&mut self.bytes, rows, columns),
         )
     }

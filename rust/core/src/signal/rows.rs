@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::slice;
 
 use crate::layout::padded;
+use crate::simd::LANES;
 
 /// Dense rows at a constant stride: f32, or bytes packed four to a word.
 ///
@@ -109,6 +110,14 @@ impl<T> RowsMut<'_, T> {
     }
 }
 
+/// Numbers from one row of `columns` f32 to the next: whole vectors, and one more where rows would start
+/// at the same offset in their pages, or in every second one. The rows of a group are read together, and
+/// lines at the same offset compete for the same places in L1.
+pub(crate) fn float_stride(columns: usize) -> usize {
+    let stride = padded(columns);
+    if stride.is_multiple_of(512) { stride + LANES } else { stride }
+}
+
 /// Words per row of `columns` bytes, padded to whole vectors.
 pub(crate) fn byte_stride(columns: usize) -> usize {
     padded(columns.div_ceil(4))
@@ -140,6 +149,12 @@ mod tests {
         assert_eq!(rows.part(2, 3, 16), [0.0; 0]);
         rows.row(2).fill(2.0);
         assert_eq!(data, [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 2.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn rows_of_floats_do_not_start_at_one_offset_in_their_pages() {
+        assert_eq!([1, 496, 497, 512, 528].map(float_stride), [16, 496, 528, 528, 528]);
+        assert_eq!(float_stride(1024), 1040);
     }
 
     #[test]
