@@ -8,8 +8,9 @@
 
 The network trains on its own training rows. Its validation rows, which the seed and the number of
 its own training give, choose the strength and check the budget; test rows are used at the end. With
-`--speed` both networks are optimised on the validation rows, and their times measured.
-Writes one JSON with errors, densities, multiply-adds and times before and after.
+`--speed` both networks are optimised on the validation rows, and measured beside other engines that
+can run them: few know thresholds. Nothing else should run on the machine meanwhile. Writes one JSON
+with errors, densities, multiply-adds and times before and after.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import data
+import speed
 from loop import shift_randomly
 
 if TYPE_CHECKING:
     import lrgate
 
 BATCH_SIZES = (1, 256)
-SECONDS = 2.0
 
 
 def measured(
@@ -80,7 +82,8 @@ def measured(
         "report": report.to_dict(),
     }
     if options.speed:
-        figures["speed"] = _speed(net, sparse, x_val, y_val, data_set)
+        test = data_set.x_test, data_set.y_test
+        figures["speed"] = _speed(net, sparse, (x_val, y_val), test, options)
     return sparse, figures
 
 
@@ -110,36 +113,29 @@ def _on_test_rows(net: lrgate.Network, data_set: data.DataSet) -> dict[str, Any]
 def _speed(
     net: lrgate.Network,
     sparse: lrgate.Network,
-    x: data.U8Array,
-    y: data.U8Array,
-    data_set: data.DataSet,
+    calibration: tuple[data.U8Array, data.U8Array],
+    test: tuple[data.U8Array, data.U8Array],
+    options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Both networks after `optimize`, interleaved on test rows, on one thread."""
-    import lrgate
-    from lrgate.measure.machine import fingerprint
-    from lrgate.measure.timing import batches, interleaved
+    """Both networks after `optimize`, and those that peers can run in them, on one thread.
 
-    options: dict[str, Any] = {"batch_sizes": BATCH_SIZES, "num_threads": 1, "progress": False}
-    fast = {
-        name: lrgate.optimize(each, x, y, **options)
-        for name, each in (("before", net), ("after", sparse))
-    }
-    result: dict[str, Any] = {
-        "machine": dict(fingerprint()),
-        "test_error": {
-            name: float(np.mean(each.predict(data_set.x_test) != data_set.y_test))
-            for name, each in fast.items()
-        },
-    }
-    for size in BATCH_SIZES:
-        callers = {name: partial(each.forward, num_threads=1) for name, each in fast.items()}
-        times = interleaved(callers, batches(data_set.x_test, size), SECONDS)
-        ratio = times["after"].speed_up_over(times["before"])
-        result[f"{size} rows"] = {
-            name: round(float(np.median(each.calls)) / size * 1e6, 3)
-            for name, each in times.items()
-        } | {"times as fast": [round(v, 3) for v in (ratio.median, ratio.low, ratio.high)]}
-    return result
+    They take turns on test rows.
+    """
+    from lrgate.measure import process
+    from lrgate.measure.machine import fingerprint
+
+    with tempfile.TemporaryDirectory() as folder:
+        networks = []
+        for label, each in (("before", net), ("after", sparse)):
+            path = Path(folder) / f"{label}.npz"
+            each.save(path)
+            networks.append(speed.Measured(label, path, dense=True))
+        engines = tuple(options.engines)
+        found: dict[str, Any] = process.fresh(
+            *(speed.measure, networks, calibration, test, BATCH_SIZES, engines, options.seconds),
+            threads=1,
+        )
+    return {"machine": dict(fingerprint()), **found}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -169,6 +165,19 @@ def _parser() -> argparse.ArgumentParser:
         help="whether labels are used (default: yes)",
     )
     add("--speed", action="store_true", help="optimise both networks, and measure their times")
+    add(
+        "--engines",
+        nargs="*",
+        default=speed.PEERS,
+        metavar="NAME",
+        help="beginnings of the names of engines to measure beside them",
+    )
+    add(
+        "--seconds",
+        type=float,
+        default=1.0,
+        help="of each network and engine, for each number of rows (default: %(default)s)",
+    )
     return parser
 
 

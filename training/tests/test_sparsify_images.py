@@ -43,11 +43,21 @@ def test_a_network_is_made_sparse_and_measured(tmp_path: Path) -> None:
     command = ["--network", str(tmp_path / "net.npz"), "--data-dir", str(tmp_path)]
     command += ["--out", str(out), "--save", str(saved), "--validation", "200"]
     command += ["--epochs", "10", "--shift", "1", "--max-error-increase", "0.1"]
+    command += ["--speed", "--engines", "NumPy", "--seconds", "0.01"]
     assert sparsify_images.main(command) == 0
     figures = json.loads(out.read_text())
     assert figures["after"]["multiply_adds"] < figures["before"]["multiply_adds"]
     assert figures["after"]["test_error"] < figures["before"]["test_error"]
     assert figures["report"]["rows_checked"] == 120
+    timed = figures["speed"]["networks"]
+    # NumPy has no thresholds.
+    for label, engines in (("before", ["lrgate", "NumPy"]), ("after", ["lrgate"])):
+        assert timed[label]["error"] == pytest.approx(figures[label]["test_error"])
+        assert list(timed[label]["engines"]) == engines
+        for each in timed[label]["engines"].values():
+            for rows in ("1", "256"):
+                median, low, high = each[rows]["us"]
+                assert 0 < low <= median <= high
     sparse = lrgate.load(saved)
     assert [len(layer.bias) for layer in sparse.layers] == figures["after"]["units"]
     assert sparsify_images.main([*command[:2], "--data-dir", "nowhere", *command[4:]]) == 1
