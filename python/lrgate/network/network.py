@@ -1022,7 +1022,9 @@ class Network(_core.Network):
         Raises
         ------
         TypeError
-            If a value cannot be written as JSON.
+            If a key is not a str or a value cannot be written as JSON.
+        ValueError
+            If a number is NaN or infinite.
         """
         return self._with(self.engine, metadata=dict(metadata))
 

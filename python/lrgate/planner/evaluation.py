@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from statistics import NormalDist
 from typing import Any, Final, NamedTuple
 
@@ -197,18 +198,23 @@ class Evaluator:
         return float(change.mean()) + (least + quantile * math.sqrt(squares)) / n
 
     def _squares(self, outputs: Float32Array) -> Float64Array:
-        """Each row's squared change of a regressor's outputs; 0 where the dense ones are NaN."""
+        """Each row's squared change of a regressor's outputs; 0 where the dense ones overflow."""
         with np.errstate(over="ignore", invalid="ignore"):
             squares = np.square(outputs.astype(np.float64) - self.dense).sum(axis=1)
             squares /= self.variance
         squares = np.where(np.isfinite(squares), np.minimum(squares, _WORST), _WORST)
-        return np.where(np.isnan(self.dense).any(axis=1), 0.0, squares)
+        return np.where(self._is_finite, squares, 0.0)
+
+    @cached_property
+    def _is_finite(self) -> npt.NDArray[np.bool_]:
+        """Whether the dense outputs of each row are finite; of others nothing is lost."""
+        return np.asarray(np.isfinite(self.dense).all(axis=1))
 
     def _residual(self, losses: Float64Array, squares: Float64Array) -> float:
         """The mean loss of the dense outputs, or that of the rows with the largest changes."""
         if self.targets is None:
             return 0.0
-        known = np.flatnonzero(np.isfinite(self.dense).all(axis=1))
+        known = np.flatnonzero(self._is_finite)
         if len(known) == 0:
             return 0.0
         top = known[np.argsort(squares[known])[-math.isqrt(len(known)) :]]
@@ -222,14 +228,18 @@ class Evaluator:
         return float(np.square(outputs - outputs.mean(axis=0)).sum(axis=1).max())
 
     def _losses(self, outputs: Float32Array) -> Float64Array:
-        """Each row's loss; the largest possible if an output is NaN."""
+        """Each row's loss; the largest possible if an output is NaN.
+
+        For a regressor 0 where the dense outputs overflow: any others are as good.
+        """
         if self.task == "regression":
             reference = self.dense if self.targets is None else self.targets
             # A row that overflows has the largest possible loss.
             with np.errstate(over="ignore", invalid="ignore"):
                 losses = np.square(outputs.astype(np.float64) - reference).sum(axis=1)
                 losses /= self.variance
-            return np.where(np.isfinite(losses), np.minimum(losses, _WORST), _WORST)
+            losses = np.where(np.isfinite(losses), np.minimum(losses, _WORST), _WORST)
+            return np.where(self._is_finite, losses, 0.0)
         missing = np.isnan(outputs)
         if self.classifies:
             missing = np.asarray(missing.any(axis=1))
@@ -239,10 +249,11 @@ class Evaluator:
 
     def _worst(self, outputs: Float32Array) -> float:
         """The worst row's change."""
-        known = ~np.isnan(self.dense).any(axis=1)
+        regresses = self.task == "regression"
+        known = self._is_finite if regresses else ~np.isnan(self.dense).any(axis=1)
         if not known.any():
             return 0.0
-        if self.task == "regression":
+        if regresses:
             with np.errstate(over="ignore", invalid="ignore"):
                 off = np.square(outputs.astype(np.float64) - self.dense).sum(axis=1)
                 sizes = np.sqrt(off / self.spread)[known]

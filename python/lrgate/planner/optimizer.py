@@ -30,7 +30,7 @@ from lrgate.planner.plans import without_gates
 from lrgate.planner.problem import Problem, Request
 from lrgate.planner.progress import progress_bar
 from lrgate.planner.search import Search
-from lrgate.planner.signals import finite_rows
+from lrgate.planner.signals import bounded_rows
 from lrgate.planner.split import Split
 
 __all__ = [
@@ -64,7 +64,8 @@ def optimize(
     are chosen, and each layer's strategy and precision are decided by measuring, for each batch
     size. A change is used only if held-out rows show that it keeps the budget. The result's
     ``report`` has the details. The last measurement compares the result with dense in f32, unless
-    int8 is asked for, and with dense in int8 of the same layers. The result is not slower there.
+    int8 is asked for, and with dense int8 whose error was shown. A result with an error is not
+    slower there, and one without is at most 3 % slower than dense int8.
 
     Parameters
     ----------
@@ -185,12 +186,12 @@ def optimize(
     user = without_gates(taken, input_range)
     check_range(rows, user)
     split = Split.of(rows, targets, seed)
-    finite = finite_rows(user, split.fit), finite_rows(user, split.tune)
-    overflowing = sum(int((~each).sum()) for each in finite)
-    if overflowing:
-        split = split.where(*finite)
+    bounded = bounded_rows(user, split.fit), bounded_rows(user, split.tune)
+    huge = sum(int((~each).sum()) for each in bounded)
+    if huge and budget > 0:  # without a budget nothing is fitted
+        split = split.where(*bounded)
         if min(split.fit.shape[0], split.tune.shape[0]) < _LEAST_ROWS // 10:
-            raise ValueError("x must have more rows on which the network does not overflow")
+            raise ValueError("x must have more rows on which values in the network are below 1e16")
     request = Request(
         budget=budget,
         confidence=level,
@@ -211,9 +212,9 @@ def optimize(
             problem = merged
         elif merged is not None:
             problem.notes.append("linear layers in a row are kept: merged they are slower here")
-        if overflowing:
+        if huge and budget > 0:
             problem.notes.append(
-                f"{overflowing} rows fit and choose nothing: the network overflows on them"
+                f"{huge} rows fit and choose nothing: values in the network are above 1e16 on them"
             )
         if taken is not net:
             problem.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")

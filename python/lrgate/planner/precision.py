@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -113,8 +114,7 @@ class _Int8Search:
     def __init__(self, core: Network, problem: Problem, clock: Clock, check: BudgetCheck) -> None:
         self._core, self._problem, self._clock, self._check = core, problem, clock, check
         self._fit = _Int8Fit(core, problem.split.fit)
-        self._refused = self._fit.refused(range(len(core.layers)))
-        self._layers = [i for i in range(len(core.layers)) if i not in self._refused]
+        self._layers = [i for i, layer in enumerate(core.layers) if layer.inputs <= MOST_INPUTS]
 
     def networks(self) -> list[tuple[str, Network]]:
         """The network that is likely to keep the budget, after one with fewer layers in int8.
@@ -128,7 +128,9 @@ class _Int8Search:
         if found.network.least_margin and not (self._is_asked_for or self._problem.is_large):
             close, found = found, self._faster(found, self._search(may_recompute=False))
             safer = [] if found is close else [("int8 that recomputes close rows", close.network)]
-        for i, reason in sorted((self._refused | found.dropped).items()):
+        wide = set(range(len(self._core.layers))) - set(self._layers)
+        too_wide = dict.fromkeys(wide, f"it has more than {MOST_INPUTS:,} inputs")
+        for i, reason in sorted((too_wide | found.dropped).items()):
             self._problem.notes.append(f"layer {i} stays f32, not int8: {reason}")
         quantized, chosen = ("int8", found.network), list(found.layers)
         if not chosen:
@@ -136,6 +138,8 @@ class _Int8Search:
         if safer or len(chosen) == 1 or self._check.clear(found.evidence):
             return [*safer, quantized]
         chosen.remove(max(chosen, key=self._costs.__getitem__))
+        if len(self._fit.refused(chosen)) == len(chosen):
+            return [quantized]
         fewer = self._fit.network(chosen).with_least_margin(found.network.least_margin)
         return [("int8 in fewer layers", fewer), quantized]
 
@@ -144,6 +148,11 @@ class _Int8Search:
         chosen = list(self._layers)
         dropped: dict[int, str] = {}
         while chosen:
+            refused = self._fit.refused(chosen)
+            if refused:
+                dropped |= refused
+                chosen = [i for i in chosen if i not in refused]
+                continue
             # The last layer is left to the rows that check if it might pass.
             spare = {} if len(chosen) > 1 else {"spare": 0.0}
             network, evidence = self._with_margin(chosen, may_recompute, **spare)
@@ -156,9 +165,12 @@ class _Int8Search:
         else:
             return _Int8(self._core, [], [], dropped)
         for i in self._worth_returning(dropped):
-            more, seen = self._with_margin(sorted([*chosen, i]), may_recompute)
+            layers = sorted([*chosen, i])
+            if self._fit.refused(layers):
+                continue
+            more, seen = self._with_margin(layers, may_recompute)
             if self._check.likely(seen):
-                chosen, network, evidence = sorted([*chosen, i]), more, seen
+                chosen, network, evidence = layers, more, seen
                 del dropped[i]
         return _Int8(network, evidence, chosen, dropped)
 
@@ -193,7 +205,10 @@ class _Int8Search:
     def _costs(self) -> dict[int, float]:
         """For each layer, the divergence that it causes alone; by saved time where that matters."""
         divergence = divergence_from(self._core, self._problem)
-        alone = {i: divergence.of(self._fit.network([i])) for i in self._layers}
+        alone = {
+            i: math.inf if self._fit.refused([i]) else divergence.of(self._fit.network([i]))
+            for i in self._layers
+        }
         if self._is_asked_for:
             return alone
         return {i: alone[i] / max(self._gains[i], _LEAST_GAIN) for i in alone}
@@ -226,12 +241,10 @@ class _Int8Fit:
         self._layers = kept_layers(network)
         self._known: dict[tuple[int, ...], dict[int, tuple[Quantization | None, str]]] = {}
 
-    def refused(self, layers: Sequence[int]) -> dict[int, str]:
-        """The layers that cannot be int8, with the reason."""
-        wide = [i for i in layers if self._network.layers[i].inputs > MOST_INPUTS]
-        refused = dict.fromkeys(wide, f"it has more than {MOST_INPUTS:,} inputs")
-        fitted = self._fitted([i for i in layers if i not in refused])
-        return refused | {i: note for i, (found, note) in fitted.items() if found is None}
+    def refused(self, chosen: Sequence[int]) -> dict[int, str]:
+        """The chosen layers that cannot be int8 beside the others, with the reason."""
+        fitted = self._fitted(chosen)
+        return {i: note for i, (found, note) in fitted.items() if found is None}
 
     def network(self, chosen: Sequence[int]) -> Network:
         """The network with the chosen layers in int8, except those that cannot be."""

@@ -33,7 +33,7 @@ from lrgate.planner.plans import (
 )
 from lrgate.planner.problem import Problem
 from lrgate.planner.pruning import Masks
-from lrgate.planner.signals import finite_rows
+from lrgate.planner.signals import bounded_rows
 from lrgate.planner.split import MOST_ROWS
 from lrgate.results.optimization import BatchReport, LayerReport, OptimizeReport
 from lrgate.results.profile import LayerProfile
@@ -99,9 +99,9 @@ class Reporter:
         return replaced(network, machine=machine.fingerprint(), report=report.to_dict())
 
     def _probe_rows(self) -> npt.NDArray[Any]:
-        """Some rows that check, without those on which the network overflows."""
+        """Some rows that check, without those on which the network's values are huge."""
         rows = self._problem.split.check[:_PROBE_ROWS]
-        rows = rows[finite_rows(self._problem.user, rows)]
+        rows = rows[bounded_rows(self._problem.user, rows)]
         return np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows)
 
     # Times
@@ -152,11 +152,11 @@ class Reporter:
         asked_for = self._request.precision == "int8" and is_int8(after, size)
         if not is_dense(after, size) and not asked_for:
             names += ["own_dense", "exact"]
-        if "int8_dense" in networks:
-            gain = times["int8_dense"].speed_up_over(times["after"]).median
-            if not is_exact(after, size) or gain >= MUST_GAIN:
-                names.append("int8_dense")
         fastest = max(names, key=lambda name: _rate(times[name]))
+        if "int8_dense" in networks:
+            gain = times["int8_dense"].speed_up_over(times[fastest]).median
+            if gain > (MUST_GAIN if is_exact(networks[fastest], size) else 1.0):
+                fastest = "int8_dense"
         same = plan_of(networks[fastest], size) == plan_of(after, size)
         return "after" if same else fastest
 

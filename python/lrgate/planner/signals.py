@@ -1,4 +1,4 @@
-"""Inputs of all layers on many rows, within a limit on memory, and rows that overflow."""
+"""Inputs of all layers on many rows, within a limit on memory, and rows with huge ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lrgate.types import Float32Array
 
 __all__ = [
     "Signals",
-    "finite_rows",
+    "bounded_rows",
     "layer_inputs",
     "units_on",
 ]
@@ -24,6 +24,9 @@ Signals = list[Float32Array | SparseInputs]
 
 # Values of the layers' inputs that are held for each part of the rows: 512 MiB.
 _MOST_VALUES: Final = 1 << 27
+
+# Sums of squares of values up to this fit float32.
+_LARGEST: Final = 1e16
 
 
 def layer_inputs(network: Network, rows: Any) -> Signals:
@@ -41,44 +44,46 @@ def layer_inputs(network: Network, rows: Any) -> Signals:
     return [first, *dense.engine.hidden_inputs(rows)]
 
 
-def finite_rows(network: Network, rows: Any) -> npt.NDArray[np.bool_]:
-    """Whether the inputs of all layers and the outputs are finite on each of the rows."""
-    finite = np.ones(rows.shape[0], np.bool_)
-    if len(finite) == 0 or not _may_overflow(network, rows):
-        return finite
+def bounded_rows(network: Network, rows: Any) -> npt.NDArray[np.bool_]:
+    """Whether all inputs of layers and all outputs of a row are small enough to fit to.
+
+    Squares of larger ones, and sums of their squares, are beyond float32.
+    """
+    bounded = np.ones(rows.shape[0], np.bool_)
+    if len(bounded) == 0 or _are_small(network, rows):
+        return bounded
     dense = network.dense()
     step = _step(network)
-    for at in range(0, len(finite), step):
+    for at in range(0, len(bounded), step):
         part = rows[at : at + step]
-        for values in (*dense.engine.hidden_inputs(part), dense.forward(part)):
-            finite[at : at + step] &= np.isfinite(values).all(axis=1)
-    return finite
+        for values in (*dense.layer_inputs(part), dense.forward(part)):
+            # NaN is not below it.
+            bounded[at : at + step] &= (np.abs(values) <= _LARGEST).all(axis=1)
+    return bounded
 
 
-def _may_overflow(network: Network, rows: Any) -> bool:
-    """Whether a layer's outputs may be beyond float32, from bounds of their size."""
-    most = float(np.finfo(np.float32).max)
+def _are_small(network: Network, rows: Any) -> bool:
+    """Whether bounds of the values in all layers show that they are small enough."""
     sizes = np.full(network.input_size, float(abs(rows).max()))
     if network.input_scale is not None:
         sizes = sizes * np.abs(network.input_scale)
     if network.input_shift is not None:
         sizes = sizes + np.abs(network.input_shift)
     for layer in network.layers:
-        if not sizes.max() < most:
-            return True
         # By Cauchy and Schwarz, without a copy of the weights.
         squares = np.einsum("ij,ij->i", layer.weight, layer.weight, dtype=np.float64)
         sums = np.sqrt(squares) * np.linalg.norm(sizes) + np.abs(layer.bias)
-        if not sums.max() < most:
-            return True
         low, high = layer.activation.bounds(-sums, sums)
-        sizes = np.maximum(np.abs(low), np.abs(high))
-    return not sizes.max() < most
+        before, sizes = sizes, np.maximum(np.abs(low), np.abs(high))
+        if not max(before.max(), sums.max(), sizes.max()) <= _LARGEST:
+            return False
+    return True
 
 
 def _step(network: Network) -> int:
-    """Rows whose hidden values take little memory."""
-    return max(1, _MOST_VALUES // 16 // max(sum(layer.outputs for layer in network.layers), 1))
+    """Rows whose values in all layers take little memory."""
+    width = sum(layer.inputs + layer.outputs for layer in network.layers)
+    return max(1, _MOST_VALUES // 16 // width)
 
 
 def units_on(network: Network, parts: Sequence[Any]) -> list[npt.NDArray[np.bool_]]:

@@ -106,8 +106,8 @@ class BatchReport(Tabular):
         Rows per call.
     layers : tuple of LayerReport
     seconds_dense, seconds_exact, seconds_after : float
-        Seconds per row in whole calls: of the dense plan in f32; of the fastest plan without gates
-        that was found, in int8 if the optimised network is; of this plan. They are medians over
+        Seconds per row in whole calls: of the dense plan in f32; of the fastest plan in f32 without
+        gates and factors; of this plan. They are medians over
         rounds. The time of a round is the median of its calls, or their mean if one of the networks
         may recompute rows.
     over_dense, over_exact : Ratio

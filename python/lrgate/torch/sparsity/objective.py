@@ -42,7 +42,9 @@ class Objective:
         self.targets = None if targets is None else torch.from_numpy(targets)
         self._kind = _kind(task, teacher.activations[-1], teacher.units[-1])
         values = outputs.astype(np.float64) if targets is None else targets
-        self._variance = (variance_of(values) or 1.0) if self._kind == "values" else 1.0
+        self._variance = 1.0
+        if self._kind == "values":
+            self._variance = variance_of(values) or variance_of(outputs) or 1.0
         if self._kind == "binary" and self.targets is not None:
             self.targets = self.targets.reshape(len(self.targets), -1).float()
         elif self._kind == "values" and self.targets is not None:
