@@ -228,7 +228,7 @@ def test_a_choice_of_a_smaller_share_stays_if_it_is_faster(
     # The same choice is not raced with itself.
     again = many, use
     assert search._fastest_within(0.5, again) is again
-    assert raced == [["0", "1"]]
+    assert raced == [["before", "0"]]
 
 
 def _rank(network: Network) -> int:

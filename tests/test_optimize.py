@@ -64,6 +64,7 @@ DEAD, SILENT, ALWAYS = [3, 17], [5, 30], [8, 9]
 def wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make gates, orders and int8 faster, so that the search is deterministic."""
     speeds = {"dense": 9, "own_dense": 9, "unordered": 8, "exact": 5, "plain": 5, "int8_dense": 6}
+    speeds["before"] = 2
 
     def race(self: Any, size: int, seconds: float, rows: Any = None, **networks: Network) -> Any:
         each = {name: np.full(3, speeds.get(name, 1) * 1e-6 * size) for name in networks}

@@ -335,14 +335,15 @@ class Search:
 
         Where it is slower than the plan without gates, that one will be used.
         """
+        ways = {str(i): one for i, one in enumerate(found)}
         if before is not None:
-            same = names_of(before[0]), before[1]
-            found = [before if (names_of(one[0]), one[1]) == same else one for one in found]
-            found += [] if before in found else [before]
-        if len(found) == 1 and (found[0] is before or not found[0][1].least):
-            return found[0]
-        networks = {str(i): self._used(*one) for i, one in enumerate(found)}
-        return found[int(self.clock.fastest(networks, self.plain))]
+            same = [i for i, one in ways.items() if _is_same(one, before)]
+            # The same choice is not raced with itself.
+            ways = ways | dict.fromkeys(same, before) if same else {"before": before, **ways}
+        if len(ways) == 1 and (before is not None or not found[0][1].least):
+            return next(iter(ways.values()))
+        networks = {name: self._used(*one) for name, one in ways.items()}
+        return ways[self.clock.fastest(networks, self.plain)]
 
     def _with_choice(self, choice: Choice, use: _Use) -> Network:
         """The plan with gates and factors at the batch sizes at which they pay.
@@ -358,6 +359,10 @@ class Search:
         plain = self._base(use.base)
         network = with_parts_in_use(plain, parts_of(choice)).with_least_margin(use.least)
         return with_int8_margins(network, plain) if use.recomputed == "int8" else network
+
+
+def _is_same(one: tuple[Choice, _Use], other: tuple[Choice, _Use]) -> bool:
+    return (names_of(one[0]), one[1]) == (names_of(other[0]), other[1])
 
 
 def _kinds(choice: Choice) -> str:
