@@ -9,7 +9,7 @@
 The network trains on its own training rows. Its validation rows, which the seed and the number of
 its own training give, choose the strength and check the budget; test rows are used at the end. With
 `--speed` both networks are optimised on the validation rows, and measured beside other engines that
-can run them: few know thresholds. Nothing else should run on the machine meanwhile. Writes one JSON
+know ReLU without thresholds. Nothing else should run on the machine meanwhile. Writes one JSON
 with errors, densities, multiply-adds and times before and after.
 """
 
@@ -117,25 +117,42 @@ def _speed(
     test: tuple[data.U8Array, data.U8Array],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Both networks after `optimize`, and those that peers can run in them, on one thread.
+    """Both networks after `optimize`, and networks that peers can run, on one thread.
 
-    They take turns on test rows.
+    They take turns on test rows. Peers run the network before, and one of the sparse network's
+    weights without thresholds (`relu`): its error is another one, but not its time in a peer.
     """
     from lrgate.measure import process
     from lrgate.measure.machine import fingerprint
 
     with tempfile.TemporaryDirectory() as folder:
         networks = []
-        for label, each in (("before", net), ("after", sparse)):
+        for label, each in (
+            ("before", net),
+            ("after", sparse),
+            ("relu", _without_thresholds(sparse)),
+        ):
             path = Path(folder) / f"{label}.npz"
             each.save(path)
-            networks.append(speed.Measured(label, path, dense=True))
+            networks.append(speed.Measured(label, path, dense=label != "after"))
         engines = tuple(options.engines)
         found: dict[str, Any] = process.fresh(
             *(speed.measure, networks, calibration, test, BATCH_SIZES, engines, options.seconds),
             threads=1,
         )
     return {"machine": dict(fingerprint()), **found}
+
+
+def _without_thresholds(net: lrgate.Network) -> lrgate.Network:
+    """The network with relu in place of all hidden activations."""
+    import lrgate
+
+    return lrgate.Network.from_layers(
+        [(layer.weight, layer.bias) for layer in net.layers],
+        task="classification",
+        input_scale=net.input_scale,
+        input_shift=net.input_shift,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
