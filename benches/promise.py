@@ -24,7 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ import lrgate
 from lrgate.measure import timing
 from lrgate.planner import clock, reporting
 from lrgate.planner.clock import Clock
-from lrgate.planner.plans import only_plan, plan_of
+from lrgate.planner.plans import only_plan, plan_of, with_plan
 
 Array = npt.NDArray[Any]
 
@@ -250,11 +250,11 @@ def layer_seconds(cheap: str) -> Callable[[Any, Any], Array]:
 
 
 def tuned(self: Any, network: Any) -> Any:
-    plan = []
-    for size in self.sizes:
-        chosen = [forced(layer) for layer in network.layers]
-        plan.append((size, chosen, list(network.plan_for(size).precisions)))
-    return network._with_engine_plan(network.engine.with_plan(plan))
+    """Every layer uses its gate or its factors; margins are those of the plan."""
+    chosen = tuple(forced(layer) for layer in network.layers)
+    return with_plan(
+        network, [replace(plan_of(network, size), strategies=chosen) for size in self.sizes]
+    )
 
 
 def forced(layer: Any) -> str:

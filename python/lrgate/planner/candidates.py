@@ -145,7 +145,7 @@ def choices_on_front(options: dict[int, list[Candidate]], exact: Float64Array) -
 
 
 def names_of(choice: Choice) -> tuple[tuple[int, int], ...]:
-    """What two choices of the same parts have in common."""
+    """The parts of a choice, by which it is compared with others."""
     return tuple(sorted((i, id(candidate.part)) for i, candidate in choice.items()))
 
 
