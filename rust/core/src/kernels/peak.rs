@@ -118,7 +118,7 @@ impl Kernel for ShortProducts<'_> {
             // SAFETY: every word has as many weights as a row has sums.
             unsafe {
                 let sums = sums.as_mut_ptr();
-                self.shorts.add_small::<false, ROWS, 1>(false, &x, inputs, w, PANEL, sums);
+                self.shorts.add_small::<false, true, ROWS, 1>(false, &x, inputs, w, PANEL, sums);
             };
             black_box(&sums);
         }

@@ -17,9 +17,11 @@
 //!
 //! Bytes around an offset of 128, as of signed inputs, are not. There, 128 is subtracted from the bytes
 //! and added to the weights: the sum of w x is that of (w + 128) (x - 128), less 128 times the sum of
-//! x - 128, plus 128 times the sum of w. Where that leaves long lists too, even and odd bytes are
-//! multiplied with 16 bits each, or for one row the lower seven bits of bytes and then their high bits.
-//! Sums are exact in any case, so they equal those of other instruction sets.
+//! x - 128, plus 128 times the sum of w. The weights are all positive then, so that four bytes fit if
+//! neither the positive nor the negative ones sum to more than 128. Where two words often do not, each
+//! is converted on its own. Where single words often do not, even and odd bytes are multiplied with
+//! 16 bits each, or for one row the lower seven bits of bytes and then their high bits. Sums are exact
+//! in any case, so they equal those of other instruction sets.
 
 use std::array::from_fn;
 use std::cell::Cell;
@@ -45,11 +47,15 @@ const BLOCK: usize = 16 * GROUP;
 /// The most words of a block of more than one group, so that the split rows stay in L2.
 const WORDS: usize = 1 << 15;
 
-/// The length of a row's list per word with which signed bytes take less time.
-const LONG_UNSIGNED: f32 = 0.3;
+/// The length of a row's list, in percent of its words, with which signed bytes take less time.
+const LONG_UNSIGNED: usize = 30;
 
-/// The length of lists per word with which whole words take less time than signed bytes.
-const LONG_SIGNED: f32 = 0.45;
+/// The words that are moved to a row's list because they do not fit in pairs, in percent, with which
+/// converting each word takes less time.
+const LONG_JOINED: usize = 15;
+
+/// The length of lists, in percent of words, with which whole words take less time than signed bytes.
+const LONG_SIGNED: usize = 45;
 
 thread_local! {
     /// Buffers of split rows, which the thread's next pass reuses.
@@ -78,7 +84,9 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
         let size = (WORDS / words.max(1) / GROUP * GROUP).clamp(GROUP, BLOCK).min(n.max(1));
         let (small, rest) = BUFFERS.replace((Aligned::new(64), Aligned::new(64)));
         let (lengths, totals) = ([None; BLOCK], [0; BLOCK]);
-        let mut split = Split { signed: false, first: 0, words, small, rest, lengths, totals };
+        let joined = [false; BLOCK];
+        let mut split =
+            Split { signed: false, first: 0, words, small, rest, lengths, totals, joined };
         let mut sums = [0; GROUP * PANEL];
         for start in (0..n).step_by(size) {
             let end = n.min(start + size);
@@ -122,7 +130,9 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
                 }
             }
             self.add_rest::<true, R>(row, split, weights, width, sums);
-            How::Signed
+            How::Signed {
+                joined: split.joined[row - split.first..][..R].iter().all(|joined| *joined),
+            }
         } else {
             let add = split.rest::<R>(row).any(|rest| !rest.is_empty());
             if add {
@@ -198,9 +208,14 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
         unsafe {
             match how {
                 How::Whole => shorts.multiply::<R, V>(x, words, w, width, sums),
-                How::Signed => shorts.add_small::<true, R, V>(true, x, words, w, width, sums),
+                How::Signed { joined: true } => {
+                    shorts.add_small::<true, true, R, V>(true, x, words, w, width, sums);
+                }
+                How::Signed { joined: false } => {
+                    shorts.add_small::<true, false, R, V>(true, x, words, w, width, sums);
+                }
                 How::Unsigned { add } => {
-                    shorts.add_small::<false, R, V>(add, x, words, w, width, sums);
+                    shorts.add_small::<false, true, R, V>(add, x, words, w, width, sums);
                 }
             }
         }
@@ -212,8 +227,10 @@ impl<E: Epilogue<Bytes>> RowsTimesShorts<'_, E> {
 #[derive(Clone, Copy)]
 enum How {
     Whole,
-    /// As small signed bytes, which are added to the sums.
-    Signed,
+    /// As small signed bytes, which are added to the sums; two words at a time if `joined`.
+    Signed {
+        joined: bool,
+    },
     /// As small bytes, which are added to the sums if `add`.
     Unsigned {
         add: bool,
@@ -235,15 +252,17 @@ struct Split {
     lengths: [Option<u32>; BLOCK],
     /// Sums of signed bytes, by row.
     totals: [i32; BLOCK],
+    /// Whether the products of two words of signed bytes fit 16 bits, by row.
+    joined: [bool; BLOCK],
 }
 
 impl Split {
-    /// Entries of a list: at most four are written for a pair of words.
+    /// Entries of a list.
     fn room(&self) -> usize {
-        self.words + 4
+        self.words + self.words * LONG_JOINED / 100 + Shorts::MORE
     }
 
-    /// Splits rows.
+    /// Splits rows. The first ones decide whether all become signed bytes.
     #[inline(always)]
     fn fill(&mut self, shorts: Shorts, rows: DenseRows<'_, u32>, which: Range<usize>) {
         self.first = which.start;
@@ -254,22 +273,45 @@ impl Split {
         if self.rest.len() < which.len() * room {
             self.rest = zeros(which.len() * room);
         }
-        let most = (words as f32 * LONG_UNSIGNED) as usize;
-        for (i, row) in which.clone().enumerate() {
-            let small = &mut self.small[i * words..][..words];
-            let rest = &mut self.rest[i * room..][..room];
-            self.lengths[i] = shorts.split(rows.row(row), small, rest, most).map(|n| n as u32);
+        let sample = which.len().min(GROUP);
+        for i in 0..sample {
+            self.split(shorts, rows, i);
         }
-        let long = self.lengths[..which.len()].iter().filter(|length| length.is_none()).count();
-        self.signed = 2 * long > which.len();
-        if self.signed {
-            for (i, row) in which.enumerate() {
-                let small = &mut self.small[i * words..][..words];
-                let rest = &mut self.rest[i * room..][..room];
-                let (length, sum) = shorts.center(rows.row(row), small, rest);
-                (self.lengths[i], self.totals[i]) = (Some(length as u32), sum);
+        let long = self.lengths[..sample].iter().filter(|length| length.is_none()).count();
+        self.signed = 2 * long > sample;
+        for i in if self.signed { 0 } else { sample }..which.len() {
+            if self.signed {
+                self.center(shorts, rows, i);
+            } else {
+                self.split(shorts, rows, i);
             }
         }
+    }
+
+    /// Splits row `i` of the block.
+    #[inline(always)]
+    fn split(&mut self, shorts: Shorts, rows: DenseRows<'_, u32>, i: usize) {
+        let row = rows.row(self.first + i);
+        let most = self.words * LONG_UNSIGNED / 100;
+        let (small, rest) = self.parts(i);
+        self.lengths[i] = shorts.split(row, small, rest, most).map(|length| length as u32);
+    }
+
+    /// Splits row `i` of the block into signed bytes.
+    #[inline(always)]
+    fn center(&mut self, shorts: Shorts, rows: DenseRows<'_, u32>, i: usize) {
+        let row = rows.row(self.first + i);
+        let most = self.words * LONG_JOINED / 100;
+        let (small, rest) = self.parts(i);
+        let row = shorts.center(row, small, rest, most);
+        self.lengths[i] = Some(row.length as u32);
+        (self.totals[i], self.joined[i]) = (row.sum, row.joined);
+    }
+
+    /// The small bytes and the list of row `i` of the block.
+    fn parts(&mut self, i: usize) -> (&mut [u32], &mut [Rest]) {
+        let (words, room) = (self.words, self.room());
+        (&mut self.small[i * words..][..words], &mut self.rest[i * room..][..room])
     }
 
     /// Whether R rows from `row` on are multiplied whole.
@@ -277,7 +319,7 @@ impl Split {
     fn is_whole<const R: usize>(&self, row: usize) -> bool {
         let lengths = &self.lengths[row - self.first..][..R];
         lengths.iter().copied().sum::<Option<u32>>().is_none_or(|length| {
-            self.signed && length as f32 > LONG_SIGNED * (R * self.words) as f32
+            self.signed && length as usize > R * self.words * LONG_SIGNED / 100
         })
     }
 

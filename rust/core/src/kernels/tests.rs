@@ -19,7 +19,7 @@ use crate::signal::{
     SparseRowsMut, byte_stride, list_stride,
 };
 #[cfg(target_arch = "x86_64")]
-use crate::simd::shorts::Rest;
+use crate::simd::shorts::{Centered, Rest};
 use crate::simd::{Isa, Kernel, LANES, Simd};
 
 const WIDTHS: [usize; 7] = [1, 15, 16, 17, 63, 64, 130];
@@ -618,7 +618,7 @@ fn few_large_bytes_make_short_lists() {
         return;
     };
     for words in [7, 8, 40, 41] {
-        let (mut small, mut rest) = (vec![0; words], vec![Rest::default(); words + 4]);
+        let (mut small, mut rest) = (vec![0; words], vec![Rest::default(); words + 20]);
         let mut split = |row: &[u32]| shorts.split(row, &mut small, &mut rest, 3);
         assert_eq!(split(&vec![0x4040_4040; words]), Some(0));
         let mut row = vec![0x1010_1010; words];
@@ -627,11 +627,35 @@ fn few_large_bytes_make_short_lists() {
         row[2] = 0xffff_1010;
         assert_eq!(split(&row), Some(3));
         assert_eq!(split(&vec![0x8080_8080; words]), None);
-        assert_eq!(shorts.center(&vec![0x8080_8080; words], &mut small, &mut rest), (0, 0));
-        row.fill(0xa060_7080);
-        row[words - 2] = 0xff00_8080;
-        let sum = -16 * (words as i32 - 1) - 1;
-        assert_eq!(shorts.center(&row, &mut small, &mut rest), (1, sum));
+    }
+}
+
+/// Signed bytes of one word fit where neither the positive nor the negative ones of two have a large sum;
+/// words that fit alone, but not in pairs, are moved up to a number of them.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn words_of_signed_bytes_are_joined_if_few_are_large() {
+    let Some((_, shorts)) = Isa::available().into_iter().find_map(Isa::with_shorts) else {
+        return;
+    };
+    for words in [7, 8, 40, 41] {
+        let (mut small, mut rest) = (vec![0; words], vec![Rest::default(); words + 20]);
+        let mut center = |row: &[u32], most| shorts.center(row, &mut small, &mut rest, most);
+        let is = |length, sum, joined| Centered { length, sum, joined };
+        assert_eq!(center(&vec![0x8080_8080; words], 0), is(0, 0, true));
+        let mut row = vec![0xa060_7080; words];
+        let sum = -16 * words as i32;
+        assert_eq!(center(&row, 0), is(0, sum, true));
+        // -128 and 127 fit, but not with the other word's -32.
+        row[2] = 0xff00_8080;
+        assert_eq!(center(&row, 1), is(1, sum + 15, true));
+        assert_eq!(center(&row, 0), is(1, sum + 15, false));
+        // -128 and -1 do not. Half of them fits, also with the other word.
+        row[2] = 0x7f00_8080;
+        assert_eq!(center(&row, 0), is(1, sum + 16 - 129, true));
+        // Where all are halved and no two fit, the first eight words are more than may be moved.
+        let all = center(&vec![0x7f00_8080; words], 0);
+        assert_eq!((all.length, all.joined), (words + 4.min(words / 2), false));
     }
 }
 

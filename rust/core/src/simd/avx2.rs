@@ -3,6 +3,7 @@
 #[allow(clippy::wildcard_imports)] // three dozen intrinsics
 use std::arch::x86_64::*;
 
+use super::compress::COMPRESS;
 use super::shorts::Shorts;
 use super::{Kernel, Simd};
 
@@ -123,25 +124,25 @@ unsafe fn rounded(v: __m256) -> __m256i {
     }
 }
 
-/// For each 8-bit mask, the positions of its set bits, packed to the front.
-static COMPRESS: [[u32; 8]; 256] = compress_table();
-
-const fn compress_table() -> [[u32; 8]; 256] {
-    let mut table = [[0u32; 8]; 256];
-    let mut mask = 0;
-    while mask < 256 {
-        let mut lane = 0;
-        let mut filled = 0;
-        while lane < 8 {
-            if mask & (1 << lane) != 0 {
-                table[mask][filled] = lane;
-                filled += 1;
-            }
-            lane += 1;
-        }
-        mask += 1;
+/// Two vectors as bytes, which are those of [`rounded`]. Smaller values than 0 need no clamp, because
+/// packing saturates them.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn packed_bytes(a: (__m256, __m256), b: (__m256, __m256)) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // The order of operands is that of `rounded`, so that NaN becomes 255.
+        let most = _mm256_set1_ps(255.0);
+        let w = _mm256_cvtps_epi32(_mm256_min_ps(a.0, most));
+        let x = _mm256_cvtps_epi32(_mm256_min_ps(a.1, most));
+        let y = _mm256_cvtps_epi32(_mm256_min_ps(b.0, most));
+        let z = _mm256_cvtps_epi32(_mm256_min_ps(b.1, most));
+        let bytes = _mm256_packus_epi16(_mm256_packs_epi32(w, x), _mm256_packs_epi32(y, z));
+        // Packing takes the lower halves of registers first.
+        _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
     }
-    table
 }
 
 /// Packs the low halves of the lanes whose bit is set to the front and stores eight.
@@ -395,6 +396,15 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     unsafe fn store_bytes(self, p: *mut u8, v: Self::I32) {
         // SAFETY: the token; the caller gives 16 writable bytes.
         unsafe { store_low_bytes(p, v.0, v.1) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes4(self, p: *mut u8, v: [Self::F32; 4]) {
+        let [a, b, c, d] = v;
+        // SAFETY: the token; the caller gives 64 writable bytes.
+        unsafe {
+            _mm256_storeu_si256(p.cast(), packed_bytes(a, b));
+            _mm256_storeu_si256(p.add(32).cast(), packed_bytes(c, d));
+        }
     }
     #[inline(always)]
     unsafe fn any_full_of_16(self, p: *const u8) -> bool {

@@ -17,6 +17,8 @@ pub(crate) mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod compress;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod shorts;

@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 
 use super::LANES;
+use super::compress::COMPRESS;
 
 /// Proof that this CPU has AVX2.
 #[derive(Clone, Copy, Debug)]
@@ -14,16 +15,28 @@ pub(crate) struct Shorts(());
 
 /// A part of a word that is multiplied on its own.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
 pub(crate) struct Rest {
     /// Position in the row.
     word: u32,
     bytes: u32,
 }
 
-/// The largest sum of bytes whose products with any signed bytes sum to 16 bits.
-const MOST: u32 = 256;
+/// A row of signed bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Centered {
+    /// The length of the list.
+    pub(crate) length: usize,
+    /// The sum of all signed bytes.
+    pub(crate) sum: i32,
+    /// Whether the products of two words have sums of 16 bits.
+    pub(crate) joined: bool,
+}
 
-/// The largest sum of two signed bytes' absolute values, likewise, with any unsigned bytes.
+/// The largest sum of bytes whose products with any signed bytes sum to 16 bits.
+const MOST: i16 = 256;
+
+/// The largest sum of positive signed bytes, and of negative ones, likewise, with any unsigned bytes.
 const MOST_SIGNED: i16 = 128;
 
 /// The high bit of each byte of a word, which turns bytes around an offset of 128 into signed bytes.
@@ -35,9 +48,18 @@ const AHEAD: usize = 8;
 /// Words that are looked at together.
 const EIGHT: usize = 8;
 
+/// A mask of eight words.
+const ALL: i32 = 0xff;
+
+/// A mask of words 2k + 1.
+const SECOND: i32 = 0xaa;
+
 impl Shorts {
     /// The most rows whose sums by one vector, with their operands, fit the registers.
     pub(crate) const ROWS: usize = 4;
+
+    /// The entries that eight words may add to a list that is already long.
+    pub(crate) const MORE: usize = 2 * EIGHT;
 
     /// # Safety
     /// The CPU must have AVX2.
@@ -49,7 +71,7 @@ impl Shorts {
     /// and 2k + 1 with any weights have sums of 16 bits. Returns the length of the list, or None if it
     /// would be longer than `most`.
     ///
-    /// `small` has an entry for each word, and `rest` four more than `most`.
+    /// `small` has an entry for each word, and `rest` [`Shorts::MORE`] more than `most`.
     #[inline(always)]
     #[allow(clippy::unused_self)] // the proof
     pub(crate) fn split(
@@ -60,62 +82,78 @@ impl Shorts {
         most: usize,
     ) -> Option<usize> {
         assert_eq!(row.len(), small.len());
-        let mut count = 0;
-        for (part, words) in row.chunks(EIGHT).enumerate() {
-            let (first, small) = (part * EIGHT, &mut small[part * EIGHT..][..words.len()]);
-            // SAFETY: the token, and eight words.
-            if words.len() == EIGHT && unsafe { copy_if_small(words, small) } {
-                continue;
-            }
-            for (pair, (words, small)) in words.chunks(2).zip(small.chunks_mut(2)).enumerate() {
-                small.copy_from_slice(words);
+        let mut list = List { rest, length: 0 };
+        for (part, (words, small)) in row.chunks(EIGHT).zip(small.chunks_mut(EIGHT)).enumerate() {
+            // SAFETY: the token, and eight words at most.
+            unsafe {
+                let mut x = load_eight(words, 0);
                 // Without its high bit, a byte is below 128; without the next one too, below 64.
                 for bits in [HIGH, HIGH >> 1] {
-                    let [low, high] = sums_of_halves(small);
-                    if low.max(high) <= MOST {
+                    let sums = _mm256_maddubs_epi16(x, _mm256_set1_epi8(1));
+                    let fits = fit(of_pairs(sums), MOST);
+                    if mask(fits) == ALL {
                         break;
                     }
-                    for (i, word) in small.iter_mut().enumerate().filter(|(_, x)| **x & bits != 0) {
-                        let at = (first + 2 * pair + i) as u32;
-                        rest[count] = Rest { word: at, bytes: *word & bits };
-                        count += 1;
-                        *word &= !bits;
-                    }
+                    let bits = _mm256_and_si256(x, _mm256_set1_epi32(bits as i32));
+                    let large = _mm256_andnot_si256(fits, bits);
+                    let none = _mm256_cmpeq_epi32(large, _mm256_setzero_si256());
+                    list.add(part * EIGHT, !mask(none) & ALL, large);
+                    x = _mm256_xor_si256(x, large);
                 }
-                if count > most {
-                    return None;
-                }
+                store_eight(x, small);
+            }
+            if list.length > most {
+                return None;
             }
         }
-        Some(count)
+        Some(list.length)
     }
 
     /// As [`Shorts::split`], for bytes around an offset of 128, which is subtracted. The products of
-    /// the small signed bytes of one word with any weights plus 128 have sums of 16 bits. Returns the
-    /// length of the list, and the sum of all signed bytes.
+    /// the small signed bytes of one word with any weights plus 128 have sums of 16 bits. While at most
+    /// `most` words are moved to the list for it, so have those of words 2k and 2k + 1 together.
     ///
-    /// `small` and `rest` have an entry for each word.
+    /// `small` has an entry for each word, and `rest` one for each, `most` and [`Shorts::MORE`].
     #[inline(always)]
     #[allow(clippy::unused_self)] // the proof
-    pub(crate) fn center(self, row: &[u32], small: &mut [u32], rest: &mut [Rest]) -> (usize, i32) {
+    pub(crate) fn center(
+        self,
+        row: &[u32],
+        small: &mut [u32],
+        rest: &mut [Rest],
+        most: usize,
+    ) -> Centered {
         assert_eq!(row.len(), small.len());
-        let (mut count, mut sum) = (0, 0);
-        for (part, (words, small)) in row.chunks(EIGHT).zip(small.chunks_mut(EIGHT)).enumerate() {
-            let mut eight = [HIGH; EIGHT];
-            eight[..words.len()].copy_from_slice(words);
-            // SAFETY: the token.
-            let signed = unsafe { signed(&eight) };
-            small.copy_from_slice(&signed.small[..words.len()]);
-            sum += signed.sum;
-            let mut large = signed.large;
-            while large != 0 {
-                let i = large.trailing_zeros() as usize;
-                rest[count] = Rest { word: (part * EIGHT + i) as u32, bytes: signed.rest[i] };
-                count += 1;
-                large &= large - 1;
+        let (mut list, mut moved) = (List { rest, length: 0 }, 0);
+        // SAFETY: the token, and eight words at most.
+        unsafe {
+            let (ones, high) = (_mm256_set1_epi8(1), _mm256_set1_epi32(HIGH as i32));
+            let mut sums = _mm256_setzero_si256();
+            for (part, (words, small)) in row.chunks(EIGHT).zip(small.chunks_mut(EIGHT)).enumerate()
+            {
+                let words = load_eight(words, HIGH);
+                let all = _mm256_xor_si256(words, high);
+                let pairs = _mm256_maddubs_epi16(ones, all);
+                sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+                // Bytes have no shift of their own.
+                let half = _mm256_andnot_si256(high, _mm256_srli_epi16::<1>(words));
+                let half = _mm256_sub_epi8(half, _mm256_set1_epi8(64));
+                let fits = fit(sums_by_sign::<false>(all), MOST_SIGNED);
+                list.add(part * EIGHT, !mask(fits) & ALL, _mm256_sub_epi8(all, half));
+                let mut x = _mm256_blendv_epi8(half, all, fits);
+                if moved <= most {
+                    let fits = fit(sums_by_sign::<true>(x), MOST_SIGNED);
+                    let second = _mm256_and_si256(x, _mm256_set1_epi64x(!0 << 32));
+                    let large = _mm256_andnot_si256(fits, second);
+                    let which = !mask(fits) & SECOND;
+                    list.add(part * EIGHT, which, large);
+                    moved += which.count_ones() as usize;
+                    x = _mm256_xor_si256(x, large);
+                }
+                store_eight(x, small);
             }
+            Centered { length: list.length, sum: sum(sums), joined: moved <= most }
         }
-        (count, sum)
     }
 
     /// Multiplies the words of a list with V vectors of weights each, and adds the products to the
@@ -157,7 +195,8 @@ impl Shorts {
 
     /// Multiplies the small bytes of R rows with V vectors of weights each, and adds the products to
     /// the sums, or to zero if `add` is false. The bytes are of [`Shorts::split`], or if SIGNED of
-    /// [`Shorts::center`], and 128 is added to the weights.
+    /// [`Shorts::center`], and 128 is added to the weights. If JOINED, the products of two words have
+    /// sums of 16 bits, as those of [`Shorts::split`] and [`Centered::joined`] have.
     ///
     /// The weights of a word are `stride` words after those of the word before it, and the sums of a
     /// row as many after those of the row before it.
@@ -167,7 +206,12 @@ impl Shorts {
     /// sums must be writable for each row.
     #[inline(always)]
     #[allow(clippy::unused_self)] // the proof
-    pub(crate) unsafe fn add_small<const SIGNED: bool, const R: usize, const V: usize>(
+    pub(crate) unsafe fn add_small<
+        const SIGNED: bool,
+        const JOINED: bool,
+        const R: usize,
+        const V: usize,
+    >(
         self,
         add: bool,
         rows: &[&[u32]; R],
@@ -201,11 +245,11 @@ impl Shorts {
                         for (half, total) in totals[v].iter_mut().enumerate() {
                             let first = products::<SIGNED>(x[0], w[0][half]);
                             let second = products::<SIGNED>(x[1], w[1][half]);
-                            let both = if SIGNED {
+                            let both = if JOINED {
+                                _mm256_madd_epi16(_mm256_add_epi16(first, second), ones)
+                            } else {
                                 let first = _mm256_madd_epi16(first, ones);
                                 _mm256_add_epi32(first, _mm256_madd_epi16(second, ones))
-                            } else {
-                                _mm256_madd_epi16(_mm256_add_epi16(first, second), ones)
                             };
                             *total = _mm256_add_epi32(*total, both);
                         }
@@ -285,67 +329,134 @@ impl Shorts {
     }
 }
 
-/// The sums of the lower and of the upper two bytes of words.
-fn sums_of_halves(words: &[u32]) -> [u32; 2] {
-    const EVEN: u32 = 0x00ff_00ff;
-    let sums = words.iter().map(|x| (x & EVEN) + (x >> 8 & EVEN)).sum::<u32>();
-    [sums & 0xffff, sums >> 16]
+/// A list of the parts of a row that are multiplied on their own.
+struct List<'a> {
+    rest: &'a mut [Rest],
+    length: usize,
 }
 
-/// Copies eight words, and returns whether the bytes of each two have products with sums of 16 bits.
-///
-/// # Safety
-/// The CPU must have AVX2, and both slices must have eight words.
-#[inline(always)]
-unsafe fn copy_if_small(words: &[u32], out: &mut [u32]) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let x = _mm256_loadu_si256(words.as_ptr().cast());
-        _mm256_storeu_si256(out.as_mut_ptr().cast(), x);
-        let sums = _mm256_maddubs_epi16(x, _mm256_set1_epi8(1));
-        let sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
-        let large = _mm256_cmpgt_epi16(sums, _mm256_set1_epi16(MOST as i16));
-        _mm256_testz_si256(large, large) != 0
+impl List<'_> {
+    /// Adds those of eight words that are in the mask. There must be room for all eight.
+    ///
+    /// # Safety
+    /// The CPU must have AVX2.
+    #[inline(always)]
+    unsafe fn add(&mut self, first: usize, which: i32, words: __m256i) {
+        let rest = &mut self.rest[self.length..][..EIGHT];
+        // SAFETY: the caller's promise, and eight entries of two words.
+        unsafe {
+            let order = _mm256_loadu_si256(COMPRESS[which as usize].as_ptr().cast());
+            let at = _mm256_add_epi32(order, _mm256_set1_epi32(first as i32));
+            let words = _mm256_permutevar8x32_epi32(words, order);
+            let (low, high) = (_mm256_unpacklo_epi32(at, words), _mm256_unpackhi_epi32(at, words));
+            let rest = rest.as_mut_ptr();
+            _mm256_storeu_si256(rest.cast(), _mm256_permute2x128_si256::<0x20>(low, high));
+            let last = _mm256_permute2x128_si256::<0x31>(low, high);
+            _mm256_storeu_si256(rest.add(EIGHT / 2).cast(), last);
+        }
+        self.length += which.count_ones() as usize;
     }
 }
 
-/// Eight words around an offset of 128.
-struct Signed {
-    /// The words less 128 by byte, halved where their products may have sums of more than 16 bits.
-    small: [u32; EIGHT],
-    /// A mask of the words that are halved.
-    large: i32,
-    /// The other halves.
-    rest: [u32; EIGHT],
-    /// The sum of the signed bytes.
-    sum: i32,
-}
-
+/// Eight words, of which those that are missing are `fill`.
+///
 /// # Safety
 /// The CPU must have AVX2.
 #[inline(always)]
-unsafe fn signed(words: &[u32; EIGHT]) -> Signed {
-    let (mut small, mut rest, mut sums) = ([0; EIGHT], [0; EIGHT], [0; EIGHT]);
+unsafe fn load_eight(words: &[u32], fill: u32) -> __m256i {
+    let mut eight = [fill; EIGHT];
+    let words = if words.len() == EIGHT {
+        words
+    } else {
+        eight[..words.len()].copy_from_slice(words);
+        &eight
+    };
+    // SAFETY: the caller's promise, and eight words.
+    unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
+}
+
+/// Stores the first of eight words.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn store_eight(x: __m256i, to: &mut [u32]) {
+    let mut eight = [0; EIGHT];
     // SAFETY: the caller's promise, and eight words.
     unsafe {
-        let one = _mm256_set1_epi8(1);
-        let words = _mm256_loadu_si256(words.as_ptr().cast());
-        let all = _mm256_xor_si256(words, _mm256_set1_epi32(HIGH as i32));
-        // Bytes have no shift of their own.
-        let half = _mm256_and_si256(_mm256_srli_epi16::<1>(words), _mm256_set1_epi8(0x7f));
-        let half = _mm256_sub_epi8(half, _mm256_set1_epi8(64));
-        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(all), one);
-        let large = _mm256_cmpgt_epi16(pairs, _mm256_set1_epi16(MOST_SIGNED));
-        let fits = _mm256_cmpeq_epi32(large, _mm256_setzero_si256());
-        let pairs = _mm256_maddubs_epi16(one, all);
-        let store = |to: &mut [u32; EIGHT], x| _mm256_storeu_si256(to.as_mut_ptr().cast(), x);
-        store(&mut small, _mm256_blendv_epi8(half, all, fits));
-        store(&mut rest, _mm256_sub_epi8(all, half));
-        store(&mut sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-        let large = !_mm256_movemask_ps(_mm256_castsi256_ps(fits)) & 0xff;
-        let sum = sums.iter().map(|sum| *sum as i32).sum();
-        Signed { small, large, rest, sum }
+        if to.len() == EIGHT {
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), x);
+        } else {
+            _mm256_storeu_si256(eight.as_mut_ptr().cast(), x);
+            to.copy_from_slice(&eight[..to.len()]);
+        }
     }
+}
+
+/// The larger of the sums of positive and of negative signed bytes, of each two bytes or, if PAIRS, of
+/// those at the same places in two words.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn sums_by_sign<const PAIRS: bool>(x: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (zero, ones) = (_mm256_setzero_si256(), _mm256_set1_epi8(1));
+        let positive = _mm256_maddubs_epi16(_mm256_max_epi8(x, zero), ones);
+        let negative = _mm256_abs_epi8(_mm256_min_epi8(x, zero));
+        let negative = _mm256_maddubs_epi16(negative, ones);
+        if PAIRS {
+            _mm256_max_epi16(of_pairs(positive), of_pairs(negative))
+        } else {
+            _mm256_max_epi16(positive, negative)
+        }
+    }
+}
+
+/// The sums of words 2k and 2k + 1, in both.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn of_pairs(sums: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_add_epi16(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums)) }
+}
+
+/// The words whose sums are all at most `most`.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn fit(sums: __m256i, most: i16) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let large = _mm256_cmpgt_epi16(sums, _mm256_set1_epi16(most));
+        _mm256_cmpeq_epi32(large, _mm256_setzero_si256())
+    }
+}
+
+/// A bit for each word.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn mask(words: __m256i) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_movemask_ps(_mm256_castsi256_ps(words)) }
+}
+
+/// The sum of eight numbers.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn sum(x: __m256i) -> i32 {
+    let mut all = [0_i32; EIGHT];
+    // SAFETY: the caller's promise, and eight numbers.
+    unsafe { _mm256_storeu_si256(all.as_mut_ptr().cast(), x) };
+    all.into_iter().sum()
 }
 
 /// Sums of two products of bytes, which must fit 16 bits: of unsigned x and signed w, or the other
