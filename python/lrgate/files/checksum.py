@@ -51,7 +51,7 @@ class Checksum:
         return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-# It is the first key of the JSON, so no key from a user can be mistaken for it.
+# No text from a user comes before it in the JSON, so none can be mistaken for it.
 _NO_CHECKSUM: Final = '"checksum":""'
 
 CHUNK: Final = 1 << 20

@@ -17,9 +17,9 @@
 //!
 //! Bytes around an offset of 128, as of signed inputs, are not. There, 128 is subtracted from the bytes
 //! and added to the weights: the sum of w x is that of (w + 128) (x - 128), less 128 times the sum of
-//! x - 128, plus 128 times the sum of w. The weights are all positive then, so that four bytes fit if
-//! neither the positive nor the negative ones sum to more than 128. Where two words often do not, each
-//! is converted on its own. Where single words often do not, even and odd bytes are multiplied with
+//! x - 128, plus 128 times the sum of w. The weights are then 0 to 255, so that four bytes fit if the
+//! positive ones sum to 128 or less, and the negative ones to -128 or more. Where two words often do
+//! not, each is converted on its own. Where single words often do not, even and odd bytes are multiplied with
 //! 16 bits each, or for one row the lower seven bits of bytes and then their high bits. Sums are exact
 //! in any case, so they equal those of other instruction sets.
 
@@ -257,12 +257,12 @@ struct Split {
 }
 
 impl Split {
-    /// Entries of a list.
+    /// Entries of a list: for each word one half of it, words that are moved, and what writing needs.
     fn room(&self) -> usize {
         self.words + self.words * LONG_JOINED / 100 + Shorts::MORE
     }
 
-    /// Splits rows. The first ones decide whether all become signed bytes.
+    /// Splits rows. Some of them decide whether all become signed bytes.
     #[inline(always)]
     fn fill(&mut self, shorts: Shorts, rows: DenseRows<'_, u32>, which: Range<usize>) {
         self.first = which.start;
@@ -273,16 +273,17 @@ impl Split {
         if self.rest.len() < which.len() * room {
             self.rest = zeros(which.len() * room);
         }
-        let sample = which.len().min(GROUP);
-        for i in 0..sample {
+        let step = which.len().div_ceil(GROUP);
+        let (mut sampled, mut long) = (0, 0);
+        for i in (0..which.len()).step_by(step) {
             self.split(shorts, rows, i);
+            (sampled, long) = (sampled + 1, long + usize::from(self.lengths[i].is_none()));
         }
-        let long = self.lengths[..sample].iter().filter(|length| length.is_none()).count();
-        self.signed = 2 * long > sample;
-        for i in if self.signed { 0 } else { sample }..which.len() {
+        self.signed = 2 * long > sampled;
+        for i in 0..which.len() {
             if self.signed {
                 self.center(shorts, rows, i);
-            } else {
+            } else if !i.is_multiple_of(step) {
                 self.split(shorts, rows, i);
             }
         }
@@ -297,15 +298,17 @@ impl Split {
         self.lengths[i] = shorts.split(row, small, rest, most).map(|length| length as u32);
     }
 
-    /// Splits row `i` of the block into signed bytes.
+    /// Splits row `i` of the block into signed bytes. If words of the first row are not joined, no others
+    /// are moved for it.
     #[inline(always)]
     fn center(&mut self, shorts: Shorts, rows: DenseRows<'_, u32>, i: usize) {
         let row = rows.row(self.first + i);
-        let most = self.words * LONG_JOINED / 100;
+        let join = i == 0 || self.joined[0];
+        let most = if join { self.words * LONG_JOINED / 100 } else { 0 };
         let (small, rest) = self.parts(i);
-        let row = shorts.center(row, small, rest, most);
-        self.lengths[i] = Some(row.length as u32);
-        (self.totals[i], self.joined[i]) = (row.sum, row.joined);
+        let centered = shorts.center(row, small, rest, most);
+        self.lengths[i] = Some(centered.length as u32);
+        (self.totals[i], self.joined[i]) = (centered.sum, centered.joined);
     }
 
     /// The small bytes and the list of row `i` of the block.

@@ -362,6 +362,51 @@ impl Kernel for StoringRows<'_, '_> {
     }
 }
 
+/// Four vectors that are stored at once, or one by one.
+struct StoringBytes<'a> {
+    values: &'a [f32; 64],
+    together: bool,
+}
+
+impl Kernel for StoringBytes<'_> {
+    type Output = [u8; 64];
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        // SAFETY: four vectors, and 64 bytes.
+        unsafe {
+            let v = |i| simd.load(self.values.as_ptr().add(i * LANES));
+            if self.together {
+                simd.store_bytes4(bytes.as_mut_ptr(), [v(0), v(1), v(2), v(3)]);
+            } else {
+                for i in 0..4 {
+                    simd.store_bytes(bytes.as_mut_ptr().add(i * LANES), simd.to_bytes(v(i)));
+                }
+            }
+        }
+        bytes
+    }
+}
+
+/// Four vectors become the bytes that each of them becomes: in order, rounded to even, and in range.
+#[test]
+fn four_vectors_become_the_bytes_of_each() {
+    let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 0.5, -0.5, 1.5, 254.5, 255.5];
+    let large = [1e10, -1e10, 3e38, -3e38, 65_536.0, -65_536.0, 32_768.0];
+    let mut values: [f32; 64] = std::array::from_fn(|i| 3.0 * i as f32 + 0.25);
+    for first in [0, 16, 40, 48] {
+        values[first..first + special.len()].copy_from_slice(&special);
+        values[first + special.len()..][..large.len()].copy_from_slice(&large);
+        let expected = values.map(|v| if v.is_nan() { 255 } else { v.round_ties_even() as u8 });
+        for isa in Isa::available() {
+            for together in [false, true] {
+                let bytes = isa.run(StoringBytes { values: &values, together });
+                assert_eq!(bytes, expected, "{} {together}", isa.name());
+            }
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn rows_are_stored_together_as_one_by_one() {
@@ -527,9 +572,9 @@ fn sums_of_the_largest_products_are_exact() {
     const OUTPUTS: usize = 16;
     for (n, words) in [(1, 60), (2, 60), (3, 61), (7, 1100), (5, 1 << 14)] {
         let bytes = [(64, 1, 0), (255, 16, 64), (127, 1, 0), (128, 1, 0), (255, 1, 0), (0, 1, 0)];
-        for (byte, period, other) in
-            bytes.into_iter().chain([(128, 4, 127), (255, 5, 127), (0, 3, 128)])
-        {
+        // Less 128, two words have sums of 128 and -128, the most that fits, or of more.
+        let bytes = bytes.into_iter().chain([(160, 1, 0), (96, 1, 0), (161, 1, 0), (95, 1, 0)]);
+        for (byte, period, other) in bytes.chain([(128, 4, 127), (255, 5, 127), (0, 3, 128)]) {
             let of_word = |at: usize| if at.is_multiple_of(period) { byte } else { other };
             let data: Vec<u32> = (0..n * words).map(|at| 0x0101_0101 * of_word(at)).collect();
             let rows = DenseRows::new(&data, n, words, words);
@@ -578,12 +623,18 @@ fn sums_are_exact_for_all_kinds_of_bytes() {
         let panels =
             Panels::pack(words, outputs, |word, unit| u32::from_ne_bytes(weights(word, unit)));
         for n in [1, 2, 3, 4, 5, 9, 70] {
-            for kind in 0..2 * KINDS {
+            for kind in 0..4 * KINDS {
                 let data: Vec<u32> = (0..n * words)
                     .map(|at| {
-                        // Among rows of small bytes, every fourth is of another kind, the last too.
-                        let (row, mixed) = (at / words, kind >= KINDS);
-                        let kind = if mixed && row % 4 > 0 { 0 } else { kind % KINDS };
+                        // Among rows of small bytes, every fourth is of another kind, the last too; or
+                        // the first 67, so that the last block differs from the first.
+                        let row = at / words;
+                        let kind = match kind / KINDS {
+                            1 if row % 4 > 0 => 0,
+                            2 if row > 66 => 0,
+                            3 if row < 67 => 0,
+                            _ => kind % KINDS,
+                        };
                         u32::from_ne_bytes(std::array::from_fn(|i| byte(kind, 4 * at + i) as u8))
                     })
                     .collect();

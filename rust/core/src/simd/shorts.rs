@@ -22,21 +22,22 @@ pub(crate) struct Rest {
     bytes: u32,
 }
 
-/// A row of signed bytes.
+/// The result of [`Shorts::center`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Centered {
     /// The length of the list.
     pub(crate) length: usize,
     /// The sum of all signed bytes.
     pub(crate) sum: i32,
-    /// Whether the products of two words have sums of 16 bits.
+    /// Whether the products of words 2k and 2k + 1 together have sums of 16 bits.
     pub(crate) joined: bool,
 }
 
 /// The largest sum of bytes whose products with any signed bytes sum to 16 bits.
 const MOST: i16 = 256;
 
-/// The largest sum of positive signed bytes, and of negative ones, likewise, with any unsigned bytes.
+/// The largest sum of positive signed bytes, and of the absolute values of negative ones, whose products
+/// with any unsigned bytes sum to 16 bits.
 const MOST_SIGNED: i16 = 128;
 
 /// The high bit of each byte of a word, which turns bytes around an offset of 128 into signed bytes.
@@ -58,7 +59,8 @@ impl Shorts {
     /// The most rows whose sums by one vector, with their operands, fit the registers.
     pub(crate) const ROWS: usize = 4;
 
-    /// The entries that eight words may add to a list that is already long.
+    /// The room that a list needs beyond its length: eight words add at most sixteen entries, and eight
+    /// are written at a time.
     pub(crate) const MORE: usize = 2 * EIGHT;
 
     /// # Safety
@@ -110,10 +112,10 @@ impl Shorts {
     }
 
     /// As [`Shorts::split`], for bytes around an offset of 128, which is subtracted. The products of
-    /// the small signed bytes of one word with any weights plus 128 have sums of 16 bits. While at most
-    /// `most` words are moved to the list for it, so have those of words 2k and 2k + 1 together.
+    /// the small signed bytes of one word with any weights plus 128 have sums of 16 bits. So have those
+    /// of words 2k and 2k + 1 together, if at most `most` words had to be moved to the list for that.
     ///
-    /// `small` has an entry for each word, and `rest` one for each, `most` and [`Shorts::MORE`].
+    /// `small` has an entry for each word. `rest` has one for each word, `most` and [`Shorts::MORE`] more.
     #[inline(always)]
     #[allow(clippy::unused_self)] // the proof
     pub(crate) fn center(
@@ -152,7 +154,7 @@ impl Shorts {
                 }
                 store_eight(x, small);
             }
-            Centered { length: list.length, sum: sum(sums), joined: moved <= most }
+            Centered { length: list.length, sum: sum_of_eight(sums), joined: moved <= most }
         }
     }
 
@@ -393,8 +395,8 @@ unsafe fn store_eight(x: __m256i, to: &mut [u32]) {
     }
 }
 
-/// The larger of the sums of positive and of negative signed bytes, of each two bytes or, if PAIRS, of
-/// those at the same places in two words.
+/// For each two signed bytes, the larger of two sums: of the positive bytes, and of the absolute values
+/// of the negative ones. If PAIRS, the sums are of words 2k and 2k + 1 together.
 ///
 /// # Safety
 /// The CPU must have AVX2.
@@ -414,7 +416,7 @@ unsafe fn sums_by_sign<const PAIRS: bool>(x: __m256i) -> __m256i {
     }
 }
 
-/// The sums of words 2k and 2k + 1, in both.
+/// Adds the sums of words 2k and 2k + 1. Both get the result.
 ///
 /// # Safety
 /// The CPU must have AVX2.
@@ -437,7 +439,7 @@ unsafe fn fit(sums: __m256i, most: i16) -> __m256i {
     }
 }
 
-/// A bit for each word.
+/// The sign bit of each word.
 ///
 /// # Safety
 /// The CPU must have AVX2.
@@ -447,12 +449,12 @@ unsafe fn mask(words: __m256i) -> i32 {
     unsafe { _mm256_movemask_ps(_mm256_castsi256_ps(words)) }
 }
 
-/// The sum of eight numbers.
+/// The sum of eight lanes.
 ///
 /// # Safety
 /// The CPU must have AVX2.
 #[inline(always)]
-unsafe fn sum(x: __m256i) -> i32 {
+unsafe fn sum_of_eight(x: __m256i) -> i32 {
     let mut all = [0_i32; EIGHT];
     // SAFETY: the caller's promise, and eight numbers.
     unsafe { _mm256_storeu_si256(all.as_mut_ptr().cast(), x) };
