@@ -95,7 +95,7 @@ def speed_rows(result: Result) -> tuple[list[str], list[list[str]]]:
         rows = "1 row" if size == "1" else f"{size} rows"
         heading += [f"{rows}: us per row", "test error, %"]
     cells = []
-    for label, network in result["networks"].items():
+    for label, network in sorted(result["networks"].items(), key=_kind_and_number):
         own = [
             label,
             "-".join(map(str, network["hidden"])),
@@ -111,9 +111,16 @@ def speed_rows(result: Result) -> tuple[list[str], list[list[str]]]:
     return heading, cells
 
 
+def _kind_and_number(network: tuple[str, Any]) -> tuple[str, float, str]:
+    """Sorts labels such as ``dense-0.5-no-dropout`` by their kind, then by their number."""
+    kind, number, *rest = network[0].split("-")
+    return kind, float(number), "-".join(rest)
+
+
 def _speed_cells(figures: dict[str, Any]) -> list[str]:
     """Median and quartiles of the time, and the error, with an asterisk above the limit."""
-    median, low, high = (f"{figure:.3g}" for figure in figures["us"])
+    us = figures["us"]
+    median, low, high = (f"{x:,.0f}" if x >= 1000 else f"{x:.3g}" for x in us)
     mark = "" if figures["within_limit"] else "\\*"
     return [f"{median} ({low} to {high})", f"{100 * figures['error']:.2f}{mark}"]
 
