@@ -214,7 +214,7 @@ def test_a_choice_of_a_smaller_share_stays_if_it_is_faster(
     )
     search.choices = {"plain": [many, few]}
     use = _Use(0.0, "f32")
-    monkeypatch.setattr(search.check, "likely", lambda found, *_: True)
+    monkeypatch.setattr(search.check, "likely", lambda found, *_, **__: True)
     raced: list[list[str]] = []
 
     def fastest(networks: dict[str, Network], plain: Network) -> str:

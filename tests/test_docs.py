@@ -62,19 +62,19 @@ def test_the_sample_report_has_the_form_of_a_report() -> None:
         computed_units=1000,
         strategy="gate",
         precision="f32",
-        rank=48,
+        rank=32,
         estimator="whitened",
-        computed_share=0.019,
-        recall=0.689,
-        lost_energy=0.0343,
+        computed_share=0.030,
+        recall=0.772,
+        lost_energy=0.0377,
         density_in=0.177,
-        density_out=0.016,
-        flop_share=0.089,
-        seconds_before=121.2e-6,
-        seconds_after=2.12e-6,
+        density_out=0.017,
+        flop_share=0.076,
+        seconds_before=56.63e-6,
+        seconds_after=2.80e-6,
     )
-    ratio = Ratio(64.33, 61.70, 67.41)
-    batch = BatchReport(1, (layer,), 251.78e-6, 14.55e-6, 3.82e-6, ratio, ratio, 3.93)
+    ratio = Ratio(15.78, 15.62, 15.99)
+    batch = BatchReport(1, (layer,), 94.64e-6, 17.24e-6, 6.00e-6, ratio, ratio, 1.73)
     printed = str(batch).splitlines()
     header, row = printed[-2:]
     assert lines[at].split() == header.split()

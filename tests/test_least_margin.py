@@ -524,7 +524,9 @@ def test_gates_are_tried_in_f32_where_int8_is_little_faster(
     largest = {use: near._evidence(0, 0, use)[0].largest for use in near._ways}
     limit = largest[in_f32]
     monkeypatch.setattr(
-        near.check, "likely", lambda found, *_: all(each.largest == limit for each in found)
+        near.check,
+        "likely",
+        lambda found, *_, **__: all(each.largest == limit for each in found),
     )
     assert near.choices is not None
     assert near._fastest_within(1.0, None) == (near.choices["f32"][0], in_f32)

@@ -205,14 +205,20 @@ class BudgetCheck:
         labels = self.chooser.task != "regression" and self.chooser.activation in HAVE_MARGINS
         return labels and not self.pruned
 
-    def likely(self, found: list[Evidence], share: float = 1.0, spare: float = _SPARE) -> bool:
+    def likely(
+        self,
+        found: list[Evidence],
+        share: float = 1.0,
+        spare: float = _SPARE,
+        prudent: bool = False,
+    ) -> bool:
         """Whether the rows that check are likely to show that a share of the budget is kept.
 
-        `spare`: standard errors to spare.
+        `spare`: standard errors to spare. `prudent`: allowing for larger perturbations than seen.
         """
         level = self._request.confidence
         return self._rows_fit(found) and all(
-            evidence.upper(level, self.rows, spare) <= share * self._request.budget
+            evidence.upper(level, self.rows, spare, prudent) <= share * self._request.budget
             for evidence in found
         )
 

@@ -14,7 +14,7 @@ from lrgate.model.odds import log_odds, margins_of_rows, of_two
 from lrgate.network import Network
 from lrgate.planner.calibration import Calibration, calibrated, margins_of
 from lrgate.planner.divergence import variance_of
-from lrgate.planner.evidence import Evidence, Increase, Pairs
+from lrgate.planner.evidence import Evidence, Increase, Pairs, Tail
 from lrgate.types import Float32Array, Float64Array
 
 __all__ = [
@@ -159,9 +159,10 @@ class Evaluator:
                 worst=worst,
                 unseen=none,
                 squares=squares,
+                tail=Tail.of(squares),
                 residual=self._residual(before, squares),
             )
-        expected, columns, farthest = self._changes(outputs, raw)
+        expected, columns, largest = self._changes(outputs, raw)
         none = 0.0 if unseen else None
         return Evidence(
             **named,
@@ -169,7 +170,8 @@ class Evaluator:
             worst=worst,
             columns=columns,
             unseen=none,
-            farthest=farthest,
+            farthest=float(largest.max()),
+            tail=Tail.of(largest),
         )
 
     def counted_bound(
@@ -273,8 +275,8 @@ class Evaluator:
 
     def _changes(
         self, outputs: Float32Array, raw: list[tuple[Float32Array, float]]
-    ) -> tuple[Float64Array, Any, float]:
-        """Each row's expected change, margins with perturbations for each column, and the largest.
+    ) -> tuple[Float64Array, Any, Float64Array]:
+        """Each row's expected change, each column's margins with perturbations, the rows' largest.
 
         A perturbation is that of the raw outputs, less their least margin: smaller ones change no
         label, or the row is recomputed. It is the largest of those of all raw outputs, because any
@@ -295,8 +297,8 @@ class Evaluator:
             ]
         else:
             found = [self._boundary(before, after, moved, 1.0)]
-        expected, columns, farthest = zip(*found, strict=True)
-        return np.sum(expected, axis=0), columns, max(farthest)
+        expected, columns, largest = zip(*found, strict=True)
+        return np.sum(expected, axis=0), columns, np.max(largest, axis=0)
 
     def _boundary(
         self,
@@ -304,21 +306,21 @@ class Evaluator:
         after: Float64Array,
         raw: list[tuple[Float64Array, float]],
         weight: float,
-    ) -> tuple[Float64Array, tuple[Pairs, ...], float]:
+    ) -> tuple[Float64Array, tuple[Pairs, ...], Float64Array]:
         n = len(after)
         top = before.argmax(axis=1)
         margins, rivals = margins_of(before, top, _RIVALS)
         gains = weight * self.calibration.gain(before, top, rivals)
         lost = np.asarray(np.isnan(after).any(axis=1))
         unknown = np.asarray(np.isnan(before).any(axis=1))
-        moves, farthest = np.full((n, margins.shape[1]), -math.inf), -math.inf
+        moves, largest = np.full((n, margins.shape[1]), -math.inf), np.full(n, -math.inf)
         for outputs, least_margin in raw:
             now = np.take_along_axis(outputs, top[:n, None], axis=1)
             with np.errstate(invalid="ignore"):
                 of_these = margins[:n] - (now - np.take_along_axis(outputs, rivals[:n], axis=1))
             of_these = np.where(lost[:, None] | np.isnan(of_these), math.inf, of_these)
             of_these[unknown[:n]] = 0.0
-            farthest = max(farthest, float(of_these.max()))
+            largest = np.maximum(largest, of_these.max(axis=1))
             moves = np.maximum(moves, of_these - least_margin)
         moves[unknown[:n]] = 0.0
         margins = np.where(unknown[:, None] | np.isnan(margins), math.inf, margins)
@@ -330,7 +332,7 @@ class Evaluator:
             Pairs(margins[:, k], gains[:, k], moves[:, k], self.calibration, weight)
             for k in range(margins.shape[1])
         )
-        return expected, pairs, farthest
+        return expected, pairs, largest
 
 
 def _paired_interval(worse: int, better: int, n: int) -> tuple[float, float]:

@@ -23,6 +23,7 @@ __all__ = [
     "Evidence",
     "Increase",
     "Pairs",
+    "Tail",
 ]
 
 
@@ -34,8 +35,54 @@ _COUNTED: Final = 10
 # every confidence, so that a higher confidence gives a higher bound.
 _CONTRADICTION: Final = 0.95
 
+# Logarithms are limited to this: larger values would overflow.
+_MOST_LOG: Final = 600.0
+
 # Unseen perturbations are assumed to be at most this many times the largest one seen.
 _BEYOND: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The largest of some values, as if their number fell with a power of the size (Hill 1975).
+
+    Attributes
+    ----------
+    count : int
+        The number of largest values that the power is fitted to.
+    least : float
+        The value that these exceed.
+    index : float
+        The mean logarithm of these over `least`: 0 where the values have a largest possible one.
+    """
+
+    count: int = 0
+    least: float = 0.0
+    index: float = 0.0
+
+    @classmethod
+    def of(cls, values: Float64Array) -> Tail:
+        """The tail of values: the largest, as many as the root of their number."""
+        count = int(math.sqrt(len(values)))
+        top = np.sort(values)[::-1][: count + 1]
+        if count < 2 or not 0 < top[-1] <= top[0] < math.inf:
+            return cls()
+        return cls(count, float(top[-1]), float(np.log(top[:-1] / top[-1]).mean()))
+
+    @property
+    def factor(self) -> float:
+        """The mean beyond the largest value, over it. At most 10: heavier tails have no mean."""
+        if self.count == 0:
+            return _BEYOND
+        return 1 / max(1 - self.index * (1 + 1 / math.sqrt(self.count)), 0.1)
+
+    def largest(self, size: float, spare: float) -> float:
+        """The largest of `size` times as many values, and `spare` standard deviations more."""
+        if self.count == 0:
+            return 0.0
+        # The logarithm of the largest one has a Gumbel distribution.
+        above = math.log(max(self.count * size, 1.0)) + spare * math.pi / math.sqrt(6)
+        return self.least * math.exp(min(self.index * above, _MOST_LOG))
 
 
 @dataclass(frozen=True)
@@ -119,6 +166,8 @@ class Evidence:
     farthest : float
         A classifier: the largest perturbation of a margin. Those of `columns` are smaller by the
         least margin.
+    tail : Tail
+        The largest perturbations of rows; for a regressor those of `squares`.
     squares : float64 array (n,), optional
         A regressor: each row's squared change of the outputs, relative to the variance.
     residual : float
@@ -136,6 +185,7 @@ class Evidence:
     squares: Float64Array | None = None
     residual: float = 0.0
     farthest: float = 0.0
+    tail: Tail = field(default=Tail(), repr=False)
 
     @property
     def rows(self) -> int:
@@ -165,7 +215,13 @@ class Evidence:
         step = float(sizes.min()) if self.pairs and len(sizes) else 0.0
         return self.lower(_CONTRADICTION) - step / self.rows > self.estimate
 
-    def upper(self, confidence: float, rows: int | None = None, spare: float = 0.0) -> float:
+    def upper(
+        self,
+        confidence: float,
+        rows: int | None = None,
+        spare: float = 0.0,
+        prudent: bool = False,
+    ) -> float:
         """Upper bound of the increase, one-sided.
 
         Parameters
@@ -175,6 +231,9 @@ class Evidence:
             Number of rows like these to give the bound for; by default that of these rows.
         spare : float
             Standard errors to spare.
+        prudent : bool
+            Whether the rows to give the bound for may have larger perturbations than these: the
+            largest ones expected, with as many standard deviations to spare.
         """
         n = self.rows if rows is None else rows
         quantile = _student(confidence, n - 1) + spare
@@ -182,32 +241,29 @@ class Evidence:
         bound = _skewed(self.expected, n, quantile, bounded=bool(self.pairs))
         if self.pairs:
             bound = max(bound, self._paired(n, quantile))
-        if not (self.expected.any() or self.unseen is not None or self._farthest > 0):
+        farthest = max(self.largest, self.reach, 0.0)
+        if not (self.expected.any() or self.unseen is not None or farthest > 0):
             return 0.0
+        if prudent:
+            farthest = max(farthest, self.tail.largest(n / self.rows, spare))
         if self.contradicted:
             bound = max(bound, _skewed(self.change, n, quantile, bounded=False))
-        return max(bound + reserve * self._beyond, 0.0)
+        return max(bound + reserve * self._beyond(farthest), 0.0)
 
     @property
     def largest(self) -> float:
         """The largest perturbation of a margin; for a regressor the largest squared change."""
         return self.farthest if self.squares is None else float(self.squares.max())
 
-    @property
-    def _farthest(self) -> float:
-        return max(self.largest, self.reach, 0.0)
-
-    @property
-    def _beyond(self) -> float:
-        """The cost of a row unlike those seen."""
+    def _beyond(self, farthest: float) -> float:
+        """The cost of a row unlike those seen, the largest perturbation of which is `farthest`."""
         if self.pairs:
             # The least margin is not subtracted: it would hide perturbations unlike those seen.
-            reach = np.array([math.inf if self.unseen is not None else _BEYOND * self._farthest])
+            reach = np.array([math.inf if self.unseen is not None else _BEYOND * farthest])
             return sum(max(float(p.lost(reach)[0]) for p in column) for column in self.columns)
         # (f + e - y)^2 - (f - y)^2 = e^2 + 2 e (f - y): such rows change by e, but are no further
         # from their targets than others. Their noise is as often in one direction as in the other.
-        squares = np.zeros(1) if self.squares is None else self.squares
-        square = max(_BEYOND, _tail_factor(squares)) * self._farthest
+        square = max(_BEYOND, self.tail.factor) * farthest
         return max(square + 2 * math.sqrt(square * self.residual), self.unseen or 0.0)
 
     def _paired(self, n: int, quantile: float) -> float:
@@ -282,19 +338,6 @@ def _skewed(values: Float64Array, n: int, quantile: float, bounded: bool) -> flo
     skewness = float(np.power((values - mean) / deviation, 3).mean())
     bound = mean + quantile * deviation / math.sqrt(n)
     return bound + max(skewness, 0.0) * deviation * (1 + 2 * quantile**2) / (6 * n)
-
-
-def _tail_factor(values: Float64Array) -> float:
-    """The mean beyond the largest value, over it, if the tail is a power of the size (Hill 1975).
-
-    At most 10: heavier tails have no mean.
-    """
-    count = int(math.sqrt(len(values)))
-    top = np.sort(values)[::-1][: count + 1]
-    if count < 2 or top[-1] <= 0:
-        return _BEYOND
-    index = float(np.log(top[:-1] / top[-1]).mean()) * (1 + 1 / math.sqrt(count))
-    return 1 / max(1 - index, 0.1)
 
 
 def _student(confidence: float, freedom: int) -> float:

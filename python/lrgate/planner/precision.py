@@ -154,7 +154,7 @@ class _Int8Search:
                 chosen = [i for i in chosen if i not in refused]
                 continue
             # The last layer is left to the rows that check if it might pass.
-            spare = {} if len(chosen) > 1 else {"spare": 0.0}
+            spare: dict[str, Any] = {} if len(chosen) > 1 else {"spare": 0.0}
             network, evidence = self._with_margin(chosen, may_recompute, **spare)
             if self._check.likely(evidence, **spare):
                 break

@@ -205,13 +205,19 @@ class Search:
     def _gated_trials(self) -> Iterator[Trial]:
         before: tuple[Choice, _Use] | None = None
         taken = min(self.check.least_share(self.check.evidence(self.plain)), 1.0)
-        for share in sorted({1.0 - (1.0 - part) * (1.0 - taken) for part in _BUDGET_SHARES}):
-            found = self._fastest_within(share, before)
+        shares = sorted({1.0 - (1.0 - part) * (1.0 - taken) for part in _BUDGET_SHARES})
+        ways = [(share, False) for share in shares]
+        if len(shares) > 1:
+            # The first that fails ends the check, so the first choice is a prudent one.
+            ways.insert(0, (shares[0], True))
+        for share, prudent in ways:
+            found = self._fastest_within(share, before, prudent)
             if found is not None and found is not before:
                 before = choice, use = found
                 network = self._with_choice(choice, use)
                 if approximate_layers(network):
                     name = f"{_kinds(choice)} for {share:.0%} of the budget"
+                    name += ", chosen prudently" if prudent else ""
                     yield self._trial(name, network, choice)
 
     def _trial(self, name: str, network: Network, choice: Choice) -> Trial:
@@ -234,10 +240,11 @@ class Search:
     # Choices of gates and factors
 
     def _fastest_within(
-        self, share: float, before: tuple[Choice, _Use] | None
+        self, share: float, before: tuple[Choice, _Use] | None, prudent: bool = False
     ) -> tuple[Choice, _Use] | None:
         """The fastest choice that is likely to keep a share of the budget, and its use.
 
+        `prudent`: allowing for larger perturbations than the rows that choose have.
         It is the one `before`, of a smaller share, if that is not slower. Where there is none, a
         note says why.
         """
@@ -254,7 +261,7 @@ class Search:
             choices = self.choices[way.base]
             end = len(choices)
             for k in range(1 + len(CLOSE_SHARES) if choices and self.check.may_recompute else 1):
-                end = self._first_within(share, k, way, end)
+                end = self._first_within(share, k, way, end, prudent)
                 if end < len(choices):
                     least = self._outputs(end, way.base).margins[k]
                     use = way if least else way._replace(recomputed="f32")
@@ -288,7 +295,7 @@ class Search:
             return self.plain
         return with_plan(self.plain.with_least_margin(0.0), plans_of(self.exact))
 
-    def _first_within(self, share: float, k: int, way: _Use, end: int) -> int:
+    def _first_within(self, share: float, k: int, way: _Use, end: int, prudent: bool) -> int:
         """The first choice that is likely to keep a share with its `k`-th least margin.
 
         With smaller ones, the choices from `end` on are. Bisection looks at few choices: the
@@ -297,7 +304,7 @@ class Search:
         first = 0
         while first < end:
             middle = (first + end) // 2
-            if self.check.likely(self._evidence(middle, k, way), share):
+            if self.check.likely(self._evidence(middle, k, way), share, prudent=prudent):
                 end = middle
             else:
                 first = middle + 1
