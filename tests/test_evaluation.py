@@ -13,7 +13,7 @@ from lrgate.model.odds import log_odds
 from lrgate.planner.calibration import Calibration
 from lrgate.planner.divergence import Divergence
 from lrgate.planner.evaluation import Evaluator
-from lrgate.planner.evidence import Tail
+from lrgate.planner.evidence import likely_largest
 from lrgate.planner.split import FIT_SHARE, MOST_ROWS, Split
 from oracle import make, rows
 
@@ -368,21 +368,33 @@ def test_noisy_targets_are_no_reason_for_a_large_reserve(n: int) -> None:
     assert np.mean(bounds) < 0.0165 / n**0.5 + true + 0.25 / n
 
 
-@pytest.mark.parametrize(("kind", "least", "most"), [("power", 0.8, 0.92), ("normal", 0.9, 1.0)])
-def test_the_largest_of_other_rows_is_predicted(kind: str, least: float, most: float) -> None:
+@pytest.mark.parametrize("n", [20, 100, 2000])
+def test_the_largest_of_other_rows_is_predicted(n: int) -> None:
     """1.5 standard deviations above its mode, the largest value is below in 86 % of samples."""
     held = 0
     for seed in range(400):
-        rng = np.random.default_rng(seed)
-        sizes = rng.pareto(2.0, 6000) + 1 if kind == "power" else np.abs(rng.normal(size=6000))
-        held += sizes[2000:].max() <= Tail.of(sizes[:2000]).largest(2.0, 1.5)
-    assert least * 400 <= held <= most * 400
+        sizes = np.random.default_rng(seed).pareto(2.0, 3 * n) + 1
+        held += sizes[n:].max() <= likely_largest(sizes[:n], 2.0, 1.5)
+    assert 0.82 * 400 <= held <= 0.96 * 400
 
 
-def test_a_tail_of_few_or_boundless_values_predicts_nothing() -> None:
-    for values in ([], [1.0, 2.0, 3.0], [0.0] * 9, [1.0] * 8 + [math.inf]):
-        assert Tail.of(np.array(values)).largest(2.0, 1.5) == 0.0
-    assert Tail.of(np.full(9, 0.5)).largest(1e9, 3.0) == 0.5
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+def test_a_prediction_is_of_the_rows_that_change(noise: float) -> None:
+    """Rounding of the others does not count, however much smaller it is."""
+    sizes = np.full(1000, noise)
+    sizes[:20] = np.random.default_rng(0).pareto(2.0, 20) + 1
+    predicted = likely_largest(sizes, 2.0, 1.5)
+    assert 1.5 * sizes.max() < predicted < 10 * sizes.max()
+    assert likely_largest(np.where(sizes > 0.5, sizes, 1e-9), 2.0, 1.5) == predicted
+
+
+def test_a_prediction_of_few_or_boundless_values() -> None:
+    assert likely_largest(np.array([1.0, 2.0, 3.0]), 2.0, 1.5) == 6.0
+    assert likely_largest(np.array([0.0] * 98 + [1.0, 2.0]), 2.0, 1.5) == 4.0
+    assert likely_largest(np.array([-1.0, -math.inf, 0.0]), 2.0, 1.5) == 0.0
+    assert likely_largest(np.array([1.0] * 8 + [math.inf]), 2.0, 1.5) == math.inf
+    assert likely_largest(np.full(9, 0.5), 1e9, 3.0) == 0.5
+    assert likely_largest(np.geomspace(1.0, 1e-3, 100), 1e9, 3.0) == 10.0
 
 
 def test_rows_that_choose_predict_the_bound_of_rows_that_check() -> None:
@@ -401,7 +413,7 @@ def test_rows_that_choose_predict_the_bound_of_rows_that_check() -> None:
         chosen = evaluated(1000, seed, least_margin=least)
         checked = evaluated(2000, seed + 1000, least_margin=least, reach=least)
         held += chosen.upper(0.95, 2000, 1.5, prudent=True) >= checked.upper(0.95)
-    assert held >= 60
+    assert held >= 75
 
 
 def test_the_stand_in_is_not_biased() -> None:

@@ -575,7 +575,7 @@ def test_batch_sizes_without_gates_keep_the_smaller_least_margin(
     assert keys[0].endswith(repr(large)) and keys[1] == keys[2] == plan_key(search.plain, 16)
     plain, best = (search._trial("", network, {}) for network in (search.plain, found))
     evidence = search.check.evidence(found)
-    assert evidence[0].farthest > evidence[1].farthest > 0
+    assert evidence[0].largest > evidence[1].largest > 0
     plain.evidence[keys[1]] = best.evidence[keys[1]] = evidence[1]
     best.evidence[keys[0]] = evidence[0]
     rival = reporting._dense_int8(best, [plain, best], 1)

@@ -7,6 +7,7 @@ use `wins`, which replaces the clock and makes these faster.
 from __future__ import annotations
 
 import gc
+import inspect
 import itertools
 import json
 import math
@@ -1485,7 +1486,7 @@ def test_the_first_that_fails_ends_the_check(
     net: Network, failing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["units never on left out", "int8 without gates"]
-    # Those for the same part that are not chosen prudently are no others.
+    # The choice for the same part without prudence is the same, so it is not checked again.
     names += ["gates for a part of the budget, chosen prudently", "gates for 100% of the budget"]
     real, tried = Evidence.within, 0
 
@@ -1892,7 +1893,7 @@ def test_gates_get_a_part_of_what_int8_leaves(
     net: Network, monkeypatch: pytest.MonkeyPatch, taken: float, part: int
 ) -> None:
     monkeypatch.setattr(search, "_BUDGET_SHARES", (0.3, 1.0))
-    monkeypatch.setattr(BudgetCheck, "least_share", lambda self, found: taken)
+    monkeypatch.setattr(BudgetCheck, "least_share", lambda self, found, prudent: taken)
     fast = lrgate.optimize(
         net, rows(2000), None, 0.3, factors="none", ranks=(2, 4, 8), progress=False
     )
@@ -1902,11 +1903,40 @@ def test_gates_get_a_part_of_what_int8_leaves(
 
 
 @pytest.mark.usefixtures("wins")
+def test_the_first_gates_are_chosen_prudently(
+    net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only those: bounds of all others, and of all checks, do not depend on rows unlike these."""
+    flags: list[set[bool]] = [set()]
+    upper, fastest = Evidence.upper, search.Search._fastest_within
+
+    def seen(self: Evidence, *arguments: Any, **named: Any) -> float:
+        bound = inspect.signature(upper).bind(self, *arguments, **named)
+        flags[-1].add(bound.arguments.get("prudent", False))
+        return upper(self, *arguments, **named)
+
+    def chosen(self: Any, *arguments: Any) -> Any:
+        flags.append(set())
+        found = fastest(self, *arguments)
+        flags.append(set())
+        return found
+
+    monkeypatch.setattr(Evidence, "upper", seen)
+    monkeypatch.setattr(search.Search, "_fastest_within", chosen)
+    lrgate.optimize(net, rows(2000), None, 0.3, factors="none", ranks=(2, 4, 8), progress=False)
+    # Before and between the choices, the share that int8 takes is the only prudent bound.
+    assert flags[0] == {True, False}
+    assert flags[1] == {True}
+    choices = flags[3::2]
+    assert len(choices) >= 2 and set().union(*choices, *flags[2::2]) == {False}
+
+
+@pytest.mark.usefixtures("wins")
 def test_where_int8_leaves_nothing_gates_are_tried_once(
     net: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs(monkeypatch, lambda network: 1.0)
-    monkeypatch.setattr(BudgetCheck, "least_share", lambda self, found: math.inf)
+    monkeypatch.setattr(BudgetCheck, "least_share", lambda self, found, prudent: math.inf)
     fast = optimized(net, rows(), None, 0.1, precision="f32")
     assert fast.report is not None
     notes = [note for note in fast.report.notes if note.startswith("no gate or factors are used")]

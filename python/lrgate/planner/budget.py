@@ -40,6 +40,7 @@ __all__ = [
 
 # Extra standard errors required when choosing, so that the check is likely to pass: its estimate
 # and that of the rows that choose, which are half as many, differ by 1.7 of its standard errors.
+# Prudent choices also spare as many standard deviations of the largest perturbation.
 _SPARE: Final = 1.5
 _ROW_SPARE: Final = 0.8
 
@@ -222,12 +223,13 @@ class BudgetCheck:
             for evidence in found
         )
 
-    def least_share(self, found: list[Evidence]) -> float:
+    def least_share(self, found: list[Evidence], prudent: bool = False) -> float:
         """The least share of a budget above 0 that is `likely`; infinity if none is."""
         if not self._rows_fit(found):
             return math.inf
         level, budget = self._request.confidence, self._request.budget
-        return max(evidence.upper(level, self.rows, _SPARE) for evidence in found) / budget
+        bounds = [evidence.upper(level, self.rows, _SPARE, prudent) for evidence in found]
+        return max(bounds) / budget
 
     def _rows_fit(self, found: list[Evidence]) -> bool:
         """Whether no row is near `max_row_error`."""

@@ -14,7 +14,7 @@ from lrgate.model.odds import log_odds, margins_of_rows, of_two
 from lrgate.network import Network
 from lrgate.planner.calibration import Calibration, calibrated, margins_of
 from lrgate.planner.divergence import variance_of
-from lrgate.planner.evidence import Evidence, Increase, Pairs, Tail
+from lrgate.planner.evidence import Evidence, Increase, Pairs
 from lrgate.types import Float32Array, Float64Array
 
 __all__ = [
@@ -158,8 +158,7 @@ class Evaluator:
                 expected=change,
                 worst=worst,
                 unseen=none,
-                squares=squares,
-                tail=Tail.of(squares),
+                perturbations=squares,
                 residual=self._residual(before, squares),
             )
         expected, columns, largest = self._changes(outputs, raw)
@@ -170,8 +169,7 @@ class Evaluator:
             worst=worst,
             columns=columns,
             unseen=none,
-            farthest=float(largest.max()),
-            tail=Tail.of(largest),
+            perturbations=largest,
         )
 
     def counted_bound(

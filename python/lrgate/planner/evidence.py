@@ -23,7 +23,7 @@ __all__ = [
     "Evidence",
     "Increase",
     "Pairs",
-    "Tail",
+    "likely_largest",
 ]
 
 
@@ -35,54 +35,14 @@ _COUNTED: Final = 10
 # every confidence, so that a higher confidence gives a higher bound.
 _CONTRADICTION: Final = 0.95
 
-# Logarithms are limited to this: larger values would overflow.
-_MOST_LOG: Final = 600.0
-
 # Unseen perturbations are assumed to be at most this many times the largest one seen.
 _BEYOND: Final = 2.0
 
+# Perturbations below this share of the largest one are noise of rounding, and no part of its tail.
+_NOISE: Final = 0.01
 
-@dataclass(frozen=True)
-class Tail:
-    """The largest of some values, as if their number fell with a power of the size (Hill 1975).
-
-    Attributes
-    ----------
-    count : int
-        The number of largest values that the power is fitted to.
-    least : float
-        The value that these exceed.
-    index : float
-        The mean logarithm of these over `least`: 0 where the values have a largest possible one.
-    """
-
-    count: int = 0
-    least: float = 0.0
-    index: float = 0.0
-
-    @classmethod
-    def of(cls, values: Float64Array) -> Tail:
-        """The tail of values: the largest, as many as the root of their number."""
-        count = int(math.sqrt(len(values)))
-        top = np.sort(values)[::-1][: count + 1]
-        if count < 2 or not 0 < top[-1] <= top[0] < math.inf:
-            return cls()
-        return cls(count, float(top[-1]), float(np.log(top[:-1] / top[-1]).mean()))
-
-    @property
-    def factor(self) -> float:
-        """The mean beyond the largest value, over it. At most 10: heavier tails have no mean."""
-        if self.count == 0:
-            return _BEYOND
-        return 1 / max(1 - self.index * (1 + 1 / math.sqrt(self.count)), 0.1)
-
-    def largest(self, size: float, spare: float) -> float:
-        """The largest of `size` times as many values, and `spare` standard deviations more."""
-        if self.count == 0:
-            return 0.0
-        # The logarithm of the largest one has a Gumbel distribution.
-        above = math.log(max(self.count * size, 1.0)) + spare * math.pi / math.sqrt(6)
-        return self.least * math.exp(min(self.index * above, _MOST_LOG))
+# The most that a tail may give, over the largest value: heavier tails have no mean.
+_MOST_BEYOND: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -161,15 +121,11 @@ class Evidence:
     worst : float
         The worst row: the largest change of a probability; for a regressor the distance of its
         outputs from the dense ones, in standard deviations of the outputs.
+    perturbations : float64 array (n,)
+        A classifier: each row's largest perturbation of a margin. Those of `columns` are smaller by
+        the least margin. A regressor: its squared change of the outputs, relative to the variance.
     reach : float
         `largest` on other rows, if it is known.
-    farthest : float
-        A classifier: the largest perturbation of a margin. Those of `columns` are smaller by the
-        least margin.
-    tail : Tail
-        The largest perturbations of rows; for a regressor those of `squares`.
-    squares : float64 array (n,), optional
-        A regressor: each row's squared change of the outputs, relative to the variance.
     residual : float
         A regressor: the mean squared error of the dense outputs, relative to the variance, on all
         rows or on those that change most, whichever is larger.
@@ -179,13 +135,11 @@ class Evidence:
     change: Float64Array
     expected: Float64Array
     worst: float
+    perturbations: Float64Array = field(repr=False)
     columns: tuple[tuple[Pairs, ...], ...] = field(default=(), repr=False)
     unseen: float | None = None
     reach: float = 0.0
-    squares: Float64Array | None = None
     residual: float = 0.0
-    farthest: float = 0.0
-    tail: Tail = field(default=Tail(), repr=False)
 
     @property
     def rows(self) -> int:
@@ -233,7 +187,7 @@ class Evidence:
             Standard errors to spare.
         prudent : bool
             Whether the rows to give the bound for may have larger perturbations than these: the
-            largest ones expected, with as many standard deviations to spare.
+            most likely largest one, with as many standard deviations to spare.
         """
         n = self.rows if rows is None else rows
         quantile = _student(confidence, n - 1) + spare
@@ -245,15 +199,15 @@ class Evidence:
         if not (self.expected.any() or self.unseen is not None or farthest > 0):
             return 0.0
         if prudent:
-            farthest = max(farthest, self.tail.largest(n / self.rows, spare))
+            farthest = max(farthest, likely_largest(self.perturbations, n / self.rows, spare))
         if self.contradicted:
             bound = max(bound, _skewed(self.change, n, quantile, bounded=False))
         return max(bound + reserve * self._beyond(farthest), 0.0)
 
-    @property
+    @cached_property
     def largest(self) -> float:
-        """The largest perturbation of a margin; for a regressor the largest squared change."""
-        return self.farthest if self.squares is None else float(self.squares.max())
+        """The largest of `perturbations`."""
+        return float(self.perturbations.max())
 
     def _beyond(self, farthest: float) -> float:
         """The cost of a row unlike those seen, the largest perturbation of which is `farthest`."""
@@ -263,7 +217,7 @@ class Evidence:
             return sum(max(float(p.lost(reach)[0]) for p in column) for column in self.columns)
         # (f + e - y)^2 - (f - y)^2 = e^2 + 2 e (f - y): such rows change by e, but are no further
         # from their targets than others. Their noise is as often in one direction as in the other.
-        square = max(_BEYOND, self.tail.factor) * farthest
+        square = max(_BEYOND, _tail_factor(self.perturbations)) * farthest
         return max(square + 2 * math.sqrt(square * self.residual), self.unseen or 0.0)
 
     def _paired(self, n: int, quantile: float) -> float:
@@ -338,6 +292,39 @@ def _skewed(values: Float64Array, n: int, quantile: float, bounded: bool) -> flo
     skewness = float(np.power((values - mean) / deviation, 3).mean())
     bound = mean + quantile * deviation / math.sqrt(n)
     return bound + max(skewness, 0.0) * deviation * (1 + 2 * quantile**2) / (6 * n)
+
+
+def likely_largest(values: Float64Array, size: float, spare: float) -> float:
+    """The most likely largest of `size` times as many values, with standard deviations to spare.
+
+    As if their tail were a power of the size (Hill 1975). At most 10 times the largest value, and
+    twice where too few are large to fit the power.
+    """
+    most = max(float(values.max()), 0.0)
+    top = np.sort(values)[::-1][: math.isqrt(len(values)) + 1]
+    top = top[top > _NOISE * most]
+    count = len(top) - 1
+    if count < 2 or math.isinf(most):
+        return _BEYOND * most
+    index = _tail_index(top)
+    # The logarithm of the largest value has a Gumbel distribution.
+    above = math.log(max(count * size, 1.0)) + spare * math.pi / math.sqrt(6)
+    return min(float(top[-1]) * math.exp(index * above), _MOST_BEYOND * most)
+
+
+def _tail_factor(values: Float64Array) -> float:
+    """The mean beyond the largest value, over it, if the tail is a power of the size."""
+    count = math.isqrt(len(values))
+    top = np.sort(values)[::-1][: count + 1]
+    if count < 2 or top[-1] <= 0:
+        return _BEYOND
+    return 1 / max(1 - _tail_index(top), 1 / _MOST_BEYOND)
+
+
+def _tail_index(top: Float64Array) -> float:
+    """Hill's estimate from the largest values, in falling order, and a standard error."""
+    index = float(np.log(top[:-1] / top[-1]).mean())
+    return index * (1 + 1 / math.sqrt(len(top) - 1))
 
 
 def _student(confidence: float, freedom: int) -> float:

@@ -204,13 +204,7 @@ class Search:
 
     def _gated_trials(self) -> Iterator[Trial]:
         before: tuple[Choice, _Use] | None = None
-        taken = min(self.check.least_share(self.check.evidence(self.plain)), 1.0)
-        shares = sorted({1.0 - (1.0 - part) * (1.0 - taken) for part in _BUDGET_SHARES})
-        ways = [(share, False) for share in shares]
-        if len(shares) > 1:
-            # The first that fails ends the check, so the first choice is a prudent one.
-            ways.insert(0, (shares[0], True))
-        for share, prudent in ways:
+        for share, prudent in self._shares():
             found = self._fastest_within(share, before, prudent)
             if found is not None and found is not before:
                 before = choice, use = found
@@ -219,6 +213,21 @@ class Search:
                     name = f"{_kinds(choice)} for {share:.0%} of the budget"
                     name += ", chosen prudently" if prudent else ""
                     yield self._trial(name, network, choice)
+
+    def _shares(self) -> list[tuple[float, bool]]:
+        """Shares of the budget for gates and factors, and whether those are chosen prudently.
+
+        The first that fails ends the check, so the first choice is prudent, where int8 leaves
+        something.
+        """
+        plain = self.check.evidence(self.plain)
+        shares = []
+        for prudent, parts in ((True, _BUDGET_SHARES[:1]), (False, _BUDGET_SHARES)):
+            taken = min(self.check.least_share(plain, prudent), 1.0)
+            if not (prudent and taken == 1.0):
+                found = {1.0 - (1.0 - part) * (1.0 - taken) for part in parts}
+                shares += [(share, prudent) for share in sorted(found)]
+        return shares
 
     def _trial(self, name: str, network: Network, choice: Choice) -> Trial:
         """The network as it would be returned: with the units in the order that pays."""

@@ -156,7 +156,8 @@ class CheckReport:
     Attributes
     ----------
     network : str
-        Description, such as ``"int8 without gates"`` or ``"gates for 50% of the budget"``.
+        Description, such as ``"int8 without gates"``, ``"gates for 20% of the budget, chosen
+        prudently"`` or ``"gates for 50% of the budget"``.
     increase, upper : float
         Expected increase of the error, and its upper bound, for the worst batch size.
     worst_row : float
