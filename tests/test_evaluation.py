@@ -449,6 +449,16 @@ def test_more_rows_are_needed_for_less() -> None:
     assert evidence.needed(0.0, 0.95) is None
 
 
+def test_no_number_of_rows_shows_a_tiny_budget() -> None:
+    odds = logits(400, 1)[0]
+    evidence = Evaluator(identity(3), odds, None).evidence(odds * np.float32(1 - 1e-6))
+    assert not evidence.change.any() and evidence.estimate > 0
+    needed = evidence.needed(0.9 * evidence.estimate, 0.95)
+    assert needed is not None and 800 <= needed < 1 << 40
+    for budget in (1e-20, 1e-308, 5e-324):
+        assert evidence.needed(budget, 0.95) is None
+
+
 def test_what_was_never_seen_counts_as_lost() -> None:
     x, _, labels, _ = logits(1000, 1)
     judge = Evaluator(identity(3), x, None)

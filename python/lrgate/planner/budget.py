@@ -223,13 +223,12 @@ class BudgetCheck:
             for evidence in found
         )
 
-    def least_share(self, found: list[Evidence], prudent: bool = False) -> float:
+    def least_share(self, found: list[Evidence]) -> float:
         """The least share of a budget above 0 that is `likely`; infinity if none is."""
         if not self._rows_fit(found):
             return math.inf
         level, budget = self._request.confidence, self._request.budget
-        bounds = [evidence.upper(level, self.rows, _SPARE, prudent) for evidence in found]
-        return max(bounds) / budget
+        return max(evidence.upper(level, self.rows, _SPARE) for evidence in found) / budget
 
     def _rows_fit(self, found: list[Evidence]) -> bool:
         """Whether no row is near `max_row_error`."""

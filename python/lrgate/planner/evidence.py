@@ -41,6 +41,9 @@ _BEYOND: Final = 2.0
 # Perturbations below this share of the largest one are noise of rounding, and no part of its tail.
 _NOISE: Final = 0.01
 
+# The most rows that are said to be needed.
+_MOST_NEEDED: Final = 1 << 40
+
 # The most that a tail may give, over the largest value: heavier tails have no mean.
 _MOST_BEYOND: Final = 10.0
 
@@ -266,9 +269,10 @@ class Evidence:
                 return None
             # Too few margins are small to estimate how many are smaller: this many rows would do.
             share = self.rows / len(self.pairs[0].margins)
-            return max(2 * rows, math.ceil(_COUNTED / budget * share))
+            wanted = max(2.0 * rows, _COUNTED / budget * share)
+            return None if wanted > _MOST_NEEDED else math.ceil(wanted)
         while self.upper(confidence, rows, spare) > budget:
-            if rows > 1 << 40:
+            if rows > _MOST_NEEDED:
                 return None
             rows = int(1.1 * rows) + 1
         return rows

@@ -217,17 +217,13 @@ class Search:
     def _shares(self) -> list[tuple[float, bool]]:
         """Shares of the budget for gates and factors, and whether those are chosen prudently.
 
-        The first that fails ends the check, so the first choice is prudent, where int8 leaves
-        something.
+        The first that fails ends the check. So before the smallest share come prudent choices for
+        the same one, which are no more divergent, unless int8 leaves nothing.
         """
-        plain = self.check.evidence(self.plain)
-        shares = []
-        for prudent, parts in ((True, _BUDGET_SHARES[:1]), (False, _BUDGET_SHARES)):
-            taken = min(self.check.least_share(plain, prudent), 1.0)
-            if not (prudent and taken == 1.0):
-                found = {1.0 - (1.0 - part) * (1.0 - taken) for part in parts}
-                shares += [(share, prudent) for share in sorted(found)]
-        return shares
+        taken = min(self.check.least_share(self.check.evidence(self.plain)), 1.0)
+        shares = sorted({1.0 - (1.0 - part) * (1.0 - taken) for part in _BUDGET_SHARES})
+        prudent = [(shares[0], True)] if taken < 1.0 else []
+        return prudent + [(share, False) for share in shares]
 
     def _trial(self, name: str, network: Network, choice: Choice) -> Trial:
         """The network as it would be returned: with the units in the order that pays."""
