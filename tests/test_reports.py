@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from lrgate import examples
+from lrgate.planner.reporting import _paper_share
 from lrgate.results.drift import Drift, LayerDrift, MonitorReport
 from lrgate.results.optimization import BatchReport, CheckReport, LayerReport, OptimizeReport
 from lrgate.results.ratio import Ratio
-from lrgate.results.table import Column, Table
+from lrgate.results.table import Column, Table, Tabular
 
 
 def layer(i: int = 0, **changes: Any) -> LayerReport:
@@ -119,6 +121,38 @@ def test_a_report_comes_back(report: OptimizeReport) -> None:
     assert pickle.loads(pickle.dumps(report)) == report  # noqa: S301
     none = replace(report, units_speed_up=None, notes=(), batches=(), machine={})
     assert OptimizeReport.from_dict(none.to_dict()) == none
+
+
+def is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(type(key) is str and is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def test_every_result_has_plain_data(report: OptimizeReport) -> None:
+    net, x, _ = examples.mnist()
+    small = net.quantize(x[:100]).quantization_report
+    assert small is not None
+    with net.monitor(rate=1.0, seed=0) as watched:
+        watched.predict(x[:100])
+    seen = watched.report()
+    profiles = (net.profile(x[:100], batch_size=1), net.phases(x[:100], batch_size=1))
+    for result in (report, report.batches[0], small, seen, seen.total, *profiles):
+        assert isinstance(result, Tabular)
+        assert is_plain(result.to_dict())
+    assert small.to_dict()["layers"][0]["layer"] == 0
+
+
+def test_the_model_of_cost_knows_gates_alone() -> None:
+    gate = layer(rank=32)
+    share = 32 * 1784 / 784_000 + 0.022
+    assert _paper_share(gate) == pytest.approx(share)
+    assert _paper_share(replace(gate, strategy="skip-factor-gate")) == pytest.approx(share)
+    for strategy in ("factor", "skip-factor"):
+        assert _paper_share(replace(gate, strategy=strategy, computed_share=1.0)) == 1
+    assert _paper_share(plain()) == 1
 
 
 def test_a_report_of_an_earlier_version_is_read(report: OptimizeReport) -> None:

@@ -229,10 +229,15 @@ def test_models_that_cannot_be_made_sparse() -> None:
 def test_nothing_changes_without_a_budget(classifier: Any) -> None:
     x = rows()
     given = lrgate.from_torch(classifier, task="classification")
-    for budget, reason in ((0.0, "nothing may change"), (1e-6, "More rows, a larger budget")):
+    for budget, epochs, reason in (
+        (0.0, 10, "nothing may change"),
+        (1e-6, 10, "A larger budget or more rows or epochs may help"),
+        (1e-6, 60, "A larger budget or more rows may help"),
+    ):
         net, report = sparsify(
-            given, x, labels(x), max_error_increase=budget, epochs=10, progress=False
+            given, x, labels(x), max_error_increase=budget, epochs=epochs, progress=False
         )
+        assert report.epochs == min(epochs, 0 if budget == 0 else 20)
         assert np.array_equal(net(x), given(x))
         assert report.increase_bound == 0 and report.work_after == report.work_before
         assert reason in report.notes[-1]

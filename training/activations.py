@@ -3,7 +3,8 @@
 The estimate decides which pre-activations are computed. The output of a unit that is not computed
 is a constant: 0 where ReLU and its relatives are flat, -1 or 1 where hard tanh is. A maxout unit
 (Goodfellow et al. 2013, arXiv 1302.4389) is the largest of several pre-activations, of which the
-one with the largest estimate is computed.
+one with the largest estimate is computed. tanh and gelu are constant nowhere: an estimate of them
+saves nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class HiddenActivation:
     ``needed`` takes estimates of pre-activations, and is 1 where these must be computed, else 0.
     ``masked`` takes pre-activations, that mask and the estimates, and gives the outputs of a layer
     that computes no others. ``signed`` outputs may be negative. ``sides`` says whether an estimate
-    is wrong, too, if it gives a unit the constant of the other side.
+    is wrong, too, if it gives a unit the constant of the other side. Without ``flat`` there is no
+    range in which the outputs are constant.
     """
 
     apply: Callable[[Tensor], Tensor]
@@ -42,6 +44,7 @@ class HiddenActivation:
     pieces: int = 1
     signed: bool = False
     sides: bool = False
+    flat: bool = True
 
 
 def positive(values: Tensor, limit: float = 0.0) -> Tensor:
@@ -64,6 +67,13 @@ def _flat_at_zero(apply: Callable[[Tensor], Tensor], limit: float = 0.0) -> Hidd
         apply,
         lambda values: positive(values, limit),
         lambda values, needed, _: apply(values) * needed,
+    )
+
+
+def _curved(apply: Callable[[Tensor], Tensor]) -> HiddenActivation:
+    """An activation that is constant nowhere."""
+    return HiddenActivation(
+        apply, torch.ones_like, lambda values, *_: apply(values), signed=True, flat=False
     )
 
 
@@ -103,6 +113,10 @@ _ALL = {
         pieces=PIECES,
         signed=True,
     ),
+    "tanh": _curved(torch.tanh),
+    "gelu": _curved(functional.gelu),
 }
 
 NAMES = tuple(_ALL)
+FLAT_NAMES = tuple(name for name, kind in _ALL.items() if kind.flat)
+"""Those that an estimator serves."""

@@ -42,7 +42,8 @@ CLASSES = 10
 UNKNOWN = "unknown"
 
 HOW_TO_SVHN = (
-    "SVHN's cropped digits are published as two MATLAB files, for non-commercial use only.\n"
+    "SVHN's cropped digits are two MATLAB files (format 2), for non-commercial use only. They are\n"
+    "published at ufldl.stanford.edu/housenumbers.\n"
     "Name the folder that holds them with --data-dir. Their MD5 checksums:\n"
     + "\n".join(f"  {md5}  {name}" for name, md5 in SVHN_FULL_MD5.items())
 )

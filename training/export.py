@@ -45,6 +45,8 @@ _ACTIVATIONS = {
     "thresholded": ("thresholded_relu", activations.THRESHOLD),
     "squared": "squared_relu",
     "hard-tanh": "hard_tanh",
+    "tanh": "tanh",
+    "gelu": "gelu",
 }
 
 

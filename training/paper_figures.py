@@ -27,8 +27,12 @@ import objective  # noqa: E402
 import tables  # noqa: E402
 from study import read_result  # noqa: E402
 
-STUDIES = ("mnist", "svhn", "svhn-subset", "fashion", "epoch", "objective", "activations")
+STUDIES = (
+    *("mnist", "svhn", "svhn-subset", "fashion"),
+    *("steps", "epoch", "objective", "activations"),
+)
 BORROWED = {
+    "steps": ("10-10-5",),
     "epoch": ("10-10-5",),
     "objective": ("none", "10-10-5"),
     "activations": ("none", "25-25-25"),

@@ -240,6 +240,13 @@ def check(recipe: Recipe, input_size: int | None = None) -> None:
         f"one of {', '.join(NAMES)}",
         recipe.activation,
     )
+    if not by_name(recipe.activation).flat:
+        _require(
+            recipe.estimator == "none",
+            "--estimator",
+            f"none with --activation {recipe.activation}",
+            recipe.estimator,
+        )
     if recipe.activation != "relu":
         # The other estimators fit the signs, which do not decide these outputs alone.
         _require(

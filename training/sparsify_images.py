@@ -53,6 +53,7 @@ def measured(
         y_val=y_val if options.labels else None,
         max_error_increase=options.max_error_increase,
         confidence=options.confidence,
+        relufy=options.relufy,
         augment=partial(shift_randomly, limit=options.shift) if options.shift else None,
         epochs=options.epochs,
         checkpoint=options.checkpoint,
@@ -71,6 +72,7 @@ def measured(
                 "max_error_increase",
                 "confidence",
                 "shift",
+                "relufy",
                 "epochs",
                 "threads",
                 "seed",
@@ -172,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-error-increase", type=float, default=0.001, help="the budget")
     add("--confidence", type=float, default=0.95, help="of the budget's bound")
     add("--shift", type=int, default=0, help="most pixels by which images move in training")
+    add("--relufy", action="store_true", help="move other activations to ReLU first")
     add("--epochs", type=int, default=60, help="most passes over the training rows")
     add("--threads", type=int, default=1, help="threads of the training")
     add("--checkpoint", type=Path, help="file from which an interrupted run goes on")

@@ -1,13 +1,16 @@
 """Measure the trained networks of a study: error against time per row, beside the fastest peers.
 
-    python training/reproduce.py frontier --data-dir data/mnist --seeds 1
-    python training/speed.py frontier --data-dir data/mnist
+    python training/reproduce.py frontier --data-dir data/mnist --seeds 1 \\
+        --results-dir runs/results --checkpoint-dir runs
+    python training/speed.py frontier --data-dir data/mnist \\
+        --results-dir runs/results --checkpoint-dir runs
 
 The best epoch of every finished run is optimised by `lrgate.optimize` on its validation rows. Dense
 networks, trained without L1, run in the peers as well, at their best settings. Networks and peers
 take turns in one process on one thread, on test rows. Of several runs of the same widths and L1,
-the one with the lowest validation error is measured. Writes training/results/speed/{study}.json,
-from which paper_figures.py makes docs/paper.md. Nothing else should run on the machine meanwhile.
+the one with the lowest validation error is measured. Writes speed/{study}.json in the folder of
+results, from which paper_figures.py makes docs/paper.md. Nothing else should run on the machine
+meanwhile.
 """
 
 from __future__ import annotations
@@ -83,7 +86,11 @@ def run(options: argparse.Namespace) -> None:
     places = Places(folder, study.dataset, options.results_dir, options.checkpoint_dir)
     finished = dict(_finished(study.runs, places))
     if not finished:
-        raise StudyError(f"no run of {options.study} is finished: train them by reproduce.py")
+        raise StudyError(
+            f"no finished run of {options.study} has its last.pt in {places.checkpoints}: train "
+            "them by reproduce.py, in folders named by --results-dir and --checkpoint-dir, which "
+            "this command takes as well"
+        )
     chosen = best_of_each_width(finished)
     data_set = data.load(folder, study.dataset)
     with tempfile.TemporaryDirectory() as scratch:

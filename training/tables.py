@@ -10,6 +10,14 @@ from typing import Any
 
 PAPER: dict[str, dict[str, float]] = {
     "mnist": {"none": 1.40, "50-35-25": 1.43, "25-25-25": 1.60, "10-10-5": 2.28},
+    "svhn": {
+        "none": 9.31,
+        "200-100-75-15": 9.67,
+        "100-75-50-25": 9.96,
+        "75-50-40-30": 10.72,
+        "50-40-40-35": 12.16,
+        "25-25-15-15": 19.4,
+    },
 }
 """Published test errors in percent; those of SVHN belong to the complete data set alone."""
 
@@ -132,6 +140,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 _FIRST = {
+    "steps": "training",
     "epoch": "refresh",
     "activations": "activation, ranks",
     "frontier": "L1",
@@ -166,11 +175,21 @@ def _rank_rows(study: str, results: list[Result]) -> tuple[list[str], list[list[
         if study == "epoch":
             line += _refresh_cells(group)
             line[0] = "once per epoch" if line[0] == "10-10-5" else line[0].replace("-", " ")
+        if study == "steps":
+            line[0] = _steps(group)
         if study == "activations":
             line[0] = {"none": "relu", "25-25-25": "relu-25-25-25"}.get(line[0], line[0])
             line[0] = line[0].replace("-25-25-25", ", 25-25-25")
         cells.append(line)
     return heading, cells
+
+
+def _steps(group: Group) -> str:
+    """The row of the MNIST table is named by its rows per step, others by their label."""
+    if group.label != "10-10-5":
+        return group.label.replace("-", " ")
+    run = (group.tested or group.unfinished)[0]
+    return f"{run['config']['batch_size']} rows per step"
 
 
 def _tested_cells(group: Group) -> list[str]:
@@ -207,12 +226,20 @@ def _unfinished_cells(group: Group) -> list[str]:
 
 
 def _refresh_cells(group: Group) -> list[str]:
-    """Wrong signs before the last refresh of the last epoch, and the mean time of a refresh."""
+    """Wrong signs before the last refresh of the last epoch, and the time of a refresh.
+
+    The time is that of the median epoch: other programs may stop a run for minutes.
+    """
     runs = group.tested or group.unfinished
     last = group.epochs - 1 if group.tested else -1
     end = [run["epochs"]["wrong_signs_before_refresh"][last] for run in runs]
     times = [
-        sum(run["epochs"]["refresh_seconds"]) / max(1, sum(run["epochs"]["refreshes"]))
+        statistics.median(
+            seconds / max(1, count)
+            for seconds, count in zip(
+                run["epochs"]["refresh_seconds"], run["epochs"]["refreshes"], strict=True
+            )
+        )
         for run in runs
     ]
     return [_shares(end), f"{1000 * statistics.mean(times):.1f}"]

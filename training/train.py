@@ -64,6 +64,10 @@ def run(options: argparse.Namespace) -> None:
         trainer.restore(state)
         print(f"resuming after epoch {len(trainer.epochs)} of {recipe.epochs}")
     options.out_dir.mkdir(parents=True, exist_ok=True)
+    if state is None:
+        # A run that is replaced is not to be taken for this one if this one is stopped.
+        for name in (LAST, BEST, LOG, CURVE):
+            (options.out_dir / name).unlink(missing_ok=True)
 
     log = _new_log(trainer)
     while not trainer.done:

@@ -286,6 +286,29 @@ def test_tables_of_all_studies(finished: tuple[study.Places, list]) -> None:
     assert tables.markdown("objective", results).count("\n") == 6
 
 
+def test_steps_are_named_by_what_differs(finished: tuple[study.Places, list]) -> None:
+    gated = next(one for one in finished[1] if one["label"] == "3-2")
+    labels = ("10-10-5", "100-rows-per-step")
+    results = [{**gated, "label": label} for label in labels]
+    _, cells = tables.rows("steps", results)
+    rows = gated["config"]["batch_size"]
+    assert [line[0] for line in cells] == [f"{rows} rows per step", "100 rows per step"]
+
+
+def test_a_stall_does_not_count_as_time_of_a_refresh(
+    finished: tuple[study.Places, list],
+) -> None:
+    gated = next(one for one in finished[1] if one["label"] == "3-2")
+    length = len(gated["epochs"]["seconds"])
+    assert length >= 3
+    seconds = [0.01] * length
+    seconds[1] = 100.0
+    epochs = {**gated["epochs"], "refreshes": [2] * length, "refresh_seconds": seconds}
+    heading, cells = tables.rows("epoch", [{**gated, "epochs": epochs}])
+    assert heading[-1] == "ms per refresh"
+    assert cells[0][-1] == "5.0"
+
+
 @pytest.mark.parametrize("name", list(reproduce.EPOCHS))
 def test_recipes_of_the_studies_are_sound(tmp_path: Path, name: str) -> None:
     for files in ([], [data.SVHN_FILE]):
@@ -307,7 +330,7 @@ def test_studies_share_runs_of_the_mnist_table(tmp_path: Path) -> None:
         return {run.name: run for run in reproduce.make(name, epochs, [3], tmp_path).runs}
 
     mnist = of("mnist", 60)
-    for name in ("epoch", "objective"):
+    for name in ("steps", "epoch", "objective"):
         shared = {key: run for key, run in of(name, 60).items() if key.startswith("mnist/")}
         assert shared
         for key, run in shared.items():

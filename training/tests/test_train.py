@@ -10,6 +10,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -167,6 +168,20 @@ def test_a_run_is_not_overwritten_unasked(
     assert parsed("--data-dir", folder, "--out-dir", trained, *SMALL) == 1
     assert "holds a run already" in capsys.readouterr().err
     assert (trained / "last.pt").read_bytes() == before
+
+
+def test_a_run_that_replaces_another_leaves_nothing_of_it(
+    folder: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(trained, tmp_path / "out")
+    assert (out / "best.pt").exists()
+
+    def stopped(trainer: loop.Trainer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Trainer, "train_epoch", stopped)
+    assert parsed("--data-dir", folder, "--out-dir", out, *SMALL, "--overwrite") == 130
+    assert not list(out.iterdir())
 
 
 def test_missing_data_says_what_to_do(tmp_path: Path) -> None:
@@ -419,7 +434,7 @@ def test_estimator_masks_the_forward_pass() -> None:
     torch.testing.assert_close(network(x)[0], plain)
 
 
-@pytest.mark.parametrize("name", activations.NAMES)
+@pytest.mark.parametrize("name", activations.FLAT_NAMES)
 def test_a_layer_computes_what_the_estimate_says_it_needs(name: str) -> None:
     torch.manual_seed(0)
     network = model.MaskedMLP([12, 9, 7, 3], init_std=0.5, activation=name)
@@ -460,11 +475,17 @@ def test_a_layer_computes_what_the_estimate_says_it_needs(name: str) -> None:
 
 @pytest.mark.parametrize("name", activations.NAMES)
 def test_networks_with_each_activation_learn_and_are_exported(
-    folder: Path, tmp_path: Path, name: str
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     rate = ["--init-std", 0.3, "--learning-rate", 0.05, "--epochs", 6]
-    run = ["--activation", name, "--estimator", "svd", "--ranks", 4, 4]
+    run = ["--activation", name]
+    estimator = ["--estimator", "svd", "--ranks", 4, 4]
     out = tmp_path / "out"
+    if activations.by_name(name).flat:
+        run += estimator
+    else:
+        assert parsed("--data-dir", folder, "--out-dir", out, *SMALL, *run, *estimator) == 1
+        assert f"none with --activation {name}" in capsys.readouterr().err
     assert parsed("--data-dir", folder, "--out-dir", out, *SMALL, *run, *rate) == 0
     log = json.loads((out / "log.json").read_text())
     losses = [record["train_cross_entropy"] for record in log["epochs"]]

@@ -23,7 +23,7 @@ Factors(20 -> 40, rank 8)
 `fit_thresholds` chooses the threshold of each unit of a gate on held-out rows, for a given lost
 energy or computed share.
 
-Rows may be arrays, CSR matrices or `SparseInputs`; wide sparse rows are never made dense. Unless
+Rows may be arrays or `scipy.sparse` matrices; wide sparse rows are never made dense. Unless
 stated otherwise, computations use float64, or float32 for large weights. Gates are float32.
 """
 

@@ -110,7 +110,7 @@ def factored(layer: Layer, inputs: Rows, max_rank: int | None = None) -> Factori
     ----------
     layer : Layer
         A layer with any activation.
-    inputs : array_like, CSR or SparseInputs of shape (n, in)
+    inputs : array_like or scipy.sparse of shape (n, in)
         Inputs of this layer, at least two rows; for the first layer of a network, after its input
         scale and shift. Factors of rank k need at least k + 1 rows, and many more to generalise to
         other rows.

@@ -60,7 +60,7 @@ def evaluate(layer: Layer, gate: Gate, inputs: Rows) -> GateReport:
         A layer with relu, clipped_relu, thresholded_relu or squared_relu. A gate of the
         layer is ignored.
     gate : Gate
-    inputs : array_like, CSR or SparseInputs of shape (n, in)
+    inputs : array_like or scipy.sparse of shape (n, in)
         Inputs of this layer, at least one row.
 
     Returns

@@ -1,6 +1,6 @@
 """Calibration rows: checks, chunks, means and covariances.
 
-Rows may be arrays, CSR matrices or `SparseInputs`; wide sparse rows are never made dense.
+Rows may be arrays or `scipy.sparse` matrices; wide sparse rows are never made dense.
 """
 
 from __future__ import annotations

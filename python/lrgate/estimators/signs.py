@@ -82,7 +82,7 @@ def logistic(
     ----------
     layer : Layer
         A layer with relu, clipped_relu, thresholded_relu or squared_relu.
-    inputs : array_like, CSR or SparseInputs of shape (n, in)
+    inputs : array_like or scipy.sparse of shape (n, in)
         Inputs of this layer, more rows than the largest rank. Thousands of rows are needed for the
         improvement to generalise to other rows.
     ranks : sequence of int

@@ -41,7 +41,7 @@ class ThresholdPath:
         layer is ignored.
     gate : Gate
         A gate whose bias, and with it any threshold, is ignored.
-    inputs : array_like, CSR or SparseInputs of shape (n, in)
+    inputs : array_like or scipy.sparse of shape (n, in)
         Inputs of this layer, at least two rows, to which the gate was not fitted.
     outputs : float32 array of shape (n, out), optional
         Outputs of the layer on these rows, after the activation. If given, they are not recomputed.
@@ -203,7 +203,7 @@ def fit_thresholds(
         layer is ignored.
     gate : Gate
         A gate whose bias, and with it any threshold, is replaced.
-    inputs : array_like, CSR or SparseInputs of shape (n, in)
+    inputs : array_like or scipy.sparse of shape (n, in)
         Inputs of this layer, at least two rows, to which the gate was not fitted. The thresholds
         fit these rows better than other rows, especially for units that are active on few of them.
     lost_energy : float, optional

@@ -62,7 +62,7 @@ def whitened(layer: Layer, inputs: Rows, max_rank: int | None = None) -> Estimat
     ----------
     layer : Layer
         A layer with relu, clipped_relu, thresholded_relu or squared_relu.
-    inputs : array_like, CSR or SparseInputs of shape (n, in)
+    inputs : array_like or scipy.sparse of shape (n, in)
         Inputs of this layer, at least two rows; for the first layer of a network, after its input
         scale and shift. A gate of rank k needs at least k + 1 rows, and many more to generalise to
         other rows.

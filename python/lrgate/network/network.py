@@ -115,8 +115,8 @@ class Network(_core.Network):
     ValueError
         Raised by calls if the shape of `x` or `out` is wrong, a finite value of `x` is beyond the
         range of float32, `num_threads` is below 1, outputs are NaN in :meth:`predict` of a
-        classifier or multilabel network without `nan_label`, or :meth:`predict_proba` is called on
-        a regressor.
+        classifier or multilabel network without `nan_label`, or a regressor gets
+        :meth:`predict_proba` or `nan_label`.
     MemoryError
         Raised by calls if there is not enough memory for the outputs or packed weights.
 
@@ -1209,8 +1209,10 @@ class Network(_core.Network):
 
         Raises
         ------
+        TypeError
+            If an argument is not a number.
         ValueError
-            If a value is out of range.
+            If a value is out of range, or `window` is below `min_rows`.
 
         Examples
         --------

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 
 from lrgate._core import get_num_threads
@@ -71,8 +72,8 @@ def optimize(
     ----------
     model : Network, path, or model of scikit-learn, PyTorch, ONNX or Keras
         Anything that :func:`lrgate.load`, :func:`lrgate.from_sklearn`, :func:`lrgate.from_torch`,
-        :func:`lrgate.from_onnx` or :func:`lrgate.from_keras` takes. Gates and plan of a network are
-        not used.
+        :func:`lrgate.from_onnx` or :func:`lrgate.from_keras` takes. Gates,
+        factors, int8 ranges, kept units, least margin and plan of a network are not used.
     x : array-like or scipy.sparse (n, d)
         Real input rows: at least 50, preferably 5,000 or more. Two fifths fit, a fifth chooses,
         and two fifths check the budget. Of more than 20,000 rows 12,000 fit and choose; up to
@@ -105,12 +106,13 @@ def optimize(
         Whether layers may be computed by low-rank factors. ``"auto"``: where that is measured to be
         faster and keeps the budget. ``"none"``: never.
     confidence : float
-        Level of the budget's upper bound, above 0.5 and below 1. The probability of returning a
-        network that exceeds the budget is at most ``1 - confidence``.
+        Level of the budget's upper bound, above 0.5 and below 1. For rows like these, the
+        probability of returning a network that exceeds the budget is meant to be at most
+        ``1 - confidence``; docs/guarantees.md has the assumptions and measured rates.
     max_row_error : float, optional
         A second budget, on the worst row that checks: how far its outputs may be from the dense
-        network's, in standard deviations of the outputs. For a classifier the largest change of a
-        probability.
+        network's, in standard deviations of the outputs. For a classifier or a multilabel network
+        the largest change of a probability.
     num_threads : int, optional
         Threads that calls will use; by default those of :func:`lrgate.get_num_threads`.
     input_range : (low, high), optional
@@ -218,9 +220,21 @@ def optimize(
             )
         if taken is not net:
             problem.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
+        elif targets is not None and declared_task(net) is None and _are_two_values(targets):
+            problem.notes.append(
+                "y holds two whole numbers, and the network has one output and no task: it is a "
+                'regressor. For two classes declare task="classification"'
+            )
         fast = Search(problem).run(begin)
     # Only targets determine a task that was left open.
     return replaced(fast, task=declared_task(net)) if y is None else fast
+
+
+def _are_two_values(targets: npt.NDArray[Any]) -> bool:
+    """Whether targets of one output look like labels of two classes."""
+    found = np.unique(targets)
+    whole = bool((found == np.rint(found)).all())
+    return targets.size == len(targets) and len(found) == 2 and whole
 
 
 def _listed(classes: npt.NDArray[Any] | None) -> str:

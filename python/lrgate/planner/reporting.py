@@ -373,8 +373,8 @@ def _predicted_speed_up(layers: Sequence[LayerReport]) -> float:
 
 
 def _paper_share(layer: LayerReport) -> float:
-    """A layer's cost relative to dense, by the paper's model."""
-    if layer.rank is None:
+    """A layer's cost relative to dense, by the paper's model, which knows gates alone."""
+    if layer.rank is None or "gate" not in layer.strategy:
         return 1.0
     d, h = layer.inputs, layer.outputs
     return layer.rank * (d + h) / (d * h) + layer.computed_share

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from lrgate.results.table import Column, Table, Tabular
 
@@ -150,10 +150,6 @@ class MonitorReport(Tabular):
     sampling: bool
     window: Drift
     total: Drift
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data."""
-        return asdict(self)
 
     def table(self) -> Table:
         """One row per layer over the latest rows, then one per layer over all compared rows."""

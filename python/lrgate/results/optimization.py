@@ -6,7 +6,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final, TypeVar
 
 from lrgate.results.profile import layer_cells
@@ -259,11 +259,6 @@ class OptimizeReport(Tabular):
     seconds: float
     notes: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data: dicts, lists, numbers and text."""
-        result: dict[str, Any] = _plain(asdict(self))
-        return result
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> OptimizeReport:
         """Create a report from the result of :meth:`to_dict`.
@@ -346,14 +341,6 @@ def _wrapped(text: str) -> str:
 
 def _slashed(counts: tuple[int, ...]) -> str:
     return "/".join(map(str, counts))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value
 
 
 def _parse(expected: Any, value: Any, name: str) -> Any:

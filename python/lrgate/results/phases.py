@@ -130,9 +130,9 @@ class Phases(Tabular):
         return sum(phase.seconds for phase in self.phases)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as plain data."""
+        """Return the result as plain data, with the sum and each phase's share of its bound."""
         phases = [phase.to_dict() for phase in self.phases]
-        return {**asdict(self), "phases": phases, "seconds_per_row": self.seconds_per_row}
+        return {**super().to_dict(), "phases": phases, "seconds_per_row": self.seconds_per_row}
 
     def table(self) -> Table:
         """One row per phase, and their sum; times in seconds per row."""

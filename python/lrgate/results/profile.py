@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from lrgate.results.paths import path_name
@@ -93,10 +93,6 @@ class Profile(Tabular):
     def seconds_per_row(self) -> float:
         """Sum of the times of the layers on one thread."""
         return sum(layer.seconds_per_row for layer in self.layers)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the profile as plain data."""
-        return asdict(self)
 
     def table(self) -> Table:
         """One row per layer; times in seconds."""

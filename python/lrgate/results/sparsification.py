@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from lrgate.results.table import Column, Table, Tabular
 
@@ -112,14 +112,6 @@ class SparsifyReport(Tabular):
     seed: int
     seconds: float
     notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data: dicts, lists, numbers and text."""
-        values = asdict(self)
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
-        }
 
     def table(self) -> Table:
         """One row per hidden layer."""

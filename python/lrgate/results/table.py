@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 __all__ = ["Column", "Table", "Tabular", "microseconds"]
 
@@ -111,7 +111,7 @@ class Table:
 
 
 class Tabular:
-    """A result with text, HTML and a DataFrame."""
+    """A result with text, HTML, a DataFrame and plain data. Results are dataclasses."""
 
     def table(self) -> Table:
         """The table of the result."""
@@ -142,6 +142,19 @@ class Tabular:
             If pandas is not installed.
         """
         return self.table().to_dataframe()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain data: dicts, lists, numbers and text."""
+        result: dict[str, Any] = _plain(asdict(cast(Any, self)))
+        return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _paragraph(text: str) -> str:

@@ -109,7 +109,7 @@ def accelerate(
     seconds : float, default 0.5
         Duration of the comparison of each part with its network.
     progress : bool, optional
-        As in :func:`lrgate.optimize`.
+        Whether to show progress bars on stderr. None: where that is a terminal. By default none.
     **options
         Other options of :func:`lrgate.optimize`.
 

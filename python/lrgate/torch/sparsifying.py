@@ -72,7 +72,8 @@ def sparsify(
     x_val, y_val : array-like, optional
         Rows that choose the strength and check the budget. They must share no rows with `x`, and
         preferably none with the rows that the network was trained on: it has a lower error on
-        those, which no other network keeps. By default, two fifths of `x` are held out.
+        those, which no other network keeps. At least 50; `y_val` is given if `y` and `x_val` are,
+        and not otherwise. By default, two fifths of `x` are held out.
     relufy : bool, default False
         Move other activations of hidden layers, such as tanh and gelu, to ReLU first. The report
         has the cost. Otherwise they are refused.

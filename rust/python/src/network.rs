@@ -156,7 +156,7 @@ impl Network {
     ///     If `x` does not hold real numbers.
     /// ValueError
     ///     If the shape of `x` does not fit, or outputs of a classifier are NaN and there is no
-    ///     `nan_label`.
+    ///     `nan_label`, or a regressor gets one.
     /// MemoryError
     ///     If there is no memory for the outputs or the weights.
     ///
@@ -214,8 +214,9 @@ impl Network {
     /// Returns
     /// -------
     /// float32 array of shape (n, k), or (k,) for one row
-    ///     Softmax of raw outputs, unless the last activation is softmax or sigmoid; two columns
-    ///     for a classifier with one output. NaN in rows whose outputs are NaN.
+    ///     Outputs of a last softmax or sigmoid, and exp of those of log_softmax. Otherwise the
+    ///     softmax of the raw outputs, or their sigmoid for a multilabel network or one output. A
+    ///     classifier with one output has two columns. NaN in rows whose outputs are NaN.
     ///
     /// Raises
     /// ------

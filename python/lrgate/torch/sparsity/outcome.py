@@ -83,10 +83,11 @@ class Outcome:
             return "the training did not converge: lower learning_rate"
         if best <= problem.budget:
             return "no faster one was found"
+        # Where the search has ended, further epochs would not be used.
+        more = "rows" if progress.done else "rows or epochs"
         return (
             f"on the rows that choose, the lowest upper bound is {100 * best:.2g} points, "
-            f"{100 * problem.budget:.2g} allowed. More rows, a larger budget or more epochs "
-            "may help"
+            f"{100 * problem.budget:.2g} allowed. A larger budget or more {more} may help"
         )
 
     def report(self) -> SparsifyReport:
