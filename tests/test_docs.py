@@ -73,15 +73,13 @@ def test_the_sample_report_has_the_form_of_a_report() -> None:
         seconds_before=44.79e-6,
         seconds_after=2.50e-6,
     )
-    ratio = Ratio(16.00, 15.62, 16.13)
-    batch = BatchReport(1, (layer,), 93.66e-6, 17.01e-6, 5.87e-6, ratio, ratio, 1.74)
+    dense, exact = Ratio(16.00, 15.62, 16.13), Ratio(2.90, 2.83, 2.98)
+    batch = BatchReport(1, (layer,), 93.66e-6, 17.01e-6, 5.87e-6, dense, exact, 1.77)
     printed = str(batch).splitlines()
     header, row = printed[-2:]
     assert lines[at].split() == header.split()
     assert lines[at + 1].split() == row.split()
-    numbers = re.compile(r"[\d.]+")
-    for shown, made in zip(lines[at - 4 : at], printed[:-2], strict=True):
-        assert numbers.sub("0", shown) == numbers.sub("0", made)
+    assert lines[at - 4 : at] == printed[:-2]
 
 
 def stale(name: str, path: str) -> bool:

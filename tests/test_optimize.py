@@ -1296,14 +1296,20 @@ def test_the_rows_that_a_rank_needs_are_enough(net: Network) -> None:
 
 
 @pytest.mark.parametrize("task", [None, "regression"])
-@pytest.mark.parametrize("values", [(0, 1), (False, True), (1, 2, 3), (0.0, 0.5)])
+@pytest.mark.parametrize("values", [(0, 1), (False, True), (-1.0, 7.0), (1, 2, 3), (0.0, 0.5)])
 def test_two_classes_of_one_open_output_are_noted(task: str | None, values: Any) -> None:
     net = network(outputs=1) if task is None else network(outputs=1, task=task)
     y = np.resize(values, 100)
     fast = lrgate.optimize(net, rows(100), y, batch_sizes=[1], precision="f32", progress=False)
     assert fast.report is not None and fast.task == "regression"
-    noted = any('two classes declare task="classification"' in each for each in fast.report.notes)
-    assert noted == (task is None and len(values) == 2 and values[1] == 1)
+    notes = [note for note in fast.report.notes if "For two classes declare" in note]
+    assert bool(notes) == (task is None and len(values) == 2 and values[1] != 0.5)
+    if notes:
+        advice = notes[0].partition("declare classes=")[2]
+        assert json.loads(advice.lower()) == list(values)
+        declared = Network.from_layers(net.layers, classes=list(values))
+        fast = lrgate.optimize(declared, rows(100), y, batch_sizes=[1], progress=False)
+        assert fast.task == "classification"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ def main() -> int:
     parser.add_argument("--results-dir", type=Path, default=ROOT / "training" / "results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "paper.md")
     options = parser.parse_args()
-    results = {name: gathered(name, options.results_dir) for name in STUDIES}
+    folder, page = options.results_dir, options.page.read_text()
+    written(page, folder, set())  # has a place for each table
+    results = {name: gathered(name, folder) for name in STUDIES}
     images = options.page.parent / "images"
     drawn = set()
     for name, draw in (
@@ -65,21 +67,35 @@ def main() -> int:
         if draw(results, path):
             drawn.add(name)
             print(path)
-    page = options.page.read_text()
     for name in MEASURED:
-        speed = read_result(options.results_dir / "speed" / f"{name}.json")
-        path = images / f"paper-{name}.svg"
-        table = tables.markdown_of([], [])
+        speed, path = _speed(folder, name), images / f"paper-{name}.svg"
         if speed is not None:
             draw_speed(speed, path)
             drawn.add(name)
             print(path)
-            table = tables.markdown_of(*tables.speed_rows(speed))
-        page, count = _replaced(page, f"table {name}", table)
+    options.page.write_text(written(page, folder, drawn))
+    return 0
+
+
+def written(page: str, folder: Path, drawn: set[str]) -> str:
+    """``page`` with the tables of all results in ``folder``, and the pictures called ``drawn``.
+
+    Raises
+    ------
+    ValueError
+        The page has no place for a table that has results.
+    """
+    for name in MEASURED:
+        speed = _speed(folder, name)
+        rows = tables.speed_rows(speed) if speed is not None else ([], [])
+        page, count = _replaced(page, f"table {name}", tables.markdown_of(*rows))
         if speed is not None and not count:
             raise ValueError(f"the page has no comment <!-- table {name} -->")
-    options.page.write_text(filled(page, results, drawn))
-    return 0
+    return filled(page, {name: gathered(name, folder) for name in STUDIES}, drawn)
+
+
+def _speed(folder: Path, study: str) -> dict[str, Any] | None:
+    return read_result(folder / "speed" / f"{study}.json")
 
 
 def gathered(study: str, folder: Path) -> list[dict[str, Any]]:

@@ -228,7 +228,8 @@ def _unfinished_cells(group: Group) -> list[str]:
 def _refresh_cells(group: Group) -> list[str]:
     """Wrong signs before the last refresh of the last epoch, and the time of a refresh.
 
-    The time is that of the median epoch: other programs may stop a run for minutes.
+    The time is that of the median epoch, and of the median run: other programs may slow down a run,
+    or stop it for minutes.
     """
     runs = group.tested or group.unfinished
     last = group.epochs - 1 if group.tested else -1
@@ -242,7 +243,7 @@ def _refresh_cells(group: Group) -> list[str]:
         )
         for run in runs
     ]
-    return [_shares(end), f"{1000 * statistics.mean(times):.1f}"]
+    return [_shares(end), f"{1000 * statistics.median(times):.1f}"]
 
 
 def _objective_rows(results: list[Result]) -> tuple[list[str], list[list[str]]]:

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
         trainer.restore(state)
         print(f"resuming after epoch {len(trainer.epochs)} of {recipe.epochs}")
     options.out_dir.mkdir(parents=True, exist_ok=True)
-    if state is None:
+    if options.overwrite and state is None:
         # A run that is replaced is not to be taken for this one if this one is stopped.
         for name in (LAST, BEST, LOG, CURVE):
             (options.out_dir / name).unlink(missing_ok=True)
@@ -262,7 +262,8 @@ def _saved_state(options: argparse.Namespace, last: Path) -> dict[str, Any] | No
     """The run to continue, if one was asked for; never overwrites a run unasked."""
     if options.resume:
         return read_checkpoint(last, "run")
-    if last.exists() and not options.overwrite:
+    found = any((options.out_dir / name).exists() for name in (LAST, BEST, LOG, CURVE))
+    if found and not options.overwrite:
         raise TrainingError(
             f"{options.out_dir} holds a run already: add --resume to continue it, "
             "--overwrite to replace it, or choose another --out-dir"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -499,6 +500,16 @@ def test_quick_writes_all_digits(tmp_path: Path) -> None:
     assert len(digits.x_train) + len(digits.x_test) == 1797
     assert int(digits.x_train.max()) == 255
     assert set(digits.y_test.tolist()) == set(range(10))
+
+
+def test_the_page_is_that_of_the_results() -> None:
+    pytest.importorskip("lrgate")
+    paper_figures = importlib.import_module("paper_figures")
+    page = (paper_figures.ROOT / "docs" / "paper.md").read_text()
+    drawn = set(re.findall(r"<!-- picture (\w+): ", page))
+    assert len(drawn) >= 6
+    made = paper_figures.written(page, paper_figures.ROOT / "training" / "results", drawn)
+    assert made.splitlines() == page.splitlines()
 
 
 def test_page_has_the_tables_and_pictures(

@@ -162,12 +162,18 @@ def test_resume_refuses_another_recipe(
 
 
 def test_a_run_is_not_overwritten_unasked(
-    folder: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (trained / "last.pt").read_bytes()
     assert parsed("--data-dir", folder, "--out-dir", trained, *SMALL) == 1
     assert "holds a run already" in capsys.readouterr().err
     assert (trained / "last.pt").read_bytes() == before
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    shutil.copy(trained / "best.pt", kept)
+    assert parsed("--data-dir", folder, "--out-dir", kept, *SMALL) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert [path.name for path in kept.iterdir()] == ["best.pt"]
 
 
 def test_a_run_that_replaces_another_leaves_nothing_of_it(

@@ -195,7 +195,8 @@ class Clock:
     def units_pay(self, network: Network, natural: list[IntArray]) -> bool:
         """Whether the network is faster than with the units in their `natural` order.
 
-        It may be slower at no batch size, and its mean gain must reach the usual threshold.
+        The gains of all batch sizes, multiplied, must reach the usual threshold, and none may be
+        slower by more than that.
         """
         unordered = with_kept_units(network, natural)
         gains = [self._speed_up(size, network, unordered) for size in self.sizes]

@@ -320,7 +320,7 @@ def _tail_factor(values: Float64Array) -> float:
     """The mean beyond the largest value, over it, if the tail is a power of the size."""
     count = math.isqrt(len(values))
     top = np.sort(values)[::-1][: count + 1]
-    if count < 2 or top[-1] <= 0:
+    if count < 2 or top[-1] <= 0 or math.isinf(top[0]):
         return _BEYOND
     return 1 / max(1 - _tail_index(top), 1 / _MOST_BEYOND)
 

@@ -72,8 +72,8 @@ def optimize(
     ----------
     model : Network, path, or model of scikit-learn, PyTorch, ONNX or Keras
         Anything that :func:`lrgate.load`, :func:`lrgate.from_sklearn`, :func:`lrgate.from_torch`,
-        :func:`lrgate.from_onnx` or :func:`lrgate.from_keras` takes. Gates,
-        factors, int8 ranges, kept units, least margin and plan of a network are not used.
+        :func:`lrgate.from_onnx` or :func:`lrgate.from_keras` takes. Gates, factors, int8 ranges,
+        kept units, least margin and plan of a network are not used.
     x : array-like or scipy.sparse (n, d)
         Real input rows: at least 50, preferably 5,000 or more. Two fifths fit, a fifth chooses,
         and two fifths check the budget. Of more than 20,000 rows 12,000 fit and choose; up to
@@ -221,9 +221,10 @@ def optimize(
         if taken is not net:
             problem.notes.append(f"y holds labels: the classes are {_listed(taken.classes)}")
         elif targets is not None and declared_task(net) is None and _are_two_values(targets):
+            both = np.unique(label_array(y)).tolist()
             problem.notes.append(
                 "y holds two whole numbers, and the network has one output and no task: it is a "
-                'regressor. For two classes declare task="classification"'
+                f"regressor. For two classes declare classes={both}"
             )
         fast = Search(problem).run(begin)
     # Only targets determine a task that was left open.

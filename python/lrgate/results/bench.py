@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from lrgate.results.ratio import Ratio
-from lrgate.results.table import Column, Table
+from lrgate.results.table import Column, Table, plain
 
 __all__ = [
     "Against",
@@ -271,7 +271,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data for JSON."""
-        return asdict(self)
+        result: dict[str, Any] = plain(asdict(self))
+        return result
 
     def start_table(self) -> Table:
         """One row per engine whose start-up was measured."""

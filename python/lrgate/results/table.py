@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-__all__ = ["Column", "Table", "Tabular", "microseconds"]
+__all__ = ["Column", "Table", "Tabular", "microseconds", "plain"]
 
 
 @dataclass(frozen=True)
@@ -145,15 +145,16 @@ class Tabular:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain data: dicts, lists, numbers and text."""
-        result: dict[str, Any] = _plain(asdict(cast(Any, self)))
+        result: dict[str, Any] = plain(asdict(cast(Any, self)))
         return result
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value with lists in place of tuples."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

@@ -108,8 +108,8 @@ def accelerate(
         Threads of each call.
     seconds : float, default 0.5
         Duration of the comparison of each part with its network.
-    progress : bool, optional
-        Whether to show progress bars on stderr. None: where that is a terminal. By default none.
+    progress : bool or None, default False
+        Whether to show progress bars on stderr. None: where that is a terminal.
     **options
         Other options of :func:`lrgate.optimize`.
 
