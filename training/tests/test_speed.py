@@ -94,7 +94,9 @@ def test_nothing_to_measure(
 ) -> None:
     pytest.importorskip("lrgate")
     assert speed.main(arguments(folder, tmp_path)) == 1
-    assert "no run of frontier is finished" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"no finished run of frontier has its last.pt in {tmp_path / 'runs'}" in message
+    assert "--results-dir and --checkpoint-dir" in message
     assert speed.main(arguments(folder, tmp_path, "--engines", "NumPy", "fast")) == 1
     assert "engines must be names or prefixes of" in capsys.readouterr().err
 
